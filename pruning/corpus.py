@@ -1,0 +1,134 @@
+"""Text becomes splits of numbered tokens: which files are read, how they are split, and what the vocabulary is.
+
+Text that already stands in training, validation and test files (Penn Treebank, WikiText) was prepared by its
+publishers: it is split at white space and otherwise kept as it is. Raw text is split into words and punctuation.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+SPLITS = ("train", "valid", "test")
+END_OF_LINE = "<eos>"
+UNKNOWN = "<unk>"
+NEEDED = (END_OF_LINE, UNKNOWN)
+WORD = re.compile(r"\w+|[^\w\s]+")
+"""Words and runs of punctuation, the pre-tokenisation that `tokenizers` calls Whitespace."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Numbered tokens of each split and the vocabulary that numbers them.
+
+    Attributes:
+        tokens: Split → array of token numbers, (length,) int32.
+        vocabulary: Columns `token` (0 … V − 1), `text`, and `count` in the training split, most frequent first.
+    """
+
+    tokens: Mapping[str, np.ndarray]
+    vocabulary: pd.DataFrame
+
+
+class Fractions(NamedTuple):
+    """The shares of validation and test text where the text is not yet split."""
+
+    valid: float
+    test: float
+
+
+def number(texts: Mapping[str, Sequence[Sequence[str]]], vocabulary_size: int) -> Corpus:
+    """Return a corpus with the `vocabulary_size` most frequent training tokens; the others become `<unk>`.
+
+    `<eos>` and `<unk>` count towards the size. Ties in frequency are broken by spelling, so that the numbering does
+    not depend on the order of reading.
+
+    Args:
+        texts: Split → lines, each a sequence of tokens.
+        vocabulary_size: The largest number of token types, V ≥ 2.
+
+    Raises:
+        ValueError: If a split has no token or the size leaves room for no word.
+    """
+    if vocabulary_size < 3:
+        raise ValueError(f"Expected a vocabulary of at least 3 types (<eos>, <unk> and a word), got {vocabulary_size}.")
+    streams = {split: _stream(lines) for split, lines in texts.items()}
+    for split, stream in streams.items():
+        if len(stream) == 0:
+            raise ValueError(f"Expected text in the {split} split, got none.")
+    vocabulary = _vocabulary(streams["train"], vocabulary_size)
+    numbers = pd.Series(vocabulary["token"].to_numpy(), index=vocabulary["text"])
+    unknown = numbers[UNKNOWN]
+    tokens = {split: stream.map(numbers).fillna(unknown).to_numpy(np.int32) for split, stream in streams.items()}
+    counts = np.bincount(tokens["train"], minlength=len(vocabulary))
+    return Corpus(tokens, vocabulary.assign(count=counts))
+
+
+def published_lines(text: str) -> list[list[str]]:
+    """Return the tokens of each line of text that its publishers have already prepared; empty lines are skipped."""
+    return [tokens for line in text.splitlines() if (tokens := line.split())]
+
+
+def raw_lines(text: str, *, lowercase: bool) -> list[list[str]]:
+    """Return the words and punctuation of each line of raw text; empty lines are skipped.
+
+    >>> raw_lines("It's late.", lowercase=True)
+    [['it', "'", 's', 'late', '.']]
+    """
+    cased = text.lower() if lowercase else text
+    return [tokens for line in cased.splitlines() if (tokens := WORD.findall(line))]
+
+
+def assign_documents(lengths: Mapping[str, int], fractions: Fractions, seed: int) -> dict[str, str]:
+    """Return the split of each document: whole documents, in random order, until each split has its share of text.
+
+    Args:
+        lengths: Document name → its size, in any unit.
+        fractions: Shares of validation and test text.
+        seed: Decides the order.
+
+    Raises:
+        ValueError: If there are fewer than three documents.
+    """
+    if len(lengths) < len(SPLITS):
+        raise ValueError(f"Expected at least {len(SPLITS)} documents, got {len(lengths)}.")
+    names = sorted(lengths)
+    order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
+    total = sum(lengths.values())
+    splits = dict(zip(order, ("valid", "test", "train"), strict=False))  # no split stays empty, however few there are
+    filled = {split: lengths[name] for name, split in splits.items()}
+    for name in order[len(SPLITS) :]:
+        short = [s for s in ("valid", "test") if filled[s] + lengths[name] <= getattr(fractions, s) * total]
+        splits[name] = short[0] if short else "train"
+        if short:
+            filled[short[0]] += lengths[name]
+    return splits
+
+
+def divide_lines(lines: Sequence[Sequence[str]], fractions: Fractions) -> dict[str, Sequence[Sequence[str]]]:
+    """Return one text cut into its beginning for training, then validation, then test."""
+    first = round(len(lines) * (1 - fractions.valid - fractions.test))
+    second = round(len(lines) * (1 - fractions.test))
+    return {"train": lines[:first], "valid": lines[first:second], "test": lines[second:]}
+
+
+def _stream(lines: Sequence[Sequence[str]]) -> pd.Series:
+    """Return the lines as one run of tokens, each line ended by `<eos>`."""
+    return pd.Series([token for line in lines for token in (*line, END_OF_LINE)], dtype=object)
+
+
+def _vocabulary(stream: pd.Series, size: int) -> pd.DataFrame:
+    """Return the most frequent tokens, `<eos>` and `<unk>` always among them."""
+    counts = stream.value_counts()
+    for needed in NEEDED:
+        counts[needed] = counts.get(needed, 0)
+    frame = counts.rename_axis("text").rename("count").reset_index().sort_values("text")
+    by_count = frame.sort_values("count", ascending=False, kind="stable")
+    special = by_count["text"].isin(NEEDED)
+    kept = pd.concat([by_count[special], by_count[~special].head(size - len(NEEDED))]).sort_values(
+        ["count", "text"], ascending=[False, True]
+    )
+    return kept.assign(token=np.arange(len(kept), dtype=np.int32))[["token", "text", "count"]].reset_index(drop=True)

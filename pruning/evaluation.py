@@ -1,0 +1,143 @@
+"""What a model is worth and what it costs: loss over a whole split, sizes, and measured latency."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pruning.batching import IGNORED, Windows
+from pruning.models import LSTMLanguageModel
+from pruning.models.lstm import State
+from pruning.progress import Track, silently
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A model's loss over a split.
+
+    Attributes:
+        total: Summed negative log-likelihood, nat.
+        tokens: How many tokens were predicted.
+    """
+
+    total: float
+    tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Cross-entropy, nat/token."""
+        return self.total / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(cross-entropy)."""
+        return math.exp(min(self.mean, 700.0))
+
+
+def loss_of(model: LSTMLanguageModel, windows: Windows, *, track: Track = silently, what: str = "evaluate") -> Loss:
+    """Return the model's loss over all windows: state carried from window to window, every token predicted once.
+
+    The model is evaluated without dropout and left in the mode it was in.
+    """
+    device, total, tokens, state = next(model.parameters()).device, 0.0, 0, None
+    with evaluating(model), torch.no_grad():
+        for window in track(windows, what):
+            logits, state = model(window.tokens.to(device), state)
+            targets = window.targets.to(device).flatten()
+            total += F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=IGNORED, reduction="sum").item()
+            tokens += int((targets != IGNORED).sum())
+    return Loss(total, tokens)
+
+
+def carried(state: State | None) -> State | None:
+    """Return the state cut off from the graph that computed it: back-propagation is truncated there."""
+    return None if state is None else [(hidden.detach(), cell.detach()) for hidden, cell in state]
+
+
+class evaluating:  # noqa: N801 - a context manager reads as a verb
+    """Switch a model to evaluation and back to the mode it was in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.mode = model, model.training
+
+    def __enter__(self) -> None:
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.model.train(self.mode)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a model costs to hold and to run.
+
+    Attributes:
+        neurons: Neurons of all layers.
+        parameters: Stored numbers, shared ones once.
+        multiply_adds: Multiply-adds for one token.
+    """
+
+    neurons: int
+    parameters: int
+    multiply_adds: int
+
+
+def size_of(model: LSTMLanguageModel) -> Size:
+    """Return what the model costs to hold and to run."""
+    widths = model.config.widths
+    return Size(sum(widths), sum(p.numel() for p in model.parameters()), model.multiply_adds())
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds for one step of `batch` sequences.
+
+    Attributes:
+        seconds: Median.
+        spread: Interquartile range.
+        repeats: How often it was measured.
+    """
+
+    seconds: float
+    spread: float
+    repeats: int
+
+
+def latencies(
+    models: Mapping[str, LSTMLanguageModel], *, batch: int, repeats: int, track: Track = silently
+) -> dict[str, Latency]:
+    """Return how long one step (one token of each of `batch` sequences, state carried) takes in each model.
+
+    The models take turns, so that whatever else the machine does falls on all of them alike.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in models}
+    states: dict[str, State | None] = dict.fromkeys(models)
+    with torch.inference_mode():
+        for round_ in track(range(-repeats // 10, repeats), f"latency at batch {batch}"):
+            for name, model in models.items():
+                seconds, states[name] = _timed_step(model, batch, states[name])
+                if round_ >= 0:  # the rounds below zero warm up
+                    samples[name].append(seconds)
+    return {name: _latency(np.array(times)) for name, times in samples.items()}
+
+
+def _timed_step(model: LSTMLanguageModel, batch: int, state: State | None) -> tuple[float, State]:
+    device = next(model.parameters()).device
+    tokens = torch.zeros(1, batch, dtype=torch.long, device=device)
+    with evaluating(model):
+        start = time.perf_counter()
+        _, state = model(tokens, state)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start, state
+
+
+def _latency(times: np.ndarray) -> Latency:
+    low, middle, high = np.percentile(times, [25, 50, 75])
+    return Latency(float(middle), float(high - low), len(times))
+

@@ -1,0 +1,53 @@
+"""Many signals become one importance for each neuron."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pruning.signals.scaling import scaled
+from pruning.tables import SIGNALS, table
+
+STRATEGIES = ("simple",)
+
+
+def fuse(signals: Mapping[str, pd.DataFrame], *, strategy: str, seed: int) -> pd.DataFrame:
+    """Return the `importance` table: each signal's importance, the shares used, their fusion, and a random control.
+
+    `simple`: fused = mean over signals of the importance scaled within its layer (q05 → 0, q95 → 1, clipped), so an
+    outlier cannot flatten the others and each signal has an equal say.
+
+    Args:
+        signals: Signal name → its table; the same neurons in each.
+        strategy: How to weigh the signals.
+        seed: Seed of the random control.
+
+    Raises:
+        ValueError: For an unknown strategy, or tables of different neurons.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"Unknown fusion {strategy!r}; known: {list(STRATEGIES)}.")
+    frame = _side_by_side(signals)
+    shares = {signal: 1 / len(SIGNALS) for signal in SIGNALS}
+    columns = {f"{signal}_share": share for signal, share in shares.items()}
+    relative = pd.DataFrame({signal: frame.groupby("layer")[signal].transform(_scaled) for signal in SIGNALS})
+    fused = relative.mul(pd.Series(shares)).sum(axis=1)
+    random = np.random.default_rng(seed).random(len(frame))
+    return table("importance", frame.assign(**columns, fused=fused, random=random))
+
+
+def _side_by_side(signals: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return one row a neuron with one column a signal."""
+    missing = [name for name in SIGNALS if name not in signals]
+    if missing:
+        raise ValueError(f"Expected the signals {list(SIGNALS)}, got none of {missing}.")
+    keys = signals[SIGNALS[0]][["layer", "neuron"]]
+    for name in SIGNALS:
+        if not signals[name][["layer", "neuron"]].equals(keys):
+            raise ValueError(f"Expected the same neurons in every signal, got others in {name!r}.")
+    return keys.assign(**{name: signals[name]["importance"] for name in SIGNALS})
+
+
+def _scaled(values: pd.Series) -> np.ndarray:
+    return scaled(torch.tensor(values.to_numpy())).numpy()

@@ -1,0 +1,155 @@
+"""What a neuron is made of: slices of parameters, and the surgery that follows from them.
+
+A family declares, once, where its parameters hold each layer's neurons. Scoring (`gather`), masking (`silence`),
+surgery (`select`) and counting (`parameters_per_neuron`) all read that declaration, so what is scored is by
+construction what is cut.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Tensors = Mapping[str, Tensor]
+Keep = Mapping[str, Tensor]
+"""Kept neurons of each layer: layer name → indices, in the order that the smaller layer will have."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Where one parameter holds a layer's neurons: along `dim`, in `blocks` stacked copies.
+
+    An LSTM's `weight_hh` (4 width, width) holds them twice: as four stacked gates along dimension 0, where it
+    computes the neurons, and once along dimension 1, where it reads them.
+    """
+
+    parameter: str
+    dim: int
+    blocks: int = 1
+
+    def split(self, tensor: Tensor) -> Tensor:
+        """Return a view of `tensor` as (width, blocks, everything else)."""
+        rows = tensor.movedim(self.dim, 0)
+        return rows.reshape(self.blocks, rows.shape[0] // self.blocks, -1).transpose(0, 1)
+
+    def indices(self, keep: Tensor, width: int) -> Tensor:
+        """Return the positions along `dim` that belong to the kept neurons, block after block."""
+        return (torch.arange(self.blocks)[:, None] * width + keep[None, :]).flatten()
+
+
+@dataclass(frozen=True)
+class NeuronLayer:
+    """One layer of neurons, said once.
+
+    Attributes:
+        name: The layer's name, unique in its model.
+        kind: The network type of its neurons: `rnn`, `snn` or `dense`.
+        width: How many neurons it has.
+        owned: Slices that compute the neurons (rows of weights, biases).
+        read: Slices that consume the neurons' outputs (columns of every reader).
+        output: The module whose first output is the neurons' activations, shaped (…, width).
+    """
+
+    name: str
+    kind: str
+    width: int
+    owned: tuple[Slice, ...]
+    read: tuple[Slice, ...]
+    output: str
+
+
+class PrunableModule(nn.Module, ABC):
+    """A model that says where its neurons are and can be rebuilt with other widths."""
+
+    @abstractmethod
+    def layers(self) -> list[NeuronLayer]:
+        """Return the layers of neurons, from input to output."""
+
+    @abstractmethod
+    def resized(self, widths: Sequence[int]) -> Self:
+        """Return a new model of the same family with these widths, its parameters not yet meaningful."""
+
+
+Model = TypeVar("Model", bound=PrunableModule)
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the model's parameters by name, detached."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def gather(slices: Iterable[Slice], tensors: Tensors) -> Tensor:
+    """Return what the slices hold for each neuron, as (width, n).
+
+    The same call serves weights, gradients, Fisher sums and Hessian products, for all are shaped like parameters.
+
+    >>> gather([Slice("w", dim=0, blocks=2)], {"w": torch.tensor([[1.0], [2.0], [3.0], [4.0]])})
+    tensor([[1., 3.],
+            [2., 4.]])
+    """
+    return torch.cat([piece.split(tensors[piece.parameter]).flatten(1) for piece in slices], dim=1)
+
+
+def select(model: Model, keep: Keep) -> Model:
+    """Return a smaller model that holds only the kept neurons: rows, columns, biases and every reader shrink.
+
+    With a permutation of all neurons for `keep`, the result is the same function with its neurons relabelled.
+
+    Args:
+        model: It is left as it was.
+        keep: Layer name → kept indices. Layers that are not named keep everything.
+
+    Raises:
+        ValueError: For an unknown layer, no kept neuron, a repeated index, or one outside the layer.
+    """
+    layers = model.layers()
+    _check_keep(layers, keep)
+    kept = {layer.name: keep.get(layer.name, torch.arange(layer.width)).cpu() for layer in layers}
+    tensors = named_tensors(model)
+    for layer in layers:
+        for piece in (*layer.owned, *layer.read):
+            positions = piece.indices(kept[layer.name], layer.width).to(tensors[piece.parameter].device)
+            tensors[piece.parameter] = tensors[piece.parameter].index_select(piece.dim, positions)
+    smaller = model.resized([len(kept[layer.name]) for layer in layers])
+    smaller.load_state_dict(tensors)
+    return smaller.train(model.training)
+
+
+def silence(model: Model, keep: Keep) -> Model:
+    """Return a model of the same size in which nobody reads the neurons outside `keep`.
+
+    Masking, as a reference for `select`: the columns of every reader are zero, so a removed neuron still computes,
+    but its output reaches nothing.
+    """
+    layers = model.layers()
+    _check_keep(layers, keep)
+    tensors = {name: tensor.clone() for name, tensor in named_tensors(model).items()}
+    for layer in layers:
+        removed = removed_neurons(layer, keep)
+        for piece in layer.read:
+            tensors[piece.parameter].index_fill_(piece.dim, piece.indices(removed, layer.width), 0.0)
+    masked = model.resized([layer.width for layer in layers])
+    masked.load_state_dict(tensors)
+    return masked.train(model.training)
+
+
+def removed_neurons(layer: NeuronLayer, keep: Keep) -> Tensor:
+    """Return the indices of the layer's neurons that are not in `keep`, ascending."""
+    mask = torch.ones(layer.width, dtype=torch.bool)
+    mask[keep.get(layer.name, torch.arange(layer.width))] = False
+    return mask.nonzero().flatten()
+
+
+def _check_keep(layers: Sequence[NeuronLayer], keep: Keep) -> None:
+    """Refuse a `keep` that is not a set of neurons of these layers."""
+    widths = {layer.name: layer.width for layer in layers}
+    for name, kept in keep.items():
+        if name not in widths:
+            raise ValueError(f"Unknown layer {name!r}; known: {list(widths)}.")
+        if len(kept) == 0:
+            raise ValueError(f"Expected at least one kept neuron in layer {name!r}, got none.")
+        if kept.min() < 0 or kept.max() >= widths[name] or len(kept.unique()) != len(kept):
+            raise ValueError(f"Expected distinct neurons 0 to {widths[name] - 1} in layer {name!r}, got {kept.tolist()}.")

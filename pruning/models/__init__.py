@@ -1,0 +1,44 @@
+"""The model families by name; a new family is one module here and one line in `FAMILIES`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from pruning.layers import named_tensors
+from pruning.models import lstm
+from pruning.models.lstm import LSTMLanguageModel
+
+FAMILIES: dict[str, Callable[..., LSTMLanguageModel]] = {"lstm": lstm.build}
+
+
+def build(family: str, **config: Any) -> LSTMLanguageModel:
+    """Return a new model of `family` from the family's own configuration.
+
+    Raises:
+        ValueError: For a family that is not in `FAMILIES`.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"Unknown family {family!r}; known: {sorted(FAMILIES)}.")
+    return FAMILIES[family](**config)
+
+
+def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LSTMLanguageModel:
+    """Return the model that `describe` took apart.
+
+    Raises:
+        ValueError: If the tensors are not those of the configuration.
+    """
+    model = build(**config)
+    try:
+        model.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise ValueError(f"Expected the weights of {dict(config)}, got others: {error}.") from error
+    return model
+
+
+def describe(model: LSTMLanguageModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the model as (configuration, tensors)."""
+    family = next(name for name, make in FAMILIES.items() if make.__module__ == type(model).__module__)
+    return {"family": family, **model.to_config()}, named_tensors(model)
+

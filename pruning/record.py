@@ -1,0 +1,38 @@
+"""Seeing what layers do while a model runs, and leaving the model as it was."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from pruning.layers import NeuronLayer
+
+Observer = Callable[[str, Tensor], None]
+"""Called with a layer's name and its activations, (samples, width), each time the layer has run."""
+
+
+@contextmanager
+def record(model: nn.Module, layers: Sequence[NeuronLayer], observe: Observer) -> Iterator[None]:
+    """Within the context, pass the activations of each layer to `observe` whenever the model runs.
+
+    No hook is left behind, also after an error.
+
+    Args:
+        model: The model whose modules the layers name.
+        layers: Which layers to observe.
+        observe: Receives detached activations with time and batch flattened into samples.
+    """
+
+    def hook_of(layer: NeuronLayer) -> Callable[[nn.Module, object, Tensor | tuple[Tensor, ...]], None]:
+        def hook(_module: nn.Module, _inputs: object, outputs: Tensor | tuple[Tensor, ...]) -> None:
+            activations = outputs if isinstance(outputs, Tensor) else outputs[0]
+            observe(layer.name, activations.detach().reshape(-1, layer.width))
+
+        return hook
+
+    handles = [model.get_submodule(layer.output).register_forward_hook(hook_of(layer)) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

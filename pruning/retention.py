@@ -1,0 +1,73 @@
+"""How many neurons each layer keeps, and which."""
+
+import math
+
+import pandas as pd
+import torch
+
+from pruning.layers import Keep
+from pruning.tables import table
+
+SCOPES = ("layer", "global")
+
+
+def retention(
+    importance: pd.DataFrame, *, variant: str, by: str, retain: float, floor: int, scope: str
+) -> pd.DataFrame:
+    """Return the `retention` table: which neurons the variant keeps.
+
+    `layer` keeps the same share of every layer. `global` ranks all layers together by importance relative to the
+    layer's mean, so layers get widths of their own. Either way ⌊retain × neurons + ½⌋ are kept in all, at least
+    `floor` in each layer (or the whole layer, if it is smaller). Equals are kept in the order of their numbers.
+
+    Args:
+        importance: The `importance` table.
+        variant: Name for the table's rows.
+        by: The column to rank by.
+        retain: Share of neurons to keep, in (0, 1].
+        floor: Fewest neurons that a layer keeps, ≥ 1.
+        scope: `layer` or `global`.
+
+    Raises:
+        ValueError: For an unknown column or scope, a share outside (0, 1], or importance that is not a number.
+    """
+    _check(importance, by, retain, floor, scope)
+    frame = importance[["layer", "neuron"]].assign(variant=variant, importance=importance[by])
+    ranks = frame.groupby("layer")["importance"].rank(method="first", ascending=False).astype("int64")
+    frame = frame.assign(rank=ranks)
+    if scope == "layer":
+        widths = frame.groupby("layer")["neuron"].transform("size")
+        kept = frame["rank"] <= (retain * widths + 0.5).astype("int64").clip(lower=widths.clip(upper=floor))
+    else:
+        kept = _globally(frame, math.floor(retain * len(frame) + 0.5), floor)
+    columns = ["variant", "layer", "neuron", "importance", "rank", "kept"]
+    return table("retention", frame.assign(kept=kept)[columns])
+
+
+def keep_of(retained: pd.DataFrame) -> Keep:
+    """Return the kept neurons of each layer, ascending, as `select` takes them."""
+    kept = retained[retained["kept"]].sort_values(["layer", "neuron"])
+    return {str(layer): torch.tensor(rows.to_numpy()) for layer, rows in kept.groupby("layer")["neuron"]}
+
+
+def _globally(frame: pd.DataFrame, budget: int, floor: int) -> pd.Series:
+    """Return which neurons are among the most important of all layers, once each layer has its floor."""
+    guaranteed = frame["rank"] <= floor
+    mean = frame.groupby("layer")["importance"].transform(lambda values: values.abs().mean())
+    relative = (frame["importance"] / mean.where(mean > 0, 1)).mask(guaranteed, math.inf)
+    place = relative.rank(method="first", ascending=False)
+    return place <= max(budget, int(guaranteed.sum()))
+
+
+def _check(importance: pd.DataFrame, by: str, retain: float, floor: int, scope: str) -> None:
+    known = [column for column in importance.columns if column not in ("layer", "neuron")]
+    if by not in known:
+        raise ValueError(f"Unknown importance {by!r}; known: {known}.")
+    if scope not in SCOPES:
+        raise ValueError(f"Unknown scope {scope!r}; known: {list(SCOPES)}.")
+    if not 0 < retain <= 1:
+        raise ValueError(f"Expected retain in (0, 1], got {retain}.")
+    if floor < 1:
+        raise ValueError(f"Expected a floor of at least 1 neuron, got {floor}.")
+    if not importance[by].map(math.isfinite).all():
+        raise ValueError(f"Expected a finite importance for every neuron, got others in {by!r}.")

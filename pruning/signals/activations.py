@@ -1,0 +1,149 @@
+"""Importance from what neurons say: how often, how loudly and how variedly they are active on text."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pruning.batching import Windows
+from pruning.evaluation import evaluating
+from pruning.layers import NeuronLayer
+from pruning.models import LSTMLanguageModel
+from pruning.models.lstm import State
+from pruning.progress import Track, silently
+from pruning.record import record
+from pruning.signals.scaling import signal_rows, weighted
+from pruning.statistics import Covariance, Histogram, Moments, jackknife_error, merged
+from pruning.tables import ACTIVATIONS, table
+
+GROUPS = 8
+"""Consecutive stretches of text kept apart, so that the spread between them gives standard errors."""
+
+
+@dataclass
+class Activity:
+    """Mergeable statistics of one layer's activations; its size depends on the width alone."""
+
+    values: Covariance
+    magnitudes: Moments
+    histogram: Histogram
+    active: Moments
+    root_mean_square: Tensor
+
+    @classmethod
+    def empty(cls, width: int, bins: int, root_mean_square: Tensor) -> Self:
+        """Return the state that has seen nothing; `root_mean_square` sets its threshold and histogram edges."""
+        edges = torch.linspace(-4, 4, bins - 1) * root_mean_square
+        histogram = Histogram.empty(width, edges)
+        return cls(Covariance.empty(width), Moments.empty(width), histogram, Moments.empty(width), root_mean_square)
+
+    def update(self, batch: Tensor) -> None:
+        """Take in activations, (samples, width)."""
+        magnitudes = batch.abs()
+        self.values.update(batch)
+        self.magnitudes.update(magnitudes)
+        self.histogram.update(batch)
+        self.active.update(magnitudes > self.root_mean_square.to(batch))
+
+    def merge(self, other: Self) -> Self:
+        """Return the state of both samples together."""
+        return type(self)(
+            self.values.merge(other.values),
+            self.magnitudes.merge(other.magnitudes),
+            self.histogram.merge(other.histogram),
+            self.active.merge(other.active),
+            self.root_mean_square,
+        )
+
+    @property
+    def components(self) -> dict[str, Tensor]:
+        """The components of the signal by name, each (width,)."""
+        return {
+            "frequency": self.active.mean,
+            "magnitude": self.magnitudes.mean,
+            "variance": self.values.matrix.diagonal(),
+            "entropy": self.histogram.entropy,
+            "range": self.histogram.range,
+        }
+
+    @property
+    def importance(self) -> Tensor:
+        """Weighted sum of the scaled components, (width,)."""
+        return weighted(self.components, ACTIVATIONS)
+
+
+Covariances = Mapping[str, list[Covariance]]
+"""Layer name → the covariance of its activations in each group of text."""
+
+
+def activations(
+    model: LSTMLanguageModel,
+    windows: Windows,
+    *,
+    activation_samples: int,
+    bins: int,
+    track: Track = silently,
+) -> tuple[pd.DataFrame, Covariances]:
+    """Return the `activations` table and the covariance of each layer's activations, for later stages.
+
+    For each neuron with activations h over the tokens read,
+
+    - frequency: share of |h| above the layer's root mean square (of the first window);
+    - magnitude: mean |h|;
+    - variance: of h;
+    - entropy: of the histogram of h with `bins` bins between ±4 RMS (nat, at most log bins);
+    - range: max h − min h.
+
+    The importance is their weighted sum after scaling within the layer; its standard error is the jackknife over
+    eight consecutive groups of windows.
+
+    Args:
+        model: A language model.
+        windows: Calibration text, read in order with carried state.
+        activation_samples: At most this many windows are read.
+        bins: Bins of the histogram.
+        track: Shows progress.
+    """
+    layers = model.layers()
+    count = min(activation_samples, len(windows))
+    scales = _scales(model, layers, windows)
+    groups = {
+        layer.name: [Activity.empty(layer.width, bins, scales[layer.name]) for _ in range(min(GROUPS, count))]
+        for layer in layers
+    }
+    place = 0
+
+    def observe(layer: str, batch: Tensor) -> None:
+        groups[layer][place * len(groups[layer]) // count].update(batch)
+
+    state: State | None = None
+    with evaluating(model), torch.no_grad(), record(model, layers, observe):
+        for index in track(range(count), "activations"):
+            place = index
+            _, state = model.features(windows[index].tokens.to(scales[layers[0].name].device), state)
+    return _activations_table(layers, groups), {name: [g.values for g in parts] for name, parts in groups.items()}
+
+
+def _scales(model: LSTMLanguageModel, layers: list[NeuronLayer], windows: Windows) -> dict[str, Tensor]:
+    """Return the root mean square activation of each layer on the first window."""
+    scales: dict[str, Tensor] = {}
+
+    def observe(layer: str, batch: Tensor) -> None:
+        scales[layer] = batch.square().mean().sqrt()
+
+    device = next(model.parameters()).device
+    with evaluating(model), torch.no_grad(), record(model, layers, observe):
+        model.features(windows[0].tokens.to(device))
+    return scales
+
+
+def _activations_table(layers: list[NeuronLayer], groups: Mapping[str, list[Activity]]) -> pd.DataFrame:
+    parts = []
+    for layer in layers:
+        whole = merged(groups[layer.name])
+        error = jackknife_error(groups[layer.name], lambda state: state.importance)
+        parts.append(signal_rows(layer.name, whole.components, whole.importance, error, whole.values.count))
+    return table("activations", pd.concat(parts, ignore_index=True))

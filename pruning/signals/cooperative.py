@@ -1,0 +1,110 @@
+"""Importance from how neurons depend on each other: a graph whose edges combine weights and correlated states."""
+
+from collections.abc import Mapping
+
+import igraph
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pruning.layers import NeuronLayer, PrunableModule, named_tensors
+from pruning.signals.activations import Covariances
+from pruning.signals.scaling import signal_rows, weighted
+from pruning.statistics import Covariance, jackknife_error, merged
+from pruning.tables import COOPERATIVE, table
+
+RIDGE = 1e-6
+"""Added to the correlation's diagonal, so that duplicated neurons do not make it singular."""
+
+
+def cooperative(model: PrunableModule, covariances: Covariances, *, strong: float) -> pd.DataFrame:
+    """Return the `cooperative` table, from a graph of each layer's neurons.
+
+    The edge between i and j weighs e = ½ (c + |ρ|): c is the size of the recurrent weights between them in both
+    directions, √Σ w² over the gates, relative to the layer's 95th percentile and at most 1; ρ is the correlation of
+    their activations. Where a layer does not feed itself, e = |ρ|. Strong edges are those above the quantile `strong`.
+
+    - connection_strength: Σ_j e_ij / (width − 1), in [0, 1];
+    - uniqueness: 1 − R² of the neuron's activation regressed on all others, 1 / [ρ⁻¹]_ii, in [0, 1]; 0 if it is
+      constant;
+    - degree_centrality: share of the other neurons to which it has a strong edge (Freeman 1978);
+    - cooperative_ability: weighted clustering coefficient of its strong edges (Barrat et al. 2004): how much its
+      partners also work with each other; 0 with fewer than two partners.
+
+    The importance is their weighted sum after scaling within the layer; its standard error is the jackknife over the
+    groups of text that the covariances come from.
+
+    Args:
+        model: Its `layers()` say which weights connect a layer to itself.
+        covariances: What `activations` returned.
+        strong: Quantile of the edges above which an edge is strong.
+    """
+    tensors, parts = named_tensors(model), []
+    for layer in model.layers():
+        coupling = recurrent_coupling(layer, tensors)
+        groups = covariances[layer.name]
+
+        def components(state: Covariance, coupling: Tensor | None = coupling) -> dict[str, Tensor]:
+            return components_of(state, coupling, strong)
+
+        whole = merged(groups)
+        found = components(whole)
+        error = jackknife_error(groups, lambda state: weighted(components(state), COOPERATIVE))  # noqa: B023
+        parts.append(signal_rows(layer.name, found, weighted(found, COOPERATIVE), error, whole.count))
+    return table("cooperative", pd.concat(parts, ignore_index=True))
+
+
+def components_of(state: Covariance, coupling: Tensor | None, strong: float) -> dict[str, Tensor]:
+    """Return the components of one layer by name, each (width,) float64."""
+    correlation = state.correlation
+    edges = _edges(correlation.abs(), coupling)
+    width = len(edges)
+    graph = _strong_graph(edges, strong)
+    clustering = graph.transitivity_local_undirected(mode="zero", weights="weight")
+    others = max(width - 1, 1)
+    return {
+        "connection_strength": edges.sum(1) / others,
+        "uniqueness": _uniqueness(state, correlation),
+        "degree_centrality": torch.tensor(graph.degree(), dtype=torch.float64) / others,
+        "cooperative_ability": torch.tensor(clustering, dtype=torch.float64),
+    }
+
+
+def recurrent_coupling(layer: NeuronLayer, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """Return how strongly each pair of the layer's neurons is wired, (width, width) symmetric; None if it is not.
+
+    A layer is wired to itself by a parameter that it both owns and reads: its rows compute, its columns listen.
+    """
+    read = {piece.parameter for piece in layer.read}
+    own = [piece for piece in layer.owned if piece.parameter in read]
+    if not own:
+        return None
+    squares = torch.stack([piece.split(tensors[piece.parameter]).double().square().sum(1).cpu() for piece in own])
+    directed = squares.sum(0)
+    return (directed + directed.T).sqrt()
+
+
+def _edges(correlation: Tensor, coupling: Tensor | None) -> Tensor:
+    """Return the weight of each edge, (width, width), symmetric, zero on the diagonal."""
+    between = ~torch.eye(len(correlation), dtype=torch.bool)
+    if coupling is None or not between.any():
+        return correlation * between
+    large = torch.quantile(coupling[between], 0.95)
+    relative = (coupling / large).clamp(max=1) if large > 0 else torch.zeros_like(coupling)
+    return 0.5 * (relative + correlation) * between
+
+
+def _strong_graph(edges: Tensor, strong: float) -> igraph.Graph:
+    """Return the graph of the edges above the quantile `strong`, weighted."""
+    rows, columns = torch.triu_indices(len(edges), len(edges), offset=1)
+    values = edges[rows, columns]
+    chosen = values > torch.quantile(values, strong) if len(values) else values.bool()
+    pairs = torch.stack([rows[chosen], columns[chosen]], dim=1).tolist()
+    return igraph.Graph(n=len(edges), edges=pairs, edge_attrs={"weight": values[chosen].tolist()})
+
+
+def _uniqueness(state: Covariance, correlation: Tensor) -> Tensor:
+    """Return the share of each neuron's variance that the others do not explain linearly, (width,)."""
+    precision = torch.linalg.inv(correlation + RIDGE * torch.eye(len(correlation), dtype=correlation.dtype))
+    varies = state.products.diagonal() > 0
+    return torch.where(varies, (1 / precision.diagonal()).clamp(0, 1), 0)

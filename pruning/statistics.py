@@ -1,0 +1,200 @@
+"""Streaming statistics: small states that batches update, that merge, and whose size no number of batches changes.
+
+Every state has `update(batch)`, which returns nothing, `merge(other)`, which returns the state of both, and
+properties for what it has learnt. Two halves merged equal the whole, so shards can be computed anywhere.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Moments:
+    """Count, mean and sum of squared deviations of each variable (Chan, Golub & LeVeque 1983).
+
+    Attributes:
+        count: Number of samples.
+        mean: (n,) float64.
+        squares: Σ (x − mean)², (n,) float64.
+    """
+
+    count: int
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def empty(cls, size: int) -> Self:
+        """Return the state that has seen nothing of `size` variables."""
+        return cls(0, torch.zeros(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64))
+
+    def update(self, batch: Tensor) -> None:
+        """Take in `batch`, (samples, n)."""
+        values = batch.detach().double().cpu()
+        mean = values.mean(0)
+        merged = self.merge(type(self)(len(values), mean, (values - mean).square().sum(0)))
+        self.count, self.mean, self.squares = merged.count, merged.mean, merged.squares
+
+    def merge(self, other: Self) -> Self:
+        """Return the state of both samples together."""
+        if other.count == 0:
+            return self
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        mean = self.mean + shift * (other.count / count)
+        squares = self.squares + other.squares + shift.square() * (self.count * other.count / count)
+        return type(self)(count, mean, squares)
+
+    @property
+    def variance(self) -> Tensor:
+        """Unbiased variance, (n,); zero where fewer than two samples were seen."""
+        return self.squares / max(self.count - 1, 1)
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Standard error of the mean, √(variance / count), (n,)."""
+        return (self.variance / max(self.count, 1)).sqrt()
+
+
+@dataclass
+class Covariance:
+    """Count, mean and co-moment matrix of a vector, in float64.
+
+    Attributes:
+        count: Number of samples.
+        mean: (n,).
+        products: Σ (x − mean)(x − mean)ᵀ, (n, n).
+    """
+
+    count: int
+    mean: Tensor
+    products: Tensor
+
+    @classmethod
+    def empty(cls, size: int) -> Self:
+        """Return the state that has seen nothing of `size` variables."""
+        return cls(0, torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64))
+
+    def update(self, batch: Tensor) -> None:
+        """Take in `batch`, (samples, n)."""
+        values = batch.detach().double().cpu()
+        mean = values.mean(0)
+        deviations = values - mean
+        merged = self.merge(type(self)(len(values), mean, deviations.T @ deviations))
+        self.count, self.mean, self.products = merged.count, merged.mean, merged.products
+
+    def merge(self, other: Self) -> Self:
+        """Return the state of both samples together."""
+        if other.count == 0:
+            return self
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        mean = self.mean + shift * (other.count / count)
+        products = self.products + other.products + torch.outer(shift, shift) * (self.count * other.count / count)
+        return type(self)(count, mean, products)
+
+    @property
+    def matrix(self) -> Tensor:
+        """Unbiased covariance, (n, n)."""
+        return self.products / max(self.count - 1, 1)
+
+    @property
+    def correlation(self) -> Tensor:
+        """Pearson correlation, (n, n); zero with and 1 on the diagonal for a variable that never varies."""
+        deviation = self.products.diagonal().clamp_min(0).sqrt()
+        inverse = torch.where(deviation > 0, 1 / deviation, 0)
+        return (self.products * inverse[:, None] * inverse[None, :]).fill_diagonal_(1).clamp(-1, 1)
+
+
+@dataclass
+class Histogram:
+    """Counts of each variable between fixed edges, and its smallest and largest value.
+
+    Attributes:
+        edges: Ascending inner edges, (bins − 1,), shared by all variables; the outer bins are open.
+        counts: (n, bins).
+        smallest: (n,).
+        largest: (n,).
+    """
+
+    edges: Tensor
+    counts: Tensor
+    smallest: Tensor
+    largest: Tensor
+
+    @classmethod
+    def empty(cls, size: int, edges: Tensor) -> Self:
+        """Return the state that has seen nothing of `size` variables."""
+        infinite = torch.full((size,), float("inf"), dtype=torch.float64)
+        return cls(edges, torch.zeros(size, len(edges) + 1, dtype=torch.int64), infinite, -infinite)
+
+    def update(self, batch: Tensor) -> None:
+        """Take in `batch`, (samples, n)."""
+        values = batch.detach().cpu()
+        size, bins = self.counts.shape
+        places = torch.bucketize(values, self.edges.to(values)) + torch.arange(size) * bins
+        self.counts += torch.bincount(places.flatten(), minlength=size * bins).view(size, bins)
+        self.smallest = torch.minimum(self.smallest, values.amin(0).double())
+        self.largest = torch.maximum(self.largest, values.amax(0).double())
+
+    def merge(self, other: Self) -> Self:
+        """Return the state of both samples together."""
+        return type(self)(
+            self.edges,
+            self.counts + other.counts,
+            torch.minimum(self.smallest, other.smallest),
+            torch.maximum(self.largest, other.largest),
+        )
+
+    @property
+    def entropy(self) -> Tensor:
+        """Shannon entropy of each variable's histogram, (n,) nat."""
+        return entropy(self.counts.double())
+
+    @property
+    def range(self) -> Tensor:
+        """Largest minus smallest value, (n,)."""
+        return self.largest - self.smallest
+
+
+def entropy(masses: Tensor) -> Tensor:
+    """Return −Σ p log p over the last dimension of non-negative masses, in nat; 0 where there is no mass.
+
+    >>> entropy(torch.tensor([[1.0, 1.0], [2.0, 0.0]]))
+    tensor([0.6931, 0.0000])
+    """
+    total = masses.sum(-1, keepdim=True)
+    return -torch.special.xlogy(masses / total, masses / total).nan_to_num().sum(-1) + 0.0
+
+
+class Mergeable(Protocol):
+    """A state that another of its kind can be added to."""
+
+    def merge(self, other: Self) -> Self:
+        """Return the state of both samples together."""
+
+
+State = TypeVar("State", bound=Mergeable)
+
+
+def merged(states: Sequence[State]) -> State:
+    """Return the state of all samples together."""
+    return reduce(lambda one, other: one.merge(other), states)
+
+
+def jackknife_error(groups: Sequence[State], estimate: Callable[[State], Tensor]) -> Tensor:
+    """Return the delete-one-group jackknife standard error of an estimate (Tukey 1958; Künsch 1989).
+
+    √((G − 1)/G · Σ_g (θ₋g − mean θ₋)²) with G groups of consecutive batches; consecutive, because neighbouring
+    tokens are not independent.
+
+    Args:
+        groups: At least two states of disjoint samples.
+        estimate: What is estimated from a state, (n,).
+    """
+    without = torch.stack([estimate(merged([*groups[:g], *groups[g + 1 :]])) for g in range(len(groups))])
+    return ((len(groups) - 1) * without.var(0, correction=0)).sqrt()

@@ -1,0 +1,256 @@
+"""The columns, types, units and keys of every table, and the check that a table is the one it is said to be."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from pandas.api.types import is_float_dtype, is_integer_dtype
+
+WEIGHTS = {"norm": 0.3, "variance": 0.2, "nonzero_ratio": 0.2, "entropy": 0.2, "effective_rank": 0.1}
+"""Components of the weights signal and their shares in its importance; likewise below."""
+ACTIVATIONS = {"frequency": 0.2, "magnitude": 0.3, "variance": 0.2, "entropy": 0.2, "range": 0.1}
+GRADIENTS = {"magnitude": 0.4, "stability": 0.2, "signal_to_noise": 0.2, "sign_consistency": 0.2}
+COOPERATIVE = {"connection_strength": 0.3, "uniqueness": 0.3, "degree_centrality": 0.2, "cooperative_ability": 0.2}
+SIGNALS = ("weights", "hessian", "activations", "gradients", "cooperative")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its type (`text`, `integer`, `number` or `flag`), its unit, and what it means."""
+
+    type: str
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: its name, the columns that identify a row, and all columns in order."""
+
+    name: str
+    key: tuple[str, ...]
+    columns: dict[str, Column]
+
+
+LAYER = Column("text", "", "layer of neurons")
+NEURON = Column("integer", "", "index in its layer, from 0")
+VARIANT = Column("text", "", "variant in params.yaml")
+PHASE = Column("text", "", "`dense`, `pruned` or `finetuned`")
+IMPORTANCE = {
+    "importance": Column("number", "1", "larger is more important; comparable within a layer"),
+    "standard_error": Column("number", "1", "standard error of the importance; 0 where it is exact"),
+    "samples": Column("integer", "", "observations behind it: tokens, batches or probes"),
+}
+
+
+def _signal(name: str, components: dict[str, Column]) -> Table:
+    return Table(name, ("layer", "neuron"), {"layer": LAYER, "neuron": NEURON, **components, **IMPORTANCE})
+
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table(
+            "corpus",
+            ("split", "position"),
+            {
+                "split": Column("text", "", "train, valid or test"),
+                "position": Column("integer", "token", "place in the split, from 0"),
+                "token": Column("integer", "", "number in the vocabulary"),
+            },
+        ),
+        Table(
+            "vocabulary",
+            ("token",),
+            {
+                "token": Column("integer", "", "number, from 0, most frequent first"),
+                "text": Column("text", "", "the token as it is written"),
+                "count": Column("integer", "token", "occurrences in the training split"),
+            },
+        ),
+        Table(
+            "history",
+            ("phase", "step"),
+            {
+                "phase": Column("text", "", "`train` or `finetune`"),
+                "step": Column("integer", "", "optimisation step, from 1"),
+                "tokens": Column("integer", "token", "training tokens read so far"),
+                "train_loss": Column("number", "nat/token", "loss of this step's window"),
+                "valid_loss": Column("number", "nat/token", "loss on the validation split; at ends of epochs only"),
+                "learning_rate": Column("number", "1", "learning rate of the step"),
+            },
+        ),
+        _signal(
+            "weights",
+            {
+                "norm": Column("number", "weight", "L2 norm of the neuron's own weights"),
+                "variance": Column("number", "weight²", "variance of the neuron's own weights"),
+                "nonzero_ratio": Column("number", "1", "share of weights above a tenth of the layer's RMS weight"),
+                "entropy": Column("number", "nat", "entropy of the histogram of weights, edges relative to the layer"),
+                "effective_rank": Column("number", "1", "exp of the entropy of its gate × input matrix's spectrum"),
+            },
+        ),
+        _signal(
+            "hessian",
+            {
+                "trace": Column("number", "nat/token/weight²", "trace of the loss Hessian over the neuron's weights"),
+                "trace_standard_error": Column("number", "nat/token/weight²", "standard error of the trace"),
+                "mean_square": Column("number", "weight²", "squared norm of the neuron's weights over their number"),
+            },
+        ),
+        _signal(
+            "activations",
+            {
+                "frequency": Column("number", "1", "share of tokens with an activation above the layer's RMS"),
+                "magnitude": Column("number", "activation", "mean absolute activation"),
+                "variance": Column("number", "activation²", "variance of the activation"),
+                "entropy": Column("number", "nat", "entropy of the histogram of activations"),
+                "range": Column("number", "activation", "largest minus smallest activation"),
+            },
+        ),
+        _signal(
+            "gradients",
+            {
+                "magnitude": Column("number", "nat/token", "mean absolute gate gradient"),
+                "stability": Column("number", "1", "1 / (1 + coefficient of variation of |g|)"),
+                "signal_to_noise": Column("number", "1", "|mean| over standard deviation of the gate gradient"),
+                "sign_consistency": Column("number", "1", "|mean sign| of the gate gradient"),
+            },
+        ),
+        _signal(
+            "cooperative",
+            {
+                "connection_strength": Column("number", "1", "mean weight of the neuron's edges"),
+                "uniqueness": Column("number", "1", "share of its variance that no other neuron explains, 1 − R²"),
+                "degree_centrality": Column("number", "1", "share of the other neurons that it has strong edges to"),
+                "cooperative_ability": Column("number", "1", "weighted clustering of its strong edges"),
+            },
+        ),
+        Table(
+            "importance",
+            ("layer", "neuron"),
+            {
+                "layer": LAYER,
+                "neuron": NEURON,
+                **{signal: Column("number", "1", f"importance by the {signal} signal") for signal in SIGNALS},
+                **{f"{signal}_share": Column("number", "1", f"weight of {signal} in `fused`") for signal in SIGNALS},
+                "fused": Column("number", "1", "mean of the scaled signals, in [0, 1]"),
+                "random": Column("number", "1", "uniform random numbers, the control"),
+            },
+        ),
+        Table(
+            "retention",
+            ("variant", "layer", "neuron"),
+            {
+                "variant": VARIANT,
+                "layer": LAYER,
+                "neuron": NEURON,
+                "importance": Column("number", "1", "what the choice was made by"),
+                "rank": Column("integer", "", "place in its layer, 1 for the most important"),
+                "kept": Column("flag", "", "whether it is in the pruned model"),
+            },
+        ),
+        Table(
+            "evaluation",
+            ("variant", "phase", "split"),
+            {
+                "variant": VARIANT,
+                "phase": PHASE,
+                "split": Column("text", "", "valid or test"),
+                "loss": Column("number", "nat/token", "cross-entropy, every token once, state carried"),
+                "perplexity": Column("number", "1", "exp(loss)"),
+                "tokens": Column("integer", "token", "tokens predicted"),
+                "neurons": Column("integer", "", "neurons of all layers"),
+                "parameters": Column("integer", "", "stored numbers, shared ones once"),
+                "multiply_adds": Column("integer", "1/token", "multiply-adds for one token"),
+            },
+        ),
+        Table(
+            "timing",
+            ("stage", "variant", "phase", "measure", "batch"),
+            {
+                "stage": Column("text", "", "stage that was timed"),
+                "variant": Column("text", "", "variant, or empty"),
+                "phase": Column("text", "", "phase, or empty"),
+                "measure": Column("text", "", "`stage` (the whole stage), `latency` (one step) or `token` (training)"),
+                "batch": Column("integer", "", "sequences side by side, or 0"),
+                "seconds": Column("number", "s", "median, or the only measurement"),
+                "spread": Column("number", "s", "interquartile range; 0 for one measurement"),
+            },
+        ),
+        Table(
+            "comparison",
+            ("variant",),
+            {
+                "variant": VARIANT,
+                "importance": Column("text", "", "what the variant chose by"),
+                "neurons": Column("integer", "", "neurons of all layers"),
+                "retention": Column("number", "1", "share of neurons kept"),
+                "parameters": Column("integer", "", "stored numbers, shared ones once"),
+                "multiply_adds": Column("integer", "1/token", "multiply-adds for one token"),
+                "pruned_perplexity": Column("number", "1", "test perplexity right after removal"),
+                "finetuned_perplexity": Column("number", "1", "test perplexity after fine-tuning"),
+                "pruned_change": Column("number", "1", "relative to the dense model before fine-tuning"),
+                "finetuned_change": Column("number", "1", "relative to the dense model after the same fine-tuning"),
+            },
+        ),
+    )
+}
+
+
+def table(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return `frame` as the table of that name: columns in order and of their types, rows sorted by key.
+
+    Raises:
+        ValueError: For an unknown table, a missing, unexpected or wrongly typed column, or a repeated key.
+    """
+    schema = _schema(name)
+    if list(frame.columns) != list(schema.columns):
+        _refuse_columns(schema, list(frame.columns))
+    ordered = frame[list(schema.columns)].sort_values(list(schema.key), kind="stable", ignore_index=True)
+    for column, wanted in schema.columns.items():
+        if not _is(ordered[column], wanted.type):
+            raise ValueError(f"Expected {wanted.type}s in column {column!r} of {name}, got {ordered[column].dtype}.")
+    if ordered.duplicated(list(schema.key)).any():
+        raise ValueError(f"Expected one row for each {' × '.join(schema.key)} in {name}, got repeated ones.")
+    return ordered
+
+
+def rows_of(names: Sequence[str], widths: Iterable[int]) -> pd.DataFrame:
+    """Return the key columns of a table of neurons: `layer` and `neuron`, layer after layer."""
+    pairs = [(name, neuron) for name, width in zip(names, widths, strict=True) for neuron in range(width)]
+    return pd.DataFrame(pairs, columns=["layer", "neuron"])
+
+
+def metadata(name: str) -> dict[str, str]:
+    """Return what travels in a table's file: its name, its key and the unit of each column.
+
+    >>> metadata("vocabulary")["key"]
+    'token'
+    """
+    schema = _schema(name)
+    units = ", ".join(f"{column}: {c.unit}" for column, c in schema.columns.items() if c.unit)
+    return {"table": name, "key": ", ".join(schema.key), "units": units}
+
+
+def _schema(name: str) -> Table:
+    if name not in TABLES:
+        raise ValueError(f"Unknown table {name!r}; known: {list(TABLES)}.")
+    return TABLES[name]
+
+
+def _refuse_columns(schema: Table, got: list[str]) -> None:
+    missing = [column for column in schema.columns if column not in got]
+    extra = [column for column in got if column not in schema.columns]
+    if missing or extra:
+        raise ValueError(f"Expected the columns of table {schema.name}, got missing {missing}, unexpected {extra}.")
+
+
+def _is(column: pd.Series, wanted: str) -> bool:
+    checks = {
+        "integer": is_integer_dtype,
+        "number": is_float_dtype,
+        "flag": pd.api.types.is_bool_dtype,
+        "text": lambda values: pd.api.types.is_string_dtype(values) or values.empty,
+    }
+    return bool(checks[wanted](column))

@@ -1,0 +1,204 @@
+"""The training loop: truncated back-propagation with carried state, resumable after every epoch, the best epoch kept."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruning.batching import Windows
+from pruning.evaluation import carried, loss_of
+from pruning.layers import named_tensors
+from pruning.models import LSTMLanguageModel
+from pruning.progress import Track, silently
+
+CHECKPOINTED = ("exp_avg", "exp_avg_sq", "step")
+"""What AdamW remembers of each parameter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained.
+
+    Attributes:
+        epochs: Passes over the training windows.
+        portion: Share of the training windows, from the start, that one pass uses; 1 is all.
+        learning_rate: Highest learning rate of AdamW (Loshchilov & Hutter 2019), reached after the warm-up and
+            lowered to zero along a half cosine.
+        warmup: Share of all steps over which the learning rate rises linearly.
+        weight_decay: Decoupled weight decay of weight matrices.
+        clip: Largest norm of the whole gradient (Pascanu, Mikolov & Bengio 2013).
+        patience: Epochs without a better validation loss after which training stops early.
+    """
+
+    epochs: int
+    portion: float
+    learning_rate: float
+    warmup: float
+    weight_decay: float
+    clip: float
+    patience: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Where training stands after an epoch; enough to go on from.
+
+    Attributes:
+        tensors: `model.*` as it is, `best.*` as it was at the lowest validation loss, `optimizer.*`.
+        history: One row a step: `step`, `tokens` read so far, `train_loss`, `valid_loss` (nat/token; at the ends of
+            epochs only), `learning_rate`.
+        finished: Whether no epoch is left to do.
+    """
+
+    tensors: dict[str, Tensor]
+    history: pd.DataFrame
+    finished: bool
+
+    def best(self) -> dict[str, Tensor]:
+        """Return the parameters of the best epoch."""
+        return _under("best", self.tensors)
+
+
+def train(
+    model: LSTMLanguageModel,
+    windows: Windows,
+    valid: Windows,
+    *,
+    recipe: Recipe,
+    seed: int,
+    resume: Trained | None = None,
+    track: Track = silently,
+) -> Iterator[Trained]:
+    """Train `model` in place and yield where training stands after each epoch.
+
+    Each epoch draws its dropout from `seed` and its own number, so a run resumed after epoch n ends with the bytes of
+    a run that was never interrupted. The global random state is left as it was.
+
+    Args:
+        model: A language model; it ends as the last epoch left it.
+        windows: Training windows; their batch size and length are the training's.
+        valid: Validation windows.
+        recipe: How to train.
+        seed: Seed of dropout.
+        resume: The last state that an interrupted run yielded.
+        track: Shows the progress of each epoch.
+
+    Raises:
+        FloatingPointError: If the loss stops being a number.
+    """
+    optimizer = _optimizer(model, recipe)
+    state = resume or Trained({}, pd.DataFrame(), finished=False)
+    if resume:
+        _restore(model, optimizer, resume.tensors)
+    done = 0 if state.history.empty else int(state.history["valid_loss"].notna().sum())
+    for epoch in range(done, recipe.epochs):
+        if state.finished:
+            return
+        rows = _epoch(model, optimizer, windows, recipe, seed, epoch, track)
+        rows.loc[rows.index[-1], "valid_loss"] = loss_of(model, valid).mean
+        state = _after_epoch(model, optimizer, state, rows, recipe)
+        yield state
+
+
+def _epoch(
+    model: LSTMLanguageModel,
+    optimizer: torch.optim.AdamW,
+    windows: Windows,
+    recipe: Recipe,
+    seed: int,
+    epoch: int,
+    track: Track,
+) -> pd.DataFrame:
+    """Make one pass over the training windows and return its rows of the history."""
+    used = max(1, round(recipe.portion * len(windows)))
+    chosen = [windows[index] for index in range(used)]
+    per_pass = sum(int((window.targets >= 0).sum()) for window in chosen)
+    losses, rates, read, state, tokens = [], [], [], None, epoch * per_pass
+    model.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed * 1_000_003 + epoch)
+        for index, window in enumerate(track(chosen, f"epoch {epoch + 1} of {recipe.epochs}")):
+            rate = learning_rate(recipe, epoch * used + index, recipe.epochs * used)
+            loss, state = _step(model, optimizer, window.tokens, window.targets, carried(state), rate, recipe.clip)
+            tokens += int((window.targets >= 0).sum())
+            losses.append(loss), rates.append(rate), read.append(tokens)
+    if not math.isfinite(sum(losses)):
+        raise FloatingPointError(f"Expected a finite training loss, got {losses[-1]}; lower learning_rate or clip.")
+    steps = range(epoch * used + 1, (epoch + 1) * used + 1)
+    return pd.DataFrame(
+        {"step": steps, "tokens": read, "train_loss": losses, "valid_loss": math.nan, "learning_rate": rates}
+    )
+
+
+def _step(model, optimizer, tokens, targets, state, rate, clip):  # type: ignore[no-untyped-def]
+    """Take one optimisation step and return its loss (nat/token) and the state to carry on from."""
+    device = model.decoder.bias.device
+    logits, state = model(tokens.to(device), state)
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten())
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), clip)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return loss.item(), state
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """Return the learning rate of a step: a linear warm-up, then half a cosine down to zero.
+
+    >>> recipe = Recipe(epochs=1, portion=1, learning_rate=2, warmup=0.5, weight_decay=0, clip=1, patience=1)
+    >>> [round(learning_rate(recipe, step, 4), 3) for step in range(4)]
+    [1.0, 2.0, 2.0, 1.0]
+    """
+    warm = recipe.warmup * steps
+    if step < warm:
+        return recipe.learning_rate * min(1.0, (step + 1) / warm)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """Return AdamW that decays weight matrices and leaves biases alone."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+def _after_epoch(
+    model: nn.Module, optimizer: torch.optim.AdamW, before: Trained, rows: pd.DataFrame, recipe: Recipe
+) -> Trained:
+    """Return the state after an epoch, with the best epoch's parameters and whether to stop."""
+    history = rows if before.history.empty else pd.concat([before.history, rows], ignore_index=True)
+    valid = history["valid_loss"].dropna().to_numpy()
+    now = {name: tensor.clone() for name, tensor in named_tensors(model).items()}
+    best = now if valid.argmin() == len(valid) - 1 else before.best()
+    remembered = {
+        f"{name}.{what}": optimizer.state[parameter][what].clone()
+        for name, parameter in model.named_parameters()
+        for what in CHECKPOINTED
+    }
+    tensors = {
+        f"{prefix}.{name}": tensor
+        for prefix, part in (("model", now), ("best", best), ("optimizer", remembered))
+        for name, tensor in part.items()
+    }
+    stale = len(valid) - 1 - int(valid.argmin())
+    return Trained(tensors, history, finished=len(valid) == recipe.epochs or stale >= recipe.patience)
+
+
+def _restore(model: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, Tensor]) -> None:
+    """Put the model and its optimizer where an interrupted run left them."""
+    model.load_state_dict(_under("model", tensors))
+    remembered = _under("optimizer", tensors)
+    for name, parameter in model.named_parameters():
+        optimizer.state[parameter] = {what: remembered[f"{name}.{what}"].clone() for what in CHECKPOINTED}
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix.`, without it."""
+    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}

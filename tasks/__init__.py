@@ -1,0 +1,1 @@
+"""Stages: each module binds one library function to the files and parameters that dvc.yaml gives it."""

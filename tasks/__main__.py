@@ -1,0 +1,73 @@
+"""`python -m tasks <stage> [variant]`: run one stage on the files that dvc.yaml lists for it."""
+
+import argparse
+import ctypes
+import importlib
+import os
+import signal
+import sys
+import time
+
+import pandas as pd
+
+from tasks.common.console import log_to_console, say, track
+from tasks.common.job import Job, seconds
+from tasks.common.parameters import Unexpected, checked
+from tasks.common.stages import PARAMETERS, read_stage, read_yaml
+from tasks.common.tables import write_table
+
+# Threads that wait by spinning starve whatever else runs: two trainings side by side then crawl at a tenth of their
+# speed. Read when torch is first imported; it changes no result.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+ELSEWHERE = ("check", "report", "track")
+"""Commands that are no stages: they read results and change none."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a stage or a command and return the exit code: 0, or 1 after one sentence on what was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tasks", description="Run one stage, or check, report or track.")
+    parser.add_argument("stage", help=f"a stage of dvc.yaml, or one of {', '.join(ELSEWHERE)}")
+    parser.add_argument("variant", nargs="?", help="a variant of params.yaml, for prune, finetune and evaluate")
+    given = parser.parse_args(arguments)
+    log_to_console()
+    try:
+        _run(given.stage, given.variant)
+    except (ValueError, FloatingPointError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted; the same command goes on from the last finished step.\n")
+        return 130
+    return 0
+
+
+def _run(name: str, variant: str | None) -> None:
+    values = read_yaml(PARAMETERS)
+    parameters = checked(values)
+    if name in ELSEWHERE:
+        importlib.import_module(f"tasks.{name}").run()
+        return
+    _end_with_parent()
+    job = Job(read_stage(name, variant, values), parameters, track)
+    _run_stage(job)
+
+
+def _run_stage(job: Job) -> None:
+    """Run the stage's function and write how long it took beside what it returns of its own timings."""
+    start = time.perf_counter()
+    measured = importlib.import_module(f"tasks.{job.stage.name}").run(job)
+    whole = seconds(job, "stage", time.perf_counter() - start)
+    write_table(job.output("timing"), whole if measured is None else pd.concat([whole, measured], ignore_index=True))
+    say(f"{job.stage.address}: {whole['seconds'].iloc[0]:.1f} s")
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this process when its parent dies, so that a killed `dvc` leaves no stage writing on."""
+    if sys.platform == "linux" and os.environ.get("DVC_STAGE"):
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Training that survives interruption: its state after each epoch, kept until the result is written."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.torch import load_file, save_file
+
+from pruning.batching import Windows
+from pruning.models import LSTMLanguageModel
+from pruning.training import Recipe, Trained, train
+from tasks.common.console import say
+from tasks.common.job import Job, seconds
+from tasks.common.writing import remove, replacing
+
+TENSORS, HISTORY = "tensors.safetensors", "steps.parquet"
+
+
+def train_to_the_end(
+    job: Job, model: LSTMLanguageModel, windows: Windows, valid: Windows, recipe: Recipe, seed: int
+) -> tuple[Trained, pd.DataFrame | None]:
+    """Train the model, going on from where an interrupted run of the same job stopped.
+
+    Returns:
+        The last state, and the seconds that a training token took, validation included (None if all was done before).
+    """
+    before, start = _read(job.partial), time.perf_counter()
+    if before:
+        say(f"{job.stage.address}: going on after {before.history['valid_loss'].count()} finished epochs")
+    last = before
+    if before is None or not before.finished:
+        for last in _epochs(job, model, windows, valid, recipe, seed, before):
+            _write(job.partial, last)
+    assert last is not None  # noqa: S101 - a recipe has at least one epoch
+    model.load_state_dict(last.best())
+    read = _tokens(last) - _tokens(before)
+    return last, seconds(job, "token", (time.perf_counter() - start) / read) if read else None
+
+
+def forget(job: Job) -> None:
+    """Drop what was kept for resuming; call it once the results are written."""
+    remove(job.partial)
+
+
+def _tokens(state: Trained | None) -> int:
+    return 0 if state is None else int(state.history["tokens"].iloc[-1])
+
+
+def _epochs(
+    job: Job, model: LSTMLanguageModel, windows: Windows, valid: Windows, recipe: Recipe, seed: int, before: Trained | None
+) -> Iterator[Trained]:
+    for state in train(model, windows, valid, recipe=recipe, seed=seed, resume=before, track=job.track):
+        losses = state.history["valid_loss"].dropna()
+        say(f"{job.stage.address}: epoch {len(losses)}, validation loss {losses.iloc[-1]:.4f} nat/token")
+        yield state
+
+
+def _write(folder: Path, state: Trained) -> None:
+    with replacing(folder) as aside:
+        aside.mkdir()
+        save_file({name: tensor.cpu().clone() for name, tensor in state.tensors.items()}, aside / TENSORS)
+        content = pa.Table.from_pandas(state.history.assign(finished=state.finished), preserve_index=False)
+        pq.write_table(content, aside / HISTORY)
+
+
+def _read(folder: Path) -> Trained | None:
+    if not folder.is_dir():
+        return None
+    history: pd.DataFrame = pq.read_table(folder / HISTORY).to_pandas()
+    finished = bool(history.pop("finished").iloc[0])
+    return Trained(load_file(folder / TENSORS), history, finished)

@@ -1,0 +1,78 @@
+"""What a stage's function is handed: where to read and write, its settings, and how to show progress."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pruning.progress import Track
+from tasks.common.parameters import Parameters
+from tasks.common.stages import DATA, Stage
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one stage.
+
+    Attributes:
+        stage: The stage's files and sections.
+        parameters: All of params.yaml, checked.
+        track: Shows progress.
+    """
+
+    stage: Stage
+    parameters: Parameters
+    track: Track
+
+    def input(self, name: str) -> Path:
+        """Return where an input is: `<stage>/<file stem>`, as dvc.yaml names it."""
+        return self.stage.inputs[name]
+
+    def output(self, name: str) -> Path:
+        """Return where an output goes, by its file's stem."""
+        return self.stage.outputs[name]
+
+    def settings(self, section: str) -> dict[str, Any]:
+        """Return a section of params.yaml (`prune`, `variants.random`) as keyword arguments.
+
+        Raises:
+            KeyError: If dvc.yaml does not say that the stage reads this section.
+        """
+        if section not in self.stage.sections:
+            raise KeyError(f"dvc.yaml does not list the section {section!r} in the params of {self.stage.name}")
+        return dict(self._section(section).model_dump())
+
+    @property
+    def partial(self) -> Path:
+        """Where an interrupted run leaves what can be resumed: a place that changes with everything it depends on."""
+        digest = hashlib.sha256()
+        for path in self.stage.dependencies:
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file() and file.suffix != ".pyc":
+                    digest.update(f"{file}\0".encode() + file.read_bytes())
+        for section in self.stage.sections:
+            digest.update(repr(self._section(section)).encode())
+        return DATA / ".partial" / f"{self.stage.address}-{digest.hexdigest()[:16]}"
+
+    def _section(self, name: str) -> Any:
+        section, _, entry = name.partition(".")
+        values = getattr(self.parameters, section)
+        return values[entry] if entry else values
+
+
+def seconds(
+    job: Job, measure: str, value: float, *, phase: str = "", batch: int = 0, spread: float = 0.0
+) -> pd.DataFrame:
+    """Return one row of the `timing` table."""
+    row = {
+        "stage": job.stage.name,
+        "variant": job.stage.variant or "",
+        "phase": phase,
+        "measure": measure,
+        "batch": batch,
+        "seconds": float(value),
+        "spread": float(spread),
+    }
+    return pd.DataFrame([row])

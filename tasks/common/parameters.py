@@ -1,0 +1,240 @@
+"""What params.yaml may hold: each section's fields, types and bounds, checked before any long work starts."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+class Unexpected(ValueError):
+    """A mistake in what the user gave; its message is the one sentence to show."""
+
+
+class Section(BaseModel):
+    """A section of params.yaml: no other fields than these, no text where a number belongs."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Corpus(Section):
+    """Settings of `prepare`."""
+
+    source: Annotated[str, Field(min_length=1)]
+    vocabulary: Annotated[int, Field(ge=3)]
+    lowercase: bool
+    valid: Fraction
+    test: Fraction
+    seed: Seed
+
+    @model_validator(mode="after")
+    def leaves_text_to_train_on(self) -> "Corpus":
+        """Refuse splits that take all the text."""
+        if self.valid + self.test >= 1:
+            raise ValueError(f"Expected corpus.valid + corpus.test below 1, got {self.valid + self.test}")
+        return self
+
+
+class Learning(Section):
+    """What `train` and `finetune` share."""
+
+    batch: Count
+    bptt: Count
+    epochs: Count
+    portion: Share
+    learning_rate: Positive
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip: Positive
+    patience: Count
+    seed: Seed
+
+
+class Train(Learning):
+    """Settings of `train`."""
+
+    family: Literal["lstm"]
+    embedding: Count
+    widths: Annotated[list[Count], Field(min_length=1)]
+    decoder: Literal["untied", "tied", "projected"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def tied_fits(self) -> "Train":
+        """Refuse a tied decoder that the last layer does not fit."""
+        if self.decoder == "tied" and self.widths[-1] != self.embedding:
+            raise ValueError(
+                f"Expected train.widths to end with train.embedding ({self.embedding}) for a tied decoder, "
+                f"got {self.widths[-1]}; use train.decoder: projected"
+            )
+        return self
+
+
+class Calibration(Section):
+    """How signals read the training text."""
+
+    batch: Count
+    bptt: Count
+
+
+class Weights(Section):
+    """Settings of `weights`."""
+
+    threshold: Annotated[float, Field(ge=0)]
+    bins: Annotated[int, Field(ge=3)]
+
+
+class Hessian(Section):
+    """Settings of `hessian`."""
+
+    probes: Annotated[int, Field(ge=2)]
+    stability: Annotated[float, Field(ge=0, le=1)]
+    seed: Seed
+
+
+class Activations(Section):
+    """Settings of `activations`."""
+
+    activation_samples: Annotated[int, Field(ge=2)]
+    bins: Annotated[int, Field(ge=3)]
+
+
+class Gradients(Section):
+    """Settings of `gradients`."""
+
+    batches: Annotated[int, Field(ge=2)]
+
+
+class Cooperative(Section):
+    """Settings of `cooperative`."""
+
+    strong: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Fuse(Section):
+    """Settings of `fuse`."""
+
+    strategy: Literal["simple"]
+    seed: Seed
+
+
+By = Literal["weights", "hessian", "activations", "gradients", "cooperative", "fused", "random"]
+
+
+class Prune(Section):
+    """Settings of `prune`."""
+
+    retain: Share
+    floor: Count
+    scope: Literal["layer", "global"]
+    tied: Literal["project", "untie"]
+
+
+class Variant(Section):
+    """One variant: what it chooses by, and its own values of anything in `prune`."""
+
+    by: By
+    retain: Share | None = None
+    floor: Count | None = None
+    scope: Literal["layer", "global"] | None = None
+    tied: Literal["project", "untie"] | None = None
+
+
+class Evaluate(Section):
+    """Settings of `evaluate`."""
+
+    batch: Count
+    bptt: Count
+    repeats: Count
+
+
+class Compare(Section):
+    """Settings of `compare`."""
+
+    control: str
+
+
+class Parameters(Section):
+    """All of params.yaml."""
+
+    corpus: Corpus
+    train: Train
+    calibration: Calibration
+    weights: Weights
+    hessian: Hessian
+    activations: Activations
+    gradients: Gradients
+    cooperative: Cooperative
+    fuse: Fuse
+    prune: Prune
+    variants: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Variant], Field(min_length=1)]
+    finetune: Learning
+    evaluate: Evaluate
+    compare: Compare
+
+    @model_validator(mode="after")
+    def control_exists(self) -> "Parameters":
+        """Refuse a control that is no variant."""
+        if self.compare.control not in self.variants:
+            known = list(self.variants)
+            raise ValueError(f"Expected compare.control to be one of {known}, got {self.compare.control!r}")
+        return self
+
+
+def checked(values: Mapping[str, Any]) -> Parameters:
+    """Return params.yaml's values, checked.
+
+    Raises:
+        Unexpected: With one sentence on the first value that is missing, unknown or out of bounds.
+    """
+    try:
+        return Parameters.model_validate(dict(values))
+    except ValidationError as error:
+        raise Unexpected(_sentence(error.errors()[0], values)) from None
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean '…'?` where a known word is close, else nothing.
+
+    >>> nearest("hesian", ["hessian", "weights"])
+    " Did you mean 'hessian'?"
+    """
+    close = get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _sentence(error: Any, values: Mapping[str, Any]) -> str:
+    """Return what was wrong with params.yaml as one sentence."""
+    place = [str(part) for part in error["loc"] if part != "[key]"]
+    name = ".".join(place)
+    if error["type"] == "extra_forbidden":
+        known = _fields(place[:-1], values)
+        return f"Unknown parameter {name!r} in params.yaml; known here: {known}.{nearest(place[-1], known)}"
+    if error["type"] == "missing":
+        return f"Expected parameter {name!r} in params.yaml, got none."
+    if error["type"] == "value_error":
+        return f"{error['ctx']['error']} (params.yaml)."
+    wanted = error["msg"].removeprefix("Input should be ").removeprefix("String should ")
+    hint = nearest(error["input"], _choices(wanted)) if isinstance(error["input"], str) else ""
+    return f"Expected {name} in params.yaml to be {wanted}, got {error['input']!r}.{hint}"
+
+
+def _choices(wanted: str) -> list[str]:
+    """Return the quoted words of a message such as `'layer' or 'global'`."""
+    return wanted.split("'")[1::2]
+
+
+def _fields(place: list[str], values: Mapping[str, Any]) -> list[str]:
+    """Return the names that a section, or params.yaml itself, may hold."""
+    if not place:
+        return list(Parameters.model_fields)
+    if place[0] == "variants":
+        return list(Variant.model_fields)
+    annotation = Parameters.model_fields[place[0]].annotation
+    return list(annotation.model_fields) if isinstance(annotation, type) else list(values)  # type: ignore[attr-defined]

@@ -1,0 +1,14 @@
+"""The stage `cooperative`."""
+
+from pruning.signals.cooperative import cooperative
+from tasks.common.job import Job
+from tasks.common.tables import write_table
+from tasks.covariances import read_covariances
+from tasks.models import read_model
+
+
+def run(job: Job) -> None:
+    """Write importance from the graph of neurons."""
+    model = read_model(job.input("train/model")).decoupled()
+    covariances = read_covariances(job.input("activations/covariance"))
+    write_table(job.output("cooperative"), cooperative(model, covariances, **job.settings("cooperative")))

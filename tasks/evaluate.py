@@ -1,0 +1,53 @@
+"""The stage `evaluate`, once for each variant: perplexity, size and latency after each phase."""
+
+import dataclasses
+
+import pandas as pd
+
+from pruning.evaluation import latencies, loss_of, size_of
+from pruning.models import LSTMLanguageModel
+from tasks.common.job import Job, seconds
+from tasks.common.tables import write_table
+from tasks.models import read_model
+from tasks.windows import read_windows
+
+BATCHES = (1, 32)
+"""How many sequences run side by side when latency is measured."""
+
+
+def run(job: Job) -> pd.DataFrame:
+    """Write the evaluation; return the latency of the variant and, in the same run, of the dense model."""
+    settings = job.settings("evaluate")
+    repeats = settings.pop("repeats")
+    dense = read_model(job.input("train/model"))
+    pruned, finetuned = read_model(job.input("prune/model")), read_model(job.input("finetune/model"))
+    before = "dense" if size_of(pruned).neurons == size_of(dense).neurons else "pruned"
+    rows = [
+        _row(job, phase, split, model, settings)
+        for split in ("valid", "test")
+        for phase, model in ((before, pruned), ("finetuned", finetuned))
+    ]
+    write_table(job.output("evaluation"), pd.DataFrame(rows))
+    return _latencies(job, {"dense": dense, "finetuned": finetuned}, repeats)
+
+
+def _row(job: Job, phase: str, split: str, model: LSTMLanguageModel, settings: dict[str, int]) -> dict[str, object]:
+    windows = read_windows(job, split, **settings)
+    loss = loss_of(model, windows, track=job.track, what=f"{job.stage.variant}, {phase}, {split}")
+    return {
+        "variant": job.stage.variant,
+        "phase": phase,
+        "split": split,
+        "loss": loss.mean,
+        "perplexity": loss.perplexity,
+        "tokens": loss.tokens,
+        **dataclasses.asdict(size_of(model)),
+    }
+
+
+def _latencies(job: Job, models: dict[str, LSTMLanguageModel], repeats: int) -> pd.DataFrame:
+    rows = []
+    for batch in BATCHES:
+        for phase, found in latencies(models, batch=batch, repeats=repeats, track=job.track).items():
+            rows.append(seconds(job, "latency", found.seconds, phase=phase, batch=batch, spread=found.spread))
+    return pd.concat(rows, ignore_index=True)

@@ -1,0 +1,51 @@
+"""Models as `config.json` + `model.safetensors`, never a pickle."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pruning.models import describe, rebuild
+from pruning.models.lstm import LSTMLanguageModel
+from tasks.common.parameters import Unexpected
+from tasks.common.writing import replacing
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+# A young LSTM is full of denormal numbers, on which a CPU computes several times slower. A setting of the process,
+# so it stands here, where every stage that computes passes by, and not in the library.
+torch.set_flush_denormal(True)
+
+
+def device() -> torch.device:
+    """Return where to compute: the accelerator if there is one, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
+def write_model(folder: Path, model: LSTMLanguageModel) -> None:
+    """Write a model as a folder, whole or not at all."""
+    config, tensors = describe(model)
+    with replacing(folder) as aside:
+        aside.mkdir()
+        (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, aside / WEIGHTS)
+
+
+def read_model(folder: Path) -> LSTMLanguageModel:
+    """Return the model in a folder, on the device, in evaluation mode.
+
+    Raises:
+        Unexpected: If the folder does not hold a configuration and its weights.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise Unexpected(f"Expected a model ({CONFIG} and {WEIGHTS}) in {folder}, got no {name}.")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS)
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise Unexpected(f"Expected a model in {folder}, got a damaged one ({error}).") from error
+    return rebuild(config, tensors).to(device()).eval()

@@ -1,0 +1,105 @@
+"""The stage `prepare`: which files are the corpus, and what they become."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pruning.corpus import (
+    SPLITS,
+    Corpus,
+    Fractions,
+    assign_documents,
+    divide_lines,
+    number,
+    published_lines,
+    raw_lines,
+)
+from tasks.common.job import Job
+from tasks.common.parameters import Unexpected
+from tasks.common.tables import write_table
+
+PUBLISHED = ("ptb.{}.txt", "wiki.{}.tokens", "wiki.{}.raw", "{}.txt", "{}.tokens")
+"""How publishers name the files of a split; `valid` may also be `validation` or `dev`."""
+ALIASES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test": ("test",)}
+
+Lines = Sequence[Sequence[str]]
+
+
+def run(job: Job) -> None:
+    """Write the corpus and its vocabulary."""
+    settings = job.parameters.corpus
+    texts = read_texts(
+        Path(settings.source), settings.lowercase, Fractions(settings.valid, settings.test), settings.seed
+    )
+    corpus = number(texts, settings.vocabulary)
+    write_table(job.output("corpus"), _corpus_table(corpus))
+    write_table(job.output("vocabulary"), corpus.vocabulary)
+
+
+def check_source(source: Path) -> None:
+    """Refuse a source that is neither a text file nor a folder of them.
+
+    Raises:
+        Unexpected: With what was expected and what is there.
+    """
+    if source.is_dir() and not (published_files(source) or list(source.glob("*.txt"))):
+        raise Unexpected(
+            f"Expected ptb.{{train,valid,test}}.txt, wiki.{{train,valid,test}}.tokens, {{train,valid,test}}.txt "
+            f"or a folder of .txt documents at corpus.source, got {source} with none of them."
+        )
+    if not source.exists():
+        raise Unexpected(f"Expected a folder or a text file at corpus.source, got {str(source)!r}, which does not exist.")
+
+
+def read_texts(source: Path, lowercase: bool, fractions: Fractions, seed: int) -> dict[str, Lines]:
+    """Return the lines of each split of whatever is at `source`."""
+    check_source(source)
+    if source.is_file():
+        return dict(divide_lines(raw_lines(read_text(source), lowercase=lowercase), fractions))
+    if files := published_files(source):
+        return {split: published_lines(read_text(path)) for split, path in files.items()}
+    texts = {path.name: read_text(path) for path in sorted(source.glob("*.txt"))}
+    splits = assign_documents({name: len(text) for name, text in texts.items()}, fractions, seed)
+    return {
+        split: [line for name in texts if splits[name] == split for line in raw_lines(texts[name], lowercase=lowercase)]
+        for split in SPLITS
+    }
+
+
+def published_files(folder: Path) -> dict[str, Path]:
+    """Return the files of the three splits, if the folder holds all three under names that publishers use."""
+    for pattern in PUBLISHED:
+        found = {
+            split: folder / pattern.format(alias)
+            for split in SPLITS
+            for alias in reversed(ALIASES[split])
+            if (folder / pattern.format(alias)).is_file()
+        }
+        if len(found) == len(SPLITS):
+            return found
+        if found:
+            missing = [split for split in SPLITS if split not in found]
+            raise Unexpected(f"Expected three splits in {folder}, got {sorted(p.name for p in found.values())} without {missing}.")
+    return {}
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text.
+
+    Raises:
+        Unexpected: If it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Unexpected(f"Expected UTF-8 text in {path}, got byte {error.object[error.start]:#04x} at {error.start}.") from error
+
+
+def _corpus_table(corpus: Corpus) -> pd.DataFrame:
+    """Return all splits as one table, a row a token."""
+    parts = [
+        pd.DataFrame({"split": split, "position": range(len(tokens)), "token": tokens})
+        for split, tokens in corpus.tokens.items()
+    ]
+    return pd.concat(parts, ignore_index=True)

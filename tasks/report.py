@@ -1,0 +1,65 @@
+"""`python -m tasks report`: the comparison in the terminal, and where to look further."""
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from tasks.common.parameters import Parameters, checked
+from tasks.common.stages import PARAMETERS, read_stage, read_yaml
+from tasks.common.tables import read_table
+from tasks.evaluate import BATCHES
+from tasks.variants import read_variants
+
+WHERE = """[bold]Where to look[/bold]
+  runs compared in MLflow      make mlflow    (then the address it prints)
+  the pipeline in Prefect      make prefect   (then the address it prints)
+  plots                        {plots}/*.png
+  metrics, and what changed    .venv/bin/dvc metrics show    .venv/bin/dvc metrics diff"""
+
+
+def run() -> None:
+    """Print a table of all variants and the commands that show more."""
+    values = read_yaml(PARAMETERS)
+    parameters = checked(values)
+    stage = read_stage("compare", None, values)
+    comparison = read_table(stage.outputs["comparison"]).set_index("variant").loc[list(parameters.variants)]
+    timing = read_variants(stage.inputs["evaluate"], "timing", parameters)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(_table(comparison, _latency(timing), parameters))
+    console.print(WHERE.format(plots=stage.outputs["plots"]))
+
+
+def _latency(timing: pd.DataFrame) -> pd.DataFrame:
+    """Return each variant's latency in ms and the dense model's in the same run, by batch size."""
+    rows = timing[timing["measure"] == "latency"].assign(milliseconds=lambda frame: frame["seconds"] * 1000)
+    rows = rows.assign(spread=rows["spread"] * 1000)
+    return rows.set_index(["variant", "phase", "batch"])[["milliseconds", "spread"]]
+
+
+def _table(comparison: pd.DataFrame, latency: pd.DataFrame, parameters: Parameters) -> Table:
+    table = Table(title="Test perplexity and cost of each variant")
+    columns = ["variant", "chosen by", "neurons kept", "parameters", "multiply-adds", "perplexity\npruned"]
+    columns += ["fine-tuned", "change\nfrom dense", *(f"ms/step, batch {batch}\n± spread (speed-up)" for batch in BATCHES)]
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < 2 else "right")
+    for variant, row in comparison.iterrows():
+        chosen = "–" if variant == parameters.compare.control else row["importance"]
+        table.add_row(
+            str(variant),
+            chosen,
+            f"{row['neurons']:,} ({row['retention']:.0%})",
+            f"{row['parameters']:,}",
+            f"{row['multiply_adds']:,}",
+            f"{row['pruned_perplexity']:.1f}",
+            f"{row['finetuned_perplexity']:.1f}",
+            f"{row['finetuned_change']:+.1%}",
+            *(_milliseconds(latency, str(variant), batch) for batch in BATCHES),
+        )
+    return table
+
+
+def _milliseconds(latency: pd.DataFrame, variant: str, batch: int) -> str:
+    own, dense = latency.loc[(variant, "finetuned", batch)], latency.loc[(variant, "dense", batch)]
+    return f"{own['milliseconds']:.2f} ± {own['spread']:.2f} ({dense['milliseconds'] / own['milliseconds']:.2f}×)"
