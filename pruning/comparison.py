@@ -1,5 +1,7 @@
 """What each variant kept and what that cost, against the dense model with the same extra training."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from pruning.tables import table
@@ -8,7 +10,7 @@ REPORTED = "test"
 """The split whose perplexity is compared; the validation split has chosen the best epochs."""
 
 
-def compare(evaluation: pd.DataFrame, choices: dict[str, str], *, control: str) -> pd.DataFrame:
+def compare(evaluation: pd.DataFrame, choices: Mapping[str, str], *, control: str) -> pd.DataFrame:
     """Return the `comparison` table.
 
     pruned_change = perplexity right after removal / the dense model's − 1; finetuned_change likewise, both sides

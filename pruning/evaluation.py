@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pruning.batching import IGNORED, Windows
-from pruning.models import LSTMLanguageModel
-from pruning.models.lstm import State
+from pruning.models.base import LanguageModel, State
 from pruning.progress import Track, silently
 
 
@@ -39,7 +38,7 @@ class Loss:
         return math.exp(min(self.mean, 700.0))
 
 
-def loss_of(model: LSTMLanguageModel, windows: Windows, *, track: Track = silently, what: str = "evaluate") -> Loss:
+def loss_of(model: LanguageModel, windows: Windows, *, track: Track = silently, what: str = "evaluate") -> Loss:
     """Return the model's loss over all windows: state carried from window to window, every token predicted once.
 
     The model is evaluated without dropout and left in the mode it was in.
@@ -56,7 +55,7 @@ def loss_of(model: LSTMLanguageModel, windows: Windows, *, track: Track = silent
 
 def carried(state: State | None) -> State | None:
     """Return the state cut off from the graph that computed it: back-propagation is truncated there."""
-    return None if state is None else [(hidden.detach(), cell.detach()) for hidden, cell in state]
+    return None if state is None else [tuple(tensor.detach() for tensor in layer) for layer in state]
 
 
 class evaluating:  # noqa: N801 - a context manager reads as a verb
@@ -87,10 +86,9 @@ class Size:
     multiply_adds: int
 
 
-def size_of(model: LSTMLanguageModel) -> Size:
+def size_of(model: LanguageModel) -> Size:
     """Return what the model costs to hold and to run."""
-    widths = model.config.widths
-    return Size(sum(widths), sum(p.numel() for p in model.parameters()), model.multiply_adds())
+    return Size(sum(model.widths()), sum(p.numel() for p in model.parameters()), model.multiply_adds())
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ class Latency:
 
 
 def latencies(
-    models: Mapping[str, LSTMLanguageModel], *, batch: int, repeats: int, track: Track = silently
+    models: Mapping[str, LanguageModel], *, batch: int, repeats: int, track: Track = silently
 ) -> dict[str, Latency]:
     """Return how long one step (one token of each of `batch` sequences, state carried) takes in each model.
 
@@ -126,7 +124,7 @@ def latencies(
     return {name: _latency(np.array(times)) for name, times in samples.items()}
 
 
-def _timed_step(model: LSTMLanguageModel, batch: int, state: State | None) -> tuple[float, State]:
+def _timed_step(model: LanguageModel, batch: int, state: State | None) -> tuple[float, State]:
     device = next(model.parameters()).device
     tokens = torch.zeros(1, batch, dtype=torch.long, device=device)
     with evaluating(model):
@@ -140,4 +138,3 @@ def _timed_step(model: LSTMLanguageModel, batch: int, state: State | None) -> tu
 def _latency(times: np.ndarray) -> Latency:
     low, middle, high = np.percentile(times, [25, 50, 75])
     return Latency(float(middle), float(high - low), len(times))
-

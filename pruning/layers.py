@@ -151,5 +151,7 @@ def _check_keep(layers: Sequence[NeuronLayer], keep: Keep) -> None:
             raise ValueError(f"Unknown layer {name!r}; known: {list(widths)}.")
         if len(kept) == 0:
             raise ValueError(f"Expected at least one kept neuron in layer {name!r}, got none.")
-        if kept.min() < 0 or kept.max() >= widths[name] or len(kept.unique()) != len(kept):
-            raise ValueError(f"Expected distinct neurons 0 to {widths[name] - 1} in layer {name!r}, got {kept.tolist()}.")
+        if kept.min() < 0 or kept.max() >= widths[name] or len(set(kept.tolist())) != len(kept):
+            raise ValueError(
+                f"Expected distinct neurons 0 to {widths[name] - 1} in layer {name!r}, got {kept.tolist()}."
+            )

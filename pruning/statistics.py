@@ -168,7 +168,9 @@ def entropy(masses: Tensor) -> Tensor:
     tensor([0.6931, 0.0000])
     """
     total = masses.sum(-1, keepdim=True)
-    return -torch.special.xlogy(masses / total, masses / total).nan_to_num().sum(-1) + 0.0
+    shares = masses / total
+    surprise: Tensor = -torch.special.xlogy(shares, shares).nan_to_num()
+    return surprise.sum(-1) + 0.0
 
 
 class Mergeable(Protocol):

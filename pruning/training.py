@@ -1,18 +1,19 @@
-"""The training loop: truncated back-propagation with carried state, resumable after every epoch, the best epoch kept."""
+"""The training loop: truncated back-propagation with carried state, resumable after each epoch, the best one kept."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.batching import Windows
+from pruning.batching import IGNORED, Window, Windows
 from pruning.evaluation import carried, loss_of
 from pruning.layers import named_tensors
-from pruning.models import LSTMLanguageModel
+from pruning.models.base import LanguageModel, State
 from pruning.progress import Track, silently
 
 CHECKPOINTED = ("exp_avg", "exp_avg_sq", "step")
@@ -64,7 +65,7 @@ class Trained:
 
 
 def train(
-    model: LSTMLanguageModel,
+    model: LanguageModel,
     windows: Windows,
     valid: Windows,
     *,
@@ -90,62 +91,68 @@ def train(
     Raises:
         FloatingPointError: If the loss stops being a number.
     """
-    optimizer = _optimizer(model, recipe)
+    loop = _Loop(model, _optimizer(model, recipe), windows, recipe, seed, track)
     state = resume or Trained({}, pd.DataFrame(), finished=False)
     if resume:
-        _restore(model, optimizer, resume.tensors)
+        _restore(model, loop.optimizer, resume.tensors)
     done = 0 if state.history.empty else int(state.history["valid_loss"].notna().sum())
     for epoch in range(done, recipe.epochs):
         if state.finished:
             return
-        rows = _epoch(model, optimizer, windows, recipe, seed, epoch, track)
+        rows = loop.epoch(epoch)
         rows.loc[rows.index[-1], "valid_loss"] = loss_of(model, valid).mean
-        state = _after_epoch(model, optimizer, state, rows, recipe)
+        state = _after_epoch(model, loop.optimizer, state, rows, recipe)
         yield state
 
 
-def _epoch(
-    model: LSTMLanguageModel,
-    optimizer: torch.optim.AdamW,
-    windows: Windows,
-    recipe: Recipe,
-    seed: int,
-    epoch: int,
-    track: Track,
-) -> pd.DataFrame:
-    """Make one pass over the training windows and return its rows of the history."""
-    used = max(1, round(recipe.portion * len(windows)))
-    chosen = [windows[index] for index in range(used)]
-    per_pass = sum(int((window.targets >= 0).sum()) for window in chosen)
-    losses, rates, read, state, tokens = [], [], [], None, epoch * per_pass
-    model.train()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed * 1_000_003 + epoch)
-        for index, window in enumerate(track(chosen, f"epoch {epoch + 1} of {recipe.epochs}")):
-            rate = learning_rate(recipe, epoch * used + index, recipe.epochs * used)
-            loss, state = _step(model, optimizer, window.tokens, window.targets, carried(state), rate, recipe.clip)
-            tokens += int((window.targets >= 0).sum())
-            losses.append(loss), rates.append(rate), read.append(tokens)
-    if not math.isfinite(sum(losses)):
-        raise FloatingPointError(f"Expected a finite training loss, got {losses[-1]}; lower learning_rate or clip.")
-    steps = range(epoch * used + 1, (epoch + 1) * used + 1)
-    return pd.DataFrame(
-        {"step": steps, "tokens": read, "train_loss": losses, "valid_loss": math.nan, "learning_rate": rates}
-    )
+@dataclass(frozen=True)
+class _Loop:
+    """What every step of one training shares."""
 
+    model: LanguageModel
+    optimizer: torch.optim.AdamW
+    windows: Windows
+    recipe: Recipe
+    seed: int
+    track: Track
 
-def _step(model, optimizer, tokens, targets, state, rate, clip):  # type: ignore[no-untyped-def]
-    """Take one optimisation step and return its loss (nat/token) and the state to carry on from."""
-    device = model.decoder.bias.device
-    logits, state = model(tokens.to(device), state)
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten())
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), clip)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    return loss.item(), state
+    def epoch(self, epoch: int) -> pd.DataFrame:
+        """Make one pass over the training windows and return its rows of the history."""
+        used = max(1, round(self.recipe.portion * len(self.windows)))
+        steps = range(epoch * used, (epoch + 1) * used)
+        rates = [learning_rate(self.recipe, step, self.recipe.epochs * used) for step in steps]
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed * 1_000_003 + epoch)
+            losses = self._steps(rates, f"epoch {epoch + 1} of {self.recipe.epochs}")
+        if not math.isfinite(sum(losses)):
+            raise FloatingPointError(f"Expected a finite training loss, got {losses[-1]}; lower learning_rate or clip.")
+        per_step = [int((self.windows[index].targets != IGNORED).sum()) for index in range(used)]
+        read = epoch * sum(per_step) + np.cumsum(per_step)
+        numbers = {"step": np.array(steps) + 1, "tokens": read, "train_loss": losses, "valid_loss": math.nan}
+        return pd.DataFrame({**numbers, "learning_rate": rates})
+
+    def _steps(self, rates: Sequence[float], what: str) -> list[float]:
+        """Take one step at each of the learning rates, the state carried from one to the next; return the losses."""
+        losses: list[float] = []
+        state: State | None = None
+        self.model.train()
+        for index, rate in enumerate(self.track(rates, what)):
+            loss, state = self._step(self.windows[index], carried(state), rate)
+            losses.append(loss)
+        return losses
+
+    def _step(self, window: Window, state: State | None, rate: float) -> tuple[float, State]:
+        """Take one optimisation step; return its loss (nat/token) and the state to carry on from."""
+        device = self.model.encoder.weight.device
+        logits, state = self.model(window.tokens.to(device), state)
+        loss = F.cross_entropy(logits.flatten(0, 1), window.targets.to(device).flatten(), ignore_index=IGNORED)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        return loss.item(), state
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tasks.common.console import log_to_console, say, track
 from tasks.common.job import Job, seconds
-from tasks.common.parameters import Unexpected, checked
+from tasks.common.parameters import checked
 from tasks.common.stages import PARAMETERS, read_stage, read_yaml
 from tasks.common.tables import write_table
 

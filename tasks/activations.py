@@ -11,8 +11,6 @@ from tasks.windows import calibration_windows
 def run(job: Job) -> None:
     """Write importance from activations, and their covariance for later stages."""
     model = read_model(job.input("train/model")).decoupled()
-    measured, covariances = activations(
-        model, calibration_windows(job), **job.settings("activations"), track=job.track
-    )
+    measured, covariances = activations(model, calibration_windows(job), **job.settings("activations"), track=job.track)
     write_table(job.output("activations"), measured)
     write_covariances(job.output("covariance"), covariances)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
 
 from pruning.batching import Windows
-from pruning.models import LSTMLanguageModel
+from pruning.models.base import LanguageModel
 from pruning.training import Recipe, Trained, train
 from tasks.common.console import say
 from tasks.common.job import Job, seconds
@@ -20,7 +20,7 @@ TENSORS, HISTORY = "tensors.safetensors", "steps.parquet"
 
 
 def train_to_the_end(
-    job: Job, model: LSTMLanguageModel, windows: Windows, valid: Windows, recipe: Recipe, seed: int
+    job: Job, model: LanguageModel, windows: Windows, valid: Windows, recipe: Recipe, seed: int
 ) -> tuple[Trained, pd.DataFrame | None]:
     """Train the model, going on from where an interrupted run of the same job stopped.
 
@@ -50,7 +50,13 @@ def _tokens(state: Trained | None) -> int:
 
 
 def _epochs(
-    job: Job, model: LSTMLanguageModel, windows: Windows, valid: Windows, recipe: Recipe, seed: int, before: Trained | None
+    job: Job,
+    model: LanguageModel,
+    windows: Windows,
+    valid: Windows,
+    recipe: Recipe,
+    seed: int,
+    before: Trained | None,
 ) -> Iterator[Trained]:
     for state in train(model, windows, valid, recipe=recipe, seed=seed, resume=before, track=job.track):
         losses = state.history["valid_loss"].dropna()

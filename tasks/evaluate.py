@@ -5,7 +5,7 @@ import dataclasses
 import pandas as pd
 
 from pruning.evaluation import latencies, loss_of, size_of
-from pruning.models import LSTMLanguageModel
+from pruning.models.base import LanguageModel
 from tasks.common.job import Job, seconds
 from tasks.common.tables import write_table
 from tasks.models import read_model
@@ -31,7 +31,7 @@ def run(job: Job) -> pd.DataFrame:
     return _latencies(job, {"dense": dense, "finetuned": finetuned}, repeats)
 
 
-def _row(job: Job, phase: str, split: str, model: LSTMLanguageModel, settings: dict[str, int]) -> dict[str, object]:
+def _row(job: Job, phase: str, split: str, model: LanguageModel, settings: dict[str, int]) -> dict[str, object]:
     windows = read_windows(job, split, **settings)
     loss = loss_of(model, windows, track=job.track, what=f"{job.stage.variant}, {phase}, {split}")
     return {
@@ -45,7 +45,7 @@ def _row(job: Job, phase: str, split: str, model: LSTMLanguageModel, settings: d
     }
 
 
-def _latencies(job: Job, models: dict[str, LSTMLanguageModel], repeats: int) -> pd.DataFrame:
+def _latencies(job: Job, models: dict[str, LanguageModel], repeats: int) -> pd.DataFrame:
     rows = []
     for batch in BATCHES:
         for phase, found in latencies(models, batch=batch, repeats=repeats, track=job.track).items():

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pruning.models import describe, rebuild
-from pruning.models.lstm import LSTMLanguageModel
+from pruning.models.base import LanguageModel
 from tasks.common.parameters import Unexpected
 from tasks.common.writing import replacing
 
@@ -25,7 +25,7 @@ def device() -> torch.device:
     return accelerator or torch.device("cpu")
 
 
-def write_model(folder: Path, model: LSTMLanguageModel) -> None:
+def write_model(folder: Path, model: LanguageModel) -> None:
     """Write a model as a folder, whole or not at all."""
     config, tensors = describe(model)
     with replacing(folder) as aside:
@@ -34,7 +34,7 @@ def write_model(folder: Path, model: LSTMLanguageModel) -> None:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, aside / WEIGHTS)
 
 
-def read_model(folder: Path) -> LSTMLanguageModel:
+def read_model(folder: Path) -> LanguageModel:
     """Return the model in a folder, on the device, in evaluation mode.
 
     Raises:

@@ -40,7 +40,7 @@ def _training(history: pd.DataFrame) -> Figure:
     figure, axes = _figure("Training the dense model", "training tokens", "loss, nat/token")
     _curve(axes, history, "training", "C0")
     valid = history.dropna(subset="valid_loss")
-    axes.plot(valid["tokens"], valid["valid_loss"], "o-", color="C1", label="validation")
+    axes.plot(valid["tokens"].to_numpy(), valid["valid_loss"].to_numpy(), "o-", color="C1", label="validation")
     axes.legend()
     return figure
 
@@ -62,11 +62,13 @@ def _curve(axes: Axes, history: pd.DataFrame, label: str, color: str) -> None:
 
 def _retention(comparison: pd.DataFrame) -> Figure:
     figure, axes = _figure("Perplexity against neurons kept", "share of neurons kept", "test perplexity")
-    for index, row in enumerate(comparison.itertuples()):
-        both = [row.pruned_perplexity, row.finetuned_perplexity]
-        axes.plot([row.retention] * 2, both, "-", color=f"C{index}", alpha=0.5)
-        axes.plot(row.retention, both[0], "x", color=f"C{index}", markersize=9)
-        axes.plot(row.retention, both[1], "o", color=f"C{index}", markersize=8, label=f"{row.variant}: {both[1]:.1f}")
+    columns = ["retention", "pruned_perplexity", "finetuned_perplexity"]
+    for index, (variant, share, before, after) in enumerate(
+        zip(comparison["variant"], *comparison[columns].to_numpy().T, strict=True)
+    ):
+        axes.plot([share, share], [before, after], "-", color=f"C{index}", alpha=0.5)
+        axes.plot(share, before, "x", color=f"C{index}", markersize=9)
+        axes.plot(share, after, "o", color=f"C{index}", markersize=8, label=f"{variant}: {after:.1f}")
     axes.plot([], [], "kx", label="right after removal")
     axes.plot([], [], "ko", label="after fine-tuning")
     axes.set(yscale="log", xlim=(0, 1.05))

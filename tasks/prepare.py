@@ -49,7 +49,9 @@ def check_source(source: Path) -> None:
             f"or a folder of .txt documents at corpus.source, got {source} with none of them."
         )
     if not source.exists():
-        raise Unexpected(f"Expected a folder or a text file at corpus.source, got {str(source)!r}, which does not exist.")
+        raise Unexpected(
+            f"Expected a folder or a text file at corpus.source, got {str(source)!r}, which does not exist."
+        )
 
 
 def read_texts(source: Path, lowercase: bool, fractions: Fractions, seed: int) -> dict[str, Lines]:
@@ -80,7 +82,9 @@ def published_files(folder: Path) -> dict[str, Path]:
             return found
         if found:
             missing = [split for split in SPLITS if split not in found]
-            raise Unexpected(f"Expected three splits in {folder}, got {sorted(p.name for p in found.values())} without {missing}.")
+            raise Unexpected(
+                f"Expected three splits in {folder}, got {sorted(p.name for p in found.values())} without {missing}."
+            )
     return {}
 
 
@@ -93,7 +97,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise Unexpected(f"Expected UTF-8 text in {path}, got byte {error.object[error.start]:#04x} at {error.start}.") from error
+        raise Unexpected(
+            f"Expected UTF-8 text in {path}, got byte {error.object[error.start]:#04x} at {error.start}."
+        ) from error
 
 
 def _corpus_table(corpus: Corpus) -> pd.DataFrame:

@@ -12,7 +12,7 @@ def run(job: Job) -> None:
     own = {name: value for name, value in job.settings(f"variants.{job.stage.variant}").items() if value is not None}
     settings = job.settings("prune") | own
     tied = settings.pop("tied")
-    retained = retention(read_table(job.input("fuse/importance")), variant=job.stage.variant, **settings)
+    retained = retention(read_table(job.input("fuse/importance")), variant=str(job.stage.variant), **settings)
     model = read_model(job.input("train/model"))
     smaller = model if retained["kept"].all() else select(model.decoupled(tied), keep_of(retained))
     write_model(job.output("model"), smaller)

@@ -1,5 +1,7 @@
 """`python -m tasks report`: the comparison in the terminal, and where to look further."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -31,17 +33,24 @@ def run() -> None:
     console.print(WHERE.format(plots=stage.outputs["plots"]))
 
 
-def _latency(timing: pd.DataFrame) -> pd.DataFrame:
-    """Return each variant's latency in ms and the dense model's in the same run, by batch size."""
-    rows = timing[timing["measure"] == "latency"].assign(milliseconds=lambda frame: frame["seconds"] * 1000)
-    rows = rows.assign(spread=rows["spread"] * 1000)
-    return rows.set_index(["variant", "phase", "batch"])[["milliseconds", "spread"]]
+def _latency(timing: pd.DataFrame) -> dict[tuple[str, str, int], tuple[float, float]]:
+    """Return (latency, spread) in ms by variant, phase and batch; the dense model's was measured in the same run."""
+    rows = timing[timing["measure"] == "latency"]
+    keys = zip(rows["variant"], rows["phase"], rows["batch"], strict=True)
+    values = zip(rows["seconds"] * 1000, rows["spread"] * 1000, strict=True)
+    return dict(zip(keys, values, strict=True))
 
 
-def _table(comparison: pd.DataFrame, latency: pd.DataFrame, parameters: Parameters) -> Table:
+def _table(
+    comparison: pd.DataFrame, latency: Mapping[tuple[str, str, int], tuple[float, float]], parameters: Parameters
+) -> Table:
     table = Table(title="Test perplexity and cost of each variant")
     columns = ["variant", "chosen by", "neurons kept", "parameters", "multiply-adds", "perplexity\npruned"]
-    columns += ["fine-tuned", "change\nfrom dense", *(f"ms/step, batch {batch}\n± spread (speed-up)" for batch in BATCHES)]
+    columns += [
+        "fine-tuned",
+        "change\nfrom dense",
+        *(f"ms/step, batch {batch}\n± spread (speed-up)" for batch in BATCHES),
+    ]
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < 2 else "right")
     for variant, row in comparison.iterrows():
@@ -60,6 +69,6 @@ def _table(comparison: pd.DataFrame, latency: pd.DataFrame, parameters: Paramete
     return table
 
 
-def _milliseconds(latency: pd.DataFrame, variant: str, batch: int) -> str:
-    own, dense = latency.loc[(variant, "finetuned", batch)], latency.loc[(variant, "dense", batch)]
-    return f"{own['milliseconds']:.2f} ± {own['spread']:.2f} ({dense['milliseconds'] / own['milliseconds']:.2f}×)"
+def _milliseconds(latency: Mapping[tuple[str, str, int], tuple[float, float]], variant: str, batch: int) -> str:
+    (own, spread), (dense, _) = latency[variant, "finetuned", batch], latency[variant, "dense", batch]
+    return f"{own:.2f} ± {spread:.2f} ({dense / own:.2f}×)"

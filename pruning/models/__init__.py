@@ -7,12 +7,12 @@ from torch import Tensor
 
 from pruning.layers import named_tensors
 from pruning.models import lstm
-from pruning.models.lstm import LSTMLanguageModel
+from pruning.models.base import LanguageModel
 
-FAMILIES: dict[str, Callable[..., LSTMLanguageModel]] = {"lstm": lstm.build}
+FAMILIES: dict[str, Callable[..., LanguageModel]] = {"lstm": lstm.build}
 
 
-def build(family: str, **config: Any) -> LSTMLanguageModel:
+def build(family: str, **config: Any) -> LanguageModel:
     """Return a new model of `family` from the family's own configuration.
 
     Raises:
@@ -23,7 +23,7 @@ def build(family: str, **config: Any) -> LSTMLanguageModel:
     return FAMILIES[family](**config)
 
 
-def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LSTMLanguageModel:
+def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LanguageModel:
     """Return the model that `describe` took apart.
 
     Raises:
@@ -37,8 +37,7 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LSTMLan
     return model
 
 
-def describe(model: LSTMLanguageModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def describe(model: LanguageModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the model as (configuration, tensors)."""
     family = next(name for name, make in FAMILIES.items() if make.__module__ == type(model).__module__)
     return {"family": family, **model.to_config()}, named_tensors(model)
-

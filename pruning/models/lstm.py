@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.layers import NeuronLayer, PrunableModule, Slice
+from pruning.layers import NeuronLayer, Slice
+from pruning.models.base import Decoder, LanguageModel, State
 
 GATES = 4
-State = list[tuple[Tensor, Tensor]]
-Decoder = Literal["untied", "tied", "projected"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class LSTMConfig:
             )
 
 
-class LSTMLanguageModel(PrunableModule):
+class LSTMLanguageModel(LanguageModel):
     """A word-level language model whose recurrent layers may have unequal widths.
 
     A stacked `nn.LSTM(num_layers=2)` cannot hold layers of unequal width, so each layer is a module of its own;
@@ -64,11 +63,6 @@ class LSTMLanguageModel(PrunableModule):
         nn.init.zeros_(self.decoder.bias)
         if config.decoder != "untied":
             self.decoder.register_parameter("weight", None)  # the embedding's serves, and is stored once
-
-    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Return the logits (T, B, V) of the token after each of `tokens` (T, B), and the state to carry on from."""
-        features, state = self.features(tokens, state)
-        return self.decode(features), state
 
     def features(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return what the decoder reads, (T, B, E or H), and the state; for losses that decode in pieces."""
@@ -116,6 +110,10 @@ class LSTMLanguageModel(PrunableModule):
             for index, (width, reader) in enumerate(zip(self.config.widths, readers, strict=True))
         ]
 
+    def widths(self) -> tuple[int, ...]:
+        """Return the number of neurons of each layer."""
+        return self.config.widths
+
     def resized(self, widths: Sequence[int]) -> Self:
         """Return a new model with these widths on the same device and of the same type, not yet meaningful."""
         return self._like(replace(self.config, widths=tuple(widths)))
@@ -146,7 +144,7 @@ class LSTMLanguageModel(PrunableModule):
 
     def multiply_adds(self) -> int:
         """Return the multiply-adds of one token: every weight matrix once, the embedding being a look-up."""
-        recurrent = sum(lstm.weight_ih_l0.numel() + lstm.weight_hh_l0.numel() for lstm in self.lstm)
+        recurrent = sum(p.numel() for p in self.lstm.parameters() if p.ndim > 1)
         projection = self.projection.weight.numel() if self.config.decoder == "projected" else 0
         return int(recurrent + projection + self.decoder_weight.numel())
 
@@ -155,7 +153,9 @@ class LSTMLanguageModel(PrunableModule):
         return asdict(self.config)
 
 
-def build(*, vocabulary: int, embedding: int, widths: Sequence[int], decoder: Decoder, dropout: float) -> LSTMLanguageModel:
+def build(
+    *, vocabulary: int, embedding: int, widths: Sequence[int], decoder: Decoder, dropout: float
+) -> LSTMLanguageModel:
     """Return an LSTM language model; its initial weights are drawn from the current random state."""
     config = LSTMConfig(
         vocabulary=vocabulary, embedding=embedding, widths=tuple(widths), decoder=decoder, dropout=dropout

@@ -11,8 +11,7 @@ from torch import Tensor
 from pruning.batching import Windows
 from pruning.evaluation import evaluating
 from pruning.layers import NeuronLayer
-from pruning.models import LSTMLanguageModel
-from pruning.models.lstm import State
+from pruning.models.base import LanguageModel, State
 from pruning.progress import Track, silently
 from pruning.record import record
 from pruning.signals.scaling import signal_rows, weighted
@@ -80,7 +79,7 @@ Covariances = Mapping[str, list[Covariance]]
 
 
 def activations(
-    model: LSTMLanguageModel,
+    model: LanguageModel,
     windows: Windows,
     *,
     activation_samples: int,
@@ -89,7 +88,7 @@ def activations(
 ) -> tuple[pd.DataFrame, Covariances]:
     """Return the `activations` table and the covariance of each layer's activations, for later stages.
 
-    For each neuron with activations h over the tokens read,
+    For each neuron with activations h over the tokens read:
 
     - frequency: share of |h| above the layer's root mean square (of the first window);
     - magnitude: mean |h|;
@@ -127,7 +126,7 @@ def activations(
     return _activations_table(layers, groups), {name: [g.values for g in parts] for name, parts in groups.items()}
 
 
-def _scales(model: LSTMLanguageModel, layers: list[NeuronLayer], windows: Windows) -> dict[str, Tensor]:
+def _scales(model: LanguageModel, layers: list[NeuronLayer], windows: Windows) -> dict[str, Tensor]:
     """Return the root mean square activation of each layer on the first window."""
     scales: dict[str, Tensor] = {}
 

@@ -49,7 +49,7 @@ def cooperative(model: PrunableModule, covariances: Covariances, *, strong: floa
 
         whole = merged(groups)
         found = components(whole)
-        error = jackknife_error(groups, lambda state: weighted(components(state), COOPERATIVE))  # noqa: B023
+        error = jackknife_error(groups, lambda state: weighted(components(state), COOPERATIVE))
         parts.append(signal_rows(layer.name, found, weighted(found, COOPERATIVE), error, whole.count))
     return table("cooperative", pd.concat(parts, ignore_index=True))
 

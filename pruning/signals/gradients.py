@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from pruning.batching import Windows
 from pruning.evaluation import carried, evaluating
 from pruning.layers import NeuronLayer, gather
-from pruning.models import LSTMLanguageModel
-from pruning.models.lstm import State
+from pruning.models.base import LanguageModel, State
 from pruning.progress import Track, silently
 from pruning.signals.scaling import signal_rows, weighted
 from pruning.statistics import Moments, jackknife_error, merged
@@ -65,10 +64,10 @@ class Flow:
         return weighted(self.components, GRADIENTS)
 
 
-def gradients(
-    model: LSTMLanguageModel, windows: Windows, *, batches: int, track: Track = silently
-) -> pd.DataFrame:
-    """Return the `gradients` table: for each neuron with gate gradient g = ∂L/∂m (see `gate_gradients`) of each batch,
+def gradients(model: LanguageModel, windows: Windows, *, batches: int, track: Track = silently) -> pd.DataFrame:
+    """Return the `gradients` table.
+
+    For each neuron with gate gradient g = ∂L/∂m (see `gate_gradients`) of each batch:
 
     - magnitude: mean |g|, nat/token;
     - stability: 1 / (1 + std|g| / mean|g|), in [0, 1];
@@ -98,7 +97,7 @@ def gradients(
 
 
 def gate_gradients(
-    model: LSTMLanguageModel,
+    model: LanguageModel,
     layers: Sequence[NeuronLayer],
     tokens: Tensor,
     targets: Tensor,

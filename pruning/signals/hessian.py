@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from pruning.batching import Windows
 from pruning.evaluation import carried, evaluating
 from pruning.layers import NeuronLayer, gather, named_tensors
-from pruning.models import LSTMLanguageModel
-from pruning.models.lstm import State
+from pruning.models.base import LanguageModel, State
 from pruning.progress import Track, silently
 from pruning.signals.scaling import signal_rows
 from pruning.statistics import Moments, merged
@@ -24,7 +23,7 @@ FEWEST_PROBES = 8
 
 
 def hessian(
-    model: LSTMLanguageModel,
+    model: LanguageModel,
     windows: Windows,
     *,
     probes: int,
@@ -32,7 +31,9 @@ def hessian(
     seed: int,
     track: Track = silently,
 ) -> pd.DataFrame:
-    """Return the `hessian` table: for each neuron with own weights w (n of them),
+    """Return the `hessian` table.
+
+    For each neuron with own weights w (n of them):
 
     - trace: E[Σ v ⊙ Hv] over its weights, v = ±1 at random (Hutchinson 1990), H the Hessian of the loss (nat/token);
       one Hessian-vector product serves all neurons, since v's other entries cancel in expectation;
@@ -66,7 +67,7 @@ def hessian(
 
 
 def _probe(
-    model: LSTMLanguageModel,
+    model: LanguageModel,
     layers: Sequence[NeuronLayer],
     tokens: Tensor,
     targets: Tensor,
@@ -86,7 +87,7 @@ def _probe(
     return {layer.name: gather(layer.owned, probed).sum(1) for layer in layers}, state
 
 
-def owned_parameters(model: LSTMLanguageModel, layers: Sequence[NeuronLayer]) -> dict[str, Tensor]:
+def owned_parameters(model: LanguageModel, layers: Sequence[NeuronLayer]) -> dict[str, Tensor]:
     """Return the parameters that hold neurons' own weights, by name."""
     owned = {piece.parameter for layer in layers for piece in layer.owned}
     return {name: parameter for name, parameter in model.named_parameters() if name in owned}
@@ -102,7 +103,7 @@ def _pairs(halves: Sequence[dict[str, Moments]]) -> list[tuple[Moments, Moments]
 
 
 def _hessian_table(
-    model: LSTMLanguageModel, layers: Sequence[NeuronLayer], halves: Sequence[dict[str, Moments]]
+    model: LanguageModel, layers: Sequence[NeuronLayer], halves: Sequence[dict[str, Moments]]
 ) -> pd.DataFrame:
     tensors, parts = named_tensors(model), []
     for layer, pair in zip(layers, _pairs(halves), strict=True):

@@ -27,7 +27,8 @@ def scaled(values: Tensor) -> Tensor:
         low, high = exact.min(), exact.max()
     if low == high:
         return torch.full_like(exact, 0.5)
-    return ((exact - low) / (high - low)).clamp(0, 1)
+    relative: Tensor = (exact - low) / (high - low)
+    return relative.clamp(0, 1)
 
 
 def weighted(components: Mapping[str, Tensor], shares: Mapping[str, float]) -> Tensor:

@@ -13,7 +13,9 @@ from pruning.tables import WEIGHTS, table
 
 
 def weights(model: PrunableModule, *, threshold: float, bins: int) -> pd.DataFrame:
-    """Return the `weights` table: for each neuron, over its own weights w (n of them),
+    """Return the `weights` table.
+
+    For each neuron, over its own weights w (n of them):
 
     - norm: ‖w‖₂;
     - variance: Σ (w − w̄)² / n;

@@ -237,4 +237,4 @@ def _fields(place: list[str], values: Mapping[str, Any]) -> list[str]:
     if place[0] == "variants":
         return list(Variant.model_fields)
     annotation = Parameters.model_fields[place[0]].annotation
-    return list(annotation.model_fields) if isinstance(annotation, type) else list(values)  # type: ignore[attr-defined]
+    return list(annotation.model_fields) if isinstance(annotation, type) else list(values)

@@ -15,7 +15,7 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     """Write a table under the schema that the file's stem names; equal tables become equal bytes."""
     name = path.stem
     content = pa.Table.from_pandas(table(name, frame), preserve_index=False)
-    content = content.replace_schema_metadata({key: value for key, value in metadata(name).items()})
+    content = content.replace_schema_metadata(metadata(name))
     with replacing(path) as aside:
         pq.write_table(content, aside, compression="zstd")
 

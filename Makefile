@@ -1,0 +1,52 @@
+# `make run` turns text into pruned language models; `make test` is all that CI runs. Python ≥ 3.11, git and pip needed.
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DO_NOT_TRACK = true
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+MLFLOW_PORT ?= 5000
+PREFECT_PORT ?= 4200
+INSTALLED = .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check mlflow prefect report clean
+
+help:            ## Show what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+run: $(INSTALLED)  ## Install, run what changed, and show the results
+	@python -m tasks check
+	@dvc repro
+	@python -m tasks track
+	@python -m tasks report
+
+test: check      ## Check and test everything
+	@pytest
+
+check: $(INSTALLED)  ## Format, lint, types, direction of imports
+	@ruff format --check .
+	@ruff check .
+	@mypy
+	@lint-imports
+
+report: $(INSTALLED)  ## Show the results again
+	@python -m tasks report
+
+mlflow: $(INSTALLED)  ## Compare runs in the browser
+	@echo "MLflow: http://127.0.0.1:$(MLFLOW_PORT)/#/experiments/1/runs  (Ctrl+C ends it)"
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --port $(MLFLOW_PORT) \
+		--backend-store-uri "sqlite:///$(CURDIR)/mlflow.db"
+
+prefect: $(INSTALLED)  ## Watch and schedule the pipeline in the browser
+	@echo "Prefect: http://127.0.0.1:$(PREFECT_PORT)  (Ctrl+C ends it)"
+	@echo "In another terminal: PREFECT_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api .venv/bin/python -m flows.pipeline"
+	@prefect server start --port $(PREFECT_PORT)
+
+clean:           ## Remove results and caches; the installation stays
+	rm -rf $(filter-out data/README.md,$(wildcard data/*)) data/.partial .dvc/cache .dvc/tmp mlflow.db mlartifacts
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -d .venv || $(PYTHON) -m venv .venv
+	@echo "Installing the pinned packages into .venv (about two minutes)"
+	@python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

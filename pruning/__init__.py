@@ -1,0 +1,41 @@
+"""Measure, choose and physically remove the neurons of sequence models.
+
+The names below are the library's front door; each is imported when it is first asked for, so that a stage loads
+(and DVC makes it depend on) only the modules that it uses.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "Slice": "pruning.layers",
+    "NeuronLayer": "pruning.layers",
+    "PrunableModule": "pruning.layers",
+    "gather": "pruning.layers",
+    "select": "pruning.layers",
+    "silence": "pruning.layers",
+    "record": "pruning.record",
+    "build": "pruning.models",
+    "Windows": "pruning.batching",
+    "Recipe": "pruning.training",
+    "train": "pruning.training",
+    "loss_of": "pruning.evaluation",
+    "size_of": "pruning.evaluation",
+    "weights": "pruning.signals.weights",
+    "hessian": "pruning.signals.hessian",
+    "activations": "pruning.signals.activations",
+    "gradients": "pruning.signals.gradients",
+    "cooperative": "pruning.signals.cooperative",
+    "fuse": "pruning.fusion",
+    "retention": "pruning.retention",
+    "keep_of": "pruning.retention",
+    "compare": "pruning.comparison",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
