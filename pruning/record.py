@@ -1,7 +1,7 @@
 """Seeing what layers do while a model runs, and leaving the model as it was."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 
@@ -30,9 +30,7 @@ def record(model: nn.Module, layers: Sequence[NeuronLayer], observe: Observer) -
 
         return hook
 
-    handles = [model.get_submodule(layer.output).register_forward_hook(hook_of(layer)) for layer in layers]
-    try:
+    with ExitStack() as handles:
+        for layer in layers:
+            handles.enter_context(model.get_submodule(layer.output).register_forward_hook(hook_of(layer)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -134,7 +134,7 @@ class Histogram:
 
     def update(self, batch: Tensor) -> None:
         """Take in `batch`, (samples, n)."""
-        values = batch.detach().cpu()
+        values = batch.detach().cpu().contiguous()
         size, bins = self.counts.shape
         places = torch.bucketize(values, self.edges.to(values)) + torch.arange(size) * bins
         self.counts += torch.bincount(places.flatten(), minlength=size * bins).view(size, bins)
@@ -197,6 +197,11 @@ def jackknife_error(groups: Sequence[State], estimate: Callable[[State], Tensor]
     Args:
         groups: At least two states of disjoint samples.
         estimate: What is estimated from a state, (n,).
+
+    Raises:
+        ValueError: If there is only one group.
     """
+    if len(groups) < 2:
+        raise ValueError(f"Expected at least two groups of text, to know how much they differ, got {len(groups)}.")
     without = torch.stack([estimate(merged([*groups[:g], *groups[g + 1 :]])) for g in range(len(groups))])
     return ((len(groups) - 1) * without.var(0, correction=0)).sqrt()

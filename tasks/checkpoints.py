@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -43,6 +44,8 @@ def train_to_the_end(
 def forget(job: Job) -> None:
     """Drop what was kept for resuming; call it once the results are written."""
     remove(job.partial)
+    with suppress(OSError):  # another interrupted stage may have left its own there
+        job.partial.parent.rmdir()
 
 
 def _tokens(state: Trained | None) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pruning.layers import named_tensors
@@ -29,7 +30,9 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Languag
     Raises:
         ValueError: If the tensors are not those of the configuration.
     """
-    model = build(**config)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced at once
+        model = build(**config)
+    model.to(next((tensor.dtype for tensor in tensors.values()), None))
     try:
         model.load_state_dict(dict(tensors))
     except RuntimeError as error:

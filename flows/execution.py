@@ -1,0 +1,169 @@
+"""How one command runs as a process group that never outlives the flow, and what DVC's words say that it did."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextvars import copy_context
+from pathlib import Path
+from typing import IO
+
+from flows.stages import Stage
+
+RAN, UP_TO_DATE, RESTORED = "Ran", "Up to date", "Restored"
+"""What DVC can have done with a stage."""
+
+GUARD = Path(__file__).with_name("guard.py")
+LAST_LINES = 12
+GRACE_SECONDS = 5.0
+"""Between asking a process group to end and killing it."""
+
+Log = Callable[[str], None]
+
+
+class CommandError(Exception):
+    """A command ended with an exit code other than 0; the message ends with its last lines."""
+
+
+class CommandTimeoutError(TimeoutError):
+    """A command took longer than its limit and was killed; the message ends with its last lines."""
+
+
+class Commands:
+    """The commands that run now, each in a process group of its own, for as long as one flow run lasts."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def run(self, name: str, command: list[str], log: Log, *, limit: float | None = None) -> list[str]:
+        """Run a command to its end and return its lines, each given to `log` as soon as it is written.
+
+        Args:
+            name: What to call it in an error, as "Stage 'train'".
+            command: The words of the command.
+            log: Is called with each line of its output.
+            limit: Seconds after which it is killed, with all processes that it started.
+
+        Raises:
+            CommandError: If its exit code is not 0.
+            CommandTimeoutError: If it took longer than `limit`.
+        """
+        process, lines = self._start(command), list[str]()
+        context = copy_context()  # Prefect's log needs the run and the settings, which a new thread does not inherit
+        reader = threading.Thread(target=context.run, args=(_read, process.stdout, lines, log), daemon=True)
+        reader.start()
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            self._end(process)
+            raise CommandTimeoutError(f"{name} was killed after {limit:g} s{_last(lines)}") from None
+        finally:
+            self._end(process)
+            reader.join(GRACE_SECONDS)
+        if code:
+            raise CommandError(f"{name} failed with exit code {code}{_last(lines)}")
+        return lines
+
+    def end(self) -> None:
+        """End all that runs, and refuse to start more: Prefect would retry what was ended."""
+        with self._lock:
+            self._ended = True
+            running = list(self._running)
+        for process in running:
+            _signal_group(process, signal.SIGTERM)
+        for process in running:
+            self._end(process)
+
+    def _start(self, command: list[str]) -> subprocess.Popen[str]:
+        with self._lock:
+            if self._ended:
+                raise CommandError("The flow is ending and starts nothing more.")
+            process = subprocess.Popen(
+                [sys.executable, "-I", str(GUARD), *command],
+                cwd=self._root,
+                env=_environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+            self._running.add(process)
+        return process
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        """End what is left of a process group, also what a finished command left behind."""
+        _signal_group(process, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while _signal_group(process, 0) and time.monotonic() < deadline:
+            process.poll()  # a dead leader that nobody has waited for would count as alive
+            time.sleep(0.05)
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+        if process.stdin:
+            process.stdin.close()
+        with self._lock:
+            self._running.discard(process)
+
+
+def reproduce(commands: Commands, stage: Stage, log: Log, *, force: bool) -> str:
+    """Let DVC reproduce one stage whose needs are met, and return what it did: ran, up to date or restored."""
+    command = ["dvc", "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage.address]
+    lines = commands.run(f"Stage '{stage.address}'", command, log, limit=stage.timeout_seconds)
+    return what_dvc_did(stage.address, lines)
+
+
+def what_dvc_did(address: str, lines: list[str]) -> str:
+    """Return what DVC's lines say about a stage.
+
+    >>> what_dvc_did("train", ["Stage 'train' didn't change, skipping"])
+    'Up to date'
+    >>> what_dvc_did("train", ["Stage 'train' is cached - skipping run, checking out outputs"])
+    'Restored'
+    >>> what_dvc_did("train", ["Running stage 'train':", "> python -m tasks train"])
+    'Ran'
+    """
+    if any(line.endswith(f"'{address}' didn't change, skipping") for line in lines):
+        return UP_TO_DATE
+    if any(line.startswith(f"Stage '{address}' is cached - skipping run") for line in lines):
+        return RESTORED
+    return RAN
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of a command.
+
+    It does not divide the cores among stages that run side by side, as by OMP_NUM_THREADS: the order of a sum, and so
+    its last bits, depends on the number of threads, and a stage's bytes must not depend on who runs it.
+    """
+    # `python` in a stage's command is the one that runs this flow, also where its environment is not activated.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}  # unbuffered: a line is logged when it is written
+
+
+def _read(stream: IO[str], lines: list[str], log: Log) -> None:
+    with stream:
+        for line in stream:
+            if line.strip():
+                lines.append(line.rstrip())
+                log(lines[-1])
+
+
+def _last(lines: list[str]) -> str:
+    return "; its last lines:\n" + "\n".join(lines[-LAST_LINES:]) if lines else ", without a word."
+
+
+def _signal_group(process: subprocess.Popen[str], number: int) -> bool:
+    """Signal all of a process group and return whether there was any of it left."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,84 @@
+"""What DVC's graph says: the stages, what each needs, and how each wants to be run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dvc.repo import Repo
+
+SETTINGS = ("tags", "retries", "timeout_seconds")
+"""What a stage's `meta: {prefect: ...}` in dvc.yaml may say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage of dvc.yaml.
+
+    Attributes:
+        address: DVC's name of it, as `prune@random`.
+        description: Its `desc`.
+        needs: Addresses of the stages whose outputs it reads.
+        plots: The outputs that are plots: pictures, or folders of them.
+        tags: For Prefect.
+        retries: How often a failed run is tried again.
+        timeout_seconds: After this long it is killed; None waits for ever.
+    """
+
+    address: str
+    description: str
+    needs: frozenset[str]
+    plots: tuple[Path, ...]
+    tags: tuple[str, ...] = ()
+    retries: int = 0
+    timeout_seconds: float | None = None
+
+
+def read_stages(root: Path, targets: list[str] | None) -> dict[str, Stage]:
+    """Return the targets with all stages that they need, or every stage, by address.
+
+    Args:
+        root: The folder that `dvc.yaml` is in.
+        targets: Addresses of stages; `prune` stands for all `prune@...`.
+
+    Raises:
+        ValueError: If a target or a setting in a stage's `meta` is unknown.
+    """
+    with Repo(str(root)) as repo:
+        graph = repo.index.graph
+        stages = {node.addressing: _stage(node, graph.successors(node)) for node in graph}
+    if targets is None:
+        return stages
+    wanted = _with_needs(stages, [address for target in targets for address in _matching(stages, target)])
+    return {address: stage for address, stage in stages.items() if address in wanted}
+
+
+def _stage(node: Any, needed: Any) -> Stage:
+    settings = (node.meta or {}).get("prefect", {})
+    for name in settings:
+        if name not in SETTINGS:
+            raise ValueError(f"Unknown setting '{name}' in the meta of stage '{node.addressing}'; known: {SETTINGS}.")
+    return Stage(
+        address=node.addressing,
+        description=node.desc or "",
+        needs=frozenset(other.addressing for other in needed),
+        plots=tuple(Path(out.fs_path) for out in node.outs if out.plot),
+        **{**settings, "tags": tuple(settings.get("tags", ()))},
+    )
+
+
+def _matching(stages: dict[str, Stage], target: str) -> list[str]:
+    """Return the one stage of that address, or all that a `foreach` stage of that name makes."""
+    matching = [address for address in stages if address == target or address.split("@")[0] == target]
+    if not matching:
+        raise ValueError(f"Unknown stage '{target}'; known: {sorted(stages)}.")
+    return matching
+
+
+def _with_needs(stages: dict[str, Stage], addresses: list[str]) -> set[str]:
+    wanted: set[str] = set()
+    while addresses:
+        address = addresses.pop()
+        if address not in wanted:
+            wanted.add(address)
+            addresses.extend(stages[address].needs)
+    return wanted

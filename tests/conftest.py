@@ -1,0 +1,33 @@
+"""How every test runs: one thread that sleeps when idle, few examples and always the same ones."""
+
+import os
+
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is imported
+
+import pytest
+import torch
+from hypothesis import settings
+
+from pruning.batching import Windows
+from pruning.models.lstm import LSTMLanguageModel
+from pruning.training import train
+from tests.models import recipe, text, tiny
+
+torch.set_num_threads(1)
+settings.register_profile("tiny", max_examples=8, deadline=None, derandomize=True, database=None)
+settings.load_profile("tiny")
+
+
+@pytest.fixture(scope="session")
+def windows() -> Windows:
+    """Calibration text: 20 windows, the last of them shorter and partly padded."""
+    return Windows(text(470), first=0, batch=4, bptt=6)
+
+
+@pytest.fixture(scope="session")
+def trained(windows: Windows) -> LSTMLanguageModel:
+    """A model that has learnt a little of the text, so that its neurons differ as learnt ones do; not to be changed."""
+    model = tiny(spread=0.3)
+    for _ in train(model, windows, windows, recipe=recipe(epochs=3), seed=1):
+        pass
+    return model

@@ -1,0 +1,101 @@
+"""A tiny DVC project for the flow's tests: a diamond, a foreach stage, a plot, and a stand-in for `tasks`."""
+
+from pathlib import Path
+
+import psutil
+
+PYTHON_STAGE = """
+import os, pathlib, sys, time
+name, *needed = sys.argv[1:]
+behaviour = pathlib.Path(f"{name}.behaviour").read_text().strip()
+log = open("log.txt", "a")
+print("start", name, time.monotonic(), file=log, flush=True)
+pathlib.Path(f"{name}.pid").write_text(str(os.getpid()))
+if behaviour.startswith("sleep"):
+    time.sleep(float(behaviour.split()[1]))
+if behaviour.startswith("fail"):
+    print("before the end")
+    sys.exit(f"the disk of {name} is full")
+text = "".join(pathlib.Path(path).read_text() for path in needed)
+pathlib.Path(f"{name}.txt").write_text(f"{name} {behaviour} ({text})")
+if name == "bottom":
+    pathlib.Path("plots").mkdir(exist_ok=True)
+    pathlib.Path("plots/one.png").write_bytes(b"a picture")
+print("end", name, time.monotonic(), file=log, flush=True)
+"""
+
+DVC_YAML = """
+stages:
+  top:
+    desc: The first
+    cmd: python stage.py top
+    deps: [top.behaviour]
+    outs: [top.txt]
+    meta: {prefect: {tags: [first], retries: 1, timeout_seconds: 60}}
+  side:
+    foreach: [left, right]
+    do:
+      cmd: python stage.py ${item} top.txt
+      deps: ['${item}.behaviour', top.txt]
+      outs: ['${item}.txt']
+      meta: {prefect: {timeout_seconds: 20}}
+  bottom:
+    cmd: python stage.py bottom left.txt right.txt
+    deps: [bottom.behaviour, left.txt, right.txt]
+    outs: [bottom.txt]
+    plots: [plots]
+  alone:
+    cmd: python stage.py alone
+    deps: [alone.behaviour]
+    outs: [alone.txt]
+    meta: {prefect: {timeout_seconds: 3}}
+"""
+
+TASKS = """
+import pathlib, sys
+command = sys.argv[1]
+with open("commands.txt", "a") as log:
+    print(command, file=log)
+if command == "report":
+    print("variant  perplexity")
+problem = pathlib.Path(f"{command}.problem")
+if problem.exists():
+    sys.exit(problem.read_text())
+"""
+
+
+DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
+
+STAGES = ("top", "left", "right", "bottom", "alone")
+
+
+def make_project(root: Path) -> Path:
+    """Write the project into a new folder and return it."""
+    files = {"stage.py": PYTHON_STAGE, "dvc.yaml": DVC_YAML, ".dvc/config": DVC_CONFIG}
+    files |= {"tasks/__init__.py": "", "tasks/__main__.py": TASKS}
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    for name in STAGES:
+        behave(root, name, "quick")
+    return root
+
+
+def behave(root: Path, stage: str, behaviour: str) -> None:
+    """Make a stage stale, and let it `sleep SECONDS`, `fail` or do anything else at once."""
+    (root / f"{stage}.behaviour").write_text(behaviour)
+
+
+def log(root: Path) -> list[tuple[str, str, float]]:
+    """Return each start and end of a stage: what, name, seconds on one clock."""
+    path = root / "log.txt"
+    lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return [(what, name, float(when)) for what, name, when in lines]
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process lives; a zombie does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

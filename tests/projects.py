@@ -1,0 +1,94 @@
+"""A tiny copy of the project: the real stages on a text of a few thousand words, in a folder of its own."""
+
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+CODE = ("pruning", "tasks", "dvc.yaml", "params.yaml", "constraints.txt")
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "OMP_NUM_THREADS": "1",
+}
+TINY: dict[str, dict[str, Any]] = {
+    "corpus": {"source": "text", "vocabulary": 60},
+    "train": {"embedding": 8, "widths": [10, 8], "decoder": "tied", "batch": 4, "bptt": 8, "epochs": 2},
+    "calibration": {"batch": 4, "bptt": 8},
+    "hessian": {"probes": 10},
+    "activations": {"activation_samples": 10},
+    "gradients": {"batches": 10},
+    "prune": {"floor": 2},
+    "finetune": {"batch": 4, "bptt": 8, "portion": 0.5},
+    "evaluate": {"repeats": 5},
+    "variants": {"dense": {"by": "fused", "retain": 1.0}, "enhanced": {"by": "fused"}},
+}
+
+
+def tiny_project(folder: Path, **changes: dict[str, Any]) -> Path:
+    """Write the project with tiny parameters and a DVC cache of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in CODE:
+        copy(ROOT / name, folder / name)
+    write_text(folder / "text")
+    set_parameters(folder, {**TINY, **changes}, replace=("variants",))
+    run(["dvc", "init", "--no-scm", "--quiet"], folder)
+    run(["dvc", "config", "core.analytics", "false"], folder)
+    return folder
+
+
+def write_text(folder: Path) -> None:
+    """Write three splits in which words follow each other with some regularity."""
+    chance = random.Random(1)  # noqa: S311 - text, not secrets
+    words = [f"w{number}" for number in range(50)]
+    folder.mkdir(exist_ok=True)
+    for split, lines in (("train", 300), ("valid", 40), ("test", 40)):
+        starts = [chance.randrange(50) for _ in range(lines)]
+        text = "\n".join(" ".join(words[(s + i * chance.choice((1, 1, 2))) % 50] for i in range(8)) for s in starts)
+        (folder / f"{split}.txt").write_text(text + "\n", encoding="utf-8")
+
+
+def set_parameters(folder: Path, changes: dict[str, dict[str, Any]], replace: tuple[str, ...] = ()) -> None:
+    """Change values of params.yaml; sections named in `replace` are replaced whole."""
+    path, yaml = folder / "params.yaml", YAML()
+    values = yaml.load(path)
+    for section, fields in changes.items():
+        values[section] = fields if section in replace else {**values[section], **fields}
+    yaml.dump(values, path)
+
+
+def run(command: list[str], folder: Path, *, fails: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run a command in the folder and return it; it must succeed, or fail where that is expected."""
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (done.returncode != 0) == fails, f"{command} in {folder}:\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def stage(folder: Path, *words: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run `python -m tasks …` in the folder."""
+    return run([sys.executable, "-m", "tasks", *words], folder, fails=fails)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file or a folder, compiled Python left out."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    else:
+        shutil.copy2(source, target)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every result below `data`, measured times left out."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((folder / "data").rglob("*"))
+        if path.is_file() and path.suffix in {".parquet", ".safetensors", ".json", ".png"} and path.stem != "timing"
+    }

@@ -1,0 +1,357 @@
+"""The flow against a real server and a tiny DVC project: order, what DVC did, failures, ends, schedules."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from flow_project import STAGES, alive, behave, log, make_project
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactCollectionFilter,
+    ArtifactCollectionFilterKey,
+    FlowRunFilter,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy, FlowRun
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.states import Cancelling
+
+from flows.pipeline import pipeline
+from flows.stages import read_stages
+
+REPOSITORY = Path(__file__).parents[1]
+# DVC 3.67.1 builds its graph with a property that pygtrie has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
+
+FLOW = [sys.executable, "-m", "flows.pipeline"]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What other processes see: this code, this Python, a home of their own for Prefect, and no server."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ours = {"PATH": path, "PYTHONPATH": str(REPOSITORY), "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
+    return {**kept, **ours, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}
+
+
+@pytest.fixture(scope="session")
+def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server with its scheduler, which the flows of this process use too."""
+    port = _free_port()
+    command = ["prefect", "server", "start", "--no-ui", "--port", str(port)]
+    with _running(command, environment, tmp_path_factory.mktemp("server")):
+        address = f"http://127.0.0.1:{port}/api"
+        _wait_for(lambda: _answers(f"{address}/health"), 120)
+        home = Path(environment["PREFECT_HOME"])
+        with temporary_settings({PREFECT_API_URL: address, PREFECT_HOME: home}):
+            yield address
+            APILogWorker.drain_all(timeout=10)  # the last lines, while there is a server to take them
+
+
+@pytest.fixture
+def watched(environment: dict[str, str], server: str) -> dict[str, str]:
+    return {**environment, "PREFECT_API_URL": server}
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as client:
+        assert str(client.api_url).startswith(server)
+        yield client
+
+
+@pytest.fixture(scope="session")
+def first(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A project that was run once, not to be changed, and the state that its flow run ended in."""
+    assert server
+    root = make_project(tmp_path_factory.mktemp("first") / "project")
+    for stage in ("left", "right"):
+        behave(root, stage, "sleep 1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        return root, pipeline(return_state=True)
+
+
+@pytest.fixture
+def project(first: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that project, and the folder that the test runs in; its log is empty."""
+    root = Path(shutil.copytree(first[0], tmp_path / "project"))
+    (root / "log.txt").unlink()
+    monkeypatch.chdir(root)
+    return root
+
+
+def test_a_stage_starts_only_when_all_that_it_needs_has_ended(first: tuple[Path, Any]) -> None:
+    when = _times(first[0])
+    assert sorted(when) == sorted((what, name) for what in ("start", "end") for name in STAGES)
+    for needed, stage in (("top", "left"), ("top", "right"), ("left", "bottom"), ("right", "bottom")):
+        assert when["end", needed] < when["start", stage]
+
+
+def test_independent_stages_run_side_by_side(first: tuple[Path, Any]) -> None:
+    when = _times(first[0])
+    assert max(when["start", "left"], when["start", "right"]) < min(when["end", "left"], when["end", "right"])
+
+
+def test_no_more_stages_run_at_once_than_the_limit(project: Path) -> None:
+    assert _states(pipeline(["side"], jobs=1, force=True, return_state=True))["side@left"] == "Ran"
+    assert [what for what, *_ in log(project)] == ["start", "end"] * 3
+
+
+def test_the_first_run_says_that_every_stage_ran(first: tuple[Path, Any]) -> None:
+    state = first[1]
+    assert state.is_completed()
+    assert state.message == "5 ran"
+    assert set(_states(state)) == {"top", "side@left", "side@right", "bottom", "alone"}
+
+
+def test_a_second_run_says_that_every_stage_is_up_to_date(project: Path) -> None:
+    assert pipeline(return_state=True).message == "5 up to date"
+    assert log(project) == []
+
+
+def test_a_change_reruns_only_what_depends_on_it_and_its_undoing_is_restored(project: Path) -> None:
+    before = (project / "left.behaviour").read_text()
+    behave(project, "left", "otherwise")
+    changed = {"side@left", "bottom"}
+    assert _with_state("Ran", pipeline(return_state=True)) == changed
+    behave(project, "left", before)
+    assert _with_state("Restored", pipeline(return_state=True)) == changed
+    assert [name for what, name, _ in log(project) if what == "start"] == ["left", "bottom"]
+
+
+def test_a_task_run_is_named_after_its_stage_and_its_state_after_what_dvc_did(
+    first: tuple[Path, Any], client: SyncPrefectClient
+) -> None:
+    run = first[1].state_details.flow_run_id
+    tasks = _wait_for(lambda: _all_tasks(client, run), 20)
+    assert set(tasks) == {"top", "side@left", "side@right", "bottom", "alone"}
+    assert (tasks["top"].state_name, tasks["top"].state.message) == ("Ran", "Ran: The first")
+    assert tasks["top"].tags == ["first"]
+
+
+def test_the_stages_the_comparison_and_its_plots_are_artifacts(
+    first: tuple[Path, Any], client: SyncPrefectClient
+) -> None:
+    assert first[1].is_completed()
+    shown = {}
+    for key in ("stages", "comparison", "plots"):
+        wanted = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=[key]))
+        (shown[key],) = client._client.post(  # the synchronous client has no method for artifacts
+            "/artifacts/latest/filter", json={"artifacts": wanted.model_dump(mode="json")}
+        ).json()
+    assert "The first" in shown["stages"]["data"]
+    assert "variant  perplexity" in shown["comparison"]["data"]
+    assert "](data:image/png;base64," in shown["plots"]["data"]
+
+
+def test_a_failed_stage_is_named_its_dependents_never_start_and_others_finish(project: Path) -> None:
+    behave(project, "left", "fail")
+    behave(project, "right", "otherwise")
+    state = pipeline(return_state=True)
+    assert state.is_failed()
+    assert "Stage 'side@left' failed with exit code" in state.message
+    assert "the disk of left is full" in state.message
+    expected = {"side@left": "Failed", "bottom": "Not started", "side@right": "Ran", "alone": "Up to date"}
+    assert _states(state) == {"top": "Up to date", **expected}
+    assert "bottom" not in {name for _, name, _ in log(project)}
+
+
+def test_a_failed_stage_is_tried_again_as_often_as_its_meta_says(project: Path) -> None:
+    behave(project, "top", "fail")
+    assert pipeline(["top"], return_state=True).is_failed()
+    assert [what for what, *_ in log(project)] == ["start", "start"]
+
+
+def test_a_stage_that_takes_too_long_is_killed_with_all_its_processes(project: Path) -> None:
+    behave(project, "alone", "sleep 600")
+    state = pipeline(["alone"], return_state=True)
+    assert state.is_failed()
+    assert "Stage 'alone' was killed after 3 s" in state.message
+    assert not alive(int((project / "alone.pid").read_text()))
+
+
+def test_wrong_parameters_stop_the_flow_before_any_stage_with_one_sentence(project: Path) -> None:
+    (project / "check.problem").write_text("Expected a rate, got 'much'.")
+    behave(project, "top", "otherwise")
+    state = pipeline(return_state=True)
+    assert state.is_failed()
+    assert state.message == "Expected a rate, got 'much'."
+    assert log(project) == []
+
+
+def test_a_target_that_is_no_stage_fails_the_flow_by_name(project: Path) -> None:
+    assert project.exists()
+    state = pipeline(["tpo"], return_state=True)
+    assert state.is_failed()
+    assert state.message.startswith("Unknown stage 'tpo'; known: ['alone', ")
+
+
+def test_a_problem_with_tracking_costs_no_result(project: Path) -> None:
+    (project / "track.problem").write_text("No server answers.")
+    assert pipeline(return_state=True).is_completed()
+    assert (project / "commands.txt").read_text().split()[-1] == "track"
+
+
+def test_a_target_runs_with_all_that_it_needs_and_nothing_else(project: Path) -> None:
+    assert set(read_stages(project, ["side@left"])) == {"top", "side@left"}
+    assert set(read_stages(project, ["side", "alone"])) == {"top", "side@left", "side@right", "alone"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_flow_that_is_ended_leaves_no_process_and_the_next_run_finishes(
+    project: Path, watched: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    behave(project, "right", "sleep 600")
+    (project / "right.pid").unlink()
+    with _running([*FLOW, "side"], watched, tmp_path) as flow:
+        pid = _wait_for(lambda: _pid(project / "right.pid"), 30)
+        assert alive(pid)
+        flow.send_signal(number)
+        assert flow.wait(20) != 0
+        _wait_for(lambda: not alive(pid), 10)
+    behave(project, "right", "otherwise")
+    assert _with_state("Ran", pipeline(["side"], return_state=True)) == {"side@right"}
+
+
+def test_the_command_line_needs_no_server_and_says_at_the_end_what_became_of_each_stage(
+    project: Path, environment: dict[str, str]
+) -> None:
+    behave(project, "top", "fail")
+    done = subprocess.run([*FLOW, "top"], env=environment, capture_output=True, text=True, timeout=150, cwd=project)
+    assert done.returncode == 1
+    assert done.stdout.startswith("Failed")
+    assert "the disk of top is full" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["flows.pipeline", "flows.serve"])
+def test_a_configured_server_that_does_not_answer_ends_in_one_sentence(
+    environment: dict[str, str], module: str
+) -> None:
+    nowhere = {**environment, "PREFECT_API_URL": f"http://127.0.0.1:{_free_port()}/api"}
+    done = subprocess.run([sys.executable, "-m", module], env=nowhere, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Expected a Prefect server at PREFECT_API_URL=http://127.0.0.1:")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_serving_without_a_server_says_how_to_start_one(environment: dict[str, str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "flows.serve"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "run `prefect server start`" in done.stderr
+
+
+def test_scheduled_runs_start_rerun_only_what_changed_and_end_their_stages_when_cancelled(
+    project: Path, watched: dict[str, str], client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    impatient = {**watched, "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
+    behave(project, "alone", "otherwise")
+    with _running([sys.executable, "-m", "flows.serve", "--every", "4"], impatient, tmp_path):
+        (run,) = _wait_for(lambda: _said(client, "4 up to date, 1 ran"), 60)
+        _wait_for(lambda: "Running stage 'alone':" in _logged(client, run), 20)
+        (project / "right.pid").unlink()
+        behave(project, "right", "sleep 600")
+        pid = _wait_for(lambda: _pid(project / "right.pid"), 60)
+        behave(project, "right", "quick")
+        (run,) = [run for run in _served(client) if run.state_name == "Running"]
+        client.set_flow_run_state(run.id, Cancelling())
+        _wait_for(lambda: not alive(pid), 30)
+        _wait_for(lambda: client.read_flow_run(run.id).state_name == "Cancelled", 20)
+
+
+def test_the_nightly_deployment_has_a_schedule_a_pool_and_a_limit(
+    server: str, watched: dict[str, str], client: SyncPrefectClient
+) -> None:
+    assert server
+    for command in ("work-pool create default-process --type process", "--no-prompt deploy --all"):
+        subprocess.run(["prefect", *command.split()], env=watched, cwd=REPOSITORY, check=True, capture_output=True)
+    deployment = client.read_deployment_by_name("pipeline/nightly")
+    assert deployment.work_pool_name == "default-process"
+    assert [schedule.schedule.cron for schedule in deployment.schedules] == ["0 3 * * *"]
+    assert deployment.global_concurrency_limit.limit == 1
+    assert deployment.concurrency_options.collision_strategy == ConcurrencyLimitStrategy.CANCEL_NEW
+    assert deployment.pull_steps[0].popitem()[1]["directory"] == str(REPOSITORY)
+
+
+def _times(root: Path) -> dict[tuple[str, str], float]:
+    return {(what, name): when for what, name, when in log(root)}
+
+
+def _states(state: Any) -> dict[str, str]:
+    return {outcome.stage: outcome.state for outcome in state.result(raise_on_failure=False)}
+
+
+def _with_state(name: str, state: Any) -> set[str]:
+    return {stage for stage, found in _states(state).items() if found == name}
+
+
+def _all_tasks(client: SyncPrefectClient, flow_run: Any) -> dict[str, Any]:
+    """Return the task runs by name once all have ended: the server hears of them a little later."""
+    found = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [flow_run]}))
+    ended = all(task.state and task.state.is_final() for task in found)
+    return {task.name: task for task in found} if ended and len(found) == len(STAGES) else {}
+
+
+def _served(client: SyncPrefectClient) -> list[FlowRun]:
+    return [run for run in client.read_flow_runs(limit=200) if run.deployment_id]
+
+
+def _said(client: SyncPrefectClient, message: str) -> list[FlowRun]:
+    return [run for run in _served(client) if run.state and run.state.message == message]
+
+
+def _logged(client: SyncPrefectClient, run: FlowRun) -> list[str]:
+    return [line.message for line in client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))]
+
+
+def _pid(path: Path) -> int:
+    return int(path.read_text() or 0) if path.exists() else 0
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _answers(address: str) -> bool:
+    with suppress(httpx.HTTPError):
+        return httpx.get(address, timeout=2).status_code == 200
+    return False
+
+
+def _wait_for(condition: Callable[[], Any], seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.2)
+    return found
+
+
+@contextmanager
+def _running(command: list[str], environment: dict[str, str], folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Run a command in a process group of its own for the length of a `with`; its output goes to a file."""
+    with (folder / "output.txt").open("w") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, text=True, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, number)
+                    process.wait(10)

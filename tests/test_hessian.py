@@ -1,0 +1,137 @@
+"""The Hessian signal converges to the exact Hessian of the unrolled twin."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from pruning.batching import Windows
+from pruning.layers import select
+from pruning.signals.hessian import FEWEST_PROBES, hessian
+from tests.models import Unrolled, loss_on, tensors_of, text, tiny
+
+WINDOWS = Windows(text(12), first=0, batch=3, bptt=4)
+"""One window: every probe reads it, so the text adds no variance."""
+OWN = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+MODELS = {"untied": ("untied", (5, 6)), "projected": ("projected", (5,))}
+
+
+@cache
+def model_of(name):
+    return tiny(*MODELS[name])
+
+
+@cache
+def measured(name):
+    return hessian(model_of(name), WINDOWS, probes=400, stability=2, seed=1)
+
+
+@cache
+def exact_of(name):
+    return exact(model_of(name))
+
+
+def exact(model):
+    """Return layer → (traces, mean squares) from each neuron's full Hessian."""
+    tensors, found = tensors_of(model), {}
+    for index, width in enumerate(model.widths()):
+        pairs = [exact_neuron(tensors, index, [gate * width + neuron for gate in range(4)]) for neuron in range(width)]
+        found[f"lstm.{index}"] = tuple(np.array(values) for values in zip(*pairs, strict=True))
+    return found
+
+
+def exact_neuron(tensors, index, rows):
+    """Return the trace and the mean square of the weights that stand in these rows of a layer."""
+    names = [f"lstm.{index}.{what}_l0" for what in OWN]
+    shapes = [tensors[name][rows].shape for name in names]
+    own = torch.cat([tensors[name][rows].flatten() for name in names])
+
+    def loss(weights):
+        pieces = weights.split([shape.numel() for shape in shapes])
+        changed = {
+            name: tensors[name].index_copy(0, torch.tensor(rows), piece.view(shape))
+            for name, piece, shape in zip(names, pieces, shapes, strict=True)
+        }
+        return loss_on(Unrolled({**tensors, **changed}), WINDOWS[0])
+
+    curvature = torch.autograd.functional.hessian(loss, own, vectorize=True)
+    return curvature.trace().item(), own.square().mean().item()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_trace_converges_to_the_exact_one(name):
+    for layer, (traces, _) in exact_of(name).items():
+        rows = measured(name)[measured(name)["layer"] == layer]
+        errors = (rows["trace"] - traces) / rows["trace_standard_error"]
+        assert errors.abs().max() <= 4
+        assert np.corrcoef(rows["trace"], traces)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_error_of_the_trace_is_about_one_standard_error(name):
+    traces = np.concatenate([traces for traces, _ in exact_of(name).values()])
+    errors = (measured(name)["trace"] - traces) / measured(name)["trace_standard_error"]
+    assert 0.3 < np.sqrt((errors**2).mean()) < 2
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_importance_is_the_trace_times_the_mean_square_weight(name):
+    table = measured(name)
+    squares = np.concatenate([squares for _, squares in exact_of(name).values()])
+    np.testing.assert_allclose(table["mean_square"], squares, rtol=1e-12)
+    np.testing.assert_allclose(table["importance"], table["trace"] * squares, rtol=1e-12)
+    np.testing.assert_allclose(table["standard_error"], table["trace_standard_error"] * squares, rtol=1e-12)
+
+
+def test_relabelling_neurons_relabels_their_exact_traces():
+    model = model_of("untied")
+    order = {"lstm.0": torch.tensor([3, 0, 4, 1, 2]), "lstm.1": torch.tensor([5, 1, 0, 3, 2, 4])}
+    relabelled = exact(select(model, order))
+    for layer, (traces, _) in exact_of("untied").items():
+        np.testing.assert_allclose(relabelled[layer][0], traces[order[layer]], atol=1e-12)
+
+
+def test_relabelling_neurons_relabels_their_measured_traces_within_their_errors():
+    model, order = model_of("untied"), {"lstm.0": torch.tensor([3, 0, 4, 1, 2])}
+    table = hessian(select(model, order), WINDOWS, probes=400, stability=2, seed=2)
+    before, after = measured("untied").iloc[:5].iloc[order["lstm.0"].numpy()], table.iloc[:5]
+    errors = np.hypot(before["trace_standard_error"].to_numpy(), after["trace_standard_error"].to_numpy())
+    assert (np.abs(before["trace"].to_numpy() - after["trace"].to_numpy()) <= 4 * errors).all()
+
+
+def test_the_same_seed_gives_the_same_probes_and_another_seed_gives_others(windows):
+    one, same, other = (hessian(tiny(), windows, probes=8, stability=2, seed=seed) for seed in (1, 1, 2))
+    assert one.equals(same)
+    assert not one["trace"].equals(other["trace"])
+
+
+def test_probing_stops_once_two_halves_rank_alike():
+    assert (hessian(tiny(), WINDOWS, probes=99, stability=-1, seed=1)["samples"] == FEWEST_PROBES).all()
+
+
+def test_probing_ends_with_its_budget_when_two_halves_never_rank_alike(windows):
+    assert (hessian(tiny(), windows, probes=23, stability=2, seed=1)["samples"] == 23).all()
+
+
+def test_probes_read_the_text_in_order_and_carry_its_state(windows):
+    seen = []
+
+    def track(items, _what):
+        seen.extend(items)
+        return items
+
+    hessian(tiny(), windows, probes=len(windows) + 2, stability=2, seed=1, track=track)
+    expected = [*windows, windows[0], windows[1]]
+    assert all(torch.equal(one.tokens, two.tokens) for one, two in zip(seen, expected, strict=True))
+
+
+def test_a_layer_of_one_neuron_has_nothing_to_rank(windows):
+    table = hessian(tiny(widths=(1, 5)), windows, probes=10, stability=0.99, seed=1)
+    assert table["trace"].notna().all()
+
+
+def test_every_component_differs_between_neurons_of_a_trained_model(trained, windows):
+    table = hessian(trained, windows, probes=20, stability=2, seed=1)
+    columns = ["trace", "trace_standard_error", "mean_square", "importance"]
+    assert (table.groupby("layer")[columns].std() > 0).all(axis=None)

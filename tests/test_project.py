@@ -1,0 +1,91 @@
+"""Every home of a fact agrees with the others: dvc.yaml, params.yaml, code, README."""
+
+import re
+from pathlib import Path
+
+import grimp
+import pytest
+from ruamel.yaml import YAML
+
+from pruning.tables import ACTIVATIONS, COOPERATIVE, GRADIENTS, SIGNALS, TABLES, WEIGHTS
+from tasks.common.parameters import Parameters
+from tests.projects import ROOT
+
+PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+VALUES = YAML(typ="safe").load(ROOT / "params.yaml")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GRAPH = grimp.build_graph("pruning", "tasks", cache_dir=None)
+
+
+def entry(name: str) -> dict[str, list[str]]:
+    return dict(PIPELINE[name].get("do", PIPELINE[name]))
+
+
+def code_files(module: str) -> set[str]:
+    """Return the files that a stage's module imports, however indirectly; folders listed whole stand for their files."""
+    modules = GRAPH.find_upstream_modules(module) | {module, "tasks.__main__"}
+    modules |= GRAPH.find_upstream_modules("tasks.__main__")
+    paths = {f"{name.replace('.', '/')}.py" for name in modules}
+    return {path for path in paths if (ROOT / path).is_file()}
+
+
+@pytest.mark.parametrize("name", PIPELINE)
+def test_a_stage_depends_on_exactly_the_modules_it_imports(name: str) -> None:
+    listed = {path for path in entry(name)["deps"] if path.startswith(("pruning/", "tasks/"))}
+    folders = {path for path in listed if (ROOT / path).is_dir()}
+    imported = code_files(f"tasks.{name}")
+    assert {path for path in imported if str(Path(path).parent) not in folders} == listed - folders
+    assert all(any(str(Path(path).parent) == folder for path in imported) for folder in folders)
+
+
+@pytest.mark.parametrize("name", PIPELINE)
+def test_a_stage_has_one_name_everywhere(name: str) -> None:
+    own = entry(name)
+    assert own["cmd"] == f"python -m tasks {name}" + (" ${key}" if "foreach" in PIPELINE[name] else "")
+    assert (ROOT / f"tasks/{name}.py").is_file()
+    outputs = [item if isinstance(item, str) else next(iter(item)) for kind in ("outs", "metrics", "plots") for item in own.get(kind, [])]
+    assert all(path.startswith(f"data/{name}/") for path in outputs)
+
+
+def test_every_section_of_the_parameters_is_read_by_a_stage() -> None:
+    read = {section.split(".")[0] for name in PIPELINE for section in entry(name).get("params", [])}
+    assert read == set(VALUES) == set(Parameters.model_fields)
+
+
+def test_every_signal_has_its_module_stage_section_and_table() -> None:
+    for signal in SIGNALS:
+        assert (ROOT / f"pruning/signals/{signal}.py").is_file()
+        assert signal in PIPELINE
+        assert signal in VALUES
+        assert signal in TABLES
+        assert f"data/{signal}/{signal}.parquet" in entry("fuse")["deps"]
+
+
+@pytest.mark.parametrize("shares", [WEIGHTS, ACTIVATIONS, GRADIENTS, COOPERATIVE])
+def test_the_shares_of_a_signals_components_sum_to_one(shares: dict[str, float]) -> None:
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_readme_explains_every_column_of_every_table(name: str) -> None:
+    rows = re.findall(rf"^\| {name} \| `(\w+)` \|", README, flags=re.MULTILINE)
+    assert rows == list(TABLES[name].columns)
+
+
+def test_the_readme_names_only_commands_that_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
+    modules = re.findall(r"python -m ((?:tasks|flows|benchmarks)[\w.]*)", README)
+    assert modules
+    assert all(_is_module(module) for module in modules)
+
+
+def test_the_readme_names_only_parameters_that_exist() -> None:
+    names = re.findall(r"-S '?([a-z_]+)\.([a-z_]+)=", README)
+    assert names
+    assert all(field in VALUES[section] for section, field in names)
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()

@@ -1,0 +1,290 @@
+"""The stages on files: alone, killed, with wrong files and wrong values, and what makes which of them stale."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tasks.common.stages import Stage, read_stage
+from tests.projects import ENVIRONMENT, ROOT, copy, digests, run, set_parameters, stage, tiny_project
+
+YAML_FILE = YAML(typ="safe")
+STAGES = list(YAML_FILE.load(ROOT / "dvc.yaml")["stages"])
+WITHOUT_VARIANTS = [name for name in STAGES if name not in ("prune", "finetune", "evaluate")]
+PAIRS = [(name, None) for name in WITHOUT_VARIANTS] + [(n, "enhanced") for n in ("prune", "finetune", "evaluate")]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny_project(tmp_path_factory.mktemp("finished") / "project")
+    run(["dvc", "repro"], folder)
+    return folder
+
+
+@pytest.fixture
+def touched(finished: Path, tmp_path: Path) -> Path:
+    copy(finished, tmp_path / "project")
+    return tmp_path / "project"
+
+
+def described(folder: Path, name: str, variant: str | None, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    monkeypatch.chdir(folder)
+    return read_stage(name, variant, YAML_FILE.load(Path("params.yaml")))
+
+
+def alone(finished: Path, folder: Path, found: Stage) -> Path:
+    """Copy only what dvc.yaml says the stage depends on; packages' `__init__.py` hold no code of any stage."""
+    inits = [path.relative_to(finished) for path in finished.glob("[pt]*/**/__init__.py")]
+    for path in (*found.dependencies, *inits, Path("dvc.yaml"), Path("params.yaml")):
+        copy(finished / path, folder / path)
+    return folder
+
+
+def stale(folder: Path) -> set[str]:
+    status = json.loads(run(["dvc", "status", "--json"], folder).stdout)
+    return set(status)
+
+
+@pytest.mark.parametrize(("name", "variant"), PAIRS)
+def test_a_stage_needs_only_its_declared_inputs_and_repeats_its_bytes(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, variant: str | None
+) -> None:
+    found = described(finished, name, variant, monkeypatch)
+    folder = alone(finished, tmp_path / "alone", found)
+    before = digests(folder)
+    stage(folder, name, *([variant] if variant else []))
+    made = {path: digest for path, digest in digests(folder).items() if path not in before}
+    expected = digests(finished)
+    assert {path: expected[path] for path in made} == made
+    assert all((folder / path).exists() for path in found.outputs.values())
+    assert not list(folder.rglob("*partial*")), "something half-written was left behind"
+
+
+def test_a_second_repro_does_nothing(finished: Path) -> None:
+    assert "Data and pipelines are up to date." in run(["dvc", "repro"], finished).stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"prune": {"retain": 0.7}}, {"prune@dense", "prune@enhanced"}),
+        ({"hessian": {"probes": 11}}, {"hessian"}),
+        ({"finetune": {"epochs": 2}}, {"finetune@dense", "finetune@enhanced"}),
+        ({"calibration": {"batch": 5}}, {"hessian", "activations", "gradients"}),
+    ],
+)
+def test_a_changed_value_makes_stale_the_stages_that_read_it(
+    touched: Path, changes: dict[str, Any], expected: set[str]
+) -> None:
+    set_parameters(touched, changes)
+    assert stale(touched) == expected
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("pruning/signals/weights.py", {"weights"}),
+        ("pruning/fusion.py", {"fuse"}),
+        ("pruning/retention.py", {"prune@dense", "prune@enhanced"}),
+        ("pruning/record.py", {"activations", "cooperative"}),
+    ],
+)
+def test_an_edited_module_makes_stale_the_stages_that_import_it(touched: Path, module: str, expected: set[str]) -> None:
+    with (touched / module).open("a", encoding="utf-8") as file:
+        file.write("# edited\n")
+    assert stale(touched) == expected
+
+
+def test_fewer_neurons_reach_every_stage_after_the_decision(touched: Path) -> None:
+    before = digests(touched)
+    set_parameters(touched, {"prune": {"retain": 0.3}})
+    run(["dvc", "repro"], touched)
+    changed = {path.split("/")[1] for path, digest in digests(touched).items() if before[path] != digest}
+    assert changed == {"prune", "finetune", "evaluate", "compare"}
+
+
+def test_a_pipeline_killed_again_and_again_ends_with_the_bytes_of_an_undisturbed_one(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = tiny_project(tmp_path / "project")
+    for patience in (3.0, 5.5, 7.0, 9.0, 11.0):
+        process = subprocess.Popen(
+            ["dvc", "repro"], cwd=folder, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL
+        )
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    run(["dvc", "repro"], folder)
+    assert digests(folder) == digests(finished)
+
+
+def test_training_killed_after_an_epoch_goes_on_from_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = alone(finished, tmp_path / "alone", described(finished, "train", None, monkeypatch))
+    set_parameters(folder, {"train": {"epochs": 12, "patience": 12}})
+    copy(folder, tmp_path / "undisturbed")
+    process = subprocess.Popen([sys.executable, "-m", "tasks", "train"], cwd=folder, env=ENVIRONMENT)
+    while not list((folder / "data").glob(".partial/train-*/tensors.safetensors")):
+        assert process.poll() is None, "training ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (folder / "data/train/model").exists()
+    assert "going on after" in stage(folder, "train").stdout
+    stage(tmp_path / "undisturbed", "train")
+    assert digests(folder) == digests(tmp_path / "undisturbed")
+    assert not (folder / "data/.partial").exists()
+
+
+def test_a_stage_dies_with_the_dvc_that_started_it(tmp_path: Path) -> None:
+    folder = tiny_project(tmp_path / "project", train={"epochs": 500, "patience": 500})
+    for name in ("sotu", "prepare"):
+        run(["dvc", "repro", "--single-item", name], folder)
+    process = subprocess.Popen(["dvc", "repro", "--single-item", "train"], cwd=folder, env=ENVIRONMENT)
+    while not list(folder.glob("data/.partial/train-*/tensors.safetensors")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    time.sleep(0.5)
+    assert not [pid for pid in _processes(folder) if pid != process.pid]
+
+
+def _processes(folder: Path) -> list[int]:
+    """Return the processes whose working directory is the folder."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if link.resolve() == folder.resolve() and b"tasks" in (link.parent / "cmdline").read_bytes():
+                found.append(int(link.parent.name))
+        except (PermissionError, FileNotFoundError, ProcessLookupError):
+            continue  # ended while we looked, or not ours
+    return found
+
+
+def test_a_swapped_table_is_refused_by_name(touched: Path) -> None:
+    copy(touched / "data/weights/weights.parquet", touched / "data/gradients/gradients.parquet")
+    said = stage(touched, "fuse", fails=True).stderr
+    assert said == "Expected the table 'gradients' in data/gradients/gradients.parquet, got 'weights'.\n"
+
+
+def test_a_file_that_is_no_table_is_refused(touched: Path) -> None:
+    (touched / "data/weights/weights.parquet").write_text("no table")
+    assert "Expected a Parquet file at data/weights/weights.parquet" in stage(touched, "fuse", fails=True).stderr
+
+
+def test_a_damaged_model_is_refused(touched: Path) -> None:
+    (touched / "data/train/model/model.safetensors").write_bytes(b"damaged")
+    assert "Expected a model in data/train/model, got a damaged one" in stage(touched, "weights", fails=True).stderr
+
+
+def test_a_missing_input_is_named(touched: Path) -> None:
+    (touched / "data/weights/weights.parquet").unlink()
+    assert "Expected the table data/weights/weights.parquet" in stage(touched, "fuse", fails=True).stderr
+
+
+def test_a_failed_stage_leaves_the_earlier_result_whole(touched: Path) -> None:
+    before = digests(touched)
+    (touched / "data/weights/weights.parquet").write_text("no table")
+    stage(touched, "fuse", fails=True)
+    assert digests(touched)["data/fuse/importance.parquet"] == before["data/fuse/importance.parquet"]
+
+
+def test_the_report_shows_every_variant_and_where_to_look(finished: Path) -> None:
+    said = stage(finished, "report").stdout
+    assert all(word in said for word in ("dense", "enhanced", "make mlflow", "make prefect", "dvc metrics"))
+
+
+def test_dvc_shows_the_metrics(finished: Path) -> None:
+    shown = json.loads(run(["dvc", "metrics", "show", "--json"], finished).stdout)
+    metrics = shown[""]["data"]["data/compare/metrics.json"]["data"]
+    assert metrics["enhanced"]["retention"] == pytest.approx(0.5)
+    assert metrics["dense"]["pruned_change"] == 0
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "sentence"),
+    [
+        (
+            "corpus",
+            "vocabulary",
+            0,
+            "Expected corpus.vocabulary in params.yaml to be greater than or equal to 3, got 0.",
+        ),
+        ("corpus", "source", "nowhere", "Expected a folder or a text file at corpus.source, got 'nowhere', which"),
+        ("prune", "retain", 1.5, "Expected prune.retain in params.yaml to be less than or equal to 1, got 1.5."),
+        ("prune", "scope", "globl", "got 'globl'. Did you mean 'global'?"),
+        ("hessian", "probs", 3, "Unknown parameter 'hessian.probs' in params.yaml; known here: ['probes',"),
+        (
+            "train",
+            "learning_rate",
+            "fast",
+            "Expected train.learning_rate in params.yaml to be a valid number, got 'fast'",
+        ),
+        ("train", "widths", [10, 9], "Expected train.widths to end with train.embedding (8) for a tied decoder, got 9"),
+        ("variants", "best", {"by": "hesian"}, "Did you mean 'hessian'?"),
+        ("compare", "control", "none", "Expected compare.control to be one of ['dense', 'enhanced'], got 'none'"),
+    ],
+)
+def test_a_wrong_value_gets_one_sentence_before_any_work(
+    touched: Path, section: str, field: str, value: Any, sentence: str
+) -> None:
+    set_parameters(touched, {section: {field: value}})
+    done = stage(touched, "check", fails=True)
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({}, "got text with none of them."),
+        ({"train.txt": b"a b\n", "valid.txt": b"a\n"}, "without ['test']"),
+        ({"train.txt": b"a b\n", "valid.txt": b"\xff\xfe", "test.txt": b"a"}, "Expected UTF-8 text in text/valid.txt"),
+        ({"train.txt": b"a b\n", "valid.txt": b"", "test.txt": b"a"}, "Expected text in the valid split, got none."),
+    ],
+)
+def test_a_wrong_corpus_gets_one_sentence(touched: Path, files: dict[str, bytes], sentence: str) -> None:
+    for path in (touched / "text").iterdir():
+        path.unlink()
+    for name, content in files.items():
+        (touched / "text" / name).write_bytes(content)
+    done = stage(touched, "prepare", fails=True)
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["hesian"], "Unknown stage 'hesian'; known: ['sotu', 'prepare'"),
+        (["prune"], "Expected a variant for stage prune, one of ['dense', 'enhanced'], got None."),
+        (["prune", "enhancd"], "got 'enhancd'. Did you mean 'enhanced'?"),
+        (["fuse", "dense"], "Expected no variant for stage fuse, got 'dense'."),
+    ],
+)
+def test_a_wrong_command_gets_one_sentence(finished: Path, words: list[str], sentence: str) -> None:
+    assert sentence in stage(finished, *words, fails=True).stderr
+
+
+def test_outside_the_project_the_sentence_says_where_to_go(finished: Path, tmp_path: Path) -> None:
+    copy(finished / "tasks", tmp_path / "tasks")
+    copy(finished / "pruning", tmp_path / "pruning")
+    assert "run from the repository's root" in stage(tmp_path, "fuse", fails=True).stderr
+
+
+def test_one_text_file_is_a_corpus(tmp_path: Path) -> None:
+    folder = tiny_project(tmp_path / "project", corpus={"source": "book.txt", "valid": 0.2, "test": 0.2})
+    (folder / "book.txt").write_text("It's late, she said.\n\nIt is late.\n" * 20, encoding="utf-8")
+    stage(folder, "prepare")
+    assert (folder / "data/prepare/corpus.parquet").exists()
