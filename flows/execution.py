@@ -25,7 +25,7 @@ Log = Callable[[str], None]
 
 
 class CommandError(Exception):
-    """A command ended with an exit code other than 0; the message ends with its last lines."""
+    """A command ended with an exit code other than 0, or with the flow; the message says which."""
 
 
 class CommandTimeoutError(TimeoutError):
@@ -51,7 +51,7 @@ class Commands:
             limit: Seconds after which it is killed, with all processes that it started.
 
         Raises:
-            CommandError: If its exit code is not 0.
+            CommandError: If its exit code is not 0, or the flow ends.
             CommandTimeoutError: If it took longer than `limit`.
         """
         process, lines = self._start(command), list[str]()
@@ -66,6 +66,8 @@ class Commands:
         finally:
             self._end(process)
             reader.join(GRACE_SECONDS)
+        if code and self._ended:
+            raise CommandError(f"{name} was ended, since the flow ends.")
         if code:
             raise CommandError(f"{name} failed with exit code {code}{_last(lines)}")
         return lines

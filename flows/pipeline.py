@@ -204,7 +204,11 @@ def main(arguments: list[str] | None = None) -> int:
     if server and (problem := unreachable(server)):
         sys.stderr.write(f"{problem}\n")
         return 1
-    state = pipeline(given.targets or None, given.jobs, given.force, return_state=True)
+    try:
+        state = pipeline(given.targets or None, given.jobs, given.force, return_state=True)
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted; its stages were ended, and the same command goes on from the finished ones.\n")
+        return 130
     sys.stdout.write(_summary(state))
     return 0 if state.is_completed() else 1
 

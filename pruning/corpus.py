@@ -48,7 +48,7 @@ def number(texts: Mapping[str, Sequence[Sequence[str]]], vocabulary_size: int) -
 
     Args:
         texts: Split → lines, each a sequence of tokens.
-        vocabulary_size: The largest number of token types, V ≥ 2.
+        vocabulary_size: The largest number of token types, V ≥ 3.
 
     Raises:
         ValueError: If a split has no token or the size leaves room for no word.
@@ -63,8 +63,7 @@ def number(texts: Mapping[str, Sequence[Sequence[str]]], vocabulary_size: int) -
     numbers = pd.Series(vocabulary["token"].to_numpy(), index=vocabulary["text"])
     unknown = numbers[UNKNOWN]
     tokens = {split: stream.map(numbers).fillna(unknown).to_numpy(np.int32) for split, stream in streams.items()}
-    counts = np.bincount(tokens["train"], minlength=len(vocabulary))
-    return Corpus(tokens, vocabulary.assign(count=counts))
+    return Corpus(tokens, vocabulary)
 
 
 def published_lines(text: str) -> list[list[str]]:
@@ -128,7 +127,7 @@ def _vocabulary(stream: pd.Series, size: int) -> pd.DataFrame:
     frame = counts.rename_axis("text").rename("count").reset_index().sort_values("text")
     by_count = frame.sort_values("count", ascending=False, kind="stable")
     special = by_count["text"].isin(NEEDED)
-    kept = pd.concat([by_count[special], by_count[~special].head(size - len(NEEDED))]).sort_values(
-        ["count", "text"], ascending=[False, True]
-    )
-    return kept.assign(token=np.arange(len(kept), dtype=np.int32))[["token", "text", "count"]].reset_index(drop=True)
+    kept = pd.concat([by_count[special], by_count[~special].head(size - len(NEEDED))])
+    kept.loc[kept["text"] == UNKNOWN, "count"] += len(stream) - kept["count"].sum()  # it stands for all that are left
+    ordered = kept.sort_values(["count", "text"], ascending=[False, True], ignore_index=True)
+    return ordered.assign(token=np.arange(len(ordered), dtype=np.int32))[["token", "text", "count"]]

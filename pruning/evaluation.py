@@ -59,16 +59,17 @@ def carried(state: State | None) -> State | None:
 
 
 class evaluating:  # noqa: N801 - a context manager reads as a verb
-    """Switch a model to evaluation and back to the mode it was in."""
+    """Switch a model to evaluation and each of its modules back to the mode it was in."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.model, self.mode = model, model.training
+        self.model, self.modes = model, {module: module.training for module in model.modules()}
 
     def __enter__(self) -> None:
         self.model.eval()
 
     def __exit__(self, *_: object) -> None:
-        self.model.train(self.mode)
+        for module, mode in self.modes.items():
+            module.training = mode
 
 
 @dataclass(frozen=True)

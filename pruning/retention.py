@@ -16,9 +16,10 @@ def retention(
 ) -> pd.DataFrame:
     """Return the `retention` table: which neurons the variant keeps.
 
-    `layer` keeps the same share of every layer. `global` ranks all layers together by importance relative to the
-    layer's mean, so layers get widths of their own. Either way ⌊retain × neurons + ½⌋ are kept in all, at least
-    `floor` in each layer (or the whole layer, if it is smaller). Equals are kept in the order of their numbers.
+    `layer` keeps the same share of every layer, ⌊retain × width + ½⌋. `global` ranks all layers together by importance
+    relative to the layer's mean, so layers get widths of their own, and keeps ⌊retain × neurons + ½⌋ in all. Either
+    way at least `floor` stay in each layer (or the whole layer, if it is smaller). Equals are kept in the order of
+    their numbers.
 
     Args:
         importance: The `importance` table.
@@ -32,7 +33,8 @@ def retention(
         ValueError: For an unknown column or scope, a share outside (0, 1], or importance that is not a number.
     """
     _check(importance, by, retain, floor, scope)
-    frame = importance[["layer", "neuron"]].assign(variant=variant, importance=importance[by])
+    ordered = importance.sort_values(["layer", "neuron"], ignore_index=True)
+    frame = ordered[["layer", "neuron"]].assign(variant=variant, importance=ordered[by])
     ranks = frame.groupby("layer")["importance"].rank(method="first", ascending=False).astype("int64")
     frame = frame.assign(rank=ranks)
     if scope == "layer":

@@ -12,6 +12,9 @@ from typing import Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-10
+"""Relative spread below which a float64 variable counts as constant: far above its rounding, far below float32's."""
+
 
 @dataclass
 class Moments:
@@ -103,10 +106,14 @@ class Covariance:
         return self.products / max(self.count - 1, 1)
 
     @property
+    def varies(self) -> Tensor:
+        """Whether each variable's standard deviation is more than what rounding its mean leaves, (n,)."""
+        return self.products.diagonal() > self.count * (ROUNDING * self.mean).square()
+
+    @property
     def correlation(self) -> Tensor:
         """Pearson correlation, (n, n); zero with and 1 on the diagonal for a variable that never varies."""
-        deviation = self.products.diagonal().clamp_min(0).sqrt()
-        inverse = torch.where(deviation > 0, 1 / deviation, 0)
+        inverse = torch.where(self.varies, self.products.diagonal().rsqrt(), 0)
         return (self.products * inverse[:, None] * inverse[None, :]).fill_diagonal_(1).clamp(-1, 1)
 
 

@@ -100,7 +100,7 @@ def train(
         if state.finished:
             return
         rows = loop.epoch(epoch)
-        rows.loc[rows.index[-1], "valid_loss"] = loss_of(model, valid).mean
+        rows.loc[rows.index[-1], "valid_loss"] = _finite(loss_of(model, valid).mean, "validation")
         state = _after_epoch(model, loop.optimizer, state, rows, recipe)
         yield state
 
@@ -124,8 +124,7 @@ class _Loop:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed * 1_000_003 + epoch)
             losses = self._steps(rates, f"epoch {epoch + 1} of {self.recipe.epochs}")
-        if not math.isfinite(sum(losses)):
-            raise FloatingPointError(f"Expected a finite training loss, got {losses[-1]}; lower learning_rate or clip.")
+        _finite(sum(losses), "training")
         per_step = [int((self.windows[index].targets != IGNORED).sum()) for index in range(used)]
         read = epoch * sum(per_step) + np.cumsum(per_step)
         numbers = {"step": np.array(steps) + 1, "tokens": read, "train_loss": losses, "valid_loss": math.nan}
@@ -153,6 +152,13 @@ class _Loop:
             group["lr"] = rate
         self.optimizer.step()
         return loss.item(), state
+
+
+def _finite(loss: float, which: str) -> float:
+    """Return the loss, or refuse one that is not a number."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"Expected a finite {which} loss, got {loss}; lower learning_rate or clip.")
+    return loss
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:

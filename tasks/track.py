@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 import re
 import subprocess
@@ -16,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from pruning.tables import TABLES
 from tasks.common.console import say
 from tasks.common.parameters import Unexpected, checked
 from tasks.common.stages import PARAMETERS, PIPELINE, Stage, read_stage, read_yaml
@@ -24,6 +22,14 @@ from tasks.common.tables import read_table
 
 LOCK, STORE, ARTIFACTS = Path("dvc.lock"), Path("mlflow.db"), Path("mlartifacts")
 EXPERIMENT, STATE, PARENT = "neuron-pruning", "dvc.lock", "mlflow.parentRunId"
+SHOWN = ("retention", "parameters", "perplexity_pruned_test", "perplexity_finetuned_test", "latency_ms_batch_1")
+VARIANTS = {
+    "searchFilter": "tags.kind = 'variant'",
+    "orderByKey": "metrics.`perplexity_finetuned_test`",  # any order but by date shows children without their parents
+    "orderByAsc": True,
+    "selectedColumns": ["params.`by`", *(f"metrics.`{name}`" for name in SHOWN)],
+}
+"""What MLflow's list of runs shows under `…/runs?viewStateShareKey=variants`: a ranking of all variants."""
 SIZES = ("neurons", "parameters", "multiply_adds")
 POINTS = 2000
 """Steps of a curve at most; more cannot be seen and take a server minutes."""
@@ -33,13 +39,13 @@ DEFAULTS = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",  # the making of a new database is told in thirty lines otherwise
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # a server that is down is given up after seconds, not after MLflow's minutes
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
 
 
 @dataclass(frozen=True)
 class Record:
-    """All that one MLflow run holds; of `curves` each column but `step` is a metric by step."""
+    """All that one MLflow run holds; `curves` is a `history` table."""
 
     name: str
     params: Mapping[str, Any]
@@ -59,22 +65,22 @@ class State:
         self.values = read_yaml(PARAMETERS)
         self.parameters = checked(self.values)
         self.digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()
-        self._lock: dict[str, Any] = read_yaml(LOCK)["stages"]
-        outputs = (output for stage in self._lock.values() for output in stage.get("outs", []))
+        self.lock: dict[str, Any] = read_yaml(LOCK)["stages"]
+        outputs = (output for stage in self.lock.values() for output in stage.get("outs", []))
         self.hashes = {Path(output["path"]): str(output["md5"]) for output in outputs}
 
     def stage(self, name: str, variant: str | None = None) -> Stage:
-        """Return a stage that has run with the values that stand in params.yaml now."""
+        """Return a stage that has run with its present parameters and inputs."""
         stage = read_stage(name, variant, self.values)
-        if stage.address not in self._lock:
+        if stage.address not in self.lock:
             raise Unexpected(f"Expected results of stage {stage.address}, got none; run `dvc repro` to make them.")
-        used = self._lock[stage.address].get("params", {}).get(str(PARAMETERS), {})
-        for section in stage.sections:
-            outer, _, inner = section.partition(".")
-            if used.get(section) != (self.values[outer][inner] if inner else self.values[outer]):
-                raise Unexpected(
-                    f"Expected results of {PARAMETERS} as it is, but {section!r} changed; run `dvc repro`."
-                )
+        ran, sections = self.lock[stage.address], tuple(f"{section}." for section in stage.sections)
+        now = {name: value for name, value in _flat(self.values).items() if name.startswith(sections)}
+        then = _flat(ran.get("params", {}).get(str(PARAMETERS), {}))
+        changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+        changed += [dep["path"] for dep in ran["deps"] if self.hashes.get(Path(dep["path"]), dep["md5"]) != dep["md5"]]
+        if changed:
+            raise Unexpected(f"Expected {stage.address} to follow the change of {changed[0]}; run `dvc repro`.")
         return stage
 
     def table(self, stage: Stage, name: str) -> pd.DataFrame:
@@ -100,15 +106,14 @@ def run() -> None:
     records = [_pipeline(state), _training(state), *(_variant(state, name) for name in state.parameters.variants)]
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry is a warning to it
-    from mlflow import MlflowClient  # two seconds, and only here
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+    import mlflow.store.db.utils as databases  # two seconds, and only here
+    from mlflow import MlflowClient
 
+    databases.MAX_RETRY_COUNT = 2  # ten, the default, are two minutes
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE.resolve()}"
     try:
         say(_log_once(MlflowClient(store), store, state, records))
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except Exception as error:  # whatever a server, a database or its driver raises: the results stay
         reason = str(error).partition("\n")[0][-100:]  # the cause stands last in its chain
         sentence = f"MLflow at {store} could not be reached or refused (… {reason}). All results are safe in data/; "
         say(re.sub(r"//[^/@\s]*@", "//", sentence) + "`python -m tasks track` logs them later.")
@@ -118,13 +123,13 @@ def _pipeline(state: State) -> Record:
     """Return the record of the whole: every setting, the comparison, the pictures, what identifies the state."""
     compare, stages = state.stage("compare"), read_yaml(PIPELINE)["stages"]
     comparison = state.table(compare, "comparison")
-    seconds = state.seconds(*(state.stage(name) for name, entry in stages.items() if "foreach" not in entry))
-    metrics = _dense(state) | seconds
+    metrics = _dense(state) | state.seconds(*(state.stage(name) for name in stages if name in state.lock))
     for row in comparison.to_dict("records"):
         for phase in ("pruned", "finetuned"):
             metrics[f"perplexity_{phase}_test/{row['variant']}"] = row[f"{phase}_perplexity"]
-    files = {"": [compare.outputs["comparison"], PARAMETERS, LOCK], "plots": sorted(compare.outputs["plots"].iterdir())}
-    return Record("pipeline", _flat(state.values), metrics, tables={"comparison": comparison}, files=files)
+    files = {"": [compare.outputs["comparison"], PARAMETERS, LOCK], "plots": sorted(compare.outputs["plots"].glob("*"))}
+    tables, tags = {"comparison": comparison}, {"kind": "pipeline"}
+    return Record("pipeline", _flat(state.values), metrics, tags=tags, tables=tables, files=files)
 
 
 def _training(state: State) -> Record:
@@ -133,7 +138,7 @@ def _training(state: State) -> Record:
         name=stage.name,
         params=_flat({stage.name: state.values[stage.name]}),
         metrics=_dense(state) | state.seconds(stage),
-        tags={"dvc.model": state.hashes[stage.outputs["model"]]},
+        tags={"kind": "training", "dvc.model": state.hashes[stage.outputs["model"]]},
         curves=state.table(stage, "history"),
         files={"": [stage.outputs["history"], stage.outputs["model"] / "config.json"]},
     )
@@ -151,7 +156,7 @@ def _variant(state: State, variant: str) -> Record:
         name=variant,
         params=state.parameters.prune.model_dump() | own,
         metrics=changes | perplexity | latency | state.seconds(*stages),
-        tags={f"dvc.model.{phase}": state.hashes[folder] for phase, folder in models.items()},
+        tags={"kind": "variant", **{f"dvc.model.{phase}": state.hashes[path] for phase, path in models.items()}},
         curves=state.table(finetune, "history"),
         tables=tables,
         files={"": [finetune.outputs["model"] / "config.json"]},
@@ -183,11 +188,7 @@ def _latency(timing: pd.DataFrame) -> dict[str, float]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings under dotted names.
-
-    >>> _flat({"train": {"widths": [3, 2], "seed": 1}})
-    {'train.widths': [3, 2], 'train.seed': 1}
-    """
+    """Return nested settings under dotted names, such as `train.widths`."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
@@ -214,8 +215,10 @@ def _log_once(client: Any, store: str, state: State, records: Sequence[Record]) 
 def _experiment(client: Any, store: str) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        tags["mlflow.sharedViewState.variants"] = json.dumps(VARIANTS)
         here = None if store.startswith("http") else ARTIFACTS.resolve().as_uri()
-        return str(client.create_experiment(EXPERIMENT, artifact_location=here))
+        return str(client.create_experiment(EXPERIMENT, artifact_location=here, tags=tags))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
@@ -223,17 +226,16 @@ def _experiment(client: Any, store: str) -> str:
 
 def _identity(state: State) -> dict[str, str]:
     """Return the tags that say which state of code and results the runs belong to."""
-    commit, experiment = _git("rev-parse", "HEAD"), os.environ.get("DVC_EXP_NAME")
-    dirty = {"git.dirty": str(bool(_git("status", "--porcelain"))).lower()}
-    code = {"mlflow.source.git.commit": commit, **dirty} if commit else {}
-    return {STATE: state.digest, **code, **({"dvc.experiment": experiment} if experiment else {})}
-
-
-def _git(*words: str) -> str:
+    tags = {STATE: state.digest, "mlflow.source.name": "python -m tasks track", "mlflow.source.type": "LOCAL"}
+    if "DVC_EXP_NAME" in os.environ:
+        tags["dvc.experiment"] = os.environ["DVC_EXP_NAME"]
+    command = ["git", "status", "--porcelain=v2", "--branch"]  # the first line names the commit, the last ones changes
     try:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return tags
+    dirty = any(not line.startswith("#") for line in lines)
+    return tags | {"mlflow.source.git.commit": lines[0].split()[-1], "git.dirty": str(dirty).lower()}
 
 
 def _log(client: Any, experiment: str, record: Record, tags: Mapping[str, str], state: State) -> str:
@@ -271,13 +273,10 @@ def _metrics(record: Record) -> Iterator[Any]:
 
 
 def _corpus(state: State) -> Any:
-    """Return the corpus as a logged data set: its name, hash, columns and size, none of its rows."""
+    """Return the corpus as a logged data set: its place, hash and number of tokens, none of its rows."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     path = state.stage("prepare").outputs["corpus"]
-    types = {"integer": "long", "text": "string"}
-    columns = [{"name": name, "type": types[column.type]} for name, column in TABLES[path.stem].columns.items()]
-    schema, profile = {"mlflow_colspec": columns}, {"num_rows": pq.read_metadata(path).num_rows}
-    place, facts = json.dumps({"uri": str(path)}), {"schema": json.dumps(schema), "profile": json.dumps(profile)}
-    dataset = Dataset(name=path.stem, digest=state.hashes[path], source_type="local", source=place, **facts)
+    place, profile = json.dumps({"uri": str(path)}), json.dumps({"num_rows": pq.read_metadata(path).num_rows})
+    dataset = Dataset(path.stem, state.hashes[path], source_type="local", source=place, profile=profile)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pruning.batching import Window, Windows
 from pruning.layers import PrunableModule
@@ -48,9 +47,9 @@ def tiny(
 ) -> LSTMLanguageModel:
     """Return a tiny LSTM in evaluation mode with normal weights, of one of `DECODERS` or a tied one."""
     kind, _, how = decoder.partition(", then ")
-    model = build(
-        "lstm", vocabulary=VOCABULARY, embedding=EMBEDDING, widths=widths, decoder=kind, dropout=dropout
-    ).to(dtype)
+    model = build("lstm", vocabulary=VOCABULARY, embedding=EMBEDDING, widths=widths, decoder=kind, dropout=dropout).to(
+        dtype
+    )
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=spread, generator=generator)
@@ -77,7 +76,9 @@ def subsets(model: PrunableModule) -> st.SearchStrategy[dict[str, Tensor]]:
     """Generate kept neurons: any that leave at least one in each layer, in ascending order."""
     return st.fixed_dictionaries(
         {
-            layer.name: st.sets(st.integers(0, layer.width - 1), min_size=1).map(lambda kept: torch.tensor(sorted(kept)))
+            layer.name: st.sets(st.integers(0, layer.width - 1), min_size=1).map(
+                lambda kept: torch.tensor(sorted(kept))
+            )
             for layer in model.layers()
         }
     )
@@ -149,7 +150,9 @@ class Unrolled:
         return read @ decoder.T + self.tensors["decoder.bias"]
 
     def _layer(self, index: int, read: Tensor, before: Tensor) -> Tensor:
-        own = {what: self.tensors[f"lstm.{index}.{what}_l0"] for what in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+        own = {
+            what: self.tensors[f"lstm.{index}.{what}_l0"] for what in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        }
         sums = read @ own["weight_ih"].T + own["bias_ih"] + before @ own["weight_hh"].T + own["bias_hh"]
         enter, forget, content, leave = sums.split(self.widths[index], dim=1)
         self.cells[index] = forget.sigmoid() * self.cells[index] + enter.sigmoid() * content.tanh()

@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 import pytest
-from flow_project import STAGES, alive, behave, log, make_project
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     ArtifactCollectionFilter,
@@ -30,6 +29,7 @@ from prefect.states import Cancelling
 
 from flows.pipeline import pipeline
 from flows.stages import read_stages
+from tests.flow_project import STAGES, alive, behave, log, make_project
 
 REPOSITORY = Path(__file__).parents[1]
 # DVC 3.67.1 builds its graph with a property that pygtrie has deprecated.
@@ -351,7 +351,7 @@ def _running(command: list[str], environment: dict[str, str], folder: Path) -> I
         try:
             yield process
         finally:
-            for number in (signal.SIGTERM, signal.SIGKILL):
+            for number in (signal.SIGINT, signal.SIGKILL):
                 with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                     os.killpg(process.pid, number)
                     process.wait(10)

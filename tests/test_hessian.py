@@ -126,7 +126,7 @@ def test_probes_read_the_text_in_order_and_carry_its_state(windows):
     assert all(torch.equal(one.tokens, two.tokens) for one, two in zip(seen, expected, strict=True))
 
 
-def test_a_layer_of_one_neuron_has_nothing_to_rank(windows):
+def test_a_layer_of_one_neuron_is_measured_too(windows):
     table = hessian(tiny(widths=(1, 5)), windows, probes=10, stability=0.99, seed=1)
     assert table["trace"].notna().all()
 

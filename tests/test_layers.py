@@ -29,7 +29,8 @@ def test_gathering_what_is_read_returns_the_columns_of_every_reader():
         torch.cat([tensors["lstm.0.weight_hh_l0"][:, 3], tensors["lstm.1.weight_ih_l0"][:, 3]]),
     )
     assert torch.equal(
-        gather(last.read, tensors)[5], torch.cat([tensors["lstm.1.weight_hh_l0"][:, 5], tensors["decoder.weight"][:, 5]])
+        gather(last.read, tensors)[5],
+        torch.cat([tensors["lstm.1.weight_hh_l0"][:, 5], tensors["decoder.weight"][:, 5]]),
     )
 
 

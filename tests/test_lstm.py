@@ -181,12 +181,16 @@ def test_a_decoupled_model_shares_no_memory_with_the_tied_one(how):
 
 
 def test_a_tied_model_refuses_to_say_its_layers():
-    with pytest.raises(ValueError, match=r"Expected a decoder with columns of its own, got a tied one; call `decoupled"):
+    with pytest.raises(
+        ValueError, match=r"Expected a decoder with columns of its own, got a tied one; call `decoupled"
+    ):
         tiny("tied").layers()
 
 
 def test_a_tied_decoder_needs_a_last_layer_as_wide_as_the_embedding():
-    with pytest.raises(ValueError, match=r"Expected a last layer as wide as the embedding \(6\) for a tied decoder, got 5"):
+    with pytest.raises(
+        ValueError, match=r"Expected a last layer as wide as the embedding \(6\) for a tied decoder, got 5"
+    ):
         tiny("tied", (7, 5))
 
 

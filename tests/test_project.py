@@ -43,7 +43,11 @@ def test_a_stage_has_one_name_everywhere(name: str) -> None:
     own = entry(name)
     assert own["cmd"] == f"python -m tasks {name}" + (" ${key}" if "foreach" in PIPELINE[name] else "")
     assert (ROOT / f"tasks/{name}.py").is_file()
-    outputs = [item if isinstance(item, str) else next(iter(item)) for kind in ("outs", "metrics", "plots") for item in own.get(kind, [])]
+    outputs = [
+        item if isinstance(item, str) else next(iter(item))
+        for kind in ("outs", "metrics", "plots")
+        for item in own.get(kind, [])
+    ]
     assert all(path.startswith(f"data/{name}/") for path in outputs)
 
 

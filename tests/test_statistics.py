@@ -132,7 +132,7 @@ def test_the_jackknife_of_a_mean_is_its_closed_form(groups, size):
 
 
 def test_the_jackknife_refuses_a_single_group():
-    with pytest.raises(ValueError, match="Expected at least two groups .*, got 1"):
+    with pytest.raises(ValueError, match=r"Expected at least two groups .*, got 1"):
         jackknife_error([state_of(EMPTY["moments"], batches([4]))], lambda state: state.mean)
 
 

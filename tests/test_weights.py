@@ -17,7 +17,9 @@ def own_of(model, index, neuron):
     """Return one neuron's weights as (its gates × inputs matrix, all of them in a row)."""
     tensors = {name: tensor.numpy() for name, tensor in tensors_of(model).items()}
     rows = [gate * model.widths()[index] + neuron for gate in range(4)]
-    taken = {what: tensors[f"lstm.{index}.{what}_l0"][rows] for what in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+    taken = {
+        what: tensors[f"lstm.{index}.{what}_l0"][rows] for what in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    }
     matrix = np.hstack([taken["weight_ih"], taken["weight_hh"]])
     return matrix, np.concatenate([matrix.ravel(), taken["bias_ih"], taken["bias_hh"]])
 

@@ -106,5 +106,4 @@ def _strong_graph(edges: Tensor, strong: float) -> igraph.Graph:
 def _uniqueness(state: Covariance, correlation: Tensor) -> Tensor:
     """Return the share of each neuron's variance that the others do not explain linearly, (width,)."""
     precision = torch.linalg.inv(correlation + RIDGE * torch.eye(len(correlation), dtype=correlation.dtype))
-    varies = state.products.diagonal() > 0
-    return torch.where(varies, (1 / precision.diagonal()).clamp(0, 1), 0)
+    return torch.where(state.varies, (1 / precision.diagonal()).clamp(0, 1), 0)
