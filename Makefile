@@ -32,7 +32,8 @@ report: $(INSTALLED)  ## Show the results again
 	@python -m tasks report
 
 mlflow: $(INSTALLED)  ## Compare runs in the browser
-	@echo "MLflow: http://127.0.0.1:$(MLFLOW_PORT)/#/experiments/1/runs  (Ctrl+C ends it)"
+	@echo "MLflow, all variants ranked (Ctrl+C ends it):"
+	@echo "http://127.0.0.1:$(MLFLOW_PORT)/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=variants"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --port $(MLFLOW_PORT) \
 		--backend-store-uri "sqlite:///$(CURDIR)/mlflow.db"
 

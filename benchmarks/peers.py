@@ -1,4 +1,4 @@
-"""The training loops to compare with: PyTorch's word-language-model example, written as it is, and the best plain loop."""
+"""The training loops to compare with: PyTorch's word-language-model example as it is, and the best plain loop."""
 
 import torch
 from torch import Tensor, nn

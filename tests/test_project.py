@@ -22,7 +22,7 @@ def entry(name: str) -> dict[str, list[str]]:
 
 
 def code_files(module: str) -> set[str]:
-    """Return the files that a stage's module imports, however indirectly; folders listed whole stand for their files."""
+    """Return the files that a stage's module imports, however indirectly."""
     modules = GRAPH.find_upstream_modules(module) | {module, "tasks.__main__"}
     modules |= GRAPH.find_upstream_modules("tasks.__main__")
     paths = {f"{name.replace('.', '/')}.py" for name in modules}
