@@ -1,6 +1,7 @@
-"""Training throughput against the best plain loop and against PyTorch's example written as it is, in turns in one run.
+"""Training throughput against the best plain loop and PyTorch's example as it is, taking turns in one run.
 
-`python -m benchmarks.training`: three processes take turns, since flushing denormal numbers is a setting of a process.
+`python -m benchmarks.training`, after `dvc repro prepare`, on the first tokens of the training split. Three processes
+take turns, since flushing denormal numbers is a setting of a process.
 """
 
 import argparse
@@ -9,8 +10,11 @@ import statistics
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 
-VOCABULARY, WIDTH, LAYERS, DROPOUT, BATCH, BPTT = 10_000, 256, 2, 0.2, 20, 35
+WINDOWS, VOCABULARY, WIDTH, LAYERS, DROPOUT, BATCH, BPTT = 60, 10_000, 256, 2, 0.2, 20, 35
+
+CORPUS = Path("data/prepare/corpus.parquet")
 
 
 def steps_of(loop: str) -> Callable[[int], None]:
@@ -21,10 +25,13 @@ def steps_of(loop: str) -> Callable[[int], None]:
     from pruning.batching import Windows
     from pruning.models import build
     from pruning.training import Recipe, train
+    from tasks.common.tables import read_table
 
     torch.manual_seed(1)
     torch.set_flush_denormal(loop != "example")
-    tokens = torch.randint(VOCABULARY, (BATCH * BPTT * 20,))
+    corpus = read_table(CORPUS)
+    train_split = corpus.loc[corpus["split"] == "train", "token"]
+    tokens = torch.tensor(train_split.to_numpy()[: BATCH * BPTT * WINDOWS], dtype=torch.long)
     windows = Windows(tokens, first=0, batch=BATCH, bptt=BPTT)
     if loop == "ours":
         model = build(
@@ -52,7 +59,6 @@ def steps_of(loop: str) -> Callable[[int], None]:
 
 def _work(loop: str, steps: int, line: Connection) -> None:
     run = steps_of(loop)
-    run(steps)
     while line.recv():
         start = time.perf_counter()
         run(steps)
@@ -62,18 +68,21 @@ def _work(loop: str, steps: int, line: Connection) -> None:
 def main() -> None:
     """Print tokens/s of each loop and the two ratios."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
+    parser.add_argument("--warmup", type=int, default=5, help="rounds before, in which denormal numbers appear")
+    parser.add_argument("--steps", type=int, default=40, help=f"steps of a round, at most {WINDOWS}")
     given = parser.parse_args()
     speeds: dict[str, list[float]] = {"ours": [], "plain": [], "example": []}
     context, lines = multiprocessing.get_context("spawn"), {}
     for loop in speeds:
         lines[loop], far = context.Pipe()
         context.Process(target=_work, args=(loop, given.steps, far), daemon=True).start()
-    for _ in range(given.rounds):
+    for round_ in range(-given.warmup, given.rounds):
         for loop, line in lines.items():
             line.send(True)
-            speeds[loop].append(line.recv())
+            tokens_a_second = line.recv()
+            if round_ >= 0:
+                speeds[loop].append(tokens_a_second)
     medians = {loop: statistics.median(values) for loop, values in speeds.items()}
     for loop, speed in medians.items():
         print(f"{loop:8} {speed:8.0f} tokens/s")
