@@ -40,7 +40,7 @@ mlflow: $(INSTALLED)  ## Compare runs in the browser
 prefect: $(INSTALLED)  ## Watch and schedule the pipeline in the browser
 	@echo "Prefect: http://127.0.0.1:$(PREFECT_PORT)  (Ctrl+C ends it)"
 	@echo "In another terminal: PREFECT_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api .venv/bin/python -m flows.pipeline"
-	@prefect server start --port $(PREFECT_PORT)
+	@PREFECT_UI_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api prefect server start --port $(PREFECT_PORT)
 
 clean:           ## Remove results and caches; the installation stays
 	rm -rf $(filter-out data/README.md,$(wildcard data/*)) data/.partial .dvc/cache .dvc/tmp mlflow.db mlartifacts
