@@ -7,6 +7,11 @@ from torch.nn import functional as F
 State = tuple[Tensor, Tensor]
 
 
+def detached(state: State | None) -> State | None:
+    """Return the state cut off from the graph that computed it."""
+    return None if state is None else (state[0].detach(), state[1].detach())
+
+
 class StackedLSTM(nn.Module):
     """The architecture of `pytorch/examples` `word_language_model`: one stacked LSTM, a linear decoder, log-softmax."""
 
@@ -39,8 +44,7 @@ class NaiveLoop:
         """Train on one window."""
         self.model.train()
         self.model.zero_grad()
-        state = None if self.state is None else (self.state[0].detach(), self.state[1].detach())
-        logits, self.state = self.model(tokens, state)
+        logits, self.state = self.model(tokens, detached(self.state))
         loss = self.criterion(F.log_softmax(logits, dim=1), targets.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.25)
@@ -59,8 +63,7 @@ class PlainLoop:
 
     def step(self, tokens: Tensor, targets: Tensor) -> None:
         """Train on one window."""
-        state = None if self.state is None else (self.state[0].detach(), self.state[1].detach())
-        logits, self.state = self.model(tokens, state)
+        logits, self.state = self.model(tokens, detached(self.state))
         loss = F.cross_entropy(logits, targets.flatten())
         self.optimizer.zero_grad()
         loss.backward()

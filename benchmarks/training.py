@@ -18,7 +18,7 @@ CORPUS = Path("data/prepare/corpus.parquet")
 
 
 def steps_of(loop: str) -> Callable[[int], None]:
-    """Return what trains one of the loops for a number of steps on random tokens."""
+    """Return what trains one of the loops for a number of steps on the corpus."""
     import torch
 
     from benchmarks.peers import NaiveLoop, PlainLoop, StackedLSTM
@@ -54,7 +54,12 @@ def steps_of(loop: str) -> Callable[[int], None]:
         return ours
     stacked = StackedLSTM(VOCABULARY, WIDTH, LAYERS, DROPOUT, tied=True)
     peer = NaiveLoop(stacked, 20.0) if loop == "example" else PlainLoop(stacked, 1e-3)
-    return lambda steps: [peer.step(*windows[index]) for index in range(steps)] and None
+
+    def theirs(steps: int) -> None:
+        for index in range(steps):
+            peer.step(*windows[index])
+
+    return theirs
 
 
 def _work(loop: str, steps: int, line: Connection) -> None:

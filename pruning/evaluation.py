@@ -3,11 +3,12 @@
 import math
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.batching import IGNORED, Windows
@@ -43,14 +44,31 @@ def loss_of(model: LanguageModel, windows: Windows, *, track: Track = silently, 
 
     The model is evaluated without dropout and left in the mode it was in.
     """
-    device, total, tokens, state = next(model.parameters()).device, 0.0, 0, None
+    total, tokens, state = 0.0, 0, None
     with evaluating(model), torch.no_grad():
         for window in track(windows, what):
-            logits, state = model(window.tokens.to(device), state)
-            targets = window.targets.to(device).flatten()
-            total += F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=IGNORED, reduction="sum").item()
-            tokens += int((targets != IGNORED).sum())
+            loss, state = next_token_loss(model, window.tokens, window.targets, state, reduction="sum")
+            total += loss.item()
+            tokens += int((window.targets != IGNORED).sum())
     return Loss(total, tokens)
+
+
+def next_token_loss(
+    model: LanguageModel, tokens: Tensor, targets: Tensor, state: State | None, *, reduction: str = "mean"
+) -> tuple[Tensor, State]:
+    """Return the cross-entropy of one window, padding left out, and the state to carry on from.
+
+    Args:
+        model: A language model, in whichever mode is wanted.
+        tokens: What it reads, (T, B), on any device; likewise `targets`.
+        targets: What follows each token, (T, B); `IGNORED` where nothing does.
+        state: What the window before left, or None.
+        reduction: `mean` (nat/token) or `sum` (nat).
+    """
+    device = next(model.parameters()).device
+    logits, state = model(tokens.to(device), state)
+    wanted = targets.to(device).flatten()
+    return F.cross_entropy(logits.flatten(0, 1), wanted, ignore_index=IGNORED, reduction=reduction), state
 
 
 def carried(state: State | None) -> State | None:
@@ -116,7 +134,9 @@ def latencies(
     """
     samples: dict[str, list[float]] = {name: [] for name in models}
     states: dict[str, State | None] = dict.fromkeys(models)
-    with torch.inference_mode():
+    with torch.inference_mode(), ExitStack() as modes:
+        for model in models.values():
+            modes.enter_context(evaluating(model))
         for round_ in track(range(-repeats // 10, repeats), f"latency at batch {batch}"):
             for name, model in models.items():
                 seconds, states[name] = _timed_step(model, batch, states[name])
@@ -128,12 +148,11 @@ def latencies(
 def _timed_step(model: LanguageModel, batch: int, state: State | None) -> tuple[float, State]:
     device = next(model.parameters()).device
     tokens = torch.zeros(1, batch, dtype=torch.long, device=device)
-    with evaluating(model):
-        start = time.perf_counter()
-        _, state = model(tokens, state)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start, state
+    start = time.perf_counter()
+    _, state = model(tokens, state)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start, state
 
 
 def _latency(times: np.ndarray) -> Latency:

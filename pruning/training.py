@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pruning.batching import IGNORED, Window, Windows
-from pruning.evaluation import carried, loss_of
+from pruning.evaluation import carried, loss_of, next_token_loss
 from pruning.layers import named_tensors
 from pruning.models.base import LanguageModel, State
 from pruning.progress import Track, silently
@@ -142,9 +141,7 @@ class _Loop:
 
     def _step(self, window: Window, state: State | None, rate: float) -> tuple[float, State]:
         """Take one optimisation step; return its loss (nat/token) and the state to carry on from."""
-        device = self.model.encoder.weight.device
-        logits, state = self.model(window.tokens.to(device), state)
-        loss = F.cross_entropy(logits.flatten(0, 1), window.targets.to(device).flatten(), ignore_index=IGNORED)
+        loss, state = next_token_loss(self.model, window.tokens, window.targets, state)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)

@@ -43,11 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(name: str, variant: str | None) -> None:
-    values = read_yaml(PARAMETERS)
-    parameters = checked(values)
     if name in ELSEWHERE:
         importlib.import_module(f"tasks.{name}").run()
         return
+    values = read_yaml(PARAMETERS)
+    parameters = checked(values)
     _end_with_parent()
     job = Job(read_stage(name, variant, values), parameters, track)
     _run_stage(job)

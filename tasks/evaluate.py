@@ -4,6 +4,7 @@ import dataclasses
 
 import pandas as pd
 
+from pruning.batching import Windows
 from pruning.evaluation import latencies, loss_of, size_of
 from pruning.models.base import LanguageModel
 from tasks.common.job import Job, seconds
@@ -22,17 +23,17 @@ def run(job: Job) -> pd.DataFrame:
     dense = read_model(job.input("train/model"))
     pruned, finetuned = read_model(job.input("prune/model")), read_model(job.input("finetune/model"))
     before = "dense" if size_of(pruned).neurons == size_of(dense).neurons else "pruned"
+    windows = {split: read_windows(job, split, **settings) for split in ("valid", "test")}
     rows = [
-        _row(job, phase, split, model, settings)
-        for split in ("valid", "test")
+        _row(job, phase, split, model, windows[split])
+        for split in windows
         for phase, model in ((before, pruned), ("finetuned", finetuned))
     ]
     write_table(job.output("evaluation"), pd.DataFrame(rows))
     return _latencies(job, {"dense": dense, "finetuned": finetuned}, repeats)
 
 
-def _row(job: Job, phase: str, split: str, model: LanguageModel, settings: dict[str, int]) -> dict[str, object]:
-    windows = read_windows(job, split, **settings)
+def _row(job: Job, phase: str, split: str, model: LanguageModel, windows: Windows) -> dict[str, object]:
     loss = loss_of(model, windows, track=job.track, what=f"{job.stage.variant}, {phase}, {split}")
     return {
         "variant": job.stage.variant,

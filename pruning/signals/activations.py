@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import pandas as pd
@@ -14,12 +15,10 @@ from pruning.layers import NeuronLayer
 from pruning.models.base import LanguageModel, State
 from pruning.progress import Track, silently
 from pruning.record import record
-from pruning.signals.scaling import signal_rows, weighted
-from pruning.statistics import Covariance, Histogram, Moments, jackknife_error, merged
-from pruning.tables import ACTIVATIONS, table
-
-GROUPS = 8
-"""Consecutive stretches of text kept apart, so that the spread between them gives standard errors."""
+from pruning.signals.grouped import empty_groups, group_of, grouped_table
+from pruning.signals.scaling import weighted
+from pruning.statistics import Covariance, Histogram, Moments
+from pruning.tables import ACTIVATIONS
 
 
 @dataclass
@@ -56,6 +55,11 @@ class Activity:
             self.active.merge(other.active),
             self.root_mean_square,
         )
+
+    @property
+    def samples(self) -> int:
+        """Tokens so far."""
+        return self.values.count
 
     @property
     def components(self) -> dict[str, Tensor]:
@@ -110,20 +114,20 @@ def activations(
     count = min(activation_samples, len(windows))
     scales = _scales(model, layers, windows)
     groups = {
-        layer.name: [Activity.empty(layer.width, bins, scales[layer.name]) for _ in range(min(GROUPS, count))]
+        layer.name: empty_groups(partial(Activity.empty, layer.width, bins, scales[layer.name]), count)
         for layer in layers
     }
     place = 0
 
     def observe(layer: str, batch: Tensor) -> None:
-        groups[layer][place * len(groups[layer]) // count].update(batch)
+        group_of(groups[layer], place, count).update(batch)
 
     state: State | None = None
     with evaluating(model), torch.no_grad(), record(model, layers, observe):
         for index in track(range(count), "activations"):
             place = index
             _, state = model.features(windows[index].tokens.to(scales[layers[0].name].device), state)
-    return _activations_table(layers, groups), {name: [g.values for g in parts] for name, parts in groups.items()}
+    return grouped_table("activations", groups), {name: [g.values for g in parts] for name, parts in groups.items()}
 
 
 def _scales(model: LanguageModel, layers: list[NeuronLayer], windows: Windows) -> dict[str, Tensor]:
@@ -137,12 +141,3 @@ def _scales(model: LanguageModel, layers: list[NeuronLayer], windows: Windows) -
     with evaluating(model), torch.no_grad(), record(model, layers, observe):
         model.features(windows[0].tokens.to(device))
     return scales
-
-
-def _activations_table(layers: list[NeuronLayer], groups: Mapping[str, list[Activity]]) -> pd.DataFrame:
-    parts = []
-    for layer in layers:
-        whole = merged(groups[layer.name])
-        error = jackknife_error(groups[layer.name], lambda state: state.importance)
-        parts.append(signal_rows(layer.name, whole.components, whole.importance, error, whole.values.count))
-    return table("activations", pd.concat(parts, ignore_index=True))

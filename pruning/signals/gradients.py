@@ -1,25 +1,23 @@
 """Importance from the flow of gradients: what the loss would gain or lose if a neuron's output were scaled."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pruning.batching import Windows
-from pruning.evaluation import carried, evaluating
+from pruning.evaluation import carried, evaluating, next_token_loss
 from pruning.layers import NeuronLayer, gather
 from pruning.models.base import LanguageModel, State
 from pruning.progress import Track, silently
-from pruning.signals.scaling import signal_rows, weighted
-from pruning.statistics import Moments, jackknife_error, merged
-from pruning.tables import GRADIENTS, table
-
-GROUPS = 8
-"""Consecutive stretches of text kept apart, so that the spread between them gives standard errors."""
+from pruning.signals.grouped import empty_groups, group_of, grouped_table
+from pruning.signals.scaling import weighted
+from pruning.statistics import Moments
+from pruning.tables import GRADIENTS
 
 
 @dataclass
@@ -45,6 +43,11 @@ class Flow:
         """Return the state of both samples together."""
         values, magnitudes = self.values.merge(other.values), self.magnitudes.merge(other.magnitudes)
         return type(self)(values, magnitudes, self.signs.merge(other.signs))
+
+    @property
+    def samples(self) -> int:
+        """Batches so far."""
+        return self.values.count
 
     @property
     def components(self) -> dict[str, Tensor]:
@@ -85,15 +88,15 @@ def gradients(model: LanguageModel, windows: Windows, *, batches: int, track: Tr
     """
     layers = model.layers()
     count = min(batches, len(windows))
-    groups = {layer.name: [Flow.empty(layer.width) for _ in range(min(GROUPS, count))] for layer in layers}
+    groups = {layer.name: empty_groups(partial(Flow.empty, layer.width), count) for layer in layers}
     state: State | None = None
     with evaluating(model):
         for index in track(range(count), "gradients"):
             window = windows[index]
             found, state = gate_gradients(model, layers, window.tokens, window.targets, carried(state))
             for name, values in found.items():
-                groups[name][index * len(groups[name]) // count].update(values[None])
-    return _gradients_table(layers, groups)
+                group_of(groups[name], index, count).update(values[None])
+    return grouped_table("gradients", groups)
 
 
 def gate_gradients(
@@ -110,18 +113,7 @@ def gate_gradients(
     """
     read = {piece.parameter for layer in layers for piece in layer.read}
     parameters = {name: parameter for name, parameter in model.named_parameters() if name in read}
-    device = next(iter(parameters.values())).device
-    logits, state = model(tokens.to(device), state)
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten())
+    loss, state = next_token_loss(model, tokens, targets, state)
     found = torch.autograd.grad(loss, list(parameters.values()))
     products = {name: w.detach() * g for (name, w), g in zip(parameters.items(), found, strict=True)}
     return {layer.name: gather(layer.read, products).sum(1) for layer in layers}, state
-
-
-def _gradients_table(layers: Sequence[NeuronLayer], groups: Mapping[str, list[Flow]]) -> pd.DataFrame:
-    parts = []
-    for layer in layers:
-        whole = merged(groups[layer.name])
-        error = jackknife_error(groups[layer.name], lambda state: state.importance)
-        parts.append(signal_rows(layer.name, whole.components, whole.importance, error, whole.values.count))
-    return table("gradients", pd.concat(parts, ignore_index=True))

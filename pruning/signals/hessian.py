@@ -7,10 +7,9 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
-from torch.nn import functional as F
 
 from pruning.batching import Windows
-from pruning.evaluation import carried, evaluating
+from pruning.evaluation import carried, evaluating, next_token_loss
 from pruning.layers import NeuronLayer, gather, named_tensors
 from pruning.models.base import LanguageModel, State
 from pruning.progress import Track, silently
@@ -76,10 +75,8 @@ def _probe(
 ) -> tuple[dict[str, Tensor], State]:
     """Return one unbiased estimate of every neuron's trace, and the state to carry on from."""
     parameters = owned_parameters(model, layers)
-    device = next(iter(parameters.values())).device
     with torch.backends.cudnn.flags(enabled=False):  # cuDNN's recurrent layers cannot be differentiated twice
-        logits, state = model(tokens.to(device), state)
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten())
+        loss, state = next_token_loss(model, tokens, targets, state)
         gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
     signs = [torch.randint(0, 2, g.shape, generator=generator).to(g) * 2 - 1 for g in gradients]
     products = torch.autograd.grad(gradients, list(parameters.values()), grad_outputs=signs)
