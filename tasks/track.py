@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 
 from tasks.common.console import say
 from tasks.common.parameters import Unexpected, checked
-from tasks.common.stages import PARAMETERS, PIPELINE, Stage, read_stage, read_yaml
+from tasks.common.stages import LOCK, PARAMETERS, PIPELINE, Stage, read_stage, read_yaml
 from tasks.common.tables import read_table
 
-LOCK, STORE, ARTIFACTS = Path("dvc.lock"), Path("mlflow.db"), Path("mlartifacts")
+STORE, ARTIFACTS = Path("mlflow.db"), Path("mlartifacts")
 EXPERIMENT, STATE, PARENT = "neuron-pruning", "dvc.lock", "mlflow.parentRunId"
 SHOWN = ("retention", "parameters", "perplexity_pruned_test", "perplexity_finetuned_test", "latency_ms_batch_1")
 VARIANTS = {

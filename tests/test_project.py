@@ -41,7 +41,7 @@ def test_a_stage_depends_on_exactly_the_modules_it_imports(name: str) -> None:
 @pytest.mark.parametrize("name", PIPELINE)
 def test_a_stage_has_one_name_everywhere(name: str) -> None:
     own = entry(name)
-    assert own["cmd"] == f"python -m tasks {name}" + (" ${key}" if "foreach" in PIPELINE[name] else "")
+    assert own["cmd"] == f"exec python -m tasks {name}" + (" ${key}" if "foreach" in PIPELINE[name] else "")
     assert (ROOT / f"tasks/{name}.py").is_file()
     outputs = [
         item if isinstance(item, str) else next(iter(item))

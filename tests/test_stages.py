@@ -123,8 +123,33 @@ def test_a_pipeline_killed_again_and_again_ends_with_the_bytes_of_an_undisturbed
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        stage(folder, "check")
     run(["dvc", "repro"], folder)
     assert digests(folder) == digests(finished)
+
+
+@pytest.mark.parametrize("size", [0, 5, 300, 1500])
+def test_a_half_written_lock_file_is_mended_and_every_result_restored(touched: Path, size: int) -> None:
+    before, lock = digests(touched), touched / "dvc.lock"
+    lock.write_bytes(lock.read_bytes()[:size])
+    stage(touched, "check")
+    said = run(["dvc", "repro"], touched).stdout
+    assert "Running stage" not in said
+    assert digests(touched) == before
+
+
+def test_a_lock_file_that_lost_its_last_hash_reruns_that_stage_to_the_same_bytes(touched: Path) -> None:
+    before, lock = digests(touched), touched / "dvc.lock"
+    lock.write_bytes(lock.read_bytes()[:-30])
+    run(["dvc", "repro"], touched)
+    assert digests(touched) == before
+    assert "Data and pipelines are up to date." in run(["dvc", "repro"], touched).stdout
+
+
+def test_a_whole_lock_file_is_left_alone(touched: Path) -> None:
+    before = (touched / "dvc.lock").read_bytes()
+    assert "half-written" not in stage(touched, "check").stdout
+    assert (touched / "dvc.lock").read_bytes() == before
 
 
 def test_training_killed_after_an_epoch_goes_on_from_it(
@@ -146,18 +171,23 @@ def test_training_killed_after_an_epoch_goes_on_from_it(
     assert not (folder / "data/.partial").exists()
 
 
-def test_a_stage_dies_with_the_dvc_that_started_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_a_stage_dies_with_the_dvc_that_started_it(tmp_path: Path, shell: str) -> None:
     folder = tiny_project(tmp_path / "project", train={"epochs": 500, "patience": 500})
     for name in ("sotu", "prepare"):
         run(["dvc", "repro", "--single-item", name], folder)
-    process = subprocess.Popen(["dvc", "repro", "--single-item", "train"], cwd=folder, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        ["dvc", "repro", "--single-item", "train"], cwd=folder, env={**ENVIRONMENT, "SHELL": shell}
+    )
     while not list(folder.glob("data/.partial/train-*/tensors.safetensors")):
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()
     process.wait()
-    time.sleep(0.5)
-    assert not [pid for pid in _processes(folder) if pid != process.pid]
+    deadline = time.monotonic() + 10
+    while _processes(folder):
+        assert time.monotonic() < deadline, "the stage outlived the dvc that started it"
+        time.sleep(0.05)
 
 
 def _processes(folder: Path) -> list[int]:

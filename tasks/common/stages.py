@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from tasks.common.parameters import Unexpected, nearest
 
-PIPELINE, PARAMETERS, DATA = Path("dvc.yaml"), Path("params.yaml"), Path("data")
+PIPELINE, PARAMETERS, LOCK, DATA = Path("dvc.yaml"), Path("params.yaml"), Path("dvc.lock"), Path("data")
 
 
 @dataclass(frozen=True)
