@@ -24,11 +24,18 @@ class Slice:
 
     An LSTM's `weight_hh` (4 width, width) holds them twice: as four stacked gates along dimension 0, where it
     computes the neurons, and once along dimension 1, where it reads them.
+
+    Attributes:
+        parameter: The parameter's name in its model.
+        dim: The dimension that runs over neurons.
+        blocks: How many stacked copies `dim` holds.
+        bias: Of a slice that reads: the parameter added to what its columns give, one number a row; empty if none.
     """
 
     parameter: str
     dim: int
     blocks: int = 1
+    bias: str = ""
 
     def split(self, tensor: Tensor) -> Tensor:
         """Return a view of `tensor` as (width, blocks, everything else)."""

@@ -116,7 +116,8 @@ class Unrolled:
 
     Attributes:
         tensors: Parameters by the names that the real model gives them.
-        gates: One vector for each layer; whoever reads a neuron reads its output times its gate.
+        gates: One vector for each layer; whoever reads a neuron reads its output times its gate, plus
+            `offsets[layer][step]` where those are given, (T, B, width) for each layer.
         hidden: Layer → outputs before the gate, one (B, width) for each step so far.
     """
 
@@ -125,6 +126,7 @@ class Unrolled:
         depth = sum(name.endswith("weight_hh_l0") for name in tensors)
         self.widths = [tensors[f"lstm.{index}.weight_hh_l0"].shape[1] for index in range(depth)]
         self.gates = gates or [torch.ones(width, dtype=torch.float64) for width in self.widths]
+        self.offsets: list[Tensor] | None = None
         self.hidden: list[list[Tensor]] = [[] for _ in self.widths]
         self.cells: list[Tensor] = []
 
@@ -142,14 +144,20 @@ class Unrolled:
         if not self.cells:
             self.cells = [read.new_zeros(len(tokens), width) for width in self.widths]
         for index, width in enumerate(self.widths):
-            before = self.hidden[index][-1] if self.hidden[index] else read.new_zeros(len(tokens), width)
-            read = self._layer(index, read, before * self.gates[index]) * self.gates[index]
+            before = self._read(index) if self.hidden[index] else read.new_zeros(len(tokens), width)
+            self._layer(index, read, before)
+            read = self._read(index)
         if "projection.weight" in self.tensors:
             read = read @ self.tensors["projection.weight"].T + self.tensors["projection.bias"]
         decoder = self.tensors.get("decoder.weight", self.tensors["encoder.weight"])
         return read @ decoder.T + self.tensors["decoder.bias"]
 
-    def _layer(self, index: int, read: Tensor, before: Tensor) -> Tensor:
+    def _read(self, index: int) -> Tensor:
+        """Return what readers of a layer's last outputs read."""
+        offset = 0 if self.offsets is None else self.offsets[index][len(self.hidden[index]) - 1]
+        return self.hidden[index][-1] * self.gates[index] + offset
+
+    def _layer(self, index: int, read: Tensor, before: Tensor) -> None:
         own = {
             what: self.tensors[f"lstm.{index}.{what}_l0"] for what in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         }
@@ -157,7 +165,6 @@ class Unrolled:
         enter, forget, content, leave = sums.split(self.widths[index], dim=1)
         self.cells[index] = forget.sigmoid() * self.cells[index] + enter.sigmoid() * content.tanh()
         self.hidden[index].append(leave.sigmoid() * self.cells[index].tanh())
-        return self.hidden[index][-1]
 
 
 def loss_on(unrolled: Unrolled, window: Window) -> Tensor:

@@ -49,6 +49,19 @@ def test_the_model_equals_the_unrolled_twin(decoder, widths):
 
 
 @every_model
+def test_an_offset_is_added_to_what_every_reader_reads(decoder, widths):
+    model, window = model_of(decoder, widths), WINDOWS[0]
+    twin = Unrolled(tensors_of(model))
+    twin.offsets = [
+        torch.randn(*window.tokens.shape, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        for width in widths
+    ]
+    offsets = {layer.name: offset for layer, offset in zip(model.layers(), twin.offsets, strict=True)}
+    features, _ = model.features(window.tokens, None, offsets)
+    assert largest(model.decode(features) - twin(window.tokens)) <= 1e-12
+
+
+@every_model
 @given(data=st.data())
 def test_relabelling_neurons_changes_no_logit(decoder, widths, data):
     model = model_of(decoder, widths)

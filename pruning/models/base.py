@@ -1,6 +1,7 @@
 """What every family of language models offers, whatever its neurons are."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Literal, Self, TypeAlias
 
 from torch import Tensor, nn
@@ -18,8 +19,18 @@ class LanguageModel(PrunableModule):
     encoder: nn.Embedding
 
     @abstractmethod
-    def features(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Return what the decoder reads, (T, B, features), and the state; for whoever needs no logits."""
+    def features(
+        self, tokens: Tensor, state: State | None = None, offsets: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, State]:
+        """Return what the decoder reads, (T, B, features), and the state; for whoever needs no logits.
+
+        Args:
+            tokens: What to read, (T, B).
+            state: What the window before left, or None.
+            offsets: Layer name → what is added to its outputs before any reader reads them, (T, B, width). The
+                derivative of a loss by them (at zero) is how much it depends on each output, through every reader
+                within these T steps.
+        """
 
     @abstractmethod
     def decode(self, features: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The LSTM language model: embedding, one LSTM a layer with its own width, decoder (tied, projected or untied)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, Self
 
@@ -64,11 +64,15 @@ class LSTMLanguageModel(LanguageModel):
         if config.decoder != "untied":
             self.decoder.register_parameter("weight", None)  # the embedding's serves, and is stored once
 
-    def features(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Return what the decoder reads, (T, B, E or H), and the state; for losses that decode in pieces."""
+    def features(
+        self, tokens: Tensor, state: State | None = None, offsets: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, State]:
+        """Return what the decoder reads, (T, B, E or H), and the state; see `LanguageModel.features`."""
         hidden, carried = self.encoder(tokens), []
         for index, lstm in enumerate(self.lstm):
-            hidden, layer_state = lstm(self._drop(hidden), None if state is None else state[index])
+            offset = (offsets or {}).get(f"lstm.{index}")
+            before = None if state is None else state[index]
+            hidden, layer_state = _run(lstm, self._drop(hidden), before, offset)
             carried.append(layer_state)
         hidden = self._drop(hidden)
         return (self.projection(hidden) if self.config.decoder == "projected" else hidden), carried
@@ -93,8 +97,12 @@ class LSTMLanguageModel(LanguageModel):
         """
         if self.config.decoder == "tied":
             raise ValueError("Expected a decoder with columns of its own, got a tied one; call `decoupled()` first.")
-        readers = [f"lstm.{index}.weight_ih_l0" for index in range(1, len(self.lstm))]
-        readers.append("projection.weight" if self.config.decoder == "projected" else "decoder.weight")
+        readers = [
+            Slice(f"lstm.{index}.weight_ih_l0", dim=1, bias=f"lstm.{index}.bias_ih_l0")
+            for index in range(1, len(self.lstm))
+        ]
+        last = "projection" if self.config.decoder == "projected" else "decoder"
+        readers.append(Slice(f"{last}.weight", dim=1, bias=f"{last}.bias"))
         return [
             NeuronLayer(
                 name=f"lstm.{index}",
@@ -104,7 +112,7 @@ class LSTMLanguageModel(LanguageModel):
                     Slice(f"lstm.{index}.{parameter}_l0", dim=0, blocks=GATES)
                     for parameter in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
                 ),
-                read=(Slice(f"lstm.{index}.weight_hh_l0", dim=1), Slice(reader, dim=1)),
+                read=(Slice(f"lstm.{index}.weight_hh_l0", dim=1, bias=f"lstm.{index}.bias_hh_l0"), reader),
                 output=f"lstm.{index}",
             )
             for index, (width, reader) in enumerate(zip(self.config.widths, readers, strict=True))
@@ -151,6 +159,25 @@ class LSTMLanguageModel(LanguageModel):
     def to_config(self) -> dict[str, object]:
         """Return the configuration as plain values, for `config.json`."""
         return asdict(self.config)
+
+
+def _run(
+    lstm: nn.Module, inputs: Tensor, state: tuple[Tensor, ...] | None, offset: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return one layer's outputs plus `offset`, as each step after also reads them, and its state.
+
+    What W_hh reads in addition, the step before's offset, enters as more inputs with W_hh as their weights, so the
+    fused kernel serves.
+    """
+    if offset is None:
+        outputs, after = lstm(inputs, state)
+        return outputs, after
+    weights: dict[str, Tensor] = dict(lstm.named_parameters())
+    wider = nn.LSTM(inputs.shape[2] + offset.shape[2], offset.shape[2], device="meta")
+    weights["weight_ih_l0"] = torch.cat([weights["weight_ih_l0"], weights["weight_hh_l0"]], dim=1)
+    earlier = torch.cat([torch.zeros_like(offset[:1]), offset[:-1]])
+    outputs, after = torch.func.functional_call(wider, weights, (torch.cat([inputs, earlier], dim=2), state))
+    return outputs + offset, after
 
 
 def build(
