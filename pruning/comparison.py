@@ -8,13 +8,14 @@ from pruning.tables import table
 
 REPORTED = "test"
 """The split whose perplexity is compared; the validation split has chosen the best epochs."""
+PHASES = ("pruned", "reconstructed", "finetuned")
 
 
 def compare(evaluation: pd.DataFrame, choices: Mapping[str, str], *, control: str) -> pd.DataFrame:
     """Return the `comparison` table.
 
-    pruned_change = perplexity right after removal / the dense model's − 1; finetuned_change likewise, both sides
-    after the same fine-tuning, so that extra training is not mistaken for good pruning.
+    The change of a phase is its perplexity over the control's − 1: before fine-tuning over the dense model's, after
+    it over the dense model's after the same fine-tuning, so that extra training is not mistaken for good pruning.
 
     Args:
         evaluation: The `evaluation` rows of all variants.
@@ -22,28 +23,36 @@ def compare(evaluation: pd.DataFrame, choices: Mapping[str, str], *, control: st
         control: The variant that removes nothing.
 
     Raises:
-        ValueError: If a variant was not evaluated before and after fine-tuning.
+        ValueError: If a variant was not evaluated in every phase.
     """
     reported = evaluation[evaluation["split"] == REPORTED]
-    after = reported[reported["phase"] == "finetuned"].set_index("variant")
-    before = reported[reported["phase"] != "finetuned"].set_index("variant")
+    perplexity = _by_phase(reported)
     for variant in (control, *choices):
-        if variant not in after.index or variant not in before.index:
-            raise ValueError(f"Expected variant {variant!r} evaluated before and after fine-tuning, got neither.")
+        if variant not in perplexity.index or perplexity.loc[[variant]].isna().any(axis=None):
+            raise ValueError(f"Expected variant {variant!r} evaluated in the phases {list(PHASES)}, got others.")
     names = list(choices)
-    before, after, dense = before.loc[names], after.loc[names], (before.loc[control], after.loc[control])
+    sizes = reported[reported["phase"] == PHASES[-1]].set_index("variant")[["neurons", "parameters", "multiply_adds"]]
+    dense, chosen, worth = sizes.loc[[control]].iloc[0], sizes.loc[names], perplexity.loc[names]
+    change = worth / perplexity.loc[[control]].iloc[0] - 1
     frame = pd.DataFrame(
         {
             "variant": names,
             "importance": list(choices.values()),
-            "neurons": after["neurons"].to_numpy(),
-            "retention": (after["neurons"] / dense[1]["neurons"]).to_numpy(),
-            "parameters": after["parameters"].to_numpy(),
-            "multiply_adds": after["multiply_adds"].to_numpy(),
-            "pruned_perplexity": before["perplexity"].to_numpy(),
-            "finetuned_perplexity": after["perplexity"].to_numpy(),
-            "pruned_change": (before["perplexity"] / dense[0]["perplexity"] - 1).to_numpy(),
-            "finetuned_change": (after["perplexity"] / dense[1]["perplexity"] - 1).to_numpy(),
+            "neurons": chosen["neurons"].to_numpy(),
+            "retention": (chosen["neurons"] / dense["neurons"]).to_numpy(),
+            "parameters": chosen["parameters"].to_numpy(),
+            "multiply_adds": chosen["multiply_adds"].to_numpy(),
+            **{f"{phase}_perplexity": worth[phase].to_numpy() for phase in PHASES},
+            **{f"{phase}_change": change[phase].to_numpy() for phase in PHASES},
         }
     )
     return table("comparison", frame)
+
+
+def _by_phase(reported: pd.DataFrame) -> pd.DataFrame:
+    """Return the perplexity of each variant in each phase; what removes nothing is `dense` before fine-tuning."""
+    found = reported.pivot_table(index="variant", columns="phase", values="perplexity")
+    found = found.reindex(columns=["dense", *PHASES])
+    for phase in PHASES[:-1]:
+        found[phase] = found[phase].fillna(found["dense"])
+    return found[list(PHASES)]

@@ -42,6 +42,11 @@ class Slice:
         rows = tensor.movedim(self.dim, 0)
         return rows.reshape(self.blocks, rows.shape[0] // self.blocks, -1).transpose(0, 1)
 
+    def join(self, rows: Tensor, like: Tensor) -> Tensor:
+        """Return the tensor shaped as `like` that `split` would take apart into `rows`."""
+        front = like.movedim(self.dim, 0)
+        return rows.transpose(0, 1).reshape(front.shape).movedim(0, self.dim)
+
     def indices(self, keep: Tensor, width: int) -> Tensor:
         """Return the positions along `dim` that belong to the kept neurons, block after block."""
         return (torch.arange(self.blocks)[:, None] * width + keep[None, :]).flatten()

@@ -8,7 +8,7 @@ import torch
 from pruning.layers import Keep
 from pruning.tables import table
 
-SCOPES = ("layer", "global")
+SCOPES = ("layer", "global", "absolute")
 
 
 def retention(
@@ -17,9 +17,10 @@ def retention(
     """Return the `retention` table: which neurons the variant keeps.
 
     `layer` keeps the same share of every layer, ⌊retain × width + ½⌋. `global` ranks all layers together by importance
-    relative to the layer's mean, so layers get widths of their own, and keeps ⌊retain × neurons + ½⌋ in all. Either
-    way at least `floor` stay in each layer (or the whole layer, if it is smaller). Equals are kept in the order of
-    their numbers.
+    relative to the layer's mean, so layers get widths of their own, and keeps ⌊retain × neurons + ½⌋ in all.
+    `absolute` does so by importance as it stands, for what is comparable across layers (`surgeon`). In any case at
+    least `floor` stay in each layer (or the whole layer, if it is smaller). Equals are kept in the order of their
+    numbers.
 
     Args:
         importance: The `importance` table.
@@ -27,7 +28,7 @@ def retention(
         by: The column to rank by.
         retain: Share of neurons to keep, in (0, 1].
         floor: Fewest neurons that a layer keeps, ≥ 1.
-        scope: `layer` or `global`.
+        scope: One of `SCOPES`.
 
     Raises:
         ValueError: For an unknown column or scope, a share outside (0, 1], or importance that is not a number.
@@ -41,7 +42,7 @@ def retention(
         widths = frame.groupby("layer")["neuron"].transform("size")
         kept = frame["rank"] <= (retain * widths + 0.5).astype("int64").clip(lower=widths.clip(upper=floor))
     else:
-        kept = _globally(frame, math.floor(retain * len(frame) + 0.5), floor)
+        kept = _globally(frame, math.floor(retain * len(frame) + 0.5), floor, relative=scope == "global")
     columns = ["variant", "layer", "neuron", "importance", "rank", "kept"]
     return table("retention", frame.assign(kept=kept)[columns])
 
@@ -52,12 +53,14 @@ def keep_of(retained: pd.DataFrame) -> Keep:
     return {str(layer): torch.tensor(rows.to_numpy()) for layer, rows in kept.groupby("layer")["neuron"]}
 
 
-def _globally(frame: pd.DataFrame, budget: int, floor: int) -> pd.Series:
+def _globally(frame: pd.DataFrame, budget: int, floor: int, *, relative: bool) -> pd.Series:
     """Return which neurons are among the most important of all layers, once each layer has its floor."""
     guaranteed = frame["rank"] <= floor
-    mean = frame.groupby("layer")["importance"].transform(lambda values: values.abs().mean())
-    relative = (frame["importance"] / mean.where(mean > 0, 1)).mask(guaranteed, math.inf)
-    place = relative.rank(method="first", ascending=False)
+    importance = frame["importance"]
+    if relative:
+        mean = frame.groupby("layer")["importance"].transform(lambda values: values.abs().mean())
+        importance = importance / mean.where(mean > 0, 1)
+    place = importance.mask(guaranteed, math.inf).rank(method="first", ascending=False)
     return place <= max(budget, int(guaranteed.sum()))
 
 

@@ -106,6 +106,11 @@ class Covariance:
         return self.products / max(self.count - 1, 1)
 
     @property
+    def second_moment(self) -> Tensor:
+        """Mean of x xᵀ, (n, n): the mean is not taken off."""
+        return self.products / max(self.count, 1) + torch.outer(self.mean, self.mean)
+
+    @property
     def varies(self) -> Tensor:
         """Whether each variable's standard deviation is more than what rounding its mean leaves, (n,)."""
         return self.products.diagonal() > self.count * (ROUNDING * self.mean).square()

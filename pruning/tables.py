@@ -13,6 +13,9 @@ ACTIVATIONS = {"frequency": 0.2, "magnitude": 0.3, "variance": 0.2, "entropy": 0
 GRADIENTS = {"magnitude": 0.4, "stability": 0.2, "signal_to_noise": 0.2, "sign_consistency": 0.2}
 COOPERATIVE = {"connection_strength": 0.3, "uniqueness": 0.3, "degree_centrality": 0.2, "cooperative_ability": 0.2}
 SIGNALS = ("weights", "hessian", "activations", "gradients", "cooperative")
+"""The signals that are fused."""
+CRITERIA = {"surgeon": "place in the order of removal with repair, over the number of neurons"}
+"""Other importances that a variant may choose by, each a column beside the fused one."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Table:
 LAYER = Column("text", "", "layer of neurons")
 NEURON = Column("integer", "", "index in its layer, from 0")
 VARIANT = Column("text", "", "variant in params.yaml")
-PHASE = Column("text", "", "`dense`, `pruned` or `finetuned`")
+PHASE = Column("text", "", "`dense`, `pruned`, `reconstructed` or `finetuned`")
 IMPORTANCE = {
     "importance": Column("number", "1", "larger is more important; comparable within a layer"),
     "standard_error": Column("number", "1", "standard error of the importance; 0 where it is exact"),
@@ -127,6 +130,13 @@ TABLES = {
                 "cooperative_ability": Column("number", "1", "weighted clustering of its strong edges"),
             },
         ),
+        _signal(
+            "surgeon",
+            {
+                "cost": Column("number", "nat/token", "loss that its removal adds once every reader is refitted"),
+                "place": Column("integer", "", "when it is removed, 1 for the first of all layers"),
+            },
+        ),
         Table(
             "importance",
             ("layer", "neuron"),
@@ -137,6 +147,7 @@ TABLES = {
                 **{f"{signal}_share": Column("number", "1", f"weight of {signal} in `fused`") for signal in SIGNALS},
                 "fused": Column("number", "1", "mean of the scaled signals, in [0, 1]"),
                 "random": Column("number", "1", "uniform random numbers, the control"),
+                **{name: Column("number", "1", meaning) for name, meaning in CRITERIA.items()},
             },
         ),
         Table(
@@ -190,8 +201,10 @@ TABLES = {
                 "parameters": Column("integer", "", "stored numbers, shared ones once"),
                 "multiply_adds": Column("integer", "1/token", "multiply-adds for one token"),
                 "pruned_perplexity": Column("number", "1", "test perplexity right after removal"),
+                "reconstructed_perplexity": Column("number", "1", "test perplexity after the repair"),
                 "finetuned_perplexity": Column("number", "1", "test perplexity after fine-tuning"),
                 "pruned_change": Column("number", "1", "relative to the dense model before fine-tuning"),
+                "reconstructed_change": Column("number", "1", "relative to the dense model before fine-tuning"),
                 "finetuned_change": Column("number", "1", "relative to the dense model after the same fine-tuning"),
             },
         ),

@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from pruning.batching import IGNORED, Window, Windows
+from pruning.distillation import Teacher, distillation_loss
 from pruning.evaluation import carried, loss_of, next_token_loss
 from pruning.layers import named_tensors
 from pruning.models.base import LanguageModel, State
 from pruning.progress import Track, silently
+from pruning.schedule import rate_at
+
+_States = tuple[State | None, State | None]
 
 CHECKPOINTED = ("exp_avg", "exp_avg_sq", "step")
 """What AdamW remembers of each parameter."""
@@ -50,7 +54,7 @@ class Trained:
     Attributes:
         tensors: `model.*` as it is, `best.*` as it was at the lowest validation loss, `optimizer.*`.
         history: One row a step: `step`, `tokens` read so far, `train_loss`, `valid_loss` (nat/token; at the ends of
-            epochs only), `learning_rate`.
+            epochs only), `learning_rate`. The loss is the labels', also where a teacher is imitated too.
         finished: Whether no epoch is left to do.
     """
 
@@ -70,6 +74,7 @@ def train(
     *,
     recipe: Recipe,
     seed: int,
+    teacher: Teacher | None = None,
     resume: Trained | None = None,
     track: Track = silently,
 ) -> Iterator[Trained]:
@@ -84,13 +89,14 @@ def train(
         valid: Validation windows.
         recipe: How to train.
         seed: Seed of dropout.
+        teacher: The model to imitate, and how much; by default the labels alone teach.
         resume: The last state that an interrupted run yielded.
         track: Shows the progress of each epoch.
 
     Raises:
         FloatingPointError: If the loss stops being a number.
     """
-    loop = _Loop(model, _optimizer(model, recipe), windows, recipe, seed, track)
+    loop = _Loop(model, _optimizer(model, recipe), windows, recipe, teacher, seed, track)
     state = resume or Trained({}, pd.DataFrame(), finished=False)
     if resume:
         _restore(model, loop.optimizer, resume.tensors)
@@ -112,6 +118,7 @@ class _Loop:
     optimizer: torch.optim.AdamW
     windows: Windows
     recipe: Recipe
+    teacher: Teacher | None
     seed: int
     track: Track
 
@@ -119,7 +126,7 @@ class _Loop:
         """Make one pass over the training windows and return its rows of the history."""
         used = max(1, round(self.recipe.portion * len(self.windows)))
         steps = range(epoch * used, (epoch + 1) * used)
-        rates = [learning_rate(self.recipe, step, self.recipe.epochs * used) for step in steps]
+        rates = [rate_at(self.recipe, step, self.recipe.epochs * used) for step in steps]
         with torch.random.fork_rng():
             torch.manual_seed(self.seed * 1_000_003 + epoch)
             losses = self._steps(rates, f"epoch {epoch + 1} of {self.recipe.epochs}")
@@ -132,23 +139,26 @@ class _Loop:
     def _steps(self, rates: Sequence[float], what: str) -> list[float]:
         """Take one step at each of the learning rates, the state carried from one to the next; return the losses."""
         losses: list[float] = []
-        state: State | None = None
+        states: _States = (None, None)
         self.model.train()
         for index, rate in enumerate(self.track(rates, what)):
-            loss, state = self._step(self.windows[index], carried(state), rate)
-            losses.append(loss)
+            loss, learnt, states = self._losses(self.windows[index], states)
+            self.optimizer.zero_grad()
+            torch.autograd.backward(learnt)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+            losses.append(loss.item())
         return losses
 
-    def _step(self, window: Window, state: State | None, rate: float) -> tuple[float, State]:
-        """Take one optimisation step; return its loss (nat/token) and the state to carry on from."""
-        loss, state = next_token_loss(self.model, window.tokens, window.targets, state)
-        self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        return loss.item(), state
+    def _losses(self, window: Window, states: "_States") -> tuple[Tensor, Tensor, "_States"]:
+        """Return the window's loss (nat/token), what is minimised, and the model's and the teacher's states after."""
+        own, taught = carried(states[0]), states[1]
+        if self.teacher is None:
+            loss, own = next_token_loss(self.model, window.tokens, window.targets, own)
+            return loss, loss, (own, None)
+        return distillation_loss(self.model, self.teacher, window, own, taught)
 
 
 def _finite(loss: float, which: str) -> float:
@@ -156,19 +166,6 @@ def _finite(loss: float, which: str) -> float:
     if not math.isfinite(loss):
         raise FloatingPointError(f"Expected a finite {which} loss, got {loss}; lower learning_rate or clip.")
     return loss
-
-
-def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """Return the learning rate of a step: a linear warm-up, then half a cosine down to zero.
-
-    >>> recipe = Recipe(epochs=1, portion=1, learning_rate=2, warmup=0.5, weight_decay=0, clip=1, patience=1)
-    >>> [round(learning_rate(recipe, step, 4), 3) for step in range(4)]
-    [1.0, 2.0, 2.0, 1.0]
-    """
-    warm = recipe.warmup * steps
-    if step < warm:
-        return recipe.learning_rate * min(1.0, (step + 1) / warm)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:

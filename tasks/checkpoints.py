@@ -1,7 +1,6 @@
 """Training that survives interruption: its state after each epoch, kept until the result is written."""
 
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
 
 from pruning.batching import Windows
+from pruning.distillation import Teacher
 from pruning.models.base import LanguageModel
 from pruning.training import Recipe, Trained, train
 from tasks.common.console import say
@@ -21,7 +21,13 @@ TENSORS, HISTORY = "tensors.safetensors", "steps.parquet"
 
 
 def train_to_the_end(
-    job: Job, model: LanguageModel, windows: Windows, valid: Windows, recipe: Recipe, seed: int
+    job: Job,
+    model: LanguageModel,
+    windows: Windows,
+    valid: Windows,
+    recipe: Recipe,
+    seed: int,
+    teacher: Teacher | None = None,
 ) -> tuple[Trained, pd.DataFrame | None]:
     """Train the model, going on from where an interrupted run of the same job stopped.
 
@@ -33,7 +39,10 @@ def train_to_the_end(
         say(f"{job.stage.address}: going on after {before.history['valid_loss'].count()} finished epochs")
     last = before
     if before is None or not before.finished:
-        for last in _epochs(job, model, windows, valid, recipe, seed, before):
+        epochs = train(model, windows, valid, recipe=recipe, seed=seed, teacher=teacher, resume=before, track=job.track)
+        for last in epochs:
+            losses = last.history["valid_loss"].dropna()
+            say(f"{job.stage.address}: epoch {len(losses)}, validation loss {losses.iloc[-1]:.4f} nat/token")
             _write(job.partial, last)
     assert last is not None  # noqa: S101 - a recipe has at least one epoch
     model.load_state_dict(last.best())
@@ -50,21 +59,6 @@ def forget(job: Job) -> None:
 
 def _tokens(state: Trained | None) -> int:
     return 0 if state is None else int(state.history["tokens"].iloc[-1])
-
-
-def _epochs(
-    job: Job,
-    model: LanguageModel,
-    windows: Windows,
-    valid: Windows,
-    recipe: Recipe,
-    seed: int,
-    before: Trained | None,
-) -> Iterator[Trained]:
-    for state in train(model, windows, valid, recipe=recipe, seed=seed, resume=before, track=job.track):
-        losses = state.history["valid_loss"].dropna()
-        say(f"{job.stage.address}: epoch {len(losses)}, validation loss {losses.iloc[-1]:.4f} nat/token")
-        yield state
 
 
 def _write(folder: Path, state: Trained) -> None:

@@ -12,6 +12,8 @@ from tasks.common.tables import write_table
 from tasks.models import read_model
 from tasks.windows import read_windows
 
+PHASES = {"pruned": "prune", "reconstructed": "reconstruct", "finetuned": "finetune"}
+"""Phases of a variant, and the stage that writes the model of each; what keeps everything has only the last."""
 BATCHES = (1, 32)
 """How many sequences run side by side when latency is measured."""
 
@@ -21,16 +23,13 @@ def run(job: Job) -> pd.DataFrame:
     settings = job.settings("evaluate")
     repeats = settings.pop("repeats")
     dense = read_model(job.input("train/model"))
-    pruned, finetuned = read_model(job.input("prune/model")), read_model(job.input("finetune/model"))
-    before = "dense" if size_of(pruned).neurons == size_of(dense).neurons else "pruned"
+    models = {phase: read_model(job.input(f"{stage}/model")) for phase, stage in PHASES.items()}
+    if size_of(models["pruned"]).neurons == size_of(dense).neurons:
+        models = {"dense": dense, "finetuned": models["finetuned"]}
     windows = {split: read_windows(job, split, **settings) for split in ("valid", "test")}
-    rows = [
-        _row(job, phase, split, model, windows[split])
-        for split in windows
-        for phase, model in ((before, pruned), ("finetuned", finetuned))
-    ]
+    rows = [_row(job, phase, split, model, windows[split]) for split in windows for phase, model in models.items()]
     write_table(job.output("evaluation"), pd.DataFrame(rows))
-    return _latencies(job, {"dense": dense, "finetuned": finetuned}, repeats)
+    return _latencies(job, {"dense": dense, "finetuned": models["finetuned"]}, repeats)
 
 
 def _row(job: Job, phase: str, split: str, model: LanguageModel, windows: Windows) -> dict[str, object]:

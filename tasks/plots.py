@@ -8,11 +8,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pruning.tables import SIGNALS
+from pruning.comparison import PHASES
+from pruning.tables import CRITERIA, SIGNALS
 from tasks.common.writing import replacing
 
 mpl.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
 mpl.rcParams.update({"grid.alpha": 0.3, "figure.dpi": 120, "svg.hashsalt": "fixed"})
+
+
+MARKERS = ("x", "s", "o")
+"""How each phase of a variant is drawn."""
 
 
 def write_plots(
@@ -62,15 +67,16 @@ def _curve(axes: Axes, history: pd.DataFrame, label: str, color: str) -> None:
 
 def _retention(comparison: pd.DataFrame) -> Figure:
     figure, axes = _figure("Perplexity against neurons kept", "share of neurons kept", "test perplexity")
-    columns = ["retention", "pruned_perplexity", "finetuned_perplexity"]
-    for index, (variant, share, before, after) in enumerate(
+    columns = ["retention", *(f"{phase}_perplexity" for phase in PHASES)]
+    for index, (variant, share, *phases) in enumerate(
         zip(comparison["variant"], *comparison[columns].to_numpy().T, strict=True)
     ):
-        axes.plot([share, share], [before, after], "-", color=f"C{index}", alpha=0.5)
-        axes.plot(share, before, "x", color=f"C{index}", markersize=9)
-        axes.plot(share, after, "o", color=f"C{index}", markersize=8, label=f"{variant}: {after:.1f}")
-    axes.plot([], [], "kx", label="right after removal")
-    axes.plot([], [], "ko", label="after fine-tuning")
+        axes.plot([share] * len(phases), phases, "-", color=f"C{index}", alpha=0.5)
+        for marker, perplexity in zip(MARKERS, phases, strict=True):
+            axes.plot(share, perplexity, marker, color=f"C{index}", markersize=8)
+        axes.plot([], [], "-", color=f"C{index}", label=f"{variant}: {phases[-1]:.1f}")
+    for marker, label in zip(MARKERS, ("right after removal", "repaired", "fine-tuned"), strict=True):
+        axes.plot([], [], f"k{marker}", label=label)
     axes.set(yscale="log", xlim=(0, 1.05))
     axes.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
     axes.yaxis.set_minor_formatter(mpl.ticker.ScalarFormatter())
@@ -79,13 +85,16 @@ def _retention(comparison: pd.DataFrame) -> Figure:
 
 
 def _importance(importance: pd.DataFrame) -> Figure:
-    names = [*SIGNALS, "fused"]
+    names = [*SIGNALS, "fused", *CRITERIA]
     columns = 3
-    figure = Figure(figsize=(10.5, 6), layout="constrained")
-    grid = figure.subplots(math.ceil(len(names) / columns), columns).flatten()
-    for axes, name in zip(grid, names, strict=True):
-        for layer, rows in importance.groupby("layer", sort=True):
-            axes.hist(rows[name], bins=30, histtype="step", linewidth=1.5, label=str(layer))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(10.5, 3 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns).flatten()
+    for axes in grid[len(names) :]:
+        axes.remove()
+    for axes, name in zip(grid, names, strict=False):
+        for layer, own in importance.groupby("layer", sort=True):
+            axes.hist(own[name], bins=30, histtype="step", linewidth=1.5, label=str(layer))
         axes.set(title=name, ylabel="neurons")
     grid[0].legend(title="layer")
     figure.suptitle("Importance of neurons, by signal and layer")

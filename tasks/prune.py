@@ -9,10 +9,9 @@ from tasks.models import read_model, write_model
 
 def run(job: Job) -> None:
     """Write which neurons the variant keeps and the model without the others."""
-    own = {name: value for name, value in job.settings(f"variants.{job.stage.variant}").items() if value is not None}
-    settings = job.settings("prune") | own
-    tied = settings.pop("tied")
-    retained = retention(read_table(job.input("fuse/importance")), variant=str(job.stage.variant), **settings)
+    settings, variant = job.settings_of_variant("prune"), str(job.stage.variant)
+    tied, by = settings.pop("tied"), job.settings(f"variants.{variant}")["by"]
+    retained = retention(read_table(job.input("fuse/importance")), variant=variant, by=by, **settings)
     model = read_model(job.input("train/model"))
     smaller = model if retained["kept"].all() else select(model.decoupled(tied), keep_of(retained))
     write_model(job.output("model"), smaller)

@@ -6,6 +6,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from pruning.comparison import PHASES
 from tasks.common.parameters import Parameters, checked
 from tasks.common.stages import PARAMETERS, read_stage, read_yaml
 from tasks.common.tables import read_table
@@ -47,6 +48,7 @@ def _table(
     table = Table(title="Test perplexity and cost of each variant")
     columns = ["variant", "chosen by", "neurons kept", "parameters", "multiply-adds", "perplexity\npruned"]
     columns += [
+        "repaired",
         "fine-tuned",
         "change\nfrom dense",
         *(f"ms/step, batch {batch}\n± spread (speed-up)" for batch in BATCHES),
@@ -61,8 +63,7 @@ def _table(
             f"{row['neurons']:,} ({row['retention']:.0%})",
             f"{row['parameters']:,}",
             f"{row['multiply_adds']:,}",
-            f"{row['pruned_perplexity']:.1f}",
-            f"{row['finetuned_perplexity']:.1f}",
+            *(f"{row[f'{phase}_perplexity']:.1f}" for phase in PHASES),
             f"{row['finetuned_change']:+.1%}",
             *(_milliseconds(latency, str(variant), batch) for batch in BATCHES),
         )

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from pruning.comparison import PHASES
 from tasks.common.console import say
 from tasks.common.parameters import Unexpected, checked
 from tasks.common.stages import LOCK, PARAMETERS, PIPELINE, Stage, read_stage, read_yaml
@@ -22,7 +23,7 @@ from tasks.common.tables import read_table
 
 STORE, ARTIFACTS = Path("mlflow.db"), Path("mlartifacts")
 EXPERIMENT, STATE, PARENT = "neuron-pruning", "dvc.lock", "mlflow.parentRunId"
-SHOWN = ("retention", "parameters", "perplexity_pruned_test", "perplexity_finetuned_test", "latency_ms_batch_1")
+SHOWN = ("retention", "parameters", *(f"perplexity_{phase}_test" for phase in PHASES), "latency_ms_batch_1")
 VARIANTS = {
     "searchFilter": "tags.kind = 'variant'",
     "orderByKey": "metrics.`perplexity_finetuned_test`",  # any order but by date shows children without their parents
@@ -125,7 +126,7 @@ def _pipeline(state: State) -> Record:
     comparison = state.table(compare, "comparison")
     metrics = _dense(state) | state.seconds(*(state.stage(name) for name in stages if name in state.lock))
     for row in comparison.to_dict("records"):
-        for phase in ("pruned", "finetuned"):
+        for phase in PHASES:
             metrics[f"perplexity_{phase}_test/{row['variant']}"] = row[f"{phase}_perplexity"]
     files = {"": [compare.outputs["comparison"], PARAMETERS, LOCK], "plots": sorted(compare.outputs["plots"].glob("*"))}
     tables, tags = {"comparison": comparison}, {"kind": "pipeline"}
@@ -145,16 +146,17 @@ def _training(state: State) -> Record:
 
 
 def _variant(state: State, variant: str) -> Record:
-    prune, finetune, evaluate = stages = [state.stage(name, variant) for name in ("prune", "finetune", "evaluate")]
+    stages = [state.stage(name, variant) for name in ("prune", "reconstruct", "finetune", "evaluate")]
+    prune, reconstruct, finetune, evaluate = stages
     own = state.parameters.variants[variant].model_dump(exclude_none=True)
     tables = {"evaluation": state.table(evaluate, "evaluation"), "retention": state.table(prune, "retention")}
     compared = state.table(state.stage("compare"), "comparison").set_index("variant")
-    changes = {name: float(compared[name][variant]) for name in ("retention", "pruned_change", "finetuned_change")}
+    changes = {name: float(compared[name][variant]) for name in ("retention", *(f"{phase}_change" for phase in PHASES))}
     latency, perplexity = _latency(state.table(evaluate, "timing")), _evaluated(tables["evaluation"])
-    models = {"pruned": prune.outputs["model"], "finetuned": finetune.outputs["model"]}
+    models = {phase: made.outputs["model"] for phase, made in zip(PHASES, (prune, reconstruct, finetune), strict=True)}
     return Record(
         name=variant,
-        params=state.parameters.prune.model_dump() | own,
+        params=state.parameters.prune.model_dump() | {"repair": state.parameters.reconstruct.repair} | own,
         metrics=changes | perplexity | latency | state.seconds(*stages),
         tags={"kind": "variant", **{f"dvc.model.{phase}": state.hashes[path] for phase, path in models.items()}},
         curves=state.table(finetune, "history"),
@@ -173,7 +175,7 @@ def _evaluated(evaluation: pd.DataFrame, before: str = "pruned") -> dict[str, fl
     """Return perplexities and sizes; what precedes fine-tuning has one name, also where nothing was removed."""
     metrics: dict[str, float] = {}
     for row in evaluation.to_dict("records"):
-        phase = row["phase"] if row["phase"] == "finetuned" else before
+        phase = before if row["phase"] == "dense" else row["phase"]
         metrics |= {f"perplexity_{phase}_{row['split']}": row["perplexity"]} | {size: row[size] for size in SIZES}
     return metrics
 

@@ -9,8 +9,10 @@ PERPLEXITY = {
     ("dense", "dense"): 100.0,
     ("dense", "finetuned"): 90.0,
     ("half", "pruned"): 150.0,
+    ("half", "reconstructed"): 120.0,
     ("half", "finetuned"): 99.0,
     ("random", "pruned"): 200.0,
+    ("random", "reconstructed"): 130.0,
     ("random", "finetuned"): 108.0,
 }
 NEURONS = {"dense": 40, "half": 20, "random": 20}
@@ -43,17 +45,20 @@ def test_changes_are_relative_to_the_control_in_the_same_phase_on_the_test_split
         "parameters": 2000,
         "multiply_adds": 200,
         "pruned_perplexity": 150.0,
+        "reconstructed_perplexity": 120.0,
         "finetuned_perplexity": 99.0,
         "pruned_change": pytest.approx(0.5),
+        "reconstructed_change": pytest.approx(0.2),
         "finetuned_change": pytest.approx(0.1),
     }
     assert table.loc["random", "pruned_change"] == pytest.approx(1.0)
+    assert table.loc["random", "reconstructed_change"] == pytest.approx(0.3)
     assert table.loc["random", "finetuned_change"] == pytest.approx(0.2)
 
 
 def test_the_control_compared_with_itself_has_not_changed(evaluation):
     row = compare(evaluation, {"dense": "fused"}, control="dense").iloc[0]
-    assert (row["retention"], row["pruned_change"], row["finetuned_change"]) == (1, 0, 0)
+    assert row[["retention", "pruned_change", "reconstructed_change", "finetuned_change"]].tolist() == [1, 0, 0, 0]
 
 
 def test_the_order_of_rows_and_variants_does_not_matter(evaluation):
@@ -64,13 +69,13 @@ def test_the_order_of_rows_and_variants_does_not_matter(evaluation):
     assert one["variant"].tolist() == ["dense", "half", "random"]
 
 
-@pytest.mark.parametrize("phase", ["pruned", "finetuned"])
+@pytest.mark.parametrize("phase", ["pruned", "reconstructed", "finetuned"])
 def test_a_variant_that_lacks_a_phase_is_refused_by_name(evaluation, phase):
     partial = evaluation[(evaluation["variant"] != "half") | (evaluation["phase"] != phase)]
-    with pytest.raises(ValueError, match="Expected variant 'half' evaluated before and after fine-tuning"):
+    with pytest.raises(ValueError, match="Expected variant 'half' evaluated in the phases"):
         compare(partial, {"half": "fused"}, control="dense")
 
 
 def test_a_control_that_was_not_evaluated_is_refused_by_name(evaluation):
-    with pytest.raises(ValueError, match="Expected variant 'none' evaluated before and after fine-tuning"):
+    with pytest.raises(ValueError, match="Expected variant 'none' evaluated in the phases"):
         compare(evaluation, {"half": "fused"}, control="none")

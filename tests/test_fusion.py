@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pruning.fusion import fuse
 from pruning.signals.scaling import scaled, weighted
-from pruning.tables import SIGNALS
+from pruning.tables import CRITERIA, SIGNALS
 from tests.models import SIGNALS as MEASURES
 from tests.models import scaled_by_hand, tiny
 
@@ -23,7 +23,8 @@ def signal_tables(seed=0):
     random = np.random.default_rng(seed)
     keys = [(layer, neuron) for layer, width in LAYERS.items() for neuron in range(width)]
     frame = pd.DataFrame(keys, columns=["layer", "neuron"])
-    return {name: frame.assign(importance=random.normal(size=12) * 10.0**i) for i, name in enumerate(SIGNALS)}
+    names = (*SIGNALS, *CRITERIA)
+    return {name: frame.assign(importance=random.normal(size=12) * 10.0**i) for i, name in enumerate(names)}
 
 
 def test_the_fusion_is_the_mean_of_each_signal_scaled_within_its_layer():
@@ -32,7 +33,7 @@ def test_the_fusion_is_the_mean_of_each_signal_scaled_within_its_layer():
     for layer, width in LAYERS.items():
         for neuron in range(width):
             total = 0.0
-            for signal in signals.values():
+            for signal in (signals[name] for name in SIGNALS):
                 rows = [(row.neuron, row.importance) for row in signal.itertuples() if row.layer == layer]
                 values = scaled_by_hand([importance for _, importance in rows])
                 total += dict(zip([number for number, _ in rows], values, strict=True))[neuron]

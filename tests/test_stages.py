@@ -17,8 +17,9 @@ from tests.projects import ENVIRONMENT, ROOT, copy, digests, run, set_parameters
 
 YAML_FILE = YAML(typ="safe")
 STAGES = list(YAML_FILE.load(ROOT / "dvc.yaml")["stages"])
-WITHOUT_VARIANTS = [name for name in STAGES if name not in ("prune", "finetune", "evaluate")]
-PAIRS = [(name, None) for name in WITHOUT_VARIANTS] + [(n, "enhanced") for n in ("prune", "finetune", "evaluate")]
+WITH_VARIANTS = ("prune", "reconstruct", "finetune", "evaluate")
+WITHOUT_VARIANTS = [name for name in STAGES if name not in WITH_VARIANTS]
+PAIRS = [(name, None) for name in WITHOUT_VARIANTS] + [(name, "enhanced") for name in WITH_VARIANTS]
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +77,12 @@ def test_a_second_repro_does_nothing(finished: Path) -> None:
     [
         ({"prune": {"retain": 0.7}}, {"prune@dense", "prune@enhanced"}),
         ({"hessian": {"probes": 11}}, {"hessian"}),
+        ({"reconstruct": {"repair": "mean"}}, {"reconstruct@dense", "reconstruct@enhanced"}),
         ({"finetune": {"epochs": 2}}, {"finetune@dense", "finetune@enhanced"}),
-        ({"calibration": {"batch": 5}}, {"hessian", "activations", "gradients"}),
+        (
+            {"calibration": {"batch": 5}},
+            {"hessian", "activations", "gradients", "surgeon", "reconstruct@dense", "reconstruct@enhanced"},
+        ),
     ],
 )
 def test_a_changed_value_makes_stale_the_stages_that_read_it(
@@ -107,7 +112,7 @@ def test_fewer_neurons_reach_every_stage_after_the_decision(touched: Path) -> No
     set_parameters(touched, {"prune": {"retain": 0.3}})
     run(["dvc", "repro"], touched)
     changed = {path.split("/")[1] for path, digest in digests(touched).items() if before[path] != digest}
-    assert changed == {"prune", "finetune", "evaluate", "compare"}
+    assert changed == {"prune", "reconstruct", "finetune", "evaluate", "compare"}
 
 
 def test_a_pipeline_killed_again_and_again_ends_with_the_bytes_of_an_undisturbed_one(

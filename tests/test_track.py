@@ -26,7 +26,7 @@ from tests.projects import ROOT
 pytestmark = pytest.mark.filterwarnings(
     "ignore:For backward compatibility, 'str' dtypes are included",  # MLflow's log_table, with pandas 3
 )
-VARIANTS = {"dense": 1.0, "random": 0.5, "traditional": 0.5, "enhanced": 0.5}
+VARIANTS = {"dense": 1.0, "random": 0.5, "traditional": 0.5, "enhanced": 0.5, "surgeon": 0.5}
 STEPS = 2500
 
 
@@ -40,7 +40,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def logged(results: Path) -> Path:
     code, said = tracked(results, DVC_EXP_NAME="tall-oak")
-    assert (code, said.startswith("MLflow: 6 runs logged")) == (0, True), said
+    assert (code, said.startswith("MLflow: 7 runs logged")) == (0, True), said
     return results
 
 
@@ -131,7 +131,8 @@ def history(stage: str, _variant: str | None) -> pd.DataFrame:
 def evaluation(_stage: str, variant: str | None) -> pd.DataFrame:
     kept = VARIANTS[str(variant)]
     before = "dense" if kept == 1 else "pruned"
-    perplexity = {before: 20 / kept, "finetuned": 18 / kept}
+    repaired = {} if kept == 1 else {"reconstructed": 19 / kept}
+    perplexity = {before: 20 / kept, **repaired, "finetuned": 18 / kept}
     sizes = {"tokens": 9, "neurons": int(8 * kept), "parameters": int(80 * kept), "multiply_adds": int(40 * kept)}
     rows = [
         {"variant": variant, "phase": phase, "split": split, "loss": 3.0, "perplexity": value + (split == "valid")}
@@ -228,10 +229,22 @@ def test_the_pipeline_holds_every_setting_the_comparison_and_the_plots(logged: P
 
 def test_a_variant_holds_its_effective_settings_its_final_numbers_and_its_tables(logged: Path) -> None:
     dense, random = runs(logged)["dense"].data, runs(logged)["random"].data
-    assert dense.params == {"by": "fused", "retain": "1.0", "floor": "8", "scope": "global", "tied": "project"}
+    expected = {"by": "fused", "retain": "1.0", "floor": "8", "scope": "global", "tied": "project"}
+    assert dense.params == {**expected, "repair": "imitate"}
     assert random.params["retain"] == "0.5"
-    expected = {"retention": 0.5, "neurons": 4, "parameters": 40, "multiply_adds": 20, "finetuned_change": 1}
-    expected |= {"perplexity_pruned_test": 40, "perplexity_finetuned_test": 36, "perplexity_finetuned_valid": 37}
+    expected: dict[str, Any] = {
+        "retention": 0.5,
+        "neurons": 4,
+        "parameters": 40,
+        "multiply_adds": 20,
+        "finetuned_change": 1,
+    }
+    expected |= {
+        "perplexity_reconstructed_test": 38,
+        "perplexity_pruned_test": 40,
+        "perplexity_finetuned_test": 36,
+        "perplexity_finetuned_valid": 37,
+    }
     expected |= {"latency_ms_batch_1": 1, "latency_ms_batch_32": 4, "latency_ms_batch_32_dense": 4}
     expected |= {"seconds_prune": 7, "seconds_finetune": 7, "seconds_evaluate": 7}
     assert {name: random.metrics[name] for name in expected} == pytest.approx(expected)
@@ -271,14 +284,14 @@ def test_runs_name_the_corpus_the_commit_the_experiment_and_the_hashes_of_their_
 def test_a_state_is_logged_only_once(again: Path) -> None:
     code, said = tracked(again)
     assert (code, said) == (0, f"MLflow: this state is already logged (run {parents(again)[0].info.run_id})\n")
-    assert len(every_run(again)) == 6
+    assert len(every_run(again)) == 2 + len(VARIANTS)
 
 
 def test_another_lock_makes_another_parent(again: Path) -> None:
     with (again / "dvc.lock").open("a") as lock:
         lock.write("# another state\n")
     assert tracked(again)[0] == 0
-    assert (len(every_run(again)), len(parents(again))) == (12, 2)
+    assert (len(every_run(again)), len(parents(again))) == (2 * (2 + len(VARIANTS)), 2)
 
 
 def test_a_parent_left_by_a_kill_is_replaced(unlogged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +308,7 @@ def test_a_parent_left_by_a_kill_is_replaced(unlogged: Path, monkeypatch: pytest
     assert parents(unlogged)[0].info.status == "RUNNING"
     monkeypatch.undo()
     assert tracked(unlogged)[0] == 0
-    assert len(runs(unlogged)) == 6
+    assert len(runs(unlogged)) == 2 + len(VARIANTS)
     assert parents(unlogged)[0].info.run_id != done[0]
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pruning.batching import Windows
-from pruning.training import Trained, learning_rate, train
+from pruning.schedule import rate_at
+from pruning.training import Trained, train
 from tests.models import bytes_of, recipe, tensors_of, text, tiny
 
 WINDOWS = Windows(text(500), first=0, batch=4, bptt=8)
@@ -140,9 +141,9 @@ def test_the_learning_rate_rises_to_its_height_and_ends_near_zero(states):
 @pytest.mark.parametrize("steps", [1, 7, 40])
 def test_every_learning_rate_lies_between_zero_and_its_height(warmup, steps):
     chosen = recipe(warmup=warmup)
-    assert all(0 < learning_rate(chosen, step, steps) <= chosen.learning_rate for step in range(steps))
+    assert all(0 < rate_at(chosen, step, steps) <= chosen.learning_rate for step in range(steps))
     if warmup < 1:
-        assert learning_rate(chosen, steps, steps) == pytest.approx(0, abs=1e-12)
+        assert rate_at(chosen, steps, steps) == pytest.approx(0, abs=1e-12)
 
 
 def test_weight_decay_shrinks_matrices_and_leaves_biases_alone():

@@ -17,6 +17,12 @@ class LanguageModel(PrunableModule):
     """Reads tokens (T, B), carries a state, and gives the logits (T, B, V) of each next token."""
 
     encoder: nn.Embedding
+    decoder: nn.Linear  # its `weight` is None where the embedding's serves
+
+    @property
+    @abstractmethod
+    def decoder_weight(self) -> Tensor:
+        """The matrix (V, features) that turns features into logits, wherever it is stored."""
 
     @abstractmethod
     def features(

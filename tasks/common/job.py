@@ -44,6 +44,11 @@ class Job:
             raise KeyError(f"dvc.yaml does not list the section {section!r} in the params of {self.stage.name}")
         return dict(self._section(section).model_dump())
 
+    def settings_of_variant(self, section: str) -> dict[str, Any]:
+        """Return a section with the values that the job's variant sets for itself."""
+        own = self.settings(f"variants.{self.stage.variant}")
+        return {name: value if own.get(name) is None else own[name] for name, value in self.settings(section).items()}
+
     @property
     def partial(self) -> Path:
         """Where an interrupted run leaves what can be resumed: a place that changes with everything it depends on."""

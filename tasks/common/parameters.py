@@ -124,7 +124,17 @@ class Fuse(Section):
     seed: Seed
 
 
-By = Literal["weights", "hessian", "activations", "gradients", "cooperative", "fused", "random"]
+class Surgeon(Section):
+    """Settings of `surgeon`."""
+
+    batches: Annotated[int, Field(ge=2)]
+    damping: Positive
+    seed: Seed
+
+
+By = Literal["weights", "hessian", "activations", "gradients", "cooperative", "fused", "random", "surgeon"]
+Scope = Literal["layer", "global", "absolute"]
+Repair = Literal["none", "mean", "ridge", "imitate"]
 
 
 class Prune(Section):
@@ -132,18 +142,36 @@ class Prune(Section):
 
     retain: Share
     floor: Count
-    scope: Literal["layer", "global"]
+    scope: Scope
     tied: Literal["project", "untie"]
 
 
+class Reconstruct(Section):
+    """Settings of `reconstruct`."""
+
+    repair: Repair
+    tokens: Count
+    learning_rate: Positive
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    clip: Positive
+
+
 class Variant(Section):
-    """One variant: what it chooses by, and its own values of anything in `prune`."""
+    """One variant: what it chooses by, and its own values of anything in `prune`, and its own repair."""
 
     by: By
     retain: Share | None = None
     floor: Count | None = None
-    scope: Literal["layer", "global"] | None = None
+    scope: Scope | None = None
     tied: Literal["project", "untie"] | None = None
+    repair: Repair | None = None
+
+
+class Finetune(Learning):
+    """Settings of `finetune`."""
+
+    distillation: Annotated[float, Field(ge=0, le=1)]
+    temperature: Positive
 
 
 class Evaluate(Section):
@@ -171,10 +199,12 @@ class Parameters(Section):
     activations: Activations
     gradients: Gradients
     cooperative: Cooperative
+    surgeon: Surgeon
     fuse: Fuse
     prune: Prune
+    reconstruct: Reconstruct
     variants: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Variant], Field(min_length=1)]
-    finetune: Learning
+    finetune: Finetune
     evaluate: Evaluate
     compare: Compare
 

@@ -1,0 +1,195 @@
+"""Learning from the dense model: its features without labels as a repair, its logits beside labels in training."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruning.batching import IGNORED, Window, Windows
+from pruning.evaluation import carried, evaluating
+from pruning.models.base import LanguageModel, State
+from pruning.progress import Track, silently
+from pruning.schedule import rate_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A model that another learns from (Hinton, Vinyals & Dean 2015).
+
+    Attributes:
+        model: It is evaluated without dropout and never changed.
+        share: Share of the teacher in what is minimised, in [0, 1]; the labels have the rest.
+        temperature: Divides both models' logits where they are compared.
+    """
+
+    model: LanguageModel
+    share: float
+    temperature: float
+
+
+def distillation_loss(
+    model: LanguageModel, teacher: Teacher, window: Window, state: State | None, taught: State | None
+) -> tuple[Tensor, Tensor, tuple[State, State]]:
+    """Return the labels' loss, what is minimised with a teacher, both nat/token, and both models' states.
+
+    (1 − share) · CE(labels) + share · T² · KL(softmax(z_t / T) ‖ softmax(z / T)), T the temperature, z the logits: T²
+    keeps the gradient's size whatever the temperature. Padding is left out of both.
+    """
+    device = model.encoder.weight.device
+    tokens, wanted = window.tokens.to(device), window.targets.to(device).flatten()
+    logits, state = model(tokens, state)
+    with torch.no_grad(), evaluating(teacher.model):
+        taught_logits, taught = teacher.model(tokens, taught)
+    loss = F.cross_entropy(logits.flatten(0, 1), wanted, ignore_index=IGNORED)
+    rows = wanted != IGNORED
+    own, other = (torch.log_softmax(z.flatten(0, 1)[rows] / teacher.temperature, -1) for z in (logits, taught_logits))
+    distance = F.kl_div(own, other, reduction="batchmean", log_target=True)
+    return loss, (1 - teacher.share) * loss + teacher.share * teacher.temperature**2 * distance, (state, taught)
+
+
+METRIC_WINDOWS = 8
+"""Windows that the metric of the features is measured on: with a thousand tokens each, its error is below 1%."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imitation:
+    """How a pruned model learns from the dense one.
+
+    Attributes:
+        tokens: The budget: how many calibration tokens are read.
+        learning_rate: Highest learning rate of Adam (Kingma & Ba 2015), reached after the warm-up and lowered to zero
+            along a half cosine.
+        warmup: Share of all steps over which the learning rate rises linearly.
+        clip: Largest norm of the whole gradient.
+    """
+
+    tokens: int
+    learning_rate: float
+    warmup: float
+    clip: float
+
+
+def imitate(
+    student: LanguageModel,
+    teacher: LanguageModel,
+    windows: Windows,
+    *,
+    imitation: Imitation,
+    track: Track = silently,
+) -> LanguageModel:
+    """Return the student after it has learnt to give the teacher's decoder the teacher's features.
+
+    The loss is the second-order expansion of KL(teacher ‖ student) in the features f that the decoder D reads,
+
+        ½ (f_s − f_t)ᵀ F (f_s − f_t),   F = Dᵀ E[diag(p) − p pᵀ] D,
+
+    with p the teacher's next-token distribution (nat/token). It needs no labels, no logits and no vocabulary-sized
+    product at any step, so a token costs a tenth of a training token. Embedding and decoder stay; everything between
+    them learns. Where the student's decoder is its own, it is replaced by the teacher's behind a linear map, which is
+    multiplied back into it at the end.
+
+    Args:
+        student: A pruned model, as `reconstruct` left it; neither model is changed.
+        teacher: The dense model.
+        windows: Calibration text.
+        imitation: How to learn.
+        track: Shows progress.
+
+    Raises:
+        FloatingPointError: If the loss stops being a number.
+    """
+    learner = copy.deepcopy(student)
+    alignment = _alignment(student, teacher)
+    metric = feature_metric(teacher, [windows[index] for index in range(min(METRIC_WINDOWS, len(windows)))])
+    _learn(learner, alignment, teacher, windows, metric, imitation, track)
+    _fold(learner, alignment, teacher)
+    return learner
+
+
+def feature_metric(teacher: LanguageModel, windows: Sequence[Window]) -> Tensor:
+    """Return F = Dᵀ E[diag(p) − p pᵀ] D over the windows' tokens, (features, features), nat/token."""
+    decoder = teacher.decoder_weight.detach()
+    shares, outer = decoder.new_zeros(len(decoder)), decoder.new_zeros(decoder.shape[1], decoder.shape[1])
+    state: State | None = None
+    count = 0
+    with torch.no_grad(), evaluating(teacher):
+        for window in windows:
+            features, state = teacher.features(window.tokens.to(decoder.device), state)
+            p = teacher.decode(features).flatten(0, 1).softmax(-1)
+            mean = p @ decoder
+            shares, outer, count = shares + p.sum(0), outer + mean.T @ mean, count + len(p)
+    return (decoder.T * (shares / count)) @ decoder - outer / count
+
+
+def _alignment(student: LanguageModel, teacher: LanguageModel) -> nn.Module:
+    """Return what turns the student's features into ones for the teacher's decoder, as well as its own decodes them."""
+    own, other = student.decoder_weight.detach().double(), teacher.decoder_weight.detach().double()
+    if own.shape == other.shape and torch.equal(own, other):
+        return nn.Identity()
+    wanted = torch.cat([own, (student.decoder.bias - teacher.decoder.bias).detach()[:, None]], dim=1)
+    solution = torch.linalg.solve(other.T @ other, other.T @ wanted)  # not lstsq, whose last bits differ between calls
+    alignment = nn.Linear(own.shape[1], other.shape[1], device="meta").to_empty(device=own.device)
+    alignment = alignment.to(student.decoder_weight.dtype)
+    with torch.no_grad():
+        alignment.weight.copy_(solution[:, :-1])
+        alignment.bias.copy_(solution[:, -1])
+    return alignment
+
+
+def _learn(
+    learner: LanguageModel,
+    alignment: nn.Module,
+    teacher: LanguageModel,
+    windows: Windows,
+    metric: Tensor,
+    imitation: Imitation,
+    track: Track,
+) -> None:
+    """Train the learner and the alignment in place, one window a step, both models' states carried."""
+    between = [p for name, p in learner.named_parameters() if name.partition(".")[0] not in ("encoder", "decoder")]
+    learning = [*between, *alignment.parameters()]
+    optimizer = torch.optim.Adam(learning, fused=True)
+    steps = max(1, imitation.tokens // windows[0].tokens.numel())
+    states: tuple[State | None, State | None] = (None, None)
+    with evaluating(learner), evaluating(teacher), torch.backends.cudnn.flags(enabled=False):
+        for step in track(range(steps), "imitation"):
+            tokens = windows[step % len(windows)].tokens.to(metric.device)
+            loss, states = _imitation_loss(learner, alignment, teacher, tokens, metric, states)
+            gradients = torch.autograd.grad(loss, learning)
+            for parameter, gradient in zip(learning, gradients, strict=True):
+                parameter.grad = gradient
+            nn.utils.clip_grad_norm_(learning, imitation.clip)
+            optimizer.param_groups[0]["lr"] = rate_at(imitation, step, steps)
+            optimizer.step()
+    for parameter in learning:
+        parameter.grad = None
+
+
+def _imitation_loss(
+    learner: LanguageModel,
+    alignment: nn.Module,
+    teacher: LanguageModel,
+    tokens: Tensor,
+    metric: Tensor,
+    states: tuple[State | None, State | None],
+) -> tuple[Tensor, tuple[State, State]]:
+    """Return the mean of ½ (f_s − f_t)ᵀ F (f_s − f_t), nat/token, and both states to carry on from."""
+    with torch.no_grad():
+        wanted, after = teacher.features(tokens, states[1])
+    features, own = learner.features(tokens, carried(states[0]))
+    difference = alignment(features) - wanted
+    loss = 0.5 * ((difference @ metric) * difference).sum(-1).mean()
+    if not loss.isfinite():
+        raise FloatingPointError(f"Expected a finite imitation loss, got {loss.item()}; lower learning_rate or clip.")
+    return loss, (own, after)
+
+
+def _fold(learner: LanguageModel, alignment: nn.Module, teacher: LanguageModel) -> None:
+    """Multiply the alignment into the learner's own decoder."""
+    if isinstance(alignment, nn.Linear):
+        with torch.no_grad():
+            learner.decoder.weight.copy_(teacher.decoder_weight @ alignment.weight)
+            learner.decoder.bias.copy_(teacher.decoder.bias + teacher.decoder_weight @ alignment.bias)

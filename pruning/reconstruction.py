@@ -1,0 +1,129 @@
+"""Repair: what a pruned layer's readers lose with its removed neurons, refitted on those that are left."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pruning.layers import Keep, Model, NeuronLayer, Slice, gather, named_tensors, removed_neurons, select
+from pruning.signals.activations import Covariances
+from pruning.statistics import Covariance, merged
+
+REPAIRS = ("none", "mean", "ridge")
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Ridge strengths tried, relative to the mean variance of the kept outputs."""
+HELD_OUT = 4
+"""Every fourth group of text is held out while the ridge strength is chosen."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How removed outputs follow from kept ones: h_removed ≈ slopes · h_kept + intercept.
+
+    Attributes:
+        slopes: (removed, kept).
+        intercept: (removed,).
+    """
+
+    slopes: Tensor
+    intercept: Tensor
+
+
+def reconstruct(model: Model, keep: Keep, covariances: Covariances, *, repair: str) -> Model:
+    """Return the smaller model in which every reader of a pruned layer is refitted on what is left, in closed form.
+
+    All that reads a state h (the layer's own recurrence, the next layer, the decoder) is linear in it. With S = cov(h)
+    and μ = mean(h), kept K and removed P,
+
+        B = S_PK (S_KK + λ I)⁻¹,  c = μ_P − B μ_K,
+
+    each reader becomes W_:K + W_:P B and its bias gains W_:P c. `none` removes only, `mean` is B = 0 (FLAP's bias, An
+    et al. 2024), `ridge` chooses λ for each layer on held-out groups of text by the error in what the readers read.
+    The fit is the least-squares one for each reader, however its rows are weighted (cf. OBS, Hassibi & Stork 1993).
+
+    Args:
+        model: It is left as it was.
+        keep: Kept neurons of each layer.
+        covariances: Each layer's outputs on calibration text, in groups.
+        repair: One of `REPAIRS`.
+
+    Raises:
+        ValueError: For an unknown repair or a choice that is not a set of neurons, or a reader without a bias.
+    """
+    if repair not in REPAIRS:
+        raise ValueError(f"Unknown repair {repair!r}; known: {list(REPAIRS)}.")
+    smaller = select(model, keep)  # refuses a wrong choice before any work
+    if repair == "none":
+        return smaller
+    tensors = {name: tensor.double() for name, tensor in named_tensors(model).items()}
+    for layer in model.layers():
+        removed = removed_neurons(layer, keep)
+        if len(removed):
+            _refit(tensors, layer, keep[layer.name], removed, covariances[layer.name], repair)
+    repaired = model.resized([layer.width for layer in model.layers()])
+    repaired.load_state_dict(tensors)
+    return select(repaired.train(model.training), keep)
+
+
+def _refit(
+    tensors: dict[str, Tensor], layer: NeuronLayer, kept: Tensor, removed: Tensor, groups: list[Covariance], repair: str
+) -> None:
+    """Let the readers' kept columns and biases in `tensors` stand in for the removed ones."""
+    ridge = 0.0 if repair == "mean" else best_ridge(groups, kept, removed, gather(layer.read, tensors))
+    fit = fit_of(merged(groups), kept, removed, ridge=ridge, slopes=repair == "ridge")
+    for piece in layer.read:
+        columns = piece.split(tensors[piece.parameter]).clone()
+        lost = columns[removed]
+        columns[kept] += torch.einsum("pk,pbn->kbn", fit.slopes.to(lost), lost)
+        tensors[piece.parameter] = piece.join(columns, tensors[piece.parameter])
+        shift = torch.einsum("p,pbn->n", fit.intercept.to(lost), lost)
+        tensors[_bias_of(piece)] = tensors[_bias_of(piece)] + shift
+
+
+def _bias_of(piece: Slice) -> str:
+    if not piece.bias:
+        raise ValueError(f"Expected a reader with a bias to take up what is removed, got {piece.parameter!r} without.")
+    return piece.bias
+
+
+def best_ridge(groups: list[Covariance], kept: Tensor, removed: Tensor, readers: Tensor) -> float:
+    """Return the relative ridge strength whose fit on most groups of text predicts the others' readings best.
+
+    The error is E‖W_:P (h_P − B h_K − c)‖² over held-out groups, from their moments alone.
+
+    Args:
+        groups: Covariance of the layer's outputs in each group of text.
+        kept: Kept neurons.
+        removed: Removed neurons.
+        readers: What reads each neuron, (width, n).
+    """
+    held_out = merged(groups[HELD_OUT - 1 :: HELD_OUT])
+    fitted_on = merged([group for index, group in enumerate(groups) if index % HELD_OUT != HELD_OUT - 1])
+    gram = (readers[removed] @ readers[removed].T).double().cpu()
+    errors = {
+        ridge: (gram * error_of(fit_of(fitted_on, kept, removed, ridge=ridge), held_out, kept, removed)).sum().item()
+        for ridge in RIDGES
+    }
+    return min(errors, key=errors.__getitem__)
+
+
+def fit_of(state: Covariance, kept: Tensor, removed: Tensor, *, ridge: float, slopes: bool = True) -> Fit:
+    """Return the regression of removed outputs on kept ones; only their means where `slopes` is false."""
+    if not slopes:
+        return Fit(state.mean.new_zeros(len(removed), len(kept)), state.mean[removed])
+    matrix = state.matrix
+    inner = matrix[kept][:, kept]
+    strength = (ridge * inner.diagonal().mean()).clamp(min=torch.finfo(inner.dtype).tiny)  # also if nothing varies
+    damped = inner + strength * torch.eye(len(kept), dtype=inner.dtype)
+    found = torch.linalg.solve(damped, matrix[kept][:, removed]).T  # not lstsq, whose last bits differ between calls
+    return Fit(found, state.mean[removed] - found @ state.mean[kept])
+
+
+def error_of(fit: Fit, state: Covariance, kept: Tensor, removed: Tensor) -> Tensor:
+    """Return E[e eᵀ] of e = h_removed − slopes · h_kept − intercept over the text of `state`, (removed, removed)."""
+    weights = torch.zeros(len(removed), len(state.mean), dtype=state.mean.dtype)
+    weights[:, removed] = torch.eye(len(removed), dtype=state.mean.dtype)
+    weights[:, kept] = -fit.slopes
+    mean = weights @ state.mean - fit.intercept
+    spread: Tensor = weights @ (state.products / state.count) @ weights.T
+    return spread + torch.outer(mean, mean)

@@ -1,0 +1,145 @@
+"""Importance that knows the repair: neurons removed one after the other, the rest refitted after each removal."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pruning.signals.activations import Covariances
+from pruning.signals.scaling import signal_rows
+from pruning.statistics import Covariance, jackknife_error, merged
+from pruning.tables import table
+
+BLOCK = 64
+"""Removals between two updates of whole matrices; in between, one removal costs width × BLOCK operations."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of each layer from some text: (covariance of its outputs, moments of their sensitivities)."""
+
+    layers: Mapping[str, tuple[Covariance, Covariance]]
+
+    def merge(self, other: Self) -> Self:
+        """Return the evidence of both texts together."""
+        both = zip(self.layers.items(), other.layers.values(), strict=True)
+        return type(self)({name: (c.merge(d), g.merge(h)) for (name, (c, g)), (d, h) in both})
+
+    def order(self, damping: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return each neuron's place in the order of removal and its cost then."""
+        matrices = {name: (c.matrix, g.second_moment) for name, (c, g) in self.layers.items()}
+        return removal_order(matrices, damping=damping)
+
+
+def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) -> pd.DataFrame:
+    """Return the `surgeon` table: the order in which neurons of all layers are best removed when readers are refitted.
+
+    Optimal Brain Surgeon (Hassibi & Stork 1993) on whole columns. With C the covariance of a layer's outputs and
+    M = E[γ γᵀ] the Gram matrix of its readers in units of the loss (see `sensitivities`), removing neuron j and
+    refitting every reader on those left costs
+
+        cost_j = ½ M_jj / [C⁻¹]_jj   (nat/token, to second order).
+
+    The cheapest neuron of all layers goes first; its readers' columns move to the others and C⁻¹ loses a dimension,
+
+        b = −[C⁻¹]_:j / [C⁻¹]_jj,   M ← (I + e_j bᵀ)ᵀ M (I + e_j bᵀ),   C⁻¹ ← C⁻¹ − [C⁻¹]_:j [C⁻¹]_j: / [C⁻¹]_jj,
+
+    and so on to the last neuron, so one run gives a choice for every number of neurons.
+
+    - cost: what the removal added, nat/token;
+    - place: when it was removed, 1 for the first of all layers;
+    - importance: place over the number of neurons, comparable across layers. Its standard error is the jackknife over
+      the groups of text.
+
+    Args:
+        states: Covariance of each layer's outputs, in groups of text.
+        sensitivities: Moments of the sensitivities, in as many groups.
+        damping: Added to C's diagonal, relative to its mean.
+    """
+    count = min(len(groups) for groups in (*states.values(), *sensitivities.values()))
+    evidence = [Evidence({name: (states[name][g], sensitivities[name][g]) for name in states}) for g in range(count)]
+    places, costs = merged(evidence).order(damping)
+    neurons = sum(map(len, places.values()))
+    errors = jackknife_error(evidence, lambda some: torch.cat(list(some.order(damping)[0].values()))) / neurons
+    parts = []
+    for name, error in zip(places, torch.split(errors, [len(own) for own in places.values()]), strict=True):
+        samples = sum(group.count for group in states[name])
+        components = {"cost": costs[name], "place": places[name]}
+        parts.append(signal_rows(name, components, places[name] / neurons, error, samples))
+    frame = pd.concat(parts, ignore_index=True)
+    return table("surgeon", frame.astype({"place": "int64"}))
+
+
+def removal_order(
+    layers: Mapping[str, tuple[Tensor, Tensor]], *, damping: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return each neuron's place in the order of removal (1 first) and its cost then, both (width,) float64.
+
+    Args:
+        layers: Layer name → (C, M), both (width, width).
+        damping: Added to C's diagonal, relative to its mean.
+    """
+    columns = {name: Columns(covariance, gram, damping=damping) for name, (covariance, gram) in layers.items()}
+    places = {name: torch.zeros(len(c.alive), dtype=torch.float64) for name, c in columns.items()}
+    costs = {name: torch.zeros(len(c.alive), dtype=torch.float64) for name, c in columns.items()}
+    for place in range(1, sum(len(c.alive) for c in columns.values()) + 1):
+        cost, name = min((c.cheapest[0], name) for name, c in columns.items())
+        neuron = columns[name].cheapest[1]
+        places[name][neuron], costs[name][neuron] = place, cost
+        columns[name].remove(neuron)
+    return places, costs
+
+
+class Columns:
+    """One layer's neurons while they are removed one by one: M and C⁻¹ of those left, updated in blocks.
+
+    The matrices are M + X Yᵀ + Y Xᵀ and C⁻¹ − U Uᵀ, with a column of X, Y and U for each removal since the last
+    block; only their diagonals are kept up to date, for nothing else decides.
+    """
+
+    def __init__(self, covariance: Tensor, gram: Tensor, *, damping: float) -> None:
+        width = len(covariance)
+        damped = covariance.double() + damping * covariance.diagonal().mean() * torch.eye(width, dtype=torch.float64)
+        self.gram, self.inverse = gram.double().clone(), torch.linalg.inv(damped)
+        self.alive = torch.ones(width, dtype=torch.bool)
+        self.gram_diagonal, self.inverse_diagonal = self.gram.diagonal().clone(), self.inverse.diagonal().clone()
+        self.x, self.y, self.u = (torch.zeros(width, BLOCK, dtype=torch.float64) for _ in range(3))
+        self.pending = 0
+        self.cheapest = self._cheapest()
+
+    def remove(self, neuron: int) -> None:
+        """Remove a neuron and refit its readers on those left."""
+        shown = slice(self.pending)
+        gram = (
+            self.gram[:, neuron] + self.x[:, shown] @ self.y[neuron, shown] + self.y[:, shown] @ self.x[neuron, shown]
+        )
+        inverse = self.inverse[:, neuron] - self.u[:, shown] @ self.u[neuron, shown]
+        moved = -inverse / inverse[neuron]
+        moved[~self.alive], moved[neuron] = 0, -1  # exactly: rounding must not bring a removed neuron back
+        self.alive[neuron] = False
+        self.gram_diagonal += 2 * gram * moved + gram[neuron] * moved.square()
+        self.inverse_diagonal -= inverse.square() / inverse[neuron]
+        self.x[:, self.pending], self.y[:, self.pending] = gram + 0.5 * gram[neuron] * moved, moved
+        self.u[:, self.pending] = inverse / inverse[neuron].sqrt()
+        self.pending += 1
+        if self.pending == BLOCK:
+            self._flush()
+        self.cheapest = self._cheapest()
+
+    def _flush(self) -> None:
+        """Add up what is pending."""
+        product = self.x @ self.y.T
+        self.gram += product + product.T
+        self.inverse -= self.u @ self.u.T
+        self.pending = 0
+
+    def _cheapest(self) -> tuple[float, int]:
+        """Return the lowest cost of a removal, nat/token, and its neuron; infinity once none is left."""
+        if not self.alive.any():
+            return float("inf"), -1
+        cost = 0.5 * self.gram_diagonal.clamp(min=0) / self.inverse_diagonal
+        value, neuron = cost.masked_fill(~self.alive, float("inf")).min(0)
+        return value.item(), int(neuron)

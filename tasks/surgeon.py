@@ -1,0 +1,19 @@
+"""The stage `surgeon`."""
+
+from pruning.sensitivity import sensitivities
+from pruning.signals.surgeon import surgeon
+from tasks.common.job import Job
+from tasks.common.tables import write_table
+from tasks.covariances import read_covariances
+from tasks.models import read_model
+from tasks.windows import calibration_windows
+
+
+def run(job: Job) -> None:
+    """Write the order in which neurons are best removed when what is left is repaired."""
+    settings = job.settings("surgeon")
+    damping = settings.pop("damping")
+    model = read_model(job.input("train/model")).decoupled()
+    states = read_covariances(job.input("activations/covariance"))
+    measured = sensitivities(model, calibration_windows(job), **settings, track=job.track)
+    write_table(job.output("surgeon"), surgeon(states, measured, damping=damping))
