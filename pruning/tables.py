@@ -182,7 +182,7 @@ TABLES = {
             ("stage", "variant", "phase", "measure", "batch"),
             {
                 "stage": Column("text", "", "stage that was timed"),
-                "variant": Column("text", "", "variant, or empty"),
+                "variant": Column("text", "", "variant, or share kept on the path, or empty"),
                 "phase": Column("text", "", "phase, or empty"),
                 "measure": Column("text", "", "`stage` (the whole stage), `latency` (one step) or `token` (training)"),
                 "batch": Column("integer", "", "sequences side by side, or 0"),
@@ -206,6 +206,18 @@ TABLES = {
                 "pruned_change": Column("number", "1", "relative to the dense model before fine-tuning"),
                 "reconstructed_change": Column("number", "1", "relative to the dense model before fine-tuning"),
                 "finetuned_change": Column("number", "1", "relative to the dense model after the same fine-tuning"),
+            },
+        ),
+        Table(
+            "path",
+            ("retain",),
+            {
+                "retain": Column("number", "1", "share of neurons kept by the order of the surgeon, then repaired"),
+                "neurons": Column("integer", "", "neurons of all layers"),
+                "parameters": Column("integer", "", "stored numbers, shared ones once"),
+                "multiply_adds": Column("integer", "1/token", "multiply-adds for one token"),
+                "valid_perplexity": Column("number", "1", "validation perplexity, by which one may choose"),
+                "test_perplexity": Column("number", "1", "test perplexity, for what was chosen"),
             },
         ),
     )

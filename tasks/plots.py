@@ -16,6 +16,7 @@ mpl.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.rig
 mpl.rcParams.update({"grid.alpha": 0.3, "figure.dpi": 120, "svg.hashsalt": "fixed"})
 
 
+COSTS = {"latency": "ms a step, batch 1", "parameters": "parameters", "multiply_adds": "multiply-adds a token"}
 MARKERS = ("x", "s", "o")
 """How each phase of a variant is drawn."""
 
@@ -39,6 +40,29 @@ def write_plots(
         aside.mkdir()
         for name, figure in plots.items():
             figure.savefig(aside / f"{name}.png", metadata={"Software": None})
+
+
+def write_costs(path: Path, curve: pd.DataFrame, variants: pd.DataFrame) -> None:
+    """Write one picture of perplexity against each cost: the path of repaired models, and the variants as points.
+
+    Args:
+        path: Where the PNG goes.
+        curve: The `path` table with a column `latency`.
+        variants: The `comparison` table with a column `latency`.
+    """
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    for axes, (cost, label) in zip(figure.subplots(1, len(COSTS), sharey=True), COSTS.items(), strict=True):
+        axes.plot(curve[cost], curve["test_perplexity"], "s-", color="black", label="path, repaired only")
+        for index, (variant, own) in enumerate(variants.groupby("variant", sort=False)):
+            axes.plot(own[cost], own["finetuned_perplexity"], "o", color=f"C{index}", markersize=9, label=str(variant))
+        axes.set(xlabel=label, xlim=(0, None), yscale="log")
+        axes.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+        axes.yaxis.set_minor_formatter(mpl.ticker.ScalarFormatter())
+    axes.legend()
+    figure.axes[0].set_ylabel("test perplexity")
+    figure.suptitle("What a smaller model costs and gives; points are fine-tuned")
+    with replacing(path) as aside:
+        figure.savefig(aside, format="png", metadata={"Software": None})
 
 
 def _training(history: pd.DataFrame) -> Figure:

@@ -1,5 +1,7 @@
 """The stage `reconstruct`, once for each variant: the pruned model, its readers refitted on what is left."""
 
+from typing import Any
+
 from pruning.distillation import Imitation, imitate
 from pruning.layers import Keep
 from pruning.models.base import LanguageModel
@@ -15,16 +17,17 @@ from tasks.windows import calibration_windows
 def run(job: Job) -> None:
     """Write the repaired model; where nothing was removed, there is nothing to repair."""
     retained = read_table(job.input("prune/retention"))
-    model = read_model(job.input("train/model"))
-    write_model(job.output("model"), model if retained["kept"].all() else _repaired(job, model, keep_of(retained)))
+    model, settings = read_model(job.input("train/model")), job.settings_of_variant("reconstruct")
+    if not retained["kept"].all():
+        dense = model.decoupled(job.settings_of_variant("prune")["tied"])
+        model = repaired(job, dense, keep_of(retained), **settings)
+    write_model(job.output("model"), model)
 
 
-def _repaired(job: Job, dense: LanguageModel, keep: Keep) -> LanguageModel:
-    settings, tied = job.settings_of_variant("reconstruct"), job.settings_of_variant("prune")["tied"]
-    repair = settings.pop("repair")
-    closed_form = "ridge" if repair == "imitate" else repair
+def repaired(job: Job, dense: LanguageModel, keep: Keep, *, repair: str, **settings: Any) -> LanguageModel:
+    """Return the smaller model, repaired with the job's covariances and, if it is to imitate, its calibration text."""
     covariances = read_covariances(job.input("activations/covariance"))
-    smaller = reconstruct(dense.decoupled(tied), keep, covariances, repair=closed_form)
+    smaller = reconstruct(dense, keep, covariances, repair="ridge" if repair == "imitate" else repair)
     if repair != "imitate":
         return smaller
     return imitate(smaller, dense, calibration_windows(job), imitation=Imitation(**settings), track=job.track)

@@ -30,8 +30,13 @@ TINY: dict[str, dict[str, Any]] = {
     "reconstruct": {"tokens": 320},
     "finetune": {"batch": 4, "bptt": 8, "portion": 0.5},
     "evaluate": {"repeats": 5},
+    "path": {"retain": [0.7, 0.4], "repeats": 5},
     "variants": {"dense": {"by": "fused", "retain": 1.0}, "enhanced": {"by": "fused"}},
 }
+
+
+MEASURED = {"timing", "costs"}
+"""Stems of the files that hold measured times, which never repeat."""
 
 
 def tiny_project(folder: Path, **changes: dict[str, Any]) -> Path:
@@ -92,5 +97,5 @@ def digests(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted((folder / "data").rglob("*"))
-        if path.is_file() and path.suffix in {".parquet", ".safetensors", ".json", ".png"} and path.stem != "timing"
+        if path.is_file() and path.suffix in {".parquet", ".safetensors", ".json", ".png"} and path.stem not in MEASURED
     }

@@ -188,6 +188,14 @@ class Compare(Section):
     control: str
 
 
+class PathSettings(Section):
+    """Settings of `path`."""
+
+    retain: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
+    repair: Repair
+    repeats: Count
+
+
 class Parameters(Section):
     """All of params.yaml."""
 
@@ -207,6 +215,7 @@ class Parameters(Section):
     finetune: Finetune
     evaluate: Evaluate
     compare: Compare
+    path: PathSettings
 
     @model_validator(mode="after")
     def control_exists(self) -> "Parameters":
