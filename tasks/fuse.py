@@ -9,4 +9,5 @@ from tasks.common.tables import read_table, write_table
 def run(job: Job) -> None:
     """Write the fused importance of every neuron."""
     signals = {name: read_table(job.input(f"{name}/{name}")) for name in SIGNALS}
-    write_table(job.output("importance"), fuse(signals, **job.settings("fuse")))
+    criteria = read_table(job.input("criteria/criteria"))
+    write_table(job.output("importance"), fuse(signals, criteria, **job.settings("fuse")))

@@ -25,6 +25,7 @@ TINY: dict[str, dict[str, Any]] = {
     "hessian": {"probes": 10},
     "activations": {"activation_samples": 10},
     "gradients": {"batches": 10},
+    "criteria": {"batches": 10},
     "prune": {"floor": 2},
     "finetune": {"batch": 4, "bptt": 8, "portion": 0.5},
     "evaluate": {"repeats": 5},

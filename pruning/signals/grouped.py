@@ -34,6 +34,7 @@ class Measured(Protocol):
 
 
 State = TypeVar("State", bound=Measured)
+Group = TypeVar("Group")
 
 
 def empty_groups(empty: Callable[[], State], count: int) -> list[State]:
@@ -41,7 +42,7 @@ def empty_groups(empty: Callable[[], State], count: int) -> list[State]:
     return [empty() for _ in range(min(GROUPS, count))]
 
 
-def group_of(groups: Sequence[State], index: int, count: int) -> State:
+def group_of(groups: Sequence[Group], index: int, count: int) -> Group:
     """Return the group that window `index` of `count` belongs to: consecutive windows, groups of nearly equal size."""
     return groups[index * len(groups) // count]
 
