@@ -90,13 +90,17 @@ def compare(model: LanguageModel, window: Windows, *, neurons: int, peer: int, o
     start = time.perf_counter()
     table = hessian(model, window, probes=ours, stability=2, seed=1)
     own_seconds = (time.perf_counter() - start) / ours
-    own = table["trace_standard_error"].iloc[list(places)].pow(2).mean()
+    chosen = table.iloc[list(places)]
+    own = chosen["trace_standard_error"].pow(2).mean()
+    apart = torch.tensor(chosen["trace"].to_numpy()) - probed.mean(1)
+    errors = (torch.tensor(chosen["trace_standard_error"].to_numpy()).square() + probed.var(1) / peer).sqrt()
     needed = ours * own / wanted
     total, own_total = seconds * PROBES * len(everyone), own_seconds * needed
     print(f"peer: standard error {wanted**0.5:.2e} (RMS) with {PROBES} probes, extrapolated")
     print(f"peer: {total:.0f} s for {len(everyone)} neurons × {PROBES} probes, extrapolated")
     print(f"ours: {own_seconds:.3f} s a probe for all neurons, measured on {ours} probes of the same window")
     print(f"ours: {needed:.0f} probes, {own_total:.0f} s, to the same standard error, extrapolated")
+    print(f"traces of the same neurons differ by at most {(apart / errors).abs().max():.1f} standard errors")
     print(f"ratio: {total / own_total:.0f}")
 
 
