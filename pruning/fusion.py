@@ -7,20 +7,20 @@ import pandas as pd
 import torch
 
 from pruning.signals.scaling import scaled
-from pruning.tables import CRITERIA, SIGNALS, table
+from pruning.tables import BESIDE, CRITERIA, SIGNALS, table
 
 STRATEGIES = ("simple",)
 
 
-def fuse(signals: Mapping[str, pd.DataFrame], *, strategy: str, seed: int) -> pd.DataFrame:
-    """Return the `importance` table: each signal's importance, the shares used, their fusion, and what else there is.
+def fuse(signals: Mapping[str, pd.DataFrame], criteria: pd.DataFrame, *, strategy: str, seed: int) -> pd.DataFrame:
+    """Return the `importance` table: signals, the shares used, their fusion, a random control, and the criteria.
 
     `simple`: fused = mean over signals of the importance scaled within its layer (q05 → 0, q95 → 1, clipped), so an
     outlier cannot flatten the others and each signal has an equal say.
 
     Args:
-        signals: Signal or criterion → its table; the same neurons in each. Criteria (`CRITERIA`) stand beside the
-            fused importance and are no part of it.
+        signals: Signal name → its table; the same neurons in each.
+        criteria: The `criteria` table of the same neurons; its criteria are passed on for variants to choose by.
         strategy: How to weigh the signals.
         seed: Seed of the random control.
 
@@ -30,18 +30,20 @@ def fuse(signals: Mapping[str, pd.DataFrame], *, strategy: str, seed: int) -> pd
     if strategy not in STRATEGIES:
         raise ValueError(f"Unknown fusion {strategy!r}; known: {list(STRATEGIES)}.")
     frame = _side_by_side(signals)
+    if not criteria[["layer", "neuron"]].equals(frame[["layer", "neuron"]]):
+        raise ValueError("Expected the same neurons in every table, got others in 'criteria'.")
     shares = {signal: 1 / len(SIGNALS) for signal in SIGNALS}
     columns = {f"{signal}_share": share for signal, share in shares.items()}
     relative = pd.DataFrame({signal: frame.groupby("layer")[signal].transform(_scaled) for signal in SIGNALS})
     fused = relative.mul(pd.Series(shares)).sum(axis=1)
+    passed = {name: frame.pop(name) for name in BESIDE} | {name: criteria[name] for name in CRITERIA}
     random = np.random.default_rng(seed).random(len(frame))
-    others = {name: frame.pop(name) for name in CRITERIA}
-    return table("importance", frame.assign(**columns, fused=fused, random=random, **others))
+    return table("importance", frame.assign(**columns, fused=fused, random=random, **passed))
 
 
 def _side_by_side(signals: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return one row a neuron with one column a signal or criterion."""
-    names = (*SIGNALS, *CRITERIA)
+    names = (*SIGNALS, *BESIDE)
     missing = [name for name in names if name not in signals]
     if missing:
         raise ValueError(f"Expected the signals {list(names)}, got none of {missing}.")

@@ -14,8 +14,8 @@ GRADIENTS = {"magnitude": 0.4, "stability": 0.2, "signal_to_noise": 0.2, "sign_c
 COOPERATIVE = {"connection_strength": 0.3, "uniqueness": 0.3, "degree_centrality": 0.2, "cooperative_ability": 0.2}
 SIGNALS = ("weights", "hessian", "activations", "gradients", "cooperative")
 """The signals that are fused."""
-CRITERIA = {"surgeon": "place in the order of removal with repair, over the number of neurons"}
-"""Other importances that a variant may choose by, each a column beside the fused one."""
+BESIDE = ("surgeon",)
+"""Signals that stand beside the fused ones and are no part of the fusion."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,40 @@ IMPORTANCE = {
     "standard_error": Column("number", "1", "standard error of the importance; 0 where it is exact"),
     "samples": Column("integer", "", "observations behind it: tokens, batches or probes"),
 }
+CRITERIA = {
+    "magnitude_in": Column("number", "weight", "L2 norm of the neuron's own weights"),
+    "magnitude_out": Column("number", "weight", "L2 norm of the neuron's outgoing weights"),
+    "taylor_first": Column("number", "nat/token", "mean size of a sequence's gate gradient"),
+    "taylor_square": Column("number", "nat²/token²", "mean square of a window's gate gradient"),
+    "taylor_second": Column(
+        "number", "nat/token", "predicted loss increase: minus gate gradient plus half its curvature"
+    ),
+    "gate_fisher": Column("number", "nat/token", "half the gate's Fisher information, true labels"),
+    "gate_fisher_sampled": Column(
+        "number", "nat/token", "half the gate's Fisher information, labels sampled from the model"
+    ),
+    "weight_fisher": Column("number", "nat/token", "half of Σ w² × Fisher information over own weights"),
+    "snip": Column("number", "nat/token", "Σ of weight × gradient over own weights, without signs"),
+    "grasp": Column("number", "nat²/token²", "Σ of weight × Hessian-gradient product over own weights"),
+    "fluctuation": Column("number", "activation² weight²", "variance of the output × squared norm of outgoing weights"),
+    "wanda": Column("number", "activation weight", "RMS output × L1 norm of outgoing weights"),
+    "kfac_trace": Column("number", "nat/token", "K-FAC's estimate of half the gate's Fisher information"),
+    "kfac_obs": Column("number", "nat/token", "K-FAC's loss increase once other neurons have made up for it"),
+    "mutual_information": Column("number", "nat", "between the binned output and the predicted token's group"),
+    "pagerank": Column("number", "1", "PageRank on the layer's graph of weights and correlations"),
+}
+"""The field's criteria; larger is more important, comparable within a layer. Also columns of `importance`."""
+EXACT = ("magnitude_in", "magnitude_out")
+"""Criteria that follow from the weights alone and so have no standard error."""
+CHOICES = (*SIGNALS, *BESIDE, "fused", "random", *CRITERIA)
+"""Columns of `importance` that a variant can choose neurons by."""
+
+
+def _with_error(name: str, column: Column) -> dict[str, Column]:
+    """Return a criterion's column and, where it is an estimate, the one of its standard error."""
+    if name in EXACT:
+        return {name: column}
+    return {name: column, f"{name}_error": Column("number", column.unit, f"standard error of {name}")}
 
 
 def _signal(name: str, components: dict[str, Column]) -> Table:
@@ -138,6 +172,16 @@ TABLES = {
             },
         ),
         Table(
+            "criteria",
+            ("layer", "neuron"),
+            {
+                "layer": LAYER,
+                "neuron": NEURON,
+                **{name: one for key, column in CRITERIA.items() for name, one in _with_error(key, column).items()},
+                "samples": Column("integer", "token", "tokens behind the estimates"),
+            },
+        ),
+        Table(
             "importance",
             ("layer", "neuron"),
             {
@@ -147,7 +191,10 @@ TABLES = {
                 **{f"{signal}_share": Column("number", "1", f"weight of {signal} in `fused`") for signal in SIGNALS},
                 "fused": Column("number", "1", "mean of the scaled signals, in [0, 1]"),
                 "random": Column("number", "1", "uniform random numbers, the control"),
-                **{name: Column("number", "1", meaning) for name, meaning in CRITERIA.items()},
+                "surgeon": Column(
+                    "number", "1", "place in the order of removal with repair, over the number of neurons"
+                ),
+                **CRITERIA,
             },
         ),
         Table(

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pruning.comparison import PHASES
-from pruning.tables import CRITERIA, SIGNALS
+from pruning.tables import BESIDE, SIGNALS
 from tasks.common.writing import replacing
 
 mpl.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
@@ -109,7 +109,7 @@ def _retention(comparison: pd.DataFrame) -> Figure:
 
 
 def _importance(importance: pd.DataFrame) -> Figure:
-    names = [*SIGNALS, "fused", *CRITERIA]
+    names = [*SIGNALS, "fused", *BESIDE]
     columns = 3
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(10.5, 3 * rows), layout="constrained")

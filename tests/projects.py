@@ -26,6 +26,7 @@ TINY: dict[str, dict[str, Any]] = {
     "activations": {"activation_samples": 10},
     "gradients": {"batches": 10},
     "surgeon": {"batches": 10},
+    "criteria": {"batches": 10},
     "prune": {"floor": 2},
     "reconstruct": {"tokens": 320},
     "finetune": {"batch": 4, "bptt": 8, "portion": 0.5},

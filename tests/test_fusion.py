@@ -11,25 +11,35 @@ from hypothesis import strategies as st
 
 from pruning.fusion import fuse
 from pruning.signals.scaling import scaled, weighted
-from pruning.tables import CRITERIA, SIGNALS
+from pruning.tables import BESIDE, CRITERIA, SIGNALS
 from tests.models import SIGNALS as MEASURES
 from tests.models import scaled_by_hand, tiny
 
 LAYERS = {"lstm.0": 7, "lstm.1": 5}
 
 
+def keys():
+    pairs = [(layer, neuron) for layer, width in LAYERS.items() for neuron in range(width)]
+    return pd.DataFrame(pairs, columns=["layer", "neuron"])
+
+
+def criteria_table():
+    """Return a table with other numbers for each criterion."""
+    random = np.random.default_rng(9)
+    return keys().assign(**{name: random.normal(size=12) for name in CRITERIA})
+
+
 def signal_tables(seed=0):
     """Return a table for each signal with importances of very different sizes."""
     random = np.random.default_rng(seed)
-    keys = [(layer, neuron) for layer, width in LAYERS.items() for neuron in range(width)]
-    frame = pd.DataFrame(keys, columns=["layer", "neuron"])
-    names = (*SIGNALS, *CRITERIA)
-    return {name: frame.assign(importance=random.normal(size=12) * 10.0**i) for i, name in enumerate(names)}
+    return {
+        name: keys().assign(importance=random.normal(size=12) * 10.0**i) for i, name in enumerate((*SIGNALS, *BESIDE))
+    }
 
 
 def test_the_fusion_is_the_mean_of_each_signal_scaled_within_its_layer():
     signals = signal_tables()
-    table = fuse(signals, strategy="simple", seed=1)
+    table = fuse(signals, criteria_table(), strategy="simple", seed=1)
     for layer, width in LAYERS.items():
         for neuron in range(width):
             total = 0.0
@@ -43,7 +53,7 @@ def test_the_fusion_is_the_mean_of_each_signal_scaled_within_its_layer():
 
 def test_the_table_holds_each_signals_importance_and_shares_that_sum_to_one():
     signals = signal_tables()
-    table = fuse(signals, strategy="simple", seed=1)
+    table = fuse(signals, criteria_table(), strategy="simple", seed=1)
     for name, signal in signals.items():
         assert table[name].equals(signal["importance"].rename(name))
     np.testing.assert_allclose(table[[f"{name}_share" for name in SIGNALS]].sum(axis=1), 1)
@@ -52,13 +62,13 @@ def test_the_table_holds_each_signals_importance_and_shares_that_sum_to_one():
 def test_each_signal_has_an_equal_say_whatever_its_unit():
     signals = signal_tables()
     larger = {**signals, "hessian": signals["hessian"].assign(importance=1e9 * signals["hessian"]["importance"] - 7)}
-    one, other = (fuse(tables, strategy="simple", seed=1)["fused"] for tables in (signals, larger))
+    one, other = (fuse(tables, criteria_table(), strategy="simple", seed=1)["fused"] for tables in (signals, larger))
     np.testing.assert_allclose(one, other, atol=1e-9)
 
 
 def test_the_random_control_follows_its_seed_and_nothing_else():
-    one, same = (fuse(signal_tables(seed), strategy="simple", seed=1)["random"] for seed in (0, 5))
-    other = fuse(signal_tables(), strategy="simple", seed=2)["random"]
+    one, same = (fuse(signal_tables(seed), criteria_table(), strategy="simple", seed=1)["random"] for seed in (0, 5))
+    other = fuse(signal_tables(), criteria_table(), strategy="simple", seed=2)["random"]
     assert one.equals(same)
     assert not one.equals(other)
     assert one.between(0, 1).all()
@@ -67,21 +77,32 @@ def test_the_random_control_follows_its_seed_and_nothing_else():
 
 def test_an_unknown_strategy_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"Unknown fusion 'simpel'; known: \['simple'.*\]."):
-        fuse(signal_tables(), strategy="simpel", seed=1)
+        fuse(signal_tables(), criteria_table(), strategy="simpel", seed=1)
 
 
 def test_a_missing_signal_is_refused_by_name():
     signals = signal_tables()
     del signals["gradients"]
     with pytest.raises(ValueError, match=r"got none of \['gradients'\]."):
-        fuse(signals, strategy="simple", seed=1)
+        fuse(signals, criteria_table(), strategy="simple", seed=1)
 
 
 def test_signals_of_other_neurons_are_refused():
     signals = signal_tables()
     signals["gradients"] = signals["gradients"].iloc[:-1]
     with pytest.raises(ValueError, match=r"Expected the same neurons in every signal, got others in 'gradients'."):
-        fuse(signals, strategy="simple", seed=1)
+        fuse(signals, criteria_table(), strategy="simple", seed=1)
+
+
+def test_the_criteria_are_passed_on_as_they_are():
+    table = fuse(signal_tables(), criteria_table(), strategy="simple", seed=1)
+    for name in CRITERIA:
+        assert table[name].equals(criteria_table()[name])
+
+
+def test_criteria_of_other_neurons_are_refused():
+    with pytest.raises(ValueError, match=r"Expected the same neurons in every table, got others in 'criteria'."):
+        fuse(signal_tables(), criteria_table().iloc[1:], strategy="simple", seed=1)
 
 
 @given(values=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=12))

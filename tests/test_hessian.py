@@ -1,14 +1,18 @@
 """The Hessian signal converges to the exact Hessian of the unrolled twin."""
 
+import logging
 from functools import cache
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from pruning.batching import Windows
 from pruning.layers import select
-from pruning.signals.hessian import FEWEST_PROBES, hessian
+from pruning.signals.hessian import FEWEST_PROBES, hessian, rank_reliability
+from pruning.statistics import Moments
 from tests.models import Unrolled, loss_on, tensors_of, text, tiny
 
 WINDOWS = Windows(text(12), first=0, batch=3, bptt=4)
@@ -104,6 +108,63 @@ def test_the_same_seed_gives_the_same_probes_and_another_seed_gives_others(windo
     one, same, other = (hessian(tiny(), windows, probes=8, stability=2, seed=seed) for seed in (1, 1, 2))
     assert one.equals(same)
     assert not one["trace"].equals(other["trace"])
+
+
+def weakest_agreement(one, other):
+    """Return the Spearman correlation of two tables' importance in the layer where it is lowest."""
+    both = one.assign(other=other["importance"]).groupby("layer")
+    return min(spearmanr(rows["importance"], rows["other"]).statistic for _, rows in both)
+
+
+@pytest.mark.parametrize("stability", [0.6, 0.8])
+def test_independent_runs_rank_neurons_as_much_alike_as_promised(stability):
+    model, once = tiny(widths=(16, 12)), Windows(text(24, seed=3), first=0, batch=6, bptt=4)
+    tables = [hessian(model, once, probes=3000, stability=stability, seed=seed) for seed in range(4)]
+    assert all(table["samples"].max() < 3000 for table in tables)
+    found = [weakest_agreement(one, other) for one, other in combinations(tables, 2)]
+    assert np.mean(found) >= stability
+
+
+def test_the_reliability_seldom_promises_more_than_independent_runs_agree_on():
+    random, scale, kept = np.random.default_rng(1), torch.ones(24, dtype=torch.float64), []
+    for _ in range(20):
+        truth, groups = random.normal(size=24), [Moments.empty(24) for _ in range(8)]
+
+        def probes(count, truth=truth):
+            return torch.tensor(truth + 2 * random.normal(size=(count, 24)))
+
+        while groups[0].count < 2 or rank_reliability(groups, scale) < 0.8:
+            for group in groups:
+                group.update(probes(1))
+        count = 8 * groups[0].count
+        pairs = [spearmanr(probes(count).mean(0), probes(count).mean(0)).statistic for _ in range(10)]
+        kept.append(np.mean(pairs) >= 0.8)
+    assert np.mean(kept) >= 0.9
+
+
+def test_reliability_is_the_lower_bound_from_all_splits_into_halves():
+    random, scale = np.random.default_rng(1), torch.linspace(0.5, 2, 12, dtype=torch.float64)
+    truth = torch.tensor(random.normal(size=12))
+    groups = []
+    for _ in range(8):
+        groups.append(Moments.empty(12))
+        groups[-1].update(truth + torch.tensor(random.normal(size=(3, 12))))
+    found = []
+    for one in combinations(range(8), 4):
+        halves = [
+            np.mean([(groups[g].mean * scale).numpy() for g in members], axis=0)
+            for members in (one, set(range(8)) - set(one))
+        ]
+        found.append(spearmanr(*halves).statistic)
+    whole = 2 * np.mean(found) / (1 + np.mean(found))
+    assert rank_reliability(groups, scale) == pytest.approx(np.tanh(np.arctanh(whole) - 1.645 / 3), abs=1e-12)
+
+
+@pytest.mark.parametrize(("probes", "known"), [(24, "it is at least"), (9, "it is unknown, with so few")])
+def test_a_budget_that_is_too_small_for_the_stability_is_reported(caplog, probes, known):
+    with caplog.at_level(logging.WARNING, logger="pruning"):
+        hessian(tiny(), WINDOWS, probes=probes, stability=1, seed=1)
+    assert f"not stable to 1.00: after {probes} probes {known}" in caplog.text
 
 
 def test_probing_stops_once_two_halves_rank_alike():

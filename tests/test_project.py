@@ -7,8 +7,8 @@ import grimp
 import pytest
 from ruamel.yaml import YAML
 
-from pruning.tables import ACTIVATIONS, COOPERATIVE, GRADIENTS, SIGNALS, TABLES, WEIGHTS
-from tasks.common.parameters import Parameters
+from pruning.tables import ACTIVATIONS, CHOICES, COOPERATIVE, GRADIENTS, SIGNALS, TABLES, WEIGHTS
+from tasks.common.parameters import Parameters, Variant
 from tests.projects import ROOT
 
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -63,6 +63,12 @@ def test_every_signal_has_its_module_stage_section_and_table() -> None:
         assert signal in VALUES
         assert signal in TABLES
         assert f"data/{signal}/{signal}.parquet" in entry("fuse")["deps"]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_variant_can_choose_by_every_importance_of_the_table(choice: str) -> None:
+    assert Variant(by=choice).by == choice
+    assert choice in TABLES["importance"].columns
 
 
 @pytest.mark.parametrize("shares", [WEIGHTS, ACTIVATIONS, GRADIENTS, COOPERATIVE])

@@ -81,7 +81,7 @@ def test_a_second_repro_does_nothing(finished: Path) -> None:
         ({"finetune": {"epochs": 2}}, {"finetune@dense", "finetune@enhanced"}),
         (
             {"calibration": {"batch": 5}},
-            {"hessian", "activations", "gradients", "surgeon", "reconstruct@dense", "reconstruct@enhanced"},
+            {"hessian", "activations", "gradients", "surgeon", "criteria", "reconstruct@dense", "reconstruct@enhanced"},
         ),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_changed_value_makes_stale_the_stages_that_read_it(
         ("pruning/signals/weights.py", {"weights"}),
         ("pruning/fusion.py", {"fuse"}),
         ("pruning/retention.py", {"prune@dense", "prune@enhanced"}),
-        ("pruning/record.py", {"activations", "cooperative"}),
+        ("pruning/record.py", {"activations", "cooperative", "criteria"}),
     ],
 )
 def test_an_edited_module_makes_stale_the_stages_that_import_it(touched: Path, module: str, expected: set[str]) -> None:

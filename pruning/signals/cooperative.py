@@ -57,7 +57,7 @@ def cooperative(model: PrunableModule, covariances: Covariances, *, strong: floa
 def components_of(state: Covariance, coupling: Tensor | None, strong: float) -> dict[str, Tensor]:
     """Return the components of one layer by name, each (width,) float64."""
     correlation = state.correlation
-    edges = _edges(correlation.abs(), coupling)
+    edges = edges_of(correlation.abs(), coupling)
     width = len(edges)
     graph = _strong_graph(edges, strong)
     clustering = graph.transitivity_local_undirected(mode="zero", weights="weight")
@@ -84,7 +84,7 @@ def recurrent_coupling(layer: NeuronLayer, tensors: Mapping[str, Tensor]) -> Ten
     return (directed + directed.T).sqrt()
 
 
-def _edges(correlation: Tensor, coupling: Tensor | None) -> Tensor:
+def edges_of(correlation: Tensor, coupling: Tensor | None) -> Tensor:
     """Return the weight of each edge, (width, width), symmetric, zero on the diagonal."""
     between = ~torch.eye(len(correlation), dtype=torch.bool)
     if coupling is None or not between.any():

@@ -1,11 +1,11 @@
 """The traditional importance, Hessian trace × ‖w‖² / n, with the trace of every neuron from the same probes."""
 
-from collections.abc import Sequence
-from itertools import cycle, islice
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import combinations, cycle, islice
 
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from pruning.batching import Windows
@@ -17,8 +17,17 @@ from pruning.signals.scaling import signal_rows
 from pruning.statistics import Moments, merged
 from pruning.tables import table
 
-FEWEST_PROBES = 8
-"""Probes before the ranking's stability is asked for: with fewer, two halves agree by luck."""
+logger = logging.getLogger(__name__)
+
+GROUPS = 8
+"""Groups that probes are dealt to in turn; their halves are compared, in all 35 ways, to see if rankings agree."""
+FEWEST_PROBES = 2 * GROUPS
+"""Probes before the ranking's stability is asked for: with fewer, halves agree by luck."""
+CERTAINTY = 1.645
+"""Standard errors between the estimated reliability and the promised one. In simulations with 12 to 256 neurons, 92 to
+100% of runs then had enough probes for the stability asked for; with none, repeated looks leave 35 to 73%."""
+FEWEST_NEURONS = 4
+"""Neurons of a layer whose ranking is asked for: with fewer, a correlation of ranks tells nothing."""
 
 
 def hessian(
@@ -40,29 +49,50 @@ def hessian(
     - importance: trace × mean_square, the HAP criterion (Yu et al. 2021).
 
     Each probe reads its own window with carried state, so the standard error covers both the probes and the text.
-    Probing stops once the rankings of two independent halves agree, or when the budget is spent.
+
+    Probing stops once the ranking is as stable as asked for: once another run with as many other probes can be expected
+    to rank the neurons of every layer alike, with a Spearman correlation of at least `stability` (`rank_reliability`).
+    If the budget is spent before, a warning says how stable the ranking became. The other run is one with other probes
+    and, as long as no window is read twice, with other text; after that, the text is given.
+
+    The promise is about what two runs of this many probes agree on in expectation: a single pair scatters around it, by
+    about 1/√width.
+
+    What reduces the variance, at equal cost (LSTM of 2 × 256 units on the Penn Treebank, one run, neurons' mean): one
+    probe a window rather than four of the same graph, by 7%; windows of 8 columns rather than 32, by 19%; windows of
+    2 columns more than double it. Antithetic probes are the same probe, since −v gives what v gives; probes with
+    orthogonal signs between neurons would leave the variance within a neuron as it is and repeat it in each probe.
 
     Args:
         model: A language model.
         windows: Calibration text.
         probes: The budget: at most this many Hessian-vector products.
-        stability: Spearman correlation between the halves' rankings, averaged over layers, that is enough.
+        stability: Spearman correlation with an independent run that is enough, in every layer.
         seed: Seed of the probes.
         track: Shows progress.
     """
-    layers = model.layers()
-    halves = [{layer.name: Moments.empty(layer.width) for layer in layers} for _ in range(2)]
+    layers, tensors = model.layers(), named_tensors(model)
+    squares = {layer.name: gather(layer.owned, tensors).double().cpu().square().mean(1) for layer in layers}
+    groups = {layer.name: [Moments.empty(layer.width) for _ in range(GROUPS)] for layer in layers}
     generator = torch.Generator().manual_seed(seed)
     state: State | None = None
+    reached: float | None = None
     with evaluating(model):
         for index, window in enumerate(track(list(islice(cycle(windows), probes)), "hessian")):
             state = carried(state) if index % len(windows) else None
             traces, state = _probe(model, layers, window.tokens, window.targets, state, generator)
             for name, trace in traces.items():
-                halves[index % 2][name].update(trace[None])
-            if index + 1 >= FEWEST_PROBES and ranking_stability(halves) >= stability:
-                break
-    return _hessian_table(model, layers, halves)
+                groups[name][index % GROUPS].update(trace[None])
+            if index + 1 >= FEWEST_PROBES and (index + 1) % GROUPS == 0:
+                reached = _weakest(groups, squares)
+                if reached >= stability:
+                    break
+    if reached is None or reached < stability:
+        known = "unknown, with so few" if reached is None else f"at least {reached:.2f}"
+        logger.warning(
+            "The Hessian's ranking is not stable to %.2f: after %d probes it is %s.", stability, probes, known
+        )
+    return _hessian_table(groups, squares)
 
 
 def _probe(
@@ -90,27 +120,51 @@ def owned_parameters(model: LanguageModel, layers: Sequence[NeuronLayer]) -> dic
     return {name: parameter for name, parameter in model.named_parameters() if name in owned}
 
 
-def ranking_stability(halves: Sequence[dict[str, Moments]]) -> float:
-    """Return the Spearman correlation between two halves' estimates, averaged over layers."""
-    return sum(float(spearmanr(one.mean, other.mean).statistic) for one, other in _pairs(halves)) / len(halves[0])
+def _weakest(groups: Mapping[str, Sequence[Moments]], squares: Mapping[str, Tensor]) -> float:
+    """Return the reliability of the ranking in the layer where it is lowest."""
+    asked = [name for name, scale in squares.items() if len(scale) >= FEWEST_NEURONS]
+    return min((rank_reliability(groups[name], squares[name]) for name in asked), default=1.0)
 
 
-def _pairs(halves: Sequence[dict[str, Moments]]) -> list[tuple[Moments, Moments]]:
-    return [(halves[0][name], halves[1][name]) for name in halves[0]]
+def rank_reliability(groups: Sequence[Moments], scale: Tensor) -> float:
+    """Return how well the ranking of neurons can be trusted to come out again, at least.
+
+    r is the Spearman correlation between two halves of the groups, averaged over all splits into equal halves. The
+    whole is longer than its halves: two independent wholes agree with 2r / (1 + r) (Spearman 1910; Brown 1910). From
+    Fisher's z = artanh of that, `CERTAINTY` standard errors 1/√(width − 3) are taken off, so that probing does not
+    stop by luck.
+
+    Args:
+        groups: An even number of states of disjoint, equally many probes of one layer.
+        scale: What a trace is multiplied by to give the importance that is ranked, (width,).
+    """
+    means = torch.stack([group.mean * scale for group in groups])
+    members = range(1, len(groups))
+    ones = [[0, *others] for others in combinations(members, len(groups) // 2 - 1)]
+    rest = [[index for index in members if index not in chosen] for chosen in ones]
+    halves = _ranks(means[torch.tensor(ones)].mean(1)), _ranks(means[torch.tensor(rest)].mean(1))
+    r = (halves[0] * halves[1]).sum(1).mean().clamp(min=0)
+    whole = (2 * r / (1 + r)).clamp(max=1 - 1e-9)
+    return float(torch.tanh(torch.atanh(whole) - CERTAINTY / (len(scale) - 3) ** 0.5))
 
 
-def _hessian_table(
-    model: LanguageModel, layers: Sequence[NeuronLayer], halves: Sequence[dict[str, Moments]]
-) -> pd.DataFrame:
-    tensors, parts = named_tensors(model), []
-    for layer, pair in zip(layers, _pairs(halves), strict=True):
-        estimate = merged(pair)
-        mean_square = gather(layer.owned, tensors).double().cpu().square().mean(1)
+def _ranks(values: Tensor) -> Tensor:
+    """Return the ranks in each row, centred and of length 1, so that products are Spearman correlations."""
+    ranks = values.argsort(1).argsort(1).double()
+    centred = ranks - ranks.mean(1, keepdim=True)
+    unit: Tensor = centred / centred.norm(dim=1, keepdim=True)
+    return unit
+
+
+def _hessian_table(groups: Mapping[str, Sequence[Moments]], squares: Mapping[str, Tensor]) -> pd.DataFrame:
+    parts = []
+    for name, mean_square in squares.items():
+        estimate = merged(groups[name])
         components = {
             "trace": estimate.mean,
             "trace_standard_error": estimate.standard_error,
             "mean_square": mean_square,
         }
         importance, error = estimate.mean * mean_square, estimate.standard_error * mean_square
-        parts.append(signal_rows(layer.name, components, importance, error, estimate.count))
+        parts.append(signal_rows(name, components, importance, error, estimate.count))
     return table("hessian", pd.concat(parts, ignore_index=True))

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pruning.tables import CHOICES
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -117,6 +119,16 @@ class Cooperative(Section):
     strong: Annotated[float, Field(ge=0, lt=1)]
 
 
+class Criteria(Section):
+    """Settings of `criteria`."""
+
+    batches: Annotated[int, Field(ge=2)]
+    bins: Annotated[int, Field(ge=2)]
+    classes: Annotated[int, Field(ge=2)]
+    ridge: Positive
+    seed: Seed
+
+
 class Fuse(Section):
     """Settings of `fuse`."""
 
@@ -132,9 +144,12 @@ class Surgeon(Section):
     seed: Seed
 
 
-By = Literal["weights", "hessian", "activations", "gradients", "cooperative", "fused", "random", "surgeon"]
 Scope = Literal["layer", "global", "absolute"]
 Repair = Literal["none", "mean", "ridge", "imitate"]
+if TYPE_CHECKING:
+    By: TypeAlias = str
+else:
+    By = Literal[CHOICES]
 
 
 class Prune(Section):
@@ -208,6 +223,7 @@ class Parameters(Section):
     gradients: Gradients
     cooperative: Cooperative
     surgeon: Surgeon
+    criteria: Criteria
     fuse: Fuse
     prune: Prune
     reconstruct: Reconstruct

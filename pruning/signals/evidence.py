@@ -1,0 +1,237 @@
+"""What one reading of the text leaves for all criteria: a mergeable state for each layer, from one pass a window."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pruning.batching import IGNORED, Window
+from pruning.evaluation import carried
+from pruning.layers import NeuronLayer, gather
+from pruning.models.base import LanguageModel, State
+from pruning.record import record
+from pruning.statistics import Covariance
+
+TOTALS = ("gate", "gate_size", "gate_window", "gate_true", "gate_sampled", "weight_sampled", "snip", "grasp")
+
+
+@dataclass
+class Evidence:
+    """Mergeable statistics of one layer over the tokens read; everything but `states` is a sum, in float64 on the CPU.
+
+    ℓ_t is the loss of token t (nat). A window is differentiated by itself, its state coming from the window before
+    as a constant. s = Σ_t γ_t h_t is the gradient by a gate m = 1 on the neuron's output within one column of one
+    window, where γ_t = ∂Σℓ/∂h_t counts every reader.
+
+    Attributes:
+        tokens: Tokens predicted, n.
+        totals: By the names in `TOTALS`, each (width,): Σ s; Σ |s|; Σ_windows (Σ_columns s)² / tokens; Σ s²; the same
+            with labels sampled from the model; and over own weights w with window gradient g = ∂Σℓ/∂w:
+            Σ_windows Σ_w w² g² with sampled labels; Σ_windows Σ_w |w g|; Σ_windows Σ_w w (H g)_w / tokens, H being
+            the Hessian of Σℓ.
+        states: Of the outputs h_t.
+        readers: Σ_t γ_t γ_tᵀ with sampled labels, (width, width).
+        joint: Tokens by bin of h_t and by group of the prediction, (width, bins, classes).
+    """
+
+    tokens: int
+    totals: dict[str, Tensor]
+    states: Covariance
+    readers: Tensor
+    joint: Tensor
+
+    def merge(self, other: Self) -> Self:
+        """Return the state of both samples together."""
+        return type(self)(
+            self.tokens + other.tokens,
+            {name: self.totals[name] + other.totals[name] for name in TOTALS},
+            self.states.merge(other.states),
+            self.readers + other.readers,
+            self.joint + other.joint,
+        )
+
+
+@dataclass(frozen=True)
+class Partition:
+    """How outputs and predictions are binned, so that their joint distribution can be counted.
+
+    Attributes:
+        edges: Layer name → each neuron's ascending inner edges, (width, bins − 1).
+        classes: The group of each token type, (V,).
+    """
+
+    edges: Mapping[str, Tensor]
+    classes: Tensor
+
+
+def partition(model: LanguageModel, window: Window, *, bins: int, classes: int) -> Partition:
+    """Return bins of equal frequency for each neuron, and groups of token types of equal predicted probability.
+
+    Both are taken from one window and then fixed. Token types are grouped in the order of their mean predicted
+    probability on it, likely ones first.
+
+    Args:
+        model: In evaluation mode.
+        window: The window that edges and groups come from.
+        bins: Bins of each neuron's outputs.
+        classes: Groups of token types.
+    """
+    device = next(model.parameters()).device
+    layers = model.layers()
+    with torch.no_grad():
+        outputs = _outputs(model, layers, window.tokens.to(device), None)
+        likely = model(window.tokens.to(device))[0].flatten(0, 1).softmax(-1).double().mean(0).cpu()
+    shares = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
+    edges = {name: torch.quantile(h.double().cpu(), shares, dim=0).T.contiguous() for name, h in outputs.items()}
+    ordered, types = likely.sort(descending=True, stable=True)
+    middles = (ordered.cumsum(0) - ordered / 2) / ordered.sum()
+    groups = torch.empty_like(types)
+    groups[types] = (middles * classes).long().clamp(max=classes - 1)
+    return Partition(edges, groups)
+
+
+def gather_evidence(
+    model: LanguageModel,
+    layers: Sequence[NeuronLayer],
+    window: Window,
+    state: State | None,
+    *,
+    partition: Partition,
+    generator: torch.Generator,
+) -> tuple[dict[str, Evidence], State]:
+    """Return one window's evidence for each layer, and the state to carry on from.
+
+    One forward pass serves three backward ones: by true labels, by labels sampled from the model, and the product of
+    the Hessian with the gradient. The outputs themselves come from a pass without the decoder, which is the part
+    that costs.
+    """
+    device = next(model.parameters()).device
+    tokens, targets = window.tokens.to(device), window.targets.to(device)
+    outputs = _outputs(model, layers, tokens, state)
+    found, probabilities, after = _derivatives(model, layers, tokens, targets, state, generator)
+    wanted = targets.flatten() != IGNORED
+    predicted = _by_class(probabilities[wanted].cpu(), partition.classes)
+    evidence = {}
+    for layer in layers:
+        hidden = outputs[layer.name].double().cpu()
+        states = Covariance.empty(layer.width)
+        states.update(hidden[wanted.cpu()])
+        true, sampled = (found.by_output[labels][layer.name].double().cpu() for labels in ("true", "sampled"))
+        evidence[layer.name] = Evidence(
+            int(wanted.sum()),
+            {**_gate_totals(hidden.view_as(true), true, sampled, int(wanted.sum())), **found.by_weight[layer.name]},
+            states,
+            torch.einsum("tbi,tbj->ij", sampled, sampled),
+            _joint(hidden[wanted.cpu()], partition.edges[layer.name], predicted),
+        )
+    return evidence, carried(after) or []
+
+
+@dataclass(frozen=True)
+class _Derivatives:
+    """γ by labels (`true`, `sampled`) and layer, (T, B, width); totals over own weights by layer and name."""
+
+    by_output: Mapping[str, Mapping[str, Tensor]]
+    by_weight: Mapping[str, Mapping[str, Tensor]]
+
+
+def _outputs(
+    model: LanguageModel, layers: Sequence[NeuronLayer], tokens: Tensor, state: State | None
+) -> dict[str, Tensor]:
+    """Return the outputs of each layer, (T · B, width)."""
+    found: dict[str, Tensor] = {}
+    with torch.no_grad(), record(model, layers, found.__setitem__):
+        model.features(tokens, state)
+    return found
+
+
+def _derivatives(
+    model: LanguageModel,
+    layers: Sequence[NeuronLayer],
+    tokens: Tensor,
+    targets: Tensor,
+    state: State | None,
+    generator: torch.Generator,
+) -> tuple[_Derivatives, Tensor, State]:
+    """Return the derivatives of a window's summed loss, the predicted probabilities (T · B, V), and the state."""
+    names = {piece.parameter for layer in layers for piece in layer.owned}
+    weights = {name: parameter for name, parameter in model.named_parameters() if name in names}
+    one = next(iter(weights.values()))
+    offsets = {layer.name: one.new_zeros(*tokens.shape, layer.width).requires_grad_() for layer in layers}
+    with torch.backends.cudnn.flags(enabled=False):  # cuDNN's recurrent layers cannot be differentiated twice
+        features, after = model.features(tokens, state, offsets)
+        logits = model.decode(features).flatten(0, 1)
+        true, gradients, curved = _true(logits, targets.flatten(), weights, offsets)
+        probabilities = logits.detach().softmax(-1)
+        labels = _sampled(probabilities, targets.flatten(), generator)
+        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+        sampled = torch.autograd.grad(loss, [*weights.values(), *offsets.values()])
+    count = int((targets != IGNORED).sum())
+    sums = {
+        "snip": {name: (w * gradients[name]).abs() for name, w in weights.items()},
+        "grasp": {name: w * curved[name] / count for name, w in weights.items()},
+        "weight_sampled": {
+            name: (w * g).square() for (name, w), g in zip(weights.items(), sampled[: len(weights)], strict=True)
+        },
+    }
+    by_weight = {
+        layer.name: {
+            total: gather(layer.owned, values).detach().double().sum(1).cpu() for total, values in sums.items()
+        }
+        for layer in layers
+    }
+    by_output = {"true": true, "sampled": dict(zip(offsets, sampled[len(weights) :], strict=True))}
+    return _Derivatives(by_output, by_weight), probabilities, after
+
+
+def _true(
+    logits: Tensor, targets: Tensor, weights: Mapping[str, Tensor], offsets: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Return γ by layer, g and H g by parameter, from the true labels; the graph stays for the sampled ones."""
+    loss = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    found = torch.autograd.grad(loss, [*weights.values(), *offsets.values()], create_graph=True)
+    gradients, by_output = found[: len(weights)], found[len(weights) :]
+    still = [gradient.detach() for gradient in gradients]
+    curved = torch.autograd.grad(gradients, list(weights.values()), grad_outputs=still, retain_graph=True)
+    return (
+        dict(zip(offsets, (gamma.detach() for gamma in by_output), strict=True)),
+        dict(zip(weights, still, strict=True)),
+        dict(zip(weights, curved, strict=True)),
+    )
+
+
+def _sampled(probabilities: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+    """Return one label for each place drawn from the model's own prediction; padding stays padding."""
+    reached = probabilities.cumsum(1)
+    chance = torch.rand(len(reached), 1, generator=generator, dtype=reached.dtype).to(reached.device)
+    drawn = torch.searchsorted(reached, chance * reached[:, -1:], right=True).flatten()
+    drawn = drawn.clamp(max=reached.shape[1] - 1)
+    return torch.where(targets == IGNORED, targets, drawn)
+
+
+def _gate_totals(hidden: Tensor, true: Tensor, sampled: Tensor, tokens: int) -> dict[str, Tensor]:
+    """Return the totals that come from gate gradients; all arguments (T, B, width)."""
+    columns, drawn = (hidden * true).sum(0), (hidden * sampled).sum(0)
+    return {
+        "gate": columns.sum(0),
+        "gate_size": columns.abs().sum(0),
+        "gate_window": columns.sum(0).square() / tokens,
+        "gate_true": columns.square().sum(0),
+        "gate_sampled": drawn.square().sum(0),
+    }
+
+
+def _by_class(probabilities: Tensor, classes: Tensor) -> Tensor:
+    """Return the probability of each group of token types, (samples, classes)."""
+    groups = torch.zeros(len(probabilities), int(classes.max()) + 1, dtype=torch.float64)
+    return groups.index_add_(1, classes, probabilities.double())
+
+
+def _joint(hidden: Tensor, edges: Tensor, predicted: Tensor) -> Tensor:
+    """Return how many tokens, split by predicted probability, fall in each bin and group, (width, bins, classes)."""
+    places = torch.searchsorted(edges, hidden.T.contiguous())
+    members = F.one_hot(places, edges.shape[1] + 1).double()
+    return torch.einsum("wnb,nc->wbc", members, predicted)
