@@ -1,19 +1,59 @@
 """The stage `prune`, once for each variant."""
 
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from pruning.budgets import Budget, budget_of, measured_latency
 from pruning.layers import select
+from pruning.models.base import LanguageModel
 from pruning.retention import keep_of, retention
 from tasks.common.job import Job
 from tasks.common.tables import read_table, write_table
 from tasks.models import read_model, write_model
 
+logger = logging.getLogger(__name__)
+
 
 def run(job: Job) -> None:
     """Write which neurons the variant keeps and the model without the others."""
-    own = {name: value for name, value in job.settings(f"variants.{job.stage.variant}").items() if value is not None}
-    settings = job.settings("prune") | own
-    tied = settings.pop("tied")
-    retained = retention(read_table(job.input("fuse/importance")), variant=str(job.stage.variant), **settings)
+    settings = settings_of(job.settings("prune"), job.settings(f"variants.{job.stage.variant}"))
     model = read_model(job.input("train/model"))
-    smaller = model if retained["kept"].all() else select(model.decoupled(tied), keep_of(retained))
+    separate = model.decoupled(settings.pop("tied"))
+    wanted = settings.pop("budget")
+    retained = retention(
+        read_table(job.input("fuse/importance")),
+        variant=str(job.stage.variant),
+        budget=None if wanted is None else _budget(job, separate, wanted),
+        kinds={layer.name: layer.kind for layer in separate.layers()},
+        **settings,
+    )
+    smaller = model if retained["kept"].all() else select(separate, keep_of(retained))
     write_model(job.output("model"), smaller)
     write_table(job.output("retention"), retained)
+
+
+def settings_of(section: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a variant's settings: its own before the section's.
+
+    How many neurons stay is one decision: whichever of `retain`, `rate` and `budget` a variant names itself takes the
+    place of all that the section says of them, so a dense control with `retain: 1.0` stays dense under any budget.
+    """
+    own = {name: value for name, value in variant.items() if value is not None}
+    settings = {**section, **own}
+    if "budget" not in own and {"retain", "rate"} & set(own):
+        settings["budget"] = None
+    if "rate" not in own and "retain" in own:
+        settings["rate"] = "fixed"
+    return settings
+
+
+def _budget(job: Job, model: LanguageModel, wanted: Mapping[str, Any]) -> Budget:
+    """Return the budget that params.yaml asks for; a latency is measured here and now."""
+    kind, value = wanted["kind"], wanted["value"]
+    if kind != "latency":
+        return budget_of(model, kind=kind, value=value)
+    how = {name: wanted[name] for name in ("batch", "repeats", "points")}
+    costs, misfit = measured_latency(model, **how, track=job.track)
+    logger.warning("Latency is measured to within %.1f%% (RMS); another run may choose other widths.", 100 * misfit)
+    return budget_of(model, kind=kind, value=value, latency=costs)

@@ -13,6 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tasks.common.stages import Stage, read_stage
+from tasks.models import read_model
 from tests.projects import ENVIRONMENT, ROOT, copy, digests, run, set_parameters, stage, tiny_project
 
 YAML_FILE = YAML(typ="safe")
@@ -108,6 +109,29 @@ def test_fewer_neurons_reach_every_stage_after_the_decision(touched: Path) -> No
     run(["dvc", "repro"], touched)
     changed = {path.split("/")[1] for path, digest in digests(touched).items() if before[path] != digest}
     assert changed == {"prune", "finetune", "evaluate", "compare"}
+
+
+def test_a_budget_is_kept_by_every_variant_that_names_no_share_of_its_own(touched: Path) -> None:
+    set_parameters(touched, {"prune": {"budget": {"kind": "multiply_adds", "value": 1400}}})
+    sizes = {}
+    for variant in ("dense", "enhanced"):
+        stage(touched, "prune", variant)
+        sizes[variant] = read_model(touched / f"data/prune/{variant}/model").multiply_adds()
+    assert sizes["enhanced"] <= 1400 < sizes["dense"]
+    assert sizes["enhanced"] > 1200
+
+
+def test_a_budget_that_cannot_be_met_says_what_is_possible(touched: Path) -> None:
+    set_parameters(touched, {"prune": {"budget": {"kind": "parameters", "value": 10}}})
+    said = stage(touched, "prune", "enhanced", fails=True).stderr
+    assert said.startswith("Expected a budget of at least ")
+    assert said.count("\n") == 1
+
+
+def test_latency_is_a_budget_that_is_measured(touched: Path) -> None:
+    measured = {"kind": "latency", "value": 10.0, "batch": 1, "repeats": 10, "points": 2}
+    set_parameters(touched, {"prune": {"budget": measured}})
+    assert "Latency is measured to within" in stage(touched, "prune", "enhanced").stdout
 
 
 def test_a_pipeline_killed_again_and_again_ends_with_the_bytes_of_an_undisturbed_one(

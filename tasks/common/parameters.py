@@ -127,13 +127,50 @@ class Fuse(Section):
 By = Literal["weights", "hessian", "activations", "gradients", "cooperative", "fused", "random"]
 
 
+class BudgetOf(Section):
+    """What the kept neurons may cost together; the last three are for `latency`, which is measured."""
+
+    kind: Literal["neurons", "parameters", "multiply_adds", "latency"]
+    value: Positive
+    batch: Count | None = None
+    repeats: Annotated[int, Field(ge=10)] | None = None
+    points: Annotated[int, Field(ge=2)] | None = None
+
+    @model_validator(mode="after")
+    def says_how_to_measure(self) -> "BudgetOf":
+        """Refuse latency without how to measure it, and a count with it."""
+        missing = [name for name in ("batch", "repeats", "points") if getattr(self, name) is None]
+        if missing and self.kind == "latency":
+            raise ValueError(f"Expected batch, repeats and points for a budget of latency, got no {missing[0]}")
+        if len(missing) < 3 and self.kind != "latency":
+            raise ValueError(f"Expected kind and value alone for a budget of {self.kind}, got more")
+        return self
+
+
+Scope = Literal["layer", "global", "absolute"]
+Rate = Literal["fixed", "adaptive"]
+Bound = Count | dict[str, Count]
+"""For every layer, or for those that are named."""
+
+
 class Prune(Section):
     """Settings of `prune`."""
 
     retain: Share
-    floor: Count
-    scope: Literal["layer", "global"]
+    floor: Bound
+    ceiling: Bound | None
+    multiple: Count
+    scope: Scope
+    rate: Rate
+    budget: BudgetOf | None
     tied: Literal["project", "untie"]
+
+    @model_validator(mode="after")
+    def has_one_measure(self) -> "Prune":
+        """Refuse an adaptive rate and a budget at once: both say how many neurons stay."""
+        if self.rate == "adaptive" and self.budget is not None:
+            raise ValueError("Expected prune.rate: adaptive or prune.budget, got both")
+        return self
 
 
 class Variant(Section):
@@ -141,8 +178,12 @@ class Variant(Section):
 
     by: By
     retain: Share | None = None
-    floor: Count | None = None
-    scope: Literal["layer", "global"] | None = None
+    floor: Bound | None = None
+    ceiling: Bound | None = None
+    multiple: Count | None = None
+    scope: Scope | None = None
+    rate: Rate | None = None
+    budget: BudgetOf | None = None
     tied: Literal["project", "untie"] | None = None
 
 
