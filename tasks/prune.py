@@ -9,6 +9,7 @@ from pruning.layers import select
 from pruning.models.base import LanguageModel
 from pruning.retention import keep_of, retention
 from tasks.common.job import Job
+from tasks.common.parameters import settings_of
 from tasks.common.tables import read_table, write_table
 from tasks.models import read_model, write_model
 
@@ -31,21 +32,6 @@ def run(job: Job) -> None:
     smaller = model if retained["kept"].all() else select(separate, keep_of(retained))
     write_model(job.output("model"), smaller)
     write_table(job.output("retention"), retained)
-
-
-def settings_of(section: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a variant's settings: its own before the section's.
-
-    How many neurons stay is one decision: whichever of `retain`, `rate` and `budget` a variant names itself takes the
-    place of all that the section says of them, so a dense control with `retain: 1.0` stays dense under any budget.
-    """
-    own = {name: value for name, value in variant.items() if value is not None}
-    settings = {**section, **own}
-    if "budget" not in own and {"retain", "rate"} & set(own):
-        settings["budget"] = None
-    if "rate" not in own and "retain" in own:
-        settings["rate"] = "fixed"
-    return settings
 
 
 def _budget(job: Job, model: LanguageModel, wanted: Mapping[str, Any]) -> Budget:

@@ -3,8 +3,7 @@
 import pytest
 from ruamel.yaml import YAML
 
-from tasks.common.parameters import Unexpected, checked
-from tasks.prune import settings_of
+from tasks.common.parameters import Unexpected, checked, settings_of
 from tests.projects import ROOT
 
 SECTION = {"retain": 0.5, "rate": "adaptive", "budget": None, "floor": 8}

@@ -117,10 +117,17 @@ class Cooperative(Section):
     strong: Annotated[float, Field(ge=0, lt=1)]
 
 
+Signal = Literal["weights", "hessian", "activations", "gradients", "cooperative"]
+
+
 class Fuse(Section):
     """Settings of `fuse`."""
 
-    strategy: Literal["simple"]
+    strategy: Literal["simple", "adaptive", "learned"]
+    signals: Annotated[list[Signal], Field(min_length=1)]
+    folds: Annotated[int, Field(ge=2)]
+    calibration: Literal["none", "hessian", "oracle"]
+    weights: Annotated[str, Field(pattern=r"^learned/[^/]+\.json$")] | None
     seed: Seed
 
 
@@ -238,6 +245,21 @@ def checked(values: Mapping[str, Any]) -> Parameters:
         return Parameters.model_validate(dict(values))
     except ValidationError as error:
         raise Unexpected(_sentence(error.errors()[0], values)) from None
+
+
+def settings_of(section: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a variant's settings: its own before the section's.
+
+    How many neurons stay is one decision: whichever of `retain`, `rate` and `budget` a variant names itself takes the
+    place of all that the section says of them, so a dense control with `retain: 1.0` stays dense under any budget.
+    """
+    own = {name: value for name, value in variant.items() if value is not None}
+    settings = {**section, **own}
+    if "budget" not in own and {"retain", "rate"} & set(own):
+        settings["budget"] = None
+    if "rate" not in own and "retain" in own:
+        settings["rate"] = "fixed"
+    return settings
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
