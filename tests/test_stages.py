@@ -136,6 +136,28 @@ def test_latency_is_a_budget_that_is_measured(touched: Path) -> None:
     assert "Latency is measured to within" in stage(touched, "prune", "enhanced").stdout
 
 
+def test_weights_that_are_kept_are_applied_and_make_the_fusion_stale_when_they_change(touched: Path) -> None:
+    weights = json.loads((touched / "data/fuse/weights.json").read_text(encoding="utf-8"))
+    weights["shares"] = {"all": {"gradients": 1.0}}
+    (touched / "learned/kept.json").write_text(json.dumps(weights), encoding="utf-8")
+    assert stale(touched) == {"fuse"}
+    set_parameters(touched, {"fuse": {"weights": "learned/kept.json"}})
+    stage(touched, "fuse")
+    assert (
+        json.loads((touched / "data/fuse/weights.json").read_text(encoding="utf-8"))["shares"]["all"]["gradients"] == 1
+    )
+    (touched / "learned/kept.json").write_text("[", encoding="utf-8")
+    assert (
+        "Expected saved weights in learned/kept.json, got something else" in stage(touched, "fuse", fails=True).stderr
+    )
+
+
+def test_learned_fusion_without_measured_removals_gets_one_sentence(touched: Path) -> None:
+    set_parameters(touched, {"fuse": {"strategy": "learned"}})
+    said = stage(touched, "fuse", fails=True).stderr
+    assert said == "Expected measured removals (the table `oracle`) for fusion 'learned', got none.\n"
+
+
 def test_a_pipeline_killed_again_and_again_ends_with_the_bytes_of_an_undisturbed_one(
     finished: Path, tmp_path: Path
 ) -> None:
