@@ -12,7 +12,7 @@ import torch
 from scipy.stats import rankdata
 from sklearn.isotonic import IsotonicRegression
 
-from pruning.batching import Windows
+from pruning.batching import Window
 from pruning.evaluation import loss_of
 from pruning.layers import silence
 from pruning.models.base import LanguageModel
@@ -46,7 +46,7 @@ def by_quantiles(scores: pd.DataFrame, by: str, losses: pd.DataFrame) -> np.ndar
 
 def removal_curves(
     model: LanguageModel,
-    windows: Windows,
+    windows: Sequence[Window],
     scores: pd.DataFrame,
     *,
     by: str,

@@ -1,14 +1,14 @@
 """Many signals become one importance for each neuron."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pruning.calibration import by_quantiles
+from pruning.calibration import by_curves, by_quantiles
 from pruning.learned import Shares, bootstrapped, learn, measured, scores, within_layers
 from pruning.tables import SIGNALS, table
 from pruning.weighing import TRANSFORMS, adaptive, agreements, relative, reliability
@@ -16,7 +16,8 @@ from pruning.weighing import TRANSFORMS, adaptive, agreements, relative, reliabi
 logger = logging.getLogger(__name__)
 
 STRATEGIES = ("simple", "adaptive", "learned")
-CALIBRATIONS = ("none", "hessian", "oracle")
+CALIBRATIONS = ("none", "hessian", "oracle", "removal")
+Curves = Callable[[pd.DataFrame], pd.DataFrame]
 ALL = "all"
 """In place of a layer's name: the mean over layers."""
 
@@ -67,6 +68,7 @@ def fusion(
     oracle: pd.DataFrame | None = None,
     criteria: pd.DataFrame | None = None,
     weights: Mapping[str, Any] | None = None,
+    curves: Curves | None = None,
 ) -> Fusion:
     """Return each signal's importance, the shares used, their fusion, a random control, and a report.
 
@@ -80,7 +82,8 @@ def fusion(
 
     With `calibration` the fused score becomes a loss in nat/token, comparable across layers (`calibration`): each
     neuron gets the quantile at its place of its layer's measured (`oracle`) or estimated (`hessian`: ½ wᵀ diag(H) w =
-    half the traditional importance; or any of `criteria`'s columns) losses.
+    half the traditional importance; or any of `criteria`'s columns) losses; or, with `removal`, what its layer's
+    measured curve of joint removal rises by at its place.
 
     Args:
         tables: Signal name → its table; the same neurons in each.
@@ -88,16 +91,19 @@ def fusion(
         seed: Seed of the random control, of folds and of the bootstrap.
         signals: Which signals count; the others' shares are 0.
         folds: Parts that the measured neurons are cut into for `learned`.
-        calibration: `none`, `hessian`, `oracle`, or a column of `criteria` in nat/token.
+        calibration: `none`, `hessian`, `oracle`, `removal`, or a column of `criteria` in nat/token.
         oracle: Measured removals: `layer`, `neuron`, `loss_increase`, `standard_error` (nat/token), of some neurons.
         criteria: More importances by column, of the same neurons, that `learned` may weigh beside the signals.
         weights: What `to_plain` gave of an earlier fusion; applied as it is, and nothing is fitted.
+        curves: For `removal`: scores (`layer`, `neuron`, `fused`) → what `removal_curves` gives for them.
 
     Raises:
         ValueError: For an unknown strategy, signal or calibration, tables of different neurons, or `learned` or
             a calibration without the measurements that it needs.
     """
     _check(strategy, signals, calibration, oracle, criteria, weights)
+    if calibration == "removal" and curves is None:
+        raise ValueError("Expected what measures removal curves for calibration 'removal', got nothing.")
     frame, errors = _side_by_side(tables, criteria)
     extra = [] if criteria is None else [name for name in criteria.columns if name not in ("layer", "neuron")]
     names = [*(name for name in SIGNALS if name in signals), *extra]
@@ -108,7 +114,7 @@ def fusion(
     fused = scores(frame["layer"], raw, _for_layers(weighing.shares, frame), names)
     if rows is not None:
         evidence = _evidence(rows, frame, fused, names, evidence, seed)
-    calibrated = _calibrated(frame.assign(fused=fused), calibration, oracle)
+    calibrated = _calibrated(frame.assign(fused=fused), calibration, oracle, curves)
     importance = _importance_table(frame, calibrated, weighing, seed)
     return Fusion(importance, _report(frame, weighing, names, described, evidence), weighing)
 
@@ -360,12 +366,16 @@ def _report(
     return table("fusion", pd.DataFrame(rows))
 
 
-def _calibrated(frame: pd.DataFrame, calibration: str, oracle: pd.DataFrame | None) -> np.ndarray:
+def _calibrated(
+    frame: pd.DataFrame, calibration: str, oracle: pd.DataFrame | None, curves: Curves | None
+) -> np.ndarray:
     """Return the fused scores, or the losses that their places stand for."""
     if calibration == "none":
         return frame["fused"].to_numpy()
     if calibration == "oracle" and oracle is not None:
         return by_quantiles(frame, "fused", oracle)
+    if calibration == "removal" and curves is not None:
+        return by_curves(frame, "fused", curves(frame[["layer", "neuron", "fused"]]))
     factor = 0.5 if calibration == "hessian" else 1.0
     losses = frame[["layer"]].assign(loss_increase=factor * frame[calibration], standard_error=0.0)
     return by_quantiles(frame, "fused", losses)

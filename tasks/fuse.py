@@ -1,17 +1,23 @@
 """The stage `fuse`."""
 
 import json
+from collections.abc import Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from pruning.calibration import removal_curves
 from pruning.fusion import fusion, to_plain
 from pruning.tables import SIGNALS
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table, write_table
 from tasks.common.writing import replacing
+from tasks.models import read_model
+from tasks.windows import calibration_windows
 
 ORACLE = "oracle/oracle"
 """Measured removals, where dvc.yaml lists them among what the stage reads."""
@@ -22,13 +28,20 @@ def run(job: Job) -> None:
     tables = {name: read_table(job.input(f"{name}/{name}")) for name in SIGNALS}
     settings = job.settings("fuse")
     saved = settings.pop("weights")
-    found = fusion(
-        tables, weights=None if saved is None else _read_weights(Path(saved)), oracle=_oracle(job), **settings
-    )
+    measured = partial(_curves, job, shares=settings.pop("removed"), batches=settings.pop("batches"))
+    kept = None if saved is None else _read_weights(Path(saved))
+    found = fusion(tables, weights=kept, oracle=_oracle(job), curves=measured, **settings)
     write_table(job.output("importance"), found.importance)
     write_table(job.output("fusion"), found.report)
     with replacing(job.output("weights")) as aside:
         aside.write_text(json.dumps(to_plain(found.weighing), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _curves(job: Job, scores: pd.DataFrame, *, shares: Sequence[float], batches: int) -> pd.DataFrame:
+    """Return what removing each layer's least important neurons together costs."""
+    model, windows = read_model(job.input("train/model")), calibration_windows(job)
+    some = list(islice(windows, batches))
+    return removal_curves(model.decoupled(), some, scores, by="fused", shares=shares, track=job.track)
 
 
 def _oracle(job: Job) -> pd.DataFrame | None:

@@ -315,7 +315,11 @@ def test_a_calibrated_score_keeps_the_order_of_its_layer_and_has_the_losses_of_i
     [
         ({"strategy": "learned"}, r"Expected measured removals \(the table `oracle`\) for fusion 'learned', got none."),
         ({"calibration": "oracle"}, r"Expected measured removals .* for calibration 'oracle', got none."),
-        ({"calibration": "fisher"}, r"Unknown calibration 'fisher'; known: \['none', 'hessian', 'oracle'\]."),
+        ({"calibration": "removal"}, r"Expected what measures removal curves for calibration 'removal', got nothing."),
+        (
+            {"calibration": "fisher"},
+            r"Unknown calibration 'fisher'; known: \['none', 'hessian', 'oracle', 'removal'\].",
+        ),
         ({"signals": ["hesian"]}, r"Unknown signal 'hesian'; known: \['weights',"),
         ({"signals": []}, r"Expected at least one of the signals"),
     ],
@@ -323,6 +327,22 @@ def test_a_calibrated_score_keeps_the_order_of_its_layer_and_has_the_losses_of_i
 def test_settings_without_what_they_need_are_refused(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         fuse(signal_tables(), **{"strategy": "simple", "seed": 1, **settings})
+
+
+def test_calibration_by_removal_is_handed_the_fused_scores_and_follows_the_curves():
+    tables, _ = measured_tables()
+    seen = []
+
+    def curves(scores):
+        seen.append(scores)
+        cheap = pd.DataFrame({"layer": "lstm.0", "removed": [10, 30], "loss_increase": [0.1, 0.4]})
+        return pd.concat([cheap, cheap.assign(layer="lstm.1", loss_increase=10 * cheap["loss_increase"])])
+
+    found = fuse(tables, strategy="simple", seed=1, calibration="removal", curves=curves)
+    plain = fuse(tables, strategy="simple", seed=1)
+    np.testing.assert_array_equal(seen[0]["fused"], plain["fused"])
+    means = found.groupby("layer")["fused"].mean()
+    assert means["lstm.1"] == pytest.approx(10 * means["lstm.0"], rel=1e-6)
 
 
 def test_criteria_of_other_neurons_or_with_a_signals_name_are_refused():

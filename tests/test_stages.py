@@ -78,7 +78,7 @@ def test_a_second_repro_does_nothing(finished: Path) -> None:
         ({"prune": {"retain": 0.7}}, {"prune@dense", "prune@enhanced"}),
         ({"hessian": {"probes": 11}}, {"hessian"}),
         ({"finetune": {"epochs": 2}}, {"finetune@dense", "finetune@enhanced"}),
-        ({"calibration": {"batch": 5}}, {"hessian", "activations", "gradients"}),
+        ({"calibration": {"batch": 5}}, {"hessian", "activations", "gradients", "fuse"}),
     ],
 )
 def test_a_changed_value_makes_stale_the_stages_that_read_it(
@@ -150,6 +150,14 @@ def test_weights_that_are_kept_are_applied_and_make_the_fusion_stale_when_they_c
     assert (
         "Expected saved weights in learned/kept.json, got something else" in stage(touched, "fuse", fails=True).stderr
     )
+
+
+def test_a_fusion_calibrated_by_removal_is_ranked_over_all_layers(touched: Path) -> None:
+    set_parameters(touched, {"fuse": {"calibration": "removal", "batches": 3}, "prune": {"scope": "absolute"}})
+    before = digests(touched)["data/fuse/importance.parquet"]
+    stage(touched, "fuse")
+    stage(touched, "prune", "enhanced")
+    assert digests(touched)["data/fuse/importance.parquet"] != before
 
 
 def test_learned_fusion_without_measured_removals_gets_one_sentence(touched: Path) -> None:

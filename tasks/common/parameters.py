@@ -126,7 +126,9 @@ class Fuse(Section):
     strategy: Literal["simple", "adaptive", "learned"]
     signals: Annotated[list[Signal], Field(min_length=1)]
     folds: Annotated[int, Field(ge=2)]
-    calibration: Literal["none", "hessian", "oracle"]
+    calibration: Literal["none", "hessian", "oracle", "removal"]
+    removed: Annotated[list[Fraction], Field(min_length=1)]
+    batches: Count
     weights: Annotated[str, Field(pattern=r"^learned/[^/]+\.json$")] | None
     seed: Seed
 
