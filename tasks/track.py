@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from tasks.common.console import say
-from tasks.common.parameters import Unexpected, checked
+from tasks.common.parameters import Unexpected, checked, settings_of
 from tasks.common.stages import LOCK, PARAMETERS, PIPELINE, Stage, read_stage, read_yaml
 from tasks.common.tables import read_table
 
@@ -146,7 +146,8 @@ def _training(state: State) -> Record:
 
 def _variant(state: State, variant: str) -> Record:
     prune, finetune, evaluate = stages = [state.stage(name, variant) for name in ("prune", "finetune", "evaluate")]
-    own = state.parameters.variants[variant].model_dump(exclude_none=True)
+    parameters = state.parameters
+    settings = settings_of(parameters.prune.model_dump(), parameters.variants[variant].model_dump())
     tables = {"evaluation": state.table(evaluate, "evaluation"), "retention": state.table(prune, "retention")}
     compared = state.table(state.stage("compare"), "comparison").set_index("variant")
     changes = {name: float(compared[name][variant]) for name in ("retention", "pruned_change", "finetuned_change")}
@@ -154,7 +155,7 @@ def _variant(state: State, variant: str) -> Record:
     models = {"pruned": prune.outputs["model"], "finetuned": finetune.outputs["model"]}
     return Record(
         name=variant,
-        params=state.parameters.prune.model_dump() | own,
+        params={name: value for name, value in settings.items() if value is not None},
         metrics=changes | perplexity | latency | state.seconds(*stages),
         tags={"kind": "variant", **{f"dvc.model.{phase}": state.hashes[path] for phase, path in models.items()}},
         curves=state.table(finetune, "history"),

@@ -228,7 +228,8 @@ def test_the_pipeline_holds_every_setting_the_comparison_and_the_plots(logged: P
 
 def test_a_variant_holds_its_effective_settings_its_final_numbers_and_its_tables(logged: Path) -> None:
     dense, random = runs(logged)["dense"].data, runs(logged)["random"].data
-    assert dense.params == {"by": "fused", "retain": "1.0", "floor": "8", "scope": "global", "tied": "project"}
+    usual = {"floor": "8", "multiple": "1", "rate": "fixed", "scope": "global", "tied": "project"}
+    assert dense.params == {"by": "fused", "retain": "1.0", **usual}
     assert random.params["retain"] == "0.5"
     expected = {"retention": 0.5, "neurons": 4, "parameters": 40, "multiply_adds": 20, "finetuned_change": 1}
     expected |= {"perplexity_pruned_test": 40, "perplexity_finetuned_test": 36, "perplexity_finetuned_valid": 37}
