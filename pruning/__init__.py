@@ -30,6 +30,8 @@ _HOME = {
     "fuse": "pruning.fusion",
     "retention": "pruning.retention",
     "keep_of": "pruning.retention",
+    "adaptive_retention_rate": "pruning.retention",
+    "budget_of": "pruning.budgets",
     "compare": "pruning.comparison",
 }
 __all__ = list(_HOME)

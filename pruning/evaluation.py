@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.batching import IGNORED, Windows
+from pruning.batching import IGNORED, Window
 from pruning.models.base import LanguageModel, State
 from pruning.progress import Track, silently
 
@@ -39,7 +39,9 @@ class Loss:
         return math.exp(min(self.mean, 700.0))
 
 
-def loss_of(model: LanguageModel, windows: Windows, *, track: Track = silently, what: str = "evaluate") -> Loss:
+def loss_of(
+    model: LanguageModel, windows: Sequence[Window], *, track: Track = silently, what: str = "evaluate"
+) -> Loss:
     """Return the model's loss over all windows: state carried from window to window, every token predicted once.
 
     The model is evaluated without dropout and left in the mode it was in.

@@ -1,48 +1,102 @@
 """How many neurons each layer keeps, and which."""
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 import torch
 
+from pruning.budgets import Budget, allowed_widths, equal_shares_within, widths_within
 from pruning.layers import Keep
 from pruning.tables import table
 
 SCOPES = ("layer", "global", "absolute")
+RATES = ("fixed", "adaptive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveRate:
+    """The settings of `adaptive_retention_rate`.
+
+    Attributes:
+        steps: (cv, share of importance): above that coefficient of variation, keep the smallest set holding the share.
+        otherwise: Share of the neurons where no step applies.
+        factors: Network type → factor of the rate.
+        lowest: Smallest rate.
+        highest: Largest rate.
+    """
+
+    steps: tuple[tuple[float, float], ...] = ((2.5, 0.7), (1.5, 0.8), (0.8, 0.9))
+    otherwise: float = 0.6
+    factors: Mapping[str, float] = field(default_factory=lambda: {"rnn": 0.85, "snn": 1.15, "mixed": 1.0, "dense": 1.0})
+    lowest: float = 0.05
+    highest: float = 0.8
+
+
+USUAL = AdaptiveRate()
 
 
 def retention(
-    importance: pd.DataFrame, *, variant: str, by: str, retain: float, floor: int, scope: str
+    importance: pd.DataFrame,
+    *,
+    variant: str,
+    by: str,
+    retain: float,
+    floor: int | Mapping[str, int],
+    scope: str,
+    ceiling: int | Mapping[str, int] | None = None,
+    multiple: int = 1,
+    rate: str = "fixed",
+    kinds: Mapping[str, str] | None = None,
+    budget: Budget | None = None,
 ) -> pd.DataFrame:
     """Return the `retention` table: which neurons the variant keeps.
 
-    `layer` keeps the same share of every layer, ⌊retain × width + ½⌋. `global` ranks all layers together by importance
-    relative to the layer's mean, so layers get widths of their own, and keeps ⌊retain × neurons + ½⌋ in all.
-    `absolute` does so by importance as it stands, for what is comparable across layers (`surgeon`). In any case at
-    least `floor` stay in each layer (or the whole layer, if it is smaller). Equals are kept in the order of their
-    numbers.
+    What is compared, `scope`:
+
+    - `layer`: every layer keeps the same share, ⌊share × width + ½⌋ of its own most important neurons;
+    - `global`: all layers are ranked together by importance relative to the layer's mean, so layers get widths of
+      their own;
+    - `absolute`: likewise by importance as it is; for importance that is calibrated across layers.
+
+    How many: ⌊retain × neurons + ½⌋ (of each layer, or in all), or what `adaptive_retention_rate` says in place of
+    `retain`, or the largest set of importance within `budget` (see `widths_within`; the largest equal share that
+    fits for `layer`). Every layer's width lies between its floor and its ceiling and is a multiple of `multiple`, or
+    is the whole layer; a fixed share takes the nearest such width, the larger of two. A layer smaller than its floor
+    is kept whole. Equals are kept in the order of their numbers.
 
     Args:
         importance: The `importance` table.
         variant: Name for the table's rows.
         by: The column to rank by.
         retain: Share of neurons to keep, in (0, 1].
-        floor: Fewest neurons that a layer keeps, ≥ 1.
-        scope: One of `SCOPES`.
+        floor: Fewest neurons that a layer keeps, ≥ 1; one number, or layer → number, 1 where it is not named.
+        scope: `layer`, `global` or `absolute`.
+        ceiling: Most neurons that a layer keeps; likewise, all where it is not named.
+        multiple: What every width is a multiple of, unless the layer stays whole.
+        rate: `fixed`: `retain` is the share; `adaptive`: the spread of the importance gives it.
+        kinds: Layer → network type, for `adaptive`; `mixed` where it is not named.
+        budget: What the kept neurons may cost; `retain` and `rate` then have no say.
 
     Raises:
-        ValueError: For an unknown column or scope, a share outside (0, 1], or importance that is not a number.
+        ValueError: For an unknown column, scope, rate or layer, a share outside (0, 1], importance that is not a
+            number, bounds that leave no width, or a budget that not even the narrowest widths meet.
     """
-    _check(importance, by, retain, floor, scope)
+    _check(importance, by, retain, scope, rate)
     ordered = importance.sort_values(["layer", "neuron"], ignore_index=True)
     frame = ordered[["layer", "neuron"]].assign(variant=variant, importance=ordered[by])
     ranks = frame.groupby("layer")["importance"].rank(method="first", ascending=False).astype("int64")
-    frame = frame.assign(rank=ranks)
-    if scope == "layer":
-        widths = frame.groupby("layer")["neuron"].transform("size")
-        kept = frame["rank"] <= (retain * widths + 0.5).astype("int64").clip(lower=widths.clip(upper=floor))
+    frame = frame.assign(rank=ranks, worth=_comparable(frame, scope))
+    sizes = {str(layer): int(size) for layer, size in frame.groupby("layer").size().items()}
+    choices = _choices(sizes, floor, ceiling, multiple)
+    if budget is not None:
+        widths = _within(frame, choices, budget, scope)
     else:
-        kept = _globally(frame, math.floor(retain * len(frame) + 0.5), floor, relative=scope == "global")
+        shares = _shares(frame, scope, kinds or {}) if rate == "adaptive" else dict.fromkeys(sizes, retain)
+        widths = _shared(frame, choices, shares, scope)
+    kept = frame["rank"] <= frame["layer"].map(widths)
     columns = ["variant", "layer", "neuron", "importance", "rank", "kept"]
     return table("retention", frame.assign(kept=kept)[columns])
 
@@ -53,26 +107,149 @@ def keep_of(retained: pd.DataFrame) -> Keep:
     return {str(layer): torch.tensor(rows.to_numpy()) for layer, rows in kept.groupby("layer")["neuron"]}
 
 
-def _globally(frame: pd.DataFrame, budget: int, floor: int, *, relative: bool) -> pd.Series:
-    """Return which neurons are among the most important of all layers, once each layer has its floor."""
-    guaranteed = frame["rank"] <= floor
-    importance = frame["importance"]
-    if relative:
-        mean = frame.groupby("layer")["importance"].transform(lambda values: values.abs().mean())
-        importance = importance / mean.where(mean > 0, 1)
-    place = importance.mask(guaranteed, math.inf).rank(method="first", ascending=False)
-    return place <= max(budget, int(guaranteed.sum()))
+def adaptive_retention_rate(
+    scores: Sequence[float] | np.ndarray, network_type: str, *, thresholds: AdaptiveRate = USUAL
+) -> float:
+    """Return the share of neurons to keep, from how unequal their importance is.
+
+    With cv = σ / mean (σ over all, ddof 0): above the first of `thresholds.steps` that cv exceeds, the size of the
+    smallest set that holds that step's share of the importance, over the number of neurons; else the conservative
+    `otherwise`. The result × the network type's factor lies within [lowest, highest].
+
+    A negative score counts as 0: removing that neuron costs nothing. Scores that are all equal, or all ≤ 0, tell no
+    neuron from another (cv = 0) and give the conservative share.
+
+    >>> adaptive_retention_rate([1.0] * 10, "mixed")
+    0.6
+    >>> adaptive_retention_rate([100.0] + [0.0] * 99, "mixed")
+    0.05
+
+    Args:
+        scores: Importance of each neuron, (width,).
+        network_type: A key of `thresholds.factors`: `rnn`, `snn`, `mixed` or `dense`.
+        thresholds: The settings.
+
+    Raises:
+        ValueError: For an unknown network type, no scores, or a score that is no finite number.
+    """
+    if network_type not in thresholds.factors:
+        raise ValueError(f"Unknown network type {network_type!r}; known: {list(thresholds.factors)}.")
+    values = np.asarray(scores, dtype=float).ravel()
+    if not len(values):
+        raise ValueError("Expected at least one score, got none.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"Expected finite scores, got {int((~np.isfinite(values)).sum())} others.")
+    share = _adaptive_share(np.maximum(values, 0.0), thresholds)
+    return float(np.clip(share * thresholds.factors[network_type], thresholds.lowest, thresholds.highest))
 
 
-def _check(importance: pd.DataFrame, by: str, retain: float, floor: int, scope: str) -> None:
+def _adaptive_share(values: np.ndarray, thresholds: AdaptiveRate) -> float:
+    """Return the share before the network type has its say."""
+    largest = values.max()
+    relative = values / largest if largest > 0 else values  # no sum of large scores overflows
+    variation = relative.std() / relative.mean() if largest > 0 else 0.0
+    for limit, held in sorted(thresholds.steps, reverse=True):
+        if variation > limit:
+            cumulated = np.cumsum(np.sort(relative)[::-1])
+            reached = cumulated >= held * cumulated[-1] * (1 - 1e-12)
+            return float(reached.argmax() + 1) / len(values)
+    return thresholds.otherwise
+
+
+def _comparable(frame: pd.DataFrame, scope: str) -> pd.Series:
+    """Return the importance as it is compared between layers."""
+    if scope == "absolute":
+        return frame["importance"]
+    mean = frame.groupby("layer")["importance"].transform(lambda values: values.abs().mean())
+    return frame["importance"] / mean.where(mean > 0, 1)
+
+
+def _choices(
+    sizes: Mapping[str, int],
+    floor: int | Mapping[str, int],
+    ceiling: int | Mapping[str, int] | None,
+    multiple: int,
+) -> dict[str, np.ndarray]:
+    """Return the widths that each layer may have."""
+    if multiple < 1:
+        raise ValueError(f"Expected a multiple of at least 1 neuron, got {multiple}.")
+    floors = {**dict.fromkeys(sizes, 1), **_of_layers(floor, sizes, "floor")}
+    ceilings = _of_layers(ceiling, sizes, "ceiling") if ceiling is not None else {}
+    return {
+        layer: allowed_widths(size, floor=floors[layer], ceiling=ceilings.get(layer), multiple=multiple)
+        for layer, size in sizes.items()
+    }
+
+
+def _of_layers(bound: int | Mapping[str, int], sizes: Mapping[str, int], what: str) -> dict[str, int]:
+    """Return a bound for each layer, or for those that are named."""
+    bounds = dict(bound) if isinstance(bound, Mapping) else dict.fromkeys(sizes, bound)
+    for layer, number in bounds.items():
+        if layer not in sizes:
+            raise ValueError(f"Unknown layer {layer!r} of a {what}; known: {list(sizes)}.")
+        if number < 1:
+            raise ValueError(f"Expected a {what} of at least 1 neuron, got {number}.")
+    return bounds
+
+
+def _within(frame: pd.DataFrame, choices: Mapping[str, np.ndarray], budget: Budget, scope: str) -> dict[str, int]:
+    """Return each layer's width within the budget."""
+    if set(budget.layers) != set(choices):
+        raise ValueError(f"Expected a budget for the layers {list(choices)}, got one for {list(budget.layers)}.")
+    if scope == "layer":
+        return equal_shares_within(choices, budget)
+    worths = {str(layer): values.to_numpy() for layer, values in frame.groupby("layer")["worth"]}
+    return widths_within(worths, choices, budget)
+
+
+def _shares(frame: pd.DataFrame, scope: str, kinds: Mapping[str, str]) -> dict[str, float]:
+    """Return each layer's share by how unequal its importance is, or by that of all layers together."""
+    layers = {str(layer): values.to_numpy() for layer, values in frame.groupby("layer")["worth"]}
+    types = {layer: kinds.get(layer, "mixed") for layer in layers}
+    if scope == "layer":
+        return {layer: adaptive_retention_rate(values, types[layer]) for layer, values in layers.items()}
+    kind = next(iter(types.values())) if len(set(types.values())) == 1 else "mixed"
+    return dict.fromkeys(layers, adaptive_retention_rate(frame["worth"].to_numpy(), kind))
+
+
+def _shared(
+    frame: pd.DataFrame, choices: Mapping[str, np.ndarray], shares: Mapping[str, float], scope: str
+) -> dict[str, int]:
+    """Return each layer's width for a share of each layer, or of all neurons together."""
+    sizes = frame.groupby("layer").size()
+    if scope == "layer":
+        return {layer: _nearest(choices[layer], shares[layer] * int(sizes[layer])) for layer in choices}
+    wanted = math.floor(next(iter(shares.values())) * len(frame) + 0.5)
+    if all(len(step) == step[-1] - step[0] + 1 and step[-1] == sizes[layer] for layer, step in choices.items()):
+        return _ranked(frame, wanted, {layer: int(step[0]) for layer, step in choices.items()})
+    narrowest = sum(int(step[0]) for step in choices.values())
+    neurons = Budget("neurons", max(wanted, narrowest), tuple(choices), lambda rows: rows.sum(axis=1))
+    worths = {str(layer): values.to_numpy() for layer, values in frame.groupby("layer")["worth"]}
+    return widths_within(worths, choices, neurons)
+
+
+def _nearest(choices: np.ndarray, wanted: float) -> int:
+    """Return the allowed width that is nearest to a number, the larger of two."""
+    distance = np.abs(choices - wanted)
+    return int(choices[distance == distance.min()].max())
+
+
+def _ranked(frame: pd.DataFrame, wanted: int, floors: Mapping[str, int]) -> dict[str, int]:
+    """Return how many of each layer are among the most important of all, once each layer has its floor."""
+    guaranteed = frame["rank"] <= frame["layer"].map(floors)
+    place = frame["worth"].mask(guaranteed, math.inf).rank(method="first", ascending=False)
+    kept = place <= max(wanted, int(guaranteed.sum()))
+    return {str(layer): int(number) for layer, number in kept.groupby(frame["layer"]).sum().items()}
+
+
+def _check(importance: pd.DataFrame, by: str, retain: float, scope: str, rate: str) -> None:
     known = [column for column in importance.columns if column not in ("layer", "neuron")]
     if by not in known:
         raise ValueError(f"Unknown importance {by!r}; known: {known}.")
-    if scope not in SCOPES:
-        raise ValueError(f"Unknown scope {scope!r}; known: {list(SCOPES)}.")
+    for what, name, names in (("scope", scope, SCOPES), ("rate", rate, RATES)):
+        if name not in names:
+            raise ValueError(f"Unknown {what} {name!r}; known: {list(names)}.")
     if not 0 < retain <= 1:
         raise ValueError(f"Expected retain in (0, 1], got {retain}.")
-    if floor < 1:
-        raise ValueError(f"Expected a floor of at least 1 neuron, got {floor}.")
     if not importance[by].map(math.isfinite).all():
         raise ValueError(f"Expected a finite importance for every neuron, got others in {by!r}.")

@@ -189,12 +189,39 @@ TABLES = {
                 "neuron": NEURON,
                 **{signal: Column("number", "1", f"importance by the {signal} signal") for signal in SIGNALS},
                 **{f"{signal}_share": Column("number", "1", f"weight of {signal} in `fused`") for signal in SIGNALS},
-                "fused": Column("number", "1", "mean of the scaled signals, in [0, 1]"),
+                "fused": Column("number", "1", "weighted mean of the scaled signals, in [0, 1]; calibrated: nat/token"),
                 "random": Column("number", "1", "uniform random numbers, the control"),
                 "surgeon": Column(
                     "number", "1", "place in the order of removal with repair, over the number of neurons"
                 ),
                 **CRITERIA,
+            },
+        ),
+        Table(
+            "fusion",
+            ("strategy", "layer", "signal"),
+            {
+                "strategy": Column(
+                    "text", "", "`simple`, `adaptive`, `learned`, or `saved`: weights of another model or corpus"
+                ),
+                "layer": Column("text", "", "layer of neurons, or `all`"),
+                "signal": Column("text", "", "signal or criterion"),
+                "weight": Column("number", "1", "its weight; they sum to 1 in a layer"),
+                "reliability": Column("number", "1", "share of its variance over neurons that is no noise"),
+                "agreement": Column("number", "1", "rank correlation with the mean of the other signals"),
+                "alone": Column("number", "1", "its own Spearman correlation with measured removal"),
+                "held_out": Column(
+                    "number", "1", "Spearman of the fused score, on neurons that no weight was fitted to"
+                ),
+                "held_out_low": Column("number", "1", "lower end of its 95% bootstrap interval"),
+                "held_out_high": Column("number", "1", "upper end"),
+                "best_signal": Column("text", "", "the signal that ranks measured removal best alone"),
+                "best_held_out": Column("number", "1", "its Spearman correlation"),
+                "gain_low": Column("number", "1", "lower end of the 95% interval of held_out − best_held_out, paired"),
+                "gain_high": Column("number", "1", "upper end"),
+                "oracle_reliability": Column("number", "1", "share of measured removal's variance that is no noise"),
+                "measured": Column("integer", "", "neurons whose removal was measured"),
+                "fell_back": Column("flag", "", "whether the best signal alone took the place of learned weights"),
             },
         ),
         Table(

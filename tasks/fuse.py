@@ -1,13 +1,62 @@
 """The stage `fuse`."""
 
-from pruning.fusion import fuse
+import json
+from collections.abc import Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pruning.calibration import removal_curves
+from pruning.fusion import fusion, to_plain
 from pruning.tables import BESIDE, SIGNALS
 from tasks.common.job import Job
+from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table, write_table
+from tasks.common.writing import replacing
+from tasks.models import read_model
+from tasks.windows import calibration_windows
+
+ORACLE = "oracle/oracle"
+"""Measured removals, where dvc.yaml lists them among what the stage reads."""
 
 
 def run(job: Job) -> None:
-    """Write the fused importance of every neuron."""
-    signals = {name: read_table(job.input(f"{name}/{name}")) for name in (*SIGNALS, *BESIDE)}
-    criteria = read_table(job.input("criteria/criteria"))
-    write_table(job.output("importance"), fuse(signals, criteria, **job.settings("fuse")))
+    """Write the fused importance of every neuron, how it came about, and the weights for use elsewhere."""
+    tables = {name: read_table(job.input(f"{name}/{name}")) for name in (*SIGNALS, *BESIDE, "criteria")}
+    settings = job.settings("fuse")
+    saved = settings.pop("weights")
+    measured = partial(_curves, job, shares=settings.pop("removed"), batches=settings.pop("batches"))
+    kept = None if saved is None else _read_weights(Path(saved))
+    found = fusion(tables, weights=kept, oracle=_oracle(job), curves=measured, **settings)
+    write_table(job.output("importance"), found.importance)
+    write_table(job.output("fusion"), found.report)
+    with replacing(job.output("weights")) as aside:
+        aside.write_text(json.dumps(to_plain(found.weighing), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _curves(job: Job, scores: pd.DataFrame, *, shares: Sequence[float], batches: int) -> pd.DataFrame:
+    """Return what removing each layer's least important neurons together costs."""
+    model, windows = read_model(job.input("train/model")), calibration_windows(job)
+    some = list(islice(windows, batches))
+    return removal_curves(model.decoupled(), some, scores, by="fused", shares=shares, track=job.track)
+
+
+def _oracle(job: Job) -> pd.DataFrame | None:
+    return read_table(job.input(ORACLE)) if ORACLE in job.stage.inputs else None
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    """Return saved weights.
+
+    Raises:
+        Unexpected: If the file is missing or no JSON object.
+    """
+    if not path.is_file():
+        raise Unexpected(f"Expected saved weights at fuse.weights, got no file {path}.")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        raise Unexpected(f"Expected saved weights in {path}, got something else ({error}).") from error

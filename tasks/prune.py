@@ -1,18 +1,46 @@
 """The stage `prune`, once for each variant."""
 
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from pruning.budgets import Budget, budget_of, measured_latency
 from pruning.layers import select
+from pruning.models.base import LanguageModel
 from pruning.retention import keep_of, retention
 from tasks.common.job import Job
 from tasks.common.tables import read_table, write_table
 from tasks.models import read_model, write_model
 
+logger = logging.getLogger(__name__)
+
 
 def run(job: Job) -> None:
     """Write which neurons the variant keeps and the model without the others."""
-    settings, variant = job.settings_of_variant("prune"), str(job.stage.variant)
-    tied, by = settings.pop("tied"), job.settings(f"variants.{variant}")["by"]
-    retained = retention(read_table(job.input("fuse/importance")), variant=variant, by=by, **settings)
+    variant = str(job.stage.variant)
+    settings, by = job.settings_of_variant("prune"), job.settings(f"variants.{variant}")["by"]
     model = read_model(job.input("train/model"))
-    smaller = model if retained["kept"].all() else select(model.decoupled(tied), keep_of(retained))
+    separate = model.decoupled(settings.pop("tied"))
+    wanted = settings.pop("budget")
+    retained = retention(
+        read_table(job.input("fuse/importance")),
+        variant=variant,
+        by=by,
+        budget=None if wanted is None else _budget(job, separate, wanted),
+        kinds={layer.name: layer.kind for layer in separate.layers()},
+        **settings,
+    )
+    smaller = model if retained["kept"].all() else select(separate, keep_of(retained))
     write_model(job.output("model"), smaller)
     write_table(job.output("retention"), retained)
+
+
+def _budget(job: Job, model: LanguageModel, wanted: Mapping[str, Any]) -> Budget:
+    """Return the budget that params.yaml asks for; a latency is measured here and now."""
+    kind, value = wanted["kind"], wanted["value"]
+    if kind != "latency":
+        return budget_of(model, kind=kind, value=value)
+    how = {name: wanted[name] for name in ("batch", "repeats", "points")}
+    costs, misfit = measured_latency(model, **how, track=job.track)
+    logger.warning("Latency is measured to within %.1f%% (RMS); another run may choose other widths.", 100 * misfit)
+    return budget_of(model, kind=kind, value=value, latency=costs)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pruning.comparison import PHASES
 from tasks.common.console import say
-from tasks.common.parameters import Unexpected, checked
+from tasks.common.parameters import Unexpected, checked, settings_of
 from tasks.common.stages import LOCK, PARAMETERS, PIPELINE, Stage, read_stage, read_yaml
 from tasks.common.tables import read_table
 
@@ -148,7 +148,9 @@ def _training(state: State) -> Record:
 def _variant(state: State, variant: str) -> Record:
     stages = [state.stage(name, variant) for name in ("prune", "reconstruct", "finetune", "evaluate")]
     prune, reconstruct, finetune, evaluate = stages
-    own = state.parameters.variants[variant].model_dump(exclude_none=True)
+    parameters, own = state.parameters, state.parameters.variants[variant].model_dump()
+    sections = (parameters.prune.model_dump(), parameters.reconstruct.model_dump())
+    settings = {name: value for section in sections for name, value in settings_of(section, own).items()}
     tables = {"evaluation": state.table(evaluate, "evaluation"), "retention": state.table(prune, "retention")}
     compared = state.table(state.stage("compare"), "comparison").set_index("variant")
     changes = {name: float(compared[name][variant]) for name in ("retention", *(f"{phase}_change" for phase in PHASES))}
@@ -156,7 +158,7 @@ def _variant(state: State, variant: str) -> Record:
     models = {phase: made.outputs["model"] for phase, made in zip(PHASES, (prune, reconstruct, finetune), strict=True)}
     return Record(
         name=variant,
-        params=state.parameters.prune.model_dump() | {"repair": state.parameters.reconstruct.repair} | own,
+        params={"by": own["by"], **{name: value for name, value in settings.items() if value is not None}},
         metrics=changes | perplexity | latency | state.seconds(*stages),
         tags={"kind": "variant", **{f"dvc.model.{phase}": state.hashes[path] for phase, path in models.items()}},
         curves=state.table(finetune, "history"),

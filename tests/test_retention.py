@@ -9,7 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.retention import keep_of, retention
+from pruning.budgets import Budget, budget_of
+from pruning.evaluation import size_of
+from pruning.layers import select
+from pruning.retention import AdaptiveRate, adaptive_retention_rate, keep_of, retention
+from pruning.signals.weights import weights
+from tests.models import tiny
 
 WIDTHS = {"lstm.0": 6, "lstm.1": 9, "lstm.2": 2}
 
@@ -140,3 +145,167 @@ def test_impossible_settings_are_refused(settings, sentence):
 def test_importance_that_is_not_a_number_is_refused(bad, scope):
     with pytest.raises(ValueError, match=r"Expected a finite importance for every neuron, got others in 'fused'."):
         kept_of({"lstm.0": [1, bad]}, scope=scope)
+
+
+def test_a_ranking_by_absolute_importance_takes_the_largest_numbers_of_all_layers():
+    values = {"lstm.0": [1.0, 2.0, 9.0], "lstm.1": [5.0, 6.0, 7.0]}
+    assert kept_of(values, scope="absolute") == {"lstm.0": [2], "lstm.1": [1, 2]}
+
+
+@settings(max_examples=30)
+@given(values=importances, retain=st.floats(0.1, 1), multiple=st.integers(1, 4))
+@pytest.mark.parametrize("scope", ["layer", "global", "absolute"])
+def test_every_width_is_a_multiple_or_the_whole_layer(scope, values, retain, multiple):
+    kept = kept_of(values, retain=retain, multiple=multiple, scope=scope)
+    assert all(len(neurons) % multiple == 0 or len(neurons) == WIDTHS[layer] for layer, neurons in kept.items())
+
+
+@pytest.mark.parametrize(("retain", "count"), [(0.3, 4), (0.6, 4), (0.75, 8), (0.9, 8), (1.0, 9)])
+def test_a_share_takes_the_nearest_multiple_and_the_larger_of_two(retain, count):
+    kept = kept_of({"lstm.1": range(9)}, retain=retain, multiple=4)
+    assert len(kept["lstm.1"]) == count
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_a_layer_keeps_no_more_than_its_ceiling_and_no_less_than_its_floor(scope):
+    values = {"lstm.0": [9.0] * 6, "lstm.1": range(1, 10)}
+    kept = kept_of(values, retain=0.6, scope=scope, floor={"lstm.1": 7}, ceiling={"lstm.0": 2})
+    assert len(kept["lstm.0"]) == 2
+    assert len(kept["lstm.1"]) == 7
+
+
+@settings(max_examples=30)
+@given(values=importances, share=st.floats(0.1, 1))
+def test_a_budget_of_neurons_keeps_the_importance_that_a_global_ranking_keeps(values, share):
+    values = {layer: [abs(value) for value in layer_values] for layer, layer_values in values.items()}
+    number = max(3, math.floor(17 * share + 0.5))
+    neurons = Budget("neurons", number, tuple(WIDTHS), lambda rows: rows.sum(axis=1))
+    ranked = retention(importance_of(values), **{**USUAL_SETTINGS, "scope": "global", "retain": number / 17})
+    within = retention(importance_of(values), **{**USUAL_SETTINGS, "scope": "global"}, budget=neurons)
+    mean = {layer: np.mean(layer_values) or 1.0 for layer, layer_values in values.items()}
+    totals = [
+        sum(row.importance / mean[row.layer] for row in frame.itertuples() if row.kept) for frame in (ranked, within)
+    ]
+    assert totals[1] == pytest.approx(totals[0])
+    assert within["kept"].sum() == ranked["kept"].sum() == number
+
+
+USUAL_SETTINGS = {"variant": "v", "by": "fused", "retain": 0.5, "floor": 1, "scope": "layer"}
+
+
+@pytest.mark.parametrize("scope", ["layer", "global", "absolute"])
+@pytest.mark.parametrize("kind", ["parameters", "multiply_adds"])
+def test_the_pruned_model_costs_no_more_than_the_budget_and_nearly_all_of_it(scope, kind):
+    model = tiny(widths=(20, 16))
+    table = weights(model, threshold=0.1, bins=8).rename(columns={"importance": "fused"})
+    full = getattr(size_of(model), kind)
+    least = getattr(size_of(model.resized([2, 2])), kind)
+    budget = budget_of(model, kind=kind, value=(full + least) / 2)
+    retained = retention(table, **{**USUAL_SETTINGS, "scope": scope, "floor": 2}, budget=budget)
+    smaller = select(model, keep_of(retained))
+    assert getattr(size_of(smaller), kind) <= budget.value
+    assert getattr(size_of(smaller), kind) > 0.85 * budget.value
+
+
+def test_a_budget_for_other_layers_is_refused():
+    neurons = Budget("neurons", 3, ("gru.0",), lambda rows: rows.sum(axis=1))
+    with pytest.raises(ValueError, match=r"Expected a budget for the layers \['lstm.0'\], got one for \['gru.0'\]."):
+        kept_of({"lstm.0": [1, 2]}, budget=neurons)
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_an_adaptive_rate_takes_the_place_of_the_share(scope):
+    values = {"lstm.0": [1.0] * 10, "lstm.1": [0.0] * 9 + [5.0]}
+    kept = kept_of(values, rate="adaptive", scope=scope, kinds={"lstm.0": "rnn", "lstm.1": "rnn"})
+    if scope == "layer":  # no spread: 0.6 × 0.85 of ten; one neuron holds all: 0.1 × 0.85 of ten
+        assert {layer: len(neurons) for layer, neurons in kept.items()} == {"lstm.0": 5, "lstm.1": 1}
+    else:
+        pooled = [1.0] * 10 + [0.0] * 9 + [10.0]
+        assert sum(map(len, kept.values())) == math.floor(20 * adaptive_retention_rate(pooled, "rnn") + 0.5)
+
+
+def rate_by_hand(scores, network_type):
+    scores = [max(score, 0.0) for score in scores]
+    mean = sum(scores) / len(scores)
+    spread = math.sqrt(sum((score - mean) ** 2 for score in scores) / len(scores))
+    cv = spread / mean if mean > 0 else 0.0
+    held = 0.7 if cv > 2.5 else 0.8 if cv > 1.5 else 0.9 if cv > 0.8 else None
+    share = 0.6
+    if held is not None:
+        total, count = 0.0, 0
+        for score in sorted(scores, reverse=True):
+            total, count = total + score, count + 1
+            if total >= held * sum(scores) - 1e-9 * sum(scores):
+                break
+        share = count / len(scores)
+    return min(0.8, max(0.05, share * {"rnn": 0.85, "snn": 1.15, "mixed": 1.0}[network_type]))
+
+
+@settings(max_examples=60)
+@given(
+    scores=st.lists(st.integers(-3, 9).map(lambda n: float(n) ** 3), min_size=1, max_size=40),
+    network_type=st.sampled_from(["rnn", "snn", "mixed"]),
+)
+def test_the_adaptive_rate_equals_the_one_by_hand(scores, network_type):
+    assert adaptive_retention_rate(scores, network_type) == pytest.approx(rate_by_hand(scores, network_type))
+
+
+@pytest.mark.parametrize(
+    ("scores", "share"),
+    [
+        ([1.0] * 8 + [2.0] * 8, 0.6),  # cv 0.33
+        ([0.0] * 5 + [1.0] * 5, 0.5),  # cv 1: all five hold 90%
+        ([0.0] * 8 + [1.0] * 2, 0.2),  # cv 2: both hold 80%
+        ([0.0] * 36 + [1.0] * 4, 0.075),  # cv 3: three of four hold 70%
+    ],
+)
+@pytest.mark.parametrize(("network_type", "factor"), [("rnn", 0.85), ("snn", 1.15), ("mixed", 1.0)])
+def test_each_threshold_of_the_adaptive_rate_and_each_network_type_has_its_exact_answer(
+    scores, share, network_type, factor
+):
+    expected = min(0.8, max(0.05, share * factor))
+    assert adaptive_retention_rate(scores, network_type) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("scores", [[0.0] * 7, [3.0] * 7, [-1.0, -2.0, -9.0], [5.0], [1e308] * 3, [1e-320] * 3])
+def test_scores_that_tell_no_neuron_from_another_give_the_conservative_share(scores):
+    assert adaptive_retention_rate(scores, "mixed") == 0.6
+
+
+def test_negative_scores_count_as_zero():
+    assert adaptive_retention_rate([-7.0, -1.0, 4.0, 4.0], "mixed") == adaptive_retention_rate([0, 0, 4, 4], "mixed")
+
+
+def test_the_thresholds_of_the_adaptive_rate_are_parameters():
+    always = AdaptiveRate(steps=((0.0, 0.5),), lowest=0.01, highest=1.0, factors={"rnn": 2.0}, otherwise=0.3)
+    assert adaptive_retention_rate([1.0, 1.0, 1.0, 1.1], "rnn", thresholds=always) == 1.0
+    assert adaptive_retention_rate([1.0] * 4, "rnn", thresholds=always) == 0.6
+
+
+@pytest.mark.parametrize(
+    ("scores", "network_type", "sentence"),
+    [
+        ([], "mixed", "Expected at least one score, got none."),
+        ([1.0, math.nan], "mixed", "Expected finite scores, got 1 others."),
+        ([math.inf, 1.0, -math.inf], "mixed", "Expected finite scores, got 2 others."),
+        ([1.0], "cnn", r"Unknown network type 'cnn'; known: \['rnn', 'snn', 'mixed', 'dense'\]."),
+    ],
+)
+def test_scores_without_an_answer_are_refused(scores, network_type, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        adaptive_retention_rate(scores, network_type)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"rate": "adaptiv"}, r"Unknown rate 'adaptiv'; known: \['fixed', 'adaptive'\]."),
+        ({"multiple": 0}, "Expected a multiple of at least 1 neuron, got 0."),
+        ({"ceiling": 0}, "Expected a ceiling of at least 1 neuron, got 0."),
+        ({"floor": {"lstm.9": 2}}, r"Unknown layer 'lstm.9' of a floor; known: \['lstm.0'\]."),
+        ({"floor": 2, "ceiling": 1}, "Expected a width between a floor of 2 and a ceiling of 1"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        kept_of({"lstm.0": [1, 2]}, **settings)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pruning.models import build
 from tasks.common.stages import Stage, read_stage
 from tests.projects import ENVIRONMENT, ROOT, copy, digests, run, set_parameters, stage, tiny_project
 
@@ -81,7 +82,16 @@ def test_a_second_repro_does_nothing(finished: Path) -> None:
         ({"finetune": {"epochs": 2}}, {"finetune@dense", "finetune@enhanced"}),
         (
             {"calibration": {"batch": 5}},
-            {"hessian", "activations", "gradients", "surgeon", "criteria", "reconstruct@dense", "reconstruct@enhanced"},
+            {
+                "hessian",
+                "activations",
+                "gradients",
+                "surgeon",
+                "criteria",
+                "fuse",
+                "reconstruct@dense",
+                "reconstruct@enhanced",
+            },
         ),
     ],
 )
@@ -113,6 +123,61 @@ def test_fewer_neurons_reach_every_stage_after_the_decision(touched: Path) -> No
     run(["dvc", "repro"], touched)
     changed = {path.split("/")[1] for path, digest in digests(touched).items() if before[path] != digest}
     assert changed == {"prune", "reconstruct", "finetune", "evaluate", "compare"}
+
+
+def test_a_budget_is_kept_by_every_variant_that_names_no_share_of_its_own(touched: Path) -> None:
+    set_parameters(touched, {"prune": {"budget": {"kind": "multiply_adds", "value": 1400}}})
+    sizes = {}
+    for variant in ("dense", "enhanced"):
+        stage(touched, "prune", variant)
+        sizes[variant] = build(
+            **json.loads((touched / f"data/prune/{variant}/model/config.json").read_text())
+        ).multiply_adds()
+    assert sizes["enhanced"] <= 1400 < sizes["dense"]
+    assert sizes["enhanced"] > 1200
+
+
+def test_a_budget_that_cannot_be_met_says_what_is_possible(touched: Path) -> None:
+    set_parameters(touched, {"prune": {"budget": {"kind": "parameters", "value": 10}}})
+    said = stage(touched, "prune", "enhanced", fails=True).stderr
+    assert said.startswith("Expected a budget of at least ")
+    assert said.count("\n") == 1
+
+
+def test_latency_is_a_budget_that_is_measured(touched: Path) -> None:
+    measured = {"kind": "latency", "value": 10.0, "batch": 1, "repeats": 10, "points": 2}
+    set_parameters(touched, {"prune": {"budget": measured}})
+    assert "Latency is measured to within" in stage(touched, "prune", "enhanced").stdout
+
+
+def test_weights_that_are_kept_are_applied_and_make_the_fusion_stale_when_they_change(touched: Path) -> None:
+    weights = json.loads((touched / "data/fuse/weights.json").read_text(encoding="utf-8"))
+    weights["shares"] = {"all": {"gradients": 1.0}}
+    (touched / "learned/kept.json").write_text(json.dumps(weights), encoding="utf-8")
+    assert stale(touched) == {"fuse"}
+    set_parameters(touched, {"fuse": {"weights": "learned/kept.json"}})
+    stage(touched, "fuse")
+    assert (
+        json.loads((touched / "data/fuse/weights.json").read_text(encoding="utf-8"))["shares"]["all"]["gradients"] == 1
+    )
+    (touched / "learned/kept.json").write_text("[", encoding="utf-8")
+    assert (
+        "Expected saved weights in learned/kept.json, got something else" in stage(touched, "fuse", fails=True).stderr
+    )
+
+
+def test_a_fusion_calibrated_by_removal_is_ranked_over_all_layers(touched: Path) -> None:
+    set_parameters(touched, {"fuse": {"calibration": "removal", "batches": 3}, "prune": {"scope": "absolute"}})
+    before = digests(touched)["data/fuse/importance.parquet"]
+    stage(touched, "fuse")
+    stage(touched, "prune", "enhanced")
+    assert digests(touched)["data/fuse/importance.parquet"] != before
+
+
+def test_learned_fusion_without_measured_removals_gets_one_sentence(touched: Path) -> None:
+    set_parameters(touched, {"fuse": {"strategy": "learned"}})
+    said = stage(touched, "fuse", fails=True).stderr
+    assert said == "Expected measured removals (the table `oracle`) for fusion 'learned', got none.\n"
 
 
 def test_a_pipeline_killed_again_and_again_ends_with_the_bytes_of_an_undisturbed_one(

@@ -229,25 +229,27 @@ def test_the_pipeline_holds_every_setting_the_comparison_and_the_plots(logged: P
 
 def test_a_variant_holds_its_effective_settings_its_final_numbers_and_its_tables(logged: Path) -> None:
     dense, random = runs(logged)["dense"].data, runs(logged)["random"].data
-    expected = {"by": "fused", "retain": "1.0", "floor": "8", "scope": "global", "tied": "project"}
-    assert dense.params == {**expected, "repair": "imitate"}
+    usual = {"floor": "8", "multiple": "1", "rate": "fixed", "scope": "global", "tied": "project"}
+    repair = read_yaml(logged / "params.yaml")["reconstruct"]
+    expected = {"by": "fused", "retain": "1.0", **usual, **{name: str(value) for name, value in repair.items()}}
+    assert dense.params == expected
     assert random.params["retain"] == "0.5"
-    expected: dict[str, Any] = {
+    measured: dict[str, Any] = {
         "retention": 0.5,
         "neurons": 4,
         "parameters": 40,
         "multiply_adds": 20,
         "finetuned_change": 1,
     }
-    expected |= {
+    measured |= {
         "perplexity_reconstructed_test": 38,
         "perplexity_pruned_test": 40,
         "perplexity_finetuned_test": 36,
         "perplexity_finetuned_valid": 37,
     }
-    expected |= {"latency_ms_batch_1": 1, "latency_ms_batch_32": 4, "latency_ms_batch_32_dense": 4}
-    expected |= {"seconds_prune": 7, "seconds_finetune": 7, "seconds_evaluate": 7}
-    assert {name: random.metrics[name] for name in expected} == pytest.approx(expected)
+    measured |= {"latency_ms_batch_1": 1, "latency_ms_batch_32": 4, "latency_ms_batch_32_dense": 4}
+    measured |= {"seconds_prune": 7, "seconds_finetune": 7, "seconds_evaluate": 7}
+    assert {name: random.metrics[name] for name in measured} == pytest.approx(measured)
     assert dense.metrics["perplexity_pruned_test"] == 20
     assert artifacts(logged, "random") == {"evaluation.json", "retention.json", "config.json"}
 

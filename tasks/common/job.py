@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pruning.progress import Track
-from tasks.common.parameters import Parameters
+from tasks.common.parameters import Parameters, settings_of
 from tasks.common.stages import DATA, Stage
 
 
@@ -45,9 +45,8 @@ class Job:
         return dict(self._section(section).model_dump())
 
     def settings_of_variant(self, section: str) -> dict[str, Any]:
-        """Return a section with the values that the job's variant sets for itself."""
-        own = self.settings(f"variants.{self.stage.variant}")
-        return {name: value if own.get(name) is None else own[name] for name, value in self.settings(section).items()}
+        """Return a section as the job's variant has it: its own values before the section's."""
+        return settings_of(self.settings(section), self.settings(f"variants.{self.stage.variant}"))
 
     @property
     def partial(self) -> Path:

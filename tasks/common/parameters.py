@@ -129,10 +129,19 @@ class Criteria(Section):
     seed: Seed
 
 
+Signal = Literal["weights", "hessian", "activations", "gradients", "cooperative"]
+
+
 class Fuse(Section):
     """Settings of `fuse`."""
 
-    strategy: Literal["simple"]
+    strategy: Literal["simple", "adaptive", "learned"]
+    signals: Annotated[list[Signal], Field(min_length=1)]
+    folds: Annotated[int, Field(ge=2)]
+    calibration: Literal["none", "hessian", "oracle", "removal"]
+    removed: Annotated[list[Fraction], Field(min_length=1)]
+    batches: Count
+    weights: Annotated[str, Field(pattern=r"^learned/[^/]+\.json$")] | None
     seed: Seed
 
 
@@ -144,7 +153,6 @@ class Surgeon(Section):
     seed: Seed
 
 
-Scope = Literal["layer", "global", "absolute"]
 Repair = Literal["none", "mean", "ridge", "imitate"]
 if TYPE_CHECKING:
     By: TypeAlias = str
@@ -152,13 +160,50 @@ else:
     By = Literal[CHOICES]
 
 
+class BudgetOf(Section):
+    """What the kept neurons may cost together; the last three are for `latency`, which is measured."""
+
+    kind: Literal["neurons", "parameters", "multiply_adds", "latency"]
+    value: Positive
+    batch: Count | None = None
+    repeats: Annotated[int, Field(ge=10)] | None = None
+    points: Annotated[int, Field(ge=2)] | None = None
+
+    @model_validator(mode="after")
+    def says_how_to_measure(self) -> "BudgetOf":
+        """Refuse latency without how to measure it, and a count with it."""
+        missing = [name for name in ("batch", "repeats", "points") if getattr(self, name) is None]
+        if missing and self.kind == "latency":
+            raise ValueError(f"Expected batch, repeats and points for a budget of latency, got no {missing[0]}")
+        if len(missing) < 3 and self.kind != "latency":
+            raise ValueError(f"Expected kind and value alone for a budget of {self.kind}, got more")
+        return self
+
+
+Scope = Literal["layer", "global", "absolute"]
+Rate = Literal["fixed", "adaptive"]
+Bound = Count | dict[str, Count]
+"""For every layer, or for those that are named."""
+
+
 class Prune(Section):
     """Settings of `prune`."""
 
     retain: Share
-    floor: Count
+    floor: Bound
+    ceiling: Bound | None
+    multiple: Count
     scope: Scope
+    rate: Rate
+    budget: BudgetOf | None
     tied: Literal["project", "untie"]
+
+    @model_validator(mode="after")
+    def has_one_measure(self) -> "Prune":
+        """Refuse an adaptive rate and a budget at once: both say how many neurons stay."""
+        if self.rate == "adaptive" and self.budget is not None:
+            raise ValueError("Expected prune.rate: adaptive or prune.budget, got both")
+        return self
 
 
 class Reconstruct(Section):
@@ -176,8 +221,12 @@ class Variant(Section):
 
     by: By
     retain: Share | None = None
-    floor: Count | None = None
+    floor: Bound | None = None
+    ceiling: Bound | None = None
+    multiple: Count | None = None
     scope: Scope | None = None
+    rate: Rate | None = None
+    budget: BudgetOf | None = None
     tied: Literal["project", "untie"] | None = None
     repair: Repair | None = None
 
@@ -252,6 +301,18 @@ def checked(values: Mapping[str, Any]) -> Parameters:
         return Parameters.model_validate(dict(values))
     except ValidationError as error:
         raise Unexpected(_sentence(error.errors()[0], values)) from None
+
+
+def settings_of(section: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section's settings for a variant: its own before the section's.
+
+    How many neurons stay is one decision: whichever of `retain`, `rate` and `budget` a variant names itself takes the
+    place of all that the section says of them, so a dense control with `retain: 1.0` stays dense under any budget.
+    """
+    own = {name: value for name, value in variant.items() if value is not None and name in section}
+    displaced: dict[str, Any] = {"rate": "fixed"} if "retain" in own else {}
+    displaced |= {"budget": None} if {"retain", "rate"} & set(own) else {}
+    return {**section, **displaced, **own}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,0 +1,78 @@
+"""Which widths a choice gives each layer, and what it costs: one share for all layers against rankings over all layers.
+
+`python -m benchmarks.allocation [--by fused] [--tokens 20000]`, after `dvc repro fuse`: perplexity on the validation
+split right after removal, without repair. Losses for calibration are measured on the training split, never on the
+split that the choices are judged by.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from pruning.batching import Windows
+from pruning.calibration import by_curves, by_quantiles, removal_curves
+from pruning.evaluation import loss_of
+from pruning.layers import select
+from pruning.models.base import LanguageModel
+from pruning.retention import keep_of, retention
+
+SHARES, CURVE, FLOOR = (0.9, 0.75, 0.5, 0.35, 0.25), (0.1, 0.25, 0.4, 0.55, 0.7, 0.85), 8
+BATCH, BPTT = 10, 35
+
+
+def allocations(importance: pd.DataFrame, by: str, curves: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, str]]:
+    """Return name → (importance, scope) of each way to give layers their widths."""
+    hessian = importance[["layer"]].assign(loss_increase=0.5 * importance["hessian"], standard_error=0.0)
+    return {
+        "layer: one share": (importance, "layer"),
+        "global: relative to the layer's mean": (importance, "global"),
+        "absolute: quantiles of the Hessian's losses": (
+            importance.assign(**{by: by_quantiles(importance, by, hessian)}),
+            "absolute",
+        ),
+        "absolute: measured removal curves": (importance.assign(**{by: by_curves(importance, by, curves)}), "absolute"),
+    }
+
+
+def compared(
+    model: LanguageModel, importance: pd.DataFrame, by: str, windows: Mapping[str, Windows], shares: Sequence[float]
+) -> Iterator[tuple[float, str, list[int], float]]:
+    """Yield (share kept, way, widths, perplexity) for each share and way."""
+    curves = removal_curves(model, windows["train"], importance, by=by, shares=CURVE)
+    for share in shares:
+        for name, (scores, scope) in allocations(importance, by, curves).items():
+            retained = retention(scores, variant="v", by=by, retain=share, floor=FLOOR, scope=scope)
+            smaller = select(model, keep_of(retained))
+            yield share, name, list(smaller.widths()), loss_of(smaller, windows["valid"]).perplexity
+
+
+def main() -> None:
+    """Print one line for each share and way."""
+    from tasks.common.tables import read_table
+    from tasks.models import read_model
+    from tasks.windows import first_token
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.allocation")
+    parser.add_argument("--by", default="fused", help="column of data/fuse/importance.parquet")
+    parser.add_argument("--tokens", type=int, default=20_000, help="tokens of each split that are read")
+    given = parser.parse_args()
+    corpus, first = (
+        read_table(Path("data/prepare/corpus.parquet")),
+        first_token(Path("data/prepare/vocabulary.parquet")),
+    )
+    splits = {split: rows["token"].to_numpy()[: given.tokens] for split, rows in corpus.groupby("split")}
+    windows = {
+        str(split): Windows(torch.tensor(tokens, dtype=torch.long), first=first, batch=BATCH, bptt=BPTT)
+        for split, tokens in splits.items()
+    }
+    model = read_model(Path("data/train/model")).decoupled("project")
+    importance = read_table(Path("data/fuse/importance.parquet"))
+    for share, name, widths, perplexity in compared(model, importance, given.by, windows, SHARES):
+        print(f"keep {share:.0%}  {name:45} {widths!s:14} {perplexity:9.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
