@@ -1,0 +1,228 @@
+"""How much of a language model its neurons' removal costs: each choice, each repair, then one epoch of training.
+
+`python -m benchmarks.repair --corpus FOLDER --checkpoint FILE`, with a folder of published splits such as the Penn
+Treebank's and a dense LSTM of its vocabulary. Calibration reads training text alone; the validation split only judges.
+Every cell is kept in `--results` as soon as it is measured, so that an interrupted run goes on from there.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from benchmarks.checkpoints import read_checkpoint, read_splits, read_vocabulary
+from pruning.batching import Windows
+from pruning.corpus import END_OF_LINE
+from pruning.distillation import Imitation, Teacher, imitate
+from pruning.evaluation import loss_of
+from pruning.layers import Keep
+from pruning.models.base import LanguageModel
+from pruning.reconstruction import reconstruct
+from pruning.retention import keep_of, retention
+from pruning.sensitivity import sensitivities
+from pruning.signals.activations import Covariances, activations
+from pruning.signals.hessian import hessian
+from pruning.signals.surgeon import surgeon
+from pruning.tables import rows_of
+from pruning.training import Recipe, train
+from tasks.common.console import track
+
+CALIBRATION = {"batch": 32, "bptt": 35}
+STATES, SENSITIVE, PROBES = 60, 15, 100
+"""Windows for covariances and for sensitivities, and probes of the Hessian."""
+IMITATION = Imitation(tokens=400_000, learning_rate=4e-3, warmup=0.05, clip=1.0)
+RECIPE = Recipe(
+    epochs=1, portion=1.0, learning_rate=2e-3, warmup=0.02, weight_decay=0.0, clip=0.5, patience=1
+)
+SCRATCH = Recipe(epochs=1, portion=1.0, learning_rate=4e-3, warmup=0.05, weight_decay=0.0, clip=0.5, patience=1)
+TRAINING = {"batch": 20, "bptt": 35}
+SHARE = 0.9
+"""Share of the dense model in what fine-tuning minimises."""
+
+
+@dataclass
+class Bench:
+    """The dense model, its text, and what has been measured so far."""
+
+    dense: LanguageModel
+    splits: dict[str, Tensor]
+    first: int
+    results: Path
+    cells: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def windows(self, split: str, *, batch: int, bptt: int, seed: int = 0) -> Windows:
+        """Return a split as windows; another seed starts elsewhere in it."""
+        tokens = self.splits[split]
+        return Windows(tokens.roll(-seed * len(tokens) // 7), first=self.first, batch=batch, bptt=bptt)
+
+    def perplexity(self, model: LanguageModel) -> float:
+        """Return the perplexity on valid at batch 10, state carried."""
+        return loss_of(model, self.windows("valid", batch=10, bptt=100)).perplexity
+
+    def cell(self, name: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Return a cell's numbers, measured unless they are kept already."""
+        if name not in self.cells:
+            self.cells[name] = measure()
+            with self.results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({name: self.cells[name]}) + "\n")
+            print(name, {key: round(value, 2) for key, value in self.cells[name].items()}, flush=True)
+        return self.cells[name]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is known of the dense model from training text, and the seconds that it took."""
+
+    model: LanguageModel
+    windows: Windows
+    states: Covariances
+    importance: pd.DataFrame
+    seconds: float
+
+
+def calibrated(bench: Bench, seed: int) -> Calibration:
+    """Measure covariances and sensitivities, and order the neurons."""
+    start, model = time.perf_counter(), bench.dense.decoupled()
+    windows = bench.windows("train", **CALIBRATION, seed=seed)
+    states = activations(model, windows, activation_samples=STATES, bins=32, track=track)[1]
+    order = surgeon(states, sensitivities(model, windows, batches=SENSITIVE, seed=seed, track=track), damping=1e-4)
+    seconds = time.perf_counter() - start
+    keys = rows_of([layer.name for layer in model.layers()], model.widths())
+    generator = torch.Generator().manual_seed(seed)
+    random = torch.rand(len(keys), generator=generator, dtype=torch.float64).numpy()
+    importance = keys.assign(surgeon=order["importance"], random=random)
+    return Calibration(model, windows, states, importance, seconds)
+
+
+def with_traditional(found: Calibration, seed: int) -> pd.DataFrame:
+    """Return the importance with the Hessian's beside it."""
+    traditional = hessian(found.model, found.windows, probes=PROBES, stability=1.0, seed=seed, track=track)
+    return found.importance.assign(traditional=traditional["importance"])
+
+
+def chosen(importance: pd.DataFrame, by: str, keep: float) -> Keep:
+    """Return the kept neurons: the surgeon's order over all layers, others the same share of each layer."""
+    scope = "absolute" if by == "surgeon" else "layer"
+    return keep_of(retention(importance, variant=by, by=by, retain=keep, floor=8, scope=scope))
+
+
+def measure_repairs(bench: Bench, found: Calibration, importance: pd.DataFrame, by: str, keep: float, seed: int) -> None:
+    """Measure a choice with each repair."""
+    kept = chosen(importance, by, keep)
+    for repair in ("none", "mean", "ridge"):
+        model = reconstruct(found.model, kept, found.states, repair=repair)
+        bench.cell(f"{keep}/{by}/{repair}/{seed}", lambda model=model: {"perplexity": bench.perplexity(model)})
+
+    def imitated() -> dict[str, float]:
+        start = time.perf_counter()
+        model = repaired(found, kept)
+        seconds = time.perf_counter() - start
+        widths = {f"width {layer}": float(len(own)) for layer, own in kept.items()}
+        return {"perplexity": bench.perplexity(model), "seconds": found.seconds + seconds, **widths}
+
+    bench.cell(f"{keep}/{by}/imitate/{seed}", imitated)
+
+
+def repaired(found: Calibration, kept: Keep) -> LanguageModel:
+    """Return the pruned model, refitted in closed form and then by imitation."""
+    smaller = reconstruct(found.model, kept, found.states, repair="ridge")
+    return imitate(smaller, found.model, found.windows, imitation=IMITATION, track=track)
+
+
+def finetuned(bench: Bench, model: LanguageModel, recipe: Recipe, seed: int, *, share: float) -> dict[str, float]:
+    """Return perplexity and seconds after one epoch."""
+    start = time.perf_counter()
+    windows, valid = bench.windows("train", **TRAINING), bench.windows("valid", batch=10, bptt=100)
+    teacher = Teacher(model=bench.dense, share=share, temperature=1.0) if share else None
+    for _ in train(model, windows, valid, recipe=recipe, seed=seed, teacher=teacher, track=track):
+        seconds = time.perf_counter() - start
+    return {"perplexity": bench.perplexity(model), "seconds": seconds}
+
+
+def main() -> None:
+    """Measure every cell that is missing and print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.repair", description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--corpus", type=Path, required=True, help="a folder of published splits")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a dense model, its vocabulary beside it")
+    parser.add_argument("--keep", type=float, nargs="+", default=[0.75, 0.5, 0.35], help="shares of neurons to keep")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of calibration")
+    parser.add_argument("--finetune", type=int, default=1, help="seeds that are fine-tuned; 0 for none")
+    parser.add_argument("--results", type=Path, default=Path("repair.jsonl"), help="where cells are kept")
+    given = parser.parse_args()
+    torch.set_flush_denormal(True)
+    vocabulary = read_vocabulary(given.checkpoint)
+    splits = read_splits(given.corpus, vocabulary)
+    bench = Bench(read_checkpoint(given.checkpoint), splits, vocabulary[END_OF_LINE], given.results)
+    if given.results.is_file():
+        for line in given.results.read_text(encoding="utf-8").splitlines():
+            bench.cells |= json.loads(line)
+    _measure(bench, given.keep, given.seeds, given.finetune)
+    _print(bench, given.keep)
+
+
+def _measure(bench: Bench, keeps: Iterable[float], seeds: int, finetune: int) -> None:
+    bench.cell("dense", lambda: {"perplexity": bench.perplexity(bench.dense)})
+    calibrations = {seed: calibrated(bench, seed) for seed in range(max(seeds, finetune))}
+    for seed, found in list(calibrations.items())[:seeds]:
+        importance = with_traditional(found, seed) if seed == 0 else found.importance
+        for keep in keeps:
+            for by in ("surgeon", "random", *(["traditional"] if seed == 0 else [])):
+                measure_repairs(bench, found, importance, by, keep, seed)
+    for seed in range(finetune):
+        for keep in keeps:
+            _measure_training(bench, calibrations[seed], keep, seed)
+
+
+def _measure_training(bench: Bench, found: Calibration, keep: float, seed: int) -> None:
+    for by in ("surgeon", "random"):
+        kept = chosen(found.importance, by, keep)
+
+        def after(kept: Keep = kept) -> dict[str, float]:
+            return finetuned(bench, repaired(found, kept), RECIPE, seed, share=SHARE)
+
+        bench.cell(f"{keep}/{by}/epoch/{seed}", after)
+
+    def scratch() -> dict[str, float]:
+        widths = [len(own) for own in chosen(found.importance, "surgeon", keep).values()]
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = found.model.resized(widths)
+            for name, parameter in model.named_parameters():
+                fresh = torch.nn.init.uniform_(torch.empty_like(parameter), -0.1, 0.1)
+                parameter.data.copy_(torch.zeros_like(parameter) if name.startswith("decoder") else fresh)
+        return finetuned(bench, model, SCRATCH, seed, share=0.0)
+
+    bench.cell(f"{keep}/scratch/epoch/{seed}", scratch)
+
+
+def _print(bench: Bench, keeps: Iterable[float]) -> None:
+    """Print perplexities over seeds, mean ± largest deviation, as Markdown."""
+    phases = ("none", "mean", "ridge", "imitate", "epoch")
+    print(f"\ndense: {bench.cells['dense']['perplexity']:.1f}\n")
+    print("| keep | chosen by | " + " | ".join(phases) + " | seconds, selection and repair |")
+    print("|---|---|" + "---:|" * (len(phases) + 1))
+    for keep in keeps:
+        for by in ("surgeon", "random", "traditional", "scratch"):
+            columns = [_spread(bench, f"{keep}/{by}/{phase}/", "perplexity") for phase in phases]
+            columns.append(_spread(bench, f"{keep}/{by}/imitate/", "seconds"))
+            print(f"| {keep:.0%} | {by} | " + " | ".join(columns) + " |")
+
+
+def _spread(bench: Bench, prefix: str, what: str) -> str:
+    values = [cell.get(what, math.nan) for name, cell in bench.cells.items() if name.startswith(prefix)]
+    if not values:
+        return "–"
+    middle = statistics.mean(values)
+    return f"{middle:.1f}" + (f" ± {max(abs(value - middle) for value in values):.1f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    main()
