@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from pruning.models import describe, rebuild
 from pruning.models.base import LanguageModel
@@ -31,15 +31,17 @@ def write_model(folder: Path, model: LanguageModel) -> None:
     with replacing(folder) as aside:
         aside.mkdir()
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, aside / WEIGHTS)
+        content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+        (aside / WEIGHTS).write_bytes(content)  # `save_file` would let nobody but its owner read it
 
 
-def read_model(folder: Path) -> LanguageModel:
+def read_model(folder: Path | str) -> LanguageModel:
     """Return the model in a folder, on the device, in evaluation mode.
 
     Raises:
         Unexpected: If the folder does not hold a configuration and its weights.
     """
+    folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise Unexpected(f"Expected a model ({CONFIG} and {WEIGHTS}) in {folder}, got no {name}.")
