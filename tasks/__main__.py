@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 
 import pandas as pd
 
 from tasks.common.console import log_to_console, say, track
 from tasks.common.job import Job, seconds
-from tasks.common.parameters import checked
+from tasks.common.parameters import Unexpected, checked
 from tasks.common.stages import PARAMETERS, read_stage, read_yaml
 from tasks.common.tables import write_table
 
@@ -20,19 +21,24 @@ from tasks.common.tables import write_table
 # speed. Read when torch is first imported; it changes no result.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-ELSEWHERE = ("check", "report", "track")
+ELSEWHERE = ("check", "export", "report", "track")
 """Commands that are no stages: they read results and change none."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a stage or a command and return the exit code: 0, or 1 after one sentence on what was wrong."""
-    parser = argparse.ArgumentParser(prog="python -m tasks", description="Run one stage, or check, report or track.")
+    parser = argparse.ArgumentParser(prog="python -m tasks", description="Run one stage, or another command.")
     parser.add_argument("stage", help=f"a stage of dvc.yaml, or one of {', '.join(ELSEWHERE)}")
-    parser.add_argument("variant", nargs="?", help="a variant of params.yaml, for prune, finetune and evaluate")
+    parser.add_argument("variant", nargs="?", help="a variant of params.yaml, for prune, finetune, evaluate and export")
+    parser.add_argument("--phase", help="of export: pruned or finetuned, which is the default")
+    parser.add_argument(
+        "--to", metavar="FOLDER", help="of export: where to write, data/export/<variant>-<phase> by default"
+    )
     given = parser.parse_args(arguments)
+    options = {name: value for name in ("phase", "to") if (value := getattr(given, name)) is not None}
     log_to_console()
     try:
-        _run(given.stage, given.variant)
+        _run(given.stage, given.variant, options)
     except (ValueError, FloatingPointError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -42,7 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _run(name: str, variant: str | None) -> None:
+def _run(name: str, variant: str | None, options: Mapping[str, str]) -> None:
+    if name == "export":
+        importlib.import_module("tasks.export").run(variant, **options)
+        return
+    if options:
+        raise Unexpected(f"Expected --{next(iter(options))} with export only, got it with {name}.")
     if name in ELSEWHERE:
         importlib.import_module(f"tasks.{name}").run()
         return
