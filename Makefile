@@ -49,5 +49,5 @@ clean:           ## Remove results and caches; the installation stays
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -d .venv || $(PYTHON) -m venv .venv
 	@echo "Installing the pinned packages into .venv (about two minutes)"
-	@python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,export]'
 	@touch $@

@@ -39,9 +39,7 @@ CALIBRATION = {"batch": 32, "bptt": 35}
 STATES, SENSITIVE, PROBES = 60, 15, 100
 """Windows for covariances and for sensitivities, and probes of the Hessian."""
 IMITATION = Imitation(tokens=400_000, learning_rate=4e-3, warmup=0.05, clip=1.0)
-RECIPE = Recipe(
-    epochs=1, portion=1.0, learning_rate=2e-3, warmup=0.02, weight_decay=0.0, clip=0.5, patience=1
-)
+RECIPE = Recipe(epochs=1, portion=1.0, learning_rate=2e-3, warmup=0.02, weight_decay=0.0, clip=0.5, patience=1)
 SCRATCH = Recipe(epochs=1, portion=1.0, learning_rate=4e-3, warmup=0.05, weight_decay=0.0, clip=0.5, patience=1)
 TRAINING = {"batch": 20, "bptt": 35}
 SHARE = 0.9
@@ -114,7 +112,9 @@ def chosen(importance: pd.DataFrame, by: str, keep: float) -> Keep:
     return keep_of(retention(importance, variant=by, by=by, retain=keep, floor=8, scope=scope))
 
 
-def measure_repairs(bench: Bench, found: Calibration, importance: pd.DataFrame, by: str, keep: float, seed: int) -> None:
+def measure_repairs(
+    bench: Bench, found: Calibration, importance: pd.DataFrame, by: str, keep: float, seed: int
+) -> None:
     """Measure a choice with each repair."""
     kept = chosen(importance, by, keep)
     for repair in ("none", "mean", "ridge"):

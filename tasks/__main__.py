@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 
 import pandas as pd
 
 from tasks.common.console import log_to_console, say, track
 from tasks.common.job import Job, seconds
-from tasks.common.parameters import checked
+from tasks.common.parameters import Unexpected, checked
 from tasks.common.stages import PARAMETERS, read_stage, read_yaml
 from tasks.common.tables import write_table
 
@@ -20,19 +21,20 @@ from tasks.common.tables import write_table
 # speed. Read when torch is first imported; it changes no result.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-ELSEWHERE = ("check", "report", "track")
-"""Commands that are no stages: they read results and change none."""
+ELSEWHERE = ("check", "choose", "export", "report", "track")
+"""Commands that are no stages: they read results and change none; `choose` and `export` read the words after them."""
+WITH_WORDS = ("choose", "export")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a stage or a command and return the exit code: 0, or 1 after one sentence on what was wrong."""
-    parser = argparse.ArgumentParser(prog="python -m tasks", description="Run one stage, or check, report or track.")
+    parser = argparse.ArgumentParser(prog="python -m tasks", description="Run one stage, or another command.")
     parser.add_argument("stage", help=f"a stage of dvc.yaml, or one of {', '.join(ELSEWHERE)}")
-    parser.add_argument("variant", nargs="?", help="a variant of params.yaml, for prune, finetune and evaluate")
+    parser.add_argument("words", nargs=argparse.REMAINDER, help="a variant for stages that have them; `choose --help`")
     given = parser.parse_args(arguments)
     log_to_console()
     try:
-        _run(given.stage, given.variant)
+        _run(given.stage, given.words)
     except (ValueError, FloatingPointError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -42,14 +44,19 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _run(name: str, variant: str | None) -> None:
+def _run(name: str, words: Sequence[str]) -> None:
+    if name in WITH_WORDS:
+        importlib.import_module(f"tasks.{name}").run(words)
+        return
+    if len(words) > (name not in ELSEWHERE):
+        raise Unexpected(f"Expected no more words after {name!r}, got {' '.join(words)!r}.")
     if name in ELSEWHERE:
         importlib.import_module(f"tasks.{name}").run()
         return
     values = read_yaml(PARAMETERS)
     parameters = checked(values)
     _end_with_parent()
-    job = Job(read_stage(name, variant, values), parameters, track)
+    job = Job(read_stage(name, words[0] if words else None, values), parameters, track)
     _run_stage(job)
 
 

@@ -1,12 +1,15 @@
 """`python -m tasks choose`: the fastest model that is good enough, or the best one that is fast enough."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from pruning.evaluation import size_of
+from pruning.models.base import LanguageModel
 from tasks.common.console import say, track
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected, checked
@@ -15,6 +18,10 @@ from tasks.common.tables import read_table
 from tasks.evaluate import BATCHES
 from tasks.models import read_model, write_model
 from tasks.path import DENSE, model_at
+
+Row = Mapping[Any, float]
+Rows = Sequence[Row]
+"""Rows of the table `path`, with `milliseconds` for one step."""
 
 
 def run(words: Sequence[str]) -> None:
@@ -28,35 +35,39 @@ def run(words: Sequence[str]) -> None:
     job = Job(read_stage("path", None, values), checked(values), track)
     path = read_table(job.output("path"))
     path = path.assign(milliseconds=_milliseconds(read_table(job.output("timing")), path["retain"], wanted.batch))
-    dense = path[path["retain"] == DENSE].iloc[0]
-    row = best_within(path, wanted.latency) if wanted.within is None else fastest_within(path, wanted.within)
-    retain = float(row["retain"])
+    rows: list[dict[Any, float]] = path.to_dict("records")
+    dense = next(row for row in rows if row["retain"] == DENSE)
+    row = best_within(rows, wanted.latency) if wanted.within is None else fastest_within(rows, dense, wanted.within)
+    retain = row["retain"]
     model = read_model(job.input("train/model")) if retain == DENSE else model_at(job, retain)
     write_model(wanted.to, model)
+    _say(row, dense, wanted, model)
+
+
+def _say(row: Row, dense: Row, wanted: argparse.Namespace, model: LanguageModel) -> None:
     change = row["valid_perplexity"] / dense["valid_perplexity"] - 1
-    say(f"{wanted.to}: {retain:.0%} of the neurons, {size_of(model).parameters:,} parameters")
-    say(f"perplexity {row['valid_perplexity']:.1f} on valid ({change:+.1%} of dense), {row['test_perplexity']:.1f} on test")
     faster = dense["milliseconds"] / row["milliseconds"]
+    say(f"{wanted.to}: {row['retain']:.0%} of the neurons, {size_of(model).parameters:,} parameters")
+    say(f"perplexity {row['valid_perplexity']:.1f} on valid ({change:+.1%}), {row['test_perplexity']:.1f} on test")
     say(f"{row['milliseconds']:.2f} ms a step at batch {wanted.batch} ({faster:.2f}× as fast as dense)")
 
 
-def fastest_within(path: pd.DataFrame, percent: float) -> pd.Series:
+def fastest_within(rows: Rows, dense: Row, percent: float) -> Row:
     """Return the row of least latency whose validation perplexity is at most `percent` % above the dense model's."""
-    dense = path.loc[path["retain"] == DENSE, "valid_perplexity"].iloc[0]
-    enough = path[path["valid_perplexity"] <= dense * (1 + percent / 100)]
-    if enough.empty:
-        least = path["valid_perplexity"].min() / dense - 1
-        raise Unexpected(f"Expected --within of at least {100 * least:.2f} %, the best on the path, got {percent:g}.")
-    return enough.loc[enough["milliseconds"].idxmin()]
+    above = [100 * (row["valid_perplexity"] / dense["valid_perplexity"] - 1) for row in rows]
+    if min(above) > percent:
+        raise Unexpected(f"Expected --within of at least {min(above):.2f}, the best on the path, got {percent:g}.")
+    return min(
+        (row for row, worse in zip(rows, above, strict=True) if worse <= percent), key=itemgetter("milliseconds")
+    )
 
 
-def best_within(path: pd.DataFrame, milliseconds: float) -> pd.Series:
+def best_within(rows: Rows, milliseconds: float) -> Row:
     """Return the row of least validation perplexity whose latency is at most `milliseconds`."""
-    enough = path[path["milliseconds"] <= milliseconds]
-    if enough.empty:
-        fastest = path["milliseconds"].min()
+    fastest = min(row["milliseconds"] for row in rows)
+    if fastest > milliseconds:
         raise Unexpected(f"Expected --latency of at least {fastest:.3f} ms, the fastest, got {milliseconds:g}.")
-    return enough.loc[enough["valid_perplexity"].idxmin()]
+    return min((row for row in rows if row["milliseconds"] <= milliseconds), key=itemgetter("valid_perplexity"))
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from pruning.models import describe, rebuild
 from pruning.models.base import LanguageModel
@@ -14,13 +14,14 @@ from tasks.common.writing import replacing
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
-# A young LSTM is full of denormal numbers, on which a CPU computes several times slower. A setting of the process,
-# so it stands here, where every stage that computes passes by, and not in the library.
-torch.set_flush_denormal(True)
-
 
 def device() -> torch.device:
-    """Return where to compute: the accelerator if there is one, else the CPU."""
+    """Return where to compute: the accelerator if there is one, else the CPU, which is then told to flush denormals.
+
+    A young LSTM is full of denormal numbers, on which a CPU computes several times slower. It is a setting of the
+    process, so it stands here, where every stage that computes passes by, and not in the library.
+    """
+    torch.set_flush_denormal(True)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator or torch.device("cpu")
 
@@ -31,15 +32,17 @@ def write_model(folder: Path, model: LanguageModel) -> None:
     with replacing(folder) as aside:
         aside.mkdir()
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, aside / WEIGHTS)
+        content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+        (aside / WEIGHTS).write_bytes(content)  # `save_file` would let nobody but its owner read it
 
 
-def read_model(folder: Path) -> LanguageModel:
+def read_model(folder: Path | str) -> LanguageModel:
     """Return the model in a folder, on the device, in evaluation mode.
 
     Raises:
         Unexpected: If the folder does not hold a configuration and its weights.
     """
+    folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise Unexpected(f"Expected a model ({CONFIG} and {WEIGHTS}) in {folder}, got no {name}.")

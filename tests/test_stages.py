@@ -305,6 +305,23 @@ def test_the_report_shows_every_variant_and_where_to_look(finished: Path) -> Non
     assert all(word in said for word in ("dense", "enhanced", "make mlflow", "make prefect", "dvc metrics"))
 
 
+@pytest.mark.parametrize("budget", [("--within", "1000"), ("--latency", "1000", "--batch", "32")])
+def test_a_budget_chooses_a_model_on_the_path_and_writes_it(touched: Path, budget: tuple[str, ...]) -> None:
+    said = stage(touched, "choose", *budget, "--to", "chosen").stdout
+    assert "ms a step at batch" in said
+    chosen, dense = (
+        json.loads((touched / folder / "config.json").read_text()) for folder in ("chosen", "data/train/model")
+    )
+    assert sum(chosen["widths"]) <= sum(dense["widths"])
+
+
+def test_a_budget_that_nothing_meets_gets_one_sentence_and_leaves_no_file(touched: Path) -> None:
+    said = stage(touched, "choose", "--latency", "1e-9", "--to", "chosen", fails=True).stderr
+    assert said.startswith("Expected --latency of at least ")
+    assert said.count("\n") == 1
+    assert not (touched / "chosen").exists()
+
+
 def test_dvc_shows_the_metrics(finished: Path) -> None:
     shown = json.loads(run(["dvc", "metrics", "show", "--json"], finished).stdout)
     metrics = shown[""]["data"]["data/compare/metrics.json"]["data"]
@@ -371,6 +388,8 @@ def test_a_wrong_corpus_gets_one_sentence(touched: Path, files: dict[str, bytes]
         (["prune"], "Expected a variant for stage prune, one of ['dense', 'enhanced'], got None."),
         (["prune", "enhancd"], "got 'enhancd'. Did you mean 'enhanced'?"),
         (["fuse", "dense"], "Expected no variant for stage fuse, got 'dense'."),
+        (["prune", "dense", "too"], "Expected no more words after 'prune', got 'dense too'."),
+        (["report", "dense"], "Expected no more words after 'report', got 'dense'."),
     ],
 )
 def test_a_wrong_command_gets_one_sentence(finished: Path, words: list[str], sentence: str) -> None:
