@@ -35,18 +35,20 @@ def distillation_loss(
 ) -> tuple[Tensor, Tensor, tuple[State, State]]:
     """Return the labels' loss, what is minimised with a teacher, both nat/token, and both models' states.
 
-    (1 − share) · CE(labels) + share · T² · KL(softmax(z_t / T) ‖ softmax(z / T)), T the temperature, z the logits: T²
-    keeps the gradient's size whatever the temperature. Padding is left out of both.
+    (1 − share) · CE(labels) + share · T² · CE(softmax(z_t / T), softmax(z / T)), T the temperature, z the logits: T²
+    keeps the gradient's size whatever the temperature, and the cross-entropy with the teacher differs from the
+    Kullback–Leibler divergence by what no student can change. Padding is left out of both.
     """
     device = model.encoder.weight.device
     tokens, wanted = window.tokens.to(device), window.targets.to(device).flatten()
     logits, state = model(tokens, state)
+    own = logits.flatten(0, 1).log_softmax(-1)
     with torch.no_grad(), evaluating(teacher.model):
         taught_logits, taught = teacher.model(tokens, taught)
-    loss = F.cross_entropy(logits.flatten(0, 1), wanted, ignore_index=IGNORED)
-    rows = wanted != IGNORED
-    own, other = (torch.log_softmax(z.flatten(0, 1)[rows] / teacher.temperature, -1) for z in (logits, taught_logits))
-    distance = F.kl_div(own, other, reduction="batchmean", log_target=True)
+        shares = (taught_logits.flatten(0, 1) / teacher.temperature).softmax(-1)
+    loss = F.nll_loss(own, wanted, ignore_index=IGNORED)
+    softened = own if teacher.temperature == 1 else (logits.flatten(0, 1) / teacher.temperature).log_softmax(-1)
+    distance = -torch.linalg.vecdot(shares, softened)[wanted != IGNORED].mean()  # one product, no copy of the logits
     return loss, (1 - teacher.share) * loss + teacher.share * teacher.temperature**2 * distance, (state, taught)
 
 

@@ -13,7 +13,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("percent", "retain"), [(0, 1.0), (1.6, 0.75), (2, 0.75), (10, 0.5), (99, 0.5)])
+@pytest.mark.parametrize(("percent", "retain"), [(0, 1.0), (1.6, 0.75), (2, 0.75), (10.5, 0.5), (99, 0.5)])
 def test_the_fastest_of_the_good_enough_is_chosen(percent, retain):
     assert fastest_within(ROWS, ROWS[0], percent)["retain"] == retain
 

@@ -172,7 +172,10 @@ def test_the_command_prints_a_row_for_each_file_and_replaces_an_earlier_export(
     [
         ([], "Expected a variant to export, one of ['dense', 'untied', 'tied', 'projected'], got None.\n"),
         (["tyed"], "got 'tyed'. Did you mean 'tied'?"),
-        (["tied", "--phase", "prund"], "Unknown phase 'prund'; known: ['pruned', 'finetuned']. Did you mean 'pruned'?"),
+        (
+            ["tied", "--phase", "prund"],
+            "Unknown phase 'prund'; known: ['pruned', 'reconstructed', 'finetuned']. Did you mean 'pruned'?",
+        ),
         (["tied", "--phase", "pruned"], "Expected the pruned model of tied in data/prune/tied/model, got none; run"),
         (["dense"], "Expected the finetuned model of dense in data/finetune/dense/model, got none; run `dvc repro`."),
         (["tied", "--to", "text"], "with 'test.txt' in it."),
@@ -183,11 +186,6 @@ def test_the_command_prints_a_row_for_each_file_and_replaces_an_earlier_export(
 def test_a_mistake_gets_one_sentence_and_writes_nothing(words: list[str], sentence: str, capsys: Said) -> None:
     capsys.readouterr()
     assert sentence in refused(["export", *words], capsys)
-
-
-@pytest.mark.usefixtures("here")
-def test_a_stage_refuses_the_options_of_export(capsys: Said) -> None:
-    assert "Expected --to with export only, got it with fuse." in refused(["fuse", "--to", "x"], capsys)
 
 
 def test_a_missing_corpus_is_named(
