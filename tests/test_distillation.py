@@ -139,7 +139,7 @@ def test_training_with_a_teacher_alone_ends_nearer_to_it_than_training_with_labe
 def test_a_teacher_without_a_share_changes_no_byte():
     windows = Windows(text(300), first=0, batch=4, bptt=8)
     ends = []
-    for teacher in (None, Teacher(model=tiny(seed=5), share=0.0, temperature=1.0)):
+    for teacher in (None, Teacher(model=tiny(seed=5, dtype=torch.float32), share=0.0, temperature=1.0)):
         model = tiny(seed=6, dtype=torch.float32, dropout=0.2)
         list(train(model, windows, windows, recipe=recipe(epochs=1), seed=1, teacher=teacher))
         ends.append(tensors_of(model))
