@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -104,9 +105,21 @@ def train(
         yield state
 
 
-@dataclass(frozen=True)
+class Companion(Protocol):
+    """Goes along with training: sees the gradients of each step, and may replace what is trained after it."""
+
+    def see(self, model: LanguageModel) -> None:
+        """Look at the model with the gradients of one step, before they are clipped and change it."""
+
+    def after(
+        self, model: LanguageModel, optimizer: torch.optim.AdamW, state: State, rate: float
+    ) -> tuple[LanguageModel, torch.optim.AdamW, State]:
+        """Return the model, the optimizer and the carried state to go on with after a step at learning rate `rate`."""
+
+
+@dataclass
 class _Loop:
-    """What every step of one training shares."""
+    """What the steps of one training share; a companion may replace the model and its optimizer between them."""
 
     model: LanguageModel
     optimizer: torch.optim.AdamW
@@ -114,10 +127,11 @@ class _Loop:
     recipe: Recipe
     seed: int
     track: Track
+    companion: Companion | None = None
 
     def epoch(self, epoch: int) -> pd.DataFrame:
         """Make one pass over the training windows and return its rows of the history."""
-        used = max(1, round(self.recipe.portion * len(self.windows)))
+        used = steps_an_epoch(self.recipe, self.windows)
         steps = range(epoch * used, (epoch + 1) * used)
         rates = [learning_rate(self.recipe, step, self.recipe.epochs * used) for step in steps]
         with torch.random.fork_rng():
@@ -137,6 +151,8 @@ class _Loop:
         for index, rate in enumerate(self.track(rates, what)):
             loss, state = self._step(self.windows[index], carried(state), rate)
             losses.append(loss)
+            if self.companion:
+                self.model, self.optimizer, state = self.companion.after(self.model, self.optimizer, state, rate)
         return losses
 
     def _step(self, window: Window, state: State | None, rate: float) -> tuple[float, State]:
@@ -144,6 +160,8 @@ class _Loop:
         loss, state = next_token_loss(self.model, window.tokens, window.targets, state)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
+        if self.companion:
+            self.companion.see(self.model)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -156,6 +174,11 @@ def _finite(loss: float, which: str) -> float:
     if not math.isfinite(loss):
         raise FloatingPointError(f"Expected a finite {which} loss, got {loss}; lower learning_rate or clip.")
     return loss
+
+
+def steps_an_epoch(recipe: Recipe, windows: Windows) -> int:
+    """Return how many windows one pass reads, and so how many steps it takes."""
+    return max(1, round(recipe.portion * len(windows)))
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -180,11 +203,18 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def _after_epoch(
-    model: nn.Module, optimizer: torch.optim.AdamW, before: Trained, rows: pd.DataFrame, recipe: Recipe
+    model: nn.Module,
+    optimizer: torch.optim.AdamW,
+    before: Trained,
+    rows: pd.DataFrame,
+    recipe: Recipe,
+    *,
+    since: int = 0,
 ) -> Trained:
-    """Return the state after an epoch, with the best epoch's parameters and whether to stop."""
+    """Return the state after an epoch, with the parameters of the best epoch from `since` on and whether to stop."""
     history = rows if before.history.empty else pd.concat([before.history, rows], ignore_index=True)
-    valid = history["valid_loss"].dropna().to_numpy()
+    losses = history["valid_loss"].dropna().to_numpy()
+    valid = losses[since:]
     now = {name: tensor.clone() for name, tensor in named_tensors(model).items()}
     best = now if valid.argmin() == len(valid) - 1 else before.best()
     remembered = {
@@ -198,7 +228,7 @@ def _after_epoch(
         for name, tensor in part.items()
     }
     stale = len(valid) - 1 - int(valid.argmin())
-    return Trained(tensors, history, finished=len(valid) == recipe.epochs or stale >= recipe.patience)
+    return Trained(tensors, history, finished=len(losses) == recipe.epochs or stale >= recipe.patience)
 
 
 def _restore(model: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, Tensor]) -> None:
