@@ -139,7 +139,7 @@ def prune_gradually(
         step=len(state.history),
     )
     smaller = select(model, thinning.kept)
-    loop = _Loop(smaller, _optimizer(smaller, recipe), windows, recipe, seed, track, thinning)
+    loop = _Loop(smaller, _optimizer(smaller, recipe), windows, recipe, seed, track, companion=thinning)
     if resume:
         _restore(loop.model, loop.optimizer, resume.tensors)
     for _ in range(len(_ends(state)), recipe.epochs):
