@@ -1,44 +1,80 @@
-"""A checkpoint of PyTorch's stacked LSTM language model and its text, as our model and windows."""
+"""How a published checkpoint (safetensors whose metadata has `architecture`, a vocabulary beside it) becomes ours.
 
+The checkpoint holds one stacked LSTM, `rnn.weight_ih_l0`, `rnn.weight_ih_l1`, …; ours holds one module a layer.
+"""
+
+import json
+import re
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
-from pruning.models import build
+from pruning.corpus import END_OF_LINE, UNKNOWN, published_lines
+from pruning.models import rebuild
 from pruning.models.base import LanguageModel
+from tasks.prepare import published_files, read_text
 
-END_OF_LINE = "<eos>"
-
-
-def read_checkpoint(path: Path) -> LanguageModel:
-    """Return the tied model whose tensors are named as in PyTorch's word-language-model example, decoupled."""
-    tensors = {_renamed(name): tensor for name, tensor in load_file(path).items()}
-    vocabulary, embedding = tensors["encoder.weight"].shape
-    depth = sum(name.endswith("weight_hh_l0") for name in tensors)
-    widths = [tensors[f"lstm.{index}.weight_hh_l0"].shape[1] for index in range(depth)]
-    model = build("lstm", vocabulary=vocabulary, embedding=embedding, widths=widths, decoder="tied", dropout=0.0)
-    model.load_state_dict({name: tensor for name, tensor in tensors.items() if name != "decoder.weight"})
-    return model.eval().decoupled()
+STACKED = re.compile(r"rnn\.(\w+)_l(\d+)")
 
 
-def read_tokens(text: Path, vocabulary: Path) -> tuple[Tensor, int]:
-    """Return a text's tokens by their numbers in a vocabulary (one token a line), and the number of `<eos>`."""
-    words = [word for word in vocabulary.read_text(encoding="utf-8").split("\n") if word]
-    numbers = {word: number for number, word in enumerate(words)}
-    lines = text.read_text(encoding="utf-8").splitlines()
-    tokens = [numbers[word] for line in lines for word in [*line.split(), END_OF_LINE]]
-    return torch.tensor(tokens), numbers[END_OF_LINE]
+def read_checkpoint(path: Path, *, dropout: float = 0.0) -> LanguageModel:
+    """Return the model in a checkpoint, in evaluation mode.
 
+    Args:
+        path: A safetensors file; its metadata's `architecture` is JSON with `cell`, `vocabulary`, `embedding`,
+            `hidden` (one width a layer) and `tied`.
+        dropout: Probability of dropping an activation in training; checkpoints do not say it.
 
-def _renamed(name: str) -> str:
-    """Return our name of a tensor of the stacked model: `rnn.weight_ih_l1` is `lstm.1.weight_ih_l0`.
-
-    >>> _renamed("rnn.weight_ih_l1"), _renamed("decoder.bias")
-    ('lstm.1.weight_ih_l0', 'decoder.bias')
+    Raises:
+        ValueError: If the metadata or the tensors are not such.
     """
-    if not name.startswith("rnn."):
-        return name
-    what, layer = name.removeprefix("rnn.").rsplit("_l", 1)
-    return f"lstm.{layer}.{what}_l0"
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {STACKED.sub(r"lstm.\2.\1_l0", name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    if "architecture" not in metadata:
+        raise ValueError(f"Expected `architecture` in the metadata of {path}, got {sorted(metadata)}.")
+    architecture = json.loads(metadata["architecture"])
+    config = {
+        "family": architecture["cell"],
+        "vocabulary": architecture["vocabulary"],
+        "embedding": architecture["embedding"],
+        "widths": architecture["hidden"],
+        "decoder": "tied" if architecture["tied"] else "untied",
+        "dropout": dropout,
+    }
+    return rebuild(config, tensors).eval()
+
+
+def read_vocabulary(checkpoint: Path) -> dict[str, int]:
+    """Return text → token number from the one `*vocabulary*.txt` beside a checkpoint, a token a line from 0.
+
+    Raises:
+        ValueError: If there is not exactly one such file, or it has no `<eos>`.
+    """
+    found = sorted(checkpoint.parent.glob("*vocabulary*.txt"))
+    if len(found) != 1:
+        raise ValueError(f"Expected one *vocabulary*.txt beside {checkpoint}, got {[path.name for path in found]}.")
+    lines = found[0].read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    if END_OF_LINE not in lines:
+        raise ValueError(f"Expected {END_OF_LINE} in {found[0]}, got none.")
+    return {word: number for number, word in enumerate(lines)}
+
+
+def read_splits(corpus: Path, vocabulary: dict[str, int]) -> dict[str, Tensor]:
+    """Return split → token numbers of a folder of published splits; words without a number become `<unk>`.
+
+    Raises:
+        ValueError: If the folder holds no published splits.
+    """
+    files = published_files(corpus)
+    if not files:
+        raise ValueError(f"Expected published train, valid and test files in {corpus}, got none.")
+    return {split: _tokens(read_text(path), vocabulary) for split, path in files.items()}
+
+
+def _tokens(text: str, vocabulary: dict[str, int]) -> Tensor:
+    """Return the token numbers of a text, each line ended by `<eos>`."""
+    words = [word for line in published_lines(text) for word in (*line, END_OF_LINE)]
+    return torch.tensor([vocabulary[word if word in vocabulary else UNKNOWN] for word in words])

@@ -1,6 +1,6 @@
 """Hessian traces of all neurons against PyHessian-style probing as HAP does it: one neuron after another.
 
-`python -m benchmarks.hessian --checkpoint … --vocabulary … --text …`; needs `pip install pyhessian==0.1`. Both read the
+`python -m benchmarks.hessian --checkpoint … --corpus …`; needs `pip install pyhessian==0.1`. Both read the
 same window of text. The peer, 300 probes a neuron, is measured on a few neurons with a few probes each: its time and
 the variance of its probes are extrapolated to all neurons and 300 probes. Ours is run on the same window, and the
 number of its probes that gives the same mean squared standard error on the same neurons follows from its own errors.
@@ -18,8 +18,9 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.checkpoints import read_checkpoint, read_tokens
+from benchmarks.checkpoints import read_checkpoint, read_splits, read_vocabulary
 from pruning.batching import Windows
+from pruning.corpus import END_OF_LINE
 from pruning.layers import NeuronLayer
 from pruning.models.base import LanguageModel
 from pruning.signals.hessian import hessian, owned_parameters
@@ -120,9 +121,8 @@ def rank_twice(model: LanguageModel, windows: Sequence[Windows], *, probes: int,
 def main() -> None:
     """Print the ratio and the stability of the ranking."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hessian")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="safetensors of a tied stacked LSTM")
-    parser.add_argument("--vocabulary", type=Path, required=True, help="its tokens, one a line")
-    parser.add_argument("--text", type=Path, required=True, help="text whose words are all in the vocabulary")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a dense model, its vocabulary beside it")
+    parser.add_argument("--corpus", type=Path, required=True, help="a folder of published splits")
     parser.add_argument("--columns", type=int, default=32, help="columns of a window")
     parser.add_argument("--bptt", type=int, default=35, help="steps of a window")
     parser.add_argument("--neurons", type=int, default=8, help="neurons that the peer is measured on")
@@ -134,8 +134,9 @@ def main() -> None:
     logging.getLogger("pruning").addHandler(logging.NullHandler())
     torch.manual_seed(1)
     torch.set_flush_denormal(True)
-    model = read_checkpoint(given.checkpoint)
-    tokens, first = read_tokens(given.text, given.vocabulary)
+    model = read_checkpoint(given.checkpoint).decoupled()
+    vocabulary = read_vocabulary(given.checkpoint)
+    tokens, first = read_splits(given.corpus, vocabulary)["train"], vocabulary[END_OF_LINE]
     shape = {"first": first, "batch": given.columns, "bptt": given.bptt}
     window = Windows(tokens[: given.columns * given.bptt], **shape)
     compare(model, window, neurons=given.neurons, peer=given.peer, ours=given.ours)

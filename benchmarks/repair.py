@@ -174,7 +174,7 @@ def _measure(bench: Bench, keeps: Iterable[float], seeds: int, finetune: int) ->
     for seed, found in list(calibrations.items())[:seeds]:
         importance = with_traditional(found, seed) if seed == 0 else found.importance
         for keep in keeps:
-            for by in ("surgeon", "random", *(["traditional"] if seed == 0 else [])):
+            for by in ("surgeon", *(["random", "traditional"] if seed == 0 else [])):
                 measure_repairs(bench, found, importance, by, keep, seed)
     for seed in range(finetune):
         for keep in keeps:

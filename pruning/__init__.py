@@ -19,6 +19,8 @@ _HOME = {
     "Windows": "pruning.batching",
     "Recipe": "pruning.training",
     "train": "pruning.training",
+    "prune_gradually": "pruning.gradual",
+    "Schedule": "pruning.gradual",
     "loss_of": "pruning.evaluation",
     "size_of": "pruning.evaluation",
     "weights": "pruning.signals.weights",

@@ -119,15 +119,27 @@ def select(model: Model, keep: Keep) -> Model:
     """
     layers = model.layers()
     _check_keep(layers, keep)
-    kept = {layer.name: keep.get(layer.name, torch.arange(layer.width)).cpu() for layer in layers}
-    tensors = named_tensors(model)
-    for layer in layers:
-        for piece in (*layer.owned, *layer.read):
-            positions = piece.indices(kept[layer.name], layer.width).to(tensors[piece.parameter].device)
-            tensors[piece.parameter] = tensors[piece.parameter].index_select(piece.dim, positions)
-    smaller = model.resized([len(kept[layer.name]) for layer in layers])
-    smaller.load_state_dict(tensors)
+    smaller = model.resized([len(keep.get(layer.name, range(layer.width))) for layer in layers])
+    smaller.load_state_dict(cut(layers, keep, named_tensors(model)))
     return smaller.train(model.training)
+
+
+def cut(layers: Iterable[NeuronLayer], keep: Keep, tensors: Tensors) -> dict[str, Tensor]:
+    """Return parameter-shaped tensors with only the kept neurons; what belongs to no neuron stays as it is.
+
+    Whatever is shaped like the parameters is cut as they are: weights, gradients, an optimizer's moments.
+
+    >>> layer = NeuronLayer("l", "dense", 3, owned=(Slice("w", dim=0),), read=(Slice("v", dim=1),), output="l")
+    >>> cut([layer], {"l": torch.tensor([2, 0])}, {"w": torch.tensor([5, 6, 7]), "v": torch.tensor([[1, 2, 3]])})
+    {'w': tensor([7, 5]), 'v': tensor([[3, 1]])}
+    """
+    left = dict(tensors)
+    for layer in layers:
+        kept = keep.get(layer.name, torch.arange(layer.width)).cpu()
+        for piece in (*layer.owned, *layer.read):
+            positions = piece.indices(kept, layer.width).to(left[piece.parameter].device)
+            left[piece.parameter] = left[piece.parameter].index_select(piece.dim, positions)
+    return left
 
 
 def silence(model: Model, keep: Keep) -> Model:

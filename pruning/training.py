@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -110,9 +111,21 @@ def train(
         yield state
 
 
-@dataclass(frozen=True)
+class Companion(Protocol):
+    """Goes along with training: sees the gradients of each step, and may replace what is trained after it."""
+
+    def see(self, model: LanguageModel) -> None:
+        """Look at the model with the gradients of one step, before they are clipped and change it."""
+
+    def after(
+        self, model: LanguageModel, optimizer: torch.optim.AdamW, state: State, rate: float
+    ) -> tuple[LanguageModel, torch.optim.AdamW, State]:
+        """Return the model, the optimizer and the carried state to go on with after a step at learning rate `rate`."""
+
+
+@dataclass
 class _Loop:
-    """What every step of one training shares."""
+    """What the steps of one training share; a companion may replace the model and its optimizer between them."""
 
     model: LanguageModel
     optimizer: torch.optim.AdamW
@@ -121,10 +134,11 @@ class _Loop:
     teacher: Teacher | None
     seed: int
     track: Track
+    companion: Companion | None = None
 
     def epoch(self, epoch: int) -> pd.DataFrame:
         """Make one pass over the training windows and return its rows of the history."""
-        used = max(1, round(self.recipe.portion * len(self.windows)))
+        used = steps_an_epoch(self.recipe, self.windows)
         steps = range(epoch * used, (epoch + 1) * used)
         rates = [rate_at(self.recipe, step, self.recipe.epochs * used) for step in steps]
         with torch.random.fork_rng():
@@ -142,23 +156,32 @@ class _Loop:
         states: _States = (None, None)
         self.model.train()
         for index, rate in enumerate(self.track(rates, what)):
-            loss, learnt, states = self._losses(self.windows[index], states)
-            self.optimizer.zero_grad()
-            torch.autograd.backward(learnt)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
+            loss, learnt, own, taught = self._losses(self.windows[index], states)
+            self._step(learnt, rate)
             losses.append(loss.item())
+            if self.companion:
+                self.model, self.optimizer, own = self.companion.after(self.model, self.optimizer, own, rate)
+            states = (own, taught)
         return losses
 
-    def _losses(self, window: Window, states: "_States") -> tuple[Tensor, Tensor, "_States"]:
+    def _losses(self, window: Window, states: "_States") -> tuple[Tensor, Tensor, State, State | None]:
         """Return the window's loss (nat/token), what is minimised, and the model's and the teacher's states after."""
-        own, taught = carried(states[0]), states[1]
         if self.teacher is None:
-            loss, own = next_token_loss(self.model, window.tokens, window.targets, own)
-            return loss, loss, (own, None)
-        return distillation_loss(self.model, self.teacher, window, own, taught)
+            loss, own = next_token_loss(self.model, window.tokens, window.targets, carried(states[0]))
+            return loss, loss, own, None
+        loss, learnt, after = distillation_loss(self.model, self.teacher, window, carried(states[0]), states[1])
+        return loss, learnt, *after
+
+    def _step(self, loss: Tensor, rate: float) -> None:
+        """Take one optimisation step."""
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        if self.companion:
+            self.companion.see(self.model)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
 
 
 def _finite(loss: float, which: str) -> float:
@@ -166,6 +189,11 @@ def _finite(loss: float, which: str) -> float:
     if not math.isfinite(loss):
         raise FloatingPointError(f"Expected a finite {which} loss, got {loss}; lower learning_rate or clip.")
     return loss
+
+
+def steps_an_epoch(recipe: Recipe, windows: Windows) -> int:
+    """Return how many windows one pass reads, and so how many steps it takes."""
+    return max(1, round(recipe.portion * len(windows)))
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
@@ -177,11 +205,18 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def _after_epoch(
-    model: nn.Module, optimizer: torch.optim.AdamW, before: Trained, rows: pd.DataFrame, recipe: Recipe
+    model: nn.Module,
+    optimizer: torch.optim.AdamW,
+    before: Trained,
+    rows: pd.DataFrame,
+    recipe: Recipe,
+    *,
+    since: int = 0,
 ) -> Trained:
-    """Return the state after an epoch, with the best epoch's parameters and whether to stop."""
+    """Return the state after an epoch, with the parameters of the best epoch from `since` on and whether to stop."""
     history = rows if before.history.empty else pd.concat([before.history, rows], ignore_index=True)
-    valid = history["valid_loss"].dropna().to_numpy()
+    losses = history["valid_loss"].dropna().to_numpy()
+    valid = losses[since:]
     now = {name: tensor.clone() for name, tensor in named_tensors(model).items()}
     best = now if valid.argmin() == len(valid) - 1 else before.best()
     remembered = {
@@ -195,7 +230,7 @@ def _after_epoch(
         for name, tensor in part.items()
     }
     stale = len(valid) - 1 - int(valid.argmin())
-    return Trained(tensors, history, finished=len(valid) == recipe.epochs or stale >= recipe.patience)
+    return Trained(tensors, history, finished=len(losses) == recipe.epochs or stale >= recipe.patience)
 
 
 def _restore(model: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, Tensor]) -> None:

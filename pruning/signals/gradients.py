@@ -1,6 +1,6 @@
 """Importance from the flow of gradients: what the loss would gain or lose if a neuron's output were scaled."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -116,4 +116,9 @@ def gate_gradients(
     loss, state = next_token_loss(model, tokens, targets, state)
     found = torch.autograd.grad(loss, list(parameters.values()))
     products = {name: w.detach() * g for (name, w), g in zip(parameters.items(), found, strict=True)}
-    return {layer.name: gather(layer.read, products).sum(1) for layer in layers}, state
+    return gate_sums(layers, products), state
+
+
+def gate_sums(layers: Iterable[NeuronLayer], products: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ∂L/∂m of every neuron, (width,) for each layer, from w · ∂L/∂w of each parameter that reads neurons."""
+    return {layer.name: gather(layer.read, products).sum(1) for layer in layers}
