@@ -52,7 +52,10 @@ def test_layers_that_share_a_readers_columns_keep_their_own():
     for name in ("lstm.1.weight_ih_l0", "snn.1.weight_ih"):
         assert torch.equal(named_tensors(smaller)[name], named_tensors(model)[name][:, [3, 0, 4 + 2]])
     assert [(piece.start, piece.length) for layer in smaller.layers()[:2] for piece in layer.read[1:]] == [
-        (0, 2), (0, 2), (2, 1), (2, 1)
+        (0, 2),
+        (0, 2),
+        (2, 1),
+        (2, 1),
     ]
 
 
