@@ -7,12 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from pruning.batching import Windows
 from pruning.evaluation import size_of
 from pruning.layers import select, silence
 from pruning.models import build, describe, rebuild
 from pruning.models import settings as model_settings
+from tasks.common.parameters import Unexpected, checked
 from tests.models import (
     DECODERS,
     EMBEDDING,
@@ -29,6 +31,7 @@ from tests.models import (
     tiny,
     twin_of,
 )
+from tests.projects import ROOT
 
 WINDOWS = Windows(text(90), first=0, batch=3, bptt=7)
 model_of = cache(tiny)
@@ -310,3 +313,34 @@ def test_making_a_model_from_another_draws_no_global_random_number(make, family)
     model, before = tiny(family=family), torch.get_rng_state()
     make(model)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def parameters(**train):
+    values = YAML(typ="safe").load(ROOT / "params.yaml")
+    return {**values, "train": {**values["train"], **train}}
+
+
+@pytest.mark.parametrize("family", ["lstm", "gru", "rnn", "snn", "mixed"])
+def test_one_line_of_the_parameters_chooses_the_family(family):
+    train = checked(parameters(family=family)).train.model_dump()
+    model = build(family, vocabulary=VOCABULARY, **{name: train[name] for name in model_settings(family)[1:]})
+    assert describe(model)[0]["family"] == family
+
+
+@pytest.mark.parametrize(
+    ("train", "sentence"),
+    [
+        (
+            {"family": "mixed", "snn_widths": [8]},
+            r"Expected as many train.snn_widths as train.widths \(2\) for family mixed, got 1",
+        ),
+        (
+            {"family": "mixed", "decoder": "tied"},
+            r"Expected train.widths and train.snn_widths to end with, together, train.embedding \(128\) for a tied "
+            "decoder, got 256",
+        ),
+    ],
+)
+def test_halves_that_do_not_fit_get_a_sentence(train, sentence):
+    with pytest.raises(Unexpected, match=sentence):
+        checked(parameters(**train))
