@@ -98,7 +98,7 @@ def _run(
     """Run one of PyTorch's layers through its fused kernel, whatever shape its state has."""
     if offset is not None and isinstance(layer, nn.GRU):
         return _gru_with_offset(layer, inputs, state, offset)
-    before = state if state is None or isinstance(layer, nn.LSTM) else state[0]
+    before = state if state is None or len(state) > 1 else state[0]
     if offset is None:
         outputs, after = layer(inputs, before)
     else:

@@ -1,9 +1,10 @@
 """Leaky integrate-and-fire layers: their dynamics, the surrogate of the spike's derivative, and a fast scan over time.
 
-Written here because neither library serves. `snntorch` 1.0 gives float32 spikes whatever the type, always detaches the
-reset from the graph, and leaves the loop over time to its user. `spikingjelly` 2.0 keeps the state in its modules, asks
-for thirteen packages more (torchvision, torchaudio, h5py, tensorboard among them), and fuses the loop on GPUs alone.
-`torch.compile` cannot be differentiated twice and compiles a minute for each layer; `torch.jit` is deprecated.
+The surrogate is `atan` of both `snntorch` 1.0 and `spikingjelly` 2.0; their layers do not serve here. snntorch's give
+float32 spikes whatever the type and cut the reset off from the graph; spikingjelly's have one fixed threshold for all
+neurons, hold their state inside, and need torchvision, torchaudio, h5py, tensorboard and more. On a CPU both leave a
+Python loop over time (`benchmarks/families.py --libraries` times them). Of PyTorch's own means, `torch.compile` cannot
+be differentiated twice and compiles for a minute, and `torch.jit` is deprecated.
 """
 
 import math
