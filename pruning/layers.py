@@ -23,33 +23,42 @@ class Slice:
     """Where one parameter holds a layer's neurons: along `dim`, in `blocks` stacked copies.
 
     An LSTM's `weight_hh` (4 width, width) holds them twice: as four stacked gates along dimension 0, where it
-    computes the neurons, and once along dimension 1, where it reads them.
+    computes the neurons, and once along dimension 1, where it reads them. A reader of two layers' concatenated
+    outputs holds each of them in a part of dimension 1.
 
     Attributes:
         parameter: The parameter's name in its model.
         dim: The dimension that runs over neurons.
         blocks: How many stacked copies `dim` holds.
         bias: Of a slice that reads: the parameter added to what its columns give, one number a row; empty if none.
+        start: Where along `dim` the neurons begin.
+        length: How much of `dim` they take, all copies together; None for all from `start` on.
     """
 
     parameter: str
     dim: int
     blocks: int = 1
     bias: str = ""
+    start: int = 0
+    length: int | None = None
 
     def split(self, tensor: Tensor) -> Tensor:
-        """Return a view of `tensor` as (width, blocks, everything else)."""
-        rows = tensor.movedim(self.dim, 0)
-        return rows.reshape(self.blocks, rows.shape[0] // self.blocks, -1).transpose(0, 1)
+        """Return a view of `tensor`, as far as it belongs to the layer, as (width, blocks, everything else)."""
+        length = tensor.shape[self.dim] - self.start if self.length is None else self.length
+        rows = tensor.narrow(self.dim, self.start, length).movedim(self.dim, 0)
+        return rows.reshape(self.blocks, length // self.blocks, -1).transpose(0, 1)
 
     def join(self, rows: Tensor, like: Tensor) -> Tensor:
-        """Return the tensor shaped as `like` that `split` would take apart into `rows`."""
-        front = like.movedim(self.dim, 0)
-        return rows.transpose(0, 1).reshape(front.shape).movedim(0, self.dim)
+        """Return `like` with `rows` in the layer's place: what `split` takes apart, put together again."""
+        joined = like.clone()
+        length = like.shape[self.dim] - self.start if self.length is None else self.length
+        place = joined.narrow(self.dim, self.start, length).movedim(self.dim, 0)
+        place.copy_(rows.transpose(0, 1).reshape(place.shape))
+        return joined
 
     def indices(self, keep: Tensor, width: int) -> Tensor:
         """Return the positions along `dim` that belong to the kept neurons, block after block."""
-        return (torch.arange(self.blocks)[:, None] * width + keep[None, :]).flatten()
+        return (self.start + torch.arange(self.blocks)[:, None] * width + keep[None, :]).flatten()
 
 
 @dataclass(frozen=True)
@@ -133,13 +142,25 @@ def cut(layers: Iterable[NeuronLayer], keep: Keep, tensors: Tensors) -> dict[str
     >>> cut([layer], {"l": torch.tensor([2, 0])}, {"w": torch.tensor([5, 6, 7]), "v": torch.tensor([[1, 2, 3]])})
     {'w': tensor([7, 5]), 'v': tensor([[3, 1]])}
     """
+    kept = {layer.name: keep.get(layer.name, torch.arange(layer.width)).cpu() for layer in layers}
     left = dict(tensors)
+    shared: dict[tuple[str, int], list[tuple[Slice, NeuronLayer]]] = {}
     for layer in layers:
-        kept = keep.get(layer.name, torch.arange(layer.width)).cpu()
         for piece in (*layer.owned, *layer.read):
-            positions = piece.indices(kept, layer.width).to(left[piece.parameter].device)
-            left[piece.parameter] = left[piece.parameter].index_select(piece.dim, positions)
+            shared.setdefault((piece.parameter, piece.dim), []).append((piece, layer))
+    for (parameter, dim), pieces in shared.items():
+        positions = _remaining(left[parameter].shape[dim], pieces, kept).to(left[parameter].device)
+        left[parameter] = left[parameter].index_select(dim, positions)
     return left
+
+
+def _remaining(size: int, pieces: Sequence[tuple[Slice, NeuronLayer]], kept: Keep) -> Tensor:
+    """Return what stays of a dimension of this size that layers share, each in a part of its own; the rest stays."""
+    parts, end = [], 0
+    for piece, layer in sorted(pieces, key=lambda pair: pair[0].start):
+        parts += [torch.arange(end, piece.start), piece.indices(kept[layer.name], layer.width)]
+        end = piece.start + piece.blocks * layer.width
+    return torch.cat([*parts, torch.arange(end, size)])
 
 
 def silence(model: Model, keep: Keep) -> Model:

@@ -1,9 +1,12 @@
 """The stage `train`: a dense language model from the corpus."""
 
+from dataclasses import fields
+
 import pandas as pd
 import torch
 
 from pruning.models import build
+from pruning.models import settings as settings_of
 from pruning.training import Recipe
 from tasks.checkpoints import forget, train_to_the_end
 from tasks.common.job import Job
@@ -11,20 +14,20 @@ from tasks.common.tables import write_table
 from tasks.models import device, write_model
 from tasks.windows import read_windows, vocabulary_size
 
-MODEL = ("family", "embedding", "widths", "decoder", "dropout")
 TEXT = ("batch", "bptt")
 
 
 def run(job: Job) -> pd.DataFrame | None:
     """Write the trained model and its history; return how long a training token took."""
     settings = job.settings("train")
-    make = {name: settings.pop(name) for name in MODEL}
-    shape = {name: settings.pop(name) for name in TEXT}
-    seed = settings.pop("seed")
+    family, seed = settings["family"], settings["seed"]
+    make = {name: settings[name] for name in settings_of(family) if name != "vocabulary"}
+    shape = {name: settings[name] for name in TEXT}
+    recipe = Recipe(**{field.name: settings[field.name] for field in fields(Recipe)})
     torch.manual_seed(seed)
-    model = build(vocabulary=vocabulary_size(job), **make).to(device())
+    model = build(family, vocabulary=vocabulary_size(job), **make).to(device())
     windows, valid = read_windows(job, "train", **shape), read_windows(job, "valid", **shape)
-    last, timing = train_to_the_end(job, model, windows, valid, Recipe(**settings), seed)
+    last, timing = train_to_the_end(job, model, windows, valid, recipe, seed)
     write_model(job.output("model"), model)
     write_table(job.output("history"), last.history.assign(phase="train")[["phase", *last.history.columns]])
     forget(job)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 
 from pruning.batching import Windows
-from pruning.models.lstm import LSTMLanguageModel
+from pruning.models.base import LanguageModel
 from pruning.training import train
 from tests.models import recipe, text, tiny
 
@@ -25,7 +25,7 @@ def windows() -> Windows:
 
 
 @pytest.fixture(scope="session")
-def trained(windows: Windows) -> LSTMLanguageModel:
+def trained(windows: Windows) -> LanguageModel:
     """A model that has learnt a little of the text, so that its neurons differ as learnt ones do; not to be changed."""
     model = tiny(spread=0.3)
     for _ in train(model, windows, windows, recipe=recipe(epochs=3), seed=1):

@@ -7,15 +7,17 @@ import torch
 from pruning.batching import Windows
 from pruning.signals.activations import activations
 from pruning.tables import ACTIVATIONS
-from tests.models import Unrolled, binned_by_hand, entropy_by_hand, tensors_of, text, tiny, weighted_by_hand
+from tests.models import binned_by_hand, entropy_by_hand, text, tiny, twin_of, weighted_by_hand
 
 COUNT = 8
 """Windows of the test: one for each group of text."""
+BINS = 16
+"""Narrow enough for a spike and no spike to fall in different ones."""
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny(widths=(5, 6))
+@pytest.fixture(scope="module", params=["lstm", "gru", "snn", "lstm + snn"])
+def model(request):
+    return tiny(widths=(5, 6), family=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,8 @@ def calibration():
 @pytest.fixture(scope="module")
 def groups(model, calibration):
     """Layer → windows → outputs (samples, width) of the unrolled twin."""
-    twin, found = Unrolled(tensors_of(model)), [[], []]
+    twin = twin_of(model)
+    found = [[] for _ in twin.hidden]
     for number, window in enumerate(calibration):
         twin(window.tokens)
         for index, outputs in enumerate(twin.hidden):
@@ -36,7 +39,7 @@ def groups(model, calibration):
 
 @pytest.fixture(scope="module")
 def measured(model, calibration):
-    return activations(model, calibration, activation_samples=99, bins=8)
+    return activations(model, calibration, activation_samples=99, bins=BINS)
 
 
 def components_by_hand(values, size, bins):
@@ -51,10 +54,10 @@ def components_by_hand(values, size, bins):
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_components_and_importance_equal_loops_over_the_twins_states(measured, groups, index):
-    rows = measured[0][measured[0]["layer"] == f"lstm.{index}"]
+def test_components_and_importance_equal_loops_over_the_twins_states(model, measured, groups, index):
+    rows = measured[0][measured[0]["layer"] == model.layers()[index].name]
     size = np.sqrt(np.mean(groups[index][0] ** 2))
-    expected = components_by_hand(np.concatenate(groups[index]), size, 8)
+    expected = components_by_hand(np.concatenate(groups[index]), size, BINS)
     for name, values in expected.items():
         np.testing.assert_allclose(rows[name], values, rtol=1e-9, err_msg=name)
     np.testing.assert_allclose(rows["importance"], weighted_by_hand(expected, ACTIVATIONS), atol=1e-9)
@@ -62,34 +65,44 @@ def test_components_and_importance_equal_loops_over_the_twins_states(measured, g
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_the_standard_error_equals_leaving_out_each_stretch_of_text(measured, groups, index):
-    rows = measured[0][measured[0]["layer"] == f"lstm.{index}"]
+def test_the_standard_error_equals_leaving_out_each_stretch_of_text(model, measured, groups, index):
+    rows = measured[0][measured[0]["layer"] == model.layers()[index].name]
     size = np.sqrt(np.mean(groups[index][0] ** 2))
     without = []
     for left_out in range(COUNT):
         rest = np.concatenate([values for number, values in enumerate(groups[index]) if number != left_out])
-        without.append(weighted_by_hand(components_by_hand(rest, size, 8), ACTIVATIONS))
+        without.append(weighted_by_hand(components_by_hand(rest, size, BINS), ACTIVATIONS))
     expected = np.sqrt((COUNT - 1) * np.var(without, axis=0))
     np.testing.assert_allclose(rows["standard_error"], expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_covariances_are_those_of_each_stretch_of_text(measured, groups, index):
-    states = measured[1][f"lstm.{index}"]
+def test_covariances_are_those_of_each_stretch_of_text(model, measured, groups, index):
+    states = measured[1][model.layers()[index].name]
     assert len(states) == COUNT
     for state, values in zip(states, groups[index], strict=True):
         np.testing.assert_allclose(state.matrix, np.cov(values.T), atol=1e-12)
 
 
 def test_no_more_windows_are_read_than_asked_for(model, calibration):
-    table, covariances = activations(model, calibration, activation_samples=3, bins=8)
+    table, covariances = activations(model, calibration, activation_samples=3, bins=BINS)
     assert (table["samples"] == 3 * 15).all()
     assert {len(states) for states in covariances.values()} == {3}
 
 
 def test_one_window_of_text_is_refused_for_it_gives_no_standard_error(model, calibration):
     with pytest.raises(ValueError, match="Expected at least two groups"):
-        activations(model, calibration, activation_samples=1, bins=8)
+        activations(model, calibration, activation_samples=1, bins=BINS)
+
+
+def test_the_frequency_of_a_spiking_neuron_is_its_firing_rate(calibration):
+    model = tiny(widths=(5, 6), family="snn")
+    twin, (table, _) = twin_of(model), activations(model, calibration, activation_samples=99, bins=BINS)
+    for window in calibration:
+        twin(window.tokens)
+    rates = np.concatenate([torch.cat(outputs).mean(0).numpy() for outputs in twin.hidden])
+    assert 0.1 < rates.mean() < 0.9
+    np.testing.assert_allclose(table["frequency"], rates, atol=1e-12)
 
 
 def test_every_component_differs_between_neurons_of_a_trained_model(trained, windows):

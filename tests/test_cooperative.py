@@ -10,12 +10,12 @@ from pruning.signals.activations import activations
 from pruning.signals.cooperative import components_of, cooperative, recurrent_coupling
 from pruning.statistics import Covariance
 from pruning.tables import COOPERATIVE
-from tests.models import Unrolled, tensors_of, text, tiny, weighted_by_hand
+from tests.models import tensors_of, text, tiny, twin_of, weighted_by_hand
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny(widths=(8, 7), spread=0.6)
+@pytest.fixture(scope="module", params=["lstm", "gru", "tanh", "snn", "feed-forward snn"])
+def model(request):
+    return tiny(widths=(8, 7), family=request.param, spread=0.6)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def calibration():
 @pytest.fixture(scope="module")
 def states(model, calibration):
     """Layer → outputs (samples, width) of the unrolled twin."""
-    twin = Unrolled(tensors_of(model))
+    twin = twin_of(model)
     for window in calibration:
         twin(window.tokens)
     return [torch.cat(outputs).numpy() for outputs in twin.hidden]
@@ -38,15 +38,19 @@ def edges_by_hand(values, recurrent):
     coupling = np.zeros((width, width))
     for i in range(width):
         for j in range(width):
-            both = [recurrent[gate * width + a, b] for gate in range(4) for a, b in ((i, j), (j, i))]
+            both = [
+                recurrent[gate * width + a, b] for gate in range(len(recurrent) // width) for a, b in ((i, j), (j, i))
+            ]
             coupling[i, j] = np.sqrt(sum(w * w for w in both))
     large = np.quantile([coupling[i, j] for i in range(width) for j in range(width) if i != j], 0.95)
     edges = np.zeros((width, width))
     for i in range(width):
         for j in range(width):
             if i != j:
-                correlation = np.corrcoef(values[:, i], values[:, j])[0, 1]
-                edges[i, j] = (min(coupling[i, j] / large, 1) + abs(correlation)) / 2
+                constant = 0 in (np.ptp(values[:, i]), np.ptp(values[:, j]))
+                correlation = 0 if constant else np.corrcoef(values[:, i], values[:, j])[0, 1]
+                wired = min(coupling[i, j] / large, 1) if large else abs(correlation)
+                edges[i, j] = (wired + abs(correlation)) / 2
     return edges
 
 
@@ -55,6 +59,8 @@ def uniqueness_by_hand(values, neuron):
     centred = values - values.mean(0)
     others = np.delete(centred, neuron, axis=1)
     wanted = centred[:, neuron]
+    if not wanted.any():
+        return 0.0
     rest = wanted - others @ np.linalg.lstsq(others, wanted, rcond=None)[0]
     return (rest @ rest) / (wanted @ wanted)
 
@@ -90,8 +96,10 @@ def components_by_hand(edges, values, quantile):
 def test_components_and_importance_equal_loops_over_neurons(model, calibration, states, index, quantile):
     _, covariances = activations(model, calibration, activation_samples=99, bins=8)
     table = cooperative(model, covariances, strong=quantile)
-    rows = table[table["layer"] == f"lstm.{index}"]
-    recurrent = tensors_of(model)[f"lstm.{index}.weight_hh_l0"].numpy()
+    layer = model.layers()[index]
+    rows = table[table["layer"] == layer.name]
+    own = [tensor for name, tensor in tensors_of(model).items() if name.startswith(f"{layer.name}.weight_hh")]
+    recurrent = own[0].numpy() if own else np.zeros((layer.width, layer.width))
     expected = components_by_hand(edges_by_hand(states[index], recurrent), states[index], quantile)
     assert max(expected["cooperative_ability"]) > 0
     for name, values in expected.items():

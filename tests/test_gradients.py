@@ -8,13 +8,13 @@ from pruning.batching import Windows
 from pruning.evaluation import carried
 from pruning.signals.gradients import gate_gradients, gradients
 from pruning.tables import GRADIENTS
-from tests.models import DECODERS, WIDTHS, Unrolled, loss_on, tensors_of, text, tiny, weighted_by_hand
+from tests.models import DECODERS, FAMILIES, WIDTHS, loss_on, text, tiny, twin_of, weighted_by_hand
 
 
 def gradients_by_hand(model, windows):
     """Return each window's ∂L/∂gate for each layer, from gates that the twin really multiplies by."""
     gates = [torch.ones(width, dtype=torch.float64, requires_grad=True) for width in model.widths()]
-    twin, found = Unrolled(tensors_of(model), gates), []
+    twin, found = twin_of(model, gates), []
     for window in windows:
         found.append([g.numpy() for g in torch.autograd.grad(loss_on(twin, window), gates)])
         twin.detach()
@@ -23,8 +23,9 @@ def gradients_by_hand(model, windows):
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("widths", WIDTHS.values())
-def test_gate_gradients_equal_those_of_a_gate_in_the_unrolled_twin(decoder, widths):
-    model, windows = tiny(decoder, widths), Windows(text(61), first=0, batch=3, bptt=6)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gate_gradients_equal_those_of_a_gate_in_the_unrolled_twin(decoder, widths, family):
+    model, windows = tiny(decoder, widths, family), Windows(text(61), first=0, batch=3, bptt=6)
     state = None
     for window, expected in zip(windows, gradients_by_hand(model, windows), strict=True):
         found, state = gate_gradients(model, model.layers(), window.tokens, window.targets, carried(state))
@@ -74,7 +75,7 @@ def test_the_gradient_predicts_what_removing_a_little_of_a_neuron_costs():
             losses = []
             for gate in (1 - 1e-5, 1 + 1e-5):
                 gates[index][neuron] = gate
-                losses.append(loss_on(Unrolled(tensors_of(model), gates), window).item())
+                losses.append(loss_on(twin_of(model, gates), window).item())
             assert found[layer.name][neuron].item() == pytest.approx((losses[1] - losses[0]) / 2e-5, abs=1e-8)
 
 

@@ -13,12 +13,18 @@ from pruning.batching import Windows
 from pruning.layers import select
 from pruning.signals.hessian import FEWEST_PROBES, hessian, rank_reliability
 from pruning.statistics import Moments
-from tests.models import Unrolled, loss_on, tensors_of, text, tiny
+from tests.models import loss_on, tensors_of, text, tiny, twin_with
 
 WINDOWS = Windows(text(12), first=0, batch=3, bptt=4)
 """One window: every probe reads it, so the text adds no variance."""
-OWN = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-MODELS = {"untied": ("untied", (5, 6)), "projected": ("projected", (5,))}
+MODELS = {
+    "untied": ("untied", (5, 6)),
+    "projected": ("projected", (5,)),
+    "gru": ("untied", (5,), "gru"),
+    "tanh": ("untied", (5,), "tanh"),
+    "snn": ("untied", (5,), "snn"),
+    "mixed": ("projected", (5,), "lstm + snn"),
+}
 
 
 @cache
@@ -38,28 +44,30 @@ def exact_of(name):
 
 def exact(model):
     """Return layer → (traces, mean squares) from each neuron's full Hessian."""
-    tensors, found = tensors_of(model), {}
-    for index, width in enumerate(model.widths()):
-        pairs = [exact_neuron(tensors, index, [gate * width + neuron for gate in range(4)]) for neuron in range(width)]
-        found[f"lstm.{index}"] = tuple(np.array(values) for values in zip(*pairs, strict=True))
+    found = {}
+    for layer in model.layers():
+        pairs = [exact_neuron(model, layer, neuron) for neuron in range(layer.width)]
+        found[layer.name] = tuple(np.array(values) for values in zip(*pairs, strict=True))
     return found
 
 
-def exact_neuron(tensors, index, rows):
-    """Return the trace and the mean square of the weights that stand in these rows of a layer."""
-    names = [f"lstm.{index}.{what}_l0" for what in OWN]
-    shapes = [tensors[name][rows].shape for name in names]
-    own = torch.cat([tensors[name][rows].flatten() for name in names])
+def exact_neuron(model, layer, neuron):
+    """Return the trace and the mean square of a neuron's own weights: their rows in each of its layer's parameters."""
+    tensors = tensors_of(model)
+    names = [name for name in tensors if name.startswith(f"{layer.name}.")]
+    rows = {name: range(neuron, len(tensors[name]), layer.width) for name in names}
+    pieces = [tensors[name][list(rows[name])] for name in names]
+    own = torch.cat([piece.flatten() for piece in pieces])
 
     def loss(weights):
-        pieces = weights.split([shape.numel() for shape in shapes])
+        parts = weights.split([piece.numel() for piece in pieces])
         changed = {
-            name: tensors[name].index_copy(0, torch.tensor(rows), piece.view(shape))
-            for name, piece, shape in zip(names, pieces, shapes, strict=True)
+            name: tensors[name].index_copy(0, torch.tensor(rows[name]), part.view(piece.shape))
+            for name, part, piece in zip(names, parts, pieces, strict=True)
         }
-        return loss_on(Unrolled({**tensors, **changed}), WINDOWS[0])
+        return loss_on(twin_with({**tensors, **changed}, model), WINDOWS[0])
 
-    curvature = torch.autograd.functional.hessian(loss, own, vectorize=True)
+    curvature = torch.autograd.functional.hessian(loss, own)
     return curvature.trace().item(), own.square().mean().item()
 
 

@@ -39,6 +39,26 @@ def test_positions_of_stacked_copies_stand_block_after_block():
     assert piece.indices(torch.tensor([0, 2]), width=4).tolist() == [0, 2, 4, 6, 8, 10]
 
 
+def test_a_slice_of_a_part_of_a_dimension_holds_that_part_alone():
+    piece = Slice("weight", dim=1, blocks=2, start=3, length=4)
+    tensor = torch.arange(16.0).reshape(2, 8)
+    assert piece.split(tensor).tolist() == [[[3, 11], [5, 13]], [[4, 12], [6, 14]]]
+    assert piece.indices(torch.tensor([1]), width=2).tolist() == [4, 6]
+
+
+def test_layers_that_share_a_readers_columns_keep_their_own():
+    model = tiny(widths=(7, 6), family="lstm + snn")
+    smaller = select(model, {"lstm.0": torch.tensor([3, 0]), "snn.0": torch.tensor([2])})
+    for name in ("lstm.1.weight_ih_l0", "snn.1.weight_ih"):
+        assert torch.equal(named_tensors(smaller)[name], named_tensors(model)[name][:, [3, 0, 4 + 2]])
+    assert [(piece.start, piece.length) for layer in smaller.layers()[:2] for piece in layer.read[1:]] == [
+        (0, 2),
+        (0, 2),
+        (2, 1),
+        (2, 1),
+    ]
+
+
 @pytest.mark.parametrize("act", [select, silence])
 @pytest.mark.parametrize(
     ("keep", "sentence"),

@@ -7,20 +7,21 @@ import torch
 
 from pruning.evaluation import evaluating
 from pruning.record import record
-from tests.models import SIGNALS, VOCABULARY, Unrolled, bytes_of, tensors_of, tiny
+from tests.models import FAMILIES, SIGNALS, VOCABULARY, bytes_of, tensors_of, tiny, twin_of
 
 
 def hooks_of(model):
     return [hook for module in model.modules() for hook in module._forward_hooks.values()]
 
 
-def test_recorded_activations_are_those_of_the_unrolled_twin(windows):
-    model, seen = tiny(), []
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recorded_activations_are_those_of_the_unrolled_twin(windows, family):
+    model, seen = tiny(family=family), []
     with record(model, model.layers(), lambda name, values: seen.append((name, values))):
         model(windows[0].tokens)
-    twin = Unrolled(tensors_of(model))
+    twin = twin_of(model)
     twin(windows[0].tokens)
-    assert [name for name, _ in seen] == ["lstm.0", "lstm.1"]
+    assert [name for name, _ in seen] == [layer.name for layer in model.layers()]
     for (_, values), outputs in zip(seen, twin.hidden, strict=True):
         assert not values.requires_grad
         torch.testing.assert_close(values, torch.cat(outputs), rtol=0, atol=1e-12)
@@ -60,8 +61,9 @@ def test_no_hook_is_left_when_a_layer_names_a_module_that_is_not_there():
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("signal", SIGNALS)
-def test_measuring_leaves_the_model_and_the_random_state_as_they_were(signal, training, windows):
-    model = tiny(dropout=0.3).train(training)
+@pytest.mark.parametrize("family", ["lstm", "relu + feed-forward snn"])
+def test_measuring_leaves_the_model_and_the_random_state_as_they_were(signal, training, windows, family):
+    model = tiny(family=family, dropout=0.3).train(training)
     model.encoder.weight.requires_grad_(False)
     model.decoder.bias.grad = torch.ones_like(model.decoder.bias)
     before = bytes_of(tensors_of(model)), torch.get_rng_state()

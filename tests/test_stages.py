@@ -349,6 +349,8 @@ def test_dvc_shows_the_metrics(finished: Path) -> None:
             "Expected train.learning_rate in params.yaml to be a valid number, got 'fast'",
         ),
         ("train", "widths", [10, 9], "Expected train.widths to end with train.embedding (8) for a tied decoder, got 9"),
+        ("train", "family", "lstn", "got 'lstn'. Did you mean 'lstm'?"),
+        ("train", "leak", 1.0, "Expected train.leak in params.yaml to be less than 1, got 1.0."),
         ("variants", "best", {"by": "hesian"}, "Did you mean 'hessian'?"),
         ("compare", "control", "none", "Expected compare.control to be one of ['dense', 'enhanced'], got 'none'"),
     ],

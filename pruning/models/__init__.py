@@ -1,16 +1,32 @@
 """The model families by name; a new family is one module here and one line in `FAMILIES`."""
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pruning.layers import named_tensors
-from pruning.models import lstm
+from pruning.models import gru, lstm, mixed, rnn, snn
 from pruning.models.base import LanguageModel
 
-FAMILIES: dict[str, Callable[..., LanguageModel]] = {"lstm": lstm.build}
+FAMILIES: dict[str, Callable[..., LanguageModel]] = {
+    "lstm": lstm.build,
+    "gru": gru.build,
+    "rnn": rnn.build,
+    "snn": snn.build,
+    "mixed": mixed.build,
+}
+
+
+def settings(family: str) -> tuple[str, ...]:
+    """Return the names of the settings that `build` wants for a family.
+
+    Raises:
+        ValueError: For a family that is not in `FAMILIES`.
+    """
+    return tuple(signature(_known(family)).parameters)
 
 
 def build(family: str, **config: Any) -> LanguageModel:
@@ -19,9 +35,14 @@ def build(family: str, **config: Any) -> LanguageModel:
     Raises:
         ValueError: For a family that is not in `FAMILIES`.
     """
+    return _known(family)(**config)
+
+
+def _known(family: str) -> Callable[..., LanguageModel]:
+    """Return what builds a family's models, or refuse a family that is not known."""
     if family not in FAMILIES:
         raise ValueError(f"Unknown family {family!r}; known: {sorted(FAMILIES)}.")
-    return FAMILIES[family](**config)
+    return FAMILIES[family]
 
 
 def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LanguageModel:

@@ -61,19 +61,39 @@ class Learning(Section):
 class Train(Learning):
     """Settings of `train`."""
 
-    family: Literal["lstm"]
+    family: Literal["lstm", "gru", "rnn", "snn", "mixed"]
     embedding: Count
     widths: Annotated[list[Count], Field(min_length=1)]
     decoder: Literal["untied", "tied", "projected"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    nonlinearity: Literal["tanh", "relu"]
+    cell: Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
+    snn_widths: Annotated[list[Count], Field(min_length=1)]
+    recurrent: bool
+    leak: Fraction
+    threshold: Positive
+    slope: Positive
+
+    @model_validator(mode="after")
+    def halves_fit(self) -> "Train":
+        """Refuse a mixed model whose halves have different numbers of layers."""
+        if self.family == "mixed" and len(self.snn_widths) != len(self.widths):
+            raise ValueError(
+                f"Expected as many train.snn_widths as train.widths ({len(self.widths)}) for family mixed, "
+                f"got {len(self.snn_widths)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def tied_fits(self) -> "Train":
         """Refuse a tied decoder that the last layer does not fit."""
-        if self.decoder == "tied" and self.widths[-1] != self.embedding:
+        mixed = self.family == "mixed"
+        last = self.widths[-1] + (self.snn_widths[-1] if mixed else 0)
+        if self.decoder == "tied" and last != self.embedding:
+            ends = "train.widths and train.snn_widths to end with, together," if mixed else "train.widths to end with"
             raise ValueError(
-                f"Expected train.widths to end with train.embedding ({self.embedding}) for a tied decoder, "
-                f"got {self.widths[-1]}; use train.decoder: projected"
+                f"Expected {ends} train.embedding ({self.embedding}) for a tied decoder, "
+                f"got {last}; use train.decoder: projected"
             )
         return self
 

@@ -1,0 +1,73 @@
+"""The spiking language model: leaky integrate-and-fire layers whose spikes the decoder reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pruning.models.base import Decoder
+from pruning.models.cells import Cell, spiking_cell
+from pruning.models.recurrent import RecurrentConfig, RecurrentLanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikingConfig(RecurrentConfig):
+    """What a language model with spiking neurons is made of.
+
+    Attributes:
+        recurrent: Whether spiking layers read their own spikes of the step before.
+        leak: Share of its potential that a neuron keeps in a step at first, in (0, 1); each neuron learns its own.
+        threshold: Potential at which a neuron spikes at first, above 0; each neuron learns its own.
+        slope: How steep the spike's surrogate derivative is, above 0.
+    """
+
+    recurrent: bool
+    leak: float
+    threshold: float
+    slope: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.leak < 1:
+            raise ValueError(f"Expected a leak in (0, 1), got {self.leak}.")
+        if min(self.threshold, self.slope) <= 0:
+            raise ValueError(f"Expected threshold and slope above 0, got {self.threshold} and {self.slope}.")
+
+
+def cell_of(config: SpikingConfig) -> Cell:
+    """Return the spiking cell of a configuration."""
+    return spiking_cell(recurrent=config.recurrent, leak=config.leak, threshold=config.threshold, slope=config.slope)
+
+
+class SNNLanguageModel(RecurrentLanguageModel[SpikingConfig]):
+    """A word-level language model of spiking layers; spikes and membrane potentials are carried like any state."""
+
+    @staticmethod
+    def cells(config: SpikingConfig) -> tuple[Cell, ...]:
+        """Return the one kind of cell of every layer."""
+        return (cell_of(config),)
+
+
+def build(
+    *,
+    vocabulary: int,
+    embedding: int,
+    widths: Sequence[int],
+    decoder: Decoder,
+    dropout: float,
+    recurrent: bool,
+    leak: float,
+    threshold: float,
+    slope: float,
+) -> SNNLanguageModel:
+    """Return a spiking language model; its initial weights are drawn from the current random state."""
+    config = SpikingConfig(
+        vocabulary=vocabulary,
+        embedding=embedding,
+        widths=tuple(widths),
+        decoder=decoder,
+        dropout=dropout,
+        recurrent=recurrent,
+        leak=leak,
+        threshold=threshold,
+        slope=slope,
+    )
+    return SNNLanguageModel(config)

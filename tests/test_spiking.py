@@ -1,0 +1,126 @@
+"""Leaky integrate-and-fire layers: the scan against its steps, and derivatives against the surrogate loss."""
+
+import pytest
+import torch
+from torch import nn
+
+from pruning.batching import Windows
+from pruning.evaluation import next_token_loss
+from pruning.models.spiking import LIF, integrate_and_fire, stepwise, surrogate
+from tests.models import loss_on, tensors_of, text, tiny, twin_of, twin_with
+
+SPIKING = ["snn", "feed-forward snn", "lstm + snn", "relu + feed-forward snn"]
+WINDOW = Windows(text(40), first=0, batch=3, bptt=12)[0]
+
+
+def inputs_of(*, recurrent):
+    generator = torch.Generator().manual_seed(1)
+    shapes = {
+        "current": (7, 3, 5),
+        "weight": (5, 5),
+        "decay": (5,),
+        "threshold": (5,),
+        "spikes": (3, 5),
+        "potential": (3, 5),
+    }
+    made = {name: torch.randn(shape, dtype=torch.float64, generator=generator) for name, shape in shapes.items()}
+    made["decay"].sigmoid_()
+    return {name: tensor.requires_grad_() for name, tensor in made.items() if recurrent or name != "weight"}
+
+
+def derivatives(scan, inputs, *, again):
+    """Return outputs and the first derivatives of a number made of them, or its second ones in one direction."""
+    spikes, potential = scan(**{"weight": None, **inputs}, slope=2.0)
+    number = (spikes.cumsum(0) * spikes.sin()).sum() + potential.square().sum()
+    wanted = list(inputs.values())
+    first = torch.autograd.grad(number, wanted, create_graph=again, allow_unused=True, materialize_grads=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), wanted, materialize_grads=True) if again else ()
+    return [spikes, potential, *first, *second]
+
+
+@pytest.mark.parametrize("recurrent", [True, False])
+@pytest.mark.parametrize("again", [True, False])
+def test_the_scan_and_its_derivatives_equal_those_of_its_steps(recurrent, again):
+    inputs = inputs_of(recurrent=recurrent)
+    pairs = zip(*(derivatives(scan, inputs, again=again) for scan in (integrate_and_fire, stepwise)), strict=True)
+    for found, expected in pairs:
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
+
+
+def test_spikes_leak_and_reset_follow_the_equations():
+    layer = LIF(1, 1, recurrent=False, leak=0.5, threshold=1.0, slope=2.0).double()
+    nn.init.ones_(layer.weight_ih)
+    spikes, (last, potential) = layer(torch.tensor([0.75, 0.75, 0.5, 2.5, 0.0], dtype=torch.float64).view(5, 1, 1))
+    assert spikes.flatten().tolist() == [0, 1, 0, 1, 0]  # charged to 0.75, 1.125, 0.5625, 2.78125, 0.890625
+    assert last.item() == 0
+    assert potential.item() == 0.890625
+
+
+def test_the_surrogate_is_the_derivative_of_the_arctangent():
+    distance = torch.linspace(-2, 2, 9, dtype=torch.float64, requires_grad=True)
+    smooth = (torch.pi / 2 * 3.0 * distance).atan() / torch.pi + 0.5
+    torch.testing.assert_close(surrogate(distance, 3.0), torch.autograd.grad(smooth.sum(), distance)[0])
+
+
+def directions(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(p.shape, dtype=p.dtype, generator=generator) for name, p in model.named_parameters()}
+
+
+def surrogate_loss(model, direction):
+    """Return step → the loss with the weights moved by it, what the step function adds to σ held fixed: smooth."""
+    reference = twin_of(model)
+    loss_on(reference, WINDOW)
+
+    def loss(step):
+        moved = {name: tensor + step * direction[name] for name, tensor in tensors_of(model).items()}
+        return loss_on(twin_with(moved, model, steps=reference.steps), WINDOW).item()
+
+    return loss
+
+
+@pytest.mark.parametrize("family", SPIKING)
+def test_the_gradient_equals_finite_differences_of_the_surrogate_loss(family):
+    model = tiny(family=family)
+    direction, step = directions(model, 1), 1e-5
+    loss, _ = next_token_loss(model, *WINDOW, None)
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    slope = sum((g * d).sum().item() for g, d in zip(gradients, direction.values(), strict=True))
+    moved = surrogate_loss(model, direction)
+    assert moved(0.0) == pytest.approx(loss.item(), abs=1e-12)
+    assert slope == pytest.approx((moved(step) - moved(-step)) / (2 * step), rel=1e-6)
+
+
+@pytest.mark.parametrize("family", SPIKING)
+def test_the_curvature_equals_finite_differences_of_the_surrogate_loss(family):
+    model = tiny(family=family)
+    direction, step = directions(model, 2), 1e-3
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(next_token_loss(model, *WINDOW, None)[0], parameters, create_graph=True)
+    products = torch.autograd.grad(gradients, parameters, grad_outputs=list(direction.values()))
+    curvature = sum((h * d).sum().item() for h, d in zip(products, direction.values(), strict=True))
+    moved = surrogate_loss(model, direction)
+    weights = {-2: -1 / 12, -1: 4 / 3, 0: -5 / 2, 1: 4 / 3, 2: -1 / 12}
+    expected = sum(weight * moved(place * step) for place, weight in weights.items()) / step**2
+    assert curvature == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["snn", "feed-forward snn"])
+def test_a_new_model_whose_neurons_are_silent_learns_to_spike(family):
+    torch.manual_seed(1)
+    model = rebuilt_new(family)
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=0.02), []
+    for _ in range(60):
+        loss, state = next_token_loss(model, *WINDOW, None)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 1
+    assert all(0 < spikes.mean() < 1 for spikes, _ in state)
+
+
+def rebuilt_new(family):
+    """Return a model with the weights that it starts with."""
+    old = tiny(family=family)
+    return type(old)(old.config)
