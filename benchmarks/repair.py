@@ -88,8 +88,9 @@ class Calibration:
 
 def calibrated(bench: Bench, seed: int) -> Calibration:
     """Measure covariances and sensitivities, and order the neurons."""
-    start, model = time.perf_counter(), bench.dense.decoupled()
+    model = bench.dense.decoupled()
     windows = bench.windows("train", **CALIBRATION, seed=seed)
+    start = time.perf_counter()
     states = activations(model, windows, activation_samples=STATES, bins=32, track=track)[1]
     order = surgeon(states, sensitivities(model, windows, batches=SENSITIVE, seed=seed, track=track), damping=1e-4)
     seconds = time.perf_counter() - start
@@ -155,6 +156,8 @@ def main() -> None:
     parser.add_argument("--keep", type=float, nargs="+", default=[0.75, 0.5, 0.35], help="shares of neurons to keep")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of calibration")
     parser.add_argument("--finetune", type=int, default=1, help="seeds that are fine-tuned; 0 for none")
+    choices = ["surgeon", "random", "traditional"]
+    parser.add_argument("--choices", nargs="+", choices=choices, default=choices, help="all but the first: one seed")
     parser.add_argument("--results", type=Path, default=Path("repair.jsonl"), help="where cells are kept")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
@@ -164,20 +167,21 @@ def main() -> None:
     if given.results.is_file():
         for line in given.results.read_text(encoding="utf-8").splitlines():
             bench.cells |= json.loads(line)
-    _measure(bench, given.keep, given.seeds, given.finetune)
+    _measure(bench, given)
     _print(bench, given.keep)
 
 
-def _measure(bench: Bench, keeps: Iterable[float], seeds: int, finetune: int) -> None:
+def _measure(bench: Bench, given: argparse.Namespace) -> None:
     bench.cell("dense", lambda: {"perplexity": bench.perplexity(bench.dense)})
-    calibrations = {seed: calibrated(bench, seed) for seed in range(max(seeds, finetune))}
-    for seed, found in list(calibrations.items())[:seeds]:
-        importance = with_traditional(found, seed) if seed == 0 else found.importance
-        for keep in keeps:
-            for by in ("surgeon", *(["random", "traditional"] if seed == 0 else [])):
+    calibrations = {seed: calibrated(bench, seed) for seed in range(max(given.seeds, given.finetune))}
+    for seed, found in list(calibrations.items())[: given.seeds]:
+        choices = given.choices if seed == 0 else given.choices[:1]
+        importance = with_traditional(found, seed) if "traditional" in choices else found.importance
+        for keep in given.keep:
+            for by in choices:
                 measure_repairs(bench, found, importance, by, keep, seed)
-    for seed in range(finetune):
-        for keep in keeps:
+    for seed in range(given.finetune):
+        for keep in given.keep:
             _measure_training(bench, calibrations[seed], keep, seed)
 
 
