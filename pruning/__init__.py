@@ -26,6 +26,7 @@ _HOME = {
     "activations": "pruning.signals.activations",
     "gradients": "pruning.signals.gradients",
     "cooperative": "pruning.signals.cooperative",
+    "joint_removal": "pruning.oracle",
     "fuse": "pruning.fusion",
     "retention": "pruning.retention",
     "keep_of": "pruning.retention",

@@ -32,6 +32,11 @@ class LanguageModel(PrunableModule):
                 within these T steps.
         """
 
+    @property
+    @abstractmethod
+    def decoder_weight(self) -> Tensor:
+        """The matrix (V, features) that `decode` multiplies features by."""
+
     @abstractmethod
     def decode(self, features: Tensor) -> Tensor:
         """Return the logits (…, V) that the decoder gives `features` (…, features)."""
