@@ -20,7 +20,7 @@ from pruning.removals import Removals, removals
 from pruning.statistics import ClusteredMean, merged
 from pruning.tables import table
 
-COLUMNS = 1280
+COLUMNS = 640
 """Columns of one batch of models side by side: large enough for fast products, small enough for memory."""
 DISTANCE = 3.0
 """Standard errors by which two neurons must differ for one to be clearly the more important."""
@@ -298,10 +298,11 @@ def _oracle_table(chosen: Mapping[str, Tensor], halves: Sequence[ClusteredMean])
 def reliability(measured: pd.DataFrame) -> float:
     """Return how far a ranking by measured loss increases would repeat itself on other text of the same length.
 
-    2ρ / (1 + ρ) with ρ the Spearman correlation between `even` and `odd`; NaN where fewer than two neurons vary.
+    2ρ / (1 + |ρ|) with ρ the Spearman correlation between `even` and `odd`, which is Spearman and Brown's formula
+    where ρ ≥ 0 and stays within [−1, 1] below; NaN where fewer than two neurons vary.
     """
     rho = float(measured["even"].rank().corr(measured["odd"].rank())) if len(measured) > 1 else float("nan")
-    return 2 * rho / (1 + rho) if rho > -1 else -1.0
+    return 2 * rho / (1 + abs(rho))
 
 
 def removal_sets(measured: pd.DataFrame, *, shares: Sequence[float], seed: int) -> dict[str, dict[str, list[int]]]:

@@ -13,7 +13,6 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pruning.layers import NeuronLayer, named_tensors, silence
 from pruning.models.base import LanguageModel, State
@@ -193,25 +192,30 @@ def _lstm(
         removed: The neuron that each model lacks, (models,), or None.
     """
     columns, width, batch = inputs.shape[1], lstm.hidden_size, inputs.shape[1] // models
-    double = inputs.new_ones(4 * width)
-    double[2 * width : 3 * width] = 2
-    read = inputs if removed is None else inputs[:, :batch]
-    own = named_tensors(lstm)
-    projected = F.linear(read, own["weight_ih_l0"] * double[:, None], (own["bias_ih_l0"] + own["bias_hh_l0"]) * double)
-    recurrent = (own["weight_hh_l0"] * double[:, None]).T.contiguous()
+    shared = inputs if removed is None else inputs[:, :batch]
+    entering, recurrent, bias = _doubled(lstm)
     zeros = inputs.new_zeros(columns, width)
     hidden, cell = (zeros, zeros.clone()) if state is None else (state[0][0], state[1][0].clone())
     gates, outputs = inputs.new_empty(columns, 4 * width), inputs.new_empty(len(inputs), columns, width)
     each = torch.arange(models, device=inputs.device)
-    for step, output in enumerate(outputs):
+    for read, output in zip(shared, outputs, strict=True):
         torch.mm(hidden, recurrent, out=gates)
-        gates.view(-1, read.shape[1], 4 * width).add_(projected[step])
+        gates.view(-1, len(read), 4 * width).add_(torch.addmm(bias, read, entering))
         enter, forget, content, leave = gates.sigmoid_().chunk(4, dim=1)
         cell.mul_(forget).addcmul_(enter, content.mul_(2).sub_(1))
         hidden = torch.mul(cell, 2, out=output).sigmoid_().mul_(2).sub_(1).mul_(leave)
         if removed is not None:
             hidden.view(models, batch, width)[each, :, removed] = 0
     return outputs, (hidden[None].clone(), cell[None])
+
+
+def _doubled(lstm: nn.LSTM) -> tuple[Tensor, Tensor, Tensor]:
+    """Return W_ihᵀ, W_hhᵀ and the sum of the biases, with the third gate's doubled."""
+    own = named_tensors(lstm)
+    double = own["bias_hh_l0"].new_ones(4, lstm.hidden_size)
+    double[2] = 2
+    weights = [(own[name] * double.flatten()[:, None]).T.contiguous() for name in ("weight_ih_l0", "weight_hh_l0")]
+    return weights[0], weights[1], (own["bias_ih_l0"] + own["bias_hh_l0"]) * double.flatten()
 
 
 SCANS: dict[type[nn.Module], Forward] = {nn.LSTM: _lstm}

@@ -25,6 +25,7 @@ TINY: dict[str, dict[str, Any]] = {
     "hessian": {"probes": 10},
     "activations": {"activation_samples": 10},
     "gradients": {"batches": 10},
+    "oracle": {"neurons": 6, "tokens": 100, "most": 200, "words": 16},
     "prune": {"floor": 2},
     "finetune": {"batch": 4, "bptt": 8, "portion": 0.5},
     "evaluate": {"repeats": 5},

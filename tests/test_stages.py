@@ -77,7 +77,7 @@ def test_a_second_repro_does_nothing(finished: Path) -> None:
         ({"prune": {"retain": 0.7}}, {"prune@dense", "prune@enhanced"}),
         ({"hessian": {"probes": 11}}, {"hessian"}),
         ({"finetune": {"epochs": 2}}, {"finetune@dense", "finetune@enhanced"}),
-        ({"calibration": {"batch": 5}}, {"hessian", "activations", "gradients"}),
+        ({"calibration": {"batch": 5}}, {"hessian", "activations", "gradients", "oracle"}),
     ],
 )
 def test_a_changed_value_makes_stale_the_stages_that_read_it(

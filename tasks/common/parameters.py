@@ -117,6 +117,25 @@ class Cooperative(Section):
     strong: Annotated[float, Field(ge=0, lt=1)]
 
 
+class Oracle(Section):
+    """Settings of `oracle`."""
+
+    neurons: Annotated[int, Field(ge=2)] | Literal["all"]
+    tokens: Count
+    most: Count
+    tolerance: Annotated[float, Field(ge=0, lt=1)]
+    words: Annotated[int, Field(ge=2)] | Literal["all"]
+    joint: list[Fraction]
+    seed: Seed
+
+    @model_validator(mode="after")
+    def most_is_no_less(self) -> "Oracle":
+        """Refuse a budget that the first reading exceeds."""
+        if self.most < self.tokens:
+            raise ValueError(f"Expected oracle.most to be at least oracle.tokens ({self.tokens}), got {self.most}")
+        return self
+
+
 class Fuse(Section):
     """Settings of `fuse`."""
 
@@ -171,6 +190,7 @@ class Parameters(Section):
     activations: Activations
     gradients: Gradients
     cooperative: Cooperative
+    oracle: Oracle
     fuse: Fuse
     prune: Prune
     variants: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Variant], Field(min_length=1)]
