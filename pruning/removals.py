@@ -84,40 +84,46 @@ class SideBySide(Removals):
     """One batch whose columns are the models' columns: all of the first model's, then all of the second's, and so on.
 
     It runs `model.features` itself, on a copy in which some modules have another forward and no parameter is copied.
+    What lies below the removed neurons' layer has the columns of one model, which that layer turns into those of all.
     A module's state is expected as tensors (…, columns, width).
     """
 
     def __init__(self, model: LanguageModel, layer: NeuronLayer, neurons: Tensor) -> None:
         self.model, self.layer, self.neurons = model, layer, neurons
-        self.changed = {layer.output for layer in _above(layer, model.layers())}
+        layers = model.layers()
+        self.above = _above(layer, layers)
+        self.same = [other for other in layers if other not in (layer, *self.above)]
+        self.differs = [other not in self.same for other in layers]
         self.state: State | None = None
 
     def features(self, tokens: Tensor) -> Tensor:
         """See `Removals.features`."""
-        models, batch = len(self.neurons), tokens.shape[1]
-        twin = _with_forwards(self.model, self._forwards(models))
-        found, self.state = twin.features(tokens.repeat(1, models), self.state)
-        return found.view(len(tokens), models, batch, -1)
+        twin = _with_forwards(self.model, self._forwards())
+        found, self.state = twin.features(tokens, self.state)
+        return found.view(len(tokens), len(self.neurons), tokens.shape[1], -1)
 
     def keep(self, places: Tensor) -> None:
         """See `Removals.keep`."""
-        models = len(self.neurons)
-        self.neurons = self.neurons[places]
+        models, self.neurons = len(self.neurons), self.neurons[places]
         if self.state is not None:
-            self.state = [tuple(_columns_of(tensor, models, places) for tensor in layer) for layer in self.state]
+            self.state = [
+                tuple(_columns_of(tensor, models, places) for tensor in layer) if differs else layer
+                for layer, differs in zip(self.state, self.differs, strict=True)
+            ]
 
-    def _forwards(self, models: int) -> dict[str, Forward]:
-        """Return how each layer's module is to run."""
-        found: dict[str, Forward] = {}
-        for layer in self.model.layers():
+    def _forwards(self) -> dict[str, Forward]:
+        """Return how the layers' modules are to run that are not to run as they are."""
+        own = self.model.get_submodule(self.layer.output)
+        found: dict[str, Forward] = {self.layer.output: partial(SCANS[type(own)], own, removed=self.neurons)}
+        for layer in self.above:
             module = self.model.get_submodule(layer.output)
-            if layer.output == self.layer.output:
-                found[layer.output] = partial(SCANS[type(module)], module, models=models, removed=self.neurons)
-            elif layer.output not in self.changed:
-                found[layer.output] = partial(_once, module, models)
-            elif type(module) in SCANS:
-                found[layer.output] = partial(SCANS[type(module)], module, models=models, removed=None)
-        found["encoder"] = partial(_look_up_once, self.model.encoder, models)
+            if type(module) in SCANS:
+                found[layer.output] = partial(SCANS[type(module)], module, removed=None)
+        below = {piece.parameter for layer in (self.layer, *self.same) for piece in layer.owned}
+        for layer in self.same:
+            if not {piece.parameter for piece in layer.read} <= below:  # read beside what differs
+                module = self.model.get_submodule(layer.output)
+                found[layer.output] = partial(_repeated, module, len(self.neurons))
         return found
 
 
@@ -150,57 +156,36 @@ def _with_forwards(module: Module, forwards: Mapping[str, Forward], name: str = 
     return twin
 
 
-def _look_up_once(encoder: nn.Module, models: int, tokens: Tensor) -> Tensor:
-    """Return the embeddings of tokens that all models read."""
-    looked_up: Tensor = encoder(tokens[:, : tokens.shape[1] // models])
-    return looked_up.repeat(1, models, 1)
-
-
-def _once(module: nn.Module, models: int, inputs: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-    """Run a layer that is the same in all models on the first model's columns, and repeat what it gives."""
-
-    def first(tensor: Tensor) -> Tensor:
-        return tensor.narrow(-2, 0, tensor.shape[-2] // models)
-
-    def repeated(tensor: Tensor) -> Tensor:
-        return tensor.repeat(*(1,) * (tensor.ndim - 2), models, 1)
-
-    outputs, after = module(first(inputs), _each(first, state))
-    return repeated(outputs), _each(repeated, after)
-
-
-def _each(change: Callable[[Tensor], Tensor], state: Any) -> Any:
-    """Return a state with each of its tensors changed; a state is a tensor, some tensors, or None."""
-    if state is None or isinstance(state, Tensor):
-        return state if state is None else change(state)
-    return tuple(change(tensor) for tensor in state)
+def _repeated(module: nn.Module, models: int, *inputs: Any) -> tuple[Tensor, Any]:
+    """Run a layer that is the same in all models once, and repeat what it says for each of them."""
+    outputs, after = module(*inputs)
+    return outputs.repeat(1, models, 1), after
 
 
 def _lstm(
-    lstm: nn.LSTM, inputs: Tensor, state: tuple[Tensor, Tensor] | None = None, *, models: int, removed: Tensor | None
+    lstm: nn.LSTM, inputs: Tensor, state: tuple[Tensor, Tensor] | None = None, *, removed: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return an LSTM's outputs, (T, columns, width), with one neuron at zero in each model, and its state.
+    """Return an LSTM's outputs, (T, columns, width), and its state, with one neuron at zero in each model.
 
-    All models share each step's products with W_hh, which makes them large. tanh x = 2 σ(2x) − 1, so one sigmoid
-    serves the four gates; doubling is exact.
+    All models share each step's product with W_hh, which makes it large. tanh x = 2 σ(2x) − 1, so one sigmoid serves
+    the four gates; doubling is exact.
 
     Args:
         lstm: One layer, in one direction.
-        inputs: (T, columns, n); the same for all models where `removed` is given.
+        inputs: What it reads, (T, columns, n); the columns of one model where `removed` is given.
         state: What the window before left, or None.
-        models: How many models the columns are of.
-        removed: The neuron that each model lacks, (models,), or None.
+        removed: The neuron that each model lacks, (models,); or None where the models differ in what they read.
     """
-    columns, width, batch = inputs.shape[1], lstm.hidden_size, inputs.shape[1] // models
-    shared = inputs if removed is None else inputs[:, :batch]
+    models, batch, width = 1 if removed is None else len(removed), inputs.shape[1], lstm.hidden_size
     entering, recurrent, bias = _doubled(lstm)
-    zeros = inputs.new_zeros(columns, width)
+    zeros = inputs.new_zeros(models * batch, width)
     hidden, cell = (zeros, zeros.clone()) if state is None else (state[0][0], state[1][0].clone())
-    gates, outputs = inputs.new_empty(columns, 4 * width), inputs.new_empty(len(inputs), columns, width)
+    gates, outputs = inputs.new_empty(models * batch, 4 * width), inputs.new_empty(len(inputs), models * batch, width)
     each = torch.arange(models, device=inputs.device)
-    for read, output in zip(shared, outputs, strict=True):
-        torch.mm(hidden, recurrent, out=gates)
-        gates.view(-1, len(read), 4 * width).add_(torch.addmm(bias, read, entering))
+    for read, output in zip(inputs, outputs, strict=True):
+        torch.addmm(bias, read, entering, out=gates[:batch])
+        gates.view(models, batch, 4 * width)[1:] = gates[:batch]
+        gates.addmm_(hidden, recurrent)
         enter, forget, content, leave = gates.sigmoid_().chunk(4, dim=1)
         cell.mul_(forget).addcmul_(enter, content.mul_(2).sub_(1))
         hidden = torch.mul(cell, 2, out=output).sigmoid_().mul_(2).sub_(1).mul_(leave)
