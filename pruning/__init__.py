@@ -35,6 +35,7 @@ _HOME = {
     "Imitation": "pruning.distillation",
     "imitate": "pruning.distillation",
     "Teacher": "pruning.distillation",
+    "joint_removal": "pruning.oracle",
     "fuse": "pruning.fusion",
     "retention": "pruning.retention",
     "keep_of": "pruning.retention",

@@ -173,6 +173,63 @@ class Histogram:
         return self.largest - self.smallest
 
 
+@dataclass
+class ClusteredMean:
+    """Mean over tokens of variables that are summed in clusters of neighbouring, so not independent, tokens.
+
+    With s_c the sum and n_c the tokens of cluster c: mean r = Σ s_c / Σ n_c, and its standard error is that of a ratio,
+    √(C / (C − 1) · Σ (s_c − r n_c)²) / Σ n_c (Cochran 1977, §6.4). Variables may have seen different clusters.
+
+    Attributes:
+        clusters: C for each variable, (n,) float64 like all below.
+        tokens: Σ n_c.
+        sums: Σ s_c.
+        squares: Σ s_c².
+        products: Σ s_c n_c.
+        sizes: Σ n_c².
+    """
+
+    clusters: Tensor
+    tokens: Tensor
+    sums: Tensor
+    squares: Tensor
+    products: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def empty(cls, size: int) -> Self:
+        """Return the state that has seen nothing of `size` variables."""
+        return cls(*(torch.zeros(size, dtype=torch.float64) for _ in range(6)))
+
+    def update(self, sums: Tensor, counts: Tensor, places: Tensor | None = None) -> None:
+        """Take in clusters' sums, (clusters, n), and tokens, (clusters,); of the variables at `places` only, if given.
+
+        A cluster without tokens is none.
+        """
+        kept = counts > 0
+        s, n = sums.detach().double().cpu()[kept.cpu()], counts[kept].double().cpu()[:, None]
+        where = torch.arange(len(self.sums)) if places is None else places
+        ones = torch.ones_like(s)
+        parts = (ones, n * ones, s, s.square(), s * n, n.square() * ones)
+        for total, part in zip(vars(self).values(), parts, strict=True):
+            total.index_add_(0, where, part.sum(0))
+
+    def merge(self, other: Self) -> Self:
+        """Return the state of both samples together."""
+        return type(self)(*(one + two for one, two in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean per token, (n,); NaN where nothing was seen."""
+        return self.sums / self.tokens
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Standard error of the mean, (n,); NaN where fewer than two clusters were seen."""
+        spread = self.squares - 2 * self.mean * self.products + self.mean.square() * self.sizes
+        return (self.clusters / (self.clusters - 1) * spread.clamp(min=0)).sqrt() / self.tokens
+
+
 def entropy(masses: Tensor) -> Tensor:
     """Return −Σ p log p over the last dimension of non-negative masses, in nat; 0 where there is no mass.
 

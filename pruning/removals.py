@@ -1,0 +1,207 @@
+"""Many models that each lack one neuron, run side by side as columns of one batch, computing once what they share.
+
+A neuron is removed by zeroing its output wherever it is read (see `silence`). Its layer, and the layers that read it
+directly or through others, differ between the models; everything else is computed for one of them and repeated. Which
+layers those are follows from the slices that a family declares, so a family has nothing to add.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from pruning.layers import NeuronLayer, named_tensors, silence
+from pruning.models.base import LanguageModel, State
+
+Forward = Callable[..., Any]
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Removals(ABC):
+    """Models that lack one neuron each. They read the same windows one after the other and carry their states."""
+
+    @abstractmethod
+    def features(self, tokens: Tensor) -> Tensor:
+        """Return what each model's decoder reads after each of `tokens` (T, B), as (T, models, B, features).
+
+        What a removed neuron says is zero in it, so the unpruned model's decoder serves all.
+        """
+
+    @abstractmethod
+    def keep(self, places: Tensor) -> None:
+        """Go on with only these of the models."""
+
+
+def removals(model: LanguageModel, layer: NeuronLayer, neurons: Tensor) -> Removals:
+    """Return the models that lack one of `neurons` of `layer` each, starting without a state.
+
+    Side by side where `SCANS` knows the layer's module, else one after the other, which is right for every family.
+
+    Args:
+        model: In evaluation mode, with readers of its own for each layer (see `LanguageModel.decoupled`).
+        layer: One of the model's layers.
+        neurons: Distinct neurons of it, (models,).
+    """
+    known = type(model.get_submodule(layer.output)) in SCANS
+    return SideBySide(model, layer, neurons) if known else OneByOne(model, layer, neurons)
+
+
+class OneByOne(Removals):
+    """A masked model for each neuron: slow, and the twin that `SideBySide` is tested against."""
+
+    def __init__(self, model: LanguageModel, layer: NeuronLayer, neurons: Tensor) -> None:
+        self.model, self.layer, self.neurons = model, layer, neurons
+        self.states: list[State | None] = [None] * len(neurons)
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """See `Removals.features`."""
+        found = []
+        for place, neuron in enumerate(self.neurons.tolist()):
+            others = torch.arange(self.layer.width)[torch.arange(self.layer.width) != neuron]
+            masked = silence(self.model, {self.layer.name: others})
+            read, self.states[place] = masked.features(tokens, self.states[place])
+            found.append(read.index_fill(2, self._read_by_decoder(neuron).to(read.device), 0))
+        return torch.stack(found, dim=1)
+
+    def _read_by_decoder(self, neuron: int) -> Tensor:
+        """Return where the decoder itself reads the neuron: the masked model has zeros in its columns instead."""
+        decoder, removed = self.model.decoder_weight, torch.tensor([neuron])
+        pieces = [piece for piece in self.layer.read if self.model.get_parameter(piece.parameter) is decoder]
+        found = [piece.indices(removed, self.layer.width) for piece in pieces]
+        return torch.cat(found) if found else removed[:0]
+
+    def keep(self, places: Tensor) -> None:
+        """See `Removals.keep`."""
+        self.neurons = self.neurons[places]
+        self.states = [self.states[place] for place in places.tolist()]
+
+
+class SideBySide(Removals):
+    """One batch whose columns are the models' columns: all of the first model's, then all of the second's, and so on.
+
+    It runs `model.features` itself, on a copy in which some modules have another forward and no parameter is copied.
+    What lies below the removed neurons' layer has the columns of one model, which that layer turns into those of all.
+    A module's state is expected as tensors (…, columns, width).
+    """
+
+    def __init__(self, model: LanguageModel, layer: NeuronLayer, neurons: Tensor) -> None:
+        self.model, self.layer, self.neurons = model, layer, neurons
+        layers = model.layers()
+        self.above = _above(layer, layers)
+        self.same = [other for other in layers if other not in (layer, *self.above)]
+        self.differs = [other not in self.same for other in layers]
+        self.state: State | None = None
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """See `Removals.features`."""
+        twin = _with_forwards(self.model, self._forwards())
+        found, self.state = twin.features(tokens, self.state)
+        return found.view(len(tokens), len(self.neurons), tokens.shape[1], -1)
+
+    def keep(self, places: Tensor) -> None:
+        """See `Removals.keep`."""
+        models, self.neurons = len(self.neurons), self.neurons[places]
+        if self.state is not None:
+            self.state = [
+                tuple(_columns_of(tensor, models, places) for tensor in layer) if differs else layer
+                for layer, differs in zip(self.state, self.differs, strict=True)
+            ]
+
+    def _forwards(self) -> dict[str, Forward]:
+        """Return how the layers' modules are to run that are not to run as they are."""
+        own = self.model.get_submodule(self.layer.output)
+        found: dict[str, Forward] = {self.layer.output: partial(SCANS[type(own)], own, removed=self.neurons)}
+        for layer in self.above:
+            module = self.model.get_submodule(layer.output)
+            if type(module) in SCANS:
+                found[layer.output] = partial(SCANS[type(module)], module, removed=None)
+        below = {piece.parameter for layer in (self.layer, *self.same) for piece in layer.owned}
+        for layer in self.same:
+            if not {piece.parameter for piece in layer.read} <= below:  # read beside what differs
+                module = self.model.get_submodule(layer.output)
+                found[layer.output] = partial(_repeated, module, len(self.neurons))
+        return found
+
+
+def _columns_of(tensor: Tensor, models: int, places: Tensor) -> Tensor:
+    """Return the columns that belong to some of the models, of a tensor (…, columns, width)."""
+    columns = torch.arange(tensor.shape[-2], device=tensor.device).view(models, -1)
+    return tensor.index_select(-2, columns[places.to(tensor.device)].flatten())
+
+
+def _above(layer: NeuronLayer, layers: Sequence[NeuronLayer]) -> list[NeuronLayer]:
+    """Return the layers whose neurons read `layer`, directly or through others."""
+    found, waiting = [layer], [layer]
+    while waiting:
+        read = {piece.parameter for piece in waiting.pop().read}
+        readers = [other for other in layers if other not in found and read & {p.parameter for p in other.owned}]
+        found += readers
+        waiting += readers
+    return found[1:]
+
+
+def _with_forwards(module: Module, forwards: Mapping[str, Forward], name: str = "") -> Module:
+    """Return the module with other forwards for some of its submodules; it is left as it was, parameters are shared."""
+    twin = copy.copy(module)
+    twin._modules = {  # `copy` shares the dictionary of submodules with the original
+        child: below and _with_forwards(below, forwards, f"{name}.{child}".lstrip("."))
+        for child, below in module._modules.items()
+    }
+    if name in forwards:
+        cast(Any, twin).forward = forwards[name]
+    return twin
+
+
+def _repeated(module: nn.Module, models: int, *inputs: Any) -> tuple[Tensor, Any]:
+    """Run a layer that is the same in all models once, and repeat what it says for each of them."""
+    outputs, after = module(*inputs)
+    return outputs.repeat(1, models, 1), after
+
+
+def _lstm(
+    lstm: nn.LSTM, inputs: Tensor, state: tuple[Tensor, Tensor] | None = None, *, removed: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return an LSTM's outputs, (T, columns, width), and its state, with one neuron at zero in each model.
+
+    All models share each step's product with W_hh, which makes it large. tanh x = 2 σ(2x) − 1, so one sigmoid serves
+    the four gates; doubling is exact.
+
+    Args:
+        lstm: One layer, in one direction.
+        inputs: What it reads, (T, columns, n); the columns of one model where `removed` is given.
+        state: What the window before left, or None.
+        removed: The neuron that each model lacks, (models,); or None where the models differ in what they read.
+    """
+    models, batch, width = 1 if removed is None else len(removed), inputs.shape[1], lstm.hidden_size
+    entering, recurrent, bias = _doubled(lstm)
+    zeros = inputs.new_zeros(models * batch, width)
+    hidden, cell = (zeros, zeros.clone()) if state is None else (state[0][0], state[1][0].clone())
+    gates, outputs = inputs.new_empty(models * batch, 4 * width), inputs.new_empty(len(inputs), models * batch, width)
+    each = torch.arange(models, device=inputs.device)
+    for read, output in zip(inputs, outputs, strict=True):
+        torch.addmm(bias, read, entering, out=gates[:batch])
+        gates.view(models, batch, 4 * width)[1:] = gates[:batch]
+        gates.addmm_(hidden, recurrent)
+        enter, forget, content, leave = gates.sigmoid_().chunk(4, dim=1)
+        cell.mul_(forget).addcmul_(enter, content.mul_(2).sub_(1))
+        hidden = torch.mul(cell, 2, out=output).sigmoid_().mul_(2).sub_(1).mul_(leave)
+        if removed is not None:
+            hidden.view(models, batch, width)[each, :, removed] = 0
+    return outputs, (hidden[None].clone(), cell[None])
+
+
+def _doubled(lstm: nn.LSTM) -> tuple[Tensor, Tensor, Tensor]:
+    """Return W_ihᵀ, W_hhᵀ and the sum of the biases, with the third gate's doubled."""
+    own = named_tensors(lstm)
+    double = own["bias_hh_l0"].new_ones(4, lstm.hidden_size)
+    double[2] = 2
+    weights = [(own[name] * double.flatten()[:, None]).T.contiguous() for name in ("weight_ih_l0", "weight_hh_l0")]
+    return weights[0], weights[1], (own["bias_ih_l0"] + own["bias_hh_l0"]) * double.flatten()
+
+
+SCANS: dict[type[nn.Module], Forward] = {nn.LSTM: _lstm}
+"""Kind of module → its forward for many models at once; a kind that is not here runs one model after the other."""
