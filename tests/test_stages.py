@@ -20,6 +20,8 @@ YAML_FILE = YAML(typ="safe")
 STAGES = list(YAML_FILE.load(ROOT / "dvc.yaml")["stages"])
 WITH_VARIANTS = ("prune", "reconstruct", "finetune", "evaluate")
 WITHOUT_VARIANTS = [name for name in STAGES if name not in WITH_VARIANTS]
+REPAIRED = {"reconstruct@dense", "reconstruct@enhanced", "path"}
+"""Stages that refit readers, from the covariances and, to imitate, from the text."""
 PAIRS = [(name, None) for name in WITHOUT_VARIANTS] + [(name, "enhanced") for name in WITH_VARIANTS]
 
 
@@ -76,9 +78,9 @@ def test_a_second_repro_does_nothing(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"prune": {"retain": 0.7}}, {"prune@dense", "prune@enhanced"}),
+        ({"prune": {"retain": 0.7}}, {"prune@dense", "prune@enhanced", *REPAIRED}),
         ({"hessian": {"probes": 11}}, {"hessian"}),
-        ({"reconstruct": {"repair": "mean"}}, {"reconstruct@dense", "reconstruct@enhanced"}),
+        ({"reconstruct": {"repair": "mean"}}, REPAIRED),
         ({"finetune": {"epochs": 2}}, {"finetune@dense", "finetune@enhanced"}),
         (
             {"calibration": {"batch": 5}},
@@ -107,8 +109,8 @@ def test_a_changed_value_makes_stale_the_stages_that_read_it(
     [
         ("pruning/signals/weights.py", {"weights"}),
         ("pruning/fusion.py", {"fuse"}),
-        ("pruning/retention.py", {"prune@dense", "prune@enhanced"}),
-        ("pruning/record.py", {"activations", "cooperative", "criteria"}),
+        ("pruning/retention.py", {"prune@dense", "prune@enhanced", *REPAIRED}),
+        ("pruning/record.py", {"activations", "cooperative", "criteria", "surgeon", *REPAIRED}),
     ],
 )
 def test_an_edited_module_makes_stale_the_stages_that_import_it(touched: Path, module: str, expected: set[str]) -> None:
