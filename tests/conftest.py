@@ -1,6 +1,7 @@
 """How every test runs: one thread that sleeps when idle, few examples and always the same ones."""
 
 import os
+from collections.abc import Iterator
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is imported
 
@@ -16,6 +17,13 @@ from tests.models import recipe, text, tiny
 torch.set_num_threads(1)
 settings.register_profile("tiny", max_examples=8, deadline=None, derandomize=True, database=None)
 settings.load_profile("tiny")
+
+
+@pytest.fixture(autouse=True)
+def _denormals() -> Iterator[None]:
+    """Undo the setting of the process that a stage makes where a test runs one in this process."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
