@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=64)
     given = parser.parse_args()
     torch.set_flush_denormal(True)
-    model, vocabulary = read_checkpoint(given.checkpoint).decoupled(), read_vocabulary(given.checkpoint)
+    model, vocabulary = read_checkpoint(given.checkpoint).decoupled("untie"), read_vocabulary(given.checkpoint)
     tokens_of = read_splits(given.corpus, vocabulary)["valid"]
     windows = Windows(tokens_of, first=vocabulary[END_OF_LINE], batch=given.batch, bptt=given.bptt)
     peer, theirs = Masked(model, given.peers, seed=1), []
@@ -82,9 +82,11 @@ def main() -> None:
     def turns(items: Sequence[Window], what: str) -> Iterator[Window]:  # noqa: ARG001 - the signature is Track's
         for item in items:
             theirs.append(peer.read(*item))
-            marks.append(time.perf_counter())
-            yield item
-            marks[-1] = time.perf_counter() - marks[-1]
+            start = time.perf_counter()
+            try:
+                yield item
+            finally:  # after the last window nobody asks for more
+                marks.append(time.perf_counter() - start)
 
     ours = oracle(
         model, windows, neurons="all", tokens=tokens, most=tokens, tolerance=0.0, words=given.words, seed=1, track=turns

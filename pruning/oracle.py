@@ -20,12 +20,10 @@ from pruning.removals import Removals, removals
 from pruning.statistics import ClusteredMean, merged
 from pruning.tables import table
 
-COLUMNS = 640
+COLUMNS = 320
 """Columns of one batch of models side by side: large enough for fast products, small enough for memory."""
-DISTANCE = 3.0
-"""Standard errors by which two neurons must differ for one to be clearly the more important."""
-LOOKS = 5
-"""How often, while the first `tokens` are read once more, it is asked which neurons' places are clear."""
+PILOT = 0.2
+"""Share of `tokens` that is read first to decide who reads on."""
 
 Repair = Callable[[LanguageModel, Keep], LanguageModel]
 """(dense model, kept neurons) → the smaller model, repaired."""
@@ -52,10 +50,10 @@ def oracle(
     each other. Even and odd windows are kept apart as well; `reliability` is the Spearman correlation ρ between these
     halves within the layer, stepped up to the whole, 2ρ / (1 + ρ) (Spearman 1910; Brown 1910).
 
-    **Stopping.** Every neuron reads `tokens`. Then, and each time another fifth of `tokens` was read, the neurons
-    whose place is clear read no more (see `clear_places`); the others go on to `most`. What is reported is all that
-    a neuron has read. Few and late looks at a wide distance keep the bias of stopping early far below the standard
-    error: a neuron stops by luck only if luck moves it by several standard errors.
+    **Stopping.** If `most` exceeds `tokens`, a pilot of a fifth of `tokens` comes first. It says whose place will be
+    clear once it has read `tokens` (see `clear_places`): those read no more than that, the others read on to `most`.
+    The pilot is then left out, so what decides is not what is reported, and stopping biases no estimate and no error;
+    its states are carried on. With `most` equal to `tokens` there is no pilot.
 
     **Words.** The decoder and its softmax are most of the work. With `words: all` they are computed whole. With a
     number the change of log Σ exp is an estimate from that many words for each token (see `SampledLoss`), whose own
@@ -67,13 +65,13 @@ def oracle(
         neurons: How many to measure, drawn from each layer in proportion to its width; `all` for every one.
         tokens: Tokens that every neuron is measured on, as far as the text goes.
         most: Tokens that a neuron is measured on whose place is not clear.
-        tolerance: Share of all measured neurons among which a place may be unclear and still count as clear.
+        tolerance: Standard error of a neuron's place, as a share of the ranking, up to which the place is clear.
         words: Words of the vocabulary to evaluate for each token, half of them the most probable; or `all`.
         seed: Seed of the neurons and words drawn.
         track: Shows progress.
 
     Raises:
-        ValueError: If there are fewer than two windows of text, or `most` is below `tokens`.
+        ValueError: If there are fewer than two windows of text after the pilot, or `most` is below `tokens`.
     """
     _check_text(windows, tokens, most)
     layers = model.layers()
@@ -103,19 +101,24 @@ def neurons_to_measure(layers: Sequence[NeuronLayer], neurons: int | Literal["al
     return found
 
 
-def clear_places(mean: Tensor, standard_error: Tensor, tolerance: float) -> Tensor:
-    """Return whether each estimate's place among all is clear, (n,).
+def clear_places(pilot: ClusteredMean, tokens: int, tolerance: float) -> Tensor:
+    """Return whether each neuron's place in the ranking will be clear once it has been measured on `tokens`, (n,).
 
-    A place is clear once at most `tolerance` × n others differ from it by less than three standard errors of the
-    difference.
+    A place's standard error is half the number of others within one standard error of the difference, for that many
+    ranks a shift by one standard error passes. The place is clear if this is at most `tolerance` × n. Errors are the
+    pilot's times √(its tokens / `tokens`); means are the pilot's, drawn together until their spread is that of the
+    truth: their variance less what their errors explain.
 
-    >>> clear_places(torch.tensor([0.0, 0.1, 5.0]), torch.tensor([0.1, 0.1, 0.1]), tolerance=0.1)
-    tensor([False, False,  True])
+    Args:
+        pilot: Loss increases on some first text.
+        tokens: Tokens to be measured on.
+        tolerance: Share of the ranking.
     """
-    apart = (mean[:, None] - mean[None, :]).abs()
-    error = (standard_error.square()[:, None] + standard_error.square()[None, :]).sqrt()
-    near = (apart < DISTANCE * error).fill_diagonal_(False).sum(1)
-    return near <= tolerance * len(mean)
+    spread, noise = pilot.mean.var(), pilot.standard_error.square().mean()
+    mean = pilot.mean * ((spread - noise).clamp(min=0) / spread).sqrt()
+    variance = pilot.standard_error.square() * pilot.tokens / tokens
+    near = (mean[:, None] - mean[None, :]).square() < variance[:, None] + variance[None, :]
+    return near.fill_diagonal_(False).sum(1) / 2 <= tolerance * len(mean)
 
 
 @dataclass
@@ -156,28 +159,31 @@ def _measured(
     generator: torch.Generator,
     track: Track,
 ) -> list[ClusteredMean]:
-    """Return each neuron's loss increase on even and on odd windows."""
-    halves = [ClusteredMean.empty(sum(len(each.places) for each in passes)) for _ in range(2)]
-    state, read, look = None, 0, tokens
-    for index, window in enumerate(track(_first(windows, most), "oracle")):
+    """Return each neuron's loss increase on even and on odd windows after the pilot."""
+    count = sum(len(each.places) for each in passes)
+    pilot, halves = ClusteredMean.empty(count), [ClusteredMean.empty(count) for _ in range(2)]
+    first = len(_first(windows, round(PILOT * tokens))) if most > tokens else 0
+    budget, read, state = torch.full((count,), most), 0, None
+    for index, window in enumerate(track(_first(windows, most, after=first), "oracle")):
         loss, state = _dense_loss(model, window, state, words, generator)
+        counts = (window.targets != IGNORED).sum(0)
         for each in passes:
             increase = loss.increase(each.models.features(window.tokens.to(loss.device)))
-            halves[index % 2].update(increase.sum(0).T, (window.targets != IGNORED).sum(0), each.places)
-        read += int((window.targets != IGNORED).sum())
-        if read >= look and index > 0:
-            passes = _unclear(passes, merged(halves), tolerance)
-            look = read + tokens // LOOKS
+            found = pilot if index < first else halves[(index - first) % 2]
+            found.update(increase.sum(0).T, counts, each.places)
+        read += int(counts.sum()) if index >= first else 0
+        if index + 1 == first:
+            budget[clear_places(pilot, tokens, tolerance)] = tokens
+        passes = _going_on(passes, budget > read)
         if not passes:
             break
     return halves
 
 
-def _unclear(passes: list[_Pass], found: ClusteredMean, tolerance: float) -> list[_Pass]:
-    """Return the passes with only the neurons whose place is not clear."""
-    unclear = ~clear_places(found.mean, found.standard_error, tolerance)
+def _going_on(passes: list[_Pass], wanted: Tensor) -> list[_Pass]:
+    """Return the passes with only the neurons that are `wanted`, a flag for each that is measured."""
     for each in passes:
-        each.keep(unclear)
+        each.keep(wanted)
     return [each for each in passes if len(each.places)]
 
 
@@ -238,23 +244,21 @@ class SampledLoss:
     def __init__(
         self, model: LanguageModel, features: Tensor, targets: Tensor, words: int, generator: torch.Generator
     ) -> None:
-        self.matrix, self.dense, self.device = model.decoder_weight, features, features.device
-        self.predicted = targets != IGNORED
+        self.dense, self.predicted, self.device = features, targets != IGNORED, features.device
         shares = model.decode(features).softmax(-1)
-        self.mean = shares @ self.matrix
-        certain, sampled = max(1, words // 2), words - max(1, words // 2)
-        self.certain = certain
-        self.words, self.weights = _words(shares, certain, sampled, generator)
-        self.words = torch.cat([self.words, targets.clamp(min=0)[..., None]], dim=-1)
+        self.certain = max(1, words // 2)
+        chosen, self.weights = _words(shares, self.certain, words - self.certain, generator)
+        read = torch.cat([chosen, targets.clamp(min=0)[..., None]], dim=-1)
+        mean = shares @ model.decoder_weight
+        self.rows = torch.cat([model.decoder_weight[read], mean[:, :, None]], dim=2)  # (T, B, words + 2, features)
 
     def increase(self, features: Tensor) -> Tensor:
         """See `_ReferenceLoss`; 0 where nothing is to be predicted."""
-        steps = zip(features, self.dense, self.words, self.weights, self.mean, strict=True)
+        steps = zip(features, self.dense, self.rows, self.weights, strict=True)
         return torch.stack([self._step(*step) for step in steps]) * self.predicted[:, None]
 
-    def _step(self, read: Tensor, dense: Tensor, words: Tensor, weights: Tensor, mean: Tensor) -> Tensor:
+    def _step(self, read: Tensor, dense: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
         """Return the increases of one step's tokens, (models, B)."""
-        rows = torch.cat([self.matrix[words], mean[:, None]], dim=1)  # (B, words + target + mean, features)
         change = torch.bmm(rows, (read - dense).permute(1, 2, 0))
         x, of_target, linear = torch.split(change, [weights.shape[1], 1, 1], dim=1)
         growth = x.expm1()  # (B, words, models)
@@ -402,14 +406,17 @@ def _others(layer: NeuronLayer, removed: Sequence[int]) -> Tensor:
     return kept.nonzero().flatten()
 
 
-def _first(windows: Windows, tokens: int) -> list[Window]:
-    """Return the first windows that hold this many tokens, or all."""
+def _first(windows: Windows, tokens: int, *, after: int = 0) -> list[Window]:
+    """Return the first windows that hold this many tokens, or all, and as many more as are to be read `after`."""
     each = windows.bptt * windows.inputs.shape[1]
-    return [windows[index] for index in range(min(len(windows), -(-tokens // each)))]
+    return [windows[index] for index in range(min(len(windows), after + -(-tokens // each)))]
 
 
 def _check_text(windows: Windows, tokens: int, most: int) -> None:
     if most < tokens:
         raise ValueError(f"Expected `most` to be at least `tokens` ({tokens}), got {most}.")
-    if len(_first(windows, most)) < 2:
-        raise ValueError(f"Expected at least two windows of text, to know how much they differ, got {len(windows)}.")
+    pilot = len(_first(windows, round(PILOT * tokens))) if most > tokens else 0
+    if len(_first(windows, tokens, after=pilot)) < pilot + 2:
+        raise ValueError(
+            f"Expected at least two windows of text, and {pilot} before them for the pilot, got {len(windows)}."
+        )

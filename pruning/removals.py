@@ -83,47 +83,48 @@ class OneByOne(Removals):
 class SideBySide(Removals):
     """One batch whose columns are the models' columns: all of the first model's, then all of the second's, and so on.
 
-    It runs `model.features` itself, on a copy in which some modules have another forward and no parameter is copied.
-    What lies below the removed neurons' layer has the columns of one model, which that layer turns into those of all.
-    A module's state is expected as tensors (…, columns, width).
+    It runs `model.features` itself, on a copy in which the layers' modules have another forward and no parameter is
+    copied. What lies below the removed neurons' layer has the columns of one model, which that layer turns into those
+    of all; the layers above run on what they are given. Modules take inputs (T, columns, n) and, if any, a state of
+    tensors (…, columns, width).
     """
 
     def __init__(self, model: LanguageModel, layer: NeuronLayer, neurons: Tensor) -> None:
         self.model, self.layer, self.neurons = model, layer, neurons
-        layers = model.layers()
-        self.above = _above(layer, layers)
-        self.same = [other for other in layers if other not in (layer, *self.above)]
-        self.differs = [other not in self.same for other in layers]
+        self.meeting = {other.output for other in _meeting(layer, model.layers())}
         self.state: State | None = None
 
     def features(self, tokens: Tensor) -> Tensor:
         """See `Removals.features`."""
-        twin = _with_forwards(self.model, self._forwards())
+        models, batch = len(self.neurons), tokens.shape[1]
+        twin = _with_forwards(self.model, self._forwards(batch))
         found, self.state = twin.features(tokens, self.state)
-        return found.view(len(tokens), len(self.neurons), tokens.shape[1], -1)
+        return found.view(len(tokens), models, batch, -1)
 
     def keep(self, places: Tensor) -> None:
         """See `Removals.keep`."""
-        models, self.neurons = len(self.neurons), self.neurons[places]
+        models, batch, self.neurons = len(self.neurons), self._batch(), self.neurons[places]
         if self.state is not None:
             self.state = [
-                tuple(_columns_of(tensor, models, places) for tensor in layer) if differs else layer
-                for layer, differs in zip(self.state, self.differs, strict=True)
+                tuple(t if t.shape[-2] == batch else _columns_of(t, models, places) for t in layer)
+                for layer in self.state
             ]
 
-    def _forwards(self) -> dict[str, Forward]:
-        """Return how the layers' modules are to run that are not to run as they are."""
+    def _batch(self) -> int:
+        """Return the columns of one model, as its state tells."""
+        names = [layer.output for layer in self.model.layers()]
+        own = 0 if self.state is None else self.state[names.index(self.layer.output)][0].shape[-2]
+        return own // len(self.neurons)
+
+    def _forwards(self, batch: int) -> dict[str, Forward]:
+        """Return how each layer's module is to run."""
         own = self.model.get_submodule(self.layer.output)
-        found: dict[str, Forward] = {self.layer.output: partial(SCANS[type(own)], own, removed=self.neurons)}
-        for layer in self.above:
+        found: dict[str, Forward] = {}
+        for layer in self.model.layers():
             module = self.model.get_submodule(layer.output)
-            if type(module) in SCANS:
-                found[layer.output] = partial(SCANS[type(module)], module, removed=None)
-        below = {piece.parameter for layer in (self.layer, *self.same) for piece in layer.owned}
-        for layer in self.same:
-            if not {piece.parameter for piece in layer.read} <= below:  # read beside what differs
-                module = self.model.get_submodule(layer.output)
-                found[layer.output] = partial(_repeated, module, len(self.neurons))
+            repeats = len(self.neurons) if layer.output in self.meeting else 1
+            found[layer.output] = partial(_run, module, batch, repeats)
+        found[self.layer.output] = partial(SCANS[type(own)], own, removed=self.neurons, batch=batch)
         return found
 
 
@@ -133,15 +134,17 @@ def _columns_of(tensor: Tensor, models: int, places: Tensor) -> Tensor:
     return tensor.index_select(-2, columns[places.to(tensor.device)].flatten())
 
 
-def _above(layer: NeuronLayer, layers: Sequence[NeuronLayer]) -> list[NeuronLayer]:
-    """Return the layers whose neurons read `layer`, directly or through others."""
-    found, waiting = [layer], [layer]
+def _meeting(layer: NeuronLayer, layers: Sequence[NeuronLayer]) -> list[NeuronLayer]:
+    """Return the layers that are the same in all models and whose readers may also read what is not."""
+    above, waiting = [layer], [layer]
     while waiting:
         read = {piece.parameter for piece in waiting.pop().read}
-        readers = [other for other in layers if other not in found and read & {p.parameter for p in other.owned}]
-        found += readers
+        readers = [other for other in layers if other not in above and read & {p.parameter for p in other.owned}]
+        above += readers
         waiting += readers
-    return found[1:]
+    same = [other for other in layers if other not in above]
+    below = {piece.parameter for other in (layer, *same) for piece in other.owned}
+    return [other for other in same if not {piece.parameter for piece in other.read} <= below]
 
 
 def _with_forwards(module: Module, forwards: Mapping[str, Forward], name: str = "") -> Module:
@@ -156,14 +159,22 @@ def _with_forwards(module: Module, forwards: Mapping[str, Forward], name: str = 
     return twin
 
 
-def _repeated(module: nn.Module, models: int, *inputs: Any) -> tuple[Tensor, Any]:
-    """Run a layer that is the same in all models once, and repeat what it says for each of them."""
-    outputs, after = module(*inputs)
-    return outputs.repeat(1, models, 1), after
+def _run(module: nn.Module, batch: int, repeats: int, inputs: Tensor, *state: Any) -> tuple[Tensor, Any]:
+    """Run a layer on the columns of one model, and repeat what it says for others; or on those of all models."""
+    if inputs.shape[1] != batch and type(module) in SCANS:
+        outputs, after = SCANS[type(module)](module, inputs, *state)
+    else:
+        outputs, after = module(inputs, *state)
+    return (outputs.repeat(1, repeats, 1) if inputs.shape[1] == batch else outputs), after
 
 
 def _lstm(
-    lstm: nn.LSTM, inputs: Tensor, state: tuple[Tensor, Tensor] | None = None, *, removed: Tensor | None
+    lstm: nn.LSTM,
+    inputs: Tensor,
+    state: tuple[Tensor, Tensor] | None = None,
+    *,
+    removed: Tensor | None = None,
+    batch: int | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Return an LSTM's outputs, (T, columns, width), and its state, with one neuron at zero in each model.
 
@@ -172,19 +183,24 @@ def _lstm(
 
     Args:
         lstm: One layer, in one direction.
-        inputs: What it reads, (T, columns, n); the columns of one model where `removed` is given.
+        inputs: What it reads, (T, columns, n).
         state: What the window before left, or None.
         removed: The neuron that each model lacks, (models,); or None where the models differ in what they read.
+        batch: The columns of one model, where `removed` is given; the others are equal to them or left out.
     """
+    inputs = inputs[:, :batch]
     models, batch, width = 1 if removed is None else len(removed), inputs.shape[1], lstm.hidden_size
     entering, recurrent, bias = _doubled(lstm)
+    projected = None if removed is None else inputs @ entering + bias  # one model's columns are few: all steps at once
     zeros = inputs.new_zeros(models * batch, width)
     hidden, cell = (zeros, zeros.clone()) if state is None else (state[0][0], state[1][0].clone())
     gates, outputs = inputs.new_empty(models * batch, 4 * width), inputs.new_empty(len(inputs), models * batch, width)
     each = torch.arange(models, device=inputs.device)
-    for read, output in zip(inputs, outputs, strict=True):
-        torch.addmm(bias, read, entering, out=gates[:batch])
-        gates.view(models, batch, 4 * width)[1:] = gates[:batch]
+    for step, (read, output) in enumerate(zip(inputs, outputs, strict=True)):
+        if projected is None:
+            torch.addmm(bias, read, entering, out=gates)
+        else:
+            gates.view(models, batch, 4 * width).copy_(projected[step])
         gates.addmm_(hidden, recurrent)
         enter, forget, content, leave = gates.sigmoid_().chunk(4, dim=1)
         cell.mul_(forget).addcmul_(enter, content.mul_(2).sub_(1))
