@@ -79,7 +79,7 @@ def first(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     assert server
     root = make_project(tmp_path_factory.mktemp("first") / "project")
     for stage in ("left", "right"):
-        behave(root, stage, "sleep 1")
+        behave(root, stage, "sleep 4")  # longer than a busy machine needs to start the other one
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         return root, pipeline(return_state=True)

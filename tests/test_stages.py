@@ -84,16 +84,7 @@ def test_a_second_repro_does_nothing(finished: Path) -> None:
         ({"finetune": {"epochs": 2}}, {"finetune@dense", "finetune@enhanced"}),
         (
             {"calibration": {"batch": 5}},
-            {
-                "hessian",
-                "activations",
-                "gradients",
-                "surgeon",
-                "criteria",
-                "fuse",
-                "reconstruct@dense",
-                "reconstruct@enhanced",
-            },
+            {"hessian", "activations", "gradients", "surgeon", "criteria", "fuse", *REPAIRED},
         ),
     ],
 )
