@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +26,7 @@ from pruning.distillation import Imitation, Teacher, imitate
 from pruning.evaluation import loss_of
 from pruning.layers import Keep
 from pruning.models.base import LanguageModel
-from pruning.reconstruction import reconstruct
+from pruning.reconstruction import REPAIRS, reconstruct
 from pruning.retention import keep_of, retention
 from pruning.sensitivity import sensitivities
 from pruning.signals.activations import Covariances, activations
@@ -118,9 +119,12 @@ def measure_repairs(
 ) -> None:
     """Measure a choice with each repair."""
     kept = chosen(importance, by, keep)
-    for repair in ("none", "mean", "ridge"):
-        model = reconstruct(found.model, kept, found.states, repair=repair)
-        bench.cell(f"{keep}/{by}/{repair}/{seed}", lambda model=model: {"perplexity": bench.perplexity(model)})
+
+    def refitted(repair: str) -> dict[str, float]:
+        return {"perplexity": bench.perplexity(reconstruct(found.model, kept, found.states, repair=repair))}
+
+    for repair in REPAIRS:
+        bench.cell(f"{keep}/{by}/{repair}/{seed}", partial(refitted, repair))
 
     def imitated() -> dict[str, float]:
         start = time.perf_counter()
@@ -209,7 +213,7 @@ def _measure_training(bench: Bench, found: Calibration, keep: float, seed: int) 
 
 def _print(bench: Bench, keeps: Iterable[float]) -> None:
     """Print perplexities over seeds, mean ± largest deviation, as Markdown."""
-    phases = ("none", "mean", "ridge", "imitate", "epoch")
+    phases = (*REPAIRS, "imitate", "epoch")
     print(f"\ndense: {bench.cells['dense']['perplexity']:.1f}\n")
     print("| keep | chosen by | " + " | ".join(phases) + " | seconds, selection and repair |")
     print("|---|---|" + "---:|" * (len(phases) + 1))
