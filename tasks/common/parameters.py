@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pruning.tables import CHOICES
+from pruning.tables import CHOICES, CRITERIA, SIGNALS
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -149,7 +149,32 @@ class Criteria(Section):
     seed: Seed
 
 
-Signal = Literal["weights", "hessian", "activations", "gradients", "cooperative"]
+class Oracle(Section):
+    """Settings of `oracle`."""
+
+    neurons: Annotated[int, Field(ge=2)] | Literal["all"]
+    tokens: Count
+    most: Count
+    tolerance: Annotated[float, Field(ge=0, lt=1)]
+    words: Annotated[int, Field(ge=2)] | Literal["all"]
+    joint: Annotated[list[Fraction], Field(min_length=1)]
+    portion: Share
+    seed: Seed
+
+    @model_validator(mode="after")
+    def most_is_no_less(self) -> "Oracle":
+        """Refuse a budget that the first reading exceeds."""
+        if self.most < self.tokens:
+            raise ValueError(f"Expected oracle.most to be at least oracle.tokens ({self.tokens}), got {self.most}")
+        return self
+
+
+if TYPE_CHECKING:
+    By: TypeAlias = str
+    Signal: TypeAlias = str
+else:
+    By = Literal[CHOICES]
+    Signal = Literal[(*SIGNALS, *CRITERIA)]
 
 
 class Fuse(Section):
@@ -174,10 +199,6 @@ class Surgeon(Section):
 
 
 Repair = Literal["none", "mean", "ridge", "imitate"]
-if TYPE_CHECKING:
-    By: TypeAlias = str
-else:
-    By = Literal[CHOICES]
 
 
 class BudgetOf(Section):
@@ -293,6 +314,7 @@ class Parameters(Section):
     cooperative: Cooperative
     surgeon: Surgeon
     criteria: Criteria
+    oracle: Oracle
     fuse: Fuse
     prune: Prune
     reconstruct: Reconstruct
