@@ -23,7 +23,6 @@ _HOME = {
     "prune_gradually": "pruning.gradual",
     "Schedule": "pruning.gradual",
     "loss_of": "pruning.evaluation",
-    "accuracy_of": "pruning.evaluation",
     "size_of": "pruning.evaluation",
     "weights": "pruning.signals.weights",
     "hessian": "pruning.signals.hessian",

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.batching import IGNORED
 from pruning.layers import NeuronLayer, PrunableModule, Slice
-from pruning.models.base import Measurable
+from pruning.models.base import Measurable, Untappable
 from pruning.models.cells import recurrent_cell
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -251,7 +251,7 @@ def _tapping(model: Adapted) -> Iterator[tuple[dict[str, Tensor], dict[str, Tens
     def hook_of(layer: NeuronLayer) -> Callable[..., Any]:
         def hook(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], outputs: Any) -> Any:
             if layer.name in taps:
-                raise ValueError(f"Expected layer {layer.name} to run once in a batch, it ran again; {INSTEAD}")
+                raise Untappable(f"Expected layer {layer.name} to run once in a batch, it ran again; {INSTEAD}")
             values = outputs if isinstance(outputs, Tensor) else outputs[0]
             seen[layer.name] = _by_example(values.detach(), model.example_dim)
             taps[layer.name] = torch.zeros_like(seen[layer.name], requires_grad=True)
@@ -288,10 +288,10 @@ def _check_tappable(layer: NeuronLayer, module: nn.Module) -> None:
     """Refuse a layer that reads its own outputs where nobody can add to them."""
     if isinstance(module, nn.RNNBase):
         if module.num_layers > 1 or module.bidirectional or module.proj_size or not module.bias:
-            raise ValueError(f"Expected one layer in one direction with biases at {layer.name}, got more; {INSTEAD}")
+            raise Untappable(f"Expected one layer in one direction with biases at {layer.name}, got more; {INSTEAD}")
     elif any(piece.parameter.startswith(f"{layer.output}.") for piece in layer.read):
         kind = type(module).__name__
-        raise ValueError(
+        raise Untappable(
             f"Expected an LSTM, GRU or RNN of PyTorch where {layer.name} feeds itself, got {kind}; {INSTEAD}"
         )
 

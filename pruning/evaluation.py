@@ -24,15 +24,22 @@ class Loss:
     Attributes:
         total: Summed negative log-likelihood, nat (or whatever else the model's own criterion gives).
         tokens: How many targets were predicted; tokens of a language model.
+        correct: How many of them have the highest logit.
     """
 
     total: float
     tokens: int
+    correct: int = 0
 
     @property
     def mean(self) -> float:
         """Cross-entropy, nat/token."""
         return self.total / self.tokens
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the targets that have the highest logit, in [0, 1]."""
+        return self.correct / self.tokens
 
     @property
     def perplexity(self) -> float:
@@ -45,24 +52,14 @@ def loss_of(model: Measurable, windows: Batches, *, track: Track = silently, wha
 
     The model is evaluated without dropout and left in the mode it was in.
     """
-    total, tokens, state = 0.0, 0, None
-    with evaluating(model), torch.no_grad():
-        for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):
-            loss, state = model.loss(inputs, targets, state, reduction="sum")
-            total += loss.item()
-            tokens += model.count(targets)
-    return Loss(total, tokens)
-
-
-def accuracy_of(model: Measurable, windows: Batches, *, track: Track = silently, what: str = "accuracy") -> float:
-    """Return the share of the targets that count whose class has the highest logit, in [0, 1]."""
-    correct, count, state = 0, 0, None
+    total, tokens, correct, state = 0.0, 0, 0, None
     with evaluating(model), torch.no_grad():
         for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):
             logits, state = model.logits(inputs, state)
+            total += model.judged(logits, targets, reduction="sum").item()
+            tokens += model.count(targets)
             correct += int((logits.argmax(-1) == model.labels(targets)).sum())
-            count += model.count(targets)
-    return correct / count
+    return Loss(total, tokens, correct)
 
 
 def next_token_loss(

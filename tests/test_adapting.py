@@ -13,7 +13,7 @@ import pruning
 from pruning.adapting import adapt
 from pruning.batching import Windows
 from pruning.distillation import Teacher
-from pruning.evaluation import accuracy_of, loss_of, size_of
+from pruning.evaluation import latencies, loss_of, size_of
 from pruning.layers import select, silence
 from pruning.reconstruction import reconstruct
 from pruning.retention import keep_of, retention
@@ -191,7 +191,7 @@ def test_removed_equals_masked(kind):
 def test_accuracy_is_the_share_of_right_answers():
     model = classifier()
     right = [(model.module(i).argmax(1) == t).sum().item() for i, t in BATCHES]
-    assert accuracy_of(model, BATCHES) == pytest.approx(sum(right) / 80)
+    assert loss_of(model, BATCHES).accuracy == pytest.approx(sum(right) / 80)
 
 
 def test_the_state_is_carried_from_batch_to_batch():
@@ -228,7 +228,7 @@ def test_multiply_adds_and_latency_are_of_one_example():
     recurrent = words()
     assert recurrent.example(2).shape == (1, 2)
     assert size_of(recurrent).multiply_adds == 3 * (4 * 7 + 7 * 7 + 7 * 6 + 6 * 6) + 6 * WORDS
-    found = pruning.evaluation.latencies({"one": model, "two": recurrent}, batch=3, repeats=2)
+    found = latencies({"one": model, "two": recurrent}, batch=3, repeats=2)
     assert found["one"].seconds > 0
 
 

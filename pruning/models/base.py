@@ -17,6 +17,10 @@ State: TypeAlias = list[tuple[Tensor, ...]]
 Decoder = Literal["untied", "tied", "projected"]
 
 
+class Untappable(ValueError):
+    """A layer to whose outputs nothing can be added so that all its readers see it; the message says which and why."""
+
+
 class Measurable(PrunableModule):
     """A model that can be run on batches of (inputs, targets) and that knows what it loses on them.
 
@@ -49,7 +53,7 @@ class Measurable(PrunableModule):
         included.
 
         Raises:
-            ValueError: For a layer at whose outputs nothing can be added so that all its readers see it.
+            Untappable: For a layer at whose outputs nothing can be added so that all its readers see it.
         """
 
     @abstractmethod
