@@ -355,7 +355,7 @@ class Parameters(Section):
         repairs |= {f"variants.{name}.repair": variant.repair for name, variant in self.variants.items()}
         for place, repair in repairs.items():
             if self.model.source and repair == "imitate":
-                raise ValueError(f"Expected {place}.repair none, mean or ridge with model.source, got 'imitate'")
+                raise ValueError(f"Expected {place} none, mean or ridge with model.source, got 'imitate'")
         return self
 
     @model_validator(mode="after")

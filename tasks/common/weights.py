@@ -28,7 +28,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" not in str(error):  # the pickle is cut off or none at all
+        if "GLOBAL" not in str(error):  # the pickle is cut off or none at all
             raise Unexpected(f"Expected weights in {path}, got a damaged file; save it again.") from error
         raise Unexpected(
             f"Expected weights alone in {path}, got Python objects; where it was made, {CONVERT}."
