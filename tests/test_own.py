@@ -40,7 +40,18 @@ def untappable():
 def wrong():
     return made(Classifier)
 """
-BEFORE = ("train", "weights", "hessian", "activations", "gradients", "cooperative", "surgeon", "criteria", "fuse")
+BEFORE = (
+    "train",
+    "weights",
+    "hessian",
+    "activations",
+    "gradients",
+    "cooperative",
+    "surgeon",
+    "criteria",
+    "oracle",
+    "fuse",
+)
 VARIANTS = ("prune", "reconstruct", "finetune", "evaluate")
 AFTER = ("compare", "path")
 
