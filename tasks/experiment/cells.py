@@ -178,7 +178,7 @@ class Experiment:
         words = [self.settings.model_dump_json(), cell.kind, str(cell.training), str(cell.calibration), str(folder)]
         done = subprocess.run([sys.executable, "-m", "tasks.experiment.costs", *words], check=False)
         if done.returncode:
-            raise Unexpected(f"Expected the {cell.name} to be measured, got exit code {done.returncode}.")
+            raise Unexpected(f"Expected the {cell.name} to be measured, got exit code {done.returncode}; see above.")
 
     def _make_joint(self, _: Cell, folder: Path) -> None:
         model, text = self.inputs.dense.decoupled(), self.inputs.removal_text

@@ -41,7 +41,9 @@ def main(words: list[str]) -> int:
     given = Settings.model_validate_json(settings)
     names = MEASURED if kind == "calibration" else ("oracle",)
     for name in names:
-        fork = multiprocessing.get_context("fork").Process(target=_measure, args=(given, cell, name, Path(folder)))
+        fork = multiprocessing.get_context("fork").Process(
+            target=_measure_or_say, args=(given, cell, name, Path(folder))
+        )
         fork.start()
         fork.join()
         if fork.exitcode:
@@ -51,6 +53,14 @@ def main(words: list[str]) -> int:
         (Path(folder) / f"{name}.cost").unlink()
     (Path(folder) / COST).write_text(json.dumps(rows) + "\n", encoding="utf-8")
     return 0
+
+
+def _measure_or_say(settings: Settings, cell: Cell, name: str, folder: Path) -> None:
+    """Measure, or end with one sentence on what was wrong."""
+    try:
+        _measure(settings, cell, name, folder)
+    except (ValueError, FloatingPointError) as error:
+        sys.exit(f"{name}: {error}")
 
 
 def _measure(settings: Settings, cell: Cell, name: str, folder: Path) -> None:

@@ -28,6 +28,8 @@ from tasks.windows import first_token
 CORPUS, VOCABULARY, MODEL = DATA / "prepare/corpus.parquet", DATA / "prepare/vocabulary.parquet", DATA / "train/model"
 STRETCHES = 7
 """A calibration seed reads from this fraction of the training text further on than the one before."""
+COLUMNS, FEWEST = 10, 200
+"""Columns of validation text, and its fewest tokens."""
 JUDGING = ("judging.py", "verdict.py")
 """Code of the library that compares cells and determines none."""
 
@@ -69,13 +71,14 @@ class Inputs:
         return Texts(
             calibration=self.windows("train", **self.parameters.calibration.model_dump(), start=start),
             training=self.windows("train", batch=self.settings.batch, bptt=self.settings.bptt),
-            judged=Windows(judged, first=self._first, batch=10, bptt=100),
+            judged=Windows(judged, first=self._first, batch=COLUMNS, bptt=100),
         )
 
     @property
     def removal_text(self) -> Windows:
         """Validation text that removals are measured on; perplexity is judged on what follows it."""
-        return Windows(self._splits["valid"][: self.cut], first=self._first, batch=10, bptt=50)
+        bptt = min(50, self.cut // (2 * COLUMNS))  # two windows at least, for their halves are compared
+        return Windows(self._splits["valid"][: self.cut], first=self._first, batch=COLUMNS, bptt=bptt)
 
     @property
     def removal_settings(self) -> dict[str, Any]:
@@ -167,7 +170,10 @@ class Inputs:
             raise Unexpected(f"Expected a folder at --corpus, got none at {self.settings.corpus!r}.")
 
     def _check_oracle(self) -> None:
-        """Refuse a sample that weights cannot be learned from."""
+        """Refuse too little text, and a sample that weights cannot be learned from."""
+        found = len(self._splits["valid"])
+        if found < FEWEST:
+            raise Unexpected(f"Expected at least {FEWEST} tokens in the validation split, got {found}.")
         layers = self.dense.decoupled().layers()
         measured = neurons_to_measure(layers, self.settings.oracle_neurons, seed=1)
         for layer, neurons in measured.items():
