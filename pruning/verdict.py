@@ -42,16 +42,26 @@ def _of_perplexity(progressive: pd.DataFrame) -> list[str]:
 
 
 def _overall(progressive: pd.DataFrame, present: Sequence[str]) -> list[str]:
-    """Return, for each enhanced method, whether it wins against `traditional` everywhere."""
-    lines = []
+    """Return who wins against `traditional` everywhere, and for each enhanced method at how many shares and phases."""
+    counts: dict[str, tuple[int, int]] = {}
     for name in present:
-        outcomes = _outcomes(progressive, name, TRADITIONAL)
-        cells = [outcome for by_share in outcomes.values() for outcome in by_share.values()]
+        cells = [
+            sign for by_share in _outcomes(progressive, name, TRADITIONAL).values() for sign, _ in by_share.values()
+        ]
         if cells:
-            won = sum(sign < 0 for sign, _ in cells)
-            everywhere = "wins everywhere" if won == len(cells) else "does not win everywhere"
-            lines.append(f"`{name}` {everywhere} against `{TRADITIONAL}`: {won} of {len(cells)} shares and phases.")
-    return lines
+            counts[name] = (sum(sign < 0 for sign in cells), len(cells))
+    if not counts:
+        return []
+    everywhere = [f"`{name}`" for name, (won, cells) in counts.items() if won == cells]
+    most = max(counts, key=lambda name: counts[name][0])
+    none = f"No enhanced choice wins everywhere against `{TRADITIONAL}`; `{most}` wins most often."
+    head = f"Against `{TRADITIONAL}`, {_listed(everywhere)} wins at every share and phase." if everywhere else none
+    lines = [
+        f"`{name}` {'wins' if won == cells else 'does not win'} everywhere against `{TRADITIONAL}`: "
+        f"at {won} of {cells} shares and phases."
+        for name, (won, cells) in counts.items()
+    ]
+    return [head, *lines]
 
 
 def _against(progressive: pd.DataFrame, name: str, other: str) -> str:

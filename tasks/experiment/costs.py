@@ -1,7 +1,8 @@
 """`python -m tasks.experiment.costs`: what the experiment measures in processes of their own, and what that costs.
 
-Each signal is measured in a fork of this process, which has imported everything and computed nothing, so that the
-growth of the fork's peak memory is the signal's own.
+Each signal is measured in a fork of this process, which has read everything and computed nothing, so that the growth of
+the fork's peak memory is the signal's own. It reads on one thread: a fork of a process whose threads have computed
+together would wait for threads that it does not have.
 """
 
 import ctypes
@@ -14,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from pruning.experiment import MEASURED, measure
 from pruning.models.base import LanguageModel
@@ -36,14 +39,15 @@ def main(words: list[str]) -> int:
         words: The settings as JSON, `calibration` or `oracle`, the seeds of the model and of the calibration, a folder.
     """
     _end_with_parent()
+    log_to_console()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     settings, kind, training, calibration, folder = words
     cell = Cell(kind, int(training), int(calibration))
-    given = Settings.model_validate_json(settings)
+    work = _Work(Experiment(Settings.model_validate_json(settings)), cell, Path(folder))
     names = MEASURED if kind == "calibration" else ("oracle",)
     for name in names:
-        fork = multiprocessing.get_context("fork").Process(
-            target=_measure_or_say, args=(given, cell, name, Path(folder))
-        )
+        fork = multiprocessing.get_context("fork").Process(target=_measure_or_say, args=(work, name, threads))
         fork.start()
         fork.join()
         if fork.exitcode:
@@ -55,35 +59,46 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def _measure_or_say(settings: Settings, cell: Cell, name: str, folder: Path) -> None:
+class _Work:
+    """What the forks share: a cell's model and text, and where its files go."""
+
+    def __init__(self, experiment: Experiment, cell: Cell, folder: Path) -> None:
+        self.inputs, self.cell, self.folder = experiment.inputs, cell, folder
+        self.model = experiment.model(cell.training).decoupled()
+        self.calibration = self.inputs.texts(cell.calibration).calibration
+        self.removal = self.inputs.removal_text
+
+
+def _measure_or_say(work: _Work, name: str, threads: int) -> None:
     """Measure, or end with one sentence on what was wrong."""
+    _end_with_parent()
+    torch.set_num_threads(threads)
     try:
-        _measure(settings, cell, name, folder)
+        cost = _removals(work) if name == "oracle" else _signal(work, name)
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"{name}: {error}")
+    (work.folder / f"{name}.cost").write_text(json.dumps({"score": name, **cost}), encoding="utf-8")
 
 
-def _measure(settings: Settings, cell: Cell, name: str, folder: Path) -> None:
-    """Write one signal's table and its cost."""
-    _end_with_parent()
-    log_to_console()
-    experiment = Experiment(settings)
-    model = experiment.model(cell.training).decoupled()
-    if name == "oracle":
-        text = experiment.inputs.removal_text
-        table, cost = _costed(model, lambda: oracle(model, text, **experiment.inputs.removal_settings, track=track))
-        write_table(folder / "oracle.parquet", table)
-    else:
-        windows, known = experiment.inputs.texts(cell.calibration).calibration, folder / COVARIANCE
-        states: Covariances = read_covariances(known) if known.is_file() else {}
-        effort, seed = experiment.inputs.effort, cell.calibration
-        (table, states), cost = _costed(
-            model, lambda: measure(name, model, windows, states, effort=effort, seed=seed, track=track)
-        )
-        write_table(folder / f"{name}.parquet", table)
-        if name == "activations":
-            write_covariances(known, states)
-    (folder / f"{name}.cost").write_text(json.dumps({"score": name, **cost}), encoding="utf-8")
+def _removals(work: _Work) -> dict[str, float]:
+    """Write measured removals and return their cost."""
+    settings = work.inputs.removal_settings
+    table, cost = _costed(work.model, lambda: oracle(work.model, work.removal, **settings, track=track))
+    write_table(work.folder / "oracle.parquet", table)
+    return cost
+
+
+def _signal(work: _Work, name: str) -> dict[str, float]:
+    """Write a signal's table and return its cost; `activations` leaves its covariances to those after it."""
+    known, effort, seed = work.folder / COVARIANCE, work.inputs.effort, work.cell.calibration
+    states: Covariances = read_covariances(known) if known.is_file() else {}
+    (table, states), cost = _costed(
+        work.model, lambda: measure(name, work.model, work.calibration, states, effort=effort, seed=seed, track=track)
+    )
+    write_table(work.folder / f"{name}.parquet", table)
+    if name == "activations":
+        write_covariances(known, states)
+    return cost
 
 
 def _costed(model: LanguageModel, work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from pruning.comparison import PHASES
-from pruning.experiment import CONTROL, TRADITIONAL, VARIANTS
+from pruning.experiment import CONTROL, RANDOM, TRADITIONAL, VARIANTS
 from pruning.verdict import AGREEMENT, ERRORS, PHASE, PRECISION
 from tasks.common.tables import write_table
 from tasks.common.writing import replacing
@@ -91,27 +91,23 @@ def _progressive_section(progressive: pd.DataFrame) -> Section:
     tokens = progressive["tokens"].iloc[0]
     text = (
         f"Perplexity on {tokens:,} tokens that nothing was chosen by, after each phase; `change` is that after "
-        "fine-tuning against the dense model with the same extra training; the last columns are the loss after "
-        "fine-tuning above that of `traditional` and `random`, nat/token ± standard error."
+        "fine-tuning against the dense model with the same extra training; then the loss above that of `traditional` "
+        "and of `random` with the same share, nat/token ± standard error, below zero where it wins."
     )
-    wide = progressive.pivot_table(index=["retain", "variant"], columns="phase", values="perplexity")
-    last = progressive[progressive["phase"] == PHASES[-1]].set_index(["retain", "variant"])
-    order = sorted(wide.index, key=lambda key: (-key[0], [CONTROL, *VARIANTS].index(key[1])))
-    rows = [
-        {
-            "keep": f"{key[0]:.0%}",
-            "variant": key[1],
-            "neurons": f"{last['neurons'][key]:,}",
-            "parameters": f"{last['parameters'][key]:,}",
-            **{PHASE[phase]: f"{wide[phase][key]:.2f}" for phase in PHASES},
-            "change": f"{last['change'][key]:+.1%}",
-            **{
-                f"above {name}": _with_error(last[f"above_{name}"][key], last[f"above_{name}_error"][key])
-                for name in (TRADITIONAL, "random")
-            },
-        }
-        for key in order
-    ]
+    keyed = {phase: own.set_index(["retain", "variant"]) for phase, own in progressive.groupby("phase")}
+    last = keyed[PHASES[-1]]
+    order = sorted(last.index, key=lambda key: (-key[0], [CONTROL, *VARIANTS].index(key[1])))
+    rows = []
+    for key in order:
+        row = {"keep": f"{key[0]:.0%}", "variant": key[1]}
+        row |= {name: f"{last[name][key]:,}" for name in ("neurons", "parameters")}
+        row |= {PHASE[phase]: f"{keyed[phase]['perplexity'][key]:.2f}" for phase in PHASES}
+        row["change"] = f"{last['change'][key]:+.1%}"
+        for name in (TRADITIONAL, RANDOM):
+            for phase in PHASES:
+                above, error = (keyed[phase][f"above_{name}{end}"][key] for end in ("", "_error"))
+                row[f"above {name}, {PHASE[phase]}"] = "–" if key[1] == name else _with_error(above, error)
+        rows.append(row)
     return Section("Perplexity kept", text, picture="progressive", table=pd.DataFrame(rows))
 
 
@@ -191,17 +187,17 @@ def _progressive_figure(progressive: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(14, 5), layout="constrained")
     for axes, phase in zip(figure.subplots(1, len(PHASES)), PHASES, strict=True):
         rows = progressive[progressive["phase"] == phase]
-        for index, (variant, own) in enumerate(rows[rows["variant"] != CONTROL].groupby("variant", sort=False)):
+        for index, (variant, own) in enumerate(rows[rows["variant"] != CONTROL].groupby("variant")):
             line = own.sort_values("retain")
             axes.plot(line["retain"], line["perplexity"], "o-", color=f"C{index % 10}", label=str(variant), alpha=0.8)
         dense = rows.loc[rows["variant"] == CONTROL, "perplexity"].iloc[0]
         axes.axhline(dense, color="black", linestyle="--", label=CONTROL)
         axes.set(title=PHASE[phase], xlabel="share of neurons kept", yscale="log")
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         for side in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             side(ScalarFormatter())
     figure.axes[0].set_ylabel("perplexity")
-    figure.axes[-1].legend(fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
     return figure
 
 
@@ -218,7 +214,7 @@ def _precision_figure(precision: pd.DataFrame) -> Figure:
         errors = np.abs(rows[[f"{name}_low", f"{name}_high"]].sub(rows[name], axis=0).to_numpy().T)
         axes.barh(rows["score"], rows[name], xerr=errors, color=colors, error_kw={"elinewidth": 1})
         axes.set_xlabel(f"{label} with measured removal, 95% interval")
-    figure.axes[0].axvline(PRECISION, color="black", linestyle=":")
+    figure.axes[0].axvline(PRECISION, color="black", linestyle=":", label="asked for")
     figure.axes[0].axvline(rows["oracle_reliability"].iloc[0], color="C3", linestyle="--", label="oracle's reliability")
     figure.axes[0].legend(fontsize=8, loc="lower right")
     return figure
@@ -235,7 +231,7 @@ def _stability_figure(stability: pd.DataFrame) -> Figure:
     ):
         axes.barh(rows["score"], rows[name], color="C0", label="mean over pairs")
         axes.plot(rows[f"{name}_low"], rows["score"], "|", color="black", label="lowest pair")
-        axes.axvline(AGREEMENT, color="black", linestyle=":")
+        axes.axvline(AGREEMENT, color="black", linestyle=":", label="asked for")
         axes.set_xlabel(label)
     figure.axes[0].legend(fontsize=8, loc="lower right")
     return figure
