@@ -42,7 +42,7 @@ class Settings(BaseModel):
     )
     sets: Annotated[int, Field(ge=0)] = Field(24, description="sets of a layer's neurons removed together; 0 for none")
     probes: Annotated[int, Field(ge=2)] | None = Field(None, description="of the Hessian, in place of params.yaml's")
-    windows: Annotated[int, Field(ge=2)] | None = Field(None, description="of every other signal, likewise at most")
+    windows: Annotated[int, Field(ge=8)] | None = Field(None, description="of every other signal, likewise at most")
 
     @field_validator("variants")
     @classmethod
