@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -138,6 +139,7 @@ class Experiment:
             [_read_outcome(self.place(cell) / OUTCOME) for cell in cells if cell.kind in ("dense", "pruning")],
             calibrations={cell.calibration: self.calibration(cell) for cell in given},
             oracle=self.oracle,
+            weights={cell.calibration: self.weights(cell.calibration) for cell in given},
             joint=(self._sets(), read_table(self.place(joint) / "joint_removal.parquet")) if joint in cells else None,
             costs=list(self._costs([*given, Cell("oracle")])),
             seed=SEED,
@@ -152,6 +154,11 @@ class Experiment:
         place = self.place(Cell("calibration", cell.training, cell.calibration))
         tables = {name: read_table(place / f"{name}.parquet") for name in MEASURED}
         return Calibration(tables, read_covariances(place / COVARIANCE), cell.calibration)
+
+    def weights(self, calibration: int) -> dict[str, Any]:
+        """Return the weights that were learned from a calibration of the given model."""
+        place = self.place(Cell("weights", calibration=calibration))
+        return dict(json.loads((place / WEIGHTS).read_text(encoding="utf-8")))
 
     @property
     def oracle(self) -> pd.DataFrame:
@@ -176,7 +183,8 @@ class Experiment:
     def _make_apart(self, cell: Cell, folder: Path) -> None:
         """Measure in a process of its own, so that what it needs of memory can be told."""
         words = [self.settings.model_dump_json(), cell.kind, str(cell.training), str(cell.calibration), str(folder)]
-        done = subprocess.run([sys.executable, "-m", "tasks.experiment.costs", *words], check=False)
+        same = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # it imports what this process would
+        done = subprocess.run([sys.executable, "-m", "tasks.experiment.costs", *words], env=same, check=False)
         if done.returncode:
             raise Unexpected(f"Expected the {cell.name} to be measured, got exit code {done.returncode}; see above.")
 
@@ -198,7 +206,7 @@ class Experiment:
         _write_outcome(folder / OUTCOME, found)
 
     def _make_pruning(self, cell: Cell, folder: Path) -> None:
-        weights = [self.place(other) / WEIGHTS for other in self._needs(cell) if other.kind == "weights"]
+        weights = [self.weights(other.calibration) for other in self._needs(cell) if other.kind == "weights"]
         found = prune_and_train(
             self.model(cell.training),
             self.inputs.texts(cell.calibration),
@@ -208,7 +216,7 @@ class Experiment:
             treatment=self.inputs.treatment,
             seed=SEED,
             training=cell.training,
-            weights=json.loads(weights[0].read_text(encoding="utf-8")) if weights else None,
+            weights=weights[0] if weights else None,
         )
         _write_outcome(folder / OUTCOME, found)
 
