@@ -27,7 +27,7 @@ from pruning.verdict import verdict
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table, write_table
 from tasks.experiment import inputs
-from tasks.experiment.cells import COST, OUTCOME, Cell, Experiment, _read_outcome
+from tasks.experiment.cells import COST, OUTCOME, Cell, Experiment, read_outcome
 from tasks.experiment.report import PAGE, REPORT, write_report
 from tasks.experiment.settings import QUICK, Settings, settings_from
 from tasks.models import write_model
@@ -202,7 +202,7 @@ def test_no_cell_precedes_what_it_needs_and_none_is_there_twice(whole):
 @pytest.mark.usefixtures("here")
 def test_the_tables_are_those_of_the_cells_files(whole, tables):
     work, _, _ = whole
-    outcomes = [_read_outcome(work.place(c) / OUTCOME) for c in work.cells() if c.kind in ("dense", "pruning")]
+    outcomes = [read_outcome(work.place(c) / OUTCOME) for c in work.cells() if c.kind in ("dense", "pruning")]
     plain = compare_pruning_results(outcomes)
     pd.testing.assert_frame_equal(tables["progressive"], plain["progressive"], check_exact=True)
     assert set(tables) == set(TABLES)

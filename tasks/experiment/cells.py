@@ -136,7 +136,7 @@ class Experiment:
         given = [cell for cell in cells if cell.kind == "calibration" and not cell.training]
         joint = Cell("joint")
         return compare_pruning_results(
-            [_read_outcome(self.place(cell) / OUTCOME) for cell in cells if cell.kind in ("dense", "pruning")],
+            [read_outcome(self.place(cell) / OUTCOME) for cell in cells if cell.kind in ("dense", "pruning")],
             calibrations={cell.calibration: self.calibration(cell) for cell in given},
             oracle=self.oracle,
             weights={cell.calibration: self.weights(cell.calibration) for cell in given},
@@ -203,7 +203,7 @@ class Experiment:
         found = run_dense_control(
             self.model(cell.training), texts, treatment=treatment, seed=SEED, training=cell.training
         )
-        _write_outcome(folder / OUTCOME, found)
+        write_outcome(folder / OUTCOME, found)
 
     def _make_pruning(self, cell: Cell, folder: Path) -> None:
         weights = [self.weights(other.calibration) for other in self._needs(cell) if other.kind == "weights"]
@@ -218,7 +218,7 @@ class Experiment:
             training=cell.training,
             weights=weights[0] if weights else None,
         )
-        _write_outcome(folder / OUTCOME, found)
+        write_outcome(folder / OUTCOME, found)
 
     def _sets(self) -> dict[str, dict[str, list[int]]]:
         return joint_sets(self.oracle, sets=self.settings.sets, share=JOINT_SHARE, seed=SEED)
@@ -265,7 +265,7 @@ class Experiment:
         return found.get(cell.kind, [])
 
 
-def _write_outcome(path: Path, found: Pruning) -> None:
+def write_outcome(path: Path, found: Pruning) -> None:
     """Write a pruning without its models."""
     plain = {
         "variant": found.variant,
@@ -281,8 +281,8 @@ def _write_outcome(path: Path, found: Pruning) -> None:
     path.write_text(json.dumps(plain) + "\n", encoding="utf-8")
 
 
-def _read_outcome(path: Path) -> Pruning:
-    """Return what `_write_outcome` wrote."""
+def read_outcome(path: Path) -> Pruning:
+    """Return what `write_outcome` wrote."""
     plain = json.loads(path.read_text(encoding="utf-8"))
     losses = {
         phase: Losses(*(torch.tensor(own[name], dtype=torch.float64) for name in ("sums", "tokens")))
