@@ -34,6 +34,7 @@ from tasks.models import write_model
 from tests.models import recipe
 from tests.models import text as tokens_of
 from tests.projects import ENVIRONMENT, ROOT, TINY, set_parameters
+from tests.test_published import stacked
 
 OPTIONS = {
     "keep": [0.75, 0.5],
@@ -225,6 +226,26 @@ def test_text_that_perplexity_is_judged_on_is_not_text_that_removals_were_measur
     removal = found.removal_text.targets
     assert sorted(removal[removal >= 0].tolist()) == sorted(valid[:300].tolist())
     assert len(found.removal_text) >= 2
+
+
+@pytest.mark.usefixtures("here")
+def test_a_published_checkpoint_and_its_corpus_are_read_in_its_own_vocabulary(tmp_path, monkeypatch):
+    path, _ = stacked(tmp_path)
+    (tmp_path / "some-vocabulary.txt").write_text("".join(f"{word}\n" for word in ["<eos>", "<unk>", *"abcdefg"]))
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for split, lines in (("train", 300), ("valid", 80), ("test", 10)):
+        (corpus / f"ptb.{split}.txt").write_text("a b z\n" * lines)
+    options = Settings(checkpoint=str(path), corpus=str(corpus))
+    with pytest.raises(Unexpected, match=r"Expected at least 10 measured neurons in each layer, got 4 in lstm\.0"):
+        inputs.Inputs(options)
+    monkeypatch.setattr(inputs, "FOLDS", 2)
+    found = inputs.Inputs(options)
+    assert found.windows("valid", batch=1, bptt=4)[0].targets.flatten().tolist() == [2, 3, 1, 0]
+    assert found.dense.widths() == (4, 4)
+    assert {each.name for each in found._files} == {
+        "some.safetensors", "some-vocabulary.txt", "ptb.train.txt", "ptb.valid.txt", "ptb.test.txt",
+    }  # fmt: skip
 
 
 @pytest.mark.usefixtures("here")

@@ -30,9 +30,7 @@ class Settings(BaseModel):
     imitation: Count = Field(112_000, description="tokens that --repair imitate reads")
     portion: Annotated[float, Field(gt=0, le=1)] = Field(0.05, description="of the training text, for fine-tuning")
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="highest one of fine-tuning")
-    distillation: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="share of the dense model in fine-tuning"
-    )
+    distillation: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="share of dense in what it minimises")
     batch: Count = Field(20, description="columns of a fine-tuning window")
     bptt: Count = Field(35, description="steps of a fine-tuning window")
     judged: Count = Field(30_000, description="validation tokens that perplexity is measured on, at most")
