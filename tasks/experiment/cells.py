@@ -38,7 +38,7 @@ from tasks.common.writing import replacing
 from tasks.covariances import read_covariances
 from tasks.experiment.inputs import Inputs
 from tasks.experiment.settings import Settings
-from tasks.models import device, read_model, write_model
+from tasks.models import device, read_language_model, write_model
 
 OUTCOME, COST, COVARIANCE, WEIGHTS = "outcome.json", "cost.json", "covariance.safetensors", "weights.json"
 SEED = 1
@@ -147,7 +147,9 @@ class Experiment:
 
     def model(self, training: int) -> LanguageModel:
         """Return a dense model, which nothing may change."""
-        return self.inputs.dense if training == 0 else read_model(self.place(Cell("model", training)) / "model")
+        return (
+            self.inputs.dense if training == 0 else read_language_model(self.place(Cell("model", training)) / "model")
+        )
 
     def calibration(self, cell: Cell) -> Calibration:
         """Return what was measured of a cell's model with the cell's seed."""
