@@ -7,9 +7,11 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from typing import Any
 
 import pandas as pd
@@ -301,6 +303,13 @@ def test_the_command_reports_logs_and_computes_nothing_that_is_there(whole, here
     assert "does not win" in done.stdout
     assert f"MLflow: {2 + len(OPTIONS['variants'])} runs logged" in done.stdout
     assert all((here / f"data/experiment/{name}.parquet").is_file() for name in TABLES)
+    with closing(sqlite3.connect(here / "mlflow.db")) as store:
+        children = store.execute("SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId'").fetchone()
+        query = "SELECT value FROM metrics JOIN runs USING (run_uuid) WHERE name = ? AND key = ?"
+        (logged,) = store.execute(query, ("learned", "perplexity_finetuned/keep_50")).fetchone()
+    assert children == (1 + len(OPTIONS["variants"]),)
+    found = read_table(here / "data/experiment/progressive.parquet").set_index(["variant", "retain", "phase"])
+    assert logged == pytest.approx(found["perplexity"]["learned", 0.5, "finetuned"])
 
 
 @pytest.mark.usefixtures("here")

@@ -113,11 +113,13 @@ def _progressive_section(progressive: pd.DataFrame) -> Section:
 
 def _precision_section(precision: pd.DataFrame) -> Section:
     first = precision.iloc[0]
+    reliability = first["oracle_reliability"]
     text = (
         f"Rank correlation (Spearman, within layers) with the measured loss increase of {first['measured']} neurons, "
         "each removed alone, and the share of the costlier half of the neurons in a score's upper half; 95% bootstrap "
-        f"intervals. Measured removal repeats itself with a reliability of {first['oracle_reliability']:.2f}. `joint`: "
-        "the same for sets of neurons removed together. `learned` is judged on neurons that its weights have not seen."
+        f"intervals. Measured removal repeats itself with a reliability of {reliability:.2f}, so even the truth would "
+        f"correlate with it by about {max(reliability, 0) ** 0.5:.2f} only. `joint`: the same for sets of neurons "
+        "removed together. `learned` is judged on neurons that its weights have not seen."
     )
     rows = [
         {
