@@ -59,7 +59,7 @@ def energy_of(
     fan_out = {layer.name: gather(layer.read, tensors).shape[1] for layer in spiking}
     rates = firing_rates(equal, spiking, windows, track=track, what=what) if spiking else {}
     skipped = sum(layer.width * fan_out[layer.name] for layer in spiking)
-    operations = sum(rate.sum().item() * fan_out[name] for name, rate in rates.items())
+    operations = sum((rate.sum().item() * fan_out[name] for name, rate in rates.items()), start=0.0)
     return Energy(operations, MULTIPLY_ADD * (equal.multiply_adds() - skipped) + ACCUMULATE * operations)
 
 
