@@ -16,6 +16,7 @@ _HOME = {
     "silence": "pruning.layers",
     "record": "pruning.record",
     "build": "pruning.models",
+    "adapt": "pruning.adapting",
     "Windows": "pruning.batching",
     "Recipe": "pruning.training",
     "train": "pruning.training",
@@ -43,6 +44,14 @@ _HOME = {
     "adaptive_retention_rate": "pruning.retention",
     "budget_of": "pruning.budgets",
     "compare": "pruning.comparison",
+    "run_traditional_pruning": "pruning.experiment",
+    "run_enhanced_pruning": "pruning.experiment",
+    "run_dense_control": "pruning.experiment",
+    "Texts": "pruning.experiment",
+    "Treatment": "pruning.experiment",
+    "calibrate": "pruning.experiment",
+    "compare_pruning_results": "pruning.judging",
+    "verdict": "pruning.verdict",
 }
 __all__ = list(_HOME)
 

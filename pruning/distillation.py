@@ -3,16 +3,16 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pruning.batching import IGNORED, Window, Windows
 from pruning.evaluation import carried, evaluating
-from pruning.models.base import LanguageModel, State
+from pruning.models.base import LanguageModel, Measurable, State
 from pruning.progress import Track, silently
-from pruning.schedule import rate_at
+from pruning.schedule import paces_of, rate_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,30 +25,32 @@ class Teacher:
         temperature: Divides both models' logits where they are compared.
     """
 
-    model: LanguageModel
+    model: Measurable
     share: float
     temperature: float
 
 
 def distillation_loss(
-    model: LanguageModel, teacher: Teacher, window: Window, state: State | None, taught: State | None
-) -> tuple[Tensor, Tensor, tuple[State, State]]:
+    model: Measurable, teacher: Teacher, batch: Sequence[Any], state: Any, taught: Any
+) -> tuple[Tensor, Tensor, tuple[Any, Any]]:
     """Return the labels' loss, what is minimised with a teacher, both nat/token, and both models' states.
 
     (1 − share) · CE(labels) + share · T² · CE(softmax(z_t / T), softmax(z / T)), T the temperature, z the logits: T²
     keeps the gradient's size whatever the temperature, and the cross-entropy with the teacher differs from the
-    Kullback–Leibler divergence by what no student can change. Padding is left out of both.
+    Kullback–Leibler divergence by what no student can change. Padding is left out of both. The labels' loss is the
+    model's own, whatever its criterion.
     """
-    device = model.encoder.weight.device
-    tokens, wanted = window.tokens.to(device), window.targets.to(device).flatten()
-    logits, state = model(tokens, state)
-    own = logits.flatten(0, 1).log_softmax(-1)
+    inputs, targets = batch
+    logits, state = model.logits(inputs, state)
+    own = logits.log_softmax(-1)
     with torch.no_grad(), evaluating(teacher.model):
-        taught_logits, taught = teacher.model(tokens, taught)
-        shares = (taught_logits.flatten(0, 1) / teacher.temperature).softmax(-1)
-    loss = F.nll_loss(own, wanted, ignore_index=IGNORED)
-    softened = own if teacher.temperature == 1 else (logits.flatten(0, 1) / teacher.temperature).log_softmax(-1)
-    distance = -torch.linalg.vecdot(shares, softened)[wanted != IGNORED].mean()  # one product, no copy of the logits
+        taught_logits, taught = teacher.model.logits(inputs, taught)
+        shares = (taught_logits / teacher.temperature).softmax(-1)
+    loss = model.judged(logits, targets, logarithms=own)
+    softened = own if teacher.temperature == 1 else (logits / teacher.temperature).log_softmax(-1)
+    distance = -torch.linalg.vecdot(shares, softened)[
+        model.labels(targets) != IGNORED
+    ].mean()  # one product, no copy of the logits
     return loss, (1 - teacher.share) * loss + teacher.share * teacher.temperature**2 * distance, (state, taught)
 
 
@@ -153,7 +155,8 @@ def _learn(
     """Train the learner and the alignment in place, one window a step, both models' states carried."""
     between = [p for name, p in learner.named_parameters() if name.partition(".")[0] not in ("encoder", "decoder")]
     learning = [*between, *alignment.parameters()]
-    optimizer = torch.optim.Adam(learning, fused=True)
+    paces = paces_of(learner)
+    optimizer = torch.optim.Adam([{"params": [p], "pace": paces.get(p, 1.0)} for p in learning], fused=True)
     steps = max(1, imitation.tokens // windows[0].tokens.numel())
     states: tuple[State | None, State | None] = (None, None)
     with evaluating(learner), evaluating(teacher), torch.backends.cudnn.flags(enabled=False):
@@ -164,7 +167,8 @@ def _learn(
             for parameter, gradient in zip(learning, gradients, strict=True):
                 parameter.grad = gradient
             nn.utils.clip_grad_norm_(learning, imitation.clip)
-            optimizer.param_groups[0]["lr"] = rate_at(imitation, step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(imitation, step, steps) * group["pace"]
             optimizer.step()
     for parameter in learning:
         parameter.grad = None

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pruning.batching import IGNORED, Window
+from pruning.batching import IGNORED, Batches
 from pruning.evaluation import evaluating
 from pruning.layers import NeuronLayer, gather, named_tensors
-from pruning.models.base import LanguageModel, State
+from pruning.models.base import LanguageModel, Measurable
 from pruning.progress import Track, silently
 from pruning.record import record
 from pruning.statistics import Moments
@@ -32,9 +33,7 @@ class Energy:
     energy: float
 
 
-def energy_of(
-    model: LanguageModel, windows: Sequence[Window], *, track: Track = silently, what: str = "energy"
-) -> Energy:
+def energy_of(model: Measurable, windows: Batches, *, track: Track = silently, what: str = "energy") -> Energy:
     """Return the synaptic operations and the energy of one token, from measured firing rates.
 
     Each spike adds the column of weights that reads it to its readers, fan-out accumulates; where there is no spike,
@@ -48,8 +47,8 @@ def energy_of(
     count, as in `multiply_adds`: not what happens within a neuron, and no memory traffic, which often costs more.
 
     Args:
-        model: A language model; it is left as it was.
-        windows: Text on which spikes are counted, the state carried; padding does not count.
+        model: It is left as it was.
+        windows: Text (or other batches) on which spikes are counted, the state carried; padding does not count.
         track: Shows progress.
         what: What the progress is called.
     """
@@ -64,9 +63,9 @@ def energy_of(
 
 
 def firing_rates(
-    model: LanguageModel,
+    model: Measurable,
     layers: Sequence[NeuronLayer],
-    windows: Sequence[Window],
+    windows: Batches,
     *,
     track: Track = silently,
     what: str = "firing rates",
@@ -74,22 +73,22 @@ def firing_rates(
     """Return how often each neuron of spiking layers fires in a step: layer → (width,).
 
     Args:
-        model: A language model; it is left as it was.
+        model: It is left as it was.
         layers: Its layers whose activations are 0 or 1.
         windows: Text, read in order with carried state; padding does not count.
         track: Shows progress.
         what: What the progress is called.
     """
     moments = {layer.name: Moments.empty(layer.width) for layer in layers}
-    device = next(model.parameters()).device
-    real = torch.ones(0, dtype=torch.bool)
+    counted: Any = slice(None)
 
     def observe(layer: str, batch: Tensor) -> None:
-        moments[layer].update(batch[real])
+        moments[layer].update(batch[counted])
 
-    state: State | None = None
+    state: Any = None
     with evaluating(model), torch.no_grad(), record(model, layers, observe):
-        for window in track(windows, what):
-            real = (window.targets != IGNORED).flatten().to(device)
-            _, state = model.features(window.tokens.to(device), state)
+        for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):
+            if isinstance(model, LanguageModel):
+                counted = model.labels(targets) != IGNORED
+            state = model.read(inputs, state)
     return {name: state.mean for name, state in moments.items()}

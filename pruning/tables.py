@@ -276,7 +276,8 @@ TABLES = {
                 "split": Column("text", "", "valid or test"),
                 "loss": Column("number", "nat/token", "cross-entropy, every token once, state carried"),
                 "perplexity": Column("number", "1", "exp(loss)"),
-                "tokens": Column("integer", "token", "tokens predicted"),
+                "accuracy": Column("number", "1", "share of the targets that the model ranks first"),
+                "tokens": Column("integer", "token", "targets predicted: tokens of a language model"),
                 "neurons": Column("integer", "", "neurons of all layers"),
                 "parameters": Column("integer", "", "stored numbers, shared ones once"),
                 "multiply_adds": Column("integer", "1/token", "multiply-adds for one token"),
@@ -327,6 +328,80 @@ TABLES = {
                 "test_perplexity": Column("number", "1", "test perplexity, for what was chosen"),
             },
         ),
+        Table(
+            "progressive",
+            ("variant", "retain", "phase"),
+            {
+                "variant": Column("text", "", "what chose the neurons, or `dense`"),
+                "retain": Column("number", "1", "share of neurons to be kept"),
+                "phase": Column("text", "", "`pruned`, `reconstructed` or `finetuned`"),
+                "neurons": Column("integer", "", "neurons of all layers"),
+                "parameters": Column("integer", "", "stored numbers, shared ones once"),
+                "multiply_adds": Column("integer", "1/token", "multiply-adds for one token"),
+                "loss": Column("number", "nat/token", "cross-entropy on text that nothing was chosen by"),
+                "perplexity": Column("number", "1", "exp(loss)"),
+                "tokens": Column("integer", "token", "tokens predicted"),
+                "change": Column("number", "1", "perplexity over that of dense with the same extra training, less 1"),
+                "above_traditional": Column("number", "nat/token", "loss above that of `traditional`, same tokens"),
+                "above_traditional_error": Column("number", "nat/token", "its standard error over the text, paired"),
+                "above_random": Column("number", "nat/token", "loss above that of `random`, same tokens"),
+                "above_random_error": Column("number", "nat/token", "its standard error over the text, paired"),
+            },
+        ),
+        Table(
+            "precision",
+            ("score",),
+            {
+                "score": Column("text", "", "signal, criterion, or variant of the experiment"),
+                "kind": Column("text", "", "`signal`, `criterion` or `variant`"),
+                "spearman": Column("number", "1", "rank correlation with measured removal, within layers"),
+                "spearman_low": Column("number", "1", "lower end of its 95% bootstrap interval"),
+                "spearman_high": Column("number", "1", "upper end"),
+                "overlap": Column("number", "1", "share of the costlier half of neurons that is in its upper half"),
+                "overlap_low": Column("number", "1", "lower end of its 95% bootstrap interval"),
+                "overlap_high": Column("number", "1", "upper end"),
+                "best_single": Column("text", "", "signal or criterion with the highest spearman"),
+                "gain_low": Column("number", "1", "lower end of the 95% interval of spearman − best_single's, paired"),
+                "gain_high": Column("number", "1", "upper end"),
+                "joint": Column("number", "1", "rank correlation of its sum over a set with the set's joint removal"),
+                "held_out": Column("flag", "", "whether it is judged on neurons that it was not fitted to"),
+                "oracle_reliability": Column("number", "1", "Spearman–Brown of measured removal's halves of text"),
+                "measured": Column("integer", "", "neurons whose removal was measured"),
+            },
+        ),
+        Table(
+            "stability",
+            ("over", "score"),
+            {
+                "score": Column("text", "", "signal, criterion, variant, or `dense`"),
+                "over": Column("text", "", "seeds of `calibration` (text and probes) or of `training`"),
+                "runs": Column("integer", "", "seeds compared"),
+                "overlap": Column("number", "1", "share of the kept half that two seeds keep, mean over pairs"),
+                "overlap_low": Column("number", "1", "the lowest pair's"),
+                "rank_correlation": Column("number", "1", "Spearman between seeds within layers, mean over pairs"),
+                "rank_correlation_low": Column("number", "1", "the lowest pair's"),
+                "pruned_perplexity": Column("number", "1", "mean over seeds, right after removal"),
+                "pruned_spread": Column("number", "1", "its standard deviation over seeds"),
+                "reconstructed_perplexity": Column("number", "1", "mean over seeds, after the repair"),
+                "reconstructed_spread": Column("number", "1", "its standard deviation over seeds"),
+                "finetuned_perplexity": Column("number", "1", "mean over seeds, after the extra training"),
+                "finetuned_spread": Column("number", "1", "its standard deviation over seeds"),
+            },
+        ),
+        Table(
+            "cost",
+            ("score",),
+            {
+                "score": Column("text", "", "signal, `criteria` (all of them) or `oracle`"),
+                "seconds": Column("number", "s", "in a process of its own, without loading; median over seeds"),
+                "peak_memory": Column("number", "MiB", "growth of the process's peak while it was measured; median"),
+                "forward_passes": Column("integer", "", "windows read by the model, largest of the seeds"),
+                "backward_passes": Column(
+                    "integer", "", "passes back through a graph; a second derivative's count too"
+                ),
+                "runs": Column("integer", "", "seeds that it was measured with"),
+            },
+        ),
     )
 }
 
@@ -353,6 +428,17 @@ def rows_of(names: Sequence[str], widths: Iterable[int]) -> pd.DataFrame:
     """Return the key columns of a table of neurons: `layer` and `neuron`, layer after layer."""
     pairs = [(name, neuron) for name, width in zip(names, widths, strict=True) for neuron in range(width)]
     return pd.DataFrame(pairs, columns=["layer", "neuron"])
+
+
+def unmeasured(name: str, layers: Iterable[tuple[str, int]]) -> pd.DataFrame:
+    """Return a table of neurons in which nothing was measured: no numbers, from no samples.
+
+    >>> unmeasured("surgeon", [("l", 1)]).iloc[0].to_dict()
+    {'layer': 'l', 'neuron': 0, 'cost': nan, 'place': 0, 'importance': nan, 'standard_error': nan, 'samples': 0}
+    """
+    names, widths = zip(*layers, strict=True)
+    rest = {name: float("nan") if c.type == "number" else 0 for name, c in list(_schema(name).columns.items())[2:]}
+    return table(name, rows_of(names, widths).assign(**rest))
 
 
 def metadata(name: str) -> dict[str, str]:

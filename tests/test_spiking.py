@@ -1,5 +1,7 @@
 """Leaky integrate-and-fire layers: the scan against its steps, and derivatives against the surrogate loss."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,12 +9,15 @@ from torch import nn
 from pruning.batching import Windows
 from pruning.evaluation import next_token_loss
 from pruning.models.spiking import LIF, integrate_and_fire, stepwise, surrogate
+from pruning.record import record
 from pruning.signals.evidence import gather_evidence, partition
 from pruning.signals.hessian import hessian
-from tests.models import loss_on, tensors_of, text, tiny, twin_of, twin_with
+from pruning.training import train
+from tests.models import loss_on, recipe, tensors_of, text, tiny, twin_of, twin_with
 
 SPIKING = ["snn", "feed-forward snn", "lstm + snn", "relu + feed-forward snn"]
-WINDOW = Windows(text(40), first=0, batch=3, bptt=12)[0]
+WINDOWS = Windows(text(40), first=0, batch=3, bptt=12)
+WINDOW = WINDOWS[0]
 SHORT = Windows(text(12), first=0, batch=3, bptt=4)[0]
 
 
@@ -139,6 +144,42 @@ def rebuilt_new(family):
     """Return a model with the weights that it starts with."""
     old = tiny(family=family)
     return type(old)(old.config)
+
+
+@pytest.mark.parametrize("family", ["snn", "feed-forward snn", "lstm + snn"])
+def test_neurons_of_a_new_model_of_real_size_neither_all_fire_nor_all_stay_silent(family):
+    torch.manual_seed(1)
+    small = tiny(family=family)
+    both = {"snn_widths": (64, 64)} if "+" in family else {}
+    settings = {
+        "vocabulary": 200,
+        "embedding": 64,
+        "widths": (64, 64),
+        "decoder": "untied",
+        "leak": 0.5,
+        "threshold": 1.0,
+    }
+    model = type(small)(replace(small.config, **settings, **both))
+    rates = {}
+
+    def observe(name, spikes):
+        rates[name] = spikes.mean(0)
+
+    with torch.no_grad(), record(model, [layer for layer in model.layers() if layer.kind == "snn"], observe):
+        model(torch.randint(200, (35, 16)))
+    for spiking in rates.values():
+        assert 0.05 < spiking.mean() < 0.6
+        assert ((spiking > 0) & (spiking < 1)).float().mean() > 0.9
+
+
+def test_spiking_layers_are_trained_at_their_own_pace():
+    model = tiny(family="snn", dtype=torch.float32)
+    before = tensors_of(model)
+    list(train(model, WINDOWS, WINDOWS, recipe=recipe(epochs=1, portion=0.01, warmup=0.0, weight_decay=0.0), seed=1))
+    moved = {name: (tensor - before[name]).abs().max().item() for name, tensor in tensors_of(model).items()}
+    rate = recipe().learning_rate
+    assert moved["decoder.weight"] == pytest.approx(rate, rel=0.01)
+    assert moved["snn.0.weight_ih"] == pytest.approx(rate * LIF.pace, rel=0.01)
 
 
 @pytest.mark.parametrize("family", ["snn", "lstm + snn"])
