@@ -58,9 +58,8 @@ def energy_of(model: Measurable, windows: Batches, *, track: Track = silently, w
     fan_out = {layer.name: gather(layer.read, tensors).shape[1] for layer in spiking}
     rates = firing_rates(equal, spiking, windows, track=track, what=what) if spiking else {}
     skipped = sum(layer.width * fan_out[layer.name] for layer in spiking)
-    operations = float(sum(rate.sum().item() * fan_out[name] for name, rate in rates.items()))
-    energy = MULTIPLY_ADD * (equal.multiply_adds() - skipped) + ACCUMULATE * operations
-    return Energy(operations, float(energy))
+    operations = sum((rate.sum().item() * fan_out[name] for name, rate in rates.items()), start=0.0)
+    return Energy(operations, MULTIPLY_ADD * (equal.multiply_adds() - skipped) + ACCUMULATE * operations)
 
 
 def firing_rates(
