@@ -53,11 +53,17 @@ def quantise(source: Path, target: Path) -> None:
 
 
 class _Loaded(nn.Module):
-    """What runs elsewhere, with the manners that measuring a language model counts on: a device, a first state."""
+    """What runs elsewhere, with the manners that measuring a language model counts on: a device, a first state, a loss.
+
+    It is no `LanguageModel`, for it has neither layers nor parameters to speak of; what it borrows needs none.
+    """
+
+    device, example, count = LanguageModel.device, LanguageModel.example, LanguageModel.count
+    logits, labels, judged = LanguageModel.logits, LanguageModel.labels, LanguageModel.judged
 
     def __init__(self, step: Step, model: LanguageModel) -> None:
         super().__init__()
-        self.device = nn.Parameter(torch.empty(0), requires_grad=False)  # who runs a model asks a parameter for it
+        self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # who runs a model asks a parameter for it
         self.before = [model]  # in a list, as is `step`: modules would be switched to evaluation, which programs refuse
         self.step = [step]
 
