@@ -182,7 +182,8 @@ def _centred(rows: pd.DataFrame, signals: np.ndarray, candidate: Candidate) -> t
     increase, noise = rows["loss_increase"].to_numpy(), rows["standard_error"].to_numpy() ** 2
     target = rankdata(increase) if candidate.target == "rank" else increase
     true = max(increase.var() - noise.mean(), 0.0)
-    precision = 1 / np.maximum(noise + true, np.finfo(float).tiny)
+    variance = np.maximum(noise + true, np.finfo(float).tiny)
+    precision = variance.min() / variance  # at most 1, so that no sum of them overflows
     weight = precision / precision.mean()
     target = target - np.average(target, weights=weight)
     size = np.sqrt(np.average(target**2, weights=weight)) or 1.0

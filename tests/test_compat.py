@@ -1,26 +1,20 @@
 """The older interface: names and arguments as they were, numbers as the library gives them."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
 from pruning.batching import Windows
 from pruning.compat.advanced_importance_calculator import AdvancedImportanceCalculator
 from pruning.compat.improved_importance_calculation import ImprovedImportanceCalculator, adaptive_retention_rate
 from pruning.layers import NeuronLayer, Slice, gather
 from pruning.models.base import LanguageModel
-from pruning.retention import adaptive_retention_rate as library_rate
 from pruning.signals.cooperative import cooperative
-from pruning.signals.gradients import gradients
 from pruning.signals.weights import components_of
 from pruning.tables import WEIGHTS
 from tests.models import scaled_by_hand, tensors_of, text, tiny, weighted_by_hand
@@ -117,7 +111,7 @@ def test_the_signals_of_a_model_are_those_that_the_librarys_functions_give_of_it
         Stateful(model), [(name, model.get_parameter(name)) for name in names], traces([7, 7]),
         [(window.tokens, window.targets) for window in windows], LOSS,
     )  # fmt: skip
-    from pruning.signals.activations import activations  # noqa: PLC0415
+    from pruning.signals.activations import activations
 
     seen, covariances = activations(model, windows, activation_samples=100, bins=32)
     wired = cooperative(model, covariances, strong=0.75)

@@ -1,23 +1,20 @@
 """`AdvancedImportanceCalculator`: every signal and fusion of given parameters, and the table behind the scores."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
-from pruning.compat.calling import Criterion, device_of, first_batches
+from pruning.compat.calling import Batch, Criterion, batch_losses, device_of, first_batches
+from pruning.compat.fusing import REMOVALS_READ, fused
 from pruning.compat.given import Given, Pair, given
-from pruning.compat.measuring import Batch, Switches, complete, measure
-from pruning.compat.removing import row_removals
-from pruning.fusion import STRATEGIES, Fusion, fusion
+from pruning.compat.measuring import Switches, measure
+from pruning.compat.removing import removal_rises
+from pruning.fusion import STRATEGIES, Fusion
 from pruning.tables import SIGNALS
-
-REMOVALS_READ = 20
-"""Batches that measured removal reads for each neuron."""
-FOLDS = 5
-"""Most parts that measured neurons are cut into for `learned`."""
 
 
 class AdvancedImportanceCalculator:
@@ -133,11 +130,7 @@ class AdvancedImportanceCalculator:
         if learning:
             removals = self._removals(model, own, batches, criterion, place)
         tables = measure(model, own, batches, criterion, place, switches)
-        folds = FOLDS if removals is None else _folds(removals)
-        return fusion(
-            complete(tables), strategy=self.fusion_strategy, seed=self.seed, signals=list(tables), folds=folds,
-            oracle=removals, weights=weights,
-        )  # fmt: skip
+        return fused(tables, strategy=self.fusion_strategy, seed=self.seed, removals=removals, weights=weights)
 
     def _removals(
         self,
@@ -150,9 +143,5 @@ class AdvancedImportanceCalculator:
         if not batches or criterion is None:
             raise ValueError("Expected a loader and a criterion (or measured removals) for fusion 'learned', got none.")
         some = batches[:REMOVALS_READ]
-        return row_removals(model, own, some, criterion, device, neurons=self.measured_neurons, seed=self.seed)
-
-
-def _folds(removals: pd.DataFrame) -> int:
-    """Return how many folds the measured neurons of the smallest layer allow."""
-    return max(2, min(FOLDS, int(removals.groupby("layer").size().min()) // 2))
+        losses = partial(batch_losses, model, some, criterion, device)
+        return removal_rises(model, own.gated, losses, neurons=self.measured_neurons, seed=self.seed)

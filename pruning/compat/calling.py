@@ -1,6 +1,6 @@
 """How the older interface runs a model on batches, and leaves it as it was."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from pruning.evaluation import evaluating
 
 Criterion = Callable[[Any, Any], Tensor]
+Batch = tuple[Any, Any]
+"""(data, targets)."""
 
 
 class Caller:
@@ -50,6 +52,12 @@ class Caller:
             got = found.detach().tolist() if isinstance(found, Tensor) and found.numel() == 1 else type(found).__name__
             raise ValueError(f"Expected one finite number as the criterion's loss, got {got}.")
         return found.reshape(())
+
+
+def batch_losses(model: nn.Module, batches: Sequence[Batch], criterion: Criterion, device: torch.device) -> Tensor:
+    """Return each batch's loss, (batches,) float64, the batches read in order."""
+    caller = Caller(model, device)
+    return torch.stack([caller.loss(data, targets, criterion).double().cpu() for data, targets in batches])
 
 
 def judged(output: Any, targets: Any, criterion: Criterion) -> Tensor:

@@ -5,7 +5,7 @@ copies, as the four gates of an LSTM's `weight_hh_l0` (4 width, width) are.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,11 @@ class Given:
     layers: list[NeuronLayer]
     parameters: dict[str, nn.Parameter]
     traces: dict[str, Tensor]
+
+    @property
+    def gated(self) -> list[NeuronLayer]:
+        """The layers with a neuron's own rows as what reads it: a gate on the rows is a gate on the neuron."""
+        return [replace(layer, read=layer.owned) for layer in self.layers]
 
     @property
     def tensors(self) -> dict[str, Tensor]:

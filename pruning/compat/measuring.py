@@ -2,15 +2,14 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pruning.compat.calling import Caller, Criterion, untouched
+from pruning.compat.calling import Batch, Caller, Criterion, untouched
 from pruning.compat.given import Given
 from pruning.compat.seeing import Site, site_of, watching
 from pruning.layers import NeuronLayer, gather
@@ -21,7 +20,7 @@ from pruning.signals.gradients import Flow, gate_sums
 from pruning.signals.grouped import Measured, empty_groups, group_of
 from pruning.signals.scaling import weighted
 from pruning.statistics import Covariance, jackknife_error, merged
-from pruning.tables import BESIDE, COOPERATIVE, CRITERIA, SIGNALS, WEIGHTS
+from pruning.tables import COOPERATIVE, SIGNALS, WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +29,6 @@ THRESHOLD, BINS, STRONG = 0.1, 32, 0.75
 WIDEST = 2048
 """Neurons of a layer up to which activations are kept: their covariance takes width² numbers."""
 
-Batch = tuple[Any, Any]
 Tables = dict[str, pd.DataFrame]
 """Signal → `layer`, `neuron`, `importance`, `standard_error`."""
 
@@ -94,13 +92,6 @@ def measure(
     return {name: _table(own.layers, found[name]) for name in SIGNALS if name in found}
 
 
-def complete(tables: Mapping[str, pd.DataFrame]) -> Tables:
-    """Return the tables with one for everything else that `fusion` passes on: 0 for every neuron, ranking none."""
-    keys = next(iter(tables.values()))[["layer", "neuron"]]
-    nothing = keys.assign(importance=0.0, standard_error=0.0, **dict.fromkeys(CRITERIA, 0.0))
-    return {**dict.fromkeys((*SIGNALS, *BESIDE, "criteria"), nothing), **tables}
-
-
 Estimate = tuple[Tensor, Tensor]
 """Importance and its standard error, both (width,)."""
 
@@ -155,7 +146,6 @@ def _read(
     sites = {layer.name: site_of(model, layer) for layer in own.layers} if watched else {}
     wanted = {site for site in sites.values() if site is not None and site.width <= WIDEST}
     seen: dict[Site, list[Activity]] = {}
-    gates = [replace(layer, read=layer.owned) for layer in own.layers]
     flows = {layer.name: empty_groups(partial(Flow.empty, layer.width), len(batches)) for layer in own.layers}
     place = 0
 
@@ -173,7 +163,7 @@ def _read(
                     caller(data)
                 continue
             with torch.enable_grad():
-                found = _gate_gradients(caller.loss(data, targets, criterion), own.parameters, gates)
+                found = _gate_gradients(caller.loss(data, targets, criterion), own.parameters, own.gated)
             for name, values in found.items():
                 group_of(flows[name], place, len(batches)).update(values[None])
     activities = {name: _filled(seen[site]) for name, site in sites.items() if site in seen}

@@ -1,81 +1,59 @@
-"""The truth that learned fusion is fitted to, for given parameters: the rise of the loss without one neuron's rows."""
+"""The truth that learned fusion is fitted to, for any model: the rise of the loss without one neuron."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pruning.compat.calling import Caller, Criterion, untouched
-from pruning.compat.given import Given
-from pruning.compat.measuring import Batch
+from pruning.compat.calling import untouched
 from pruning.layers import NeuronLayer
 from pruning.oracle import neurons_to_measure
 
+Losses = Callable[[], Tensor]
+"""() → the loss of each batch by the model as it is at that moment, (batches,)."""
 
-def row_removals(
-    model: nn.Module,
-    own: Given,
-    batches: Sequence[Batch],
-    criterion: Criterion,
-    device: torch.device,
-    *,
-    neurons: int,
-    seed: int,
+
+def removal_rises(
+    model: nn.Module, layers: Sequence[NeuronLayer], losses: Losses, *, neurons: int, seed: int
 ) -> pd.DataFrame:
     """Return `layer`, `neuron`, `loss_increase` and its `standard_error` over batches, of a sample of the neurons.
 
-    One reading of the batches for each neuron, its rows set to zero meanwhile: slow, and good for any model.
+    One reading of the batches for each neuron, what reads it set to zero meanwhile: slow, and good for any model.
     `pruning.oracle` measures the library's own models many at a time.
 
     Args:
         model: It is left as it was.
-        own: What was handed over.
-        batches: (data, targets), at least two.
-        criterion: (output, targets) → loss.
-        device: Where the model computes.
+        layers: Layers of neurons; their `read` slices are what is set to zero.
+        losses: Reads at least two batches.
         neurons: How many to measure, drawn from each layer in proportion to its width.
         seed: Seed of the sample.
 
     Raises:
         ValueError: For fewer than two batches, which tell nothing of the error.
     """
-    if len(batches) < 2:
-        raise ValueError(f"Expected at least two batches to measure removals on, got {len(batches)}.")
     rows = []
     with untouched(model), torch.no_grad():
-        whole = _losses(model, batches, criterion, device)
-        chosen = neurons_to_measure(own.layers, neurons, seed)
-        for layer in own.layers:
+        whole = losses()
+        if len(whole) < 2:
+            raise ValueError(f"Expected at least two batches to measure removals on, got {len(whole)}.")
+        chosen = neurons_to_measure(layers, neurons, seed)
+        for layer in layers:
             for neuron in chosen[layer.name].tolist():
-                rise = _without(model, own, layer, neuron, batches, criterion, device) - whole
-                error = rise.std() / len(rise) ** 0.5
-                rows.append((layer.name, neuron, rise.mean().item(), error.item()))
+                rise = _without(model, layer, neuron, losses) - whole
+                rows.append((layer.name, neuron, rise.mean().item(), rise.std().item() / len(rise) ** 0.5))
     return pd.DataFrame(rows, columns=["layer", "neuron", "loss_increase", "standard_error"])
 
 
-def _without(
-    model: nn.Module,
-    own: Given,
-    layer: NeuronLayer,
-    neuron: int,
-    batches: Sequence[Batch],
-    criterion: Criterion,
-    device: torch.device,
-) -> Tensor:
-    """Return each batch's loss while a neuron's rows are zero; they are put back, also after an error."""
-    places = {p.parameter: p.indices(torch.tensor([neuron]), layer.width).to(device) for p in layer.owned}
-    before = {name: own.parameters[name].detach()[rows].clone() for name, rows in places.items()}
+def _without(model: nn.Module, layer: NeuronLayer, neuron: int, losses: Losses) -> Tensor:
+    """Return each batch's loss while what reads a neuron is zero; it is put back, also after an error."""
+    one = torch.tensor([neuron])
+    pieces = [(piece, model.get_parameter(piece.parameter)) for piece in layer.read]
+    before = {parameter: parameter.detach().clone() for _, parameter in pieces}
     try:
-        for name, rows in places.items():
-            own.parameters[name].index_fill_(0, rows, 0.0)
-        return _losses(model, batches, criterion, device)
+        for piece, parameter in pieces:
+            parameter.index_fill_(piece.dim, piece.indices(one, layer.width).to(parameter.device), 0.0)
+        return losses()
     finally:
-        for name, rows in places.items():
-            own.parameters[name].index_copy_(0, rows, before[name])
-
-
-def _losses(model: nn.Module, batches: Sequence[Batch], criterion: Criterion, device: torch.device) -> Tensor:
-    """Return each batch's loss, (batches,)."""
-    caller = Caller(model, device)
-    return torch.stack([caller.loss(data, targets, criterion).double().cpu() for data, targets in batches])
+        for parameter, values in before.items():
+            parameter.copy_(values)
