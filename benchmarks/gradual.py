@@ -1,7 +1,7 @@
 """Gradual pruning against removing all at once, from one dense checkpoint and with the same training tokens.
 
 `python -m benchmarks.gradual --corpus FOLDER --checkpoint FILE`: FOLDER holds published splits, FILE is read by
-`benchmarks.checkpoints`. For each share of neurons kept: gradual pruning over one epoch without and with the group
+`tasks.published`. For each share of neurons kept: gradual pruning over one epoch without and with the group
 lasso; the same criterion measured on the dense model, all removed at once, then one epoch of the same training. A
 dense row gets that epoch too. Seconds are those of training steps, validation left out; *measuring* is what the choice
 at once costs before; *last tenth* is the speed that gradual pruning ends at. `--portion 0.05` is a short try.
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.checkpoints import read_checkpoint, read_splits, read_vocabulary
 from pruning.batching import Windows
 from pruning.corpus import END_OF_LINE
 from pruning.evaluation import carried, evaluating
@@ -26,6 +25,7 @@ from pruning.models.base import LanguageModel
 from pruning.progress import Item
 from pruning.signals.gradients import gate_gradients
 from pruning.training import Recipe, Trained, steps_an_epoch, train
+from tasks.published import read_checkpoint, read_splits, read_vocabulary
 
 BATCH, BPTT = 20, 35
 VALID_BATCH, VALID_BPTT = 10, 100

@@ -18,12 +18,12 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.checkpoints import read_checkpoint, read_splits, read_vocabulary
 from pruning.batching import Windows
 from pruning.corpus import END_OF_LINE
 from pruning.layers import NeuronLayer
 from pruning.models.base import LanguageModel
 from pruning.signals.hessian import hessian, owned_parameters
+from tasks.published import read_checkpoint, read_splits, read_vocabulary
 
 PROBES = 300
 """Probes that HAP gives each neuron."""

@@ -19,7 +19,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.checkpoints import read_checkpoint, read_splits, read_vocabulary
 from pruning.batching import Windows
 from pruning.corpus import END_OF_LINE
 from pruning.distillation import Imitation, Teacher, imitate
@@ -35,6 +34,7 @@ from pruning.signals.surgeon import surgeon
 from pruning.tables import rows_of
 from pruning.training import Recipe, train
 from tasks.common.console import track
+from tasks.published import read_checkpoint, read_splits, read_vocabulary
 
 CALIBRATION = {"batch": 32, "bptt": 35}
 STATES, SENSITIVE, PROBES = 60, 15, 100

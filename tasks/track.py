@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,32 @@ def run() -> None:
     """
     state = State()
     records = [_pipeline(state), _training(state), *(_variant(state, name) for name in state.parameters.variants)]
+    send(
+        records,
+        key=(STATE, state.digest),
+        tags={"mlflow.source.name": "python -m tasks track", **identity()},
+        corpus=lambda: _corpus(state),
+        later="All results are safe in data/; `python -m tasks track` logs them later.",
+    )
+
+
+def send(
+    records: Sequence[Record],
+    *,
+    key: tuple[str, str],
+    tags: Mapping[str, str],
+    corpus: Callable[[], Any] | None = None,
+    later: str,
+) -> None:
+    """Log a parent and its children to MLflow unless that was done; whatever goes wrong there costs no result.
+
+    Args:
+        records: The parent first.
+        key: Tag and value that say which results these are; a finished parent with it is not logged again.
+        tags: What every run is tagged with beside.
+        corpus: Gives the data set of every run, as MLflow's `DatasetInput`.
+        later: What to say beside the reason if MLflow cannot be reached.
+    """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     import mlflow.store.db.utils as databases  # two seconds, and only here
@@ -113,11 +139,12 @@ def run() -> None:
     databases.MAX_RETRY_COUNT = 2  # ten, the default, are two minutes
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE.resolve()}"
     try:
-        say(_log_once(MlflowClient(store), store, state, records))
+        datasets = [] if corpus is None else [corpus()]
+        say(_log_once(MlflowClient(store), store, records, key, {**tags, key[0]: key[1]}, datasets))
     except Exception as error:  # whatever a server, a database or its driver raises: the results stay
         reason = str(error).partition("\n")[0][-100:]  # the cause stands last in its chain
-        sentence = f"MLflow at {store} could not be reached or refused (… {reason}). All results are safe in data/; "
-        say(re.sub(r"//[^/@\s]*@", "//", sentence) + "`python -m tasks track` logs them later.")
+        sentence = f"MLflow at {store} could not be reached or refused (… {reason}). "
+        say(re.sub(r"//[^/@\s]*@", "//", sentence) + later)
 
 
 def _pipeline(state: State) -> Record:
@@ -199,19 +226,26 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _log_once(client: Any, store: str, state: State, records: Sequence[Record]) -> str:
-    """Log a parent run and its children unless a finished parent has this dvc.lock; return what to say."""
+def _log_once(
+    client: Any,
+    store: str,
+    records: Sequence[Record],
+    key: tuple[str, str],
+    tags: Mapping[str, str],
+    datasets: Sequence[Any],
+) -> str:
+    """Log a parent run and its children unless a finished parent has this key; return what to say."""
     experiment = _experiment(client, store)
-    made = client.search_runs([experiment], f"tags.`{STATE}` = '{state.digest}'")
+    made = client.search_runs([experiment], f"tags.`{key[0]}` = '{key[1]}'")
     for found in made:
         if PARENT not in found.data.tags and found.info.status == "FINISHED":
             return f"MLflow: this state is already logged (run {found.info.run_id})"
     for found in made:  # left by a run that was killed
         client.delete_run(found.info.run_id)
-    tags, (whole, *parts) = _identity(state), records
-    parent = _log(client, experiment, whole, tags, state)
+    whole, *parts = records
+    parent = _log(client, experiment, whole, tags, datasets)
     for part in reversed(parts):  # the newest run stands first in MLflow's list
-        client.set_terminated(_log(client, experiment, part, {**tags, PARENT: parent}, state))
+        client.set_terminated(_log(client, experiment, part, {**tags, PARENT: parent}, datasets))
     client.set_terminated(parent)
     return f"MLflow: {len(records)} runs logged (run {parent})"
 
@@ -228,9 +262,9 @@ def _experiment(client: Any, store: str) -> str:
     return str(found.experiment_id)
 
 
-def _identity(state: State) -> dict[str, str]:
-    """Return the tags that say which state of code and results the runs belong to."""
-    tags = {STATE: state.digest, "mlflow.source.name": "python -m tasks track", "mlflow.source.type": "LOCAL"}
+def identity() -> dict[str, str]:
+    """Return the tags that say which state of the code the runs belong to."""
+    tags = {"mlflow.source.type": "LOCAL"}
     if "DVC_EXP_NAME" in os.environ:
         tags["dvc.experiment"] = os.environ["DVC_EXP_NAME"]
     command = ["git", "status", "--porcelain=v2", "--branch"]  # the first line names the commit, the last ones changes
@@ -242,13 +276,14 @@ def _identity(state: State) -> dict[str, str]:
     return tags | {"mlflow.source.git.commit": lines[0].split()[-1], "git.dirty": str(dirty).lower()}
 
 
-def _log(client: Any, experiment: str, record: Record, tags: Mapping[str, str], state: State) -> str:
+def _log(client: Any, experiment: str, record: Record, tags: Mapping[str, str], datasets: Sequence[Any]) -> str:
     """Make a run, log all that it holds, and return its id; ending it is left to the caller."""
     from mlflow.entities import Param
 
     run = str(client.create_run(experiment, tags={**record.tags, **tags}, run_name=record.name).info.run_id)
     metrics, params = list(_metrics(record)), [Param(name, str(value)) for name, value in record.params.items()]
-    client.log_inputs(run, datasets=[_corpus(state)])
+    if datasets:
+        client.log_inputs(run, datasets=list(datasets))
     for start in range(0, len(metrics), 1000):  # more at once are refused; likewise below
         client.log_batch(run, metrics=metrics[start : start + 1000])
     for start in range(0, len(params), 100):
