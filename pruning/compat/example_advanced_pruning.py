@@ -112,7 +112,7 @@ class Subject:
             tokens = {split: torch.from_numpy(numbered(lines, vocabulary)) for split, lines in texts.items()}
             return cls(model, tokens, vocabulary[END_OF_LINE], options)
         corpus = number(texts, options.vocabulary)
-        tokens = {split: torch.from_numpy(own).long() for split, own in corpus.tokens.items()}
+        tokens = {split: torch.tensor(own, dtype=torch.long) for split, own in corpus.tokens.items()}
         first = int(corpus.vocabulary.set_index("text")["token"][END_OF_LINE])
         return cls(_trained(tokens, first, len(corpus.vocabulary), options), tokens, first, options)
 
@@ -154,8 +154,9 @@ class Subject:
 
     def removals(self) -> pd.DataFrame:
         """Return measured removals of a sample of the neurons."""
-        text = Windows(self.tokens["valid"][: self.cut], first=self.first, batch=COLUMNS, bptt=min(50, self.cut // 20))
         tokens = min(self.options.measured_tokens, self.cut)
+        bptt = max(1, min(50, tokens // (4 * COLUMNS)))  # windows enough to compare their halves
+        text = Windows(self.tokens["valid"][: self.cut], first=self.first, batch=COLUMNS, bptt=bptt)
         return oracle(
             self.model.decoupled(), text, neurons=self.options.measured, tokens=tokens, most=tokens, tolerance=0.05,
             words=min(64, self.model.decoder_weight.shape[0] // 2), seed=1, track=_track,
@@ -191,15 +192,16 @@ def _of_mode(subject: Subject, options: argparse.Namespace) -> tuple[list[Prunin
 
 def _compared(subject: Subject, options: argparse.Namespace) -> tuple[list[Pruning], dict[str, pd.DataFrame]]:
     """Return every variant at every share, the middle one with every seed of calibration, and what they say."""
-    removals = subject.removals()
+    learning = "learned" in options.variants
+    removals = subject.removals() if learning or options.mode == "compare" else None
     shares = sorted(options.keep, reverse=True)
     middle = shares[(len(shares) - 1) // 2]
     calibrations = {seed: subject.calibration(seed) for seed in range(options.seeds)}
     results = [subject.dense()]
     for seed, calibration in calibrations.items():
-        learned = _learned(calibration, removals)
+        learned = _learned(calibration, removals) if learning and removals is not None else None
         of_seed = shares if seed == 0 and options.mode == "compare" else [middle]
-        results += _pruned(subject, list(VARIANTS), of_seed, calibration, learned)
+        results += _pruned(subject, options.variants, of_seed, calibration, learned)
     return results, compare_pruning_results(results, calibrations=calibrations, oracle=removals)
 
 
@@ -235,10 +237,12 @@ def _show(results: Sequence[Pruning], tables: Mapping[str, pd.DataFrame]) -> Non
         "precision": ["score", "spearman", "spearman_low", "spearman_high", "overlap", "measured"],
         "stability": ["score", "runs", "overlap", "rank_correlation", "pruned_spread", "finetuned_spread"],
     }
-    for name, shown in columns.items():
-        if name in tables and len(tables[name]):
+    told = {name: tables[name] for name in columns if name in tables}
+    told["stability"] = told["stability"][told["stability"]["runs"] > 1]
+    for name, own in told.items():
+        if len(own):
             print(f"\n{name.capitalize()}")
-            print(tables[name][shown].to_string(index=False, float_format="{:.3f}".format, na_rep=""))
+            print(own[columns[name]].to_string(index=False, float_format="{:.3f}".format, na_rep=""))
     print()
     for sentence in verdict(tables):
         print(sentence)
@@ -311,6 +315,9 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="a trained model (safetensors), its vocabulary beside it")
     parser.add_argument("--quick", action="store_true", help="smaller and coarser in all: a look in a minute")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.9, 0.75, 0.5, 0.35, 0.25], help="shares to keep")
+    parser.add_argument(
+        "--variants", nargs="+", default=list(VARIANTS), help=f"of `compare` and `stability`: {', '.join(VARIANTS)}"
+    )
     parser.add_argument("--strategy", default="adaptive", help="of `enhanced`: a variant, as simple or learned")
     parser.add_argument("--hidden", type=int, default=64, help="units of a layer, and of the embedding")
     parser.add_argument("--layers", type=int, default=2, help="layers")
@@ -335,8 +342,9 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
 def _check(options: argparse.Namespace) -> None:
     if options.mode not in MODES:
         _refuse(f"Unknown mode {options.mode!r}; known: {list(MODES)}.")
-    if options.strategy not in VARIANTS:
-        _refuse(f"Unknown variant {options.strategy!r}; known: {list(VARIANTS)}.")
+    for variant in (options.strategy, *options.variants):
+        if variant not in VARIANTS:
+            _refuse(f"Unknown variant {variant!r}; known: {list(VARIANTS)}.")
     for share in options.keep:
         if not 0 < share < 1:
             _refuse(f"Expected shares in (0, 1) for --keep, got {share:g}.")
