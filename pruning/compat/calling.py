@@ -26,20 +26,19 @@ class Caller:
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model, self.device = model, device
         self.examples, self.hidden = -1, None
-        self.batch_first = any(getattr(module, "batch_first", False) for module in model.modules())
 
     def __call__(self, data: Any) -> Any:
         """Return the model's output on one batch."""
         inputs = _mapped(lambda tensor: tensor.to(self.device), data)
         init_hidden = getattr(self.model, "init_hidden", None)
         if init_hidden is None:
-            return _output(self.model(inputs))
-        examples = inputs.shape[0 if self.batch_first or inputs.ndim < 2 else 1]
+            return output_of(self.model(inputs))
+        examples = inputs.shape[example_dim(self.model, inputs)]
         if self.hidden is None or examples != self.examples:
             self.examples, self.hidden = examples, init_hidden(examples)
         found = self.model(inputs, self.hidden)
         self.hidden = _mapped(Tensor.detach, found[1]) if isinstance(found, tuple | list) and len(found) > 1 else None
-        return _output(found)
+        return output_of(found)
 
     def loss(self, data: Any, targets: Any, criterion: Criterion) -> Tensor:
         """Return the criterion's loss on one batch.
@@ -52,6 +51,13 @@ class Caller:
             got = found.detach().tolist() if isinstance(found, Tensor) and found.numel() == 1 else type(found).__name__
             raise ValueError(f"Expected one finite number as the criterion's loss, got {got}.")
         return found.reshape(())
+
+
+def example_dim(model: nn.Module, data: Any) -> int:
+    """Return the dimension of a model's data that runs over examples; see `Caller`."""
+    if not hasattr(model, "init_hidden") or data.ndim < 2:
+        return 0
+    return 0 if any(getattr(module, "batch_first", False) for module in model.modules()) else 1
 
 
 def batch_losses(model: nn.Module, batches: Sequence[Batch], criterion: Criterion, device: torch.device) -> Tensor:
@@ -124,7 +130,7 @@ def untouched(model: nn.Module, parameters: Iterable[nn.Parameter] = ()) -> Iter
                     buffer.copy_(buffers[name])
 
 
-def _output(found: Any) -> Any:
+def output_of(found: Any) -> Any:
     """Return the output of (output, hidden, …), of something that holds `logits`, or as it is."""
     if isinstance(found, tuple | list):
         return found[0]

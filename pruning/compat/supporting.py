@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 import pruning
 from pruning.batching import IGNORED, Window
-from pruning.compat.calling import Batch, Caller, Criterion, judged, untouched
+from pruning.compat.calling import Batch, Caller, Criterion, example_dim, judged, output_of, untouched
 from pruning.models.base import LanguageModel
 
 
@@ -60,10 +61,20 @@ def _adapted(model: nn.Module, batches: list[Batch], criterion: Criterion) -> Su
     missing = [name for name in ("discover", "adapt") if not hasattr(pruning, name)]
     if missing:
         raise ValueError(f"Expected one of the library's language models, got {type(model).__name__}.")
-    data, init_hidden = batches[0][0], getattr(model, "init_hidden", None)
-    inputs = (data,) if init_hidden is None else (data, init_hidden(data.shape[1]))
-    found = pruning.adapt(pruning.discover(model, inputs), data, criterion=criterion)
+    data, dim = batches[0][0], example_dim(model, batches[0][0])
+    inputs = (data, model.init_hidden(data.shape[dim])) if hasattr(model, "init_hidden") else (data,)
+    call = partial(_call, dim)
+    found = pruning.adapt(pruning.discover(model, inputs), data, criterion=criterion, call=call, example_dim=dim)
     return Supported(found, batches, lambda smaller: smaller.network)
+
+
+def _call(dim: int, network: Any, inputs: Any, state: Any) -> tuple[Any, Any]:
+    """Return the output and the state of a network that `pruning.discover` read, run as `Caller` runs a model."""
+    module = getattr(network, "network", network)
+    if not hasattr(module, "init_hidden"):
+        return output_of(network(inputs)), None
+    found = network(inputs, module.init_hidden(inputs.shape[dim]) if state is None else state)
+    return output_of(found), found[1] if isinstance(found, tuple | list) and len(found) > 1 else None
 
 
 def _check_cross_entropy(output: Tensor, targets: Tensor, criterion: Criterion) -> None:
