@@ -16,6 +16,7 @@ _HOME = {
     "silence": "pruning.layers",
     "record": "pruning.record",
     "build": "pruning.models",
+    "discover": "pruning.discovery",
     "Windows": "pruning.batching",
     "Recipe": "pruning.training",
     "train": "pruning.training",
