@@ -16,6 +16,8 @@ _HOME = {
     "silence": "pruning.layers",
     "record": "pruning.record",
     "build": "pruning.models",
+    "adapt": "pruning.adapting",
+    "discover": "pruning.discovery",
     "Windows": "pruning.batching",
     "Recipe": "pruning.training",
     "train": "pruning.training",

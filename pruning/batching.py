@@ -1,13 +1,38 @@
-"""How a stream of tokens becomes windows: columns read side by side, each window carrying on from the last."""
+"""What a model reads: batches of (inputs, targets), and how a stream of tokens becomes windows of columns."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from itertools import chain, repeat
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 IGNORED = -100
 """The target of a padded place; `cross_entropy` skips it."""
+
+
+class Batches(Protocol):
+    """Pairs (inputs, targets) in an order, such as `Windows`, a list, or a `DataLoader` that does not shuffle.
+
+    Inputs are a tensor, or tensors in a tuple, list or dictionary; targets are a tensor.
+    """
+
+    def __len__(self) -> int:
+        """How many batches there are."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield (inputs, targets) from the first batch on."""
+
+
+def endless(batches: Batches) -> Iterator[Any]:
+    """Return an iterator over the batches that starts again from the first one after the last.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if not len(batches):
+        raise ValueError("Expected at least one batch of (inputs, targets), got none.")
+    return chain.from_iterable(repeat(batches))
 
 
 class Window(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import nnls
 
 from pruning.evaluation import latencies, size_of
-from pruning.models.base import LanguageModel
+from pruning.models.base import Measurable
 from pruning.progress import Track, silently
 
 KINDS = ("neurons", "parameters", "multiply_adds", "latency")
@@ -39,7 +39,7 @@ class Budget:
     costs: Costs
 
 
-def budget_of(model: LanguageModel, *, kind: str, value: float, latency: Costs | None = None) -> Budget:
+def budget_of(model: Measurable, *, kind: str, value: float, latency: Costs | None = None) -> Budget:
     """Return a budget for smaller versions of `model`.
 
     Args:
@@ -61,7 +61,7 @@ def budget_of(model: LanguageModel, *, kind: str, value: float, latency: Costs |
     return Budget(kind, value, layers, size_costs(model, kind))
 
 
-def size_costs(model: LanguageModel, kind: str) -> Costs:
+def size_costs(model: Measurable, kind: str) -> Costs:
     """Return the model's `neurons`, `parameters` or `multiply_adds` as a function of its widths.
 
     A parameter's shape holds each layer's width at most twice in all (recurrent: w², between layers: v·w), so a size
@@ -88,7 +88,7 @@ def size_costs(model: LanguageModel, kind: str) -> Costs:
 
 
 def measured_latency(
-    model: LanguageModel, *, batch: int, repeats: int, points: int, track: Track = silently
+    model: Measurable, *, batch: int, repeats: int, points: int, track: Track = silently
 ) -> tuple[Costs, float]:
     """Return how long one step takes as a function of the widths, in seconds, and the fit's relative error (RMS).
 

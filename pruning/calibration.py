@@ -12,10 +12,10 @@ import torch
 from scipy.stats import rankdata
 from sklearn.isotonic import IsotonicRegression
 
-from pruning.batching import Window
+from pruning.batching import Batches
 from pruning.evaluation import loss_of
 from pruning.layers import silence
-from pruning.models.base import LanguageModel
+from pruning.models.base import Measurable
 from pruning.progress import Track, silently
 
 
@@ -45,8 +45,8 @@ def by_quantiles(scores: pd.DataFrame, by: str, losses: pd.DataFrame) -> np.ndar
 
 
 def removal_curves(
-    model: LanguageModel,
-    windows: Sequence[Window],
+    model: Measurable,
+    windows: Batches,
     scores: pd.DataFrame,
     *,
     by: str,

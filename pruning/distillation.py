@@ -3,14 +3,14 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pruning.batching import IGNORED, Window, Windows
 from pruning.evaluation import carried, evaluating
-from pruning.models.base import LanguageModel, State
+from pruning.models.base import LanguageModel, Measurable, State
 from pruning.progress import Track, silently
 from pruning.schedule import rate_at
 
@@ -25,30 +25,32 @@ class Teacher:
         temperature: Divides both models' logits where they are compared.
     """
 
-    model: LanguageModel
+    model: Measurable
     share: float
     temperature: float
 
 
 def distillation_loss(
-    model: LanguageModel, teacher: Teacher, window: Window, state: State | None, taught: State | None
-) -> tuple[Tensor, Tensor, tuple[State, State]]:
+    model: Measurable, teacher: Teacher, batch: Sequence[Any], state: Any, taught: Any
+) -> tuple[Tensor, Tensor, tuple[Any, Any]]:
     """Return the labels' loss, what is minimised with a teacher, both nat/token, and both models' states.
 
     (1 − share) · CE(labels) + share · T² · CE(softmax(z_t / T), softmax(z / T)), T the temperature, z the logits: T²
     keeps the gradient's size whatever the temperature, and the cross-entropy with the teacher differs from the
-    Kullback–Leibler divergence by what no student can change. Padding is left out of both.
+    Kullback–Leibler divergence by what no student can change. Padding is left out of both. The labels' loss is the
+    model's own, whatever its criterion.
     """
-    device = model.encoder.weight.device
-    tokens, wanted = window.tokens.to(device), window.targets.to(device).flatten()
-    logits, state = model(tokens, state)
-    own = logits.flatten(0, 1).log_softmax(-1)
+    inputs, targets = batch
+    logits, state = model.logits(inputs, state)
+    own = logits.log_softmax(-1)
     with torch.no_grad(), evaluating(teacher.model):
-        taught_logits, taught = teacher.model(tokens, taught)
-        shares = (taught_logits.flatten(0, 1) / teacher.temperature).softmax(-1)
-    loss = F.nll_loss(own, wanted, ignore_index=IGNORED)
-    softened = own if teacher.temperature == 1 else (logits.flatten(0, 1) / teacher.temperature).log_softmax(-1)
-    distance = -torch.linalg.vecdot(shares, softened)[wanted != IGNORED].mean()  # one product, no copy of the logits
+        taught_logits, taught = teacher.model.logits(inputs, taught)
+        shares = (taught_logits / teacher.temperature).softmax(-1)
+    loss = model.judged(logits, targets, logarithms=own)
+    softened = own if teacher.temperature == 1 else (logits / teacher.temperature).log_softmax(-1)
+    distance = -torch.linalg.vecdot(shares, softened)[
+        model.labels(targets) != IGNORED
+    ].mean()  # one product, no copy of the logits
     return loss, (1 - teacher.share) * loss + teacher.share * teacher.temperature**2 * distance, (state, taught)
 
 

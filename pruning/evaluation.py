@@ -2,17 +2,18 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pruning.batching import IGNORED, Window
-from pruning.models.base import LanguageModel, State
+from pruning.batching import Batches
+from pruning.models.base import LanguageModel, Measurable, State
 from pruning.progress import Track, silently
 
 
@@ -21,12 +22,14 @@ class Loss:
     """A model's loss over a split.
 
     Attributes:
-        total: Summed negative log-likelihood, nat.
-        tokens: How many tokens were predicted.
+        total: Summed negative log-likelihood, nat (or whatever else the model's own criterion gives).
+        tokens: How many targets were predicted; tokens of a language model.
+        correct: How many of them have the highest logit.
     """
 
     total: float
     tokens: int
+    correct: int = 0
 
     @property
     def mean(self) -> float:
@@ -34,60 +37,77 @@ class Loss:
         return self.total / self.tokens
 
     @property
+    def accuracy(self) -> float:
+        """Share of the targets that have the highest logit, in [0, 1]."""
+        return self.correct / self.tokens
+
+    @property
     def perplexity(self) -> float:
         """exp(cross-entropy)."""
         return math.exp(min(self.mean, 700.0))
 
 
-def loss_of(
-    model: LanguageModel, windows: Sequence[Window], *, track: Track = silently, what: str = "evaluate"
-) -> Loss:
-    """Return the model's loss over all windows: state carried from window to window, every token predicted once.
+def loss_of(model: Measurable, windows: Batches, *, track: Track = silently, what: str = "evaluate") -> Loss:
+    """Return the model's loss over all batches: state carried from window to window, every token predicted once.
 
     The model is evaluated without dropout and left in the mode it was in.
     """
-    total, tokens, state = 0.0, 0, None
+    total, tokens, correct, state = 0.0, 0, 0, None
     with evaluating(model), torch.no_grad():
-        for window in track(windows, what):
-            loss, state = next_token_loss(model, window.tokens, window.targets, state, reduction="sum")
-            total += loss.item()
-            tokens += int((window.targets != IGNORED).sum())
-    return Loss(total, tokens)
+        for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):
+            logits, state = model.logits(inputs, state)
+            total += model.judged(logits, targets, reduction="sum").item()
+            tokens += model.count(targets)
+            correct += int((logits.argmax(-1) == model.labels(targets)).sum())
+    return Loss(total, tokens, correct)
 
 
 def next_token_loss(
     model: LanguageModel, tokens: Tensor, targets: Tensor, state: State | None, *, reduction: str = "mean"
 ) -> tuple[Tensor, State]:
-    """Return the cross-entropy of one window, padding left out, and the state to carry on from.
+    """Return the cross-entropy of one window, padding left out, and the state; see `Measurable.loss`."""
+    return model.loss(tokens, targets, state, reduction=reduction)
 
-    Args:
-        model: A language model, in whichever mode is wanted.
-        tokens: What it reads, (T, B), on any device; likewise `targets`.
-        targets: What follows each token, (T, B); `IGNORED` where nothing does.
-        state: What the window before left, or None.
-        reduction: `mean` (nat/token) or `sum` (nat).
+
+def carried(state: Any) -> Any:
+    """Return the state cut off from the graph that computed it: back-propagation is truncated there.
+
+    Raises:
+        TypeError: If the state is not made of tensors, tuples, lists and dictionaries.
     """
-    device = next(model.parameters()).device
-    logits, state = model(tokens.to(device), state)
-    wanted = targets.to(device).flatten()
-    return F.cross_entropy(logits.flatten(0, 1), wanted, ignore_index=IGNORED, reduction=reduction), state
+    if state is None:
+        return None
+    if isinstance(state, Tensor):
+        return state.detach()
+    if isinstance(state, list | tuple):
+        return type(state)(carried(part) for part in state)
+    if isinstance(state, dict):
+        return {name: carried(part) for name, part in state.items()}
+    raise TypeError(f"Expected a state of tensors in tuples, lists or dictionaries, got {type(state).__name__}.")
 
 
-def carried(state: State | None) -> State | None:
-    """Return the state cut off from the graph that computed it: back-propagation is truncated there."""
-    return None if state is None else [tuple(tensor.detach() for tensor in layer) for layer in state]
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Within the context, choose kernels whose gradients can be differentiated: fused ones mostly cannot."""
+    with torch.backends.cudnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 class evaluating:  # noqa: N801 - a context manager reads as a verb
-    """Switch a model to evaluation and each of its modules back to the mode it was in."""
+    """Switch a model to evaluation and each of its modules back to the mode it was in.
+
+    The global random state is left as it was, too: a `DataLoader` draws from it whenever it is read.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self.modes = model, {module: module.training for module in model.modules()}
 
     def __enter__(self) -> None:
+        self.random = torch.get_rng_state()
         self.model.eval()
 
     def __exit__(self, *_: object) -> None:
+        torch.set_rng_state(self.random)
         for module, mode in self.modes.items():
             module.training = mode
 
@@ -99,7 +119,7 @@ class Size:
     Attributes:
         neurons: Neurons of all layers.
         parameters: Stored numbers, shared ones once.
-        multiply_adds: Multiply-adds for one token.
+        multiply_adds: Multiply-adds for one token (one example).
     """
 
     neurons: int
@@ -107,7 +127,7 @@ class Size:
     multiply_adds: int
 
 
-def size_of(model: LanguageModel) -> Size:
+def size_of(model: Measurable) -> Size:
     """Return what the model costs to hold and to run."""
     return Size(sum(model.widths()), sum(p.numel() for p in model.parameters()), model.multiply_adds())
 
@@ -128,14 +148,14 @@ class Latency:
 
 
 def latencies(
-    models: Mapping[str, LanguageModel], *, batch: int, repeats: int, track: Track = silently
+    models: Mapping[str, Measurable], *, batch: int, repeats: int, track: Track = silently
 ) -> dict[str, Latency]:
-    """Return how long one step (one token of each of `batch` sequences, state carried) takes in each model.
+    """Return how long one step (one token of each of `batch` sequences, or one example) takes in each model.
 
     The models take turns, so that whatever else the machine does falls on all of them alike.
     """
     samples: dict[str, list[float]] = {name: [] for name in models}
-    states: dict[str, State | None] = dict.fromkeys(models)
+    states: dict[str, Any] = dict.fromkeys(models)
     with torch.inference_mode(), ExitStack() as modes:
         for model in models.values():
             modes.enter_context(evaluating(model))
@@ -147,11 +167,10 @@ def latencies(
     return {name: _latency(np.array(times)) for name, times in samples.items()}
 
 
-def _timed_step(model: LanguageModel, batch: int, state: State | None) -> tuple[float, State]:
-    device = next(model.parameters()).device
-    tokens = torch.zeros(1, batch, dtype=torch.long, device=device)
+def _timed_step(model: Measurable, batch: int, state: Any) -> tuple[float, Any]:
+    device, inputs = model.device, model.example(batch)
     start = time.perf_counter()
-    _, state = model(tokens, state)
+    _, state = model.logits(inputs, state)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start, state

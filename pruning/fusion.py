@@ -86,7 +86,8 @@ def fusion(
     measured curve of joint removal rises by at its place.
 
     Args:
-        tables: Signal name → its table; the same neurons in each. Those of `BESIDE` and `criteria` are passed on.
+        tables: Signal name → its table; the same neurons in each. Those of `BESIDE` and `criteria` are passed on;
+            where one was not measured, its columns are not numbers and nothing can be chosen by them.
         strategy: How to weigh the signals.
         seed: Seed of the random control, of folds and of the bootstrap.
         signals: Which signals count; the others' shares are 0.
@@ -171,12 +172,13 @@ def _side_by_side(
     tables: Mapping[str, pd.DataFrame], criteria: pd.DataFrame | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return one row a neuron with one column a signal, and the standard errors likewise."""
-    needed = (*SIGNALS, *BESIDE, "criteria")
-    missing = [name for name in needed if name not in tables]
+    missing = [name for name in SIGNALS if name not in tables]
     if missing:
-        raise ValueError(f"Expected the tables {list(needed)}, got none of {missing}.")
+        raise ValueError(f"Expected the tables {list(SIGNALS)}, got none of {missing}.")
     keys = tables[SIGNALS[0]][["layer", "neuron"]]
-    for name in needed:
+    for name in (*SIGNALS, *BESIDE, "criteria"):
+        if name not in tables:
+            continue
         if not tables[name][["layer", "neuron"]].equals(keys):
             raise ValueError(f"Expected the same neurons in every signal, got others in {name!r}.")
     frame = keys.assign(**{name: tables[name]["importance"] for name in SIGNALS})
@@ -382,13 +384,15 @@ def _calibrated(
     return by_quantiles(frame, "fused", losses)
 
 
-def _beside(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.Series]:
-    """Return the importances that stand beside the fused one, by column."""
-    return {name: tables[name]["importance"] for name in BESIDE} | {name: tables["criteria"][name] for name in CRITERIA}
+def _beside(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Return the importances that stand beside the fused one, by column; no numbers where they were not measured."""
+    signals = {name: tables[name]["importance"] if name in tables else np.nan for name in BESIDE}
+    criteria = tables.get("criteria")
+    return signals | {name: np.nan if criteria is None else criteria[name] for name in CRITERIA}
 
 
 def _importance_table(
-    frame: pd.DataFrame, fused: np.ndarray, weighing: Weighing, seed: int, beside: Mapping[str, pd.Series]
+    frame: pd.DataFrame, fused: np.ndarray, weighing: Weighing, seed: int, beside: Mapping[str, Any]
 ) -> pd.DataFrame:
     own = _for_layers(weighing.shares, frame)
     shares = {

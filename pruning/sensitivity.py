@@ -1,23 +1,22 @@
 """How much the loss depends on what the readers of each neuron read: the Gram matrix of its readers, per layer."""
 
-from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pruning.batching import IGNORED, Window, Windows
+from pruning.batching import IGNORED, Batches
 from pruning.evaluation import carried, evaluating
-from pruning.layers import NeuronLayer
-from pruning.models.base import LanguageModel, State
+from pruning.models.base import Measurable
 from pruning.progress import Track, silently
 from pruning.signals.grouped import empty_groups, group_of
 from pruning.statistics import Covariance
 
 
 def sensitivities(
-    model: LanguageModel, windows: Windows, *, batches: int, seed: int, track: Track = silently
+    model: Measurable, windows: Batches, *, batches: int, seed: int, track: Track = silently
 ) -> dict[str, list[Covariance]]:
     """Return the moments of γ = ∂L/∂h of each layer, in groups of consecutive windows.
 
@@ -28,8 +27,9 @@ def sensitivities(
     Wᵀ E[g gᵀ] W, which is how K-FAC weighs their rows (Martens & Grosse 2015), without its matrices ever being made.
 
     Args:
-        model: A language model.
-        windows: Calibration text, read in order with carried state; what flows back is cut at a window's end.
+        model: Any model whose layers can be tapped (`Measurable.tapped`).
+        windows: Calibration text (or other batches), read in order with carried state; what flows back is cut at the
+            end of each.
         batches: At most this many windows are read.
         seed: Seed of the sampled labels.
         track: Shows progress.
@@ -38,31 +38,23 @@ def sensitivities(
     count = min(batches, len(windows))
     groups = {layer.name: empty_groups(partial(Covariance.empty, layer.width), count) for layer in layers}
     generator = torch.Generator().manual_seed(seed)
-    state: State | None = None
+    state = None
     with evaluating(model):
-        for index in track(range(count), "sensitivities"):
-            found, state = _of_window(model, layers, windows[index], carried(state), generator)
+        for index, (inputs, targets) in zip(track(range(count), "sensitivities"), windows, strict=False):
+            found, state = _of_batch(model, inputs, targets, carried(state), generator)
             for name, gradients in found.items():
                 group_of(groups[name], index, count).update(gradients.flatten(0, 1))
     return groups
 
 
-def _of_window(
-    model: LanguageModel,
-    layers: Sequence[NeuronLayer],
-    window: Window,
-    state: State | None,
-    generator: torch.Generator,
-) -> tuple[dict[str, Tensor], State]:
-    """Return ∂L/∂h of each layer, (T, B, width), and the state to carry on from."""
-    weight = model.encoder.weight
-    tokens = window.tokens.to(weight.device)
-    offsets = {layer.name: weight.new_zeros(*tokens.shape, layer.width, requires_grad=True) for layer in layers}
-    features, state = model.features(tokens, state, offsets)
-    logits = model.decode(features).flatten(0, 1)
-    labels = _sampled(logits, generator).masked_fill(window.targets.flatten().to(tokens.device) == IGNORED, IGNORED)
+def _of_batch(
+    model: Measurable, inputs: Any, targets: Tensor, state: Any, generator: torch.Generator
+) -> tuple[dict[str, Tensor], Any]:
+    """Return ∂L/∂h of each layer, (steps, examples, width), and the state to carry on from."""
+    logits, taps, state = model.tapped(inputs, state)
+    labels = _sampled(logits, generator).masked_fill(model.labels(targets) == IGNORED, IGNORED)
     loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
-    return dict(zip(offsets, torch.autograd.grad(loss, list(offsets.values())), strict=True)), state
+    return dict(zip(taps, torch.autograd.grad(loss, list(taps.values())), strict=True)), state
 
 
 def _sampled(logits: Tensor, generator: torch.Generator) -> Tensor:

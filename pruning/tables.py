@@ -272,7 +272,8 @@ TABLES = {
                 "split": Column("text", "", "valid or test"),
                 "loss": Column("number", "nat/token", "cross-entropy, every token once, state carried"),
                 "perplexity": Column("number", "1", "exp(loss)"),
-                "tokens": Column("integer", "token", "tokens predicted"),
+                "accuracy": Column("number", "1", "share of the targets that the model ranks first"),
+                "tokens": Column("integer", "token", "targets predicted: tokens of a language model"),
                 "neurons": Column("integer", "", "neurons of all layers"),
                 "parameters": Column("integer", "", "stored numbers, shared ones once"),
                 "multiply_adds": Column("integer", "1/token", "multiply-adds for one token"),
@@ -421,6 +422,17 @@ def rows_of(names: Sequence[str], widths: Iterable[int]) -> pd.DataFrame:
     """Return the key columns of a table of neurons: `layer` and `neuron`, layer after layer."""
     pairs = [(name, neuron) for name, width in zip(names, widths, strict=True) for neuron in range(width)]
     return pd.DataFrame(pairs, columns=["layer", "neuron"])
+
+
+def unmeasured(name: str, layers: Iterable[tuple[str, int]]) -> pd.DataFrame:
+    """Return a table of neurons in which nothing was measured: no numbers, from no samples.
+
+    >>> unmeasured("surgeon", [("l", 1)]).iloc[0].to_dict()
+    {'layer': 'l', 'neuron': 0, 'cost': nan, 'place': 0, 'importance': nan, 'standard_error': nan, 'samples': 0}
+    """
+    names, widths = zip(*layers, strict=True)
+    rest = {name: float("nan") if c.type == "number" else 0 for name, c in list(_schema(name).columns.items())[2:]}
+    return table(name, rows_of(names, widths).assign(**rest))
 
 
 def metadata(name: str) -> dict[str, str]:

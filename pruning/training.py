@@ -3,22 +3,22 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pruning.batching import IGNORED, Window, Windows
+from pruning.batching import Batches
 from pruning.distillation import Teacher, distillation_loss
-from pruning.evaluation import carried, loss_of, next_token_loss
-from pruning.layers import named_tensors
-from pruning.models.base import LanguageModel, State
+from pruning.evaluation import carried, loss_of
+from pruning.layers import named_buffers, named_tensors
+from pruning.models.base import Measurable
 from pruning.progress import Track, silently
 from pruning.schedule import rate_at
 
-_States = tuple[State | None, State | None]
+_States = tuple[Any, Any]
 
 CHECKPOINTED = ("exp_avg", "exp_avg_sq", "step")
 """What AdamW remembers of each parameter."""
@@ -69,9 +69,9 @@ class Trained:
 
 
 def train(
-    model: LanguageModel,
-    windows: Windows,
-    valid: Windows,
+    model: Measurable,
+    windows: Batches,
+    valid: Batches,
     *,
     recipe: Recipe,
     seed: int,
@@ -85,8 +85,9 @@ def train(
     a run that was never interrupted. The global random state is left as it was.
 
     Args:
-        model: A language model; it ends as the last epoch left it.
-        windows: Training windows; their batch size and length are the training's.
+        model: Any model that knows its loss; it ends as the last epoch left it.
+        windows: Training windows (or other batches); their batch size and length are the training's. A `DataLoader`
+            that shuffles draws from `seed`, as dropout does.
         valid: Validation windows.
         recipe: How to train.
         seed: Seed of dropout.
@@ -114,12 +115,12 @@ def train(
 class Companion(Protocol):
     """Goes along with training: sees the gradients of each step, and may replace what is trained after it."""
 
-    def see(self, model: LanguageModel) -> None:
+    def see(self, model: Any) -> None:
         """Look at the model with the gradients of one step, before they are clipped and change it."""
 
     def after(
-        self, model: LanguageModel, optimizer: torch.optim.AdamW, state: State, rate: float
-    ) -> tuple[LanguageModel, torch.optim.AdamW, State]:
+        self, model: Any, optimizer: torch.optim.AdamW, state: Any, rate: float
+    ) -> tuple[Any, torch.optim.AdamW, Any]:
         """Return the model, the optimizer and the carried state to go on with after a step at learning rate `rate`."""
 
 
@@ -127,9 +128,9 @@ class Companion(Protocol):
 class _Loop:
     """What the steps of one training share; a companion may replace the model and its optimizer between them."""
 
-    model: LanguageModel
+    model: Measurable
     optimizer: torch.optim.AdamW
-    windows: Windows
+    windows: Batches
     recipe: Recipe
     teacher: Teacher | None
     seed: int
@@ -143,33 +144,35 @@ class _Loop:
         rates = [rate_at(self.recipe, step, self.recipe.epochs * used) for step in steps]
         with torch.random.fork_rng():
             torch.manual_seed(self.seed * 1_000_003 + epoch)
-            losses = self._steps(rates, f"epoch {epoch + 1} of {self.recipe.epochs}")
+            losses, per_step = self._steps(rates, f"epoch {epoch + 1} of {self.recipe.epochs}")
         _finite(sum(losses), "training")
-        per_step = [int((self.windows[index].targets != IGNORED).sum()) for index in range(used)]
         read = epoch * sum(per_step) + np.cumsum(per_step)
         numbers = {"step": np.array(steps) + 1, "tokens": read, "train_loss": losses, "valid_loss": math.nan}
         return pd.DataFrame({**numbers, "learning_rate": rates})
 
-    def _steps(self, rates: Sequence[float], what: str) -> list[float]:
-        """Take one step at each of the learning rates, the state carried from one to the next; return the losses."""
+    def _steps(self, rates: Sequence[float], what: str) -> tuple[list[float], list[int]]:
+        """Take one step at each of the learning rates, the state carried; return their losses and targets."""
         losses: list[float] = []
+        counts: list[int] = []
         states: _States = (None, None)
         self.model.train()
-        for index, rate in enumerate(self.track(rates, what)):
-            loss, learnt, own, taught = self._losses(self.windows[index], states)
+        for rate, (inputs, targets) in zip(self.track(rates, what), self.windows, strict=False):
+            loss, learnt, own, taught = self._losses(inputs, targets, states)
             self._step(learnt, rate)
             losses.append(loss.item())
+            counts.append(self.model.count(targets))
             if self.companion:
                 self.model, self.optimizer, own = self.companion.after(self.model, self.optimizer, own, rate)
             states = (own, taught)
-        return losses
+        return losses, counts
 
-    def _losses(self, window: Window, states: "_States") -> tuple[Tensor, Tensor, State, State | None]:
-        """Return the window's loss (nat/token), what is minimised, and the model's and the teacher's states after."""
+    def _losses(self, inputs: Any, targets: Tensor, states: "_States") -> tuple[Tensor, Tensor, Any, Any]:
+        """Return the batch's loss (nat/token), what is minimised, and the model's and the teacher's states after."""
         if self.teacher is None:
-            loss, own = next_token_loss(self.model, window.tokens, window.targets, carried(states[0]))
+            loss, own = self.model.loss(inputs, targets, carried(states[0]))
             return loss, loss, own, None
-        loss, learnt, after = distillation_loss(self.model, self.teacher, window, carried(states[0]), states[1])
+        batch = (inputs, targets)
+        loss, learnt, after = distillation_loss(self.model, self.teacher, batch, carried(states[0]), states[1])
         return loss, learnt, *after
 
     def _step(self, loss: Tensor, rate: float) -> None:
@@ -191,7 +194,7 @@ def _finite(loss: float, which: str) -> float:
     return loss
 
 
-def steps_an_epoch(recipe: Recipe, windows: Windows) -> int:
+def steps_an_epoch(recipe: Recipe, windows: Batches) -> int:
     """Return how many windows one pass reads, and so how many steps it takes."""
     return max(1, round(recipe.portion * len(windows)))
 
@@ -217,11 +220,12 @@ def _after_epoch(
     history = rows if before.history.empty else pd.concat([before.history, rows], ignore_index=True)
     losses = history["valid_loss"].dropna().to_numpy()
     valid = losses[since:]
-    now = {name: tensor.clone() for name, tensor in named_tensors(model).items()}
+    now = {name: tensor.clone() for name, tensor in {**named_tensors(model), **named_buffers(model)}.items()}
     best = now if valid.argmin() == len(valid) - 1 else before.best()
     remembered = {
         f"{name}.{what}": optimizer.state[parameter][what].clone()
         for name, parameter in model.named_parameters()
+        if parameter in optimizer.state  # not one that is frozen
         for what in CHECKPOINTED
     }
     tensors = {
@@ -238,6 +242,8 @@ def _restore(model: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, 
     model.load_state_dict(_under("model", tensors))
     remembered = _under("optimizer", tensors)
     for name, parameter in model.named_parameters():
+        if f"{name}.step" not in remembered:
+            continue
         optimizer.state[parameter] = {what: remembered[f"{name}.{what}"].clone() for what in CHECKPOINTED}
 
 

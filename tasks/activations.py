@@ -5,12 +5,12 @@ from tasks.common.job import Job
 from tasks.common.tables import write_table
 from tasks.covariances import write_covariances
 from tasks.models import read_model
-from tasks.windows import calibration_windows
+from tasks.windows import calibration_batches
 
 
 def run(job: Job) -> None:
     """Write importance from activations, and their covariance for later stages."""
     model = read_model(job.input("train/model")).decoupled()
-    measured, covariances = activations(model, calibration_windows(job), **job.settings("activations"), track=job.track)
+    measured, covariances = activations(model, calibration_batches(job), **job.settings("activations"), track=job.track)
     write_table(job.output("activations"), measured)
     write_covariances(job.output("covariance"), covariances)

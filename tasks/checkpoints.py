@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
 
-from pruning.batching import Windows
+from pruning.batching import Batches
 from pruning.distillation import Teacher
-from pruning.models.base import LanguageModel
+from pruning.models.base import Measurable
 from pruning.training import Recipe, Trained, train
 from tasks.common.console import say
 from tasks.common.job import Job, seconds
@@ -22,9 +22,9 @@ TENSORS, HISTORY = "tensors.safetensors", "steps.parquet"
 
 def train_to_the_end(
     job: Job,
-    model: LanguageModel,
-    windows: Windows,
-    valid: Windows,
+    model: Measurable,
+    windows: Batches,
+    valid: Batches,
     recipe: Recipe,
     seed: int,
     teacher: Teacher | None = None,

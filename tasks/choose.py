@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pruning.evaluation import size_of
-from pruning.models.base import LanguageModel
+from pruning.models.base import Measurable
 from tasks.common.console import say, track
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected, checked
@@ -44,7 +44,7 @@ def run(words: Sequence[str]) -> None:
     _say(row, dense, wanted, model)
 
 
-def _say(row: Row, dense: Row, wanted: argparse.Namespace, model: LanguageModel) -> None:
+def _say(row: Row, dense: Row, wanted: argparse.Namespace, model: Measurable) -> None:
     change = row["valid_perplexity"] / dense["valid_perplexity"] - 1
     faster = dense["milliseconds"] / row["milliseconds"]
     say(f"{wanted.to}: {row['retain']:.0%} of the neurons, {size_of(model).parameters:,} parameters")

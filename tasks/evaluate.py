@@ -4,13 +4,13 @@ import dataclasses
 
 import pandas as pd
 
-from pruning.batching import Windows
+from pruning.batching import Batches
 from pruning.evaluation import latencies, loss_of, size_of
-from pruning.models.base import LanguageModel
+from pruning.models.base import Measurable
 from tasks.common.job import Job, seconds
 from tasks.common.tables import write_table
 from tasks.models import read_model
-from tasks.windows import read_windows
+from tasks.windows import read_batches
 
 PHASES = {"pruned": "prune", "reconstructed": "reconstruct", "finetuned": "finetune"}
 """Phases of a variant, and the stage that writes the model of each; what keeps everything has only the last."""
@@ -26,13 +26,13 @@ def run(job: Job) -> pd.DataFrame:
     models = {phase: read_model(job.input(f"{stage}/model")) for phase, stage in PHASES.items()}
     if size_of(models["pruned"]).neurons == size_of(dense).neurons:
         models = {"dense": dense, "finetuned": models["finetuned"]}
-    windows = {split: read_windows(job, split, **settings) for split in ("valid", "test")}
+    windows = {split: read_batches(job, split, **settings) for split in ("valid", "test")}
     rows = [_row(job, phase, split, model, windows[split]) for split in windows for phase, model in models.items()]
     write_table(job.output("evaluation"), pd.DataFrame(rows))
     return _latencies(job, {"dense": dense, "finetuned": models["finetuned"]}, repeats)
 
 
-def _row(job: Job, phase: str, split: str, model: LanguageModel, windows: Windows) -> dict[str, object]:
+def _row(job: Job, phase: str, split: str, model: Measurable, windows: Batches) -> dict[str, object]:
     loss = loss_of(model, windows, track=job.track, what=f"{job.stage.variant}, {phase}, {split}")
     return {
         "variant": job.stage.variant,
@@ -40,12 +40,13 @@ def _row(job: Job, phase: str, split: str, model: LanguageModel, windows: Window
         "split": split,
         "loss": loss.mean,
         "perplexity": loss.perplexity,
+        "accuracy": loss.accuracy,
         "tokens": loss.tokens,
         **dataclasses.asdict(size_of(model)),
     }
 
 
-def _latencies(job: Job, models: dict[str, LanguageModel], repeats: int) -> pd.DataFrame:
+def _latencies(job: Job, models: dict[str, Measurable], repeats: int) -> pd.DataFrame:
     rows = []
     for batch in BATCHES:
         for phase, found in latencies(models, batch=batch, repeats=repeats, track=job.track).items():

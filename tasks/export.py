@@ -26,7 +26,7 @@ from tasks.common.stages import DATA, PARAMETERS, read_stage, read_yaml
 from tasks.common.tables import read_table
 from tasks.common.writing import replacing
 from tasks.evaluate import BATCHES
-from tasks.models import CONFIG, WEIGHTS, read_model, write_model
+from tasks.models import CONFIG, WEIGHTS, read_language_model, write_model
 from tasks.windows import read_windows
 
 PHASES = {"pruned": "prune/model", "reconstructed": "reconstruct/model", "finetuned": "finetune/model"}
@@ -136,7 +136,7 @@ def _model(job: Job, phase: str) -> LanguageModel:
     path = job.input(PHASES[phase])
     if not path.is_dir():
         raise Unexpected(f"Expected the {phase} model of {job.stage.variant} in {path}, got none; run `dvc repro`.")
-    return read_model(path).cpu()
+    return read_language_model(path).cpu()
 
 
 def _write_formats(folder: Path, model: LanguageModel) -> dict[str, LanguageModel]:
@@ -149,7 +149,7 @@ def _write_formats(folder: Path, model: LanguageModel) -> dict[str, LanguageMode
     onnx.save(onnx_of(model), folder / GRAPH)
     quantise(folder / GRAPH, folder / QUANTISED)
     return {
-        WEIGHTS: read_model(folder).cpu(),
+        WEIGHTS: read_language_model(folder).cpu(),
         PROGRAM: load_program(folder / PROGRAM, model),
         GRAPH: load_onnx(folder / GRAPH, model),
         QUANTISED: load_onnx(folder / QUANTISED, model),

@@ -17,7 +17,7 @@ from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table, write_table
 from tasks.common.writing import replacing
 from tasks.models import read_model
-from tasks.windows import calibration_windows
+from tasks.windows import calibration_batches
 
 ORACLE = "oracle/oracle"
 """Measured removals, where dvc.yaml lists them among what the stage reads."""
@@ -39,7 +39,7 @@ def run(job: Job) -> None:
 
 def _curves(job: Job, scores: pd.DataFrame, *, shares: Sequence[float], batches: int) -> pd.DataFrame:
     """Return what removing each layer's least important neurons together costs."""
-    model, windows = read_model(job.input("train/model")), calibration_windows(job)
+    model, windows = read_model(job.input("train/model")), calibration_batches(job)
     some = list(islice(windows, batches))
     return removal_curves(model.decoupled(), some, scores, by="fused", shares=shares, track=job.track)
 

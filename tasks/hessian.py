@@ -4,11 +4,11 @@ from pruning.signals.hessian import hessian
 from tasks.common.job import Job
 from tasks.common.tables import write_table
 from tasks.models import read_model
-from tasks.windows import calibration_windows
+from tasks.windows import calibration_batches
 
 
 def run(job: Job) -> None:
     """Write the traditional importance."""
     model = read_model(job.input("train/model")).decoupled()
-    measured = hessian(model, calibration_windows(job), **job.settings("hessian"), track=job.track)
+    measured = hessian(model, calibration_batches(job), **job.settings("hessian"), track=job.track)
     write_table(job.output("hessian"), measured)

@@ -7,8 +7,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from pruning.adapting import Adapted
 from pruning.models import describe, rebuild
-from pruning.models.base import LanguageModel
+from pruning.models.base import LanguageModel, Measurable
+from tasks import own
 from tasks.common.parameters import Unexpected
 from tasks.common.writing import replacing
 
@@ -26,9 +28,9 @@ def device() -> torch.device:
     return accelerator or torch.device("cpu")
 
 
-def write_model(folder: Path, model: LanguageModel) -> None:
+def write_model(folder: Path, model: Measurable) -> None:
     """Write a model as a folder, whole or not at all."""
-    config, tensors = describe(model)
+    config, tensors = own.describe(model) if isinstance(model, Adapted) else describe(_built_in(model, folder))
     with replacing(folder) as aside:
         aside.mkdir()
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -36,7 +38,7 @@ def write_model(folder: Path, model: LanguageModel) -> None:
         (aside / WEIGHTS).write_bytes(content)  # `save_file` would let nobody but its owner read it
 
 
-def read_model(folder: Path | str) -> LanguageModel:
+def read_model(folder: Path | str) -> Measurable:
     """Return the model in a folder, on the device, in evaluation mode.
 
     Raises:
@@ -51,4 +53,20 @@ def read_model(folder: Path | str) -> LanguageModel:
         tensors = load_file(folder / WEIGHTS)
     except (json.JSONDecodeError, SafetensorError) as error:
         raise Unexpected(f"Expected a model in {folder}, got a damaged one ({error}).") from error
-    return rebuild(config, tensors).to(device()).eval()
+    model: Measurable = own.rebuild(config, tensors) if "source" in config else rebuild(config, tensors)
+    return model.to(device()).eval()
+
+
+def read_language_model(folder: Path | str) -> LanguageModel:
+    """Return the model in a folder as `read_model` does, of one of the families of `pruning.models`.
+
+    Raises:
+        Unexpected: If it is a user's own, or the folder does not hold a model.
+    """
+    return _built_in(read_model(folder), folder)
+
+
+def _built_in(model: Measurable, folder: Path | str) -> LanguageModel:
+    if not isinstance(model, LanguageModel):
+        raise Unexpected(f"Expected a language model of a built-in family for {folder}, got a model of your own.")
+    return model

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pandas as pd
 
 from pruning.evaluation import latencies, loss_of, size_of
-from pruning.models.base import LanguageModel
+from pruning.models.base import Measurable
 from pruning.retention import keep_of, retention
 from tasks.common.job import Job, seconds
 from tasks.common.tables import read_table, write_table
@@ -15,7 +15,7 @@ from tasks.models import read_model
 from tasks.plots import write_costs
 from tasks.reconstruct import repaired
 from tasks.variants import read_variants
-from tasks.windows import read_windows
+from tasks.windows import read_batches
 
 DENSE = 1.0
 
@@ -26,7 +26,7 @@ def run(job: Job) -> pd.DataFrame:
     models = {DENSE: read_model(job.input("train/model"))}
     models |= {retain: model_at(job, retain) for retain in sorted(settings["retain"], reverse=True)}
     protocol = {name: job.settings("evaluate")[name] for name in ("batch", "bptt")}
-    windows = {split: read_windows(job, split, **protocol) for split in ("valid", "test")}
+    windows = {split: read_batches(job, split, **protocol) for split in ("valid", "test")}
     rows = []
     for retain, model in models.items():
         losses = {
@@ -45,19 +45,19 @@ def run(job: Job) -> pd.DataFrame:
     return timing
 
 
-def model_at(job: Job, retain: float) -> LanguageModel:
+def model_at(job: Job, retain: float) -> Measurable:
     """Return the repaired model that keeps this share of all neurons by the path's order of removal."""
     settings, prune = job.settings("path"), job.settings("prune")
     importance = read_table(job.input("fuse/importance"))
-    chosen = retention(
-        importance, variant=f"{retain:g}", by="surgeon", retain=retain, floor=prune["floor"], scope="absolute"
-    )
+    by = "surgeon" if importance["surgeon"].notna().all() else "fused"
+    scope = "absolute" if by == "surgeon" else "global"
+    chosen = retention(importance, variant=f"{retain:g}", by=by, retain=retain, floor=prune["floor"], scope=scope)
     dense = read_model(job.input("train/model")).decoupled(prune["tied"])
     repair = job.settings("reconstruct") | {"repair": settings["repair"]}
     return repaired(job, dense, keep_of(chosen), **repair)
 
 
-def _timing(job: Job, models: Mapping[float, LanguageModel], repeats: int) -> pd.DataFrame:
+def _timing(job: Job, models: Mapping[float, Measurable], repeats: int) -> pd.DataFrame:
     """Return the latency of each model, all measured in turns; the share kept stands in the column `variant`."""
     named = {f"{retain:g}": model for retain, model in models.items()}
     rows = []

@@ -6,7 +6,7 @@ from typing import Any
 
 from pruning.budgets import Budget, budget_of, measured_latency
 from pruning.layers import select
-from pruning.models.base import LanguageModel
+from pruning.models.base import Measurable
 from pruning.retention import keep_of, retention
 from tasks.common.job import Job
 from tasks.common.tables import read_table, write_table
@@ -35,7 +35,7 @@ def run(job: Job) -> None:
     write_table(job.output("retention"), retained)
 
 
-def _budget(job: Job, model: LanguageModel, wanted: Mapping[str, Any]) -> Budget:
+def _budget(job: Job, model: Measurable, wanted: Mapping[str, Any]) -> Budget:
     """Return the budget that params.yaml asks for; a latency is measured here and now."""
     kind, value = wanted["kind"], wanted["value"]
     if kind != "latency":

@@ -4,14 +4,15 @@ from typing import Any
 
 from pruning.distillation import Imitation, imitate
 from pruning.layers import Keep
-from pruning.models.base import LanguageModel
+from pruning.models.base import LanguageModel, Measurable
 from pruning.reconstruction import reconstruct
 from pruning.retention import keep_of
 from tasks.common.job import Job
+from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table
 from tasks.covariances import read_covariances
 from tasks.models import read_model, write_model
-from tasks.windows import calibration_windows
+from tasks.windows import read_windows
 
 
 def run(job: Job) -> None:
@@ -24,10 +25,13 @@ def run(job: Job) -> None:
     write_model(job.output("model"), model)
 
 
-def repaired(job: Job, dense: LanguageModel, keep: Keep, *, repair: str, **settings: Any) -> LanguageModel:
+def repaired(job: Job, dense: Measurable, keep: Keep, *, repair: str, **settings: Any) -> Measurable:
     """Return the smaller model, repaired with the job's covariances and, if it is to imitate, its calibration text."""
     covariances = read_covariances(job.input("activations/covariance"))
     smaller = reconstruct(dense, keep, covariances, repair="ridge" if repair == "imitate" else repair)
     if repair != "imitate":
         return smaller
-    return imitate(smaller, dense, calibration_windows(job), imitation=Imitation(**settings), track=job.track)
+    if not (isinstance(smaller, LanguageModel) and isinstance(dense, LanguageModel)):
+        raise Unexpected("Expected repair none, mean or ridge for a model of your own, got imitate.")
+    windows = read_windows(job, "train", **job.settings("calibration"))
+    return imitate(smaller, dense, windows, imitation=Imitation(**settings), track=job.track)

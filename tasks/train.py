@@ -1,10 +1,12 @@
-"""The stage `train`: a dense language model from the corpus."""
+"""The stage `train`: a dense language model from the corpus, or the user's own model as it is."""
 
 from dataclasses import fields
+from math import nan
 
 import pandas as pd
 import torch
 
+from pruning.evaluation import loss_of
 from pruning.models import build
 from pruning.models import settings as settings_of
 from pruning.training import Recipe
@@ -12,6 +14,7 @@ from tasks.checkpoints import forget, train_to_the_end
 from tasks.common.job import Job
 from tasks.common.tables import write_table
 from tasks.models import device, write_model
+from tasks.own import adapted, read_own
 from tasks.windows import read_windows, vocabulary_size
 
 TEXT = ("batch", "bptt")
@@ -19,6 +22,10 @@ TEXT = ("batch", "bptt")
 
 def run(job: Job) -> pd.DataFrame | None:
     """Write the trained model and its history; return how long a training token took."""
+    source = job.settings("model")["source"]
+    if source:
+        _take(job, source)
+        return None
     settings = job.settings("train")
     family, seed = settings["family"], settings["seed"]
     make = {name: settings[name] for name in settings_of(family) if name != "vocabulary"}
@@ -32,3 +39,12 @@ def run(job: Job) -> pd.DataFrame | None:
     write_table(job.output("history"), last.history.assign(phase="train")[["phase", *last.history.columns]])
     forget(job)
     return timing
+
+
+def _take(job: Job, source: str) -> None:
+    """Write the user's model as it is, and a history of no step: its loss on the validation batches."""
+    model = adapted(source)
+    write_model(job.output("model"), model)
+    loss = loss_of(model, read_own(source).valid, track=job.track, what="valid").mean
+    row = {"phase": "train", "step": 0, "tokens": 0, "train_loss": nan, "valid_loss": loss, "learning_rate": 0.0}
+    write_table(job.output("history"), pd.DataFrame([row]))

@@ -4,11 +4,18 @@ from pathlib import Path
 
 import torch
 
-from pruning.batching import Windows
+from pruning.batching import Batches, Windows
 from pruning.corpus import END_OF_LINE
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table
+from tasks.own import read_own
+
+
+def read_batches(job: Job, split: str, *, batch: int, bptt: int) -> Batches:
+    """Return one split: of the user's own model if there is one, batches as they come; else windows of the corpus."""
+    source = job.settings("model")["source"]
+    return getattr(read_own(source), split) if source else read_windows(job, split, batch=batch, bptt=bptt)
 
 
 def read_windows(job: Job, split: str, *, batch: int, bptt: int) -> Windows:
@@ -18,9 +25,9 @@ def read_windows(job: Job, split: str, *, batch: int, bptt: int) -> Windows:
     return Windows(tokens, first=first_token(job.input("prepare/vocabulary")), batch=batch, bptt=bptt)
 
 
-def calibration_windows(job: Job) -> Windows:
-    """Return the training split as the windows that signals are measured on."""
-    return read_windows(job, "train", **job.settings("calibration"))
+def calibration_batches(job: Job) -> Batches:
+    """Return the training split as the windows (or a user's batches) that signals are measured on."""
+    return read_batches(job, "train", **job.settings("calibration"))
 
 
 def first_token(vocabulary: Path) -> int:

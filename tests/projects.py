@@ -12,7 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
-CODE = ("pruning", "tasks", "learned", "dvc.yaml", "params.yaml", "constraints.txt")
+CODE = ("pruning", "tasks", "learned", "own", "dvc.yaml", "params.yaml", "constraints.txt")
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -184,15 +184,11 @@ def test_probing_ends_with_its_budget_when_two_halves_never_rank_alike(windows):
 
 
 def test_probes_read_the_text_in_order_and_carry_its_state(windows):
-    seen = []
-
-    def track(items, _what):
-        seen.extend(items)
-        return items
-
-    hessian(tiny(), windows, probes=len(windows) + 2, stability=2, seed=1, track=track)
+    seen, model = [], tiny()
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    hessian(model, windows, probes=len(windows) + 2, stability=2, seed=1)
     expected = [*windows, windows[0], windows[1]]
-    assert all(torch.equal(one.tokens, two.tokens) for one, two in zip(seen, expected, strict=True))
+    assert all(torch.equal(tokens, window.tokens) for tokens, window in zip(seen, expected, strict=True))
 
 
 def test_a_layer_of_one_neuron_is_measured_too(windows):

@@ -29,7 +29,7 @@ class Caller:
 
     def __call__(self, data: Any) -> Any:
         """Return the model's output on one batch."""
-        inputs = _mapped(lambda tensor: tensor.to(self.device), data)
+        inputs = moved(data, self.device)
         init_hidden = getattr(self.model, "init_hidden", None)
         if init_hidden is None:
             return output_of(self.model(inputs))
@@ -46,7 +46,7 @@ class Caller:
         Raises:
             ValueError: If it is not one finite number.
         """
-        found = judged(self(data), _mapped(lambda tensor: tensor.to(self.device), targets), criterion)
+        found = judged(self(data), moved(targets, self.device), criterion)
         if not isinstance(found, Tensor) or found.numel() != 1 or not found.isfinite():
             got = found.detach().tolist() if isinstance(found, Tensor) and found.numel() == 1 else type(found).__name__
             raise ValueError(f"Expected one finite number as the criterion's loss, got {got}.")
@@ -137,6 +137,11 @@ def output_of(found: Any) -> Any:
     if isinstance(found, Mapping):
         return found.get("logits", found)
     return getattr(found, "logits", found)
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Return the value with every tensor in it on the device."""
+    return _mapped(lambda tensor: tensor.to(device), value)
 
 
 def _mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import pruning
+from pruning.adapting import adapt, own_module
 from pruning.batching import IGNORED, Window
-from pruning.compat.calling import Batch, Caller, Criterion, example_dim, judged, output_of, untouched
+from pruning.compat.calling import Batch, Caller, Criterion, example_dim, judged, moved, output_of, untouched
+from pruning.discovery import discover
 from pruning.models.base import LanguageModel
 
 
@@ -53,27 +54,25 @@ def supported(
     if isinstance(model, LanguageModel):
         _check_cross_entropy(output, targets.to(output.device), criterion)
         return Supported(model.decoupled(), [_window(batch, criterion) for batch in batches], lambda one: one)
-    return _adapted(model, list(batches), criterion)
+    return _adapted(model, list(batches), criterion, device)
 
 
-def _adapted(model: nn.Module, batches: list[Batch], criterion: Criterion) -> Supported:
+def _adapted(model: nn.Module, batches: list[Batch], criterion: Criterion, device: torch.device) -> Supported:
     """Return a model that the library did not make, read by `pruning.discover` and run as `pruning.adapt` says."""
-    missing = [name for name in ("discover", "adapt") if not hasattr(pruning, name)]
-    if missing:
-        raise ValueError(f"Expected one of the library's language models, got {type(model).__name__}.")
-    data, dim = batches[0][0], example_dim(model, batches[0][0])
-    inputs = (data, model.init_hidden(data.shape[dim])) if hasattr(model, "init_hidden") else (data,)
-    call = partial(_call, dim)
-    found = pruning.adapt(pruning.discover(model, inputs), data, criterion=criterion, call=call, example_dim=dim)
-    return Supported(found, batches, lambda smaller: smaller.network)
+    data, dim = moved(batches[0][0], device), example_dim(model, batches[0][0])
+    init_hidden = getattr(model, "init_hidden", None)
+    inputs = (data,) if init_hidden is None else (data, init_hidden(data.shape[dim]))
+    found = discover(model, inputs)
+    ready = adapt(found, data, criterion=criterion, call=partial(_call, dim), example_dim=dim)
+    return Supported(ready, batches, lambda smaller: smaller.module)
 
 
-def _call(dim: int, network: Any, inputs: Any, state: Any) -> tuple[Any, Any]:
-    """Return the output and the state of a network that `pruning.discover` read, run as `Caller` runs a model."""
-    module = getattr(network, "network", network)
-    if not hasattr(module, "init_hidden"):
+def _call(dim: int, network: nn.Module, inputs: Any, state: Any) -> tuple[Any, Any]:
+    """Return the output and the state of a network that `discover` read, run as `Caller` runs a model."""
+    init_hidden = getattr(own_module(network), "init_hidden", None)
+    if init_hidden is None:
         return output_of(network(inputs)), None
-    found = network(inputs, module.init_hidden(inputs.shape[dim]) if state is None else state)
+    found = network(inputs, init_hidden(inputs.shape[dim]) if state is None else state)
     return output_of(found), found[1] if isinstance(found, tuple | list) and len(found) > 1 else None
 
 

@@ -1,20 +1,115 @@
-"""What every family of language models offers, whatever its neurons are."""
+"""What signals, training and evaluation ask of a model, whoever wrote it, and what language models answer."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from pruning.batching import IGNORED
 from pruning.layers import PrunableModule
+from pruning.record import record
 
 State: TypeAlias = list[tuple[Tensor, ...]]
 """What a model carries from window to window: some tensors for each layer."""
 Decoder = Literal["untied", "tied", "projected"]
 
 
-class LanguageModel(PrunableModule):
+class Untappable(ValueError):
+    """A layer to whose outputs nothing can be added so that all its readers see it; the message says which and why."""
+
+
+class Measurable(PrunableModule):
+    """A model that can be run on batches of (inputs, targets) and that knows what it loses on them.
+
+    `LanguageModel` is one by itself; `pruning.adapting.Adapted` makes one of any other model. What is carried from
+    batch to batch, the state, is whatever the model gives back: tensors, in tuples or lists; None where nothing is.
+    """
+
+    example_dim: int
+    """Dimension of the inputs that runs over the examples of a batch, which are independent."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.parameters()).device
+
+    @abstractmethod
+    def read(self, inputs: Any, state: Any = None) -> Any:
+        """Run every layer on the inputs and return the state; for whoever watches the layers and needs no logits."""
+
+    @abstractmethod
+    def logits(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
+        """Return the logits, one row for each target, (n, classes), and the state to carry on from."""
+
+    @abstractmethod
+    def tapped(self, inputs: Any, state: Any = None) -> tuple[Tensor, dict[str, Tensor], Any]:
+        """Return logits and state as `logits` does and, by layer, zeros that were added to its outputs.
+
+        They are shaped as `outputs` gives those, (steps, examples, width). The derivative of a loss by such zeros is
+        how much it depends on each output, through every reader within this batch, the layer's own next steps
+        included.
+
+        Raises:
+            Untappable: For a layer at whose outputs nothing can be added so that all its readers see it.
+        """
+
+    @abstractmethod
+    def outputs(self, inputs: Any, state: Any = None) -> dict[str, Tensor]:
+        """Return each layer's outputs by layer, (steps, examples, width), without a graph.
+
+        Steps are whatever an example has many of: times, places of an image, dimensions of a head; 1 where it has one.
+        """
+
+    @abstractmethod
+    def labels(self, targets: Tensor) -> Tensor:
+        """Return the class that each row of logits is to predict, (n,), on the device; `IGNORED` where none is."""
+
+    @abstractmethod
+    def judged(
+        self, logits: Tensor, targets: Tensor, *, reduction: str = "mean", logarithms: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of logits (n, classes), `mean` (per target that counts) or `sum`.
+
+        Args:
+            logits: One row for each target.
+            targets: As they are in the batch.
+            reduction: `mean` or `sum`.
+            logarithms: The log-softmax of `logits`, where it is at hand already.
+        """
+
+    def loss(self, inputs: Any, targets: Tensor, state: Any = None, *, reduction: str = "mean") -> tuple[Tensor, Any]:
+        """Return the loss of one batch, `mean` (per target that counts) or `sum`, and the state to carry on from."""
+        logits, state = self.logits(inputs, state)
+        return self.judged(logits, targets, reduction=reduction), state
+
+    def count(self, targets: Tensor) -> int:
+        """Return how many of the targets count."""
+        return int((self.labels(targets) != IGNORED).sum())
+
+    def widths(self) -> tuple[int, ...]:
+        """Return the number of neurons of each layer."""
+        return tuple(layer.width for layer in self.layers())
+
+    def decoupled(self, how: Literal["untie", "project"] = "project") -> Self:  # noqa: ARG002 - for those who need it
+        """Return an equal model in which every layer of neurons has readers of its own; itself if it is one already."""
+        return self
+
+    @abstractmethod
+    def example(self, batch: int) -> Any:
+        """Return inputs of `batch` examples (of one step, where there are steps), to measure how long they take."""
+
+    @abstractmethod
+    def multiply_adds(self) -> int:
+        """Return the multiply-adds of one example (one token)."""
+
+
+class LanguageModel(Measurable):
     """Reads tokens (T, B), carries a state, and gives the logits (T, B, V) of each next token."""
+
+    example_dim = 1
 
     encoder: nn.Embedding
     decoder: nn.Linear  # its `weight` is None where the embedding's serves
@@ -47,6 +142,44 @@ class LanguageModel(PrunableModule):
         features, state = self.features(tokens, state)
         return self.decode(features), state
 
+    def read(self, inputs: Tensor, state: State | None = None) -> State:
+        """Run every layer but the decoder on tokens (T, B) and return the state."""
+        return self.features(inputs.to(self.device), state)[1]
+
+    def logits(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Return the logits of the token after each of `inputs` (T, B), (T · B, V), and the state."""
+        logits, state = self(inputs.to(self.device), state)
+        return logits.flatten(0, 1), state
+
+    def tapped(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, dict[str, Tensor], State]:
+        """Return logits, the zeros added to each layer's outputs, (T, B, width), and the state."""
+        one = self.encoder.weight
+        taps = {layer.name: one.new_zeros(*inputs.shape, layer.width, requires_grad=True) for layer in self.layers()}
+        features, state = self.features(inputs.to(self.device), state, taps)
+        return self.decode(features).flatten(0, 1), taps, state
+
+    def outputs(self, inputs: Tensor, state: State | None = None) -> dict[str, Tensor]:
+        """Return each layer's outputs by layer, (T, B, width)."""
+        found: dict[str, Tensor] = {}
+        with torch.no_grad(), record(self, self.layers(), found.__setitem__):
+            self.read(inputs, state)
+        return {name: outputs.view(*inputs.shape, -1) for name, outputs in found.items()}
+
+    def labels(self, targets: Tensor) -> Tensor:
+        """Return what follows each token, (T · B,); `IGNORED` where nothing does."""
+        return targets.to(self.device).flatten()
+
+    def judged(
+        self, logits: Tensor, targets: Tensor, *, reduction: str = "mean", logarithms: Tensor | None = None
+    ) -> Tensor:
+        """Return the cross-entropy, padding left out: `mean` (nat/token) or `sum` (nat)."""
+        known = logits.log_softmax(-1) if logarithms is None else logarithms
+        return F.nll_loss(known, self.labels(targets), ignore_index=IGNORED, reduction=reduction)
+
+    def example(self, batch: int) -> Tensor:
+        """Return one token of each of `batch` sequences, (1, batch)."""
+        return torch.zeros(1, batch, dtype=torch.long, device=self.device)
+
     @abstractmethod
     def widths(self) -> tuple[int, ...]:
         """Return the number of neurons of each layer."""
@@ -54,10 +187,6 @@ class LanguageModel(PrunableModule):
     @abstractmethod
     def decoupled(self, how: Literal["untie", "project"] = "project") -> Self:
         """Return an equal model in which every layer of neurons has readers of its own; itself if it is one already."""
-
-    @abstractmethod
-    def multiply_adds(self) -> int:
-        """Return the multiply-adds of one token."""
 
     @abstractmethod
     def to_config(self) -> dict[str, object]:

@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.batching import Windows
+from pruning.batching import Batches
 from pruning.evaluation import evaluating
 from pruning.layers import NeuronLayer
-from pruning.models.base import LanguageModel, State
+from pruning.models.base import Measurable
 from pruning.progress import Track, silently
 from pruning.record import record
 from pruning.signals.grouped import empty_groups, group_of, grouped_table
@@ -83,8 +83,8 @@ Covariances = Mapping[str, list[Covariance]]
 
 
 def activations(
-    model: LanguageModel,
-    windows: Windows,
+    model: Measurable,
+    windows: Batches,
     *,
     activation_samples: int,
     bins: int,
@@ -104,8 +104,8 @@ def activations(
     eight consecutive groups of windows.
 
     Args:
-        model: A language model.
-        windows: Calibration text, read in order with carried state.
+        model: Any model that can be run on batches.
+        windows: Calibration text (or other batches), read in order with carried state.
         activation_samples: At most this many windows are read.
         bins: Bins of the histogram.
         track: Shows progress.
@@ -122,22 +122,21 @@ def activations(
     def observe(layer: str, batch: Tensor) -> None:
         group_of(groups[layer], place, count).update(batch)
 
-    state: State | None = None
+    state = None
     with evaluating(model), torch.no_grad(), record(model, layers, observe):
-        for index in track(range(count), "activations"):
+        for index, (inputs, _) in zip(track(range(count), "activations"), windows, strict=False):
             place = index
-            _, state = model.features(windows[index].tokens.to(scales[layers[0].name].device), state)
+            state = model.read(inputs, state)
     return grouped_table("activations", groups), {name: [g.values for g in parts] for name, parts in groups.items()}
 
 
-def _scales(model: LanguageModel, layers: list[NeuronLayer], windows: Windows) -> dict[str, Tensor]:
+def _scales(model: Measurable, layers: list[NeuronLayer], windows: Batches) -> dict[str, Tensor]:
     """Return the root mean square activation of each layer on the first window."""
     scales: dict[str, Tensor] = {}
 
     def observe(layer: str, batch: Tensor) -> None:
         scales[layer] = batch.square().mean().sqrt()
 
-    device = next(model.parameters()).device
     with evaluating(model), torch.no_grad(), record(model, layers, observe):
-        model.features(windows[0].tokens.to(device))
+        model.read(next(iter(windows))[0])
     return scales

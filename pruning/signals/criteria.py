@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.batching import Windows
+from pruning.batching import Batches
 from pruning.evaluation import evaluating
 from pruning.layers import NeuronLayer, PrunableModule, gather, named_tensors
-from pruning.models.base import LanguageModel, State
+from pruning.models.base import Measurable
 from pruning.progress import Track, silently
 from pruning.signals.cooperative import edges_of, recurrent_coupling
 from pruning.signals.evidence import Evidence, gather_evidence, partition
@@ -24,8 +24,8 @@ DAMPING = 0.85
 
 
 def criteria(
-    model: LanguageModel,
-    windows: Windows,
+    model: Measurable,
+    windows: Batches,
     *,
     batches: int,
     bins: int,
@@ -41,8 +41,8 @@ def criteria(
     standard error is the jackknife over eight consecutive groups of windows.
 
     Args:
-        model: A language model.
-        windows: Calibration text, read in order with carried state.
+        model: Any model whose layers can be tapped (`Measurable.tapped`).
+        windows: Calibration text (or other batches), read in order with carried state.
         batches: At most this many windows are read.
         bins: Bins of each neuron's outputs, for `mutual_information`.
         classes: Groups of predicted token types, for `mutual_information`.
@@ -56,11 +56,11 @@ def criteria(
     layers, count = model.layers(), min(batches, len(windows))
     generator = torch.Generator().manual_seed(seed)
     groups: list[dict[str, Evidence]] = []
-    state: State | None = None
+    state = None
     with evaluating(model):
-        parts = partition(model, windows[0], bins=bins, classes=classes)
-        for index in track(range(count), "criteria"):
-            found, state = gather_evidence(model, layers, windows[index], state, partition=parts, generator=generator)
+        parts = partition(model, next(iter(windows)), bins=bins, classes=classes)
+        for index, batch in zip(track(range(count), "criteria"), windows, strict=False):
+            found, state = gather_evidence(model, layers, batch, state, partition=parts, generator=generator)
             place = group_of(range(min(GROUPS, count)), index, count)
             if place == len(groups):
                 groups.append(found)

@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pruning.batching import IGNORED, Window
-from pruning.evaluation import carried
+from pruning.batching import IGNORED
+from pruning.evaluation import carried, twice_differentiable
 from pruning.layers import NeuronLayer, gather
-from pruning.models.base import LanguageModel, State
-from pruning.record import record
+from pruning.models.base import Measurable
 from pruning.statistics import Covariance
 
 TOTALS = ("gate", "gate_size", "gate_window", "gate_true", "gate_sampled", "weight_sampled", "snip", "grasp")
@@ -67,7 +66,7 @@ class Partition:
     classes: Tensor
 
 
-def partition(model: LanguageModel, window: Window, *, bins: int, classes: int) -> Partition:
+def partition(model: Measurable, batch: Sequence[Any], *, bins: int, classes: int) -> Partition:
     """Return bins of equal frequency for each neuron, and groups of token types of equal predicted probability.
 
     Both are taken from one window and then fixed. Token types are grouped in the order of their mean predicted
@@ -75,15 +74,13 @@ def partition(model: LanguageModel, window: Window, *, bins: int, classes: int) 
 
     Args:
         model: In evaluation mode.
-        window: The window that edges and groups come from.
+        batch: The (inputs, targets) that edges and groups come from.
         bins: Bins of each neuron's outputs.
         classes: Groups of token types.
     """
-    device = next(model.parameters()).device
-    layers = model.layers()
     with torch.no_grad():
-        outputs = _outputs(model, layers, window.tokens.to(device), None)
-        likely = model(window.tokens.to(device))[0].flatten(0, 1).softmax(-1).double().mean(0).cpu()
+        outputs = {name: found.flatten(0, 1) for name, found in model.outputs(batch[0]).items()}
+        likely = model.logits(batch[0])[0].softmax(-1).double().mean(0).cpu()
     shares = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
     edges = {name: torch.quantile(h.double().cpu(), shares, dim=0).T.contiguous() for name, h in outputs.items()}
     ordered, types = likely.sort(descending=True, stable=True)
@@ -94,82 +91,90 @@ def partition(model: LanguageModel, window: Window, *, bins: int, classes: int) 
 
 
 def gather_evidence(
-    model: LanguageModel,
+    model: Measurable,
     layers: Sequence[NeuronLayer],
-    window: Window,
-    state: State | None,
+    batch: Sequence[Any],
+    state: Any,
     *,
     partition: Partition,
     generator: torch.Generator,
-) -> tuple[dict[str, Evidence], State]:
+) -> tuple[dict[str, Evidence], Any]:
     """Return one window's evidence for each layer, and the state to carry on from.
 
     One forward pass serves three backward ones: by true labels, by labels sampled from the model, and the product of
     the Hessian with the gradient. The outputs themselves come from a pass without the decoder, which is the part
     that costs.
     """
-    device = next(model.parameters()).device
-    tokens, targets = window.tokens.to(device), window.targets.to(device)
-    outputs = _outputs(model, layers, tokens, state)
-    found, probabilities, after = _derivatives(model, layers, tokens, targets, state, generator)
-    wanted = targets.flatten() != IGNORED
-    predicted = _by_class(probabilities[wanted].cpu(), partition.classes)
+    inputs, targets = batch
+    outputs = model.outputs(inputs, state)
+    found, probabilities, after = _derivatives(model, layers, inputs, targets, state, generator)
+    wanted = (model.labels(targets) != IGNORED).cpu()
+    predicted = _by_class(probabilities.cpu(), partition.classes)
     evidence = {}
     for layer in layers:
         hidden = outputs[layer.name].double().cpu()
-        states = Covariance.empty(layer.width)
-        states.update(hidden[wanted.cpu()])
         true, sampled = (found.by_output[labels][layer.name].double().cpu() for labels in ("true", "sampled"))
+        counted = _at_outputs(wanted, hidden.shape, model.example_dim)
+        kept = hidden.flatten(0, 1)[counted]
+        states = Covariance.empty(layer.width)
+        states.update(kept)
         evidence[layer.name] = Evidence(
             int(wanted.sum()),
-            {**_gate_totals(hidden.view_as(true), true, sampled, int(wanted.sum())), **found.by_weight[layer.name]},
+            {**_gate_totals(hidden, true, sampled, int(wanted.sum())), **found.by_weight[layer.name]},
             states,
             torch.einsum("tbi,tbj->ij", sampled, sampled),
-            _joint(hidden[wanted.cpu()], partition.edges[layer.name], predicted),
+            _joint(kept, partition.edges[layer.name], _at_outputs(predicted, hidden.shape, model.example_dim)[counted]),
         )
-    return evidence, carried(after) or []
+    return evidence, carried(after)
+
+
+def _at_outputs(values: Tensor, shape: torch.Size, example_dim: int) -> Tensor:
+    """Return what belongs to each target, (n, …), at each of a layer's outputs, (steps · examples, …).
+
+    Args:
+        values: As many for each example; each belongs to as many of its steps, in their order.
+        shape: The outputs' shape, (steps, examples, width).
+        example_dim: Whether the targets run over examples first (0) or last (1).
+
+    Raises:
+        ValueError: If an example has not as many targets as another, or no whole number of steps for each.
+    """
+    (steps, examples), rest = shape[:2], values.shape[1:]
+    each = len(values) // examples
+    if each * examples != len(values) or not each or steps % each:
+        raise ValueError(f"Expected as many targets for each of {examples} × {steps} outputs, got {len(values)}.")
+    ordered = values.view(each, examples, *rest) if example_dim else values.view(examples, each, *rest).transpose(0, 1)
+    return ordered.repeat_interleave(steps // each, dim=0).flatten(0, 1)
 
 
 @dataclass(frozen=True)
 class _Derivatives:
-    """γ by labels (`true`, `sampled`) and layer, (T, B, width); totals over own weights by layer and name."""
+    """γ by labels (`true`, `sampled`) and layer, (steps, examples, width); sums over own weights by layer and name."""
 
     by_output: Mapping[str, Mapping[str, Tensor]]
     by_weight: Mapping[str, Mapping[str, Tensor]]
 
 
-def _outputs(
-    model: LanguageModel, layers: Sequence[NeuronLayer], tokens: Tensor, state: State | None
-) -> dict[str, Tensor]:
-    """Return the outputs of each layer, (T · B, width)."""
-    found: dict[str, Tensor] = {}
-    with torch.no_grad(), record(model, layers, found.__setitem__):
-        model.features(tokens, state)
-    return found
-
-
 def _derivatives(
-    model: LanguageModel,
+    model: Measurable,
     layers: Sequence[NeuronLayer],
-    tokens: Tensor,
+    inputs: Any,
     targets: Tensor,
-    state: State | None,
+    state: Any,
     generator: torch.Generator,
-) -> tuple[_Derivatives, Tensor, State]:
-    """Return the derivatives of a window's summed loss, the predicted probabilities (T · B, V), and the state."""
+) -> tuple[_Derivatives, Tensor, Any]:
+    """Return the derivatives of a window's summed loss, the predicted probabilities (n, classes), and the state."""
     names = {piece.parameter for layer in layers for piece in layer.owned}
     weights = {name: parameter for name, parameter in model.named_parameters() if name in names}
-    one = next(iter(weights.values()))
-    offsets = {layer.name: one.new_zeros(*tokens.shape, layer.width).requires_grad_() for layer in layers}
-    with torch.backends.cudnn.flags(enabled=False):  # cuDNN's recurrent layers cannot be differentiated twice
-        features, after = model.features(tokens, state, offsets)
-        logits = model.decode(features).flatten(0, 1)
-        true, gradients, curved = _true(logits, targets.flatten(), weights, offsets)
+    wanted = model.labels(targets)
+    with twice_differentiable():
+        logits, offsets, after = model.tapped(inputs, state)
+        true, gradients, curved = _true(logits, wanted, weights, offsets)
         probabilities = logits.detach().softmax(-1)
-        labels = _sampled(probabilities, targets.flatten(), generator)
+        labels = _sampled(probabilities, wanted, generator)
         loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
         sampled = torch.autograd.grad(loss, [*weights.values(), *offsets.values()])
-    count = int((targets != IGNORED).sum())
+    count = int((wanted != IGNORED).sum())
     sums = {
         "snip": {name: (w * gradients[name]).abs() for name, w in weights.items()},
         "grasp": {name: w * curved[name] / count for name, w in weights.items()},

@@ -3,16 +3,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.batching import Windows
-from pruning.evaluation import carried, evaluating, next_token_loss
+from pruning.batching import Batches
+from pruning.evaluation import carried, evaluating
 from pruning.layers import NeuronLayer, gather
-from pruning.models.base import LanguageModel, State
+from pruning.models.base import Measurable
 from pruning.progress import Track, silently
 from pruning.signals.grouped import empty_groups, group_of, grouped_table
 from pruning.signals.scaling import weighted
@@ -67,7 +67,7 @@ class Flow:
         return weighted(self.components, GRADIENTS)
 
 
-def gradients(model: LanguageModel, windows: Windows, *, batches: int, track: Track = silently) -> pd.DataFrame:
+def gradients(model: Measurable, windows: Batches, *, batches: int, track: Track = silently) -> pd.DataFrame:
     """Return the `gradients` table.
 
     For each neuron with gate gradient g = ∂L/∂m (see `gate_gradients`) of each batch:
@@ -81,39 +81,38 @@ def gradients(model: LanguageModel, windows: Windows, *, batches: int, track: Tr
     eight consecutive groups of windows.
 
     Args:
-        model: A language model.
-        windows: Calibration text, read in order with carried state.
+        model: Any model that knows its loss.
+        windows: Calibration text (or other batches), read in order with carried state.
         batches: At most this many windows are read, each one a sample of g.
         track: Shows progress.
     """
     layers = model.layers()
     count = min(batches, len(windows))
     groups = {layer.name: empty_groups(partial(Flow.empty, layer.width), count) for layer in layers}
-    state: State | None = None
+    state = None
     with evaluating(model):
-        for index in track(range(count), "gradients"):
-            window = windows[index]
-            found, state = gate_gradients(model, layers, window.tokens, window.targets, carried(state))
+        for index, (inputs, targets) in zip(track(range(count), "gradients"), windows, strict=False):
+            found, state = gate_gradients(model, layers, inputs, targets, carried(state))
             for name, values in found.items():
                 group_of(groups[name], index, count).update(values[None])
     return grouped_table("gradients", groups)
 
 
 def gate_gradients(
-    model: LanguageModel,
+    model: Measurable,
     layers: Sequence[NeuronLayer],
-    tokens: Tensor,
+    inputs: Any,
     targets: Tensor,
-    state: State | None,
-) -> tuple[dict[str, Tensor], State]:
-    """Return ∂L/∂m of every neuron on one window, (width,) for each layer, and the state to carry on from.
+    state: Any,
+) -> tuple[dict[str, Tensor], Any]:
+    """Return ∂L/∂m of every neuron on one batch, (width,) for each layer, and the state to carry on from.
 
     m multiplies the neuron's output (m = 1), so ∂L/∂m = Σ w · ∂L/∂w over its outgoing weights: the exact first-order
     effect of removing it (Molchanov et al. 2017), from the gradients that the fused kernel gives anyway.
     """
     read = {piece.parameter for layer in layers for piece in layer.read}
     parameters = {name: parameter for name, parameter in model.named_parameters() if name in read}
-    loss, state = next_token_loss(model, tokens, targets, state)
+    loss, state = model.loss(inputs, targets, state)
     found = torch.autograd.grad(loss, list(parameters.values()))
     products = {name: w.detach() * g for (name, w), g in zip(parameters.items(), found, strict=True)}
     return gate_sums(layers, products), state

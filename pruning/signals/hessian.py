@@ -2,16 +2,17 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import combinations, cycle, islice
+from itertools import combinations
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.batching import Windows
-from pruning.evaluation import carried, evaluating, next_token_loss
+from pruning.batching import Batches, endless
+from pruning.evaluation import carried, evaluating, twice_differentiable
 from pruning.layers import NeuronLayer, gather, named_tensors
-from pruning.models.base import LanguageModel, State
+from pruning.models.base import Measurable
 from pruning.progress import Track, silently
 from pruning.signals.scaling import signal_rows
 from pruning.statistics import Moments, merged
@@ -31,8 +32,8 @@ FEWEST_NEURONS = 4
 
 
 def hessian(
-    model: LanguageModel,
-    windows: Windows,
+    model: Measurable,
+    windows: Batches,
     *,
     probes: int,
     stability: float,
@@ -64,8 +65,8 @@ def hessian(
     orthogonal signs between neurons would leave the variance within a neuron as it is and repeat it in each probe.
 
     Args:
-        model: A language model.
-        windows: Calibration text.
+        model: Any model that knows its loss, differentiable twice.
+        windows: Calibration text (or other batches).
         probes: The budget: at most this many Hessian-vector products.
         stability: Spearman correlation with an independent run that is enough, in every layer.
         seed: Seed of the probes.
@@ -75,12 +76,12 @@ def hessian(
     squares = {layer.name: gather(layer.owned, tensors).double().cpu().square().mean(1) for layer in layers}
     groups = {layer.name: [Moments.empty(layer.width) for _ in range(GROUPS)] for layer in layers}
     generator = torch.Generator().manual_seed(seed)
-    state: State | None = None
+    state = None
     reached: float | None = None
     with evaluating(model):
-        for index, window in enumerate(track(list(islice(cycle(windows), probes)), "hessian")):
+        for index, (inputs, targets) in zip(track(range(probes), "hessian"), endless(windows), strict=False):
             state = carried(state) if index % len(windows) else None
-            traces, state = _probe(model, layers, window.tokens, window.targets, state, generator)
+            traces, state = _probe(model, layers, inputs, targets, state, generator)
             for name, trace in traces.items():
                 groups[name][index % GROUPS].update(trace[None])
             if index + 1 >= FEWEST_PROBES and (index + 1) % GROUPS == 0:
@@ -96,17 +97,17 @@ def hessian(
 
 
 def _probe(
-    model: LanguageModel,
+    model: Measurable,
     layers: Sequence[NeuronLayer],
-    tokens: Tensor,
+    inputs: Any,
     targets: Tensor,
-    state: State | None,
+    state: Any,
     generator: torch.Generator,
-) -> tuple[dict[str, Tensor], State]:
+) -> tuple[dict[str, Tensor], Any]:
     """Return one unbiased estimate of every neuron's trace, and the state to carry on from."""
     parameters = owned_parameters(model, layers)
-    with torch.backends.cudnn.flags(enabled=False):  # cuDNN's recurrent layers cannot be differentiated twice
-        loss, state = next_token_loss(model, tokens, targets, state)
+    with twice_differentiable():
+        loss, state = model.loss(inputs, targets, state)
         gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
     signs = [torch.randint(0, 2, g.shape, generator=generator).to(g) * 2 - 1 for g in gradients]
     products = torch.autograd.grad(gradients, list(parameters.values()), grad_outputs=signs)
@@ -114,7 +115,7 @@ def _probe(
     return {layer.name: gather(layer.owned, probed).sum(1) for layer in layers}, state
 
 
-def owned_parameters(model: LanguageModel, layers: Sequence[NeuronLayer]) -> dict[str, Tensor]:
+def owned_parameters(model: Measurable, layers: Sequence[NeuronLayer]) -> dict[str, Tensor]:
     """Return the parameters that hold neurons' own weights, by name."""
     owned = {piece.parameter for layer in layers for piece in layer.owned}
     return {name: parameter for name, parameter in model.named_parameters() if name in owned}

@@ -1,7 +1,10 @@
 """What params.yaml may hold: each section's fields, types and bounds, checked before any long work starts."""
 
+import ast
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -23,6 +26,45 @@ class Section(BaseModel):
     """A section of params.yaml: no other fields than these, no text where a number belongs."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Model(Section):
+    """Where a model of the user's own comes from, in place of `train`'s."""
+
+    source: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None
+
+    @model_validator(mode="after")
+    def source_exists(self) -> "Model":
+        """Refuse a module that is not there, or a function that is not in it; neither is run."""
+        if self.source:
+            _check_source(*self.source.split(":"))
+        return self
+
+
+def _check_source(module: str, function: str) -> None:
+    try:
+        found = find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None or not found.origin:
+        folder = Path(*module.split(".")[:-1])
+        hint = nearest(module, [".".join((*folder.parts, path.stem)) for path in folder.glob("*.py")])
+        raise ValueError(f"Expected a module that can be imported at model.source, got {module!r}{hint and '.' + hint}")
+    names = _functions(Path(found.origin))
+    if function not in names:
+        hint = nearest(function, names)
+        raise ValueError(f"Expected a function in {module} at model.source, got {function!r}{hint and '.' + hint}")
+
+
+def _functions(path: Path) -> list[str]:
+    """Return the names of a module's functions, and of what it imports by name."""
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+    except SyntaxError as error:
+        raise ValueError(f"Expected Python in {path}, got a syntax error in line {error.lineno}") from error
+    imports = (node for node in body if isinstance(node, ast.ImportFrom))
+    imported = [alias.asname or alias.name for node in imports for alias in node.names]
+    return [node.name for node in body if isinstance(node, ast.FunctionDef)] + imported
 
 
 class Corpus(Section):
@@ -283,6 +325,7 @@ class PathSettings(Section):
 class Parameters(Section):
     """All of params.yaml."""
 
+    model: Model
     corpus: Corpus
     train: Train
     calibration: Calibration
@@ -301,6 +344,19 @@ class Parameters(Section):
     evaluate: Evaluate
     compare: Compare
     path: PathSettings
+
+    @model_validator(mode="after")
+    def repair_fits_the_model(self) -> "Parameters":
+        """Refuse a repair that only language models of the built-in families have."""
+        repairs: dict[str, str | None] = {
+            "reconstruct.repair": self.reconstruct.repair,
+            "path.repair": self.path.repair,
+        }
+        repairs |= {f"variants.{name}.repair": variant.repair for name, variant in self.variants.items()}
+        for place, repair in repairs.items():
+            if self.model.source and repair == "imitate":
+                raise ValueError(f"Expected {place} none, mean or ridge with model.source, got 'imitate'")
+        return self
 
     @model_validator(mode="after")
     def control_exists(self) -> "Parameters":

@@ -1,0 +1,108 @@
+"""A model of the user's: what the function at `model.source` returns, and how it is stored and made again."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.adapting import Adapted, Call, Criterion, Use, adapt
+from pruning.batching import Batches
+from pruning.layers import named_tensors
+from tasks.common.parameters import Unexpected
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserModel:
+    """What a user's function returns: a model, what it loses, and text or examples for it.
+
+    Attributes:
+        model: The model, its weights loaded; or a `PrunableModule` that says itself where its neurons are.
+        criterion: (logits (n, classes), class numbers (n,)) → mean loss, such as `nn.CrossEntropyLoss()`.
+        train: Batches (inputs, targets) to measure and fine-tune on, a `DataLoader` for example; likewise below. The
+            order of all but `train` must not change.
+        valid: Batches that the best epoch is chosen by.
+        test: Batches that results are reported on.
+        call: See `pruning.adapt`; likewise `example_dim`.
+        example_dim: The dimension of inputs that runs over the examples of a batch.
+    """
+
+    model: nn.Module
+    criterion: Criterion
+    train: Batches
+    valid: Batches
+    test: Batches
+    call: Call | None = None
+    example_dim: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sourced(Use):
+    """How a user's model is used, and which function it came from.
+
+    Attributes:
+        source: `module:function`.
+    """
+
+    source: str
+
+
+@cache
+def read_own(source: str) -> UserModel:
+    """Return what the function at `module:function` returns; it is called once in a process.
+
+    Raises:
+        Unexpected: If it returns anything else than a `UserModel`.
+    """
+    module, _, function = source.partition(":")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what is made twice is made alike
+        found = getattr(importlib.import_module(module), function)()
+    if not isinstance(found, UserModel):
+        raise Unexpected(f"Expected a UserModel (tasks.own) from {source}, got {type(found).__name__}.")
+    return found
+
+
+@cache
+def adapted(source: str) -> Adapted:
+    """Return the user's model as it is, as signals and stages take it; it is not to be changed."""
+    own = read_own(source)
+    inputs, _ = next(iter(own.valid))
+    with torch.random.fork_rng(devices=[]):
+        model = adapt(own.model, inputs, criterion=own.criterion, call=own.call, example_dim=own.example_dim)
+    known = {field.name: getattr(model.use, field.name) for field in fields(Use)}
+    return Adapted(model.network, Sourced(source=source, **known))
+
+
+def describe(model: Adapted) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the model as (configuration, tensors)."""
+    widths = {layer.name: layer.width for layer in model.layers()}
+    return {"source": getattr(model.use, "source", ""), "widths": widths}, _tensors(model.module)
+
+
+def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Adapted:
+    """Return the model that `describe` took apart: the user's, with other widths and these weights.
+
+    Raises:
+        Unexpected: If the user's model has other layers or weights now.
+    """
+    dense = adapted(config["source"])
+    names, widths = [layer.name for layer in dense.layers()], config["widths"]
+    if names != list(widths):
+        raise Unexpected(f"Expected the layers {list(widths)} from {config['source']}, got {names}; run `dvc repro`.")
+    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced at once
+        model = dense.resized([widths[name] for name in names])
+    expected = {name: tensor.shape for name, tensor in _tensors(model.module).items()}
+    if expected != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise Unexpected(f"Expected the weights of {config['source']}, got others; run `dvc repro`.")
+    model.module.load_state_dict(dict(tensors), strict=False)  # a tensor that two names share is stored once
+    return model
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the module's parameters and buffers by name, shared ones once."""
+    saved = module.state_dict()
+    return named_tensors(module) | {name: saved[name] for name, _ in module.named_buffers() if name in saved}
