@@ -13,6 +13,7 @@ from prefect import Task, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectException
 from prefect.states import Completed, Failed
 
 from flows.server import configured_server, unreachable
@@ -44,10 +45,18 @@ def experiment(options: dict[str, Any]) -> State[str]:
             left = (time.monotonic() - start) / done * (len(missing) - done)
             log(f"{done}/{len(missing)} cells: {cell.name}; about {left / 60:.0f} min left")
         page, text = finish(work)
-        create_markdown_artifact(text, key="experiment", description="What each choice of neurons gives")
+        _show(text)
         return Completed(message=f"The report stands in {page}", data=str(page))
     except (ValueError, FloatingPointError) as error:
         return Failed(message=str(error), data="")
+
+
+def _show(text: str) -> None:
+    """Make the report an artifact of the run; a problem with it costs no result."""
+    try:
+        create_markdown_artifact(markdown=text, key="experiment", description="What each choice of neurons gives.")
+    except PrefectException as error:
+        get_run_logger().warning(f"The report could not be made an artifact ({error}).")
 
 
 def _task_of(work: Experiment, cell: Cell) -> Task[[], bool]:

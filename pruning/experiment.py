@@ -262,20 +262,29 @@ def run_enhanced_pruning(
 
 
 def run_dense_control(
-    model: LanguageModel, texts: Texts, *, treatment: Treatment, seed: int, training: int = 0, track: Track = silently
+    model: LanguageModel, texts: Texts, *, treatment: Treatment, seed: int, training: int = 0
 ) -> Pruning:
-    """Return the dense model and the dense model after the same extra training, in the form of a pruning."""
-    separate = model.decoupled()
-    keep = {layer.name: torch.arange(layer.width) for layer in separate.layers()}
-    models = {"pruned": model, "reconstructed": model, "finetuned": _finetuned(model, model, texts, treatment, seed)}
+    """Return the dense model and the dense model after the same extra training, in the form of a pruning.
+
+    Args:
+        model: The dense model; it is left as it was.
+        texts: What is read for what.
+        treatment: The extra training.
+        seed: Its seed.
+        training: Which dense model it is, by the seed of its training.
+    """
+    trained = _finetuned(model, model, texts, treatment, seed)
     before = losses_of(model, texts.judged)
-    losses = {"pruned": before, "reconstructed": before, "finetuned": losses_of(models["finetuned"], texts.judged)}
-    for _ in track(PHASES, CONTROL):
-        continue
     return Pruning(
-        variant=CONTROL, retain=1.0, calibration=0, training=training, keep=keep, losses=losses, size=size_of(model),
-        models=models,
-    )  # fmt: skip
+        variant=CONTROL,
+        retain=1.0,
+        calibration=0,
+        training=training,
+        keep={layer.name: torch.arange(layer.width) for layer in model.decoupled().layers()},
+        losses=dict(zip(PHASES, (before, before, losses_of(trained, texts.judged)), strict=True)),
+        size=size_of(model),
+        models=dict(zip(PHASES, (model, model, trained), strict=True)),
+    )
 
 
 def prune_and_train(

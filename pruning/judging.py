@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,7 @@ def compare_pruning_results(
     *,
     calibrations: Mapping[int, Calibration] | None = None,
     oracle: pd.DataFrame | None = None,
+    weights: Mapping[int, Mapping[str, Any]] | None = None,
     joint: tuple[Mapping[str, Mapping[str, Sequence[int]]], pd.DataFrame] | None = None,
     costs: Iterable[Mapping[str, object]] = (),
     seed: int = 0,
@@ -46,6 +48,7 @@ def compare_pruning_results(
             `progressive` is told of the lowest seeds; `stability` of the share that most seeds have in common.
         calibrations: Seed → what was measured of dense model 0 with it.
         oracle: Measured removals of that model, on text that nothing was chosen by.
+        weights: Seed → what was learned from them (see `fusion.to_plain`); without it, it is learned again.
         joint: Sets of its neurons and the `joint_removal` table of removing each set together.
         costs: Rows of the `cost` table.
         seed: Seed of the bootstrap.
@@ -53,10 +56,12 @@ def compare_pruning_results(
     Raises:
         ValueError: If there are prunings of a model without its dense control.
     """
-    tables = {"progressive": progressive(results), "stability": stability(results, calibrations or {}, oracle)}
+    scores = {seed: scores_of(found, oracle, (weights or {}).get(seed)) for seed, found in (calibrations or {}).items()}
+    tables = {"progressive": progressive(results), "stability": stability(results, scores)}
     rows = [dict(row) for row in costs]
     if calibrations and oracle is not None:
-        tables["precision"] = precision(calibrations[min(calibrations)], oracle, joint, seed=seed)
+        first = min(calibrations)
+        tables["precision"] = precision(calibrations[first], scores[first], oracle, joint, seed=seed)
     if rows:
         tables["cost"] = table("cost", pd.DataFrame(rows))
     return tables
@@ -92,6 +97,7 @@ def progressive(results: Sequence[Pruning]) -> pd.DataFrame:
 
 def precision(
     calibration: Calibration,
+    frame: pd.DataFrame,
     oracle: pd.DataFrame,
     joint: tuple[Mapping[str, Mapping[str, Sequence[int]]], pd.DataFrame] | None = None,
     *,
@@ -112,11 +118,11 @@ def precision(
 
     Args:
         calibration: Every signal.
+        frame: What `scores_of` gave of it.
         oracle: Measured removals of all neurons or a sample.
         joint: Sets and the `joint_removal` table, whose phase `removed` is read; None leaves the column empty.
         seed: Seed of the bootstrap.
     """
-    frame = _scores(calibration, oracle)
     rows = measured(frame, oracle)
     names = [name for name in frame.columns if name not in ("layer", "neuron")]
     held_out = _held_out(calibration, oracle)
@@ -224,9 +230,7 @@ def joint_correlation(
     return within_layers(np.array(layers), np.array(sums), increase[list(sets)].to_numpy())
 
 
-def stability(
-    results: Sequence[Pruning], calibrations: Mapping[int, Calibration], oracle: pd.DataFrame | None = None
-) -> pd.DataFrame:
+def stability(results: Sequence[Pruning], frames: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     """Return the `stability` table: how far choices and perplexities repeat with another seed.
 
     - over `calibration`, dense model 0 measured on other stretches of text with other probes: the overlap of kept
@@ -240,13 +244,11 @@ def stability(
 
     Args:
         results: Prunings with their controls.
-        calibrations: Seed → what was measured with it.
-        oracle: Measured removals, for `learned`.
+        frames: Seed → what `scores_of` gave of the calibration with it.
     """
     rows = []
     retain = _common_share(results)
     variants = [name for name in VARIANTS if any(result.variant == name for result in results)]
-    frames = {seed: _scores(found, oracle) for seed, found in calibrations.items()}
     names = [name for name in next(iter(frames.values())).columns if name not in ("layer", "neuron")] if frames else []
     for name in dict.fromkeys([*names, *variants]):
         own = [r for r in results if r.variant == name and r.retain == retain and r.training == 0]
@@ -309,8 +311,16 @@ def _control(results: Sequence[Pruning], training: int) -> Pruning:
     raise ValueError(f"Expected the dense control of model {training} among the results, got none.")
 
 
-def _scores(calibration: Calibration, oracle: pd.DataFrame | None) -> pd.DataFrame:
-    """Return `layer`, `neuron` and one column for each single signal and each fused variant that can be computed."""
+def scores_of(
+    calibration: Calibration, oracle: pd.DataFrame | None = None, weights: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
+    """Return `layer`, `neuron` and one column for each single signal and each variant that can be computed.
+
+    Args:
+        calibration: Signals, as many as were measured.
+        oracle: Measured removals, for `learned`.
+        weights: Saved weights in their place.
+    """
     tables = calibration.tables
     frame = tables["activations"][["layer", "neuron"]].copy()
     for name in (*SIGNALS, *BESIDE):
@@ -321,9 +331,9 @@ def _scores(calibration: Calibration, oracle: pd.DataFrame | None) -> pd.DataFra
     complete = {*SIGNALS, *BESIDE, "criteria"} <= set(tables)
     for name in VARIANTS:
         choice = choice_of(name)
-        possible = complete and (oracle is not None or choice.strategy != "learned")
+        possible = complete and (choice.strategy != "learned" or oracle is not None or weights is not None)
         if name not in frame and (choice.by == "random" or choice.by in tables or (choice.by == "fused" and possible)):
-            frame[name] = importance_of(calibration, name, oracle=oracle)["importance"]
+            frame[name] = importance_of(calibration, name, oracle=oracle, weights=weights)["importance"]
     return frame
 
 

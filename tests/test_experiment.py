@@ -38,6 +38,7 @@ from pruning.judging import (
     overlap_drawn,
     precision,
     progressive,
+    scores_of,
     stability,
 )
 from pruning.layers import named_tensors, select
@@ -239,7 +240,7 @@ def test_prunings_without_their_dense_control_are_refused():
 
 def test_precision_is_rank_correlation_and_overlap_with_measured_removal(calibrations, removals):
     measured, _ = removals
-    found = precision(calibrations[0], measured, seed=1).set_index("score")
+    found = precision(calibrations[0], scores_of(calibrations[0], measured), measured, seed=1).set_index("score")
     truth = measured.set_index(["layer", "neuron"])["loss_increase"]
     for name in ("hessian", "gate_fisher", "simple"):
         table = calibrations[0].tables["criteria" if name in CRITERIA else "hessian"]
@@ -328,7 +329,9 @@ def test_stability_over_seeds_is_the_overlap_of_kept_sets_and_the_spread_of_perp
 
 
 def test_ranks_of_two_seeds_are_compared_for_every_signal_and_fusion(calibrations):
-    found = stability([result("dense", 1.0, pruned=losses(1.0))], calibrations).set_index("score")
+    found = stability(
+        [result("dense", 1.0, pruned=losses(1.0))], {seed: scores_of(found) for seed, found in calibrations.items()}
+    ).set_index("score")
     one, other = (calibrations[seed].tables["hessian"].groupby("layer") for seed in (0, 1))
     by_hand = [
         spearmanr(one.get_group(n)["importance"], other.get_group(n)["importance"]).statistic for n in one.groups

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ from tasks.common.writing import replacing
 from tasks.covariances import read_covariances
 from tasks.experiment.inputs import Inputs
 from tasks.experiment.settings import Settings
-from tasks.models import device, read_model, write_model
+from tasks.models import device, read_language_model, write_model
 
 OUTCOME, COST, COVARIANCE, WEIGHTS = "outcome.json", "cost.json", "covariance.safetensors", "weights.json"
 SEED = 1
@@ -135,9 +136,10 @@ class Experiment:
         given = [cell for cell in cells if cell.kind == "calibration" and not cell.training]
         joint = Cell("joint")
         return compare_pruning_results(
-            [_read_outcome(self.place(cell) / OUTCOME) for cell in cells if cell.kind in ("dense", "pruning")],
+            [read_outcome(self.place(cell) / OUTCOME) for cell in cells if cell.kind in ("dense", "pruning")],
             calibrations={cell.calibration: self.calibration(cell) for cell in given},
             oracle=self.oracle,
+            weights={cell.calibration: self.weights(cell.calibration) for cell in given},
             joint=(self._sets(), read_table(self.place(joint) / "joint_removal.parquet")) if joint in cells else None,
             costs=list(self._costs([*given, Cell("oracle")])),
             seed=SEED,
@@ -145,13 +147,20 @@ class Experiment:
 
     def model(self, training: int) -> LanguageModel:
         """Return a dense model, which nothing may change."""
-        return self.inputs.dense if training == 0 else read_model(self.place(Cell("model", training)) / "model")
+        return (
+            self.inputs.dense if training == 0 else read_language_model(self.place(Cell("model", training)) / "model")
+        )
 
     def calibration(self, cell: Cell) -> Calibration:
         """Return what was measured of a cell's model with the cell's seed."""
         place = self.place(Cell("calibration", cell.training, cell.calibration))
         tables = {name: read_table(place / f"{name}.parquet") for name in MEASURED}
         return Calibration(tables, read_covariances(place / COVARIANCE), cell.calibration)
+
+    def weights(self, calibration: int) -> dict[str, Any]:
+        """Return the weights that were learned from a calibration of the given model."""
+        place = self.place(Cell("weights", calibration=calibration))
+        return dict(json.loads((place / WEIGHTS).read_text(encoding="utf-8")))
 
     @property
     def oracle(self) -> pd.DataFrame:
@@ -176,7 +185,8 @@ class Experiment:
     def _make_apart(self, cell: Cell, folder: Path) -> None:
         """Measure in a process of its own, so that what it needs of memory can be told."""
         words = [self.settings.model_dump_json(), cell.kind, str(cell.training), str(cell.calibration), str(folder)]
-        done = subprocess.run([sys.executable, "-m", "tasks.experiment.costs", *words], check=False)
+        same = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # it imports what this process would
+        done = subprocess.run([sys.executable, "-m", "tasks.experiment.costs", *words], env=same, check=False)
         if done.returncode:
             raise Unexpected(f"Expected the {cell.name} to be measured, got exit code {done.returncode}; see above.")
 
@@ -195,10 +205,10 @@ class Experiment:
         found = run_dense_control(
             self.model(cell.training), texts, treatment=treatment, seed=SEED, training=cell.training
         )
-        _write_outcome(folder / OUTCOME, found)
+        write_outcome(folder / OUTCOME, found)
 
     def _make_pruning(self, cell: Cell, folder: Path) -> None:
-        weights = [self.place(other) / WEIGHTS for other in self._needs(cell) if other.kind == "weights"]
+        weights = [self.weights(other.calibration) for other in self._needs(cell) if other.kind == "weights"]
         found = prune_and_train(
             self.model(cell.training),
             self.inputs.texts(cell.calibration),
@@ -208,9 +218,9 @@ class Experiment:
             treatment=self.inputs.treatment,
             seed=SEED,
             training=cell.training,
-            weights=json.loads(weights[0].read_text(encoding="utf-8")) if weights else None,
+            weights=weights[0] if weights else None,
         )
-        _write_outcome(folder / OUTCOME, found)
+        write_outcome(folder / OUTCOME, found)
 
     def _sets(self) -> dict[str, dict[str, list[int]]]:
         return joint_sets(self.oracle, sets=self.settings.sets, share=JOINT_SHARE, seed=SEED)
@@ -257,7 +267,7 @@ class Experiment:
         return found.get(cell.kind, [])
 
 
-def _write_outcome(path: Path, found: Pruning) -> None:
+def write_outcome(path: Path, found: Pruning) -> None:
     """Write a pruning without its models."""
     plain = {
         "variant": found.variant,
@@ -273,8 +283,8 @@ def _write_outcome(path: Path, found: Pruning) -> None:
     path.write_text(json.dumps(plain) + "\n", encoding="utf-8")
 
 
-def _read_outcome(path: Path) -> Pruning:
-    """Return what `_write_outcome` wrote."""
+def read_outcome(path: Path) -> Pruning:
+    """Return what `write_outcome` wrote."""
     plain = json.loads(path.read_text(encoding="utf-8"))
     losses = {
         phase: Losses(*(torch.tensor(own[name], dtype=torch.float64) for name in ("sums", "tokens")))

@@ -21,7 +21,7 @@ from tasks.common.parameters import Parameters, Unexpected, checked
 from tasks.common.stages import DATA, PARAMETERS, read_yaml
 from tasks.common.tables import read_table
 from tasks.experiment.settings import Settings
-from tasks.models import device, read_model
+from tasks.models import device, read_language_model
 from tasks.published import read_checkpoint, read_splits, read_vocabulary
 from tasks.windows import first_token
 
@@ -52,7 +52,7 @@ class Inputs:
     def dense(self) -> LanguageModel:
         """The dense model that was given."""
         if self.settings.checkpoint is None:
-            return read_model(MODEL)
+            return read_language_model(MODEL)
         return read_checkpoint(Path(self.settings.checkpoint)).to(device())
 
     @cached_property

@@ -22,7 +22,7 @@ class Settings(BaseModel):
     to: str = Field("data/experiment", description="where cells, tables and the report go")
     variants: list[str] = Field(list(VARIANTS), description="choices of neurons to compare")
     keep: list[Share] = Field([0.9, 0.75, 0.5, 0.35, 0.25], description="shares of neurons to keep")
-    calibrations: Count = Field(3, description="seeds of calibration at the middle share")
+    calibrations: Annotated[int, Field(ge=1, le=7)] = Field(3, description="seeds of calibration at the middle share")
     trainings: Count = Field(3, description="dense models from different seeds; 1 with --checkpoint")
     scope: Literal["layer", "global"] = Field("layer", description="what importance is compared across")
     floor: Count = Field(8, description="fewest neurons of a layer")
@@ -30,9 +30,7 @@ class Settings(BaseModel):
     imitation: Count = Field(112_000, description="tokens that --repair imitate reads")
     portion: Annotated[float, Field(gt=0, le=1)] = Field(0.05, description="of the training text, for fine-tuning")
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="highest one of fine-tuning")
-    distillation: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="share of the dense model in fine-tuning"
-    )
+    distillation: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="share of dense in what it minimises")
     batch: Count = Field(20, description="columns of a fine-tuning window")
     bptt: Count = Field(35, description="steps of a fine-tuning window")
     judged: Count = Field(30_000, description="validation tokens that perplexity is measured on, at most")
@@ -55,7 +53,7 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def belong_together(self) -> "Settings":
-        """Refuse a checkpoint without its corpus, shares given twice, and sets without measured removals."""
+        """Refuse a checkpoint without its corpus, and shares or variants given twice."""
         if (self.checkpoint is None) != (self.corpus is None):
             raise ValueError("Expected --checkpoint and --corpus together, got only one of them.")
         for name in ("keep", "variants"):
