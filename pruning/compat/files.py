@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 
 from pruning.tables import metadata, table
 
+ANEW = "give another file name to compute it anew"
+"""What to do about a file that is not what it should be."""
+
 
 def write_table(file: str | Path, name: str, frame: pd.DataFrame, about: Mapping[str, str]) -> None:
     """Write the table of that name with what it is about; nothing half-written ever has the file's name."""
@@ -36,19 +39,18 @@ def read_table(file: str | Path, name: str, about: Mapping[str, str]) -> pd.Data
     path = Path(file)
     if not path.exists():
         return None
+    if path.is_dir():
+        raise ValueError(f"Expected the table {name!r} in {path}, got a folder.")
     try:
         content = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"Expected the table {name!r} in {path}, got something else ({error}).") from error
+        raise ValueError(f"Expected the table {name!r} in {path}, got something else ({error}); {ANEW}.") from error
     held = {key.decode(): value.decode() for key, value in (content.schema.metadata or {}).items()}
     if held.get("table") != name:
         raise ValueError(f"Expected the table {name!r} in {path}, got {held.get('table', 'no name')!r}.")
     for key, value in about.items():
         if held.get(key) != value:
-            raise ValueError(
-                f"Expected the {name} of this {key} in {path}, got that of another; give another file name to "
-                f"compute it anew."
-            )
+            raise ValueError(f"Expected the {name} of this {key} in {path}, got that of another; {ANEW}.")
     return table(name, content.to_pandas())
 
 
