@@ -18,7 +18,7 @@ from pruning.models import build
 from pruning.models.base import LanguageModel, State
 from pruning.models.spiking import LIF, stepwise
 
-SPIKING = {"recurrent": True, "leak": 0.9, "threshold": 1.0, "slope": 2.0}
+SPIKING = {"recurrent": True, "leak": 0.5, "threshold": 1.0, "slope": 2.0}
 FAMILIES = {
     "lstm": {"family": "lstm"},
     "gru": {"family": "gru"},

@@ -2,16 +2,19 @@
 
 `python -m benchmarks.repair --corpus FOLDER --checkpoint FILE`, with a folder of published splits such as the Penn
 Treebank's and a dense LSTM of its vocabulary. Calibration reads training text alone; the validation split only judges.
-Every cell is kept in `--results` as soon as it is measured, so that an interrupted run goes on from there.
+Every cell is kept in `--results` as soon as it is measured, so that an interrupted run goes on from there. `--choose`
+measures what the learning rates and the teacher's share were chosen by: the last tenth of the training text, which
+nothing else then reads.
 """
 
 import argparse
+import copy
 import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -39,12 +42,14 @@ from tasks.published import read_checkpoint, read_splits, read_vocabulary
 CALIBRATION = {"batch": 32, "bptt": 35}
 STATES, SENSITIVE, PROBES = 60, 15, 100
 """Windows for covariances and for sensitivities, and probes of the Hessian."""
-IMITATION = Imitation(tokens=400_000, learning_rate=4e-3, warmup=0.05, clip=1.0)
+IMITATION = Imitation(tokens=400_000, learning_rate=8e-3, warmup=0.05, clip=1.0)
 RECIPE = Recipe(epochs=1, portion=1.0, learning_rate=2e-3, warmup=0.02, weight_decay=0.0, clip=0.5, patience=1)
 SCRATCH = Recipe(epochs=1, portion=1.0, learning_rate=4e-3, warmup=0.05, weight_decay=0.0, clip=0.5, patience=1)
 TRAINING = {"batch": 20, "bptt": 35}
 SHARE = 0.9
 """Share of the dense model in what fine-tuning minimises."""
+HELD_OUT = 0.1
+"""Share of the training text, its end, that judges what is chosen with `--choose`."""
 
 
 @dataclass
@@ -61,6 +66,13 @@ class Bench:
         """Return a split as windows; another seed starts elsewhere in it."""
         tokens = self.splits[split]
         return Windows(tokens.roll(-seed * len(tokens) // 7), first=self.first, batch=batch, bptt=bptt)
+
+    def choosing(self) -> "Bench":
+        """Return a bench whose validation split is the end of the training text, which its training split lacks."""
+        train = self.splits["train"]
+        end = round((1 - HELD_OUT) * len(train))
+        splits = {"train": train[:end], "valid": train[end:]}
+        return Bench(self.dense, splits, self.first, self.results, self.cells)
 
     def perplexity(self, model: LanguageModel) -> float:
         """Return the perplexity on valid at batch 10, state carried."""
@@ -85,6 +97,17 @@ class Calibration:
     states: Covariances
     importance: pd.DataFrame
     seconds: float
+
+
+def opened(corpus: Path, checkpoint: Path, results: Path) -> Bench:
+    """Return the bench of a dense model and its text, with what was measured before."""
+    vocabulary = read_vocabulary(checkpoint)
+    splits = read_splits(corpus, vocabulary)
+    bench = Bench(read_checkpoint(checkpoint), splits, vocabulary[END_OF_LINE], results)
+    if results.is_file():
+        for line in results.read_text(encoding="utf-8").splitlines():
+            bench.cells |= json.loads(line)
+    return bench
 
 
 def calibrated(bench: Bench, seed: int) -> Calibration:
@@ -136,10 +159,10 @@ def measure_repairs(
     bench.cell(f"{keep}/{by}/imitate/{seed}", imitated)
 
 
-def repaired(found: Calibration, kept: Keep) -> LanguageModel:
+def repaired(found: Calibration, kept: Keep, imitation: Imitation = IMITATION) -> LanguageModel:
     """Return the pruned model, refitted in closed form and then by imitation."""
     smaller = reconstruct(found.model, kept, found.states, repair="ridge")
-    return imitate(smaller, found.model, found.windows, imitation=IMITATION, track=track)
+    return imitate(smaller, found.model, found.windows, imitation=imitation, track=track)
 
 
 def finetuned(bench: Bench, model: LanguageModel, recipe: Recipe, seed: int, *, share: float) -> dict[str, float]:
@@ -163,16 +186,35 @@ def main() -> None:
     choices = ["surgeon", "random", "traditional"]
     parser.add_argument("--choices", nargs="+", choices=choices, default=choices, help="all but the first: one seed")
     parser.add_argument("--results", type=Path, default=Path("repair.jsonl"), help="where cells are kept")
+    parser.add_argument("--choose", action="store_true", help="measure settings on held-out training text instead")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
-    vocabulary = read_vocabulary(given.checkpoint)
-    splits = read_splits(given.corpus, vocabulary)
-    bench = Bench(read_checkpoint(given.checkpoint), splits, vocabulary[END_OF_LINE], given.results)
-    if given.results.is_file():
-        for line in given.results.read_text(encoding="utf-8").splitlines():
-            bench.cells |= json.loads(line)
+    bench = opened(given.corpus, given.checkpoint, given.results)
+    if given.choose:
+        measure_settings(bench.choosing())
+        return
     _measure(bench, given)
     _print(bench, given.keep)
+
+
+def measure_settings(bench: Bench) -> None:
+    """Measure, at half of the neurons, how imitation and a tenth of an epoch do with each setting."""
+    found = calibrated(bench, 0)
+    kept = chosen(found.importance, "surgeon", 0.5)
+
+    def imitated(rate: float) -> dict[str, float]:
+        return {"perplexity": bench.perplexity(repaired(found, kept, replace(IMITATION, learning_rate=rate)))}
+
+    def taught(rate: float, share: float) -> dict[str, float]:
+        recipe = replace(RECIPE, portion=0.1, learning_rate=rate)
+        return finetuned(bench, copy.deepcopy(start), recipe, 0, share=share)
+
+    rates = (2e-3, 4e-3, 8e-3)
+    tried = {rate: bench.cell(f"choose/imitate/{rate}", partial(imitated, rate)) for rate in rates}
+    best = min(tried, key=lambda rate: tried[rate]["perplexity"])
+    start = repaired(found, kept, replace(IMITATION, learning_rate=best))
+    for rate, share in ((1e-3, 0.9), (2e-3, 0.9), (4e-3, 0.9), (2e-3, 0.5)):
+        bench.cell(f"choose/epoch/{rate}/{share}", partial(taught, rate, share))
 
 
 def _measure(bench: Bench, given: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ _HOME = {
     "Schedule": "pruning.gradual",
     "loss_of": "pruning.evaluation",
     "size_of": "pruning.evaluation",
+    "energy_of": "pruning.energy",
     "weights": "pruning.signals.weights",
     "hessian": "pruning.signals.hessian",
     "activations": "pruning.signals.activations",

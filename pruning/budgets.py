@@ -1,6 +1,7 @@
 """What a choice of widths costs, and which widths hold the most importance within a budget."""
 
 import copy
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -200,6 +201,29 @@ def equal_shares_within(choices: Mapping[str, np.ndarray], budget: Budget) -> di
     rows = np.concatenate([narrowest, rows])
     widest = rows[np.flatnonzero(budget.costs(rows) <= budget.value)[-1]]
     return dict(zip(budget.layers, widest.tolist(), strict=True))
+
+
+def most_within(
+    widths_of: Callable[[int], Mapping[str, int]], most: int, choices: Mapping[str, np.ndarray], budget: Budget
+) -> dict[str, int]:
+    """Return the widths of the largest number of neurons, at most `most`, that fits the budget.
+
+    Args:
+        widths_of: Number of neurons → the layers' widths, which do not shrink as it grows; of 0: the narrowest.
+        most: The largest number to consider.
+        choices: Layer → the widths it may have, ascending.
+        budget: What they may cost together.
+
+    Raises:
+        ValueError: If even the narrowest widths cost more than the budget; the sentence says what is possible.
+    """
+    _check_possible([choices[layer] for layer in budget.layers], budget)
+
+    def cost(number: int) -> float:
+        widths = widths_of(number)
+        return float(budget.costs(np.array([[widths[layer] for layer in budget.layers]]))[0])
+
+    return dict(widths_of(bisect_right(range(most + 1), budget.value, key=cost) - 1))
 
 
 def _tiny_widths(depth: int) -> np.ndarray:

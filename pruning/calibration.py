@@ -2,6 +2,10 @@
 
 A fused score orders the neurons of its layer; its size there says nothing of another layer. Either map keeps that
 order and gives each place the loss that a removal at that place costs in that layer.
+
+So continuous and spiking neurons compare too. Their raw numbers do not: a spike is 0 or 1, a tanh anything between −1
+and 1, and the surrogate scales every derivative of a spike. But each half of a mixed network is a layer of its own, and
+what its removal costs is measured in the network's own loss, forwards, where no surrogate takes part.
 """
 
 from collections.abc import Sequence

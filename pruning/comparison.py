@@ -9,6 +9,8 @@ from pruning.tables import table
 REPORTED = "test"
 """The split whose perplexity is compared; the validation split has chosen the best epochs."""
 PHASES = ("pruned", "reconstructed", "finetuned")
+COSTS = ("parameters", "multiply_adds", "synaptic_operations", "energy")
+"""What a model takes to hold and to run, whatever it runs on."""
 
 
 def compare(evaluation: pd.DataFrame, choices: Mapping[str, str], *, control: str) -> pd.DataFrame:
@@ -31,7 +33,7 @@ def compare(evaluation: pd.DataFrame, choices: Mapping[str, str], *, control: st
         if variant not in perplexity.index or perplexity.loc[[variant]].isna().any(axis=None):
             raise ValueError(f"Expected variant {variant!r} evaluated in the phases {list(PHASES)}, got others.")
     names = list(choices)
-    sizes = reported[reported["phase"] == PHASES[-1]].set_index("variant")[["neurons", "parameters", "multiply_adds"]]
+    sizes = reported[reported["phase"] == PHASES[-1]].set_index("variant")[["neurons", *COSTS]]
     dense, chosen, worth = sizes.loc[[control]].iloc[0], sizes.loc[names], perplexity.loc[names]
     change = worth / perplexity.loc[[control]].iloc[0] - 1
     frame = pd.DataFrame(
@@ -40,8 +42,7 @@ def compare(evaluation: pd.DataFrame, choices: Mapping[str, str], *, control: st
             "importance": list(choices.values()),
             "neurons": chosen["neurons"].to_numpy(),
             "retention": (chosen["neurons"] / dense["neurons"]).to_numpy(),
-            "parameters": chosen["parameters"].to_numpy(),
-            "multiply_adds": chosen["multiply_adds"].to_numpy(),
+            **{cost: chosen[cost].to_numpy() for cost in COSTS},
             **{f"{phase}_perplexity": worth[phase].to_numpy() for phase in PHASES},
             **{f"{phase}_change": change[phase].to_numpy() for phase in PHASES},
         }

@@ -12,7 +12,7 @@ from pruning.batching import IGNORED, Window, Windows
 from pruning.evaluation import carried, evaluating
 from pruning.models.base import LanguageModel, Measurable, State
 from pruning.progress import Track, silently
-from pruning.schedule import rate_at
+from pruning.schedule import paces_of, rate_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,8 @@ def _learn(
     """Train the learner and the alignment in place, one window a step, both models' states carried."""
     between = [p for name, p in learner.named_parameters() if name.partition(".")[0] not in ("encoder", "decoder")]
     learning = [*between, *alignment.parameters()]
-    optimizer = torch.optim.Adam(learning, fused=True)
+    paces = paces_of(learner)
+    optimizer = torch.optim.Adam([{"params": [p], "pace": paces.get(p, 1.0)} for p in learning], fused=True)
     steps = max(1, imitation.tokens // windows[0].tokens.numel())
     states: tuple[State | None, State | None] = (None, None)
     with evaluating(learner), evaluating(teacher), torch.backends.cudnn.flags(enabled=False):
@@ -166,7 +167,8 @@ def _learn(
             for parameter, gradient in zip(learning, gradients, strict=True):
                 parameter.grad = gradient
             nn.utils.clip_grad_norm_(learning, imitation.clip)
-            optimizer.param_groups[0]["lr"] = rate_at(imitation, step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(imitation, step, steps) * group["pace"]
             optimizer.step()
     for parameter in learning:
         parameter.grad = None

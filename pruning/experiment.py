@@ -11,14 +11,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.batching import IGNORED, Window, Windows
+from pruning.batching import Window, Windows
 from pruning.comparison import PHASES
 from pruning.distillation import Imitation, Teacher, imitate
 from pruning.evaluation import Size, size_of
 from pruning.fusion import Fusion, fusion
 from pruning.layers import Keep, select
 from pruning.models.base import LanguageModel
-from pruning.oracle import token_losses
+from pruning.oracle import cluster_losses
 from pruning.progress import Track, silently
 from pruning.reconstruction import reconstruct
 from pruning.retention import keep_of, retention
@@ -450,9 +450,8 @@ def measure(
 
 def losses_of(model: LanguageModel, windows: Sequence[Window]) -> Losses:
     """Return a model's losses, summed over each column of each window."""
-    sums = [losses.sum(0).double().cpu() for losses in token_losses(model, windows)]
-    tokens = [(window.targets != IGNORED).sum(0) for window in windows]
-    return Losses(torch.cat(sums), torch.cat(tokens).double())
+    sums, tokens = zip(*cluster_losses(model, windows), strict=True)
+    return Losses(torch.cat(sums).double().cpu(), torch.cat(tokens).double().cpu())
 
 
 def _repaired(

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pruning.batching import IGNORED, Window, Windows
+from pruning.batching import IGNORED, Batches, Window, Windows
 from pruning.evaluation import evaluating
-from pruning.layers import Keep, NeuronLayer, select
-from pruning.models.base import LanguageModel, State
+from pruning.layers import Keep, NeuronLayer, select, silence
+from pruning.models.base import LanguageModel, Measurable, State
 from pruning.progress import Track, silently
 from pruning.removals import Removals, removals
 from pruning.statistics import ClusteredMean, merged
@@ -25,15 +25,15 @@ COLUMNS = 320
 PILOT = 0.2
 """Share of `tokens` that is read first to decide who reads on."""
 
-Repair = Callable[[LanguageModel, Keep], LanguageModel]
+Repair = Callable[[Any, Keep], Any]
 """(dense model, kept neurons) → the smaller model, repaired."""
-Finetune = Callable[[LanguageModel], LanguageModel]
+Finetune = Callable[[Any], Any]
 """A model, which it may change → the model with more training."""
 
 
 def oracle(
-    model: LanguageModel,
-    windows: Windows,
+    model: Measurable,
+    windows: Batches,
     *,
     neurons: int | Literal["all"],
     tokens: int,
@@ -59,8 +59,11 @@ def oracle(
     number the change of log Σ exp is an estimate from that many words for each token (see `SampledLoss`), whose own
     error is part of the standard error and, with 64 words, adds less than 0.01% to it.
 
+    **Other models.** Where the model is no `LanguageModel`, each neuron costs a reading with its readers' columns at
+    zero; a batch is a cluster, and `most`, `tolerance` and `words` play no part.
+
     Args:
-        model: A language model whose layers have readers of their own.
+        model: A model whose layers have readers of their own.
         windows: Text that the model was not trained on, read from its start; at least two windows.
         neurons: How many to measure, drawn from each layer in proportion to its width; `all` for every one.
         tokens: Tokens that every neuron is measured on, as far as the text goes.
@@ -73,9 +76,11 @@ def oracle(
     Raises:
         ValueError: If there are fewer than two windows of text after the pilot, or `most` is below `tokens`.
     """
-    _check_text(windows, tokens, most)
     layers = model.layers()
     chosen = neurons_to_measure(layers, neurons, seed)
+    if not isinstance(model, LanguageModel) or not isinstance(windows, Windows):
+        return _oracle_table(chosen, _masked(model, windows, chosen, tokens, track))
+    _check_text(windows, tokens, most)
     generator = torch.Generator().manual_seed(seed)
     with evaluating(model), torch.inference_mode():
         passes = _passes(model, layers, chosen, windows.inputs.shape[1])
@@ -136,6 +141,27 @@ class _Pass:
             self.models.keep(staying)
 
 
+def _masked(
+    model: Measurable, batches: Batches, chosen: Mapping[str, Tensor], tokens: int, track: Track
+) -> list[ClusteredMean]:
+    """Return each neuron's loss increase on even and on odd batches, one reading for each neuron.
+
+    Raises:
+        ValueError: If there are fewer than two batches.
+    """
+    text = _first(model, batches, tokens)
+    if len(text) < 2:
+        raise ValueError(f"Expected at least two batches to measure removal on, got {len(text)}.")
+    dense, widths = cluster_losses(model, text), {layer.name: layer.width for layer in model.layers()}
+    neurons = [(name, neuron) for name, own in chosen.items() for neuron in own.tolist()]
+    halves = [ClusteredMean.empty(len(neurons)) for _ in range(2)]
+    for place, (name, neuron) in enumerate(track(neurons, "oracle")):
+        masked = silence(model, {name: _others(widths[name], [neuron])})
+        for index, ((ours, counts), (theirs, _)) in enumerate(zip(cluster_losses(masked, text), dense, strict=True)):
+            halves[index % 2].update((ours - theirs)[:, None], counts, torch.tensor([place]))
+    return halves
+
+
 def _passes(
     model: LanguageModel, layers: Sequence[NeuronLayer], chosen: Mapping[str, Tensor], batch: int
 ) -> list[_Pass]:
@@ -162,9 +188,9 @@ def _measured(
     """Return each neuron's loss increase on even and on odd windows after the pilot."""
     count = sum(len(each.places) for each in passes)
     pilot, halves = ClusteredMean.empty(count), [ClusteredMean.empty(count) for _ in range(2)]
-    first = len(_first(windows, round(PILOT * tokens))) if most > tokens else 0
+    first = len(_first_windows(windows, round(PILOT * tokens))) if most > tokens else 0
     budget, read, state = torch.full((count,), most), 0, None
-    for index, window in enumerate(track(_first(windows, most, after=first), "oracle")):
+    for index, window in enumerate(track(_first_windows(windows, most, after=first), "oracle")):
         loss, state = _dense_loss(model, window, state, words, generator)
         counts = (window.targets != IGNORED).sum(0)
         for each in passes:
@@ -332,8 +358,8 @@ def removal_sets(measured: pd.DataFrame, *, shares: Sequence[float], seed: int) 
 
 
 def joint_removal(
-    model: LanguageModel,
-    windows: Windows,
+    model: Measurable,
+    windows: Batches,
     measured: pd.DataFrame,
     *,
     sets: Mapping[str, Mapping[str, Sequence[int]]],
@@ -359,13 +385,13 @@ def joint_removal(
         finetune: What trains a model further, the repaired one if there is a repair; None leaves this out.
         track: Shows progress.
     """
-    layers, text = model.layers(), _first(windows, tokens)
-    dense = token_losses(model, text)
-    trained = None if finetune is None else token_losses(finetune(copy.deepcopy(model)), text)
+    layers, text = model.layers(), _first(model, windows, tokens)
+    dense = cluster_losses(model, text)
+    trained = None if finetune is None else cluster_losses(finetune(copy.deepcopy(model)), text)
     single = measured.set_index(["layer", "neuron"])["loss_increase"]
     rows = []
     for name, removed in track([*sets.items()], "joint removal"):
-        keep = {layer.name: _others(layer, removed.get(layer.name, ())) for layer in layers}
+        keep = {layer.name: _others(layer.width, removed.get(layer.name, ())) for layer in layers}
         smaller = select(model, keep)
         phases = {"removed": (smaller, dense)}
         if repair is not None:
@@ -376,37 +402,59 @@ def joint_removal(
         gone = [(layer.name, neuron) for layer in layers for neuron in removed.get(layer.name, ())]
         for phase, (pruned, reference) in phases.items():
             rows.append({"set": name, "phase": phase, "neurons": len(gone), "single_sum": float(single[gone].sum())})
-            rows[-1] |= _paired(token_losses(pruned, text), reference, text)
+            rows[-1] |= _paired(cluster_losses(pruned, text), reference)
     return table("joint_removal", pd.DataFrame(rows))
 
 
-def token_losses(model: LanguageModel, windows: Sequence[Window]) -> list[Tensor]:
-    """Return the loss of every token, (T, B) nat for each window; 0 where nothing is to be predicted."""
-    state, found, device = None, [], next(model.parameters()).device
+ClusterLosses = list[tuple[Tensor, Tensor]]
+"""For each batch: the summed losses of its clusters, (clusters,), and how many targets each of them has."""
+
+
+def cluster_losses(model: Measurable, batches: Sequence[Any]) -> ClusterLosses:
+    """Return the losses of clusters of targets that may depend on each other: a column of a window, or a batch."""
+    state, found = None, []
     with evaluating(model), torch.no_grad():
-        for window in windows:
-            logits, state = model(window.tokens.to(device), state)
-            targets = window.targets.to(device)
-            found.append(F.cross_entropy(logits.movedim(2, 1), targets, ignore_index=IGNORED, reduction="none"))
+        for inputs, targets in batches:
+            logits, state = model.logits(inputs, state)
+            found.append(_by_cluster(model, logits, targets))
     return found
 
 
-def _paired(pruned: Sequence[Tensor], dense: Sequence[Tensor], windows: Sequence[Window]) -> dict[str, float | int]:
+def _by_cluster(model: Measurable, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    if not isinstance(model, LanguageModel):
+        return model.judged(logits, targets, reduction="sum")[None], torch.tensor([model.count(targets)])
+    wanted = model.labels(targets)
+    losses = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="none").view(targets.shape)
+    return losses.sum(0), (targets != IGNORED).sum(0)
+
+
+def _paired(pruned: ClusterLosses, dense: ClusterLosses) -> dict[str, float | int]:
     """Return the mean loss increase, its standard error and the tokens behind it."""
     found = ClusteredMean.empty(1)
-    for ours, theirs, window in zip(pruned, dense, windows, strict=True):
-        found.update((ours - theirs).sum(0)[:, None], (window.targets != IGNORED).sum(0))
+    for (ours, counts), (theirs, _) in zip(pruned, dense, strict=True):
+        found.update((ours - theirs)[:, None], counts)
     error = float(found.standard_error)
     return {"loss_increase": float(found.mean), "standard_error": error, "samples": int(found.tokens)}
 
 
-def _others(layer: NeuronLayer, removed: Sequence[int]) -> Tensor:
-    kept = torch.ones(layer.width, dtype=torch.bool)
+def _others(width: int, removed: Sequence[int]) -> Tensor:
+    kept = torch.ones(width, dtype=torch.bool)
     kept[torch.tensor(list(removed), dtype=torch.long)] = False
     return kept.nonzero().flatten()
 
 
-def _first(windows: Windows, tokens: int, *, after: int = 0) -> list[Window]:
+def _first(model: Measurable, batches: Batches, tokens: int) -> list[Any]:
+    """Return the first batches that hold this many targets, or all."""
+    found, read = [], 0
+    for inputs, targets in batches:
+        if read >= tokens:
+            break
+        found.append((inputs, targets))
+        read += model.count(targets)
+    return found
+
+
+def _first_windows(windows: Windows, tokens: int, *, after: int = 0) -> list[Window]:
     """Return the first windows that hold this many tokens, or all, and as many more as are to be read `after`."""
     each = windows.bptt * windows.inputs.shape[1]
     return [windows[index] for index in range(min(len(windows), after + -(-tokens // each)))]
@@ -415,8 +463,8 @@ def _first(windows: Windows, tokens: int, *, after: int = 0) -> list[Window]:
 def _check_text(windows: Windows, tokens: int, most: int) -> None:
     if most < tokens:
         raise ValueError(f"Expected `most` to be at least `tokens` ({tokens}), got {most}.")
-    pilot = len(_first(windows, round(PILOT * tokens))) if most > tokens else 0
-    if len(_first(windows, tokens, after=pilot)) < pilot + 2:
+    pilot = len(_first_windows(windows, round(PILOT * tokens))) if most > tokens else 0
+    if len(_first_windows(windows, tokens, after=pilot)) < pilot + 2:
         raise ValueError(
             f"Expected at least two windows of text, and {pilot} before them for the pilot, got {len(windows)}."
         )

@@ -13,9 +13,11 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pruning.layers import NeuronLayer, named_tensors, silence
 from pruning.models.base import LanguageModel, State
+from pruning.models.spiking import LIF
 
 Forward = Callable[..., Any]
 Module = TypeVar("Module", bound=nn.Module)
@@ -219,5 +221,105 @@ def _doubled(lstm: nn.LSTM) -> tuple[Tensor, Tensor, Tensor]:
     return weights[0], weights[1], (own["bias_ih_l0"] + own["bias_hh_l0"]) * double.flatten()
 
 
-SCANS: dict[type[nn.Module], Forward] = {nn.LSTM: _lstm}
+def _gru(
+    gru: nn.GRU,
+    inputs: Tensor,
+    state: Tensor | None = None,
+    *,
+    removed: Tensor | None = None,
+    batch: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return a GRU's outputs and state, likewise."""
+    if removed is None:
+        found: tuple[Tensor, Tensor] = gru(inputs, state)
+        return found
+    own = named_tensors(gru)
+
+    def step(entering: Tensor, hidden: Tensor) -> tuple[Tensor, ...]:
+        reset, update, content = entering.chunk(3, dim=1)
+        own_reset, own_update, own_content = torch.addmm(own["bias_hh_l0"], hidden, own["weight_hh_l0"].T).chunk(3, 1)
+        new = (content + (reset + own_reset).sigmoid() * own_content).tanh()
+        return (new.lerp(hidden, (update + own_update).sigmoid()),)
+
+    entering = F.linear(inputs[:, :batch], own["weight_ih_l0"], own["bias_ih_l0"])
+    outputs, after = _scan(step, entering, (None,) if state is None else (state[0],), removed, gru.hidden_size)
+    return outputs, after[0][None]
+
+
+def _rnn(
+    rnn: nn.RNN,
+    inputs: Tensor,
+    state: Tensor | None = None,
+    *,
+    removed: Tensor | None = None,
+    batch: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return an Elman layer's outputs and state, likewise."""
+    if removed is None:
+        found: tuple[Tensor, Tensor] = rnn(inputs, state)
+        return found
+    own = named_tensors(rnn)
+    bent = torch.tanh if rnn.nonlinearity == "tanh" else torch.relu
+
+    def step(entering: Tensor, hidden: Tensor) -> tuple[Tensor, ...]:
+        return (bent(torch.addmm(entering, hidden, own["weight_hh_l0"].T)),)
+
+    entering = F.linear(inputs[:, :batch], own["weight_ih_l0"], own["bias_ih_l0"] + own["bias_hh_l0"])
+    outputs, after = _scan(step, entering, (None,) if state is None else (state[0],), removed, rnn.hidden_size)
+    return outputs, after[0][None]
+
+
+def _lif(
+    lif: LIF,
+    inputs: Tensor,
+    state: tuple[Tensor, ...] | None = None,
+    _offset: None = None,
+    *,
+    removed: Tensor | None = None,
+    batch: int | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return a spiking layer's outputs and state, likewise."""
+    if removed is None:
+        found: tuple[Tensor, tuple[Tensor, ...]] = lif(inputs, state)
+        return found
+    decay = lif.leak.sigmoid()
+
+    def step(entering: Tensor, spikes: Tensor, potential: Tensor) -> tuple[Tensor, ...]:
+        fed = entering if lif.weight_hh is None else torch.addmm(entering, spikes, lif.weight_hh.T)
+        charged = torch.addcmul(fed, decay, potential)
+        fires = (charged - lif.threshold >= 0).to(charged)
+        return fires, torch.addcmul(charged, lif.threshold, fires, value=-1)
+
+    entering = F.linear(inputs[:, :batch], lif.weight_ih, lif.bias)
+    return _scan(step, entering, state or (None, None), removed, len(lif.bias))
+
+
+def _scan(
+    step: Callable[..., tuple[Tensor, ...]],
+    entering: Tensor,
+    memory: tuple[Tensor | None, ...],
+    removed: Tensor,
+    width: int,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return outputs (T, columns, width) and memory of a layer whose models each lack one neuron.
+
+    Args:
+        step: (what enters, memory) → memory, whose first tensor is the output: its neuron set to zero, the next step
+            reads it. What a removed neuron remembers is wrong from there on, and nobody reads it.
+        entering: What each step adds in one model, (T, batch, n); the same in all.
+        memory: Tensors (columns, width), or None for zeros.
+        removed: The neuron that each model lacks, (models,).
+        width: The layer's.
+    """
+    models, batch = len(removed), entering.shape[1]
+    held = tuple(entering.new_zeros(models * batch, width) if tensor is None else tensor for tensor in memory)
+    each, outputs = torch.arange(models, device=entering.device), []
+    for row in entering:
+        held = step(row.repeat(models, 1), *held)
+        held[0].view(models, batch, width)[each, :, removed] = 0
+        outputs.append(held[0])
+    return torch.stack(outputs), held
+
+
+SCANS: dict[type[nn.Module], Forward] = {nn.LSTM: _lstm, nn.GRU: _gru, nn.RNN: _rnn, LIF: _lif}
 """Kind of module → its forward for many models at once; a kind that is not here runs one model after the other."""

@@ -1,14 +1,14 @@
 """How many neurons each layer keeps, and which."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
 
-from pruning.budgets import Budget, allowed_widths, equal_shares_within, widths_within
+from pruning.budgets import Budget, allowed_widths, equal_shares_within, most_within, widths_within
 from pruning.layers import Keep
 from pruning.tables import table
 
@@ -51,6 +51,8 @@ def retention(
     rate: str = "fixed",
     kinds: Mapping[str, str] | None = None,
     budget: Budget | None = None,
+    snn_ratio: float | None = None,
+    quota: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """Return the `retention` table: which neurons the variant keeps.
 
@@ -67,6 +69,19 @@ def retention(
     is the whole layer; a fixed share takes the nearest such width, the larger of two. A layer smaller than its floor
     is kept whole. Equals are kept in the order of their numbers.
 
+    A mixed network starts with more recurrent and spiking neurons than are to stay (a super-network), and which kind
+    stays is decided in one of three ways. `snn_ratio` r: 1 − r of the recurrent neurons and r of the spiking ones, at
+    least one in each half of a layer. `quota`: each kind has its share of the neurons that stay, however many
+    `retain`, `rate` or `budget` let stay. Neither: freely, by one ranking of both kinds; each half is a layer of its
+    own, so the importance is comparable between kinds where it is between layers (see `pruning.calibration`, or the
+    surgeon's order) and `scope` is `absolute`.
+
+    >>> importance = pd.DataFrame({"layer": ["a"] * 4 + ["b"] * 4, "neuron": [*range(4)] * 2, "score": np.arange(8.0)})
+    >>> halves = {"snn_ratio": 0.25, "kinds": {"a": "rnn", "b": "snn"}, "scope": "layer", "floor": 1}
+    >>> kept = keep_of(retention(importance, variant="mixed", by="score", retain=1.0, **halves))
+    >>> {layer: neurons.tolist() for layer, neurons in kept.items()}
+    {'a': [1, 2, 3], 'b': [3]}
+
     Args:
         importance: The `importance` table.
         variant: Name for the table's rows.
@@ -77,24 +92,34 @@ def retention(
         ceiling: Most neurons that a layer keeps; likewise, all where it is not named.
         multiple: What every width is a multiple of, unless the layer stays whole.
         rate: `fixed`: `retain` is the share; `adaptive`: the spread of the importance gives it.
-        kinds: Layer → network type, for `adaptive`; `mixed` where it is not named.
+        kinds: Layer → network type, for `adaptive`, `snn_ratio` and `quota`; `mixed` where it is not named.
         budget: What the kept neurons may cost; `retain` and `rate` then have no say.
+        snn_ratio: r in [0, 1]: keep 1 − r of the `rnn` neurons and r of the `snn` ones; `retain` then has no say.
+        quota: Network type → its share of the kept neurons, summing to 1; it has no say where `retain` is all.
 
     Raises:
         ValueError: For an unknown column, scope, rate or layer, a share outside (0, 1], importance that is not a
-            number, bounds that leave no width, or a budget that not even the narrowest widths meet.
+            number, bounds that leave no width, a budget that not even the narrowest widths meet, an `snn_ratio` beside
+            another measure, or a quota that its kind cannot fill.
     """
     _check(importance, by, retain, scope, rate)
+    _check_kinds(snn_ratio, quota, alone=budget is None and rate == "fixed")
     ordered = importance.sort_values(["layer", "neuron"], ignore_index=True)
     frame = ordered[["layer", "neuron"]].assign(variant=variant, importance=ordered[by])
     ranks = frame.groupby("layer")["importance"].rank(method="first", ascending=False).astype("int64")
     frame = frame.assign(rank=ranks, worth=_comparable(frame, scope))
     sizes = {str(layer): int(size) for layer, size in frame.groupby("layer").size().items()}
     choices = _choices(sizes, floor, ceiling, multiple)
-    if budget is not None:
+    shares = _shares(frame, scope, kinds or {}) if rate == "adaptive" else dict.fromkeys(sizes, retain)
+    if snn_ratio is not None:
+        of_kinds = {"rnn": 1 - snn_ratio, "snn": snn_ratio}
+        widths = _by_kind(frame, choices, _layers_of(kinds or {}, sizes, of_kinds), of_kinds, scope)
+    elif quota is not None and (budget is not None or min(shares.values()) < 1):
+        wanted = math.floor(sum(shares[layer] * sizes[layer] for layer in sizes) + 0.5)
+        widths = _by_quota(frame, choices, _layers_of(kinds or {}, sizes, quota), quota, budget or wanted, scope)
+    elif budget is not None:
         widths = _within(frame, choices, budget, scope)
     else:
-        shares = _shares(frame, scope, kinds or {}) if rate == "adaptive" else dict.fromkeys(sizes, retain)
         widths = _shared(frame, choices, shares, scope)
     kept = frame["rank"] <= frame["layer"].map(widths)
     columns = ["variant", "layer", "neuron", "importance", "rank", "kept"]
@@ -202,6 +227,71 @@ def _within(frame: pd.DataFrame, choices: Mapping[str, np.ndarray], budget: Budg
     return widths_within(worths, choices, budget)
 
 
+def _layers_of(kinds: Mapping[str, str], layers: Iterable[str], wanted: Iterable[str]) -> dict[str, list[str]]:
+    """Return the layers of each wanted network type; every layer must have one of them."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        found.setdefault(kinds.get(layer, "mixed"), []).append(layer)
+    if set(found) != set(wanted):
+        raise ValueError(f"Expected layers of the kinds {sorted(wanted)}, got {sorted(found)}.")
+    return found
+
+
+def _by_kind(
+    frame: pd.DataFrame,
+    choices: Mapping[str, np.ndarray],
+    layers: Mapping[str, list[str]],
+    shares: Mapping[str, float],
+    scope: str,
+) -> dict[str, int]:
+    """Return each layer's width where each network type keeps a share of its own neurons."""
+    widths: dict[str, int] = {}
+    for kind, names in layers.items():
+        own, steps = frame[frame["layer"].isin(names)], {layer: choices[layer] for layer in names}
+        widths |= _shared(own, steps, dict.fromkeys(names, shares[kind]), scope)
+    return widths
+
+
+def _by_quota(
+    frame: pd.DataFrame,
+    choices: Mapping[str, np.ndarray],
+    layers: Mapping[str, list[str]],
+    quota: Mapping[str, float],
+    wanted: Budget | int,
+    scope: str,
+) -> dict[str, int]:
+    """Return each layer's width where each network type has its quota of a number of neurons or of a budget."""
+    sizes = {kind: int(frame["layer"].isin(names).sum()) for kind, names in layers.items()}
+
+    def widths(total: int) -> dict[str, int]:
+        shares = {kind: count / sizes[kind] for kind, count in _split(total, quota).items()}
+        return _by_kind(frame, choices, layers, shares, scope)
+
+    if not isinstance(wanted, int):
+        filled = (total for total in range(len(frame), -1, -1) if not _unfilled(total, quota, sizes))
+        return most_within(widths, next(filled), choices, wanted)
+    for kind in _unfilled(wanted, quota, sizes):
+        raise ValueError(
+            f"Expected a quota that {sizes[kind]} {kind} neurons can fill, got {quota[kind]:g} of {wanted} in all."
+        )
+    return widths(wanted)
+
+
+def _split(total: int, quota: Mapping[str, float]) -> dict[str, int]:
+    """Return how many of `total` neurons are of each kind; they sum to it.
+
+    >>> _split(5, {"rnn": 0.5, "snn": 0.5})
+    {'rnn': 3, 'snn': 2}
+    """
+    reached = np.floor(np.cumsum(list(quota.values())) * total + 0.5 + 1e-9).astype(int)
+    return dict(zip(quota, np.diff(reached, prepend=0).tolist(), strict=True))
+
+
+def _unfilled(total: int, quota: Mapping[str, float], sizes: Mapping[str, int]) -> list[str]:
+    """Return the kinds that have fewer neurons than their quota of `total`."""
+    return [kind for kind, count in _split(total, quota).items() if count > sizes[kind]]
+
+
 def _shares(frame: pd.DataFrame, scope: str, kinds: Mapping[str, str]) -> dict[str, float]:
     """Return each layer's share by how unequal its importance is, or by that of all layers together."""
     layers = {str(layer): values.to_numpy() for layer, values in frame.groupby("layer")["worth"]}
@@ -253,3 +343,15 @@ def _check(importance: pd.DataFrame, by: str, retain: float, scope: str, rate: s
         raise ValueError(f"Expected retain in (0, 1], got {retain}.")
     if not importance[by].map(math.isfinite).all():
         raise ValueError(f"Expected a finite importance for every neuron, got others in {by!r}.")
+
+
+def _check_kinds(snn_ratio: float | None, quota: Mapping[str, float] | None, *, alone: bool) -> None:
+    """Refuse shares of the network types that are none, or that contradict what else says how many stay."""
+    if snn_ratio is not None and quota is not None:
+        raise ValueError("Expected snn_ratio or quota, got both.")
+    if snn_ratio is not None and not alone:
+        raise ValueError("Expected snn_ratio alone to say how many neurons stay, got a budget or an adaptive rate too.")
+    if snn_ratio is not None and not 0 <= snn_ratio <= 1:
+        raise ValueError(f"Expected snn_ratio in [0, 1], got {snn_ratio}.")
+    if quota is not None and not (min(quota.values(), default=-1) >= 0 and math.isclose(sum(quota.values()), 1)):
+        raise ValueError(f"Expected quotas of at least 0 that sum to 1, got {dict(quota)}.")

@@ -1,7 +1,9 @@
-"""How a learning rate rises and falls."""
+"""How a learning rate rises and falls, and what share of it each parameter gets."""
 
 import math
 from typing import Protocol
+
+from torch import nn
 
 
 class Schedule(Protocol):
@@ -27,3 +29,13 @@ def rate_at(schedule: Schedule, step: int, steps: int) -> float:
     if step < warm:
         return schedule.learning_rate * min(1.0, (step + 1) / warm)
     return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+
+
+def paces_of(model: nn.Module) -> dict[nn.Parameter, float]:
+    """Return the share of the learning rate that suits each parameter: its module's `pace`, or all of it.
+
+    >>> list(paces_of(nn.Linear(2, 1)).values())
+    [1.0, 1.0]
+    """
+    modules = list(model.modules())
+    return {own: float(getattr(module, "pace", 1)) for module in modules for own in module.parameters(recurse=False)}

@@ -39,6 +39,10 @@ class Table:
 LAYER = Column("text", "", "layer of neurons")
 NEURON = Column("integer", "", "index in its layer, from 0")
 VARIANT = Column("text", "", "variant in params.yaml")
+ENERGY = {
+    "synaptic_operations": Column("number", "1/token", "accumulates that spikes cause, in place of multiply-adds"),
+    "energy": Column("number", "pJ/token", "of multiply-adds that read no spikes and of synaptic operations"),
+}
 PHASE = Column("text", "", "`dense`, `pruned`, `reconstructed` or `finetuned`")
 IMPORTANCE = {
     "importance": Column("number", "1", "larger is more important; comparable within a layer"),
@@ -277,6 +281,7 @@ TABLES = {
                 "neurons": Column("integer", "", "neurons of all layers"),
                 "parameters": Column("integer", "", "stored numbers, shared ones once"),
                 "multiply_adds": Column("integer", "1/token", "multiply-adds for one token"),
+                **ENERGY,
             },
         ),
         Table(
@@ -302,6 +307,7 @@ TABLES = {
                 "retention": Column("number", "1", "share of neurons kept"),
                 "parameters": Column("integer", "", "stored numbers, shared ones once"),
                 "multiply_adds": Column("integer", "1/token", "multiply-adds for one token"),
+                **ENERGY,
                 "pruned_perplexity": Column("number", "1", "test perplexity right after removal"),
                 "reconstructed_perplexity": Column("number", "1", "test perplexity after the repair"),
                 "finetuned_perplexity": Column("number", "1", "test perplexity after fine-tuning"),

@@ -183,7 +183,7 @@ class _Loop:
             self.companion.see(self.model)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["pace"]
         self.optimizer.step()
 
 
@@ -200,10 +200,16 @@ def steps_an_epoch(recipe: Recipe, windows: Batches) -> int:
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """Return AdamW that decays weight matrices and leaves biases alone."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    """Return AdamW that decays weight matrices, leaves biases alone, and goes at the pace of each module's `pace`."""
+    paces = {
+        p: float(getattr(module, "pace", 1)) for module in model.modules() for p in module.parameters(recurse=False)
+    }
+    groups = [
+        {"params": own, "weight_decay": recipe.weight_decay if matrices else 0.0, "pace": pace}
+        for pace in sorted(set(paces.values()))
+        for matrices in (True, False)
+        if (own := [p for p, its in paces.items() if its == pace and (p.ndim > 1) == matrices])
+    ]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
 
 

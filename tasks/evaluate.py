@@ -5,6 +5,7 @@ import dataclasses
 import pandas as pd
 
 from pruning.batching import Batches
+from pruning.energy import energy_of
 from pruning.evaluation import latencies, loss_of, size_of
 from pruning.models.base import Measurable
 from tasks.common.job import Job, seconds
@@ -33,7 +34,8 @@ def run(job: Job) -> pd.DataFrame:
 
 
 def _row(job: Job, phase: str, split: str, model: Measurable, windows: Batches) -> dict[str, object]:
-    loss = loss_of(model, windows, track=job.track, what=f"{job.stage.variant}, {phase}, {split}")
+    what = f"{job.stage.variant}, {phase}, {split}"
+    loss = loss_of(model, windows, track=job.track, what=what)
     return {
         "variant": job.stage.variant,
         "phase": phase,
@@ -43,6 +45,7 @@ def _row(job: Job, phase: str, split: str, model: Measurable, windows: Batches) 
         "accuracy": loss.accuracy,
         "tokens": loss.tokens,
         **dataclasses.asdict(size_of(model)),
+        **dataclasses.asdict(energy_of(model, windows, track=job.track, what=f"{what}, spikes")),
     }
 
 

@@ -11,16 +11,13 @@ import pandas as pd
 
 from pruning.calibration import removal_curves
 from pruning.fusion import fusion, to_plain
-from pruning.tables import BESIDE, SIGNALS
+from pruning.tables import BESIDE, CRITERIA, SIGNALS
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table, write_table
 from tasks.common.writing import replacing
 from tasks.models import read_model
 from tasks.windows import calibration_batches
-
-ORACLE = "oracle/oracle"
-"""Measured removals, where dvc.yaml lists them among what the stage reads."""
 
 
 def run(job: Job) -> None:
@@ -30,7 +27,16 @@ def run(job: Job) -> None:
     saved = settings.pop("weights")
     measured = partial(_curves, job, shares=settings.pop("removed"), batches=settings.pop("batches"))
     kept = None if saved is None else _read_weights(Path(saved))
-    found = fusion(tables, weights=kept, oracle=_oracle(job), curves=measured, **settings)
+    criteria = [name for name in settings["signals"] if name in CRITERIA]
+    settings["signals"] = [name for name in settings["signals"] if name in SIGNALS]
+    found = fusion(
+        tables,
+        weights=kept,
+        oracle=read_table(job.input("oracle/oracle")),
+        criteria=tables["criteria"][["layer", "neuron", *criteria]] if criteria else None,
+        curves=measured,
+        **settings,
+    )
     write_table(job.output("importance"), found.importance)
     write_table(job.output("fusion"), found.report)
     with replacing(job.output("weights")) as aside:
@@ -42,10 +48,6 @@ def _curves(job: Job, scores: pd.DataFrame, *, shares: Sequence[float], batches:
     model, windows = read_model(job.input("train/model")), calibration_batches(job)
     some = list(islice(windows, batches))
     return removal_curves(model.decoupled(), some, scores, by="fused", shares=shares, track=job.track)
-
-
-def _oracle(job: Job) -> pd.DataFrame | None:
-    return read_table(job.input(ORACLE)) if ORACLE in job.stage.inputs else None
 
 
 def _read_weights(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from pruning.comparison import PHASES
+from pruning.comparison import COSTS, PHASES
 from tasks.common.console import say
 from tasks.common.parameters import Unexpected, checked, settings_of
 from tasks.common.stages import LOCK, PARAMETERS, PIPELINE, Stage, read_stage, read_yaml
@@ -31,7 +31,7 @@ VARIANTS = {
     "selectedColumns": ["params.`by`", *(f"metrics.`{name}`" for name in SHOWN)],
 }
 """What MLflow's list of runs shows under `…/runs?viewStateShareKey=variants`: a ranking of all variants."""
-SIZES = ("neurons", "parameters", "multiply_adds")
+SIZES = ("neurons", *COSTS)
 POINTS = 2000
 """Steps of a curve at most; more cannot be seen and take a server minutes."""
 DEFAULTS = {

@@ -27,6 +27,7 @@ TINY: dict[str, dict[str, Any]] = {
     "gradients": {"batches": 10},
     "surgeon": {"batches": 10},
     "criteria": {"batches": 10},
+    "oracle": {"neurons": 6, "tokens": 100, "most": 200, "words": 16, "portion": 0.1},
     "prune": {"floor": 2},
     "reconstruct": {"tokens": 320},
     "finetune": {"batch": 4, "bptt": 8, "portion": 0.5},

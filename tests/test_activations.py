@@ -105,6 +105,14 @@ def test_the_frequency_of_a_spiking_neuron_is_its_firing_rate(calibration):
     np.testing.assert_allclose(table["frequency"], rates, atol=1e-12)
 
 
+@pytest.mark.parametrize(("threshold", "rate"), [(-100.0, 1.0), (100.0, 0.0)])
+def test_neurons_that_always_or_never_fire_have_that_frequency(calibration, threshold, rate):
+    model = tiny(widths=(5, 6), family="snn")
+    torch.nn.init.constant_(model.snn[1].threshold, threshold)
+    table, _ = activations(model, calibration, activation_samples=99, bins=BINS)
+    assert (table.loc[table["layer"] == "snn.1", "frequency"] == rate).all()
+
+
 def test_every_component_differs_between_neurons_of_a_trained_model(trained, windows):
     table, _ = activations(trained, windows, activation_samples=20, bins=32)
     assert (table.groupby("layer")[list(ACTIVATIONS)].std() > 0).all(axis=None)

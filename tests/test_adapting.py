@@ -14,7 +14,8 @@ from pruning.adapting import adapt
 from pruning.batching import Windows
 from pruning.distillation import Teacher
 from pruning.evaluation import latencies, loss_of, size_of
-from pruning.layers import select, silence
+from pruning.layers import removed_neurons, select, silence
+from pruning.oracle import joint_removal, oracle
 from pruning.reconstruction import reconstruct
 from pruning.retention import keep_of, retention
 from pruning.sensitivity import sensitivities
@@ -362,3 +363,43 @@ def test_wrong_logits_targets_and_losses_are_refused():
     )
     with pytest.raises(ValueError, match=r"Expected a criterion that gives one number, got \(5,\)."):
         apart.loss(inputs, targets)
+
+
+MEASURE = {"tokens": 10**6, "most": 10**6, "tolerance": 0.1, "words": "all", "seed": 1}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_measured_removal_is_the_rise_of_the_loss_of_a_model_without_the_neuron(name):
+    make, batches = MODELS[name]
+    model = make()
+    measured = oracle(model, batches, neurons="all", **MEASURE)
+    assert len(measured) == sum(model.widths())
+    dense = loss_of(model, batches).mean
+    for layer, rows in measured.groupby("layer"):
+        for neuron, increase in zip(rows["neuron"], rows["loss_increase"], strict=True):
+            keep = torch.tensor([other for other in range(len(rows)) if other != neuron])
+            assert loss_of(select(model, {layer: keep}), batches).mean - dense == pytest.approx(increase, abs=1e-9)
+
+
+def test_a_disguised_language_model_has_the_language_models_measured_removals():
+    model = tiny(decoder="untied")
+    own = oracle(model, TEXT, neurons="all", **MEASURE)
+    other = oracle(disguised(model), TEXT, neurons="all", **MEASURE)
+    assert (own["loss_increase"] - other["loss_increase"]).abs().max() < 1e-9
+
+
+def test_joint_removal_of_a_classifier_is_the_rise_of_its_loss():
+    model = classifier()
+    measured = oracle(model, BATCHES, neurons="all", **MEASURE)
+    removed = {"first": [1, 3], "second": [0]}
+    table = joint_removal(model, BATCHES, measured, sets={"some": removed}, tokens=10**6)
+    keep = {layer.name: torch.arange(layer.width) for layer in model.layers()}
+    keep = {name: own[[n not in removed[name] for n in own.tolist()]] for name, own in keep.items()}
+    assert [removed_neurons(layer, keep).tolist() for layer in model.layers()] == [*removed.values()]
+    rise = loss_of(select(model, keep), BATCHES).mean - loss_of(model, BATCHES).mean
+    assert table["loss_increase"].tolist() == pytest.approx([rise])
+
+
+def test_measured_removal_needs_two_batches():
+    with pytest.raises(ValueError, match=r"Expected at least two batches to measure removal on, got 1."):
+        oracle(classifier(), BATCHES[:1], neurons="all", **MEASURE)

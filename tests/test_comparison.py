@@ -29,6 +29,8 @@ def evaluation():
             "neurons": NEURONS[variant],
             "parameters": 100 * NEURONS[variant],
             "multiply_adds": 10 * NEURONS[variant],
+            "synaptic_operations": 0.5 * NEURONS[variant],
+            "energy": 46.0 * NEURONS[variant],
         }
         for (variant, phase), perplexity in PERPLEXITY.items()
         for split in ("valid", "test")
@@ -44,6 +46,8 @@ def test_changes_are_relative_to_the_control_in_the_same_phase_on_the_test_split
         "retention": 0.5,
         "parameters": 2000,
         "multiply_adds": 200,
+        "synaptic_operations": 10.0,
+        "energy": 920.0,
         "pruned_perplexity": 150.0,
         "reconstructed_perplexity": 120.0,
         "finetuned_perplexity": 99.0,

@@ -37,13 +37,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, folder / name)
     write_text(folder / "text")
     corpus = {"source": "text", "vocabulary": VOCABULARY}
-    variants = {"dense": {"by": "fused"}} | {kind: {"by": "fused"} for kind in KINDS}
+    variants = {name: {"by": "fused"} for name in ("dense", *KINDS, "mixed")}
     set_parameters(folder, {**TINY, "corpus": corpus, "variants": variants}, replace=("variants",))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["prepare"]) == 0
     for kind in KINDS:
         write_model(folder / f"data/finetune/{kind}/model", tiny(kind, dtype=torch.float32))
+    write_model(folder / "data/finetune/mixed/model", tiny(dtype=torch.float32, family="lstm + snn"))
     return folder
 
 
@@ -103,6 +104,18 @@ def test_the_report_holds_what_was_checked_and_measured(exported: dict[str, Path
     for file, row in found.items():
         assert row["bytes"] == (exported[kind] / file).stat().st_size
         assert all(seconds > 0 for seconds in row["seconds"].values())  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_model_with_spiking_neurons_is_exported_and_its_card_says_what_agrees(tmp_path: Path) -> None:
+    assert main(["export", "mixed", "--to", str(tmp_path / "mixed")]) == 0
+    found = measured(tmp_path / "mixed")
+    assert all(found[file]["difference"] <= export.TOLERANCE for file in EXACT)
+    for file in EXACT:
+        assert found[file]["perplexity"] == pytest.approx(found[EXACT[0]]["perplexity"], rel=1e-3)
+    card = (tmp_path / "mixed/README.md").read_text(encoding="utf-8")
+    assert "shaped (1, batch, 4) and (1, batch, 4); (batch, 3) and (batch, 3); (1, batch, 3) and" in card
+    assert "of the 80% of sequences that differ least" in card
 
 
 def test_every_file_may_be_read_by_whom_the_others_may(exported: dict[str, Path]) -> None:
@@ -170,7 +183,7 @@ def test_the_command_prints_a_row_for_each_file_and_replaces_an_earlier_export(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "Expected a variant to export, one of ['dense', 'untied', 'tied', 'projected'], got None.\n"),
+        ([], "Expected a variant to export, one of ['dense', 'untied', 'tied', 'projected', 'mixed'], got None.\n"),
         (["tyed"], "got 'tyed'. Did you mean 'tied'?"),
         (
             ["tied", "--phase", "prund"],

@@ -16,6 +16,16 @@ from tests.models import EMBEDDING, VOCABULARY, bytes_of, tensors_of, tiny
 
 KINDS = ("untied", "tied", "projected")
 SHAPES = ((1, 1), (1, 5), (9, 1), (7, 3), (40, 2))
+OPERATIONS = {
+    "gru": ["GRU"],
+    "tanh": ["RNN"],
+    "relu": ["RNN"],
+    "snn": ["Scan"],
+    "feed-forward snn": ["Scan"],
+    "lstm + snn": ["LSTM", "Scan"],
+    "relu + feed-forward snn": ["RNN", "Scan"],
+}
+"""ONNX's operations of one layer of each family but the LSTM."""
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -35,7 +45,8 @@ def run_onnx(graph: onnx.ModelProto, tokens: torch.Tensor, state: State) -> tupl
     flat = [tensor.numpy() for layer in state for tensor in layer]
     feed = dict(zip([put.name for put in session.get_inputs()], [tokens.numpy(), *flat], strict=True))
     logits, *after = [torch.from_numpy(array) for array in session.run(None, feed)]
-    return logits, list(zip(after[::2], after[1::2], strict=True))
+    found = iter(after)
+    return logits, [tuple(next(found) for _ in layer) for layer in state]
 
 
 def windows(shape: tuple[int, int]) -> torch.Tensor:
@@ -68,6 +79,32 @@ def test_onnxruntime_gives_the_same_logits_for_any_length_and_batch_state_carrie
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
             for mine, others in zip(ours, theirs, strict=True):
                 torch.testing.assert_close(others, mine, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", OPERATIONS)
+def test_every_family_leaves_as_a_program_and_as_a_graph_of_one_operation_a_layer_that_compute_the_same(
+    family: str,
+) -> None:
+    model = model_of("projected", widths=(5, 4), family=family)
+    loaded, graph = reloaded(model), onnx_of(model)
+    onnx.checker.check_model(graph, full_check=True)
+    kinds = [node.op_type for node in graph.graph.node if node.op_type in ("LSTM", "GRU", "RNN", "Scan")]
+    assert kinds == 2 * OPERATIONS[family]
+    for shape in SHAPES:
+        ours = program = elsewhere = initial_state(model, shape[1])
+        for tokens in windows(shape):
+            with torch.no_grad():
+                (expected, ours), (found, program) = model(tokens, ours), loaded(tokens, program)
+            again, elsewhere = run_onnx(graph, tokens, elsewhere)
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(again, expected, rtol=1e-5, atol=1e-5)
+            for mine, one, other in zip(flat(ours), flat(program), flat(elsewhere), strict=True):
+                torch.testing.assert_close(one, mine, rtol=1e-6, atol=1e-6)
+                torch.testing.assert_close(other, mine, rtol=1e-5, atol=1e-5)
+
+
+def flat(state: State) -> list[torch.Tensor]:
+    return [tensor for layer in state for tensor in layer]
 
 
 @every_kind
@@ -123,10 +160,39 @@ def test_a_difference_that_only_a_carried_state_has_is_seen() -> None:
     assert difference > 0.01
 
 
-@pytest.mark.parametrize("recurrence", [nn.GRU(EMBEDDING, 7), nn.LSTM(EMBEDDING, 7, bias=False)])
+def test_of_spiking_models_the_sequences_count_in_which_no_spike_was_flipped() -> None:
+    class Flipping(nn.Module):
+        """Gives one column of each window of several other logits."""
+
+        def __init__(self, model: LanguageModel) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, tokens: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, State]:
+            logits, state = self.model(tokens, state)
+            logits[:, 1:2] += 1
+            return logits, state
+
+    model = model_of("untied", family="snn")
+    settings: dict[str, Any] = {"vocabulary": VOCABULARY, "shapes": [(3, 10)], "seed": 1}
+    assert largest_difference(model, Flipping(model), **settings) > 0.01  # type: ignore[arg-type]
+    assert largest_difference(model, Flipping(model), **settings, share=0.8) == 0  # type: ignore[arg-type]
+    assert largest_difference(model, model_of("untied", family="snn", seed=1), **settings, share=0.8) > 0.1
+
+
+def test_a_difference_that_is_no_number_is_none_however_few_sequences_count() -> None:
+    model, broken = model_of("untied"), model_of("untied")
+    nn.init.constant_(broken.decoder.bias, torch.nan)
+    settings: dict[str, Any] = {"vocabulary": VOCABULARY, "shapes": [(3, 10)], "seed": 1, "share": 0.8}
+    assert np.isnan(largest_difference(model, broken, **settings))
+
+
+@pytest.mark.parametrize("recurrence", [nn.GRU(EMBEDDING, 7, num_layers=2), nn.LSTM(EMBEDDING, 7, bias=False)])
 def test_another_recurrence_is_refused(recurrence: nn.RNNBase, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("untied")
     monkeypatch.setattr("pruning.exporting.initial_state", lambda *_: [])
     model.lstm[0] = recurrence  # type: ignore[operator, index]
-    with pytest.raises(ValueError, match=r"Expected a plain one-layer LSTM to export, got lstm\.0: (GRU|LSTM)\(6, 7"):
+    with pytest.raises(
+        ValueError, match=r"Expected a plain recurrence of one layer to export, got lstm\.0: (GRU|LSTM)\(6, 7"
+    ):
         program_of(model)

@@ -26,7 +26,7 @@ from pruning.oracle import (
 )
 from pruning.removals import OneByOne, SideBySide, removals
 from pruning.statistics import ClusteredMean
-from tests.models import DECODERS, VOCABULARY, WIDTHS, bytes_of, logits_of, tensors_of, text, tiny
+from tests.models import DECODERS, FAMILIES, VOCABULARY, WIDTHS, bytes_of, logits_of, tensors_of, text, tiny
 
 ALL = {"neurons": "all", "tokens": 10**6, "most": 10**6, "tolerance": 0.0, "words": "all", "seed": 1}
 
@@ -86,6 +86,34 @@ def test_removals_of_any_subset_side_by_side_equal_one_after_the_other_also_afte
                 one, other = fast.features(window.tokens), slow.features(window.tokens)
                 assert one.shape == (len(window.tokens), 3 if index < 3 else 2, 2, 6)
                 assert (one - other).abs().max() <= 1e-14
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "lstm"])
+def test_in_every_family_removals_side_by_side_equal_masked_models_one_after_the_other(family, decoder):
+    model, windows = tiny(decoder, WIDTHS[2], family), Windows(text(50), first=0, batch=2, bptt=5)
+    with torch.no_grad():
+        for layer in model.layers():
+            neurons = torch.tensor([2, 0])
+            fast, slow = removals(model, layer, neurons), OneByOne(model, layer, neurons)
+            assert isinstance(fast, SideBySide)
+            for index, window in enumerate(windows):
+                if index == 3:
+                    fast.keep(torch.tensor([1]))
+                    slow.keep(torch.tensor([1]))
+                one, other = fast.features(window.tokens), slow.features(window.tokens)
+                assert one.shape[:3] == (len(window.tokens), 2 if index < 3 else 1, 2)
+                assert (one - other).abs().max() <= 1e-13
+
+
+@pytest.mark.parametrize("family", ["gru", "relu", "snn", "feed-forward snn", "lstm + snn"])
+def test_the_increase_in_every_family_equals_that_of_a_model_really_without_the_neuron(family):
+    model, windows = tiny("tied, then projected", WIDTHS[2], family), Windows(text(60), first=0, batch=3, bptt=5)
+    dense, table = losses_by_hand(model, windows), oracle(model, windows, **ALL).set_index(["layer", "neuron"])
+    for layer in model.layers():
+        for neuron in range(layer.width):
+            apart = losses_by_hand(without(model, layer, neuron), windows) - dense
+            assert table.loc[(layer.name, neuron), "loss_increase"] == pytest.approx(np.nanmean(apart), abs=1e-12)
 
 
 def test_a_family_without_a_scan_is_measured_one_model_after_the_other_with_equal_results(

@@ -45,7 +45,18 @@ def wrong():
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCRIPT, DIGITS = re.findall(r"```python\n(.*?)```", README.split("## Your own model")[1], flags=re.DOTALL)[:2]
 """What the README says a user writes: a script, and the module `own/digits.py`."""
-BEFORE = ("train", "weights", "hessian", "activations", "gradients", "cooperative", "surgeon", "criteria", "fuse")
+BEFORE = (
+    "train",
+    "weights",
+    "hessian",
+    "activations",
+    "gradients",
+    "cooperative",
+    "surgeon",
+    "criteria",
+    "oracle",
+    "fuse",
+)
 VARIANTS = ("prune", "reconstruct", "finetune", "evaluate")
 AFTER = ("compare", "path")
 

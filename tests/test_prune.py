@@ -8,6 +8,9 @@ from tests.projects import ROOT
 
 SECTION = {"retain": 0.5, "rate": "adaptive", "budget": None, "floor": 8}
 BUDGET = {"kind": "parameters", "value": 100.0}
+QUOTA = {"rnn": 0.25, "snn": 0.75}
+MIXED = {**SECTION, "rate": "fixed", "snn_ratio": 0.5, "quota": None}
+QUOTED = {**MIXED, "snn_ratio": None, "quota": QUOTA}
 
 
 def values(**prune):
@@ -25,6 +28,11 @@ def values(**prune):
         ({**SECTION, "rate": "fixed", "budget": BUDGET}, {"rate": "adaptive"}, SECTION),
         ({**SECTION, "rate": "fixed"}, {"budget": BUDGET}, {**SECTION, "rate": "fixed", "budget": BUDGET}),
         (SECTION, {"floor": {"lstm.0": 4}}, {**SECTION, "floor": {"lstm.0": 4}}),
+        (SECTION, {"budget": BUDGET}, {**SECTION, "rate": "fixed", "budget": BUDGET}),
+        (MIXED, {"retain": 1.0}, {**MIXED, "retain": 1.0, "snn_ratio": None}),
+        (MIXED, {"quota": QUOTA}, QUOTED),
+        (QUOTED, {"snn_ratio": 0.3}, {**MIXED, "snn_ratio": 0.3}),
+        (QUOTED, {"retain": 0.3}, {**QUOTED, "retain": 0.3}),
     ],
 )
 def test_what_a_variant_says_of_how_many_stay_displaces_all_that_the_section_says(section, variant, expected):
@@ -58,3 +66,40 @@ def test_a_budget_in_parameters_is_read_with_its_bounds_for_each_layer():
     assert parameters.prune.budget.value == 500000
     assert parameters.prune.floor == {"lstm.0": 8}
     assert parameters.prune.ceiling == 96
+
+
+@pytest.mark.parametrize(
+    ("prune", "variant", "sentence"),
+    [
+        ({"snn_ratio": 0.5, "budget": BUDGET}, {}, "Expected prune.snn_ratio or prune.budget, got both"),
+        ({"snn_ratio": 0.5, "rate": "adaptive"}, {}, "Expected prune.snn_ratio or prune.rate: adaptive, got both"),
+        ({}, {"snn_ratio": 0.5, "quota": QUOTA}, "Expected variants.own.snn_ratio or variants.own.quota, got both"),
+        ({}, {"quota": {"rnn": 0.5, "snn": 0.25}}, "Expected the shares of variants.own.quota to sum to 1, got"),
+        ({"quota": {"rnn": 0.5, "ann": 0.5}}, {}, "ann"),
+        ({"snn_ratio": 1.5}, {}, "Expected prune.snn_ratio in params.yaml to be less than or equal to 1, got 1.5."),
+    ],
+)
+def test_kinds_of_neurons_that_contradict_each_other_get_one_sentence(prune, variant, sentence):
+    with pytest.raises(Unexpected) as raised:
+        checked(mixed(prune, variant))
+    assert sentence in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_kinds_of_neurons_are_refused_for_a_family_that_has_one_kind():
+    with pytest.raises(Unexpected, match=r"Expected train\.family: mixed for prune\.snn_ratio, got lstm"):
+        checked(values(snn_ratio=0.5))
+
+
+def test_a_mixed_model_takes_a_ratio_and_a_dense_control_beside_it():
+    parameters = checked(mixed({"snn_ratio": 0.25}, {"quota": QUOTA, "budget": BUDGET}))
+    assert parameters.prune.snn_ratio == 0.25
+    assert parameters.variants["own"].quota == QUOTA
+
+
+def mixed(prune, variant):
+    """Return parameters of a mixed model with a variant `own`."""
+    parameters = values(**prune)
+    parameters["train"] |= {"family": "mixed"}
+    parameters["variants"] |= {"own": {"by": "fused", **variant}}
+    return parameters

@@ -309,3 +309,110 @@ def test_scores_without_an_answer_are_refused(scores, network_type, sentence):
 def test_bounds_that_make_no_sense_are_refused(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         kept_of({"lstm.0": [1, 2]}, **settings)
+
+
+HALVES = {"lstm.0": 6, "snn.0": 5, "lstm.1": 4, "snn.1": 9}
+KINDS = {"lstm.0": "rnn", "lstm.1": "rnn", "snn.0": "snn", "snn.1": "snn"}
+supernets = st.fixed_dictionaries(
+    {layer: st.lists(st.integers(-4, 9), min_size=width, max_size=width) for layer, width in HALVES.items()}
+)
+scopes = pytest.mark.parametrize("scope", ["layer", "global", "absolute"])
+
+
+def of_kind(values, kind):
+    return {layer: own for layer, own in values.items() if KINDS[layer] == kind}
+
+
+def counts_of(kept):
+    """Return how many neurons of each kind are kept."""
+    return {kind: sum(map(len, of_kind(kept, kind).values())) for kind in ("rnn", "snn")}
+
+
+@scopes
+@settings(max_examples=20)
+@given(values=supernets, ratio=st.floats(0.15, 0.85), floor=st.integers(1, 3))
+def test_a_ratio_keeps_of_each_kind_what_that_kind_alone_would_keep_of_its_share(scope, values, ratio, floor):
+    kept = kept_of(values, snn_ratio=ratio, kinds=KINDS, retain=1.0, scope=scope, floor=floor)
+    for kind, share in {"rnn": 1 - ratio, "snn": ratio}.items():
+        alone = kept_of(of_kind(values, kind), retain=share, scope=scope, floor=floor)
+        assert of_kind(kept, kind) == alone
+
+
+@scopes
+@pytest.mark.parametrize(("ratio", "emptied"), [(0.0, "snn"), (1.0, "rnn")])
+def test_a_ratio_of_nothing_leaves_one_neuron_in_each_half_of_a_layer(scope, ratio, emptied):
+    kept = kept_of({layer: range(width) for layer, width in HALVES.items()}, snn_ratio=ratio, kinds=KINDS, scope=scope)
+    assert {layer: len(own) for layer, own in kept.items()} == {
+        layer: 1 if KINDS[layer] == emptied else width for layer, width in HALVES.items()
+    }
+
+
+@scopes
+@settings(max_examples=20)
+@given(values=supernets, share=st.floats(0.2, 0.6), spiking=st.floats(0.3, 0.6))
+def test_a_quota_shares_out_what_is_kept_in_all(scope, values, share, spiking):
+    quota = {"rnn": 1 - spiking, "snn": spiking}
+    kept = kept_of(values, quota=quota, kinds=KINDS, retain=share, scope=scope)
+    total = math.floor(24 * share + 0.5)
+    recurrent = math.floor((1 - spiking) * total + 0.5)
+    wanted = {"rnn": recurrent, "snn": total - recurrent}
+    slack = 0 if scope != "layer" else 1  # each of a kind's two layers rounds its own share, to at least one neuron
+    assert all(abs(counts_of(kept)[kind] - max(2, wanted[kind])) <= slack for kind in wanted)
+    for kind in () if scope == "layer" else wanted:
+        own = of_kind(values, kind)
+        alone = kept_of(own, retain=wanted[kind] / sum(map(len, own.values())), scope=scope)
+        assert of_kind(kept, kind) == alone
+
+
+@scopes
+@settings(max_examples=20)
+@given(values=supernets, neurons=st.integers(6, 24))
+def test_one_budget_with_a_quota_for_each_kind_keeps_as_many_as_fit_and_not_one_more(scope, values, neurons):
+    budget = Budget("neurons", neurons, tuple(HALVES), lambda rows: rows.sum(axis=1))
+    quota = {"rnn": 0.5, "snn": 0.5}
+    kept = counts_of(kept_of(values, quota=quota, kinds=KINDS, budget=budget, scope=scope))
+    assert sum(kept.values()) <= neurons
+    assert abs(kept["rnn"] - kept["snn"]) <= (1 if scope != "layer" else 2)
+    if scope != "layer":
+        assert sum(kept.values()) == min(neurons, 20)  # ten recurrent neurons are all there are
+
+
+def test_a_quota_has_no_say_where_everything_is_kept():
+    kept = kept_of({layer: range(width) for layer, width in HALVES.items()}, quota={"rnn": 1, "snn": 0}, retain=1.0)
+    assert {layer: len(own) for layer, own in kept.items()} == HALVES
+
+
+def test_an_adaptive_rate_says_how_many_a_quota_shares_out():
+    values = {layer: range(1, width + 1) for layer, width in HALVES.items()}
+    free = kept_of(values, rate="adaptive", kinds=KINDS, scope="global")
+    held = kept_of(values, rate="adaptive", kinds=KINDS, scope="global", quota={"rnn": 0.25, "snn": 0.75})
+    total = sum(map(len, free.values()))
+    assert counts_of(held) == {"rnn": math.floor(total / 4 + 0.5), "snn": total - math.floor(total / 4 + 0.5)}
+
+
+def test_a_tiny_mixed_model_is_cut_to_its_ratio_and_runs():
+    model = tiny(widths=(12, 8), family="lstm + snn")
+    kinds = {layer.name: layer.kind for layer in model.layers()}
+    importance = weights(model, threshold=0.1, bins=8)
+    usual = {"variant": "v", "by": "importance", "retain": 1.0, "floor": 1, "scope": "layer"}
+    smaller = select(model, keep_of(retention(importance, snn_ratio=0.25, kinds=kinds, **usual)))
+    assert smaller.widths() == (5, 2, 3, 1)  # of 6, 6, 4, 4
+    assert smaller(torch.zeros(3, 2, dtype=torch.long))[0].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"snn_ratio": 1.5}, r"Expected snn_ratio in \[0, 1\], got 1\.5\."),
+        ({"snn_ratio": 0.5, "quota": {"rnn": 1, "snn": 0}}, "Expected snn_ratio or quota, got both"),
+        ({"snn_ratio": 0.5, "rate": "adaptive"}, "Expected snn_ratio alone to say how many neurons stay"),
+        ({"snn_ratio": 0.5, "kinds": {"lstm.0": "rnn"}}, r"Expected layers of the kinds \['rnn', 'snn'\], got "),
+        ({"quota": {"rnn": 0.5, "snn": 0.6}}, "Expected quotas of at least 0 that sum to 1, got "),
+        ({"quota": {}}, "Expected quotas of at least 0 that sum to 1, got "),
+        ({"quota": {"rnn": 1.0}}, r"Expected layers of the kinds \['rnn'\], got \['rnn', 'snn'\]"),
+        ({"quota": {"rnn": 1.0, "snn": 0.0}}, "Expected a quota that 10 rnn neurons can fill, got 1 of 12 in all"),
+    ],
+)
+def test_kinds_that_cannot_be_had_get_one_sentence(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        kept_of({layer: range(width) for layer, width in HALVES.items()}, **{"kinds": KINDS, **changes})

@@ -1,5 +1,7 @@
 """Leaky integrate-and-fire layers: the scan against its steps, and derivatives against the surrogate loss."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,10 +9,16 @@ from torch import nn
 from pruning.batching import Windows
 from pruning.evaluation import next_token_loss
 from pruning.models.spiking import LIF, integrate_and_fire, stepwise, surrogate
-from tests.models import loss_on, tensors_of, text, tiny, twin_of, twin_with
+from pruning.record import record
+from pruning.signals.evidence import gather_evidence, partition
+from pruning.signals.hessian import hessian
+from pruning.training import train
+from tests.models import loss_on, recipe, tensors_of, text, tiny, twin_of, twin_with
 
 SPIKING = ["snn", "feed-forward snn", "lstm + snn", "relu + feed-forward snn"]
-WINDOW = Windows(text(40), first=0, batch=3, bptt=12)[0]
+WINDOWS = Windows(text(40), first=0, batch=3, bptt=12)
+WINDOW = WINDOWS[0]
+SHORT = Windows(text(12), first=0, batch=3, bptt=4)[0]
 
 
 def inputs_of(*, recurrent):
@@ -67,16 +75,28 @@ def directions(model, seed):
     return {name: torch.randn(p.shape, dtype=p.dtype, generator=generator) for name, p in model.named_parameters()}
 
 
-def surrogate_loss(model, direction):
-    """Return step → the loss with the weights moved by it, what the step function adds to σ held fixed: smooth."""
-    reference = twin_of(model)
-    loss_on(reference, WINDOW)
+def surrogate_loss(model, *ways, window=WINDOW):
+    """Return steps → the loss with the weights moved along `ways`, what the step function adds to σ held fixed: smooth.
 
-    def loss(step):
-        moved = {name: tensor + step * direction[name] for name, tensor in tensors_of(model).items()}
-        return loss_on(twin_with(moved, model, steps=reference.steps), WINDOW).item()
+    Parameters that a way does not name stay where they are along it.
+    """
+    reference = twin_of(model)
+    loss_on(reference, window)
+
+    def loss(*steps):
+        moved = tensors_of(model)
+        for step, way in zip(steps, ways, strict=True):
+            for name, direction in way.items():
+                moved[name] = moved[name] + step * direction
+        return loss_on(twin_with(moved, model, steps=reference.steps), window).item()
 
     return loss
+
+
+def own_weights(model, layer, neuron):
+    """Return the places of a neuron's own weights: name → rows of that parameter."""
+    names = [name for name in tensors_of(model) if name.startswith(f"{layer.name}.")]
+    return {name: slice(neuron, None, layer.width) for name in names}
 
 
 @pytest.mark.parametrize("family", SPIKING)
@@ -124,3 +144,80 @@ def rebuilt_new(family):
     """Return a model with the weights that it starts with."""
     old = tiny(family=family)
     return type(old)(old.config)
+
+
+@pytest.mark.parametrize("family", ["snn", "feed-forward snn", "lstm + snn"])
+def test_neurons_of_a_new_model_of_real_size_neither_all_fire_nor_all_stay_silent(family):
+    torch.manual_seed(1)
+    small = tiny(family=family)
+    both = {"snn_widths": (64, 64)} if "+" in family else {}
+    settings = {
+        "vocabulary": 200,
+        "embedding": 64,
+        "widths": (64, 64),
+        "decoder": "untied",
+        "leak": 0.5,
+        "threshold": 1.0,
+    }
+    model = type(small)(replace(small.config, **settings, **both))
+    rates = {}
+
+    def observe(name, spikes):
+        rates[name] = spikes.mean(0)
+
+    with torch.no_grad(), record(model, [layer for layer in model.layers() if layer.kind == "snn"], observe):
+        model(torch.randint(200, (35, 16)))
+    for spiking in rates.values():
+        assert 0.05 < spiking.mean() < 0.6
+        assert ((spiking > 0) & (spiking < 1)).float().mean() > 0.9
+
+
+def test_spiking_layers_are_trained_at_their_own_pace():
+    model = tiny(family="snn", dtype=torch.float32)
+    before = tensors_of(model)
+    list(train(model, WINDOWS, WINDOWS, recipe=recipe(epochs=1, portion=0.01, warmup=0.0, weight_decay=0.0), seed=1))
+    moved = {name: (tensor - before[name]).abs().max().item() for name, tensor in tensors_of(model).items()}
+    rate = recipe().learning_rate
+    assert moved["decoder.weight"] == pytest.approx(rate, rel=0.01)
+    assert moved["snn.0.weight_ih"] == pytest.approx(rate * LIF.pace, rel=0.01)
+
+
+@pytest.mark.parametrize("family", ["snn", "lstm + snn"])
+def test_the_hessian_signal_equals_second_differences_of_the_surrogate_loss(family):
+    model, step = tiny(widths=(3,), family=family), 1e-3
+    table = hessian(model, [SHORT], probes=400, stability=2, seed=1).set_index(["layer", "neuron"])
+    for layer in model.layers():
+        for neuron in range(layer.width):
+            expected = 0.0
+            for name, rows in own_weights(model, layer, neuron).items():
+                whole = tensors_of(model)[name]
+                for place in torch.arange(whole.numel()).view(whole.shape)[rows].flatten().tolist():
+                    unit = torch.zeros_like(whole)
+                    unit.view(-1)[place] = 1
+                    moved = surrogate_loss(model, {name: unit}, window=SHORT)
+                    expected += (moved(step) - 2 * moved(0.0) + moved(-step)) / step**2
+            row = table.loc[(layer.name, neuron)]
+            assert abs(row["trace"] - expected) <= 4 * row["trace_standard_error"]
+    assert (table["trace_standard_error"] < 0.5 * table["trace"].abs().max()).all()
+
+
+@pytest.mark.parametrize("family", ["snn", "lstm + snn"])
+def test_the_product_of_hessian_and_gradient_equals_mixed_differences_of_the_surrogate_loss(family):
+    model, step = tiny(widths=(5, 4), family=family), 1e-3
+    layers = model.layers()
+    own = {name: p for name, p in model.named_parameters() if name.startswith(("snn", "lstm"))}
+    loss, _ = next_token_loss(model, *WINDOW, None)
+    gradient = dict(zip(own, torch.autograd.grad(loss, list(own.values())), strict=True))
+    parts = partition(model, WINDOW, bins=4, classes=3)
+    found, _ = gather_evidence(model, layers, WINDOW, None, partition=parts, generator=torch.Generator().manual_seed(1))
+    tokens = int((WINDOW.targets >= 0).sum())
+    for layer in layers:
+        for neuron in range(layer.width):
+            weights = {name: torch.zeros_like(own[name]) for name in own_weights(model, layer, neuron)}
+            for name, rows in own_weights(model, layer, neuron).items():
+                weights[name][rows] = own[name].detach()[rows]
+            moved = surrogate_loss(model, gradient, weights)
+            pairs = [(one, other) for one in (1, -1) for other in (1, -1)]
+            expected = sum(one * other * moved(one * step, other * step) for one, other in pairs) / (4 * step**2)
+            total = found[layer.name].totals["grasp"][neuron].item() / tokens
+            assert total == pytest.approx(expected, rel=1e-3, abs=1e-6)

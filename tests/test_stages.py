@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from pruning.models import build
 from tasks.common.stages import Stage, read_stage
+from tasks.common.tables import read_table
 from tests.projects import ENVIRONMENT, ROOT, copy, digests, run, set_parameters, stage, tiny_project
 
 YAML_FILE = YAML(typ="safe")
@@ -81,10 +82,10 @@ def test_a_second_repro_does_nothing(finished: Path) -> None:
         ({"prune": {"retain": 0.7}}, {"prune@dense", "prune@enhanced", *REPAIRED}),
         ({"hessian": {"probes": 11}}, {"hessian"}),
         ({"reconstruct": {"repair": "mean"}}, REPAIRED),
-        ({"finetune": {"epochs": 2}}, {"finetune@dense", "finetune@enhanced"}),
+        ({"finetune": {"epochs": 2}}, {"oracle", "finetune@dense", "finetune@enhanced"}),
         (
             {"calibration": {"batch": 5}},
-            {"hessian", "activations", "gradients", "surgeon", "criteria", "fuse", *REPAIRED},
+            {"hessian", "activations", "gradients", "surgeon", "criteria", "oracle", "fuse", *REPAIRED},
         ),
     ],
 )
@@ -101,7 +102,7 @@ def test_a_changed_value_makes_stale_the_stages_that_read_it(
         ("pruning/signals/weights.py", {"weights"}),
         ("pruning/fusion.py", {"fuse"}),
         ("pruning/retention.py", {"prune@dense", "prune@enhanced", *REPAIRED}),
-        ("pruning/record.py", {"activations", "cooperative", "criteria", "surgeon", *REPAIRED}),
+        ("pruning/record.py", {"activations", "cooperative", "criteria", "surgeon", "oracle", *REPAIRED}),
     ],
 )
 def test_an_edited_module_makes_stale_the_stages_that_import_it(touched: Path, module: str, expected: set[str]) -> None:
@@ -167,10 +168,18 @@ def test_a_fusion_calibrated_by_removal_is_ranked_over_all_layers(touched: Path)
     assert digests(touched)["data/fuse/importance.parquet"] != before
 
 
-def test_learned_fusion_without_measured_removals_gets_one_sentence(touched: Path) -> None:
-    set_parameters(touched, {"fuse": {"strategy": "learned"}})
+def test_learned_fusion_is_fitted_to_measured_removals_of_enough_neurons(touched: Path) -> None:
+    signals = ["weights", "gradients", "gate_fisher"]
+    set_parameters(touched, {"fuse": {"strategy": "learned", "signals": signals, "folds": 3}})
     said = stage(touched, "fuse", fails=True).stderr
-    assert said == "Expected measured removals (the table `oracle`) for fusion 'learned', got none.\n"
+    assert said == "Expected at least 6 measured neurons in lstm.0 for 3 folds, got 3.\n"
+    set_parameters(touched, {"oracle": {"neurons": "all"}})
+    stage(touched, "oracle")
+    stage(touched, "fuse")
+    report = read_table(touched / "data/fuse/fusion.parquet")
+    assert set(report["signal"]) == set(signals)
+    assert set(report.loc[report["layer"] == "all", "measured"]) == {18}
+    assert report["held_out"].between(-1, 1).all()
 
 
 def test_a_pipeline_killed_again_and_again_ends_with_the_bytes_of_an_undisturbed_one(

@@ -12,7 +12,7 @@ from pruning.reconstruction import reconstruct
 from pruning.sensitivity import sensitivities
 from pruning.signals import surgeon as module
 from pruning.signals.activations import activations
-from pruning.signals.surgeon import removal_order, surgeon
+from pruning.signals.surgeon import removal_order, surgeon, swapped
 from pruning.statistics import merged
 from tests.models import logits_of, tiny
 
@@ -82,6 +82,44 @@ def test_the_first_removal_is_the_best_of_all_subsets_of_one(seed):
     places, _ = removal_order({"one": (covariance, gram)}, damping=DAMPING)
     best = min(combinations(range(6), 1), key=lambda removed: loss_without(covariance, gram, removed))
     assert places["one"].argmin() == best[0]
+
+
+def best_subset(covariance, gram, count):
+    """Return the loss of the best of all subsets of `count` removed neurons."""
+    subsets = combinations(range(len(covariance)), count)
+    return min(loss_without(covariance, gram, removed) for removed in subsets)
+
+
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 6))
+def test_after_swaps_no_single_swap_lowers_the_loss_and_greedy_removal_is_never_better(seed, count):
+    covariance, gram = matrices(7, seed)
+    places, _ = removal_order({"one": (covariance, gram)}, damping=DAMPING)
+    greedy = places["one"].argsort()[:count]
+    removed = swapped(covariance, gram, greedy, damping=DAMPING).tolist()
+    loss = loss_without(covariance, gram, removed)
+    assert loss <= loss_without(covariance, gram, greedy.tolist()) * (1 + 1e-9)
+    for out in removed:
+        for other in set(range(7)) - set(removed):
+            assert loss_without(covariance, gram, [*(set(removed) - {out}), other]) >= loss * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_greedy_removal_with_swaps_finds_the_best_of_all_subsets_of_small_layers(count):
+    for seed in range(20):
+        covariance, gram = matrices(6, seed)
+        places, _ = removal_order({"one": (covariance, gram)}, damping=DAMPING)
+        removed = swapped(covariance, gram, places["one"].argsort()[:count], damping=DAMPING).tolist()
+        best = best_subset(covariance, gram, count)
+        assert loss_without(covariance, gram, removed) == pytest.approx(best, rel=1e-6), seed
+
+
+def test_a_layer_whose_outputs_never_vary_goes_first_and_costs_nothing():
+    silent = torch.zeros(3, 3, dtype=torch.float64)
+    layers = {"alive": matrices(4, 1), "silent": (silent, matrices(3, 2)[1])}
+    places, costs = removal_order(layers, damping=1e-4)
+    assert places["silent"].max() == 3
+    assert costs["silent"].max() < 1e-20
+    assert all(own.isfinite().all() for own in costs.values())
 
 
 def test_blocks_of_updates_change_no_place(monkeypatch):

@@ -134,6 +134,7 @@ def evaluation(_stage: str, variant: str | None) -> pd.DataFrame:
     repaired = {} if kept == 1 else {"reconstructed": 19 / kept}
     perplexity = {before: 20 / kept, **repaired, "finetuned": 18 / kept}
     sizes = {"tokens": 9, "neurons": int(8 * kept), "parameters": int(80 * kept), "multiply_adds": int(40 * kept)}
+    sizes |= {"synaptic_operations": 2.0 * kept, "energy": 184.0 * kept}
     rows = [
         {"variant": variant, "phase": phase, "split": split, "loss": 3.0, "perplexity": value + (split == "valid")}
         for phase, value in perplexity.items()
@@ -239,6 +240,8 @@ def test_a_variant_holds_its_effective_settings_its_final_numbers_and_its_tables
         "neurons": 4,
         "parameters": 40,
         "multiply_adds": 20,
+        "synaptic_operations": 1,
+        "energy": 92,
         "finetuned_change": 1,
     }
     measured |= {

@@ -1,22 +1,41 @@
 """The model families by name; a new family is one module here and one line in `FAMILIES`."""
 
 from collections.abc import Callable, Mapping
-from inspect import signature
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pruning.layers import named_tensors
-from pruning.models import gru, lstm, mixed, rnn, snn
 from pruning.models.base import LanguageModel
+from pruning.models.gru import GRULanguageModel
+from pruning.models.lstm import LSTMLanguageModel
+from pruning.models.mixed import MixedConfig, MixedLanguageModel
+from pruning.models.recurrent import RecurrentConfig
+from pruning.models.rnn import RNNConfig, RNNLanguageModel
+from pruning.models.snn import SNNLanguageModel, SpikingConfig
 
-FAMILIES: dict[str, Callable[..., LanguageModel]] = {
-    "lstm": lstm.build,
-    "gru": gru.build,
-    "rnn": rnn.build,
-    "snn": snn.build,
-    "mixed": mixed.build,
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of model.
+
+    Attributes:
+        config: The dataclass that says what its models are made of.
+        model: Makes a model from one of these; its initial weights are drawn from the current random state.
+    """
+
+    config: type[Any]
+    model: Callable[[Any], LanguageModel]
+
+
+FAMILIES = {
+    "lstm": Family(RecurrentConfig, LSTMLanguageModel),
+    "gru": Family(RecurrentConfig, GRULanguageModel),
+    "rnn": Family(RNNConfig, RNNLanguageModel),
+    "snn": Family(SpikingConfig, SNNLanguageModel),
+    "mixed": Family(MixedConfig, MixedLanguageModel),
 }
 
 
@@ -26,20 +45,22 @@ def settings(family: str) -> tuple[str, ...]:
     Raises:
         ValueError: For a family that is not in `FAMILIES`.
     """
-    return tuple(signature(_known(family)).parameters)
+    return tuple(field.name for field in fields(_known(family).config))
 
 
 def build(family: str, **config: Any) -> LanguageModel:
-    """Return a new model of `family` from the family's own configuration.
+    """Return a new model of `family` from the family's own configuration, in which a list may stand for a tuple.
 
     Raises:
         ValueError: For a family that is not in `FAMILIES`.
     """
-    return _known(family)(**config)
+    found = _known(family)
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+    return found.model(found.config(**plain))
 
 
-def _known(family: str) -> Callable[..., LanguageModel]:
-    """Return what builds a family's models, or refuse a family that is not known."""
+def _known(family: str) -> Family:
+    """Return a family, or refuse one that is not known."""
     if family not in FAMILIES:
         raise ValueError(f"Unknown family {family!r}; known: {sorted(FAMILIES)}.")
     return FAMILIES[family]
@@ -63,5 +84,5 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Languag
 
 def describe(model: LanguageModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the model as (configuration, tensors)."""
-    family = next(name for name, make in FAMILIES.items() if make.__module__ == type(model).__module__)
+    family = next(name for name, known in FAMILIES.items() if known.model is type(model))
     return {"family": family, **model.to_config()}, named_tensors(model)

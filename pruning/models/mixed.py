@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from pruning.models.base import Decoder
 from pruning.models.cells import Cell, Recurrent, recurrent_cell
 from pruning.models.recurrent import RecurrentLanguageModel
 from pruning.models.snn import SpikingConfig, cell_of
@@ -46,34 +45,3 @@ class MixedLanguageModel(RecurrentLanguageModel[MixedConfig]):
     def cells(config: MixedConfig) -> tuple[Cell, ...]:
         """Return the kinds of cell of the two halves of every layer."""
         return recurrent_cell(config.cell), cell_of(config)
-
-
-def build(
-    *,
-    vocabulary: int,
-    embedding: int,
-    widths: Sequence[int],
-    decoder: Decoder,
-    dropout: float,
-    recurrent: bool,
-    leak: float,
-    threshold: float,
-    slope: float,
-    cell: Recurrent,
-    snn_widths: Sequence[int],
-) -> MixedLanguageModel:
-    """Return a mixed language model; its initial weights are drawn from the current random state."""
-    config = MixedConfig(
-        vocabulary=vocabulary,
-        embedding=embedding,
-        widths=tuple(widths),
-        decoder=decoder,
-        dropout=dropout,
-        recurrent=recurrent,
-        leak=leak,
-        threshold=threshold,
-        slope=slope,
-        cell=cell,
-        snn_widths=tuple(snn_widths),
-    )
-    return MixedLanguageModel(config)

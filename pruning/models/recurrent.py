@@ -1,5 +1,6 @@
 """What recurrent language models share, whatever their cells: embedding, halves side by side, decoder, state."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +13,10 @@ from torch.nn import functional as F
 from pruning.layers import NeuronLayer, Slice
 from pruning.models.base import Decoder, LanguageModel, State
 from pruning.models.cells import Cell
+from pruning.models.spiking import LIF, SPIKE_SIZE
+
+EMBEDDED = 0.1
+"""Largest entry of an embedding at first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +85,12 @@ class RecurrentLanguageModel(LanguageModel, Generic[Config]):
         if config.decoder == "projected":
             self.projection = nn.Linear(last, config.embedding)
         self.decoder = nn.Linear(last, config.vocabulary)
-        nn.init.uniform_(self.encoder.weight, -0.1, 0.1)
+        nn.init.uniform_(self.encoder.weight, -EMBEDDED, EMBEDDED)
         nn.init.zeros_(self.decoder.bias)
+        for module in self.modules():
+            if isinstance(module, LIF):
+                first = module is self.get_submodule("snn.0")
+                module.awake(EMBEDDED / math.sqrt(3) if first else SPIKE_SIZE)
         if config.decoder != "untied":
             self.decoder.register_parameter("weight", None)  # the embedding's serves, and is stored once
 

@@ -1,10 +1,8 @@
 """The Elman language model (Elman 1990): one simple recurrent layer after the other, with tanh or ReLU."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pruning.models.base import Decoder
 from pruning.models.cells import Cell, recurrent_cell
 from pruning.models.recurrent import RecurrentConfig, RecurrentLanguageModel
 
@@ -34,24 +32,3 @@ class RNNLanguageModel(RecurrentLanguageModel[RNNConfig]):
     def cells(config: RNNConfig) -> tuple[Cell, ...]:
         """Return the one kind of cell of every layer."""
         return (recurrent_cell("rnn_tanh" if config.nonlinearity == "tanh" else "rnn_relu"),)
-
-
-def build(
-    *,
-    vocabulary: int,
-    embedding: int,
-    widths: Sequence[int],
-    decoder: Decoder,
-    dropout: float,
-    nonlinearity: Nonlinearity,
-) -> RNNLanguageModel:
-    """Return an Elman language model; its initial weights are drawn from the current random state."""
-    config = RNNConfig(
-        vocabulary=vocabulary,
-        embedding=embedding,
-        widths=tuple(widths),
-        decoder=decoder,
-        dropout=dropout,
-        nonlinearity=nonlinearity,
-    )
-    return RNNLanguageModel(config)

@@ -1,9 +1,7 @@
 """The spiking language model: leaky integrate-and-fire layers whose spikes the decoder reads."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pruning.models.base import Decoder
 from pruning.models.cells import Cell, spiking_cell
 from pruning.models.recurrent import RecurrentConfig, RecurrentLanguageModel
 
@@ -44,30 +42,3 @@ class SNNLanguageModel(RecurrentLanguageModel[SpikingConfig]):
     def cells(config: SpikingConfig) -> tuple[Cell, ...]:
         """Return the one kind of cell of every layer."""
         return (cell_of(config),)
-
-
-def build(
-    *,
-    vocabulary: int,
-    embedding: int,
-    widths: Sequence[int],
-    decoder: Decoder,
-    dropout: float,
-    recurrent: bool,
-    leak: float,
-    threshold: float,
-    slope: float,
-) -> SNNLanguageModel:
-    """Return a spiking language model; its initial weights are drawn from the current random state."""
-    config = SpikingConfig(
-        vocabulary=vocabulary,
-        embedding=embedding,
-        widths=tuple(widths),
-        decoder=decoder,
-        dropout=dropout,
-        recurrent=recurrent,
-        leak=leak,
-        threshold=threshold,
-        slope=slope,
-    )
-    return SNNLanguageModel(config)

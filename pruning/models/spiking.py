@@ -15,6 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+SPIKE_SIZE = 0.5
+"""Root mean square of spikes at the rate, a quarter, that layers start near."""
+FED_BACK = 0.3
+"""How large recurrent weights are at first, relative to ±1/√width: larger ones make neurons fire all together."""
+
 
 class LIF(nn.Module):
     """A layer of leaky integrate-and-fire neurons with soft reset, recurrent or not.
@@ -33,9 +38,12 @@ class LIF(nn.Module):
         leak: (width,), the logit of β, the share of the potential that a step keeps.
         threshold: (width,), ϑ.
         slope: How steep the surrogate is.
+        pace: Share of the learning rate that suits its parameters. Spikes are all of one sign, so that a step on every
+            weight moves the current by width × the step; at the full rate neurons soon fire always or never.
     """
 
     weight_hh: nn.Parameter | None
+    pace = 0.25
 
     def __init__(
         self, inputs: int, width: int, *, recurrent: bool, leak: float, threshold: float, slope: float
@@ -50,6 +58,17 @@ class LIF(nn.Module):
         for matrix in (self.weight_ih, self.weight_hh):
             if matrix is not None:
                 nn.init.uniform_(matrix, -1 / math.sqrt(matrix.shape[1]), 1 / math.sqrt(matrix.shape[1]))
+
+    def awake(self, size: float) -> None:
+        """Scale the initial weights so that inputs of root mean square `size` move the potential by a threshold a step.
+
+        A layer whose inputs are small against its threshold says nothing of them and, with a surrogate derivative that
+        vanishes far from the threshold, never learns to.
+        """
+        with torch.no_grad():
+            self.weight_ih.mul_(math.sqrt(3) * self.threshold.mean() / size)
+            if self.weight_hh is not None:
+                self.weight_hh.mul_(FED_BACK)
 
     def forward(
         self, inputs: Tensor, state: tuple[Tensor, ...] | None = None, offset: Tensor | None = None

@@ -44,7 +44,7 @@ class Activity:
         self.values.update(batch)
         self.magnitudes.update(magnitudes)
         self.histogram.update(batch)
-        self.active.update(magnitudes > self.root_mean_square.to(batch))
+        self.active.update((magnitudes >= self.root_mean_square.to(batch)) & (magnitudes > 0))
 
     def merge(self, other: Self) -> Self:
         """Return the state of both samples together."""
@@ -94,7 +94,8 @@ def activations(
 
     For each neuron with activations h over the tokens read:
 
-    - frequency: share of |h| above the layer's root mean square (of the first window);
+    - frequency: share of |h| at or above the layer's root mean square (of the first window) and not zero; of spikes,
+      0 or 1, it is the firing rate, even where all fire all the time;
     - magnitude: mean |h|;
     - variance: of h;
     - entropy: of the histogram of h with `bins` bins between ±4 RMS (nat, at most log bins);

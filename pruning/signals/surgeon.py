@@ -13,6 +13,10 @@ from pruning.signals.scaling import signal_rows
 from pruning.statistics import Covariance, jackknife_error, merged
 from pruning.tables import table
 
+LEAST = 1e-30
+"""Least that is added to C's diagonal, so that a layer whose outputs never vary costs nothing instead of failing."""
+NOTABLE = 1e-9
+"""Least share of the loss that a swap must gain, above what rounding can feign."""
 BLOCK = 64
 """Removals between two updates of whole matrices; in between, one removal costs width × BLOCK operations."""
 
@@ -93,6 +97,60 @@ def removal_order(
     return places, costs
 
 
+def swapped(covariance: Tensor, gram: Tensor, removed: Tensor, *, damping: float) -> Tensor:
+    """Return as many removed neurons of a layer, after swaps with kept ones that lower the loss, (n,) ascending.
+
+    Greedy removal never takes a step back. Here the best of all pairs of a removed and a kept neuron change places, as
+    long as that lowers the loss once all readers are refitted (local search as in OSSCAR, Meng et al. 2024). With kept
+    K, removed P, the regression B = C_PK C_KK⁻¹, its error's covariance Σ and X = M_PK + M_PP B, restoring i gains and
+    then removing j costs
+
+        gain_i = ½ (Σ M_PP Σ)_ii / Σ_ii,
+        cost_ij = ½ (G_jj − 2 B_ij Z_ij + B_ij² q_i) / ([C_KK⁻¹]_jj + B_ij² / Σ_ii),
+
+    where G is M after the refit, Z = Σ X and q = diag(Σ M_PP Σ), their rows over Σ_ii and Σ_ii².
+
+    Args:
+        covariance: C, (width, width).
+        gram: M, (width, width).
+        removed: Removed neurons.
+        damping: Added to C's diagonal, relative to its mean.
+    """
+    damped, gram = _damped(covariance, damping), gram.double()
+    gone = torch.zeros(len(damped), dtype=torch.bool)
+    gone[removed] = True
+    while 0 < gone.sum() < len(gone):
+        lost, kept = gone.nonzero().flatten(), (~gone).nonzero().flatten()
+        changes, loss = _changes_of_swaps(damped, gram, lost, kept)
+        best = int(changes.argmin())
+        if changes.flatten()[best] >= -NOTABLE * loss:
+            break
+        gone[lost[best // len(kept)]], gone[kept[best % len(kept)]] = False, True
+    return gone.nonzero().flatten()
+
+
+def _changes_of_swaps(damped: Tensor, gram: Tensor, lost: Tensor, kept: Tensor) -> tuple[Tensor, float]:
+    """Return how each swap of a removed and a kept neuron changes the loss, (removed, kept) nat/token, and the loss."""
+    inverse = torch.linalg.inv(damped[kept][:, kept])
+    slopes = damped[lost][:, kept] @ inverse
+    error = damped[lost][:, lost] - slopes @ damped[kept][:, lost]
+    read, between = gram[lost][:, lost], gram[lost][:, kept]
+    moved = between + read @ slopes
+    variance = error.diagonal()[:, None]
+    product = error @ read
+    size = (product * error.T).sum(1)[:, None] / variance.square()
+    after = gram.diagonal()[kept] + (slopes * (between + moved)).sum(0)
+    numerator = after - 2 * slopes * (error @ moved) / variance + slopes.square() * size
+    cost = 0.5 * numerator / (inverse.diagonal() + slopes.square() / variance)
+    return cost - 0.5 * size * variance, 0.5 * product.diagonal().sum().item()
+
+
+def _damped(covariance: Tensor, damping: float) -> Tensor:
+    """Return the covariance with `damping` × its mean variance added to its diagonal."""
+    strength = (damping * covariance.double().diagonal().mean()).clamp(min=LEAST)
+    return covariance.double() + strength * torch.eye(len(covariance), dtype=torch.float64)
+
+
 class Columns:
     """One layer's neurons while they are removed one by one: M and C⁻¹ of those left, updated in blocks.
 
@@ -102,8 +160,7 @@ class Columns:
 
     def __init__(self, covariance: Tensor, gram: Tensor, *, damping: float) -> None:
         width = len(covariance)
-        damped = covariance.double() + damping * covariance.diagonal().mean() * torch.eye(width, dtype=torch.float64)
-        self.gram, self.inverse = gram.double().clone(), torch.linalg.inv(damped)
+        self.gram, self.inverse = gram.double().clone(), torch.linalg.inv(_damped(covariance, damping))
         self.alive = torch.ones(width, dtype=torch.bool)
         self.gram_diagonal, self.inverse_diagonal = self.gram.diagonal().clone(), self.inverse.diagonal().clone()
         self.x, self.y, self.u = (torch.zeros(width, BLOCK, dtype=torch.float64) for _ in range(3))

@@ -4,12 +4,13 @@ import ast
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
+from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pruning.tables import CHOICES
+from pruning.tables import CHOICES, CRITERIA, SIGNALS
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -191,7 +192,32 @@ class Criteria(Section):
     seed: Seed
 
 
-Signal = Literal["weights", "hessian", "activations", "gradients", "cooperative"]
+class Oracle(Section):
+    """Settings of `oracle`."""
+
+    neurons: Annotated[int, Field(ge=2)] | Literal["all"]
+    tokens: Count
+    most: Count
+    tolerance: Annotated[float, Field(ge=0, lt=1)]
+    words: Annotated[int, Field(ge=2)] | Literal["all"]
+    joint: Annotated[list[Fraction], Field(min_length=1)]
+    portion: Share
+    seed: Seed
+
+    @model_validator(mode="after")
+    def most_is_no_less(self) -> "Oracle":
+        """Refuse a budget that the first reading exceeds."""
+        if self.most < self.tokens:
+            raise ValueError(f"Expected oracle.most to be at least oracle.tokens ({self.tokens}), got {self.most}")
+        return self
+
+
+if TYPE_CHECKING:
+    By: TypeAlias = str
+    Signal: TypeAlias = str
+else:
+    By = Literal[CHOICES]
+    Signal = Literal[(*SIGNALS, *CRITERIA)]
 
 
 class Fuse(Section):
@@ -216,10 +242,6 @@ class Surgeon(Section):
 
 
 Repair = Literal["none", "mean", "ridge", "imitate"]
-if TYPE_CHECKING:
-    By: TypeAlias = str
-else:
-    By = Literal[CHOICES]
 
 
 class BudgetOf(Section):
@@ -246,6 +268,8 @@ Scope = Literal["layer", "global", "absolute"]
 Rate = Literal["fixed", "adaptive"]
 Bound = Count | dict[str, Count]
 """For every layer, or for those that are named."""
+Ratio = Annotated[float, Field(ge=0, le=1)]
+Quota = dict[Literal["rnn", "snn"], Ratio]
 
 
 class Prune(Section):
@@ -258,14 +282,30 @@ class Prune(Section):
     scope: Scope
     rate: Rate
     budget: BudgetOf | None
+    snn_ratio: Ratio | None
+    quota: Quota | None
     tied: Literal["project", "untie"]
 
     @model_validator(mode="after")
     def has_one_measure(self) -> "Prune":
-        """Refuse an adaptive rate and a budget at once: both say how many neurons stay."""
-        if self.rate == "adaptive" and self.budget is not None:
-            raise ValueError("Expected prune.rate: adaptive or prune.budget, got both")
+        """Refuse two settings that both say how many neurons stay, or both of which kind."""
+        _check_measures(self.model_dump(), "prune")
         return self
+
+
+def _check_measures(prune: Mapping[str, Any], place: str) -> None:
+    """Refuse contradictions among what `place` says of how many neurons stay."""
+    given = {
+        "rate: adaptive": prune["rate"] == "adaptive",
+        "budget": prune["budget"] is not None,
+        "snn_ratio": prune["snn_ratio"] is not None,
+        "quota": prune["quota"] is not None,
+    }
+    for one, other in (("rate: adaptive", "budget"), *(("snn_ratio", name) for name in given if name != "snn_ratio")):
+        if given[one] and given[other]:
+            raise ValueError(f"Expected {place}.{one} or {place}.{other}, got both")
+    if given["quota"] and not isclose(sum(prune["quota"].values()), 1):
+        raise ValueError(f"Expected the shares of {place}.quota to sum to 1, got {prune['quota']}")
 
 
 class Reconstruct(Section):
@@ -289,6 +329,8 @@ class Variant(Section):
     scope: Scope | None = None
     rate: Rate | None = None
     budget: BudgetOf | None = None
+    snn_ratio: Ratio | None = None
+    quota: Quota | None = None
     tied: Literal["project", "untie"] | None = None
     repair: Repair | None = None
 
@@ -336,6 +378,7 @@ class Parameters(Section):
     cooperative: Cooperative
     surgeon: Surgeon
     criteria: Criteria
+    oracle: Oracle
     fuse: Fuse
     prune: Prune
     reconstruct: Reconstruct
@@ -366,6 +409,18 @@ class Parameters(Section):
             raise ValueError(f"Expected compare.control to be one of {known}, got {self.compare.control!r}")
         return self
 
+    @model_validator(mode="after")
+    def variants_agree_with_the_section(self) -> "Parameters":
+        """Refuse contradictions between a variant and `prune`, and kinds of neurons that the family has not."""
+        section = self.prune.model_dump()
+        effective = {f"variants.{n}": settings_of(section, v.model_dump()) for n, v in self.variants.items()}
+        for place, settings in {"prune": section, **effective}.items():
+            _check_measures(settings, place)
+            named = [name for name in ("snn_ratio", "quota") if settings[name] is not None]
+            if named and self.train.family != "mixed":
+                raise ValueError(f"Expected train.family: mixed for {place}.{named[0]}, got {self.train.family}")
+        return self
+
 
 def checked(values: Mapping[str, Any]) -> Parameters:
     """Return params.yaml's values, checked.
@@ -382,13 +437,14 @@ def checked(values: Mapping[str, Any]) -> Parameters:
 def settings_of(section: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
     """Return a section's settings for a variant: its own before the section's.
 
-    How many neurons stay is one decision: whichever of `retain`, `rate` and `budget` a variant names itself takes the
-    place of all that the section says of them, so a dense control with `retain: 1.0` stays dense under any budget.
+    How many neurons stay is one decision: whichever of `retain`, `rate`, `budget` and `snn_ratio` a variant names takes
+    the place of all that the section says of them, so a dense control with `retain: 1.0` stays dense under any budget.
+    Likewise `snn_ratio` and `quota`, which say what kinds of neurons stay.
     """
     own = {name: value for name, value in variant.items() if value is not None and name in section}
-    displaced: dict[str, Any] = {"rate": "fixed"} if "retain" in own else {}
-    displaced |= {"budget": None} if {"retain", "rate"} & set(own) else {}
-    return {**section, **displaced, **own}
+    many, kinds = {"rate": "fixed", "budget": None, "snn_ratio": None}, {"snn_ratio": None, "quota": None}
+    displaced = {**(many if {"retain", *many} & set(own) else {}), **(kinds if set(kinds) & set(own) else {})}
+    return {**section, **{name: value for name, value in displaced.items() if name in section}, **own}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,0 +1,55 @@
+"""The stage `oracle`: what neurons are really worth, for fusion to learn from and importance to be judged by."""
+
+from dataclasses import replace
+from functools import partial
+
+from pruning.distillation import Teacher
+from pruning.layers import Keep
+from pruning.models.base import Measurable
+from pruning.oracle import joint_removal, oracle, removal_sets
+from pruning.reconstruction import reconstruct
+from pruning.training import Recipe, train
+from tasks.common.job import Job
+from tasks.common.tables import write_table
+from tasks.covariances import read_covariances
+from tasks.models import read_model
+from tasks.windows import read_batches
+
+
+def run(job: Job) -> None:
+    """Write what removing neurons costs on the validation split: one alone, and several together, repaired, trained."""
+    dense = read_model(job.input("train/model"))
+    model, batches = dense.decoupled(), read_batches(job, "valid", **job.settings("calibration"))
+    settings = job.settings("oracle")
+    shares, portion = settings.pop("joint"), settings.pop("portion")
+    measured = oracle(model, batches, **settings, track=job.track)
+    write_table(job.output("oracle"), measured)
+    joint = joint_removal(
+        model,
+        batches,
+        measured,
+        sets=removal_sets(measured, shares=shares, seed=settings["seed"]),
+        tokens=settings["tokens"],
+        repair=partial(_repaired, job),
+        finetune=partial(_finetuned, job, dense, portion),
+        track=job.track,
+    )
+    write_table(job.output("joint_removal"), joint)
+
+
+def _repaired(job: Job, model: Measurable, keep: Keep) -> Measurable:
+    """Return the smaller model with the standard repair, its readers refitted in closed form."""
+    return reconstruct(model, keep, read_covariances(job.input("activations/covariance")), repair="ridge")
+
+
+def _finetuned(job: Job, dense: Measurable, portion: float, model: Measurable) -> Measurable:
+    """Return the model after fine-tuning as `finetune` does it, on a portion of the text of its own."""
+    settings = job.settings("finetune")
+    share, temperature = settings.pop("distillation"), settings.pop("temperature")
+    teacher = Teacher(model=dense, share=share, temperature=temperature) if share else None
+    shape, seed = {name: settings.pop(name) for name in ("batch", "bptt")}, settings.pop("seed")
+    recipe = replace(Recipe(**settings), portion=portion, epochs=1)
+    windows, valid = read_batches(job, "train", **shape), read_batches(job, "valid", **shape)
+    for _ in train(model, windows, valid, recipe=recipe, seed=seed, teacher=teacher, track=job.track):
+        pass  # one epoch, in place
+    return model
