@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.evaluation import evaluating
+from pruning.evaluation import carried, evaluating
 
 Criterion = Callable[[Any, Any], Tensor]
 Batch = tuple[Any, Any]
@@ -37,7 +37,7 @@ class Caller:
         if self.hidden is None or examples != self.examples:
             self.examples, self.hidden = examples, init_hidden(examples)
         found = self.model(inputs, self.hidden)
-        self.hidden = _mapped(Tensor.detach, found[1]) if isinstance(found, tuple | list) and len(found) > 1 else None
+        self.hidden = carried(found[1]) if isinstance(found, tuple | list) and len(found) > 1 else None
         return output_of(found)
 
     def loss(self, data: Any, targets: Any, criterion: Criterion) -> Tensor:

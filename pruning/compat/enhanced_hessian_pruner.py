@@ -1,7 +1,7 @@
 """`EnhancedHessianPruner`: traces kept in a file, neurons chosen by them or by every signal, removed, and compared."""
 
 import hashlib
-import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,11 +15,11 @@ from pruning.compat.calling import Criterion, device_of, first_batches
 from pruning.compat.files import beside, read_table, write_table
 from pruning.compat.fusing import REMOVALS_READ, fused
 from pruning.compat.measuring import BINS, STRONG, THRESHOLD
-from pruning.compat.removing import removal_rises
 from pruning.compat.supporting import Supported, supported
 from pruning.evaluation import loss_of
 from pruning.fusion import STRATEGIES
 from pruning.layers import Keep, NeuronLayer, select
+from pruning.oracle import oracle
 from pruning.retention import keep_of, retention
 from pruning.signals.activations import activations
 from pruning.signals.cooperative import cooperative
@@ -28,14 +28,14 @@ from pruning.signals.hessian import hessian
 from pruning.signals.weights import weights
 from pruning.tables import table
 
-logger = logging.getLogger(__name__)
-
 PROBES, STABILITY = 60, 0.9
 """At most this many Hessian-vector products, fewer where the ranking is this stable before."""
 BATCHES = 100
 """At most this many batches are read."""
 MEASURED = 64
 """Neurons whose removal is measured for `learned`, at most."""
+ALL_TOKENS: Mapping[str, Any] = {"tokens": sys.maxsize, "most": sys.maxsize, "tolerance": 0.0, "words": "all"}
+"""Settings of measured removal that let it read all it is given."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,7 @@ class EnhancedHessianPruner:
         }
         removals = None
         if self.importance_fusion_strategy == "learned":
-            losses = partial(_losses, model, batches[:REMOVALS_READ])
-            removals = removal_rises(model, model.layers(), losses, neurons=MEASURED, seed=seed)
+            removals = oracle(model, batches[:REMOVALS_READ], neurons=MEASURED, seed=seed, **ALL_TOKENS)
         return fused(tables, strategy=self.importance_fusion_strategy, seed=seed, removals=removals).importance
 
     def _save(self, tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
@@ -226,20 +225,13 @@ def _windows(dataloader: Iterable[Any] | Tensor, batch_size: int, bptt: int) -> 
 
 
 def _retained(importance: pd.DataFrame, variant: str, *, layers: list[NeuronLayer], snn_ratio: float) -> pd.DataFrame:
-    """Return the `retention` rows of a variant: each kind of neurons keeps its share, at least one in each layer."""
-    parts = []
-    for spiking in (False, True):
-        names = [layer.name for layer in layers if (layer.kind == "snn") == spiking]
-        if names:
-            own = importance.loc[importance["layer"].isin(names), ["layer", "neuron", "score"]]
-            share = max(snn_ratio if spiking else 1 - snn_ratio, 1e-9)  # none at all leaves one in each layer
-            parts.append(retention(own, variant=variant, by="score", retain=share, floor=1, scope="global"))
-    return table("retention", pd.concat(parts, ignore_index=True))
-
-
-def _losses(model: Any, batches: Any) -> Tensor:
-    """Return each batch's loss by itself, nat/token, (batches,)."""
-    return torch.tensor([loss_of(model, [batch]).mean for batch in batches], dtype=torch.float64)
+    """Return the `retention` table of a variant: spiking neurons keep their share, others the rest."""
+    kinds = {layer.name: "snn" if layer.kind == "snn" else "rnn" for layer in layers}
+    choose = partial(retention, importance, variant=variant, by="score", floor=1, scope="global")
+    if len(set(kinds.values())) == 2:
+        return choose(retain=1.0, kinds=kinds, snn_ratio=snn_ratio)
+    share = snn_ratio if "snn" in kinds.values() else 1 - snn_ratio
+    return choose(retain=max(share, 1e-9))  # none at all leaves one in each layer
 
 
 def _compared(ready: Supported, keep: Keep, model: Any, traditional: Keep) -> Comparison:
