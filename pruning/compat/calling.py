@@ -141,17 +141,12 @@ def output_of(found: Any) -> Any:
 
 def moved(value: Any, device: torch.device) -> Any:
     """Return the value with every tensor in it on the device."""
-    return _mapped(lambda tensor: tensor.to(device), value)
-
-
-def _mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Return the value with every tensor in it changed."""
     if isinstance(value, Tensor):
-        return change(value)
+        return value.to(device)
     if isinstance(value, Mapping):
-        return {name: _mapped(change, part) for name, part in value.items()}
+        return {name: moved(part, device) for name, part in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_mapped(change, part) for part in value))
+        return type(value)(*(moved(part, device) for part in value))
     if isinstance(value, list | tuple):
-        return type(value)(_mapped(change, part) for part in value)
+        return type(value)(moved(part, device) for part in value)
     return value
