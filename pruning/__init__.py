@@ -17,6 +17,7 @@ _HOME = {
     "record": "pruning.record",
     "build": "pruning.models",
     "adapt": "pruning.adapting",
+    "discover": "pruning.discovery",
     "Windows": "pruning.batching",
     "Recipe": "pruning.training",
     "train": "pruning.training",

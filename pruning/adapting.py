@@ -4,13 +4,16 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.batching import IGNORED
+from pruning.discovery import discover
 from pruning.layers import NeuronLayer, PrunableModule, Slice
 from pruning.models.base import Measurable, Untappable
 from pruning.models.cells import recurrent_cell
@@ -58,8 +61,10 @@ def adapt(
     `call` says it otherwise. The last dimension of the logits runs over classes, the others over targets.
 
     Args:
-        network: A `PrunableModule`: what `discover` found, or one that says itself where its neurons are.
-        inputs: Inputs of one batch, of which sizes and latency are measured; nothing is learnt from them.
+        network: Any module, in which `discover` then finds the neurons; or a `PrunableModule`: what it found before,
+            or a model that says itself where its neurons are. It is left as it was.
+        inputs: Inputs of one batch, with which neurons are discovered and sizes and latency measured; nothing is
+            learnt from them.
         criterion: (logits (n, classes), class numbers (n,)) → mean loss. Its `ignore_index`, if any, marks targets
             that do not count.
         call: (network, inputs, state or None) → (logits, state), if it is run in another way.
@@ -67,18 +72,26 @@ def adapt(
             1 for a network with `init_hidden`, else 0.
 
     Raises:
-        ValueError: For a criterion that does not take the mean.
-        TypeError: For a network that does not say where its neurons are.
+        ValueError: For a criterion that does not take the mean, or a network in which no neurons are found.
     """
-    if not isinstance(network, PrunableModule):
-        raise TypeError(f"Expected what `pruning.discover` found in the network, got {type(network).__name__}.")
     if getattr(criterion, "reduction", "mean") != "mean":
         raise ValueError(f"Expected a criterion with reduction 'mean', got {criterion.reduction!r}.")  # type: ignore[attr-defined]
     carries = hasattr(own_module(network), "init_hidden")
     dim = int(carries) if example_dim is None else example_dim
     usual: Call = _call_with_state if carries else _call_plainly
     use = Use(inputs=inputs, criterion=criterion, call=call or usual, example_dim=dim, carries=carries)
-    return Adapted(network, use)
+    if isinstance(network, PrunableModule):
+        return Adapted(network, use)
+    return Adapted(discover(network, _arguments(network, inputs)), use)
+
+
+def _arguments(network: Any, inputs: Any) -> tuple[Any, ...] | Mapping[str, Any]:
+    """Return what a network is called with when it is run on inputs in the usual way."""
+    if isinstance(inputs, Mapping):
+        return inputs
+    if isinstance(inputs, list | tuple):
+        return tuple(inputs)
+    return (inputs, network.init_hidden(inputs.shape[1])) if hasattr(network, "init_hidden") else (inputs,)
 
 
 def own_module(network: nn.Module) -> nn.Module:
@@ -117,6 +130,11 @@ class Adapted(Measurable):
     def resized(self, widths: Sequence[int]) -> Self:
         """Return a new model with these widths, its parameters not yet meaningful."""
         return type(self)(self.network.resized(widths), self.use)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Let the network load its own, whose ways it knows."""
+        own = {name.removeprefix(f"{WITHIN}."): tensor for name, tensor in state_dict.items()}
+        return self.network.load_state_dict(own, strict=strict, assign=assign)
 
     def read(self, inputs: Any, state: Any = None) -> Any:
         """Run the network and return the state."""
@@ -202,8 +220,9 @@ def _within(layer: NeuronLayer) -> NeuronLayer:
         bias = piece.bias and f"{WITHIN}.{piece.bias}"
         return replace(piece, parameter=f"{WITHIN}.{piece.parameter}", bias=bias)
 
-    owned, read = (tuple(moved(piece) for piece in pieces) for pieces in (layer.owned, layer.read))
-    return replace(layer, owned=owned, read=read, output=f"{WITHIN}.{layer.output}")
+    owned, read, buffers = (tuple(map(moved, pieces)) for pieces in (layer.owned, layer.read, layer.buffers))
+    seen = layer.seen and moved(layer.seen)
+    return replace(layer, owned=owned, read=read, buffers=buffers, seen=seen, output=f"{WITHIN}.{layer.output}")
 
 
 def _call_plainly(network: nn.Module, inputs: Any, _state: Any) -> tuple[Any, None]:
@@ -246,50 +265,90 @@ def _tapping(model: Adapted) -> Iterator[tuple[dict[str, Tensor], dict[str, Tens
     Both are (steps, examples, width). No hook is left behind.
     """
     taps: dict[str, Tensor] = {}
-    seen: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
 
-    def hook_of(layer: NeuronLayer) -> Callable[..., Any]:
-        def hook(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], outputs: Any) -> Any:
-            if layer.name in taps:
-                raise Untappable(f"Expected layer {layer.name} to run once in a batch, it ran again; {INSTEAD}")
-            values = outputs if isinstance(outputs, Tensor) else outputs[0]
-            seen[layer.name] = _by_example(values.detach(), model.example_dim)
-            taps[layer.name] = torch.zeros_like(seen[layer.name], requires_grad=True)
-            tap = _as_outputs(taps[layer.name], values.shape, model.example_dim)
-            if isinstance(module, nn.RNNBase):
-                return _recurrent(module, tap, *arguments, **named)
-            return values + tap if isinstance(outputs, Tensor) else (values + tap, *outputs[1:])
-
-        return hook
+    def tap(layer: NeuronLayer, values: Tensor) -> Tensor:
+        """Return the zeros to add to the values that hold the layer's outputs."""
+        if layer.name in taps:
+            raise Untappable(f"Expected layer {layer.name} to run once in a batch, it ran again; {INSTEAD}")
+        place = _Place(layer.seen or Slice("", dim=-1), layer.width, values.shape, model.example_dim)
+        found[layer.name] = place.arranged(values.detach())
+        taps[layer.name] = torch.zeros_like(found[layer.name], requires_grad=True)
+        return place.restored(taps[layer.name])
 
     with ExitStack() as handles:
         for layer in model.layers():
             module = model.get_submodule(layer.output)
             _check_tappable(layer, module)
-            handles.enter_context(module.register_forward_hook(hook_of(layer), with_kwargs=True))
-        yield taps, seen
+            register = module.register_forward_hook if layer.seen is None else module.register_forward_pre_hook
+            hook = (_output_hook if layer.seen is None else _input_hook)(partial(tap, layer))
+            handles.enter_context(register(hook, with_kwargs=True))
+        yield taps, found
 
 
-def _by_example(outputs: Tensor, example_dim: int) -> Tensor:
-    """Return a layer's outputs (…, width) as (steps, examples, width)."""
-    return outputs.movedim(example_dim, -2).reshape(-1, outputs.shape[example_dim], outputs.shape[-1])
+def _output_hook(tap: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+    """Return a hook that adds what `tap` gives to a module's first output."""
+
+    def hook(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], outputs: Any) -> Any:
+        values = outputs if isinstance(outputs, Tensor) else outputs[0]
+        if isinstance(module, nn.RNNBase):
+            return _recurrent(module, tap(values), *arguments, **named)
+        added = values + tap(values)
+        return added if isinstance(outputs, Tensor) else (added, *outputs[1:])
+
+    return hook
 
 
-def _as_outputs(arranged: Tensor, shape: torch.Size, example_dim: int) -> Tensor:
-    """Return what `_by_example` arranged as the layer has it, (…, width)."""
-    others = [size for dim, size in enumerate(shape[:-1]) if dim != example_dim]
-    return arranged.reshape(*others, *arranged.shape[1:]).movedim(-2, example_dim)
+def _input_hook(tap: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+    """Return a hook that adds what `tap` gives to a module's first input."""
+
+    def hook(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        values, *others = arguments
+        return (values + tap(values), *others), named
+
+    return hook
+
+
+class _Place:
+    """Where a tensor holds a layer's outputs, and which of its dimensions runs over examples."""
+
+    def __init__(self, piece: Slice, width: int, shape: torch.Size, example_dim: int) -> None:
+        self.shape, self.piece, self.width = shape, piece, width
+        self.dims = (example_dim, piece.dim % len(shape))
+        if len(set(self.dims)) < 2:
+            raise Untappable(f"Expected outputs with a dimension of examples, got {tuple(shape)}; {INSTEAD}")
+        self.length = shape[self.dims[1]] - piece.start if piece.length is None else piece.length
+
+    def arranged(self, values: Tensor) -> Tensor:
+        """Return the outputs as (steps, examples, width); a neuron's several places are steps of it."""
+        piece, examples = self.piece, self.shape[self.dims[0]]
+        own = values.movedim(self.dims, (0, -1)).narrow(-1, piece.start, self.length)
+        parts = own.reshape(examples, -1, self.length // self.width // piece.size, self.width, piece.size)
+        return parts.permute(1, 2, 4, 0, 3).reshape(-1, examples, self.width)
+
+    def restored(self, arranged: Tensor) -> Tensor:
+        """Return what `arranged` gave in its place in a tensor of the whole shape, zeros around it."""
+        piece, examples = self.piece, self.shape[self.dims[0]]
+        others = [size for dim, size in enumerate(self.shape) if dim not in self.dims]
+        parts = arranged.view(-1, self.length // self.width // piece.size, piece.size, examples, self.width)
+        own = parts.permute(3, 0, 1, 4, 2).reshape(examples, *others, self.length)
+        whole = F.pad(own, (piece.start, self.shape[self.dims[1]] - piece.start - self.length))
+        return whole.movedim((0, -1), self.dims)
 
 
 INSTEAD = "`surgeon` and `criteria` cannot measure it, all other signals can."
 
 
 def _check_tappable(layer: NeuronLayer, module: nn.Module) -> None:
-    """Refuse a layer that reads its own outputs where nobody can add to them."""
-    if isinstance(module, nn.RNNBase):
+    """Refuse a layer that reads its own outputs where nobody can add to them, or that others read elsewhere."""
+    own = [piece for piece in layer.read if piece.parameter.startswith(f"{layer.output}.")]
+    if layer.seen is not None:
+        if len(own) < len(layer.read):
+            raise Untappable(f"Expected one reader of {layer.name}, got {len(layer.read)}; {INSTEAD}")
+    elif isinstance(module, nn.RNNBase):
         if module.num_layers > 1 or module.bidirectional or module.proj_size or not module.bias:
             raise Untappable(f"Expected one layer in one direction with biases at {layer.name}, got more; {INSTEAD}")
-    elif any(piece.parameter.startswith(f"{layer.output}.") for piece in layer.read):
+    elif own:
         kind = type(module).__name__
         raise Untappable(
             f"Expected an LSTM, GRU or RNN of PyTorch where {layer.name} feeds itself, got {kind}; {INSTEAD}"

@@ -5,7 +5,7 @@ publishers: it is split at white space and otherwise kept as it is. Raw text is 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +16,9 @@ SPLITS = ("train", "valid", "test")
 END_OF_LINE = "<eos>"
 UNKNOWN = "<unk>"
 NEEDED = (END_OF_LINE, UNKNOWN)
+PUBLISHED = ("ptb.{}.txt", "wiki.{}.tokens", "wiki.{}.raw", "{}.txt", "{}.tokens")
+"""How publishers name the files of a split; `valid` may also be `validation` or `dev`."""
+ALIASES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test": ("test",)}
 WORD = re.compile(r"\w+|[^\w\s]+")
 """Words and runs of punctuation, the pre-tokenisation that `tokenizers` calls Whitespace."""
 
@@ -64,6 +67,35 @@ def number(texts: Mapping[str, Sequence[Sequence[str]]], vocabulary_size: int) -
     unknown = numbers[UNKNOWN]
     tokens = {split: stream.map(numbers).fillna(unknown).to_numpy(np.int32) for split, stream in streams.items()}
     return Corpus(tokens, vocabulary)
+
+
+def published_names(names: Iterable[str]) -> dict[str, str]:
+    """Return split → the name among `names` that holds it, of the first of `PUBLISHED` that any of them follows.
+
+    >>> published_names(["README", "ptb.train.txt", "ptb.valid.txt", "ptb.test.txt"])
+    {'train': 'ptb.train.txt', 'valid': 'ptb.valid.txt', 'test': 'ptb.test.txt'}
+    """
+    known = set(names)
+    for pattern in PUBLISHED:
+        found = {
+            split: pattern.format(alias)
+            for split in SPLITS
+            for alias in reversed(ALIASES[split])
+            if pattern.format(alias) in known
+        }
+        if found:
+            return found
+    return {}
+
+
+def numbered(lines: Iterable[Sequence[str]], vocabulary: Mapping[str, int]) -> np.ndarray:
+    """Return the token numbers of lines, each ended by `<eos>`; words without a number become `<unk>`.
+
+    >>> numbered([["a", "b"]], {"<eos>": 0, "<unk>": 1, "a": 2}).tolist()
+    [2, 1, 0]
+    """
+    words = (word for line in lines for word in (*line, END_OF_LINE))
+    return np.array([vocabulary[word if word in vocabulary else UNKNOWN] for word in words], dtype=np.int64)
 
 
 def published_lines(text: str) -> list[list[str]]:

@@ -33,6 +33,8 @@ class Slice:
         bias: Of a slice that reads: the parameter added to what its columns give, one number a row; empty if none.
         start: Where along `dim` the neurons begin.
         length: How much of `dim` they take, all copies together; None for all from `start` on.
+        size: How many consecutive places a neuron has in each copy: an attention head has as many rows as it has
+            dimensions, a channel that was flattened has height × width columns.
     """
 
     parameter: str
@@ -41,12 +43,16 @@ class Slice:
     bias: str = ""
     start: int = 0
     length: int | None = None
+    size: int = 1
 
     def split(self, tensor: Tensor) -> Tensor:
-        """Return a view of `tensor`, as far as it belongs to the layer, as (width, blocks, everything else)."""
+        """Return a view of `tensor`, as far as it belongs to the layer, as (width, blocks, everything else).
+
+        Of what else there is, a neuron's consecutive places come first.
+        """
         length = tensor.shape[self.dim] - self.start if self.length is None else self.length
         rows = tensor.narrow(self.dim, self.start, length).movedim(self.dim, 0)
-        return rows.reshape(self.blocks, length // self.blocks, -1).transpose(0, 1)
+        return rows.reshape(self.blocks, length // self.blocks // self.size, -1).transpose(0, 1)
 
     def join(self, rows: Tensor, like: Tensor) -> Tensor:
         """Return `like` with `rows` in the layer's place: what `split` takes apart, put together again."""
@@ -58,7 +64,8 @@ class Slice:
 
     def indices(self, keep: Tensor, width: int) -> Tensor:
         """Return the positions along `dim` that belong to the kept neurons, block after block."""
-        return (self.start + torch.arange(self.blocks)[:, None] * width + keep[None, :]).flatten()
+        first = self.start + (torch.arange(self.blocks)[:, None] * width + keep[None, :]).flatten() * self.size
+        return (first[:, None] + torch.arange(self.size)).flatten()
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,15 @@ class NeuronLayer:
 
     Attributes:
         name: The layer's name, unique in its model.
-        kind: The network type of its neurons: `rnn`, `snn` or `dense`.
+        kind: The network type of its neurons: `rnn`, `snn`, `dense`, `conv` (channels) or `head` (attention heads).
         width: How many neurons it has.
         owned: Slices that compute the neurons (rows of weights, biases).
         read: Slices that consume the neurons' outputs (columns of every reader).
-        output: The module whose first output is the neurons' activations, shaped (…, width).
+        output: The module whose first output is the neurons' activations, shaped (…, width); with `seen`, the module
+            whose first input holds them.
+        buffers: Slices of buffers that go with the neurons (running statistics), which are no parameters.
+        seen: Where the first input of the module `output`, a reader, holds the activations; None where its output does.
+        obstacle: Why the readers cannot be refitted on what is recorded; empty if they can.
     """
 
     name: str
@@ -80,6 +91,9 @@ class NeuronLayer:
     owned: tuple[Slice, ...]
     read: tuple[Slice, ...]
     output: str
+    buffers: tuple[Slice, ...] = ()
+    seen: Slice | None = None
+    obstacle: str = ""
 
 
 class PrunableModule(nn.Module, ABC):
@@ -100,6 +114,12 @@ Model = TypeVar("Model", bound=PrunableModule)
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the model's parameters by name, detached."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def named_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return what the model saves besides its parameters, by name: running statistics and the like."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
 
 
 def gather(slices: Iterable[Slice], tensors: Tensors) -> Tensor:
@@ -129,7 +149,7 @@ def select(model: Model, keep: Keep) -> Model:
     layers = model.layers()
     _check_keep(layers, keep)
     smaller = model.resized([len(keep.get(layer.name, range(layer.width))) for layer in layers])
-    smaller.load_state_dict(cut(layers, keep, named_tensors(model)))
+    smaller.load_state_dict(cut(layers, keep, {**named_tensors(model), **named_buffers(model)}))
     return smaller.train(model.training)
 
 
@@ -146,7 +166,8 @@ def cut(layers: Iterable[NeuronLayer], keep: Keep, tensors: Tensors) -> dict[str
     left = dict(tensors)
     shared: dict[tuple[str, int], list[tuple[Slice, NeuronLayer]]] = {}
     for layer in layers:
-        for piece in (*layer.owned, *layer.read):
+        statistics = (piece for piece in layer.buffers if piece.parameter in left)
+        for piece in (*layer.owned, *layer.read, *statistics):
             shared.setdefault((piece.parameter, piece.dim), []).append((piece, layer))
     for (parameter, dim), pieces in shared.items():
         positions = _remaining(left[parameter].shape[dim], pieces, kept).to(left[parameter].device)
@@ -159,7 +180,7 @@ def _remaining(size: int, pieces: Sequence[tuple[Slice, NeuronLayer]], kept: Kee
     parts, end = [], 0
     for piece, layer in sorted(pieces, key=lambda pair: pair[0].start):
         parts += [torch.arange(end, piece.start), piece.indices(kept[layer.name], layer.width)]
-        end = piece.start + piece.blocks * layer.width
+        end = piece.start + piece.blocks * layer.width * piece.size
     return torch.cat([*parts, torch.arange(end, size)])
 
 
@@ -171,7 +192,7 @@ def silence(model: Model, keep: Keep) -> Model:
     """
     layers = model.layers()
     _check_keep(layers, keep)
-    tensors = {name: tensor.clone() for name, tensor in named_tensors(model).items()}
+    tensors = {name: tensor.clone() for name, tensor in named_tensors(model).items()} | named_buffers(model)
     for layer in layers:
         removed = removed_neurons(layer, keep)
         for piece in layer.read:

@@ -20,11 +20,15 @@ def record(model: nn.Module, layers: Sequence[NeuronLayer], observe: Observer) -
     Args:
         model: The model whose modules the layers name.
         layers: Which layers to observe.
-        observe: Receives detached activations with time and batch flattened into samples.
+        observe: Receives detached activations with time and batch flattened into samples; so are the places of an
+            image of which each channel is a neuron, and the dimensions of a head.
     """
 
-    def hook_of(layer: NeuronLayer) -> Callable[[nn.Module, object, Tensor | tuple[Tensor, ...]], None]:
-        def hook(_module: nn.Module, _inputs: object, outputs: Tensor | tuple[Tensor, ...]) -> None:
+    def hook_of(layer: NeuronLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor | tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor | tuple[Tensor, ...]) -> None:
+            if layer.seen is not None:
+                observe(layer.name, layer.seen.split(inputs[0].detach()).flatten(1).T)
+                return
             activations = outputs if isinstance(outputs, Tensor) else outputs[0]
             observe(layer.name, activations.detach().reshape(-1, layer.width))
 

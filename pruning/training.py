@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pruning.batching import Batches
 from pruning.distillation import Teacher, distillation_loss
 from pruning.evaluation import carried, loss_of
-from pruning.layers import named_tensors
+from pruning.layers import named_buffers, named_tensors
 from pruning.models.base import Measurable
 from pruning.progress import Track, silently
 from pruning.schedule import rate_at
@@ -226,11 +226,12 @@ def _after_epoch(
     history = rows if before.history.empty else pd.concat([before.history, rows], ignore_index=True)
     losses = history["valid_loss"].dropna().to_numpy()
     valid = losses[since:]
-    now = {name: tensor.clone() for name, tensor in named_tensors(model).items()}
+    now = {name: tensor.clone() for name, tensor in {**named_tensors(model), **named_buffers(model)}.items()}
     best = now if valid.argmin() == len(valid) - 1 else before.best()
     remembered = {
         f"{name}.{what}": optimizer.state[parameter][what].clone()
         for name, parameter in model.named_parameters()
+        if parameter in optimizer.state  # not one that is frozen
         for what in CHECKPOINTED
     }
     tensors = {
@@ -247,6 +248,8 @@ def _restore(model: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, 
     model.load_state_dict(_under("model", tensors))
     remembered = _under("optimizer", tensors)
     for name, parameter in model.named_parameters():
+        if f"{name}.step" not in remembered:
+            continue
         optimizer.state[parameter] = {what: remembered[f"{name}.{what}"].clone() for what in CHECKPOINTED}
 
 

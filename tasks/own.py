@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import pruning
 from pruning.adapting import Adapted, Call, Criterion, Use, adapt
 from pruning.batching import Batches
-from pruning.layers import PrunableModule, named_tensors
+from pruning.layers import named_tensors
 from tasks.common.parameters import Unexpected
 
 
@@ -67,13 +66,13 @@ def read_own(source: str) -> UserModel:
     return found
 
 
+@cache
 def adapted(source: str) -> Adapted:
-    """Return the user's model as it is, as signals and stages take it."""
+    """Return the user's model as it is, as signals and stages take it; it is not to be changed."""
     own = read_own(source)
     inputs, _ = next(iter(own.valid))
     with torch.random.fork_rng(devices=[]):
-        network = own.model if isinstance(own.model, PrunableModule) else pruning.discover(own.model, inputs)
-    model = adapt(network, inputs, criterion=own.criterion, call=own.call, example_dim=own.example_dim)
+        model = adapt(own.model, inputs, criterion=own.criterion, call=own.call, example_dim=own.example_dim)
     known = {field.name: getattr(model.use, field.name) for field in fields(Use)}
     return Adapted(model.network, Sourced(source=source, **known))
 

@@ -13,15 +13,12 @@ from pruning.corpus import (
     divide_lines,
     number,
     published_lines,
+    published_names,
     raw_lines,
 )
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import write_table
-
-PUBLISHED = ("ptb.{}.txt", "wiki.{}.tokens", "wiki.{}.raw", "{}.txt", "{}.tokens")
-"""How publishers name the files of a split; `valid` may also be `validation` or `dev`."""
-ALIASES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test": ("test",)}
 
 Lines = Sequence[Sequence[str]]
 
@@ -71,21 +68,11 @@ def read_texts(source: Path, lowercase: bool, fractions: Fractions, seed: int) -
 
 def published_files(folder: Path) -> dict[str, Path]:
     """Return the files of the three splits, if the folder holds all three under names that publishers use."""
-    for pattern in PUBLISHED:
-        found = {
-            split: folder / pattern.format(alias)
-            for split in SPLITS
-            for alias in reversed(ALIASES[split])
-            if (folder / pattern.format(alias)).is_file()
-        }
-        if len(found) == len(SPLITS):
-            return found
-        if found:
-            missing = [split for split in SPLITS if split not in found]
-            raise Unexpected(
-                f"Expected three splits in {folder}, got {sorted(p.name for p in found.values())} without {missing}."
-            )
-    return {}
+    found = published_names(path.name for path in folder.glob("*") if path.is_file())
+    missing = [split for split in SPLITS if split not in found]
+    if found and missing:
+        raise Unexpected(f"Expected three splits in {folder}, got {sorted(found.values())} without {missing}.")
+    return {split: folder / name for split, name in found.items()}
 
 
 def read_text(path: Path) -> str:

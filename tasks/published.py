@@ -1,22 +1,15 @@
-"""How a published checkpoint (safetensors whose metadata has `architecture`, a vocabulary beside it) becomes ours.
+"""A published checkpoint's files: safetensors whose metadata has `architecture`, a vocabulary beside it, a corpus."""
 
-The checkpoint holds one stacked LSTM, `rnn.weight_ih_l0`, `rnn.weight_ih_l1`, …; ours holds one module a layer.
-"""
-
-import json
-import re
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from pruning.corpus import END_OF_LINE, UNKNOWN, published_lines
-from pruning.models import rebuild
+from pruning.corpus import END_OF_LINE, numbered, published_lines
 from pruning.models.base import LanguageModel
+from pruning.models.stacked import unstacked
 from tasks.prepare import published_files, read_text
-
-STACKED = re.compile(r"rnn\.(\w+)_l(\d+)")
 
 
 def read_checkpoint(path: Path, *, dropout: float = 0.0) -> LanguageModel:
@@ -32,19 +25,8 @@ def read_checkpoint(path: Path, *, dropout: float = 0.0) -> LanguageModel:
     """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-        tensors = {STACKED.sub(r"lstm.\2.\1_l0", name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    if "architecture" not in metadata:
-        raise ValueError(f"Expected `architecture` in the metadata of {path}, got {sorted(metadata)}.")
-    architecture = json.loads(metadata["architecture"])
-    config = {
-        "family": architecture["cell"],
-        "vocabulary": architecture["vocabulary"],
-        "embedding": architecture["embedding"],
-        "widths": architecture["hidden"],
-        "decoder": "tied" if architecture["tied"] else "untied",
-        "dropout": dropout,
-    }
-    return rebuild(config, tensors).eval()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    return unstacked(metadata, tensors, name=str(path), dropout=dropout)
 
 
 def read_vocabulary(checkpoint: Path) -> dict[str, int]:
@@ -76,5 +58,4 @@ def read_splits(corpus: Path, vocabulary: dict[str, int]) -> dict[str, Tensor]:
 
 def _tokens(text: str, vocabulary: dict[str, int]) -> Tensor:
     """Return the token numbers of a text, each line ended by `<eos>`."""
-    words = [word for line in published_lines(text) for word in (*line, END_OF_LINE)]
-    return torch.tensor([vocabulary[word if word in vocabulary else UNKNOWN] for word in words])
+    return torch.from_numpy(numbered(published_lines(text), vocabulary))

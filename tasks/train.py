@@ -43,7 +43,7 @@ def run(job: Job) -> pd.DataFrame | None:
 
 def _take(job: Job, source: str) -> None:
     """Write the user's model as it is, and a history of no step: its loss on the validation batches."""
-    model = adapted(source).to(device())
+    model = adapted(source)
     write_model(job.output("model"), model)
     loss = loss_of(model, read_own(source).valid, track=job.track, what="valid").mean
     row = {"phase": "train", "step": 0, "tokens": 0, "train_loss": nan, "valid_loss": loss, "learning_rate": 0.0}

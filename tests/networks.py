@@ -1,6 +1,6 @@
 """Networks that a user might have written, small, each saying by itself where its neurons are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -88,7 +88,7 @@ def like(old: nn.Module, new: Any) -> Any:
     return new.to(next(old.parameters())).train(old.training)
 
 
-def made(kind: type[nn.Module], *, seed: int = 0, spread: float = 0.7) -> Any:
+def made(kind: Callable[[], nn.Module], *, seed: int = 0, spread: float = 0.7) -> Any:
     """Return a network in float64 and evaluation mode with normal weights."""
     network = kind().double().eval()
     generator = torch.Generator().manual_seed(seed)
@@ -103,3 +103,55 @@ def examples(count: int, *, batch: int, seed: int = 1) -> list[tuple[Tensor, Ten
     inputs = torch.randn(count, FEATURES, generator=generator, dtype=torch.float64)
     classes = (inputs[:, :CLASSES] + 0.3 * inputs[:, 2:]).argmax(1)
     return list(zip(inputs.split(batch), classes.split(batch), strict=True))
+
+
+class Tagger(nn.Module):
+    """A class for each step of sequences (B, T), read in both directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Embedding(WORDS, 4)
+        self.rnn = nn.GRU(4, 5, 2, bidirectional=True, batch_first=True)
+        self.decoder = nn.Linear(10, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.decoder(self.rnn(self.encoder(tokens))[0])
+
+
+class Transformer(nn.Module):
+    """A class for sequences (B, T) of tokens, from the mean over a Transformer's steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Embedding(WORDS, 8)
+        layer = nn.TransformerEncoderLayer(8, 2, 6, dropout=0.0, batch_first=True)
+        self.transformer = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.decoder = nn.Linear(8, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.decoder(self.transformer(self.encoder(tokens)).mean(1))
+
+
+class WordModel(nn.Module):
+    """The RNNModel of PyTorch's word-language-model example."""
+
+    def __init__(self, kind: str = "LSTM") -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Embedding(WORDS, 4), nn.Linear(5, WORDS)
+        self.rnn = getattr(nn, kind)(4, 5, 2)
+
+    def forward(self, data: Tensor, hidden: Any) -> tuple[Tensor, Any]:
+        output, hidden = self.rnn(self.encoder(data), hidden)
+        return self.decoder(output).view(-1, WORDS).log_softmax(1), hidden
+
+    def init_hidden(self, batch: int) -> Any:
+        zeros = self.decoder.weight.new_zeros(2, batch, 5)
+        return (zeros, zeros) if self.rnn.mode == "LSTM" else zeros
+
+
+def images() -> nn.Module:
+    """Return a classifier of images (B, 1, 6, 6) with normalisation, pooling and flattening."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 3, 1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, CLASSES),
+    )  # fmt: skip

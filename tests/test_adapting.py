@@ -21,11 +21,23 @@ from pruning.retention import keep_of, retention
 from pruning.sensitivity import sensitivities
 from pruning.signals.activations import activations
 from pruning.signals.criteria import criteria
+from pruning.signals.gradients import gate_gradients
 from pruning.signals.surgeon import surgeon
 from pruning.statistics import merged
 from pruning.training import train
 from tests.models import SIGNALS, bytes_of, recipe, tensors_of, text, tiny
-from tests.networks import CLASSES, WORDS, Classifier, RecurrentWords, examples, made
+from tests.networks import (
+    CLASSES,
+    WORDS,
+    Classifier,
+    RecurrentWords,
+    Tagger,
+    Transformer,
+    WordModel,
+    examples,
+    images,
+    made,
+)
 
 TEXT = Windows(text(16 * 12), first=0, batch=3, bptt=4)
 BATCHES = examples(16 * 5, batch=5)
@@ -116,6 +128,61 @@ def test_targets_that_come_examples_first_give_what_steps_first_give():
     exact += ["mutual_information", "pagerank"]
     found = [ALL["criteria"](model, batches)[exact] for model, batches in ((one, first), (other, turned))]
     pd.testing.assert_frame_equal(*found, rtol=1e-9)
+
+
+def drawn(*shape, classes, most, seed=5):
+    """Return batches of numbers or tokens `shape` and class numbers `classes`, below `most`."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(16, *shape, generator=generator, dtype=torch.float64)
+    targets = torch.randint(most, (16, *classes), generator=generator)
+    return [((20 * i.sigmoid()).long() if len(shape) == 2 else i, t) for i, t in zip(inputs, targets, strict=True)]
+
+
+DISCOVERED = {
+    "images": (images, drawn(4, 1, 6, 6, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
+    "tagger": (Tagger, drawn(4, 5, classes=(4, 5), most=CLASSES), nn.CrossEntropyLoss()),
+    "transformer": (Transformer, drawn(4, 5, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
+    "lstm": (WordModel, list(TEXT)[:16], nn.NLLLoss()),
+    "gru": (lambda: WordModel("GRU"), list(TEXT)[:16], nn.NLLLoss()),
+}
+"""Networks in which neurons are discovered, with batches and criterion."""
+
+
+@cache
+def discovered(kind):
+    make, batches, criterion = DISCOVERED[kind]
+    return adapt(made(make), batches[0][0], criterion=criterion), batches
+
+
+@pytest.mark.parametrize("kind", DISCOVERED)
+def test_what_is_tapped_adds_up_to_the_gradients_by_gates_on_the_neurons(kind):
+    """A gate's gradient is Σ γ h over outputs, and Σ w ∂L/∂w over the readers' weights."""
+    model, batches = discovered(kind)
+    inputs, targets = batches[0]
+    outputs = model.outputs(inputs)
+    logits, taps, _ = model.tapped(inputs)
+    gammas = torch.autograd.grad(model.judged(logits, targets), list(taps.values()))
+    expected, _ = gate_gradients(model, model.layers(), inputs, targets, None)
+    assert list(taps) == [layer.name for layer in model.layers()]
+    for name, gamma in zip(taps, gammas, strict=True):
+        assert expected[name].abs().max() > 1e-6
+        assert torch.allclose((gamma * outputs[name]).sum((0, 1)), expected[name], rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", DISCOVERED)
+def test_a_discovered_model_is_measured_fused_pruned_and_fine_tuned(kind):
+    model, batches = discovered(kind)
+    tables = {name: measure(model, batches) for name, measure in ALL.items()}
+    importance = pruning.fuse(tables, strategy="adaptive", seed=1)
+    keep = keep_of(retention(importance, variant="v", by="fused", retain=0.6, floor=1, scope="layer"))
+    smaller = select(model, keep)
+    assert torch.allclose(smaller.logits(batches[0][0])[0], silence(model, keep).logits(batches[0][0])[0], atol=1e-10)
+    assert size_of(smaller).multiply_adds < size_of(model).multiply_adds
+    before = loss_of(smaller, batches).mean
+    *_, last = train(smaller, batches, batches, recipe=recipe(epochs=2, learning_rate=0.01), seed=1)
+    smaller.load_state_dict(last.best())
+    assert loss_of(smaller, batches).mean == pytest.approx(last.history["valid_loss"].min())
+    assert loss_of(smaller, batches).mean < before
 
 
 def test_one_target_for_many_steps_belongs_to_all_of_them():
@@ -269,11 +336,7 @@ def test_what_cannot_be_tapped_is_refused_in_one_sentence():
 @pytest.mark.parametrize(
     ("change", "error", "sentence"),
     [
-        (
-            {"network": nn.Linear(2, 2)},
-            TypeError,
-            r"Expected what `pruning.discover` found in the network, got Linear.",
-        ),
+        ({"network": nn.Linear(5, 3).double()}, ValueError, r"Expected a model with a layer that can be pruned"),
         (
             {"criterion": nn.CrossEntropyLoss(reduction="sum")},
             ValueError,

@@ -114,3 +114,15 @@ def test_too_few_measured_neurons_for_the_folds_are_refused():
         learn(frame, measured(frame, oracle), NAMES, folds=4, seed=1)
     with pytest.raises(ValueError, match=r"Expected at least 2 folds, got 1."):
         learn(frame, measured(frame, oracle), NAMES, folds=1, seed=1)
+
+
+def test_a_layer_whose_removals_cost_exactly_nothing_says_nothing_and_spoils_nothing():
+    frame, oracle = neurons()
+    nothing = oracle["layer"] == "y"
+    oracle = oracle.assign(
+        loss_increase=oracle["loss_increase"].mask(nothing, 0.0),
+        standard_error=oracle["standard_error"].mask(nothing, 0.0),
+    )
+    found = learn(frame, measured(frame, oracle), NAMES, folds=4, seed=1)
+    assert all(sum(own.values()) == pytest.approx(1) for own in found.shares.values())
+    assert np.isfinite(found.held_out).all()

@@ -1,11 +1,13 @@
 """A user's own model and weights: through every stage, stored and made again, and refused in one sentence."""
 
 import json
+import re
 import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from sklearn.datasets import load_digits
 from torch import nn
 
 from tasks.__main__ import main
@@ -14,32 +16,35 @@ from tasks.common.stages import read_yaml
 from tasks.common.tables import read_table
 from tasks.common.weights import read_weights
 from tasks.models import read_language_model, read_model
-from tasks.own import read_own
+from tasks.own import adapted, read_own
 from tests.projects import ROOT, TINY, copy, set_parameters
 
 OWN = """
 from torch import nn
 
 from tasks.own import UserModel
-from tests.networks import Classifier, RecurrentWords, examples, made
+from tests.networks import Classifier, examples, made
+
+SPLITS = {name: examples(80, batch=8, seed=seed) for seed, name in enumerate(("train", "valid", "test"))}
 
 
 def classifier():
-    splits = {name: examples(80, batch=8, seed=seed) for seed, name in enumerate(("train", "valid", "test"))}
-    return UserModel(model=made(Classifier), criterion=nn.CrossEntropyLoss(), **splits)
+    return UserModel(model=made(Classifier), criterion=nn.CrossEntropyLoss(), **SPLITS)
 
 
 def untappable():
     def twice(network, inputs, _):
         return network(inputs) + network(-inputs), None
 
-    splits = {name: examples(80, batch=8, seed=seed) for seed, name in enumerate(("train", "valid", "test"))}
-    return UserModel(model=made(Classifier), criterion=nn.CrossEntropyLoss(), call=twice, **splits)
+    return UserModel(model=made(Classifier), criterion=nn.CrossEntropyLoss(), call=twice, **SPLITS)
 
 
 def wrong():
     return made(Classifier)
 """
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCRIPT, DIGITS = re.findall(r"```python\n(.*?)```", README.split("## Your own model")[1], flags=re.DOTALL)[:2]
+"""What the README says a user writes: a script, and the module `own/digits.py`."""
 BEFORE = (
     "train",
     "weights",
@@ -66,11 +71,16 @@ def project(tmp_path, monkeypatch):
     set_parameters(tmp_path, {**TINY, **own}, replace=("variants",))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("own", "own.tiny"):
+    for name in ("own", "own.tiny", "own.digits"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    read_own.cache_clear()
+    forget()
     yield tmp_path
-    read_own.cache_clear()
+    forget()
+
+
+def forget():
+    for cached in (read_own, adapted):
+        cached.cache_clear()
 
 
 def run(*stages):
@@ -82,19 +92,60 @@ def variants(*stages):
     return [(stage, variant) for stage in stages for variant in ("dense", "enhanced")]
 
 
-def test_a_users_model_goes_through_every_stage(project):
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """The weights of the README's network after some training, as a file."""
+    path = tmp_path_factory.mktemp("digits") / "digits.pt"
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 10))
+    pixels, classes = (torch.tensor(part) for part in load_digits(return_X_y=True))
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.autograd.backward(nn.functional.cross_entropy(network(pixels.float() / 16), classes))
+        optimizer.step()
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def own_digits(project, digits):
+    """The project with the README's model in `own/`."""
+    copy(digits, project / "own/digits.pt")
+    (project / "own/digits.py").write_text(DIGITS)
+    few = {"activations": {"activation_samples": 20}, "gradients": {"batches": 20}, "evaluate": {"repeats": 10}}
+    set_parameters(project, {"model": {"source": "own.digits:build"}, "finetune": {"learning_rate": 0.005}, **few})
+    return project
+
+
+def test_the_readmes_model_goes_through_every_stage(own_digits):
     run(*BEFORE, *variants(*VARIANTS), *AFTER)
-    dense, pruned = (read_model(project / f"data/{folder}/model") for folder in ("train", "prune/enhanced"))
-    assert sum(pruned.widths()) == pytest.approx(sum(dense.widths()) / 2, abs=1)
-    assert read_model(project / "data/finetune/enhanced/model").widths() == pruned.widths()
-    rows = read_table(project / "data/evaluate/enhanced/evaluation.parquet").set_index(["phase", "split"])
-    assert rows["accuracy"].between(0, 1).all()
-    assert (rows["tokens"] == 80).all()
+    rows = read_table(own_digits / "data/evaluate/enhanced/evaluation.parquet").set_index(["phase", "split"])
+    assert (rows.xs("test", level="split")["tokens"] == 269).all()
+    assert rows["accuracy"]["finetuned", "test"] > 0.85
     assert rows["loss"]["finetuned", "valid"] < rows["loss"]["pruned", "valid"]
-    assert read_table(project / "data/compare/comparison.parquet")["retention"].tolist()[0] == 1.0
-    history = read_table(project / "data/train/history.parquet")
+    found = read_table(own_digits / "data/compare/comparison.parquet").set_index("variant")
+    assert found["retention"].to_dict() == {"dense": 1.0, "enhanced": 0.5}
+    smaller = read_model(own_digits / "data/finetune/enhanced/model")
+    assert sum(smaller.widths()) == 28
+    assert smaller.module[0].out_features == smaller.widths()[0]
+    history = read_table(own_digits / "data/train/history.parquet")
     assert history["step"].tolist() == [0]
     assert history["valid_loss"].notna().all()
+
+
+@pytest.mark.usefixtures("own_digits")
+def test_the_readmes_script_prunes_a_users_model_in_fifteen_lines(capsys):
+    assert sum(bool(line) for line in SCRIPT.splitlines()) <= 15
+    own = read_own("own.digits:build")
+    given = {"torch": torch, "network": own.model, "train": own.train, "valid": own.valid}
+    names = {**given, "inputs": next(iter(own.train))[0]}
+    exec(SCRIPT, names)  # noqa: S102 - the README's own words
+    before, after = map(float, capsys.readouterr().out.splitlines()[-1].split(" → "))
+    assert before < 0.5
+    assert after < before + 0.4
+    assert sum(names["smaller"].widths()) == 28
+    assert names["smaller"].module(names["inputs"]).shape == (32, 10)
 
 
 def test_a_model_that_was_stored_is_made_again_with_its_weights(project):

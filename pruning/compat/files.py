@@ -1,0 +1,64 @@
+"""The older interface's files: tables as Parquet, written aside and then renamed, that say what they are of.
+
+The one place of the library that knows paths: an older caller gives file names, a notebook or a stage would not.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pruning.tables import metadata, table
+
+ANEW = "give another file name to compute it anew"
+"""What to do about a file that is not what it should be."""
+
+
+def write_table(file: str | Path, name: str, frame: pd.DataFrame, about: Mapping[str, str]) -> None:
+    """Write the table of that name with what it is about; nothing half-written ever has the file's name."""
+    path = Path(file)
+    content = pa.Table.from_pandas(table(name, frame), preserve_index=False)
+    content = content.replace_schema_metadata({**metadata(name), **about})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        pq.write_table(content, aside, compression="zstd")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_table(file: str | Path, name: str, about: Mapping[str, str]) -> pd.DataFrame | None:
+    """Return the table in a file, None if there is no such file.
+
+    Raises:
+        ValueError: If the file holds something else, or a table that is about something else.
+    """
+    path = Path(file)
+    if not path.exists():
+        return None
+    if path.is_dir():
+        raise ValueError(f"Expected the table {name!r} in {path}, got a folder.")
+    try:
+        content = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"Expected the table {name!r} in {path}, got something else ({error}); {ANEW}.") from error
+    held = {key.decode(): value.decode() for key, value in (content.schema.metadata or {}).items()}
+    if held.get("table") != name:
+        raise ValueError(f"Expected the table {name!r} in {path}, got {held.get('table', 'no name')!r}.")
+    for key, value in about.items():
+        if held.get(key) != value:
+            raise ValueError(f"Expected the {name} of this {key} in {path}, got that of another; {ANEW}.")
+    return table(name, content.to_pandas())
+
+
+def beside(file: str | Path, name: str) -> str:
+    """Return the name of the file that holds the table of that name beside another file.
+
+    >>> beside("traces.parquet", "retention")
+    'traces.retention.parquet'
+    """
+    path = Path(file)
+    return str(path.with_name(f"{path.stem}.{name}.parquet"))

@@ -1,0 +1,148 @@
+"""The layers of neurons of any PyTorch model: found by tracing it, proved by removing some.
+
+Why `torch.export`, and a propagation of our own over its graph:
+
+- It gives one graph of some two thousand operations with fixed meanings whatever the user's code looks like, with the
+  parameters named as in the model, tied ones recognised, and the module of each operation. `torch.fx` traces Python
+  symbolically, so that it fails on control flow that depends on shapes, which `transformers` is full of, and stops at
+  modules, whose every class would need a rule of its own.
+- `torch-pruning`'s dependency graph finds couplings from the graph of gradients: it knows no recurrent layers, silently
+  unties tied weights, and passes over what it does not know. Here an operation that is not known is a reason, by name,
+  why the neurons that it reads stay.
+- Only structure is taken from the graph. What is pruned and deployed is the user's own module, with its own code.
+
+Recurrent layers and `nn.MultiheadAttention` cannot hold unequal widths and fewer heads; they are first replaced by
+equivalents that can (`Recurrent`, `Attention`). At last every layer is put to the proof on the example inputs:
+a model without some of its neurons, the others in another order, must give what a model gives in which nobody reads
+them. Where the user's own code counts on a width, this fails, and the layer is named with the error instead.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from pruning.discovery.attention import Attention, is_attention
+from pruning.discovery.discovered import PREFIX, Discovered, partition
+from pruning.discovery.recurrent import Narrowed, Recurrent, is_recurrent
+from pruning.discovery.structure import layers_of
+from pruning.discovery.tracing import Inputs, copied, propagated
+from pruning.layers import NeuronLayer, select, silence
+
+__all__ = ["Attention", "Discovered", "Narrowed", "Recurrent", "discover"]
+
+
+def discover(model: nn.Module, example_inputs: tuple[Any, ...] | Mapping[str, Any]) -> Discovered:
+    """Return the model with its layers of neurons found, ready for every signal, choice and cut.
+
+    Args:
+        model: Any module; it is left as it was.
+        example_inputs: What it is called with: positional arguments, or arguments by name. A few samples do; every
+            part of the model that shall be pruned must take part in the answer.
+
+    Raises:
+        ValueError: If PyTorch cannot trace the model, or not one layer can be pruned; the sentence says why.
+    """
+    inputs: Inputs = ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (tuple(example_inputs), {})
+    network = _replaced(copied(model))
+    modes = {name: module.training for name, module in network.named_modules()}
+    with _uncached(network):
+        found = propagated(network, inputs, PREFIX)
+        layers, reasons = layers_of(found, Discovered(network.eval(), [], {}), PREFIX)
+        for reading in found.readings:
+            if reading.padded and any(reading.axis == (p.parameter, p.dim) for layer in layers for p in layer.read):
+                _narrow(network, reading.module.removeprefix(PREFIX))
+        partition(network, layers)
+        proved, refuted = _proved(Discovered(network, layers, {}), inputs, found.states)
+    partition(network, proved)
+    for name, module in network.named_modules():
+        module.training = modes.get(name, module.training)
+    if not proved:
+        raise ValueError(f"Expected a model with a layer that can be pruned, got none: {dict(reasons, **refuted)}.")
+    return Discovered(network, proved, {**reasons, **refuted})
+
+
+def _replaced(network: nn.Module) -> nn.Module:
+    """Return the network with equivalents in place of modules that cannot hold unequal widths or fewer heads."""
+    for condition, make in _REPLACEMENTS:
+        if condition(network):
+            return make(network)
+    done: dict[nn.Module, nn.Module] = {}
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            for make in (make for condition, make in _REPLACEMENTS if condition(child)):
+                done[child] = done.get(child) or make(child)
+                setattr(parent, name, done[child])
+    return network
+
+
+_REPLACEMENTS: tuple[tuple[Callable[[nn.Module], bool], Callable[[Any], nn.Module]], ...] = (
+    (is_recurrent, Recurrent),
+    (is_attention, Attention.of),
+)
+
+
+def _narrow(network: nn.Module, path: str) -> None:
+    """Let a linear layer read a recurrent state of which only a part holds neurons."""
+    above, _, name = path.rpartition(".")
+    linear = network.get_submodule(path)
+    if isinstance(linear, nn.Linear) and not isinstance(linear, Narrowed):
+        setattr(network.get_submodule(above), name, Narrowed.of(linear))
+
+
+@contextmanager
+def _uncached(network: nn.Module) -> Iterator[None]:
+    """Within the context a language model of `transformers` returns no cache of keys and values, which is a state."""
+    config: Any = getattr(network, "config", None)
+    cached = getattr(config, "use_cache", None)
+    if not isinstance(cached, bool):
+        yield
+        return
+    config.use_cache = False
+    try:
+        yield
+    finally:
+        config.use_cache = cached
+
+
+def _proved(model: Discovered, inputs: Inputs, states: set[int]) -> tuple[list[NeuronLayer], dict[str, str]]:
+    """Return the layers that can be cut, and why the others cannot after all."""
+    layers = model.layers()
+    if not _failure(model, layers, inputs, states):
+        return layers, {}
+    failures = {layer.name: _failure(model, [layer], inputs, states) for layer in layers}
+    return [layer for layer in layers if not failures[layer.name]], {n: f for n, f in failures.items() if f}
+
+
+def _failure(model: Discovered, layers: Sequence[NeuronLayer], inputs: Inputs, states: set[int]) -> str:
+    """Return why removing neurons of these layers differs from nobody reading them; empty if it does not."""
+    keep = {
+        layer.name: torch.arange(layer.width - 1, 0, -1) for layer in layers
+    }  # all but the first, the last one first
+    expected = _outputs(silence(model, keep), inputs, states)
+    try:
+        found = _outputs(select(model, keep), inputs, states)
+    except Exception as error:  # whatever a user's code raises at other widths
+        return f"its model's own code counts on its width: {str(error).strip().partition(chr(10))[0]}"
+    if len(found) == len(expected) and all(map(_close, found, expected)):
+        return ""
+    return "its model's own code counts on its width or order: without some neurons it computes something else"
+
+
+def _outputs(model: nn.Module, inputs: Inputs, states: set[int]) -> list[Tensor]:
+    """Return the tensors that a model gives, but for its states, whose neurons lie elsewhere in a smaller model."""
+    args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        leaves = pytree.tree_leaves(model(*args, **kwargs))
+    return [leaf for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and index not in states]
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are equal up to the rounding of a sum in another order."""
+    if one.shape != other.shape or not one.is_floating_point():
+        return one.shape == other.shape and torch.equal(one, other)
+    scale = max(other.detach().abs().max().item(), 1e-30) if other.numel() else 1.0
+    return torch.allclose(one, other, rtol=0, atol=scale * torch.finfo(one.dtype).eps ** 0.75, equal_nan=True)
