@@ -96,16 +96,15 @@ def _narrow(network: nn.Module, path: str) -> None:
 @contextmanager
 def _uncached(network: nn.Module) -> Iterator[None]:
     """Within the context a language model of `transformers` returns no cache of keys and values, which is a state."""
-    config: Any = getattr(network, "config", None)
-    cached = getattr(config, "use_cache", None)
-    if not isinstance(cached, bool):
-        yield
-        return
-    config.use_cache = False
+    configs: list[Any] = [getattr(module, "config", None) for module in network.modules()]
+    cached = [config for config in configs if getattr(config, "use_cache", None) is True]
+    for config in cached:
+        config.use_cache = False
     try:
         yield
     finally:
-        config.use_cache = cached
+        for config in cached:
+            config.use_cache = True
 
 
 def _proved(model: Discovered, inputs: Inputs, states: set[int]) -> tuple[list[NeuronLayer], dict[str, str]]:
