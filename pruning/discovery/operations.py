@@ -126,6 +126,16 @@ def _elementwise(call: Call) -> Any:
     return mapped(call.node.meta["val"], lambda _: found)
 
 
+def _glu(call: Call) -> Any:
+    """`glu(x, dim)`: one half times the sigmoid of the other."""
+    value, dim = call.args[0], call.args[1] if len(call.args) > 1 else -1
+    if not isinstance(value, Value):
+        return call.unknown([value])
+    one, other = value.places.chunk(2, dim)
+    call.positions.link(one, other)
+    return call.value(one, padded=value.padded)
+
+
 def _together(places: Sequence[Tensor]) -> Tensor:
     """Return, for each element, the first of these places that belongs to a neuron."""
     carrying = [one for one in places if bool(one.any())]
@@ -523,6 +533,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed_convolution),
     **dict.fromkeys(("new_zeros", "new_ones", "new_full", "_assert_tensor_metadata"), _nothing),
     **dict.fromkeys(("batch_norm", "instance_norm", "_native_batch_norm_legit_no_training"), _batch_norm),
+    "glu": _glu,
     "linear": _linear,
     "addmm": _addmm,
     "scaled_dot_product_attention": _attention,

@@ -55,7 +55,8 @@ def _layer(
     own = [axis for axis in found.owning if axis in axes]
     read = [reading for axis in axes for reading in readings.get(axis, [])]
     if groups[0].reason:
-        return groups[0].reason
+        tied = not groups[0].mixed and any(axis in readings for axis in own)
+        return groups[0].reason + ("; it is tied to a reader, which needs a weight of its own first" if tied else "")
     if not own:
         return "nothing computes it"
     if not read:
