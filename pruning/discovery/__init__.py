@@ -40,6 +40,17 @@ def discover(model: nn.Module, example_inputs: tuple[Any, ...] | Mapping[str, An
 
     Recurrent states keep the shape that they have in the model, whatever the widths become: see `Recurrent`.
 
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> found = discover(model, (torch.ones(1, 3),))
+    >>> [(layer.name, layer.width) for layer in found.layers()], found.unprunable
+    ([('0', 4)], {'2': 'the model returns it'})
+    >>> select(found, {"0": torch.tensor([3, 1])}).network
+    Sequential(
+      (0): Linear(in_features=3, out_features=2, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=2, out_features=2, bias=True)
+    )
+
     Args:
         model: Any module; it is left as it was.
         example_inputs: What it is called with: positional arguments, or arguments by name. A few samples do; every
