@@ -300,6 +300,20 @@ def test_a_pruned_model_trains_and_its_weights_load_into_one_of_its_widths(name)
     assert torch.equal(answer(other.eval(), inputs), answer(smaller, inputs))
 
 
+@pytest.mark.parametrize("name", ["LSTM language model", "classifier of states", "concatenated", "ViT", "GPT-2"])
+def test_a_pruned_network_is_found_and_pruned_again_as_any_other(name):
+    model, inputs = found(name)
+    keep = {layer.name: torch.arange(layer.width - 1, place % 2, -1) for place, layer in enumerate(model.layers())}
+    smaller = select(model, keep)
+    again = pruning.discover(smaller.network, inputs)
+    assert again.layers() == smaller.layers()
+    assert torch.equal(answer(again, inputs), answer(smaller, inputs))
+    keep = {layer.name: torch.tensor([1, 0]) for layer in again.layers()}
+    torch.testing.assert_close(
+        answer(select(again, keep), inputs), answer(silence(smaller, keep), inputs), rtol=0, atol=1e-11
+    )
+
+
 def test_a_layer_of_spiking_neurons_takes_its_leak_and_threshold_along():
     snntorch = pytest.importorskip("snntorch")
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pruning.discovery.attention import Attention, is_attention
-from pruning.discovery.discovered import PREFIX, Discovered, partition
+from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.recurrent import Narrowed, Recurrent, is_recurrent
 from pruning.discovery.structure import layers_of
 from pruning.discovery.tracing import Inputs, copied, propagated
@@ -71,9 +71,7 @@ def discover(model: nn.Module, example_inputs: tuple[Any, ...] | Mapping[str, An
         for reading in found.readings:
             if reading.padded and any(reading.axis == (p.parameter, p.dim) for layer in layers for p in layer.read):
                 _narrow(network, reading.module.removeprefix(PREFIX))
-        partition(network, layers)
         proved, refuted = _proved(Discovered(network, layers, {}), inputs, found.states)
-    partition(network, proved)
     for name, module in network.named_modules():
         module.training = modes.get(name, module.training)
     if not proved:
@@ -96,7 +94,7 @@ def _replaced(network: nn.Module) -> nn.Module:
         if condition(network):
             return make(network)
     done: dict[nn.Module, nn.Module] = {}
-    for parent in list(network.modules()):
+    for parent in [module for module in network.modules() if not isinstance(module, Recurrent)]:
         for name, child in list(parent.named_children()):
             for make in (make for condition, make in _REPLACEMENTS if condition(child)):
                 done[child] = done.get(child) or make(child)

@@ -1,10 +1,11 @@
 """A user's own model as one that says where its neurons are and can be rebuilt with other widths."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from pruning.discovery.attention import Attention
@@ -54,7 +55,7 @@ class Discovered(PrunableModule):
             _agree(module)
         for before, after in zip(self._layers, layers, strict=True):
             _agree_heads(network, before, after)
-        _agree_parts(network, layers)
+        _agree_parts(network, self._layers, layers)
         modes = {name: module.training for name, module in self.network.named_modules()}
         found = type(self)(network, layers, self.unprunable)
         for name, module in network.named_modules():
@@ -171,27 +172,26 @@ def _agree_heads(network: nn.Module, before: NeuronLayer, after: NeuronLayer) ->
                     setattr(module, name, after.width * factor)
 
 
-def partition(network: nn.Module, layers: Sequence[NeuronLayer]) -> None:
-    """Let each reader of a padded state know its parts: these layers, at the widths that the state keeps."""
-    for module, segments in _narrowed(network, layers):
-        module.parts = tuple(segments)
-
-
-def _agree_parts(network: nn.Module, layers: Sequence[NeuronLayer]) -> None:
-    """Let each reader of a padded state know how much of each part is left."""
-    for module, segments in _narrowed(network, layers):
-        module.parts = tuple((start, length) for (start, _), (_, length) in zip(module.parts, segments, strict=True))
-
-
-def _narrowed(network: nn.Module, layers: Sequence[NeuronLayer]) -> Iterator[tuple[Narrowed, list[tuple[int, int]]]]:
-    """Yield each reader of a padded state with its columns' parts: where each begins, how long it is."""
-    shared = _shared(layers)
+def _agree_parts(network: nn.Module, before: Sequence[NeuronLayer], after: Sequence[NeuronLayer]) -> None:
+    """Let each reader of a padded state read of every part as much as is left."""
     for name, module in network.named_modules():
         if isinstance(module, Narrowed):
-            pieces = [piece for piece, _ in shared.get((f"{PREFIX}{name}.weight", 1), [])]
-            segments, end = [], 0
-            for piece in pieces:
-                length = piece.length or 0
-                segments += [(end, piece.start - end)] * (piece.start > end) + [(piece.start, length)]
-                end = piece.start + length
-            yield module, segments + [(end, module.in_features - end)] * (end < module.in_features)
+            places = torch.cat([torch.arange(start, start + length) for start, length in module.parts])
+            parts = zip(_segments(before, name, len(places)), _segments(after, name, module.in_features), strict=True)
+            module.parts = _runs(torch.cat([places[start : start + left] for (start, _), (_, left) in parts]))
+
+
+def _segments(layers: Sequence[NeuronLayer], reader: str, size: int) -> list[tuple[int, int]]:
+    """Return where each layer's columns of a reader, and what lies between them, begin and how many they are."""
+    found, end = [], 0
+    for piece, _ in _shared(layers).get((f"{PREFIX}{reader}.weight", 1), []):
+        length = piece.length or 0
+        found += [(end, piece.start - end)] * (piece.start > end) + [(piece.start, length)]
+        end = piece.start + length
+    return found + [(end, size - end)] * (end < size)
+
+
+def _runs(places: Tensor) -> tuple[tuple[int, int], ...]:
+    """Return ascending places as (first, how many) of each run of consecutive ones."""
+    ends = (places.diff() != 1).nonzero().flatten() + 1
+    return tuple((int(run[0]), len(run)) for run in places.tensor_split(ends))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pruning.discovery.positions import Axis, Positions, varies
+from pruning.discovery.positions import Axis, Positions, compact, varies
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,9 @@ class Propagation:
 
     def place(self, address: Address, dim: int) -> Tensor:
         """Return the numbers of an address's places along one dimension of the whole."""
-        return self.positions.number((address.name, dim), address.shape[dim]) + address.coordinates[dim]
+        (distinct,) = compact(address.coordinates[dim])  # a whole weight would be as large again
+        first = self.positions.number((address.name, dim), address.shape[dim])
+        return (first + distinct).expand(address.extent)
 
     def function(self, node: fx.Node) -> Tensor:
         """Return the number of an operation: the same each time that its module is called."""
