@@ -314,6 +314,20 @@ def test_a_pruned_network_is_found_and_pruned_again_as_any_other(name):
     )
 
 
+def test_a_part_that_was_frozen_in_evaluation_mode_stays_so():
+    model, inputs = made("concatenated")
+    model.train().norm.eval()
+    discovered = pruning.discover(model, inputs)
+    for network in (discovered.network, discovered.resized([layer.width for layer in discovered.layers()]).network):
+        assert {name for name, module in network.named_modules() if not module.training} == {"norm"}
+
+
+def test_weights_that_lack_a_parameter_are_refused():
+    model, _ = found("concatenated")
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"network.left.bias\""):
+        model.load_state_dict({name: value for name, value in tensors_of(model).items() if name != "network.left.bias"})
+
+
 def test_a_layer_of_spiking_neurons_takes_its_leak_and_threshold_along():
     snntorch = pytest.importorskip("snntorch")
 

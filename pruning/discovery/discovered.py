@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pruning.discovery.attention import Attention
 from pruning.discovery.recurrent import Narrowed
 from pruning.discovery.tracing import canonical, copied
-from pruning.layers import NeuronLayer, PrunableModule, Slice
+from pruning.layers import NeuronLayer, PrunableModule, Slice, named_buffers
 
 PREFIX = "network."
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead")
@@ -36,7 +36,7 @@ class Discovered(PrunableModule):
         self.unprunable = dict(unprunable)
         self._layers = list(layers)
         self._register_load_state_dict_pre_hook(self._complete)  # type: ignore[no-untyped-call]
-        self.train(network.training)
+        self.training = network.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the network does."""
@@ -62,11 +62,13 @@ class Discovered(PrunableModule):
             module.training = modes[name]
         return found
 
-    def _complete(self, state: dict[str, Tensor], *_: object) -> None:
-        """Let a state lack what is stored once under two names, and what is no parameter, which then stays."""
-        names = canonical(self)
-        for name, own in self.state_dict().items():
-            state.setdefault(name, state.get(names[name], own))
+    def _complete(self, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+        """Let a state lack the second name of what is stored once, and what is no parameter, which then stays."""
+        for name, first in canonical(self).items():
+            if prefix + first in state:
+                state.setdefault(prefix + name, state[prefix + first])
+        for name, own in named_buffers(self).items():
+            state.setdefault(prefix + name, own)
 
 
 def resized_layers(layers: Sequence[NeuronLayer], widths: Sequence[int]) -> list[NeuronLayer]:
