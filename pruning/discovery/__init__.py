@@ -12,9 +12,9 @@ Why `torch.export`, and a propagation of our own over its graph:
 - Only structure is taken from the graph. What is pruned and deployed is the user's own module, with its own code.
 
 Recurrent layers and `nn.MultiheadAttention` cannot hold unequal widths and fewer heads; they are first replaced by
-equivalents that can (`Recurrent`, `Attention`). At last every layer is put to the proof on the example inputs:
-a model without some of its neurons, the others in another order, must give what a model gives in which nobody reads
-them. Where the user's own code counts on a width, this fails, and the layer is named with the error instead.
+equivalents that can (`Recurrent`, `Attention`). At last every layer is put to the proof on the example inputs: with
+random weights, a model without some of its neurons, the others in another order, must give what a model gives in which
+nobody reads them. Where the user's own code counts on a width this fails, and the layer is named with the error.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pruning.discovery.attention import Attention, is_attention
-from pruning.discovery.discovered import PREFIX, Discovered, partition
+from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.recurrent import Narrowed, Recurrent, is_recurrent
 from pruning.discovery.structure import layers_of
 from pruning.discovery.tracing import Inputs, copied, propagated
@@ -38,16 +38,32 @@ __all__ = ["Attention", "Discovered", "Narrowed", "Recurrent", "discover"]
 def discover(model: nn.Module, example_inputs: tuple[Any, ...] | Mapping[str, Any]) -> Discovered:
     """Return the model with its layers of neurons found, ready for every signal, choice and cut.
 
+    Recurrent states keep the shape that they have in the model, whatever the widths become: see `Recurrent`.
+
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> found = discover(model, (torch.ones(1, 3),))
+    >>> [(layer.name, layer.width) for layer in found.layers()], found.unprunable
+    ([('0', 4)], {'2': 'the model returns it'})
+    >>> select(found, {"0": torch.tensor([3, 1])}).network
+    Sequential(
+      (0): Linear(in_features=3, out_features=2, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=2, out_features=2, bias=True)
+    )
+
     Args:
         model: Any module; it is left as it was.
         example_inputs: What it is called with: positional arguments, or arguments by name. A few samples do; every
             part of the model that shall be pruned must take part in the answer.
 
     Raises:
+        TypeError: If the inputs are neither a tuple nor named.
         ValueError: If PyTorch cannot trace the model, or not one layer can be pruned; the sentence says why.
     """
-    inputs: Inputs = ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (tuple(example_inputs), {})
-    network = _replaced(copied(model))
+    if not isinstance(example_inputs, (tuple, Mapping)):
+        raise TypeError(f"Expected a tuple or a mapping of inputs, got {type(example_inputs).__name__}.")
+    inputs: Inputs = ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (example_inputs, {})
+    network = _replaced(_forgetful(copied(model)))
     modes = {name: module.training for name, module in network.named_modules()}
     with _uncached(network):
         found = propagated(network, inputs, PREFIX)
@@ -55,14 +71,21 @@ def discover(model: nn.Module, example_inputs: tuple[Any, ...] | Mapping[str, An
         for reading in found.readings:
             if reading.padded and any(reading.axis == (p.parameter, p.dim) for layer in layers for p in layer.read):
                 _narrow(network, reading.module.removeprefix(PREFIX))
-        partition(network, layers)
         proved, refuted = _proved(Discovered(network, layers, {}), inputs, found.states)
-    partition(network, proved)
     for name, module in network.named_modules():
         module.training = modes.get(name, module.training)
     if not proved:
         raise ValueError(f"Expected a model with a layer that can be pruned, got none: {dict(reasons, **refuted)}.")
     return Discovered(network, proved, {**reasons, **refuted})
+
+
+def _forgetful(network: nn.Module) -> nn.Module:
+    """Let `snntorch`'s neurons forget the last potential, which they keep in buffers that are not saved."""
+    for module in network.modules():
+        if type(module).__module__.startswith("snntorch"):
+            for name in module._non_persistent_buffers_set:
+                module._buffers[name] = torch.zeros(0)
+    return network
 
 
 def _replaced(network: nn.Module) -> nn.Module:
@@ -71,7 +94,7 @@ def _replaced(network: nn.Module) -> nn.Module:
         if condition(network):
             return make(network)
     done: dict[nn.Module, nn.Module] = {}
-    for parent in list(network.modules()):
+    for parent in [module for module in network.modules() if not isinstance(module, Recurrent)]:
         for name, child in list(parent.named_children()):
             for make in (make for condition, make in _REPLACEMENTS if condition(child)):
                 done[child] = done.get(child) or make(child)
@@ -96,25 +119,39 @@ def _narrow(network: nn.Module, path: str) -> None:
 @contextmanager
 def _uncached(network: nn.Module) -> Iterator[None]:
     """Within the context a language model of `transformers` returns no cache of keys and values, which is a state."""
-    config: Any = getattr(network, "config", None)
-    cached = getattr(config, "use_cache", None)
-    if not isinstance(cached, bool):
-        yield
-        return
-    config.use_cache = False
+    configs: list[Any] = [getattr(module, "config", None) for module in network.modules()]
+    cached = [config for config in configs if getattr(config, "use_cache", None) is True]
+    for config in cached:
+        config.use_cache = False
     try:
         yield
     finally:
-        config.use_cache = cached
+        for config in cached:
+            config.use_cache = True
 
 
 def _proved(model: Discovered, inputs: Inputs, states: set[int]) -> tuple[list[NeuronLayer], dict[str, str]]:
     """Return the layers that can be cut, and why the others cannot after all."""
-    layers = model.layers()
+    layers, model = model.layers(), _generic(model, inputs)
     if not _failure(model, layers, inputs, states):
         return layers, {}
     failures = {layer.name: _failure(model, [layer], inputs, states) for layer in layers}
     return [layer for layer in layers if not failures[layer.name]], {n: f for n, f in failures.items() if f}
+
+
+def _generic(model: Discovered, inputs: Inputs) -> Discovered:
+    """Return the model with weights in general position, so that none hides what depends on a neuron by being zero.
+
+    Its own weights stay where others give no finite answer.
+    """
+    found = model.resized([layer.width for layer in model.layers()])
+    generator = torch.Generator().manual_seed(0)
+    for tensor in found.parameters():
+        if tensor.is_floating_point() and tensor.ndim:
+            drawn = torch.randn(tensor.shape, generator=generator) * (len(tensor) / tensor.numel()) ** 0.5
+            tensor.data.copy_(drawn if tensor.ndim > 1 else 1 + drawn / 4)
+    finite = all(bool(leaf.isfinite().all()) for leaf in _outputs(found, inputs, set()))
+    return found if finite else model
 
 
 def _failure(model: Discovered, layers: Sequence[NeuronLayer], inputs: Inputs, states: set[int]) -> str:

@@ -1,16 +1,17 @@
 """A user's own model as one that says where its neurons are and can be rebuilt with other widths."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from pruning.discovery.attention import Attention
 from pruning.discovery.recurrent import Narrowed
 from pruning.discovery.tracing import canonical, copied
-from pruning.layers import NeuronLayer, PrunableModule, Slice
+from pruning.layers import NeuronLayer, PrunableModule, Slice, named_buffers
 
 PREFIX = "network."
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead")
@@ -35,7 +36,7 @@ class Discovered(PrunableModule):
         self.unprunable = dict(unprunable)
         self._layers = list(layers)
         self._register_load_state_dict_pre_hook(self._complete)  # type: ignore[no-untyped-call]
-        self.train(network.training)
+        self.training = network.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the network does."""
@@ -54,18 +55,20 @@ class Discovered(PrunableModule):
             _agree(module)
         for before, after in zip(self._layers, layers, strict=True):
             _agree_heads(network, before, after)
-        _agree_parts(network, layers)
+        _agree_parts(network, self._layers, layers)
         modes = {name: module.training for name, module in self.network.named_modules()}
         found = type(self)(network, layers, self.unprunable)
         for name, module in network.named_modules():
             module.training = modes[name]
         return found
 
-    def _complete(self, state: dict[str, Tensor], *_: object) -> None:
-        """Let a state lack what is stored once under two names, and what is no parameter, which then stays."""
-        names = canonical(self)
-        for name, own in self.state_dict().items():
-            state.setdefault(name, state.get(names[name], own))
+    def _complete(self, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+        """Let a state lack the second name of what is stored once, and what is no parameter, which then stays."""
+        for name, first in canonical(self).items():
+            if prefix + first in state:
+                state.setdefault(prefix + name, state[prefix + first])
+        for name, own in named_buffers(self).items():
+            state.setdefault(prefix + name, own)
 
 
 def resized_layers(layers: Sequence[NeuronLayer], widths: Sequence[int]) -> list[NeuronLayer]:
@@ -132,18 +135,29 @@ def _agree(module: nn.Module) -> None:
         if 1 < module.groups == module.in_channels:  # each channel for itself
             module.groups = outputs // (module.out_channels // module.groups)
         module.out_channels, module.in_channels = outputs, inputs * module.groups
+    elif isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1:
+        module.in_channels, module.out_channels = module.weight.shape[:2]
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         known = module.weight if module.weight is not None else module.running_mean
         module.num_features = module.num_features if known is None else len(known)
-    elif isinstance(module, nn.RNNBase) and not module.proj_size:
-        inputs, width = (module.get_parameter(f"weight_{name}_l0").shape[1] for name in ("ih", "hh"))
-        module.input_size, module.hidden_size = inputs, width
-        module._init_flat_weights()
+    elif isinstance(module, nn.RNNCellBase) or (isinstance(module, nn.RNNBase) and module.num_layers == 1):
+        _agree_recurrent(module)
     elif isinstance(module, Attention):
         module.num_heads = module.in_proj_weight.shape[0] // 3 // module.head_dim
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
         for name, size in zip(("nx", "nf"), module.get_parameter("weight").shape, strict=True):
             setattr(module, name, size)
+
+
+def _agree_recurrent(module: nn.RNNBase | nn.RNNCellBase) -> None:
+    """Let a recurrent layer or cell agree with the shapes of its parameters."""
+    end = "_l0" if isinstance(module, nn.RNNBase) else ""
+    inputs, width = (module.get_parameter(f"weight_{name}{end}").shape[1] for name in ("ih", "hh"))
+    module.input_size = inputs
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()
+    if not getattr(module, "proj_size", 0):
+        module.hidden_size = width
 
 
 def _agree_heads(network: nn.Module, before: NeuronLayer, after: NeuronLayer) -> None:
@@ -160,27 +174,26 @@ def _agree_heads(network: nn.Module, before: NeuronLayer, after: NeuronLayer) ->
                     setattr(module, name, after.width * factor)
 
 
-def partition(network: nn.Module, layers: Sequence[NeuronLayer]) -> None:
-    """Let each reader of a padded state know its parts: these layers, at the widths that the state keeps."""
-    for module, segments in _narrowed(network, layers):
-        module.parts = tuple(segments)
-
-
-def _agree_parts(network: nn.Module, layers: Sequence[NeuronLayer]) -> None:
-    """Let each reader of a padded state know how much of each part is left."""
-    for module, segments in _narrowed(network, layers):
-        module.parts = tuple((start, length) for (start, _), (_, length) in zip(module.parts, segments, strict=True))
-
-
-def _narrowed(network: nn.Module, layers: Sequence[NeuronLayer]) -> Iterator[tuple[Narrowed, list[tuple[int, int]]]]:
-    """Yield each reader of a padded state with its columns' parts: where each begins, how long it is."""
-    shared = _shared(layers)
+def _agree_parts(network: nn.Module, before: Sequence[NeuronLayer], after: Sequence[NeuronLayer]) -> None:
+    """Let each reader of a padded state read of every part as much as is left."""
     for name, module in network.named_modules():
         if isinstance(module, Narrowed):
-            pieces = [piece for piece, _ in shared.get((f"{PREFIX}{name}.weight", 1), [])]
-            segments, end = [], 0
-            for piece in pieces:
-                length = piece.length or 0
-                segments += [(end, piece.start - end)] * (piece.start > end) + [(piece.start, length)]
-                end = piece.start + length
-            yield module, segments + [(end, module.in_features - end)] * (end < module.in_features)
+            places = torch.cat([torch.arange(start, start + length) for start, length in module.parts])
+            parts = zip(_segments(before, name, len(places)), _segments(after, name, module.in_features), strict=True)
+            module.parts = _runs(torch.cat([places[start : start + left] for (start, _), (_, left) in parts]))
+
+
+def _segments(layers: Sequence[NeuronLayer], reader: str, size: int) -> list[tuple[int, int]]:
+    """Return where each layer's columns of a reader, and what lies between them, begin and how many they are."""
+    found, end = [], 0
+    for piece, _ in _shared(layers).get((f"{PREFIX}{reader}.weight", 1), []):
+        length = piece.length or 0
+        found += [(end, piece.start - end)] * (piece.start > end) + [(piece.start, length)]
+        end = piece.start + length
+    return found + [(end, size - end)] * (end < size)
+
+
+def _runs(places: Tensor) -> tuple[tuple[int, int], ...]:
+    """Return ascending places as (first, how many) of each run of consecutive ones."""
+    ends = (places.diff() != 1).nonzero().flatten() + 1
+    return tuple((int(run[0]), len(run)) for run in places.tensor_split(ends))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pruning.discovery.positions import Axis, Positions, varies
+from pruning.discovery.positions import Axis, Positions, compact, varies
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,9 @@ class Propagation:
 
     def place(self, address: Address, dim: int) -> Tensor:
         """Return the numbers of an address's places along one dimension of the whole."""
-        return self.positions.number((address.name, dim), address.shape[dim]) + address.coordinates[dim]
+        (distinct,) = compact(address.coordinates[dim])  # a whole weight would be as large again
+        first = self.positions.number((address.name, dim), address.shape[dim])
+        return (first + distinct).expand(address.extent)
 
     def function(self, node: fx.Node) -> Tensor:
         """Return the number of an operation: the same each time that its module is called."""
@@ -165,9 +167,10 @@ class Call:
         if not tensors:
             return self.fresh()
         rule = rules.get(self.name) or rules.get(self.name.removesuffix("_"))
-        if rule is None:
-            return self.unknown(tensors)
-        return rule(self)
+        try:
+            return self.unknown(tensors) if rule is None else rule(self)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+            return self.unknown(tensors)  # a form of the operation that its rule does not foresee
 
     def value(self, places: Tensor, *, padded: bool = False) -> Value:
         """Return what this operation computes for neurons."""
@@ -199,8 +202,8 @@ class Call:
         value = self.node.meta["val"]
         return tuple((value if isinstance(value, Tensor) else value[0]).shape)
 
-    def own(self, address: Address, places: Tensor, offset: int) -> Tensor:
-        """Link a parameter that is combined element by element with neurons, and return its places.
+    def own(self, address: Address, places: Tensor, offset: int) -> None:
+        """Link a parameter that is combined element by element with neurons.
 
         Args:
             address: The parameter, seen in a shape that broadcasts with the neurons' tensor.
@@ -221,8 +224,11 @@ class Call:
             else:
                 found = self.into.place(address, dims[0])
                 self.into.owning[address.name, dims[0]] = None
+                if any(varies(places, dim) for dim in range(places.ndim) if dim != axis + offset):
+                    shared = f"all neurons share it where {self.place} uses it"
+                    self.positions.share(found, places, axis + offset, shared)
+                    return
         self.positions.link(found, places)
-        return found
 
     def fixed(self, address: Address, dims: Iterable[int]) -> None:
         """Note dimensions of a parameter along which no neurons run."""
