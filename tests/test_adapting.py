@@ -28,6 +28,7 @@ from tests.models import SIGNALS, bytes_of, recipe, tensors_of, text, tiny
 from tests.networks import (
     CLASSES,
     WORDS,
+    Branches,
     Classifier,
     RecurrentWords,
     Tagger,
@@ -138,6 +139,7 @@ def drawn(*shape, classes, most, seed=5):
 
 
 DISCOVERED = {
+    "branches": (Branches, examples(16 * 4, batch=4), nn.CrossEntropyLoss()),
     "images": (images, drawn(4, 1, 6, 6, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
     "tagger": (Tagger, drawn(4, 5, classes=(4, 5), most=CLASSES), nn.CrossEntropyLoss()),
     "transformer": (Transformer, drawn(4, 5, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
@@ -162,7 +164,10 @@ def test_what_is_tapped_adds_up_to_the_gradients_by_gates_on_the_neurons(kind):
     logits, taps, _ = model.tapped(inputs)
     gammas = torch.autograd.grad(model.judged(logits, targets), list(taps.values()))
     expected, _ = gate_gradients(model, model.layers(), inputs, targets, None)
-    assert list(taps) == [layer.name for layer in model.layers()]
+    reasons = model.untappable(inputs)
+    assert list(taps) == [layer.name for layer in model.layers() if layer.name not in reasons]
+    assert all("read different functions of its neurons" in reason for reason in reasons.values())
+    assert bool(reasons) == (kind == "branches")
     for name, gamma in zip(taps, gammas, strict=True):
         assert expected[name].abs().max() > 1e-6
         assert torch.allclose((gamma * outputs[name]).sum((0, 1)), expected[name], rtol=1e-9, atol=1e-14)
@@ -322,14 +327,34 @@ def test_inputs_may_be_several_tensors_by_place_or_name():
     assert model.loss((2 * inputs,), targets)[0].item() == pytest.approx(model.loss(named, targets)[0].item())
 
 
-def test_what_cannot_be_tapped_is_refused_in_one_sentence():
-    model = disguised(tiny(family="snn"))
-    with pytest.raises(ValueError, match=r"Expected an LSTM, GRU or RNN of PyTorch where snn.0 feeds itself, got LIF;"):
-        ALL["surgeon"](model, TEXT)
-    twice = classifier(call=lambda network, inputs, _: (network(inputs) + network(-inputs), None))
-    with pytest.raises(ValueError, match=r"Expected layer first to run once in a batch, it ran again; `surgeon` and"):
-        ALL["criteria"](twice, BATCHES)
-    assert not any(module._forward_hooks for module in twice.modules())
+@pytest.mark.parametrize(
+    ("make", "batches", "left", "sentence"),
+    [
+        (
+            lambda: disguised(tiny(family="lstm + snn")),
+            TEXT,
+            {"lstm.0", "lstm.1"},
+            "layer snn.0, because it feeds itself within LIF, which is no LSTM, GRU or RNN of PyTorch.",
+        ),
+        (
+            lambda: classifier(call=lambda network, inputs, _: (network(inputs) + network(-inputs), None)),
+            BATCHES,
+            set(),
+            "layer first, because it runs more than once in a batch.",
+        ),
+    ],
+)
+def test_a_layer_that_cannot_be_tapped_is_named_with_the_reason_and_has_no_numbers(
+    make, batches, left, sentence, caplog
+):
+    model = make()
+    for signal, columns in (("surgeon", ["cost", "importance"]), ("criteria", ["gate_fisher", "wanda"])):
+        found = ALL[signal](model, batches)
+        assert f"Not measured by {signal}: {sentence}" in caplog.text
+        numbers = found.groupby("layer")[columns].agg(lambda column: column.notna().all()).all(axis=1)
+        assert set(numbers.index[numbers]) == left
+        assert len(found) == sum(model.widths())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize(
