@@ -110,7 +110,7 @@ class Adapted(Measurable):
 
     def __init__(self, network: PrunableModule, use: Use) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.training = network, network.training
         self.use = use
         self.example_dim = use.example_dim
 

@@ -14,7 +14,7 @@ from pruning.adapting import adapt
 from pruning.batching import Windows
 from pruning.distillation import Teacher
 from pruning.evaluation import latencies, loss_of, size_of
-from pruning.layers import select, silence
+from pruning.layers import named_buffers, select, silence
 from pruning.reconstruction import reconstruct
 from pruning.retention import keep_of, retention
 from pruning.sensitivity import sensitivities
@@ -130,6 +130,45 @@ def test_targets_that_come_examples_first_give_what_steps_first_give():
     pd.testing.assert_frame_equal(*found, rtol=1e-9)
 
 
+def with_twins(model):
+    """Return the model in which neuron 1 of each layer computes what neuron 0 does; readers differ."""
+    tensors = {**tensors_of(model), **named_buffers(model)}
+    for layer in model.layers():
+        for piece in (*layer.owned, *layer.buffers):
+            rows = piece.split(tensors[piece.parameter]).clone()
+            rows[1] = rows[0]
+            tensors[piece.parameter] = piece.join(rows, tensors[piece.parameter])
+    twin = model.resized(model.widths())
+    twin.load_state_dict(tensors)
+    return twin
+
+
+@pytest.mark.parametrize("kind", ["branches", "biasless", "images", "tagger", "transformer", "lstm", "gru"])
+def test_removing_twins_costs_nothing_once_readers_are_refitted(kind, caplog):
+    dense, batches = discovered(kind)
+    model = with_twins(dense)
+    others = {layer.name: [0, *range(2, layer.width)] for layer in model.layers() if not layer.obstacle}
+    keep = {name: torch.tensor(kept) for name, kept in others.items()}
+    covariances = activations(model, batches, activation_samples=16, bins=8)[1]
+    expected, inputs = model.logits(batches[0][0])[0], batches[0][0]
+    cut, refitted = (reconstruct(model, keep, covariances, repair=repair) for repair in ("none", "ridge"))
+    assert (cut.logits(inputs)[0] - expected).abs().max() > 1e-2
+    assert (refitted.logits(inputs)[0] - expected).abs().max() < 1e-3
+    assert refitted.widths() == cut.widths()
+    assert "Cut and not repaired" not in caplog.text
+
+
+def test_a_layer_whose_readers_cannot_be_refitted_is_cut_and_named(caplog):
+    model, batches = discovered("branches")
+    covariances = activations(model, batches, activation_samples=16, bins=8)[1]
+    keep = {"one": torch.tensor([0, 2])}
+    found = [
+        reconstruct(model, keep, covariances, repair=repair).logits(batches[0][0])[0] for repair in ("none", "ridge")
+    ]
+    assert torch.equal(*found)
+    assert "Cut and not repaired: layer one, because inner.weight and last.weight read different" in caplog.text
+
+
 def drawn(*shape, classes, most, seed=5):
     """Return batches of numbers or tokens `shape` and class numbers `classes`, below `most`."""
     generator = torch.Generator().manual_seed(seed)
@@ -138,7 +177,12 @@ def drawn(*shape, classes, most, seed=5):
     return [((20 * i.sigmoid()).long() if len(shape) == 2 else i, t) for i, t in zip(inputs, targets, strict=True)]
 
 
+def biasless():
+    return nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, CLASSES, bias=False))
+
+
 DISCOVERED = {
+    "biasless": (biasless, examples(16 * 4, batch=4), nn.CrossEntropyLoss()),
     "branches": (Branches, examples(16 * 4, batch=4), nn.CrossEntropyLoss()),
     "images": (images, drawn(4, 1, 6, 6, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
     "tagger": (Tagger, drawn(4, 5, classes=(4, 5), most=CLASSES), nn.CrossEntropyLoss()),
