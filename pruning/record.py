@@ -21,7 +21,8 @@ def record(model: nn.Module, layers: Sequence[NeuronLayer], observe: Observer) -
         model: The model whose modules the layers name.
         layers: Which layers to observe.
         observe: Receives detached activations with time and batch flattened into samples; so are the places of an
-            image of which each channel is a neuron, and the dimensions of a head.
+            image of which each channel is a neuron, and what a neuron has of `size` (the dimensions of a head), the
+            samples of its first place first.
     """
 
     def hook_of(layer: NeuronLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor | tuple[Tensor, ...]], None]:

@@ -111,6 +111,17 @@ class Concatenated(nn.Module):
         return self.out(F.glu(self.gate(hidden.flatten(1)), dim=-1))
 
 
+class First(nn.Module):
+    """What a recurrent layer gives, without its state."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs)[0]
+
+
 class HardCoded(nn.Module):
     """LeNet's way: the width of a convolution stands in the code."""
 

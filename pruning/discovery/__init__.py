@@ -12,9 +12,9 @@ Why `torch.export`, and a propagation of our own over its graph:
 - Only structure is taken from the graph. What is pruned and deployed is the user's own module, with its own code.
 
 Recurrent layers and `nn.MultiheadAttention` cannot hold unequal widths and fewer heads; they are first replaced by
-equivalents that can (`Recurrent`, `Attention`). At last every layer is put to the proof on the example inputs:
-a model without some of its neurons, the others in another order, must give what a model gives in which nobody reads
-them. Where the user's own code counts on a width, this fails, and the layer is named with the error instead.
+equivalents that can (`Recurrent`, `Attention`). At last every layer is put to the proof on the example inputs: with
+random weights, a model without some of its neurons, the others in another order, must give what a model gives in which
+nobody reads them. Where the user's own code counts on a width this fails, and the layer is named with the error.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,25 +96,39 @@ def _narrow(network: nn.Module, path: str) -> None:
 @contextmanager
 def _uncached(network: nn.Module) -> Iterator[None]:
     """Within the context a language model of `transformers` returns no cache of keys and values, which is a state."""
-    config: Any = getattr(network, "config", None)
-    cached = getattr(config, "use_cache", None)
-    if not isinstance(cached, bool):
-        yield
-        return
-    config.use_cache = False
+    configs: list[Any] = [getattr(module, "config", None) for module in network.modules()]
+    cached = [config for config in configs if getattr(config, "use_cache", None) is True]
+    for config in cached:
+        config.use_cache = False
     try:
         yield
     finally:
-        config.use_cache = cached
+        for config in cached:
+            config.use_cache = True
 
 
 def _proved(model: Discovered, inputs: Inputs, states: set[int]) -> tuple[list[NeuronLayer], dict[str, str]]:
     """Return the layers that can be cut, and why the others cannot after all."""
-    layers = model.layers()
+    layers, model = model.layers(), _generic(model, inputs)
     if not _failure(model, layers, inputs, states):
         return layers, {}
     failures = {layer.name: _failure(model, [layer], inputs, states) for layer in layers}
     return [layer for layer in layers if not failures[layer.name]], {n: f for n, f in failures.items() if f}
+
+
+def _generic(model: Discovered, inputs: Inputs) -> Discovered:
+    """Return the model with weights in general position, so that none hides what depends on a neuron by being zero.
+
+    Its own weights stay where others give no finite answer.
+    """
+    found = model.resized([layer.width for layer in model.layers()])
+    generator = torch.Generator().manual_seed(0)
+    for tensor in found.parameters():
+        if tensor.is_floating_point() and tensor.ndim:
+            drawn = torch.randn(tensor.shape, generator=generator) * (len(tensor) / tensor.numel()) ** 0.5
+            tensor.data.copy_(drawn if tensor.ndim > 1 else 1 + drawn / 4)
+    finite = all(bool(leaf.isfinite().all()) for leaf in _outputs(found, inputs, set()))
+    return found if finite else model
 
 
 def _failure(model: Discovered, layers: Sequence[NeuronLayer], inputs: Inputs, states: set[int]) -> str:

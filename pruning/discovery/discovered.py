@@ -132,18 +132,29 @@ def _agree(module: nn.Module) -> None:
         if 1 < module.groups == module.in_channels:  # each channel for itself
             module.groups = outputs // (module.out_channels // module.groups)
         module.out_channels, module.in_channels = outputs, inputs * module.groups
+    elif isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1:
+        module.in_channels, module.out_channels = module.weight.shape[:2]
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         known = module.weight if module.weight is not None else module.running_mean
         module.num_features = module.num_features if known is None else len(known)
-    elif isinstance(module, nn.RNNBase) and not module.proj_size:
-        inputs, width = (module.get_parameter(f"weight_{name}_l0").shape[1] for name in ("ih", "hh"))
-        module.input_size, module.hidden_size = inputs, width
-        module._init_flat_weights()
+    elif isinstance(module, nn.RNNCellBase) or (isinstance(module, nn.RNNBase) and module.num_layers == 1):
+        _agree_recurrent(module)
     elif isinstance(module, Attention):
         module.num_heads = module.in_proj_weight.shape[0] // 3 // module.head_dim
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
         for name, size in zip(("nx", "nf"), module.get_parameter("weight").shape, strict=True):
             setattr(module, name, size)
+
+
+def _agree_recurrent(module: nn.RNNBase | nn.RNNCellBase) -> None:
+    """Let a recurrent layer or cell agree with the shapes of its parameters."""
+    end = "_l0" if isinstance(module, nn.RNNBase) else ""
+    inputs, width = (module.get_parameter(f"weight_{name}{end}").shape[1] for name in ("ih", "hh"))
+    module.input_size = inputs
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()
+    if not getattr(module, "proj_size", 0):
+        module.hidden_size = width
 
 
 def _agree_heads(network: nn.Module, before: NeuronLayer, after: NeuronLayer) -> None:

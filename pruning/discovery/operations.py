@@ -126,6 +126,16 @@ def _elementwise(call: Call) -> Any:
     return mapped(call.node.meta["val"], lambda _: found)
 
 
+def _glu(call: Call) -> Any:
+    """`glu(x, dim)`: one half times the sigmoid of the other."""
+    value, dim = call.args[0], call.args[1] if len(call.args) > 1 else -1
+    if not isinstance(value, Value):
+        return call.unknown([value])
+    one, other = value.places.chunk(2, dim)
+    call.positions.link(one, other)
+    return call.value(one, padded=value.padded)
+
+
 def _together(places: Sequence[Tensor]) -> Tensor:
     """Return, for each element, the first of these places that belongs to a neuron."""
     carrying = [one for one in places if bool(one.any())]
@@ -141,8 +151,8 @@ def _combine(call: Call, value: Value, result: Tensor) -> None:
     offset = result.ndim - value.places.ndim
     wide = [dim for dim in _axes(result) if dim >= offset and value.places.shape[dim - offset] > 1]
     if wide and bool((value.places == 0).any()):
-        alone = result[(value.places == 0).expand(result.shape)]
-        call.positions.freeze(alone, f"{call.place} combines it with values of a fixed width")
+        alone = torch.where(value.places == 0, result, 0) if bool(value.places.any()) else result
+        call.positions.hold(alone, wide, f"{call.place} combines it with values of a fixed width")
 
 
 def _fits(places: Tensor, shape: Sequence[int]) -> bool:
@@ -153,17 +163,19 @@ def _fits(places: Tensor, shape: Sequence[int]) -> bool:
 
 
 def _reduce(call: Call) -> Any:
-    """Pass neurons on where a whole dimension is summed, averaged or normalised, if it is not theirs."""
+    """Pass neurons on where a whole dimension is summed, averaged or normalised; what lies along it goes as one."""
     value = call.args[0]
     if not isinstance(value, Value):
         return call.unknown([value])
     ndim = value.places.ndim
     given = call.args[1] if len(call.args) > 1 else call.kwargs.get("dim")
+    if isinstance(given, (Value, Address)):  # `max(x, y)`
+        return _elementwise(call)
     dims = range(ndim) if given is None or given == [] else [given] if isinstance(given, int) else given
     dims = sorted(dim % ndim for dim in dims)
-    if any(varies(value.places, dim) for dim in dims):
-        call.freeze([value], f"{call.place} mixes all of it")
-        return call.fresh()
+    for dim in dims:
+        if varies(value.places, dim):
+            call.positions.mix(value.places, dim, f"{call.place} mixes all of it")
     places = value.places
     for dim in reversed(dims):
         places = places.select(dim, 0)
@@ -332,6 +344,26 @@ def _convolution(call: Call) -> Any:
     return call.value(result.view(view).expand(shape))
 
 
+def _transposed_convolution(call: Call) -> Any:
+    """`conv_transpose(x (N, C, …), W (in, out / groups, …), b, stride, padding, output padding, groups, dilation)`."""
+    value, weight, bias, *_, groups, _ = (*call.args, *(None, 1, 0, 0, 1, 1)[len(call.args) - 2 :])[:8]
+    channel = 1
+    known = isinstance(value, Value) and isinstance(weight, Address) and groups == 1
+    if not known or any(dim != channel for dim in _axes(value.places)):
+        return call.unknown([value, weight, bias])
+    rows = _column(call.into.place(weight, 1), 1)
+    call.into.owning[weight.name, 1] = None
+    name = bias.name if isinstance(bias, Address) else ""
+    if isinstance(bias, Address):
+        call.positions.link(call.into.place(bias, 0), rows)
+        call.into.owning[bias.name, 0] = None
+    seen, read = (_column(part, channel) for part in (value.places, value.functions))
+    call.read(seen, read, weight, 0, name, padding=True, padded=value.padded)
+    call.positions.mark(rows, "conv")
+    shape = call.shape()
+    return call.value(rows.view(-1, *[1] * (len(shape) - 2)).expand(shape))
+
+
 def _column(places: Tensor, dim: int) -> Tensor:
     """Return what is found along one dimension where all others are at 0."""
     for other in reversed(range(places.ndim)):
@@ -357,13 +389,12 @@ def _layer_norm(call: Call) -> Any:
     """`layer_norm(x, shape, weight, bias)`: mixes what lies along its last dimensions."""
     value, normalized = call.args[:2]
     offset = value.places.ndim - len(normalized)
-    mixes = f"{call.place} mixes all of it"
     for address in call.args[2:4]:
         if isinstance(address, Address):
             call.own(address, value.places, offset)
-            call.freeze([address], mixes)
-    if any(varies(value.places, dim) for dim in range(offset, value.places.ndim)):
-        call.freeze([value], mixes)
+    for dim in range(offset, value.places.ndim):
+        if varies(value.places, dim):
+            call.positions.mix(value.places, dim, f"{call.place} mixes all of it")
     return call.value(value.places, padded=value.padded)
 
 
@@ -413,29 +444,53 @@ def _recurrent(call: Call) -> Any:
     everything = [value for value in flat(call.args) if isinstance(value, (Value, Address))]
     value, state, parameters, _, layers, _, _, bidirectional = call.args[:8]
     states = [state] if isinstance(state, Value) else list(state)
+    gates = _GATES[call.name]
+    if isinstance(parameters, (list, tuple)) and parameters[0].shape[0] != gates * parameters[1].shape[1]:
+        call.freeze(everything, f"{call.module or call.name} projects its state (proj_size)")
+        return call.fresh()
     if layers != 1 or bidirectional or not isinstance(value, Value) or not isinstance(parameters, (list, tuple)):
         call.freeze(everything, f"{call.module or call.name} is a recurrent layer of a class of its own")
         return call.fresh()
+    neurons, functions = _cell(call, value, states, parameters, gates)
+    outputs = call.node.meta["val"]
+    found = Value(neurons.expand(outputs[0].shape), functions.expand(outputs[0].shape))
+    return (found, *(call.value(neurons.expand(part.shape), padded=True) for part in outputs[1:]))
+
+
+def _cell(
+    call: Call, value: Value, states: Sequence[Value], parameters: Sequence[Address], gates: int
+) -> tuple[Tensor, Tensor]:
+    """Return a recurrent layer's neurons and the number of what it computes, after noting what it reads and owns."""
     own, back, *rest = parameters
-    gates = _GATES[call.name]
-    if len(rest) not in (0, 2) or own.shape[0] != gates * back.shape[1]:
-        call.freeze(everything, f"{call.module} projects its state (proj_size)")
-        return call.fresh()
-    width = back.shape[1]
-    neurons = call.positions.number((back.name, 1), width) + torch.arange(width)
+    neurons = call.positions.number((back.name, 1), back.shape[1]) + torch.arange(back.shape[1])
     for address in parameters:
         call.positions.link(_column(call.into.place(address, 0), 0), neurons.repeat(gates))
         call.into.owning[address.name, 0] = None
     names = [address.name for address in rest] or ["", ""]
-    seen, functions = (_column(part, value.places.ndim - 1) for part in (value.places, value.functions))
-    call.read(seen, functions, own, 1, names[0], padded=value.padded)
+    seen, read = (_column(part, value.places.ndim - 1) for part in (value.places, value.functions))
+    call.read(seen, read, own, 1, names[0], padded=value.padded)
     for before in states:
         call.positions.link(before.places, neurons)
     call.positions.mark(neurons, "rnn")
+    functions = call.into.function(call.node).expand(neurons.shape)
+    call.read(neurons, functions, back, 1, names[1])
+    return neurons, functions
+
+
+def _recurrent_step(call: Call) -> Any:
+    """`lstm_cell(x, (h, c), W, W, b, b)` and its kin: one step, whose state is as wide as its neurons."""
+    value, state, *parameters = call.args
+    states = [state] if isinstance(state, Value) else list(state)
+    addresses = [address for address in parameters if isinstance(address, Address)]
+    if not all(isinstance(part, Value) and not part.padded for part in (value, *states)) or len(addresses) not in (
+        2,
+        4,
+    ):
+        return call.unknown([value, *states, *addresses])
+    neurons, functions = _cell(call, value, states, addresses, _GATES[call.name.removesuffix("_cell")])
     outputs = call.node.meta["val"]
-    found = call.value(neurons.expand(outputs[0].shape))
-    call.read(neurons, _column(found.functions, found.functions.ndim - 1), back, 1, names[1])
-    return (found, *(call.value(neurons.expand(part.shape), padded=True) for part in outputs[1:]))
+    found = [Value(neurons.expand(part.shape), functions.expand(part.shape)) for part in flat(outputs)]
+    return found[0] if isinstance(outputs, Tensor) else (found[0], *(call.value(part.places) for part in found[1:]))
 
 
 def _nothing(call: Call) -> Any:
@@ -474,8 +529,11 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _convolution),
     **dict.fromkeys(("matmul", "mm", "bmm"), _matmul),
     **dict.fromkeys(_GATES, _recurrent),
+    **dict.fromkeys((f"{name}_cell" for name in _GATES), _recurrent_step),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed_convolution),
     **dict.fromkeys(("new_zeros", "new_ones", "new_full", "_assert_tensor_metadata"), _nothing),
     **dict.fromkeys(("batch_norm", "instance_norm", "_native_batch_norm_legit_no_training"), _batch_norm),
+    "glu": _glu,
     "linear": _linear,
     "addmm": _addmm,
     "scaled_dot_product_attention": _attention,

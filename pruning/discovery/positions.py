@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +21,13 @@ class Group:
     Attributes:
         places: Axis → indices along it, ascending.
         reason: Why it cannot go; empty if it can.
+        mixed: What mixes its places, so that they go as one; empty if nothing does.
         marks: What is known of it: `conv`, `head`, `rnn`, `snn`.
     """
 
     places: Mapping[Axis, tuple[int, ...]]
     reason: str
+    mixed: str
     marks: frozenset[str]
 
 
@@ -41,8 +44,8 @@ class Positions:
     sizes: dict[Axis, int] = field(default_factory=dict)
     _next: int = 1  # 0 is what belongs to no neuron
     _links: list[Tensor] = field(default_factory=list)
-    _reasons: list[tuple[Tensor, str]] = field(default_factory=list)
-    _marks: list[tuple[Tensor, str]] = field(default_factory=list)
+    _said: dict[str, list[tuple[Tensor, str]]] = field(default_factory=lambda: {"reason": [], "mixed": [], "mark": []})
+    _widths: list[tuple[Tensor, list[int], str]] = field(default_factory=list)
 
     def number(self, axis: Axis, size: int) -> int:
         """Return the number of an axis's index 0, numbering its places if they are new."""
@@ -58,31 +61,58 @@ class Positions:
         if pairs.shape[1]:
             self._links.append(torch.unique(pairs, dim=1))
 
+    def mix(self, places: Tensor, dim: int, what: str) -> None:
+        """Say that something mixes all that lies along a dimension, so that it stays or goes as one."""
+        self.link(places, places.narrow(dim, 0, 1))
+        self._say("mixed", places, what)
+
+    def hold(self, places: Tensor, dims: list[int], reason: str) -> None:
+        """Say why there must stay as many neurons as there are along these dimensions, if neurons run along them."""
+        self._widths.append((places, dims, reason))
+
     def freeze(self, places: Tensor, reason: str) -> None:
         """Say why these places cannot go."""
-        found = self._known(places)
-        if len(found):
-            self._reasons.append((found, reason))
+        self._say("reason", places, reason)
 
     def mark(self, places: Tensor, kind: str) -> None:
         """Say what kind of neuron these places belong to."""
-        found = self._known(places)
-        if len(found):
-            self._marks.append((found, kind))
+        self._say("mark", places, kind)
 
     def groups(self) -> list[Group]:
         """Return what belongs together, in the order in which the places were numbered; the first reason counts."""
+        members = self._members()
+        for places, dims, reason in self._widths:
+            groups = torch.where(places > 0, torch.from_numpy(members)[places], -1)
+            if any(varies(groups, dim) for dim in dims):
+                self.freeze(places, reason)
+        said = {kind: self._said_of(kind, members) for kind in self._said}
+        return [
+            Group(
+                places,
+                reason=next(iter(said["reason"].get(group, ())), ""),
+                mixed=next(iter(said["mixed"].get(group, ())), ""),
+                marks=frozenset(said["mark"].get(group, ())),
+            )
+            for group, places in self._places_of(members).items()
+        ]
+
+    def _members(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return for each place the number of its group."""
         links = torch.cat(self._links, dim=1).numpy() if self._links else np.zeros((2, 0), dtype=int)
         graph = coo_array((np.ones(links.shape[1]), (links[0], links[1])), shape=(self._next, self._next))
-        members = connected_components(graph, directed=False)[1]
-        reasons: dict[int, str] = {}
-        for places, reason in self._reasons:
+        found: np.ndarray[Any, np.dtype[np.int64]] = connected_components(graph, directed=False)[1].astype(np.int64)
+        return found
+
+    def _said_of(self, kind: str, members: np.ndarray[Any, np.dtype[np.int64]]) -> dict[int, dict[str, None]]:
+        """Return what was said of each group, in order."""
+        found: dict[int, dict[str, None]] = {}
+        for places, words in self._said[kind]:
             for group in np.unique(members[places.numpy()]):
-                reasons.setdefault(int(group), reason)
-        marks: dict[int, set[str]] = {}
-        for places, mark in self._marks:
-            for group in np.unique(members[places.numpy()]):
-                marks.setdefault(int(group), set()).add(mark)
+                found.setdefault(int(group), {})[words] = None
+        return found
+
+    def _places_of(self, members: np.ndarray[Any, np.dtype[np.int64]]) -> dict[int, dict[Axis, tuple[int, ...]]]:
+        """Return the places of each group."""
         places_of: dict[int, dict[Axis, tuple[int, ...]]] = {}
         for axis, first in self.first.items():
             own = members[first : first + self.sizes[axis]]
@@ -90,17 +120,15 @@ class Positions:
             found, starts = np.unique(own[order], return_index=True)
             for group, indices in zip(found, np.split(order, starts[1:]), strict=True):
                 places_of.setdefault(int(group), {})[axis] = tuple(indices.tolist())
-        return [
-            Group(places, reasons.get(group, ""), frozenset(marks.get(group, ())))
-            for group, places in places_of.items()
-        ]
+        return places_of
 
-    @staticmethod
-    def _known(places: Tensor) -> Tensor:
-        """Return the distinct numbers in `places` that belong to a neuron."""
+    def _say(self, kind: str, places: Tensor, words: str) -> None:
+        """Note some words on the groups that these places will belong to."""
         (small,) = compact(places)
-        found: Tensor = torch.unique(small)
-        return found[found > 0]
+        found = torch.unique(small)
+        found = found[found > 0]
+        if len(found):
+            self._said[kind].append((found, words))
 
 
 def compact(*tensors: Tensor) -> tuple[Tensor, ...]:

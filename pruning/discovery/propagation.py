@@ -165,9 +165,10 @@ class Call:
         if not tensors:
             return self.fresh()
         rule = rules.get(self.name) or rules.get(self.name.removesuffix("_"))
-        if rule is None:
-            return self.unknown(tensors)
-        return rule(self)
+        try:
+            return self.unknown(tensors) if rule is None else rule(self)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+            return self.unknown(tensors)  # a form of the operation that its rule does not foresee
 
     def value(self, places: Tensor, *, padded: bool = False) -> Value:
         """Return what this operation computes for neurons."""

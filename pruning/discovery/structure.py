@@ -55,7 +55,8 @@ def _layer(
     own = [axis for axis in found.owning if axis in axes]
     read = [reading for axis in axes for reading in readings.get(axis, [])]
     if groups[0].reason:
-        return groups[0].reason
+        tied = not groups[0].mixed and any(axis in readings for axis in own)
+        return groups[0].reason + ("; it is tied to a reader, which needs a weight of its own first" if tied else "")
     if not own:
         return "nothing computes it"
     if not read:
@@ -63,7 +64,7 @@ def _layer(
     if any(axis in readings for axis in own):
         return "it is tied: one matrix computes its neurons and reads them"
     if len(groups) < 2:
-        return "all of it goes together, so it is a single neuron"
+        return groups[0].mixed or "all of it goes together, so it is a single neuron"
     alone = next((reading for reading in read if reading.padded and not _can_narrow(model, reading)), None)
     if alone is not None:
         return f"{alone.module.removeprefix(prefix)} reads its state, which keeps its width"
@@ -112,6 +113,10 @@ def _slices(axis: Axis, groups: Sequence[Group]) -> tuple[Slice, ...]:
     return tuple(pieces)
 
 
+_READERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+"""What reads its first input through its own parameters; so does the `Conv1D` of `transformers`."""
+
+
 def _observed(read: Sequence[Reading], slices: Sequence[Slice], model: nn.Module) -> tuple[str, Slice | None]:
     """Return the module that shows the neurons' activations, and where its input does; ("", None) if there is none.
 
@@ -119,11 +124,11 @@ def _observed(read: Sequence[Reading], slices: Sequence[Slice], model: nn.Module
     """
     for reading in read:
         module = model.get_submodule(reading.module)
-        if isinstance(module, nn.RNNBase) and reading.axis[0].endswith("weight_hh_l0"):
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and "weight_hh" in reading.axis[0]:
             return reading.module, None
     for reading in read:
         module = model.get_submodule(reading.module)
-        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase)) or type(module).__name__ == "Conv1D":
+        if isinstance(module, _READERS) or type(module).__name__ == "Conv1D":
             piece = next(piece for piece in slices if (piece.parameter, piece.dim) == reading.axis)
             dim = 1 - model.get_parameter(piece.parameter).ndim
             return reading.module, replace(piece, dim=dim)

@@ -37,6 +37,7 @@ def propagated(network: nn.Module, inputs: Inputs, prefix: str) -> Propagation:
         raise ValueError(
             f"Expected a model that torch.export can trace, got {type(error).__name__}: {sentence}"
         ) from error
+    program.graph.eliminate_dead_code()  # what is computed and not used binds nobody
     found = Propagation()
     found.run(program.graph, _values(program, network, prefix), RULES)
     return found
