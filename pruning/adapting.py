@@ -1,6 +1,5 @@
 """How a model that nobody here wrote is run, judged and tapped: what a `LanguageModel` knows by itself."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.batching import IGNORED
 from pruning.discovery import discover
+from pruning.evaluation import evaluating, twice_differentiable
 from pruning.layers import NeuronLayer, PrunableModule, Slice
 from pruning.models.base import Measurable
 from pruning.models.cells import recurrent_cell
@@ -217,10 +217,20 @@ class Adapted(Measurable):
 
     def multiply_adds(self) -> int:
         """Return the multiply-adds of one example (of one step of it, where a state is carried)."""
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            shapes = copy.deepcopy(self).to("meta").eval()
-            shapes.read(shapes.example(1))
+        counter = FlopCounterMode(display=False)
+        with evaluating(self), torch.no_grad(), twice_differentiable(), _unfused(), counter:
+            self.read(self.example(1))
         return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Within the context, let recurrent layers run as products of matrices, which can be counted."""
+    before: tuple[Any, ...] = torch.backends.mkldnn.set_flags(_enabled=False)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=before[0])  # type: ignore[no-untyped-call]
 
 
 def _within(layer: NeuronLayer) -> NeuronLayer:
@@ -394,4 +404,5 @@ def _recurrent(rnn: nn.RNNBase, tap: Tensor, inputs: Tensor, hx: Any = None) -> 
     state = hx if hx is None or isinstance(hx, tuple) else (hx,)
     turned = (inputs.transpose(0, 1), tap.transpose(0, 1)) if rnn.batch_first else (inputs, tap)
     outputs, after = cell.run(rnn, turned[0], state, turned[1])
+    after = (after[0] + turned[1][-1], *after[1:])  # whoever reads the last output from the state reads it there
     return (outputs.transpose(0, 1) if rnn.batch_first else outputs), after if len(after) > 1 else after[0]

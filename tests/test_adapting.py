@@ -24,6 +24,7 @@ from pruning.signals.gradients import gate_gradients
 from pruning.signals.surgeon import surgeon
 from pruning.statistics import merged
 from pruning.training import train
+from tests import foreign
 from tests.models import SIGNALS, bytes_of, recipe, tensors_of, text, tiny
 from tests.networks import (
     CLASSES,
@@ -128,6 +129,26 @@ def test_targets_that_come_examples_first_give_what_steps_first_give():
     exact += ["mutual_information", "pagerank"]
     found = [ALL["criteria"](model, batches)[exact] for model, batches in ((one, first), (other, turned))]
     pd.testing.assert_frame_equal(*found, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name", ["tied LSTM language model", "classifier of states", "hard-coded", "VGG", "ViT", "GPT-2", "BERT"]
+)
+def test_networks_that_nobody_here_wrote_are_tapped_and_measured(name):
+    network, inputs = foreign.made(name)
+    given = inputs[0] if hasattr(network, "init_hidden") else inputs
+    model = adapt(network, given, criterion=nn.CrossEntropyLoss())
+    logits, taps, _ = model.tapped(given)
+    targets = torch.arange(len(logits)) % logits.shape[1]
+    gammas = torch.autograd.grad(model.judged(logits, targets), list(taps.values()))
+    outputs = model.outputs(given)
+    expected, _ = gate_gradients(model, model.layers(), given, targets, None)
+    assert model.untappable(given) == {}
+    for layer, gamma in zip(taps, gammas, strict=True):
+        assert torch.allclose((gamma * outputs[layer]).sum((0, 1)), expected[layer], rtol=1e-8, atol=1e-14)
+    found = SIGNALS["hessian"](model, [(given, targets)] * 4)
+    assert found["trace"].notna().all()
+    assert size_of(model).multiply_adds > 0
 
 
 def with_twins(model):
