@@ -1,6 +1,7 @@
 """Models that nobody here wrote, small, in float64, with what they are called with, and how packages are found."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -146,18 +147,25 @@ def tokens(*shape: int) -> Tensor:
 
 
 def torchvision() -> ModuleType:
-    """Return torchvision or skip the test.
+    """Return torchvision, or skip the test.
 
     Its wheel's compiled operations may belong to another build of PyTorch, and then its import stops at their absence;
     no model here needs one, so declaring the two whose signatures are asked for is enough.
     """
-    pytest.importorskip("importlib.metadata").distribution("torchvision")
-    if not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        _KEPT.append(library)
+    try:
+        return pytest.importorskip("torchvision")
+    except RuntimeError:
+        _KEPT.append(torch.library.Library("torchvision", "FRAGMENT"))
         for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _KEPT[-1].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return pytest.importorskip("torchvision")
+
+
+def transformers() -> ModuleType:
+    """Return transformers, which imports torchvision where that is installed, or skip the test."""
+    if find_spec("torchvision"):
+        torchvision()
+    return pytest.importorskip("transformers")
 
 
 _KEPT: list[torch.library.Library] = []
@@ -201,20 +209,16 @@ def encoder() -> Made:
 
 
 def gpt2() -> Made:
-    pytest.importorskip("transformers")
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
+    library = transformers()
+    config = library.GPT2Config(
         vocab_size=11, n_positions=16, n_embd=16, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0, n_inner=20
     )
-    return GPT2LMHeadModel(config), {"input_ids": tokens(2, 7)}
+    return library.GPT2LMHeadModel(config), {"input_ids": tokens(2, 7)}
 
 
 def bert() -> Made:
-    pytest.importorskip("transformers")
-    from transformers import BertConfig, BertForSequenceClassification
-
-    config = BertConfig(
+    library = transformers()
+    config = library.BertConfig(
         vocab_size=11,
         hidden_size=16,
         num_hidden_layers=2,
@@ -224,7 +228,25 @@ def bert() -> Made:
         num_labels=3,
     )
     mask = torch.tensor([[1] * 7, [1] * 5 + [0] * 2])
-    return BertForSequenceClassification(config), {"input_ids": tokens(2, 7), "attention_mask": mask}
+    return library.BertForSequenceClassification(config), {"input_ids": tokens(2, 7), "attention_mask": mask}
+
+
+def qwen() -> Made:
+    """Rotary positions, two queries for each key, scales that all heads share, a gated unit; nothing is tied."""
+    library = transformers()
+    config = library.Qwen3Config(
+        vocab_size=11,
+        hidden_size=16,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        head_dim=4,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return library.Qwen3ForCausalLM(config), {"input_ids": tokens(2, 7)}
 
 
 FOREIGN: dict[str, Callable[[], Made]] = {
@@ -249,6 +271,7 @@ FOREIGN: dict[str, Callable[[], Made]] = {
     "encoder": encoder,
     "GPT-2": gpt2,
     "BERT": bert,
+    "Qwen3": qwen,
 }
 """What is tested: a name → how the model and its inputs are made."""
 

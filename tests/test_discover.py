@@ -162,6 +162,11 @@ LAYERS = {
         for block in (0, 1)
         for part, shape in (("attn.c_attn", ("head", 4)), ("mlp.c_fc", ("dense", 20)))
     },
+    "Qwen3": {
+        f"model.layers.{block}.{part}": shape
+        for block in (0, 1)
+        for part, shape in (("self_attn.q_proj", ("head", 3)), ("mlp.gate_proj", ("dense", 20)))
+    },
     "BERT": {
         f"bert.encoder.layer.{block}.{part}": shape
         for block in (0, 1)
@@ -316,7 +321,9 @@ def test_a_layer_of_spiking_neurons_takes_its_leak_and_threshold_along():
 
     torch.manual_seed(0)
     inputs = (3 * floats(9, 2, 6).float(),)  # snntorch's spikes are float32 whatever goes in
-    model = pruning.discover(Spiking(), inputs)
+    network = Spiking()
+    network(*inputs).sum().backward()  # its layers keep the last potential, which belongs to a graph
+    model = pruning.discover(network, inputs)
     first, second = model.layers()
     assert {piece.parameter for piece in first.owned} >= {"network.lif1.beta", "network.lif1.threshold"}
     assert [piece.parameter for piece in second.buffers] == ["network.lif2.beta"]
@@ -341,6 +348,11 @@ def test_the_same_kept_neurons_give_bit_for_bit_what_torch_pruning_gives(name):
         cut = peer.prune_conv_out_channels if isinstance(module, nn.Conv2d) else peer.prune_linear_out_channels
         graph.get_pruning_group(module, cut, idxs=removed_neurons(layer, keep).tolist()).prune()
     assert torch.equal(answer(select(model, keep), inputs), answer(theirs, inputs))
+
+
+def test_inputs_that_are_neither_a_tuple_nor_named_are_refused():
+    with pytest.raises(TypeError, match="Expected a tuple or a mapping of inputs, got Tensor"):
+        pruning.discover(nn.Linear(2, 2), torch.ones(1, 2))
 
 
 def test_a_model_that_no_neuron_can_leave_is_refused_with_all_reasons():

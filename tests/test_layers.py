@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pruning.layers import Slice, gather, named_tensors, removed_neurons, select, silence
+from pruning.layers import NeuronLayer, Slice, cut, gather, named_tensors, removed_neurons, select, silence
 from tests.models import tiny
 
 
@@ -44,6 +44,28 @@ def test_a_slice_of_a_part_of_a_dimension_holds_that_part_alone():
     tensor = torch.arange(16.0).reshape(2, 8)
     assert piece.split(tensor).tolist() == [[[3, 11], [5, 13]], [[4, 12], [6, 14]]]
     assert piece.indices(torch.tensor([1]), width=2).tolist() == [4, 6]
+
+
+def test_a_neuron_may_have_consecutive_places_in_each_block():
+    piece = Slice("weight", dim=0, blocks=2, start=1, length=12, size=3)
+    assert piece.indices(torch.tensor([1, 0]), width=2).tolist() == [4, 5, 6, 1, 2, 3, 10, 11, 12, 7, 8, 9]
+    tensor = torch.arange(14)[:, None]
+    assert piece.split(tensor).tolist() == [[[1, 2, 3], [7, 8, 9]], [[4, 5, 6], [10, 11, 12]]]
+    assert torch.equal(piece.join(piece.split(tensor), tensor), tensor)
+    layer = NeuronLayer("heads", "head", 2, owned=(piece,), read=(), output="heads")
+    assert cut([layer], {"heads": torch.tensor([1])}, {"weight": tensor})["weight"].flatten().tolist() == [
+        *(0, 4, 5, 6),
+        *(10, 11, 12, 13),
+    ]
+
+
+def test_statistics_are_cut_with_their_neurons_where_they_are_given():
+    layer = NeuronLayer("l", "conv", 3, (Slice("w", 0),), (Slice("v", 1),), "l", buffers=(Slice("mean", 0),))
+    tensors = {"w": torch.eye(3), "v": torch.eye(3), "mean": torch.arange(3)}
+    keep = {"l": torch.tensor([2, 1])}
+    assert cut([layer], keep, tensors)["mean"].tolist() == [2, 1]
+    del tensors["mean"]
+    assert list(cut([layer], keep, tensors)) == ["w", "v"]
 
 
 def test_layers_that_share_a_readers_columns_keep_their_own():

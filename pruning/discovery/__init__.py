@@ -38,16 +38,32 @@ __all__ = ["Attention", "Discovered", "Narrowed", "Recurrent", "discover"]
 def discover(model: nn.Module, example_inputs: tuple[Any, ...] | Mapping[str, Any]) -> Discovered:
     """Return the model with its layers of neurons found, ready for every signal, choice and cut.
 
+    Recurrent states keep the shape that they have in the model, whatever the widths become: see `Recurrent`.
+
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> found = discover(model, (torch.ones(1, 3),))
+    >>> [(layer.name, layer.width) for layer in found.layers()], found.unprunable
+    ([('0', 4)], {'2': 'the model returns it'})
+    >>> select(found, {"0": torch.tensor([3, 1])}).network
+    Sequential(
+      (0): Linear(in_features=3, out_features=2, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=2, out_features=2, bias=True)
+    )
+
     Args:
         model: Any module; it is left as it was.
         example_inputs: What it is called with: positional arguments, or arguments by name. A few samples do; every
             part of the model that shall be pruned must take part in the answer.
 
     Raises:
+        TypeError: If the inputs are neither a tuple nor named.
         ValueError: If PyTorch cannot trace the model, or not one layer can be pruned; the sentence says why.
     """
-    inputs: Inputs = ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (tuple(example_inputs), {})
-    network = _replaced(copied(model))
+    if not isinstance(example_inputs, (tuple, Mapping)):
+        raise TypeError(f"Expected a tuple or a mapping of inputs, got {type(example_inputs).__name__}.")
+    inputs: Inputs = ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (example_inputs, {})
+    network = _replaced(_forgetful(copied(model)))
     modes = {name: module.training for name, module in network.named_modules()}
     with _uncached(network):
         found = propagated(network, inputs, PREFIX)
@@ -63,6 +79,15 @@ def discover(model: nn.Module, example_inputs: tuple[Any, ...] | Mapping[str, An
     if not proved:
         raise ValueError(f"Expected a model with a layer that can be pruned, got none: {dict(reasons, **refuted)}.")
     return Discovered(network, proved, {**reasons, **refuted})
+
+
+def _forgetful(network: nn.Module) -> nn.Module:
+    """Let `snntorch`'s neurons forget the last potential, which they keep in buffers that are not saved."""
+    for module in network.modules():
+        if type(module).__module__.startswith("snntorch"):
+            for name in module._non_persistent_buffers_set:
+                module._buffers[name] = torch.zeros(0)
+    return network
 
 
 def _replaced(network: nn.Module) -> nn.Module:

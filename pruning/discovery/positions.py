@@ -45,6 +45,7 @@ class Positions:
     _next: int = 1  # 0 is what belongs to no neuron
     _links: list[Tensor] = field(default_factory=list)
     _said: dict[str, list[tuple[Tensor, str]]] = field(default_factory=lambda: {"reason": [], "mixed": [], "mark": []})
+    _shares: list[tuple[Tensor, Tensor, int, str]] = field(default_factory=list)
     _widths: list[tuple[Tensor, list[int], str]] = field(default_factory=list)
 
     def number(self, axis: Axis, size: int) -> int:
@@ -70,6 +71,13 @@ class Positions:
         """Say why there must stay as many neurons as there are along these dimensions, if neurons run along them."""
         self._widths.append((places, dims, reason))
 
+    def share(self, one: Tensor, other: Tensor, dim: int, reason: str) -> None:
+        """Link `one` with `other` if neurons run along a dimension of `other`; if not, `one` cannot go for this reason.
+
+        A head's dimensions may share one scale among all heads: this is known once it is known what makes up a head.
+        """
+        self._shares.append((one, other, dim, reason))
+
     def freeze(self, places: Tensor, reason: str) -> None:
         """Say why these places cannot go."""
         self._say("reason", places, reason)
@@ -81,9 +89,14 @@ class Positions:
     def groups(self) -> list[Group]:
         """Return what belongs together, in the order in which the places were numbered; the first reason counts."""
         members = self._members()
+        for one, other, dim, reason in self._shares:
+            if self._runs(members, other, [dim]):
+                self.link(one, other)
+            else:
+                self.freeze(one, reason)
+        members = self._members()
         for places, dims, reason in self._widths:
-            groups = torch.where(places > 0, torch.from_numpy(members)[places], -1)
-            if any(varies(groups, dim) for dim in dims):
+            if self._runs(members, places, dims):
                 self.freeze(places, reason)
         said = {kind: self._said_of(kind, members) for kind in self._said}
         return [
@@ -95,6 +108,12 @@ class Positions:
             )
             for group, places in self._places_of(members).items()
         ]
+
+    @staticmethod
+    def _runs(members: np.ndarray[Any, np.dtype[np.int64]], places: Tensor, dims: list[int]) -> bool:
+        """Return whether different groups lie along one of these dimensions."""
+        groups = torch.where(places > 0, torch.from_numpy(members)[places], -1)
+        return any(varies(groups, dim) for dim in dims)
 
     def _members(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return for each place the number of its group."""

@@ -200,8 +200,8 @@ class Call:
         value = self.node.meta["val"]
         return tuple((value if isinstance(value, Tensor) else value[0]).shape)
 
-    def own(self, address: Address, places: Tensor, offset: int) -> Tensor:
-        """Link a parameter that is combined element by element with neurons, and return its places.
+    def own(self, address: Address, places: Tensor, offset: int) -> None:
+        """Link a parameter that is combined element by element with neurons.
 
         Args:
             address: The parameter, seen in a shape that broadcasts with the neurons' tensor.
@@ -222,8 +222,11 @@ class Call:
             else:
                 found = self.into.place(address, dims[0])
                 self.into.owning[address.name, dims[0]] = None
+                if any(varies(places, dim) for dim in range(places.ndim) if dim != axis + offset):
+                    shared = f"all neurons share it where {self.place} uses it"
+                    self.positions.share(found, places, axis + offset, shared)
+                    return
         self.positions.link(found, places)
-        return found
 
     def fixed(self, address: Address, dims: Iterable[int]) -> None:
         """Note dimensions of a parameter along which no neurons run."""

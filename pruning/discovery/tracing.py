@@ -45,8 +45,9 @@ def propagated(network: nn.Module, inputs: Inputs, prefix: str) -> Propagation:
 
 def copied(module: nn.Module) -> Any:
     """Return a copy of a module, also where it keeps a state that belongs to a graph of gradients."""
-    kept = (buffer for buffer in module.buffers() if not buffer.is_leaf)
-    return copy.deepcopy(module, {id(buffer): buffer.detach().clone() for buffer in kept})
+    held = (value for part in module.modules() for value in (*part._buffers.values(), *vars(part).values()))
+    kept = (value for value in held if isinstance(value, Tensor) and not value.is_leaf)
+    return copy.deepcopy(module, {id(value): value.detach().clone() for value in kept})
 
 
 def canonical(network: nn.Module) -> dict[str, str]:
