@@ -1,6 +1,5 @@
 """How a model that nobody here wrote is run, judged and tapped: what a `LanguageModel` knows by itself."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -14,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.batching import IGNORED
 from pruning.discovery import discover
+from pruning.evaluation import evaluating, twice_differentiable
 from pruning.layers import NeuronLayer, PrunableModule, Slice
-from pruning.models.base import Measurable, Untappable
+from pruning.models.base import Measurable
 from pruning.models.cells import recurrent_cell
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -110,7 +110,7 @@ class Adapted(Measurable):
 
     def __init__(self, network: PrunableModule, use: Use) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.training = network, network.training
         self.use = use
         self.example_dim = use.example_dim
 
@@ -153,17 +153,27 @@ class Adapted(Measurable):
             raise TypeError(f"Expected logits (…, classes) from the network, got {got}; `call` can say where they are.")
         return logits.flatten(0, -2), state
 
+    def untappable(self, inputs: Any) -> dict[str, str]:
+        """Return why a layer is left out by `tapped` and `outputs`, by layer."""
+        with torch.no_grad(), _tapping(self) as found:
+            self.read(inputs)
+        return found.reasons
+
     def tapped(self, inputs: Any, state: Any = None) -> tuple[Tensor, dict[str, Tensor], Any]:
         """Return logits, the zeros that were added to each layer's outputs, (steps, examples, width), and the state."""
-        with _tapping(self) as (taps, _):
+        with _tapping(self) as found:
             logits, state = self.logits(inputs, state)
-        return logits, {layer.name: taps[layer.name] for layer in self.layers()}, state
+        return (
+            logits,
+            {layer.name: found.zeros[layer.name] for layer in self.layers() if layer.name in found.zeros},
+            state,
+        )
 
     def outputs(self, inputs: Any, state: Any = None) -> dict[str, Tensor]:
         """Return each layer's outputs by layer, (steps, examples, width)."""
-        with torch.no_grad(), _tapping(self) as (_, seen):
+        with torch.no_grad(), _tapping(self) as found:
             self.read(inputs, state)
-        return seen
+        return found.outputs
 
     def labels(self, targets: Tensor) -> Tensor:
         """Return the class that each row of logits is to predict; `IGNORED` where the criterion ignores it.
@@ -207,10 +217,20 @@ class Adapted(Measurable):
 
     def multiply_adds(self) -> int:
         """Return the multiply-adds of one example (of one step of it, where a state is carried)."""
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            shapes = copy.deepcopy(self).to("meta").eval()
-            shapes.read(shapes.example(1))
+        counter = FlopCounterMode(display=False)
+        with evaluating(self), torch.no_grad(), twice_differentiable(), _unfused(), counter:
+            self.read(self.example(1))
         return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Within the context, let recurrent layers run as products of matrices, which can be counted."""
+    before: tuple[Any, ...] = torch.backends.mkldnn.set_flags(_enabled=False)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=before[0])  # type: ignore[no-untyped-call]
 
 
 def _within(layer: NeuronLayer) -> NeuronLayer:
@@ -258,32 +278,77 @@ def _mapped(change: Callable[[Tensor], Tensor], inputs: Any) -> Any:
     return inputs
 
 
+@dataclass(frozen=True)
+class _Taps:
+    """What one run of a network told: by layer the zeros that were added, the outputs, or why there are none."""
+
+    zeros: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    reasons: dict[str, str]
+
+
 @contextmanager
-def _tapping(model: Adapted) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """Within the context, add zeros to each layer's outputs; collect them and the outputs by layer.
+def _tapping(model: Adapted) -> Iterator[_Taps]:
+    """Within the context, add zeros to each layer's outputs; collect them and the outputs, (steps, examples, width).
 
-    Both are (steps, examples, width). No hook is left behind.
+    A layer that several modules read has the same zeros added to what each of them reads. No hook is left behind.
     """
-    taps: dict[str, Tensor] = {}
-    found: dict[str, Tensor] = {}
-
-    def tap(layer: NeuronLayer, values: Tensor) -> Tensor:
-        """Return the zeros to add to the values that hold the layer's outputs."""
-        if layer.name in taps:
-            raise Untappable(f"Expected layer {layer.name} to run once in a batch, it ran again; {INSTEAD}")
-        place = _Place(layer.seen or Slice("", dim=-1), layer.width, values.shape, model.example_dim)
-        found[layer.name] = place.arranged(values.detach())
-        taps[layer.name] = torch.zeros_like(found[layer.name], requires_grad=True)
-        return place.restored(taps[layer.name])
-
+    found = _Taps({}, {}, {})
     with ExitStack() as handles:
         for layer in model.layers():
-            module = model.get_submodule(layer.output)
-            _check_tappable(layer, module)
-            register = module.register_forward_hook if layer.seen is None else module.register_forward_pre_hook
-            hook = (_output_hook if layer.seen is None else _input_hook)(partial(tap, layer))
-            handles.enter_context(register(hook, with_kwargs=True))
-        yield taps, found
+            reason = _reason(model, layer)
+            if reason:
+                found.reasons[layer.name] = reason
+                continue
+            for number, (name, piece) in enumerate(_places(model, layer)):
+                module = model.get_submodule(name)
+                register = module.register_forward_hook if layer.seen is None else module.register_forward_pre_hook
+                tap = partial(_tap, found, layer, piece, model.example_dim, number == 0)
+                hook = (_output_hook if layer.seen is None else _input_hook)(tap)
+                handles.enter_context(register(hook, with_kwargs=True))
+        yield found
+    for name in found.reasons:
+        found.zeros.pop(name, None)
+        found.outputs.pop(name, None)
+
+
+def _tap(found: _Taps, layer: NeuronLayer, piece: Slice, example_dim: int, first: bool, values: Tensor) -> Tensor:
+    """Return the zeros to add to values that hold the layer's outputs, the same ones at each of its readers."""
+    dims = (example_dim, piece.dim % values.ndim)
+    if first and layer.name in found.zeros:
+        found.reasons[layer.name] = "it runs more than once in a batch"
+    elif dims[0] == dims[1]:
+        found.reasons[layer.name] = f"its outputs {tuple(values.shape)} have no dimension of examples"
+    if layer.name in found.reasons:
+        return values.new_zeros(())
+    place = _Place(piece, layer.width, values.shape, dims)
+    if layer.name not in found.zeros:
+        found.outputs[layer.name] = place.arranged(values.detach())
+        found.zeros[layer.name] = torch.zeros_like(found.outputs[layer.name], requires_grad=True)
+    return place.restored(found.zeros[layer.name])
+
+
+def _places(model: Adapted, layer: NeuronLayer) -> list[tuple[str, Slice]]:
+    """Return the modules that show the layer's outputs, and where in them: its own module, or all that read it."""
+    if layer.seen is None:
+        return [(layer.output, Slice("", dim=-1))]
+    return [
+        (piece.parameter.rpartition(".")[0], replace(piece, dim=1 - model.get_parameter(piece.parameter).ndim))
+        for piece in layer.read
+    ]
+
+
+def _reason(model: Adapted, layer: NeuronLayer) -> str:
+    """Return why nothing can be added to the layer's outputs so that all its readers see it; empty if it can."""
+    module = model.get_submodule(layer.output)
+    if layer.seen is not None:
+        return layer.obstacle if len(layer.read) > 1 else ""
+    if isinstance(module, nn.RNNBase):
+        several = module.num_layers > 1 or module.bidirectional or module.proj_size or not module.bias
+        return "it is not one recurrent layer in one direction with biases" if several else ""
+    if any(piece.parameter.startswith(f"{layer.output}.") for piece in layer.read):
+        return f"it feeds itself within {type(module).__name__}, which is no LSTM, GRU or RNN of PyTorch"
+    return ""
 
 
 def _output_hook(tap: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
@@ -310,14 +375,11 @@ def _input_hook(tap: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
 
 
 class _Place:
-    """Where a tensor holds a layer's outputs, and which of its dimensions runs over examples."""
+    """Where a tensor holds a layer's outputs: which of its dimensions run over examples and neurons, and what part."""
 
-    def __init__(self, piece: Slice, width: int, shape: torch.Size, example_dim: int) -> None:
-        self.shape, self.piece, self.width = shape, piece, width
-        self.dims = (example_dim, piece.dim % len(shape))
-        if len(set(self.dims)) < 2:
-            raise Untappable(f"Expected outputs with a dimension of examples, got {tuple(shape)}; {INSTEAD}")
-        self.length = shape[self.dims[1]] - piece.start if piece.length is None else piece.length
+    def __init__(self, piece: Slice, width: int, shape: torch.Size, dims: tuple[int, int]) -> None:
+        self.piece, self.width, self.shape, self.dims = piece, width, shape, dims
+        self.length = shape[dims[1]] - piece.start if piece.length is None else piece.length
 
     def arranged(self, values: Tensor) -> Tensor:
         """Return the outputs as (steps, examples, width); a neuron's several places are steps of it."""
@@ -336,29 +398,11 @@ class _Place:
         return whole.movedim((0, -1), self.dims)
 
 
-INSTEAD = "`surgeon` and `criteria` cannot measure it, all other signals can."
-
-
-def _check_tappable(layer: NeuronLayer, module: nn.Module) -> None:
-    """Refuse a layer that reads its own outputs where nobody can add to them, or that others read elsewhere."""
-    own = [piece for piece in layer.read if piece.parameter.startswith(f"{layer.output}.")]
-    if layer.seen is not None:
-        if len(own) < len(layer.read):
-            raise Untappable(f"Expected one reader of {layer.name}, got {len(layer.read)}; {INSTEAD}")
-    elif isinstance(module, nn.RNNBase):
-        if module.num_layers > 1 or module.bidirectional or module.proj_size or not module.bias:
-            raise Untappable(f"Expected one layer in one direction with biases at {layer.name}, got more; {INSTEAD}")
-    elif own:
-        kind = type(module).__name__
-        raise Untappable(
-            f"Expected an LSTM, GRU or RNN of PyTorch where {layer.name} feeds itself, got {kind}; {INSTEAD}"
-        )
-
-
 def _recurrent(rnn: nn.RNNBase, tap: Tensor, inputs: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
     """Return what PyTorch's recurrent layer gives if it, too, reads at each step what was added at the step before."""
     cell = recurrent_cell(f"rnn_{rnn.nonlinearity}" if isinstance(rnn, nn.RNN) else rnn.mode.lower())  # type: ignore[arg-type]
     state = hx if hx is None or isinstance(hx, tuple) else (hx,)
     turned = (inputs.transpose(0, 1), tap.transpose(0, 1)) if rnn.batch_first else (inputs, tap)
     outputs, after = cell.run(rnn, turned[0], state, turned[1])
+    after = (after[0] + turned[1][-1], *after[1:])  # whoever reads the last output from the state reads it there
     return (outputs.transpose(0, 1) if rnn.batch_first else outputs), after if len(after) > 1 else after[0]

@@ -1,13 +1,16 @@
 """Repair: what a pruned layer's readers lose with its removed neurons, refitted on those that are left."""
 
+import logging
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pruning.layers import Keep, Model, NeuronLayer, Slice, gather, named_tensors, removed_neurons, select
+from pruning.layers import Keep, Model, NeuronLayer, gather, named_buffers, named_tensors, removed_neurons, select
 from pruning.signals.activations import Covariances
 from pruning.statistics import Covariance, merged
+
+logger = logging.getLogger(__name__)
 
 REPAIRS = ("none", "mean", "ridge")
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -40,6 +43,9 @@ def reconstruct(model: Model, keep: Keep, covariances: Covariances, *, repair: s
     each reader becomes W_:K + W_:P B and its bias gains W_:P c. `none` removes only, `mean` is B = 0 (FLAP's bias, An
     et al. 2024), `ridge` chooses λ for each layer on held-out groups of text by the error in what the readers read.
     The fit is the least-squares one for each reader, however its rows are weighted (cf. OBS, Hassibi & Stork 1993).
+    A convolution reads the same at each of its places, a neuron of several dimensions (a head) in each of them. Where
+    a reader has no bias to take anything up, c is left out and S and μ are taken about zero. A layer whose readers
+    cannot be refitted so is only cut, and a warning says why (`NeuronLayer.obstacle`).
 
     Args:
         model: It is left as it was.
@@ -48,7 +54,7 @@ def reconstruct(model: Model, keep: Keep, covariances: Covariances, *, repair: s
         repair: One of `REPAIRS`.
 
     Raises:
-        ValueError: For an unknown repair or a choice that is not a set of neurons, or a reader without a bias.
+        ValueError: For an unknown repair or a choice that is not a set of neurons.
     """
     if repair not in REPAIRS:
         raise ValueError(f"Unknown repair {repair!r}; known: {list(REPAIRS)}.")
@@ -58,10 +64,12 @@ def reconstruct(model: Model, keep: Keep, covariances: Covariances, *, repair: s
     tensors = {name: tensor.double() for name, tensor in named_tensors(model).items()}
     for layer in model.layers():
         removed = removed_neurons(layer, keep)
-        if len(removed):
+        if len(removed) and layer.obstacle:
+            logger.warning("Cut and not repaired: layer %s, because %s.", layer.name, layer.obstacle)
+        elif len(removed):
             _refit(tensors, layer, keep[layer.name], removed, covariances[layer.name], repair)
     repaired = model.resized([layer.width for layer in model.layers()])
-    repaired.load_state_dict(tensors)
+    repaired.load_state_dict({**tensors, **named_buffers(model)})
     return select(repaired.train(model.training), keep)
 
 
@@ -69,24 +77,23 @@ def _refit(
     tensors: dict[str, Tensor], layer: NeuronLayer, kept: Tensor, removed: Tensor, groups: list[Covariance], repair: str
 ) -> None:
     """Let the readers' kept columns and biases in `tensors` stand in for the removed ones."""
-    ridge = 0.0 if repair == "mean" else best_ridge(groups, kept, removed, gather(layer.read, tensors))
-    fit = fit_of(merged(groups), kept, removed, ridge=ridge, slopes=repair == "ridge")
+    biased, readers = all(piece.bias for piece in layer.read), gather(layer.read, tensors)
+    ridge = 0.0 if repair == "mean" else best_ridge(groups, kept, removed, readers, intercept=biased)
+    fit = fit_of(merged(groups), kept, removed, ridge=ridge, slopes=repair == "ridge", intercept=biased)
     for piece in layer.read:
         columns = piece.split(tensors[piece.parameter]).clone()
         lost = columns[removed]
         columns[kept] += torch.einsum("pk,pbn->kbn", fit.slopes.to(lost), lost)
         tensors[piece.parameter] = piece.join(columns, tensors[piece.parameter])
-        shift = torch.einsum("p,pbn->n", fit.intercept.to(lost), lost)
-        tensors[_bias_of(piece)] = tensors[_bias_of(piece)] + shift
+        if biased:
+            shift = torch.einsum("p,pbn->n", fit.intercept.to(lost), lost)
+            bias = tensors[piece.bias]
+            tensors[piece.bias] = bias + shift.view(piece.size, len(bias), -1).sum((0, 2))  # dimensions, rows, places
 
 
-def _bias_of(piece: Slice) -> str:
-    if not piece.bias:
-        raise ValueError(f"Expected a reader with a bias to take up what is removed, got {piece.parameter!r} without.")
-    return piece.bias
-
-
-def best_ridge(groups: list[Covariance], kept: Tensor, removed: Tensor, readers: Tensor) -> float:
+def best_ridge(
+    groups: list[Covariance], kept: Tensor, removed: Tensor, readers: Tensor, *, intercept: bool = True
+) -> float:
     """Return the relative ridge strength whose fit on most groups of text predicts the others' readings best.
 
     The error is E‖W_:P (h_P − B h_K − c)‖² over held-out groups, from their moments alone.
@@ -96,27 +103,29 @@ def best_ridge(groups: list[Covariance], kept: Tensor, removed: Tensor, readers:
         kept: Kept neurons.
         removed: Removed neurons.
         readers: What reads each neuron, (width, n).
+        intercept: Whether the fit has one.
     """
     held_out = merged(groups[HELD_OUT - 1 :: HELD_OUT])
     fitted_on = merged([group for index, group in enumerate(groups) if index % HELD_OUT != HELD_OUT - 1])
     gram = (readers[removed] @ readers[removed].T).double().cpu()
-    errors = {
-        ridge: (gram * error_of(fit_of(fitted_on, kept, removed, ridge=ridge), held_out, kept, removed)).sum().item()
-        for ridge in RIDGES
-    }
+    fits = {ridge: fit_of(fitted_on, kept, removed, ridge=ridge, intercept=intercept) for ridge in RIDGES}
+    errors = {ridge: (gram * error_of(fit, held_out, kept, removed)).sum().item() for ridge, fit in fits.items()}
     return min(errors, key=errors.__getitem__)
 
 
-def fit_of(state: Covariance, kept: Tensor, removed: Tensor, *, ridge: float, slopes: bool = True) -> Fit:
+def fit_of(
+    state: Covariance, kept: Tensor, removed: Tensor, *, ridge: float, slopes: bool = True, intercept: bool = True
+) -> Fit:
     """Return the regression of removed outputs on kept ones; only their means where `slopes` is false."""
+    mean = state.mean if intercept else torch.zeros_like(state.mean)
     if not slopes:
-        return Fit(state.mean.new_zeros(len(removed), len(kept)), state.mean[removed])
-    matrix = state.matrix
+        return Fit(state.mean.new_zeros(len(removed), len(kept)), mean[removed])
+    matrix = state.matrix if intercept else state.second_moment
     inner = matrix[kept][:, kept]
     strength = (ridge * inner.diagonal().mean()).clamp(min=torch.finfo(inner.dtype).tiny)  # also if nothing varies
     damped = inner + strength * torch.eye(len(kept), dtype=inner.dtype)
     found = torch.linalg.solve(damped, matrix[kept][:, removed]).T  # not lstsq, whose last bits differ between calls
-    return Fit(found, state.mean[removed] - found @ state.mean[kept])
+    return Fit(found, mean[removed] - found @ mean[kept])
 
 
 def error_of(fit: Fit, state: Covariance, kept: Tensor, removed: Tensor) -> Tensor:

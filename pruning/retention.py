@@ -14,6 +14,7 @@ from pruning.tables import table
 
 SCOPES = ("layer", "global", "absolute")
 RATES = ("fixed", "adaptive")
+_FACTORS = {"rnn": 0.85, "snn": 1.15, "mixed": 1.0, "dense": 1.0, "conv": 1.0, "head": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class AdaptiveRate:
 
     steps: tuple[tuple[float, float], ...] = ((2.5, 0.7), (1.5, 0.8), (0.8, 0.9))
     otherwise: float = 0.6
-    factors: Mapping[str, float] = field(default_factory=lambda: {"rnn": 0.85, "snn": 1.15, "mixed": 1.0, "dense": 1.0})
+    factors: Mapping[str, float] = field(default_factory=lambda: dict(_FACTORS))
     lowest: float = 0.05
     highest: float = 0.8
 
@@ -151,7 +152,7 @@ def adaptive_retention_rate(
 
     Args:
         scores: Importance of each neuron, (width,).
-        network_type: A key of `thresholds.factors`: `rnn`, `snn`, `mixed` or `dense`.
+        network_type: A key of `thresholds.factors`: `rnn`, `snn`, `mixed`, `dense`, `conv` or `head`.
         thresholds: The settings.
 
     Raises:

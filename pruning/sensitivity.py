@@ -1,5 +1,6 @@
 """How much the loss depends on what the readers of each neuron read: the Gram matrix of its readers, per layer."""
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -9,10 +10,13 @@ from torch.nn import functional as F
 
 from pruning.batching import IGNORED, Batches
 from pruning.evaluation import carried, evaluating
+from pruning.layers import NeuronLayer
 from pruning.models.base import Measurable
 from pruning.progress import Track, silently
 from pruning.signals.grouped import empty_groups, group_of
 from pruning.statistics import Covariance
+
+logger = logging.getLogger(__name__)
 
 
 def sensitivities(
@@ -25,6 +29,7 @@ def sensitivities(
     that M = E[γ γᵀ] is the Fisher information of h, and an error e in what is read costs ½ eᵀ M e nat/token to second
     order. With readers' weights W and pre-activation gradients g, γ = Wᵀ g: M is the sum over pairs of readers of
     Wᵀ E[g gᵀ] W, which is how K-FAC weighs their rows (Martens & Grosse 2015), without its matrices ever being made.
+    A layer whose outputs cannot be tapped is left out, and a warning says why.
 
     Args:
         model: Any model whose layers can be tapped (`Measurable.tapped`).
@@ -34,9 +39,10 @@ def sensitivities(
         seed: Seed of the sampled labels.
         track: Shows progress.
     """
-    layers = model.layers()
-    count = min(batches, len(windows))
+    layers, count = tappable(model, windows, "surgeon"), min(batches, len(windows))
     groups = {layer.name: empty_groups(partial(Covariance.empty, layer.width), count) for layer in layers}
+    if not layers:
+        return groups
     generator = torch.Generator().manual_seed(seed)
     state = None
     with evaluating(model):
@@ -45,6 +51,15 @@ def sensitivities(
             for name, gradients in found.items():
                 group_of(groups[name], index, count).update(gradients.flatten(0, 1))
     return groups
+
+
+def tappable(model: Measurable, windows: Batches, signal: str) -> list[NeuronLayer]:
+    """Return the layers that can be tapped; a warning names each of the others and says why."""
+    with evaluating(model):
+        reasons = model.untappable(next(iter(windows))[0])
+    for name, reason in reasons.items():
+        logger.warning("Not measured by %s: layer %s, because %s.", signal, name, reason)
+    return [layer for layer in model.layers() if layer.name not in reasons]
 
 
 def _of_batch(

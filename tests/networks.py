@@ -155,3 +155,17 @@ def images() -> nn.Module:
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 3, 1), nn.ReLU(),
         nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, CLASSES),
     )  # fmt: skip
+
+
+class Branches(nn.Module):
+    """Two readers of the same neurons, and a residual stream of which each reader reads another sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.one, self.two = nn.Linear(FEATURES, 6), nn.Linear(6, 4), nn.Linear(6, 4)
+        self.inner, self.last = nn.Linear(4, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, examples: Tensor) -> Tensor:
+        hidden = self.first(examples).tanh()
+        stream = self.one(hidden) * self.two(hidden)
+        return self.last(stream + self.inner(stream).tanh())

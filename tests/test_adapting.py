@@ -14,7 +14,7 @@ from pruning.adapting import adapt
 from pruning.batching import Windows
 from pruning.distillation import Teacher
 from pruning.evaluation import latencies, loss_of, size_of
-from pruning.layers import removed_neurons, select, silence
+from pruning.layers import named_buffers, removed_neurons, select, silence
 from pruning.oracle import joint_removal, oracle
 from pruning.reconstruction import reconstruct
 from pruning.retention import keep_of, retention
@@ -25,10 +25,12 @@ from pruning.signals.gradients import gate_gradients
 from pruning.signals.surgeon import surgeon
 from pruning.statistics import merged
 from pruning.training import train
+from tests import foreign
 from tests.models import SIGNALS, bytes_of, recipe, tensors_of, text, tiny
 from tests.networks import (
     CLASSES,
     WORDS,
+    Branches,
     Classifier,
     RecurrentWords,
     Tagger,
@@ -130,6 +132,65 @@ def test_targets_that_come_examples_first_give_what_steps_first_give():
     pd.testing.assert_frame_equal(*found, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "name", ["tied LSTM language model", "classifier of states", "hard-coded", "VGG", "ViT", "GPT-2", "BERT"]
+)
+def test_networks_that_nobody_here_wrote_are_tapped_and_measured(name):
+    network, inputs = foreign.made(name)
+    given = inputs[0] if hasattr(network, "init_hidden") else inputs
+    model = adapt(network, given, criterion=nn.CrossEntropyLoss())
+    logits, taps, _ = model.tapped(given)
+    targets = torch.arange(len(logits)) % logits.shape[1]
+    gammas = torch.autograd.grad(model.judged(logits, targets), list(taps.values()))
+    outputs = model.outputs(given)
+    expected, _ = gate_gradients(model, model.layers(), given, targets, None)
+    assert model.untappable(given) == {}
+    for layer, gamma in zip(taps, gammas, strict=True):
+        assert torch.allclose((gamma * outputs[layer]).sum((0, 1)), expected[layer], rtol=1e-8, atol=1e-14)
+    found = SIGNALS["hessian"](model, [(given, targets)] * 4)
+    assert found["trace"].notna().all()
+    assert size_of(model).multiply_adds > 0
+
+
+def with_twins(model):
+    """Return the model in which neuron 1 of each layer computes what neuron 0 does; readers differ."""
+    tensors = {**tensors_of(model), **named_buffers(model)}
+    for layer in model.layers():
+        for piece in (*layer.owned, *layer.buffers):
+            rows = piece.split(tensors[piece.parameter]).clone()
+            rows[1] = rows[0]
+            tensors[piece.parameter] = piece.join(rows, tensors[piece.parameter])
+    twin = model.resized(model.widths())
+    twin.load_state_dict(tensors)
+    return twin
+
+
+@pytest.mark.parametrize("kind", ["branches", "biasless", "images", "tagger", "transformer", "lstm", "gru"])
+def test_removing_twins_costs_nothing_once_readers_are_refitted(kind, caplog):
+    dense, batches = discovered(kind)
+    model = with_twins(dense)
+    others = {layer.name: [0, *range(2, layer.width)] for layer in model.layers() if not layer.obstacle}
+    keep = {name: torch.tensor(kept) for name, kept in others.items()}
+    covariances = activations(model, batches, activation_samples=16, bins=8)[1]
+    expected, inputs = model.logits(batches[0][0])[0], batches[0][0]
+    cut, refitted = (reconstruct(model, keep, covariances, repair=repair) for repair in ("none", "ridge"))
+    assert (cut.logits(inputs)[0] - expected).abs().max() > 1e-2
+    assert (refitted.logits(inputs)[0] - expected).abs().max() < 1e-3
+    assert refitted.widths() == cut.widths()
+    assert "Cut and not repaired" not in caplog.text
+
+
+def test_a_layer_whose_readers_cannot_be_refitted_is_cut_and_named(caplog):
+    model, batches = discovered("branches")
+    covariances = activations(model, batches, activation_samples=16, bins=8)[1]
+    keep = {"one": torch.tensor([0, 2])}
+    found = [
+        reconstruct(model, keep, covariances, repair=repair).logits(batches[0][0])[0] for repair in ("none", "ridge")
+    ]
+    assert torch.equal(*found)
+    assert "Cut and not repaired: layer one, because inner.weight and last.weight read different" in caplog.text
+
+
 def drawn(*shape, classes, most, seed=5):
     """Return batches of numbers or tokens `shape` and class numbers `classes`, below `most`."""
     generator = torch.Generator().manual_seed(seed)
@@ -138,7 +199,13 @@ def drawn(*shape, classes, most, seed=5):
     return [((20 * i.sigmoid()).long() if len(shape) == 2 else i, t) for i, t in zip(inputs, targets, strict=True)]
 
 
+def biasless():
+    return nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, CLASSES, bias=False))
+
+
 DISCOVERED = {
+    "biasless": (biasless, examples(16 * 4, batch=4), nn.CrossEntropyLoss()),
+    "branches": (Branches, examples(16 * 4, batch=4), nn.CrossEntropyLoss()),
     "images": (images, drawn(4, 1, 6, 6, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
     "tagger": (Tagger, drawn(4, 5, classes=(4, 5), most=CLASSES), nn.CrossEntropyLoss()),
     "transformer": (Transformer, drawn(4, 5, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
@@ -163,7 +230,10 @@ def test_what_is_tapped_adds_up_to_the_gradients_by_gates_on_the_neurons(kind):
     logits, taps, _ = model.tapped(inputs)
     gammas = torch.autograd.grad(model.judged(logits, targets), list(taps.values()))
     expected, _ = gate_gradients(model, model.layers(), inputs, targets, None)
-    assert list(taps) == [layer.name for layer in model.layers()]
+    reasons = model.untappable(inputs)
+    assert list(taps) == [layer.name for layer in model.layers() if layer.name not in reasons]
+    assert all("read different functions of its neurons" in reason for reason in reasons.values())
+    assert bool(reasons) == (kind == "branches")
     for name, gamma in zip(taps, gammas, strict=True):
         assert expected[name].abs().max() > 1e-6
         assert torch.allclose((gamma * outputs[name]).sum((0, 1)), expected[name], rtol=1e-9, atol=1e-14)
@@ -323,14 +393,34 @@ def test_inputs_may_be_several_tensors_by_place_or_name():
     assert model.loss((2 * inputs,), targets)[0].item() == pytest.approx(model.loss(named, targets)[0].item())
 
 
-def test_what_cannot_be_tapped_is_refused_in_one_sentence():
-    model = disguised(tiny(family="snn"))
-    with pytest.raises(ValueError, match=r"Expected an LSTM, GRU or RNN of PyTorch where snn.0 feeds itself, got LIF;"):
-        ALL["surgeon"](model, TEXT)
-    twice = classifier(call=lambda network, inputs, _: (network(inputs) + network(-inputs), None))
-    with pytest.raises(ValueError, match=r"Expected layer first to run once in a batch, it ran again; `surgeon` and"):
-        ALL["criteria"](twice, BATCHES)
-    assert not any(module._forward_hooks for module in twice.modules())
+@pytest.mark.parametrize(
+    ("make", "batches", "left", "sentence"),
+    [
+        (
+            lambda: disguised(tiny(family="lstm + snn")),
+            TEXT,
+            {"lstm.0", "lstm.1"},
+            "layer snn.0, because it feeds itself within LIF, which is no LSTM, GRU or RNN of PyTorch.",
+        ),
+        (
+            lambda: classifier(call=lambda network, inputs, _: (network(inputs) + network(-inputs), None)),
+            BATCHES,
+            set(),
+            "layer first, because it runs more than once in a batch.",
+        ),
+    ],
+)
+def test_a_layer_that_cannot_be_tapped_is_named_with_the_reason_and_has_no_numbers(
+    make, batches, left, sentence, caplog
+):
+    model = make()
+    for signal, columns in (("surgeon", ["cost", "importance"]), ("criteria", ["gate_fisher", "wanda"])):
+        found = ALL[signal](model, batches)
+        assert f"Not measured by {signal}: {sentence}" in caplog.text
+        numbers = found.groupby("layer")[columns].agg(lambda column: column.notna().all()).all(axis=1)
+        assert set(numbers.index[numbers]) == left
+        assert len(found) == sum(model.widths())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize(

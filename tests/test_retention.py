@@ -288,7 +288,7 @@ def test_the_thresholds_of_the_adaptive_rate_are_parameters():
         ([], "mixed", "Expected at least one score, got none."),
         ([1.0, math.nan], "mixed", "Expected finite scores, got 1 others."),
         ([math.inf, 1.0, -math.inf], "mixed", "Expected finite scores, got 2 others."),
-        ([1.0], "cnn", r"Unknown network type 'cnn'; known: \['rnn', 'snn', 'mixed', 'dense'\]."),
+        ([1.0], "cnn", r"Unknown network type 'cnn'; known: \['rnn', 'snn', 'mixed', 'dense', 'conv', 'head'\]."),
     ],
 )
 def test_scores_without_an_answer_are_refused(scores, network_type, sentence):

@@ -17,10 +17,6 @@ State: TypeAlias = list[tuple[Tensor, ...]]
 Decoder = Literal["untied", "tied", "projected"]
 
 
-class Untappable(ValueError):
-    """A layer to whose outputs nothing can be added so that all its readers see it; the message says which and why."""
-
-
 class Measurable(PrunableModule):
     """A model that can be run on batches of (inputs, targets) and that knows what it loses on them.
 
@@ -44,6 +40,10 @@ class Measurable(PrunableModule):
     def logits(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
         """Return the logits, one row for each target, (n, classes), and the state to carry on from."""
 
+    def untappable(self, inputs: Any) -> dict[str, str]:  # noqa: ARG002 - for those who need it
+        """Return why `tapped` and `outputs` leave out a layer, by layer; those that are not named are all there."""
+        return {}
+
     @abstractmethod
     def tapped(self, inputs: Any, state: Any = None) -> tuple[Tensor, dict[str, Tensor], Any]:
         """Return logits and state as `logits` does and, by layer, zeros that were added to its outputs.
@@ -51,9 +51,6 @@ class Measurable(PrunableModule):
         They are shaped as `outputs` gives those, (steps, examples, width). The derivative of a loss by such zeros is
         how much it depends on each output, through every reader within this batch, the layer's own next steps
         included.
-
-        Raises:
-            Untappable: For a layer at whose outputs nothing can be added so that all its readers see it.
         """
 
     @abstractmethod

@@ -13,11 +13,12 @@ from pruning.evaluation import evaluating
 from pruning.layers import NeuronLayer, PrunableModule, gather, named_tensors
 from pruning.models.base import Measurable
 from pruning.progress import Track, silently
+from pruning.sensitivity import tappable
 from pruning.signals.cooperative import edges_of, recurrent_coupling
 from pruning.signals.evidence import Evidence, gather_evidence, partition
 from pruning.signals.grouped import GROUPS, group_of
 from pruning.statistics import entropy, jackknife_error, merged
-from pruning.tables import CRITERIA, EXACT, table
+from pruning.tables import CRITERIA, EXACT, table, unmeasured
 
 DAMPING = 0.85
 """Chance that PageRank's walker follows an edge rather than jumping anywhere (Brin & Page 1998)."""
@@ -38,7 +39,8 @@ def criteria(
 
     Each criterion's meaning, unit and source stand with its function below, by the column's name. The text is read
     once: one forward and three backward passes a window serve them all (see `gather_evidence`). Every estimate's
-    standard error is the jackknife over eight consecutive groups of windows.
+    standard error is the jackknife over eight consecutive groups of windows. Of a layer whose outputs cannot be tapped
+    there are no numbers, and a warning says why.
 
     Args:
         model: Any model whose layers can be tapped (`Measurable.tapped`).
@@ -53,7 +55,10 @@ def criteria(
     Raises:
         ValueError: If there is only one window, whose spread nothing tells.
     """
-    layers, count = model.layers(), min(batches, len(windows))
+    layers, count = tappable(model, windows, "criteria"), min(batches, len(windows))
+    left_out = [(layer.name, layer.width) for layer in model.layers() if layer not in layers]
+    if not layers:
+        return unmeasured("criteria", left_out)
     generator = torch.Generator().manual_seed(seed)
     groups: list[dict[str, Evidence]] = []
     state = None
@@ -67,6 +72,7 @@ def criteria(
             else:
                 groups[place] = {name: groups[place][name].merge(new) for name, new in found.items()}
     rows = [_rows(model, layer, [group[layer.name] for group in groups], ridge) for layer in layers]
+    rows += [unmeasured("criteria", left_out)] if left_out else []
     return table("criteria", pd.concat(rows, ignore_index=True))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pruning.signals.activations import Covariances
 from pruning.signals.scaling import signal_rows
 from pruning.statistics import Covariance, jackknife_error, merged
-from pruning.tables import table
+from pruning.tables import table, unmeasured
 
 LEAST = 1e-30
 """Least that is added to C's diagonal, so that a layer whose outputs never vary costs nothing instead of failing."""
@@ -60,11 +60,15 @@ def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) 
 
     Args:
         states: Covariance of each layer's outputs, in groups of text.
-        sensitivities: Moments of the sensitivities, in as many groups.
+        sensitivities: Moments of the sensitivities, in as many groups; of a layer without them there are no numbers.
         damping: Added to C's diagonal, relative to its mean.
     """
+    left_out = [(name, len(groups[0].mean)) for name, groups in states.items() if name not in sensitivities]
+    if not sensitivities:
+        return unmeasured("surgeon", left_out)
     count = min(len(groups) for groups in (*states.values(), *sensitivities.values()))
-    evidence = [Evidence({name: (states[name][g], sensitivities[name][g]) for name in states}) for g in range(count)]
+    measured = [name for name in states if name in sensitivities]
+    evidence = [Evidence({name: (states[name][g], sensitivities[name][g]) for name in measured}) for g in range(count)]
     places, costs = merged(evidence).order(damping)
     neurons = sum(map(len, places.values()))
     errors = jackknife_error(evidence, lambda some: torch.cat(list(some.order(damping)[0].values()))) / neurons
@@ -73,6 +77,7 @@ def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) 
         samples = sum(group.count for group in states[name])
         components = {"cost": costs[name], "place": places[name]}
         parts.append(signal_rows(name, components, places[name] / neurons, error, samples))
+    parts += [unmeasured("surgeon", left_out)] if left_out else []
     frame = pd.concat(parts, ignore_index=True)
     return table("surgeon", frame.astype({"place": "int64"}))
 
