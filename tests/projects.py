@@ -28,7 +28,7 @@ TINY: dict[str, dict[str, Any]] = {
     "surgeon": {"batches": 10},
     "criteria": {"batches": 10},
     "oracle": {"neurons": 6, "tokens": 100, "most": 200, "words": 16, "portion": 0.1},
-    "prune": {"floor": 2},
+    "prune": {"floor": 2, "multiple": 1},
     "reconstruct": {"tokens": 320},
     "finetune": {"batch": 4, "bptt": 8, "portion": 0.5},
     "evaluate": {"repeats": 5},

@@ -1,0 +1,131 @@
+"""What pruning does to each family on one corpus: dense, half of the neurons removed, repaired, fine-tuned.
+
+`python -m benchmarks.pruned_families --corpus FOLDER` trains a model of each family (2 layers of 128 units; of a mixed
+one 64 + 64) for one epoch, removes half of its neurons in the surgeon's order over all layers, repairs (ridge, then
+imitation) and fine-tunes all, the dense one too, on a tenth of the text beside the dense model. Perplexity on the
+validation split, state carried. A family's row is kept in `--results` as soon as it is measured.
+"""
+
+import argparse
+import copy
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from pruning.batching import Windows
+from pruning.corpus import END_OF_LINE
+from pruning.distillation import Imitation, Teacher, imitate
+from pruning.energy import energy_of
+from pruning.evaluation import loss_of
+from pruning.layers import Keep, select
+from pruning.models import build
+from pruning.models.base import LanguageModel
+from pruning.reconstruction import reconstruct
+from pruning.sensitivity import sensitivities
+from pruning.signals.activations import Covariances, activations
+from pruning.signals.surgeon import surgeon
+from pruning.training import Recipe, train
+from tasks.common.console import track
+from tasks.published import read_splits
+
+SPIKING = {"recurrent": True, "leak": 0.5, "threshold": 1.0, "slope": 2.0}
+FAMILIES = {
+    "lstm": {"family": "lstm", "widths": (128, 128)},
+    "gru": {"family": "gru", "widths": (128, 128)},
+    "rnn": {"family": "rnn", "widths": (128, 128), "nonlinearity": "tanh"},
+    "snn": {"family": "snn", "widths": (128, 128), **SPIKING},
+    "mixed": {"family": "mixed", "widths": (64, 64), "cell": "lstm", "snn_widths": (64, 64), **SPIKING},
+}
+TRAINING = Recipe(epochs=1, portion=1.0, learning_rate=4e-3, warmup=0.05, weight_decay=0.01, clip=0.5, patience=1)
+EXTRA = Recipe(epochs=1, portion=0.1, learning_rate=1e-3, warmup=0.05, weight_decay=0.01, clip=0.5, patience=1)
+IMITATION = Imitation(tokens=112_000, learning_rate=4e-3, warmup=0.05, clip=1.0)
+KEEP, FLOOR, SHARE = 0.5, 8, 0.5
+
+
+def vocabulary_of(folder: Path) -> dict[str, int]:
+    """Return the words of the training text by number, in the order in which they come."""
+    words = (folder / "ptb.train.txt").read_text(encoding="utf-8").split()
+    return {word: number for number, word in enumerate(dict.fromkeys([END_OF_LINE, *words]))}
+
+
+def kept(states: Covariances, moments: Covariances, widths: dict[str, int]) -> Keep:
+    """Return the neurons that the surgeon removes last, at least `FLOOR` of each layer."""
+    order = surgeon(states, moments, damping=1e-4)
+    places = {name: torch.tensor(order.loc[order["layer"] == name, "place"].to_numpy()) for name in widths}
+    last = {name: own >= own.sort(descending=True).values[min(FLOOR, len(own)) - 1] for name, own in places.items()}
+    enough = sum(widths.values()) - round(KEEP * sum(widths.values()))
+    return {name: ((places[name] > enough) | last[name]).nonzero().flatten() for name in widths}
+
+
+def trained(
+    model: LanguageModel, windows: Windows, valid: Windows, recipe: Recipe, teacher: LanguageModel | None
+) -> None:
+    """Train in place."""
+    taught = None if teacher is None else Teacher(model=teacher, share=SHARE, temperature=1.0)
+    for _ in train(model, windows, valid, recipe=recipe, seed=1, teacher=taught, track=track):
+        continue
+
+
+def measured(config: dict[str, object], splits: dict[str, torch.Tensor], size: int) -> dict[str, float]:
+    """Return a family's row."""
+    windows, calibration, valid = (
+        Windows(splits[split], first=0, batch=batch, bptt=bptt)
+        for split, batch, bptt in (("train", 20, 35), ("train", 32, 35), ("valid", 10, 100))
+    )
+    torch.manual_seed(1)
+    dense = build(**{"vocabulary": size, "embedding": 128, "decoder": "untied", "dropout": 0.1, **config})
+    start = time.perf_counter()
+    trained(dense, windows, valid, TRAINING, None)
+    row = {"train seconds": time.perf_counter() - start, "dense": loss_of(dense, valid).perplexity}
+    row |= {"dense energy": energy_of(dense, [valid[0]]).energy, "multiply_adds": dense.multiply_adds()}
+    states = activations(dense, calibration, activation_samples=60, bins=32, track=track)[1]
+    moments = sensitivities(dense, calibration, batches=20, seed=1, track=track)
+    keep = kept(states, moments, {layer.name: layer.width for layer in dense.layers()})
+    row |= {f"kept {name}": len(own) for name, own in keep.items()}
+    row["removed"] = loss_of(select(dense, keep), valid).perplexity
+    smaller = reconstruct(dense, keep, states, repair="ridge")
+    row["ridge"] = loss_of(smaller, valid).perplexity
+    smaller = imitate(smaller, dense, calibration, imitation=IMITATION, track=track)
+    row["imitate"] = loss_of(smaller, valid).perplexity
+    control = copy.deepcopy(dense)
+    for name, model in (("fine-tuned", smaller), ("dense fine-tuned", control)):
+        trained(model, windows, valid, EXTRA, dense)
+        row[name] = loss_of(model, valid).perplexity
+    return row | {"energy": energy_of(smaller, [valid[0]]).energy, "pruned multiply_adds": smaller.multiply_adds()}
+
+
+def main() -> None:
+    """Measure every family that is missing and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pruned_families", description=__doc__.split("\n", maxsplit=1)[0]
+    )
+    parser.add_argument("--corpus", type=Path, required=True, help="a folder with ptb.{train,valid,test}.txt")
+    parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
+    parser.add_argument("--results", type=Path, default=Path("pruned_families.jsonl"), help="where rows are kept")
+    given = parser.parse_args()
+    torch.set_flush_denormal(True)
+    vocabulary = vocabulary_of(given.corpus)
+    splits = read_splits(given.corpus, vocabulary)
+    rows: dict[str, dict[str, float]] = {}
+    if given.results.is_file():
+        for line in given.results.read_text(encoding="utf-8").splitlines():
+            rows |= json.loads(line)
+    for name in given.families:
+        if name not in rows:
+            rows[name] = measured(FAMILIES[name], splits, len(vocabulary))
+            with given.results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({name: rows[name]}) + "\n")
+    columns = ("dense", "removed", "ridge", "imitate", "fine-tuned", "dense fine-tuned")
+    print("| family | " + " | ".join(columns) + " | multiply-adds | nJ/token |")
+    print("|---|" + "---:|" * (len(columns) + 2))
+    for name, row in rows.items():
+        cells = [f"{row[column]:.1f}" for column in columns]
+        cells += [f"{row['multiply_adds']:,.0f} → {row['pruned multiply_adds']:,.0f}"]
+        cells += [f"{row['dense energy'] / 1e3:,.0f} → {row['energy'] / 1e3:,.0f}"]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
