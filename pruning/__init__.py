@@ -4,7 +4,9 @@ The names below are the library's front door; each is imported when it is first 
 (and DVC makes it depend on) only the modules that it uses.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 _HOME = {
@@ -38,6 +40,7 @@ _HOME = {
     "Imitation": "pruning.distillation",
     "imitate": "pruning.distillation",
     "Teacher": "pruning.distillation",
+    "oracle": "pruning.oracle",
     "joint_removal": "pruning.oracle",
     "fuse": "pruning.fusion",
     "retention": "pruning.retention",
@@ -62,3 +65,14 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
+
+
+class _FrontDoor(ModuleType):
+    """The package, in which a submodule that bears a public name (`retention`, `record`) does not take its place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and name in _HOME):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _FrontDoor

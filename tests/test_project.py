@@ -1,12 +1,14 @@
 """Every home of a fact agrees with the others: dvc.yaml, params.yaml, code, README."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import grimp
 import pytest
 from ruamel.yaml import YAML
 
+import pruning
 from pruning.tables import ACTIVATIONS, CHOICES, COOPERATIVE, GRADIENTS, SIGNALS, TABLES, WEIGHTS
 from tasks.common.parameters import Parameters, Variant
 from tests.projects import ROOT
@@ -99,3 +101,9 @@ def test_the_readme_names_only_parameters_that_exist() -> None:
 def _is_module(name: str) -> bool:
     path = ROOT / name.replace(".", "/")
     return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
+
+
+@pytest.mark.parametrize("name", pruning.__all__)
+def test_a_public_name_is_what_its_module_calls_so_whatever_was_imported_before(name: str) -> None:
+    module = import_module(pruning._HOME[name])
+    assert getattr(pruning, name) is getattr(module, name)

@@ -102,7 +102,10 @@ def test_a_changed_value_makes_stale_the_stages_that_read_it(
         ("pruning/signals/weights.py", {"weights"}),
         ("pruning/fusion.py", {"fuse"}),
         ("pruning/retention.py", {"prune@dense", "prune@enhanced", *REPAIRED}),
-        ("pruning/record.py", {"activations", "cooperative", "criteria", "surgeon", "oracle", *REPAIRED}),
+        (
+            "pruning/signals/grouped.py",
+            {"activations", "cooperative", "criteria", "gradients", "surgeon", "oracle", *REPAIRED},
+        ),
     ],
 )
 def test_an_edited_module_makes_stale_the_stages_that_import_it(touched: Path, module: str, expected: set[str]) -> None:
