@@ -13,7 +13,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -185,6 +185,8 @@ def main() -> None:
     parser.add_argument("--finetune", type=int, default=1, help="seeds that are fine-tuned; 0 for none")
     choices = ["surgeon", "random", "traditional"]
     parser.add_argument("--choices", nargs="+", choices=choices, default=choices, help="all but the first: one seed")
+    trained = ["surgeon", "random", "scratch"]
+    parser.add_argument("--trained", nargs="+", choices=trained, default=trained, help="what is trained for an epoch")
     parser.add_argument("--results", type=Path, default=Path("repair.jsonl"), help="where cells are kept")
     parser.add_argument("--choose", action="store_true", help="measure settings on held-out training text instead")
     given = parser.parse_args()
@@ -228,29 +230,30 @@ def _measure(bench: Bench, given: argparse.Namespace) -> None:
                 measure_repairs(bench, found, importance, by, keep, seed)
     for seed in range(given.finetune):
         for keep in given.keep:
-            _measure_training(bench, calibrations[seed], keep, seed)
+            _measure_training(bench, calibrations[seed], keep, seed, given.trained)
 
 
-def _measure_training(bench: Bench, found: Calibration, keep: float, seed: int) -> None:
-    for by in ("surgeon", "random"):
-        kept = chosen(found.importance, by, keep)
+def _measure_training(bench: Bench, found: Calibration, keep: float, seed: int, trained: Sequence[str]) -> None:
+    for by in trained:
+        measure = partial(_from_scratch if by == "scratch" else _after_epoch, bench, found, keep, seed)
+        bench.cell(f"{keep}/{by}/epoch/{seed}", measure if by == "scratch" else partial(measure, by))
 
-        def after(kept: Keep = kept) -> dict[str, float]:
-            return finetuned(bench, repaired(found, kept), RECIPE, seed, share=SHARE)
 
-        bench.cell(f"{keep}/{by}/epoch/{seed}", after)
+def _after_epoch(bench: Bench, found: Calibration, keep: float, seed: int, by: str) -> dict[str, float]:
+    """Return what the repaired choice becomes in an epoch beside the dense model."""
+    return finetuned(bench, repaired(found, chosen(found.importance, by, keep)), RECIPE, seed, share=SHARE)
 
-    def scratch() -> dict[str, float]:
-        widths = [len(own) for own in chosen(found.importance, "surgeon", keep).values()]
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = found.model.resized(widths)
-            for name, parameter in model.named_parameters():
-                fresh = torch.nn.init.uniform_(torch.empty_like(parameter), -0.1, 0.1)
-                parameter.data.copy_(torch.zeros_like(parameter) if name.startswith("decoder") else fresh)
-        return finetuned(bench, model, SCRATCH, seed, share=0.0)
 
-    bench.cell(f"{keep}/scratch/epoch/{seed}", scratch)
+def _from_scratch(bench: Bench, found: Calibration, keep: float, seed: int) -> dict[str, float]:
+    """Return what a new model of the surgeon's widths becomes in the same epoch, by the labels alone."""
+    widths = [len(own) for own in chosen(found.importance, "surgeon", keep).values()]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = found.model.resized(widths)
+        for name, parameter in model.named_parameters():
+            fresh = torch.nn.init.uniform_(torch.empty_like(parameter), -0.1, 0.1)
+            parameter.data.copy_(torch.zeros_like(parameter) if name.startswith("decoder") else fresh)
+    return finetuned(bench, model, SCRATCH, seed, share=0.0)
 
 
 def _print(bench: Bench, keeps: Iterable[float]) -> None:
