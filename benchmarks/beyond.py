@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks.repair import CALIBRATION, SENSITIVE, STATES, Bench, Calibration, calibrated, chosen, opened
 from pruning.batching import Window, Windows
 from pruning.evaluation import carried, evaluating
-from pruning.layers import Keep, NeuronLayer, named_tensors
+from pruning.layers import Keep, NeuronLayer, named_tensors, removed_neurons
 from pruning.models.base import LanguageModel
 from pruning.reconstruction import reconstruct
 from pruning.record import record
@@ -42,13 +42,10 @@ def kept_by(places: dict[str, Tensor], count: int) -> Keep:
 def with_swaps(found: Calibration, grams: dict[str, Tensor], kept: Keep) -> Keep:
     """Return the kept neurons after swaps within each layer."""
     better = {}
-    for name, groups in found.states.items():
-        gone = torch.ones(len(grams[name]), dtype=torch.bool)
-        gone[kept[name]] = False
-        removed = swapped(merged(groups).matrix, grams[name], gone.nonzero().flatten(), damping=DAMPING)
-        left = torch.ones(len(gone), dtype=torch.bool)
-        left[removed] = False
-        better[name] = left.nonzero().flatten()
+    for layer in found.model.layers():
+        covariance, gone = merged(found.states[layer.name]).matrix, removed_neurons(layer, kept)
+        removed = swapped(covariance, grams[layer.name], gone, damping=DAMPING)
+        better[layer.name] = removed_neurons(layer, {layer.name: removed})  # what is not removed
     return better
 
 
@@ -204,11 +201,10 @@ def _biases(
 
 
 def low_rank(model: LanguageModel, states: Covariance, rank: int) -> tuple[LanguageModel, int]:
-    """Return an untied model whose decoder has this rank, and its multiply-adds: U (V × r) times (r × H).
+    """Return a model whose decoder has this rank, and its multiply-adds: U (V × r) times (r × H).
 
     The best approximation of what the decoder gives on text, from the singular vectors of D C^½.
     """
-    untied = model
     decoder = (model.decoder_weight @ model.projection.weight).double().detach()
     values, vectors = torch.linalg.eigh(states.second_moment)
     root = vectors * values.clamp(min=0).sqrt()
@@ -217,7 +213,7 @@ def low_rank(model: LanguageModel, states: Covariance, rank: int) -> tuple[Langu
     back = torch.linalg.pinv(basis)
     shape = model.projection.weight.shape
     flat = (torch.linalg.pinv(model.decoder_weight.double()) @ decoder @ basis @ back).to(model.projection.weight)
-    changed = untied.resized(model.widths())
+    changed = model.resized(model.widths())
     changed.load_state_dict({**model.state_dict(), "projection.weight": flat.view(shape)})
     recurrent = model.multiply_adds() - model.decoder_weight.numel() - model.projection.weight.numel()
     return changed.eval(), recurrent + rank * (decoder.shape[0] + decoder.shape[1])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.families import SPIKING
 from pruning.batching import Windows
 from pruning.corpus import END_OF_LINE
 from pruning.distillation import Imitation, Teacher, imitate
@@ -23,6 +24,7 @@ from pruning.layers import Keep, select
 from pruning.models import build
 from pruning.models.base import LanguageModel
 from pruning.reconstruction import reconstruct
+from pruning.retention import keep_of, retention
 from pruning.sensitivity import sensitivities
 from pruning.signals.activations import Covariances, activations
 from pruning.signals.surgeon import surgeon
@@ -30,7 +32,6 @@ from pruning.training import Recipe, train
 from tasks.common.console import track
 from tasks.published import read_splits
 
-SPIKING = {"recurrent": True, "leak": 0.5, "threshold": 1.0, "slope": 2.0}
 FAMILIES = {
     "lstm": {"family": "lstm", "widths": (128, 128)},
     "gru": {"family": "gru", "widths": (128, 128)},
@@ -50,13 +51,10 @@ def vocabulary_of(folder: Path) -> dict[str, int]:
     return {word: number for number, word in enumerate(dict.fromkeys([END_OF_LINE, *words]))}
 
 
-def kept(states: Covariances, moments: Covariances, widths: dict[str, int]) -> Keep:
+def kept(states: Covariances, moments: Covariances) -> Keep:
     """Return the neurons that the surgeon removes last, at least `FLOOR` of each layer."""
     order = surgeon(states, moments, damping=1e-4)
-    places = {name: torch.tensor(order.loc[order["layer"] == name, "place"].to_numpy()) for name in widths}
-    last = {name: own >= own.sort(descending=True).values[min(FLOOR, len(own)) - 1] for name, own in places.items()}
-    enough = sum(widths.values()) - round(KEEP * sum(widths.values()))
-    return {name: ((places[name] > enough) | last[name]).nonzero().flatten() for name in widths}
+    return keep_of(retention(order, variant="surgeon", by="importance", retain=KEEP, floor=FLOOR, scope="absolute"))
 
 
 def trained(
@@ -82,7 +80,7 @@ def measured(config: dict[str, object], splits: dict[str, torch.Tensor], size: i
     row |= {"dense energy": energy_of(dense, [valid[0]]).energy, "multiply_adds": dense.multiply_adds()}
     states = activations(dense, calibration, activation_samples=60, bins=32, track=track)[1]
     moments = sensitivities(dense, calibration, batches=20, seed=1, track=track)
-    keep = kept(states, moments, {layer.name: layer.width for layer in dense.layers()})
+    keep = kept(states, moments)
     row |= {f"kept {name}": len(own) for name, own in keep.items()}
     row["removed"] = loss_of(select(dense, keep), valid).perplexity
     smaller = reconstruct(dense, keep, states, repair="ridge")
