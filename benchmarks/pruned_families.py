@@ -39,7 +39,7 @@ FAMILIES = {
     "snn": {"family": "snn", "widths": (128, 128), **SPIKING},
     "mixed": {"family": "mixed", "widths": (64, 64), "cell": "lstm", "snn_widths": (64, 64), **SPIKING},
 }
-TRAINING = Recipe(epochs=1, portion=1.0, learning_rate=4e-3, warmup=0.05, weight_decay=0.01, clip=0.5, patience=1)
+TRAINING = Recipe(epochs=1, portion=1.0, learning_rate=8e-3, warmup=0.05, weight_decay=0.01, clip=0.5, patience=1)
 EXTRA = Recipe(epochs=1, portion=0.1, learning_rate=1e-3, warmup=0.05, weight_decay=0.01, clip=0.5, patience=1)
 IMITATION = Imitation(tokens=112_000, learning_rate=4e-3, warmup=0.05, clip=1.0)
 KEEP, FLOOR, SHARE = 0.5, 8, 0.5
@@ -61,7 +61,7 @@ def trained(
     model: LanguageModel, windows: Windows, valid: Windows, recipe: Recipe, teacher: LanguageModel | None
 ) -> None:
     """Train in place."""
-    taught = None if teacher is None else Teacher(model=teacher, share=SHARE, temperature=1.0)
+    taught = teacher and Teacher.of(teacher, share=SHARE)
     for _ in train(model, windows, valid, recipe=recipe, seed=1, teacher=taught, track=track):
         continue
 
@@ -74,6 +74,7 @@ def measured(config: dict[str, object], splits: dict[str, torch.Tensor], size: i
     )
     torch.manual_seed(1)
     dense = build(**{"vocabulary": size, "embedding": 128, "decoder": "untied", "dropout": 0.1, **config})
+    dense.expect(windows.targets)
     start = time.perf_counter()
     trained(dense, windows, valid, TRAINING, None)
     row = {"train seconds": time.perf_counter() - start, "dense": loss_of(dense, valid).perplexity}

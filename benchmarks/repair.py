@@ -27,6 +27,7 @@ from pruning.corpus import END_OF_LINE
 from pruning.distillation import Imitation, Teacher, imitate
 from pruning.evaluation import loss_of
 from pruning.layers import Keep
+from pruning.models import build
 from pruning.models.base import LanguageModel
 from pruning.reconstruction import REPAIRS, reconstruct
 from pruning.retention import keep_of, retention
@@ -44,7 +45,9 @@ STATES, SENSITIVE, PROBES = 60, 15, 100
 """Windows for covariances and for sensitivities, and probes of the Hessian."""
 IMITATION = Imitation(tokens=400_000, learning_rate=8e-3, warmup=0.05, clip=1.0)
 RECIPE = Recipe(epochs=1, portion=1.0, learning_rate=2e-3, warmup=0.02, weight_decay=0.0, clip=0.5, patience=1)
-SCRATCH = Recipe(epochs=1, portion=1.0, learning_rate=4e-3, warmup=0.05, weight_decay=0.0, clip=0.5, patience=1)
+SCRATCH = Recipe(epochs=1, portion=1.0, learning_rate=4e-3, warmup=0.05, weight_decay=0.0, clip=0.5, patience=5)
+DROPOUT = 0.3
+"""Of a model that is trained from scratch for more than one epoch."""
 TRAINING = {"batch": 20, "bptt": 35}
 SHARE = 0.9
 """Share of the dense model in what fine-tuning minimises."""
@@ -169,7 +172,7 @@ def finetuned(bench: Bench, model: LanguageModel, recipe: Recipe, seed: int, *, 
     """Return perplexity and seconds after one epoch."""
     start = time.perf_counter()
     windows, valid = bench.windows("train", **TRAINING), bench.windows("valid", batch=10, bptt=100)
-    teacher = Teacher(model=bench.dense, share=share, temperature=1.0) if share else None
+    teacher = Teacher.of(bench.dense, share=share)
     for _ in train(model, windows, valid, recipe=recipe, seed=seed, teacher=teacher, track=track):
         seconds = time.perf_counter() - start
     return {"perplexity": bench.perplexity(model), "seconds": seconds}
@@ -186,6 +189,7 @@ def main() -> None:
     choices = ["surgeon", "random", "traditional"]
     parser.add_argument("--choices", nargs="+", choices=choices, default=choices, help="all but the first: one seed")
     trained = ["surgeon", "random", "scratch"]
+    parser.add_argument("--epochs", type=int, default=1, help="of models trained from scratch")
     parser.add_argument("--trained", nargs="+", choices=trained, default=trained, help="what is trained for an epoch")
     parser.add_argument("--results", type=Path, default=Path("repair.jsonl"), help="where cells are kept")
     parser.add_argument("--choose", action="store_true", help="measure settings on held-out training text instead")
@@ -230,13 +234,19 @@ def _measure(bench: Bench, given: argparse.Namespace) -> None:
                 measure_repairs(bench, found, importance, by, keep, seed)
     for seed in range(given.finetune):
         for keep in given.keep:
-            _measure_training(bench, calibrations[seed], keep, seed, given.trained)
+            _measure_training(bench, calibrations[seed], keep, seed, given.trained, given.epochs)
 
 
-def _measure_training(bench: Bench, found: Calibration, keep: float, seed: int, trained: Sequence[str]) -> None:
+def _measure_training(
+    bench: Bench, found: Calibration, keep: float, seed: int, trained: Sequence[str], epochs: int
+) -> None:
     for by in trained:
-        measure = partial(_from_scratch if by == "scratch" else _after_epoch, bench, found, keep, seed)
-        bench.cell(f"{keep}/{by}/epoch/{seed}", measure if by == "scratch" else partial(measure, by))
+        if by == "scratch":
+            bench.cell(
+                f"{keep}/scratch/{epochs} epochs/{seed}", partial(_from_scratch, bench, found, keep, seed, epochs)
+            )
+        else:
+            bench.cell(f"{keep}/{by}/epoch/{seed}", partial(_after_epoch, bench, found, keep, seed, by))
 
 
 def _after_epoch(bench: Bench, found: Calibration, keep: float, seed: int, by: str) -> dict[str, float]:
@@ -244,21 +254,24 @@ def _after_epoch(bench: Bench, found: Calibration, keep: float, seed: int, by: s
     return finetuned(bench, repaired(found, chosen(found.importance, by, keep)), RECIPE, seed, share=SHARE)
 
 
-def _from_scratch(bench: Bench, found: Calibration, keep: float, seed: int) -> dict[str, float]:
-    """Return what a new model of the surgeon's widths becomes in the same epoch, by the labels alone."""
+def _from_scratch(bench: Bench, found: Calibration, keep: float, seed: int, epochs: int) -> dict[str, float]:
+    """Return what a new model of the surgeon's widths becomes in some epochs, by the labels alone.
+
+    All neurons (`keep` 1) make a model as the dense one was before its training, tied as that is.
+    """
     widths = [len(own) for own in chosen(found.importance, "surgeon", keep).values()]
+    config = bench.dense.to_config() if keep == 1 else found.model.to_config() | {"widths": widths}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = found.model.resized(widths)
-        for name, parameter in model.named_parameters():
-            fresh = torch.nn.init.uniform_(torch.empty_like(parameter), -0.1, 0.1)
-            parameter.data.copy_(torch.zeros_like(parameter) if name.startswith("decoder") else fresh)
-    return finetuned(bench, model, SCRATCH, seed, share=0.0)
+        model = build(**config | {"family": "lstm", "dropout": DROPOUT if epochs > 1 else 0.0})
+    model.expect(bench.splits["train"])
+    return finetuned(bench, model, replace(SCRATCH, epochs=epochs), seed, share=0.0)
 
 
 def _print(bench: Bench, keeps: Iterable[float]) -> None:
     """Print perplexities over seeds, mean ± largest deviation, as Markdown."""
-    phases = (*REPAIRS, "imitate", "epoch")
+    third = dict.fromkeys(name.split("/")[2] for name in bench.cells if "/" in name)
+    phases = (*REPAIRS, "imitate", *(phase for phase in third if "epoch" in phase))
     print(f"\ndense: {bench.cells['dense']['perplexity']:.1f}\n")
     print("| keep | chosen by | " + " | ".join(phases) + " | seconds, selection and repair |")
     print("|---|---|" + "---:|" * (len(phases) + 1))

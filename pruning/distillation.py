@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,11 @@ class Teacher:
     model: Measurable
     share: float
     temperature: float
+
+    @classmethod
+    def of(cls, model: Measurable, *, share: float, temperature: float = 1.0) -> Self | None:
+        """Return the teacher, or None where it has no share and need not be run."""
+        return cls(model=model, share=share, temperature=temperature) if share else None
 
 
 def distillation_loss(

@@ -468,8 +468,7 @@ def _finetuned(
 ) -> LanguageModel:
     """Return the model as the last epoch of the extra training leaves it."""
     learner = copy.deepcopy(model)
-    share = treatment.distillation
-    teacher = Teacher(model=dense, share=share, temperature=1.0) if share else None
+    teacher = Teacher.of(dense, share=treatment.distillation)
     glance = _glance(texts.judged)
     for _ in train(learner, texts.training, glance, recipe=treatment.recipe, seed=seed, teacher=teacher):
         continue

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pruning.calibration import by_curves, by_quantiles
-from pruning.learned import Shares, bootstrapped, learn, measured, scores, within_layers
+from pruning.learned import Shares, bootstrapped, interval, learn, measured, scores, within_layers
 from pruning.tables import BESIDE, CRITERIA, SIGNALS, table
 from pruning.weighing import TRANSFORMS, adaptive, agreements, relative, reliability
 
@@ -307,8 +307,8 @@ def _compared(rows: pd.DataFrame, held_out: np.ndarray, names: Sequence[str], se
     alone = {name: within_layers(layers, rows[name].to_numpy(), truth) for name in names}
     best = max(alone, key=lambda name: alone[name])
     drawn = bootstrapped(layers, truth, {"fused": held_out, "best": rows[best].to_numpy()}, seed=seed)
-    low, high = np.quantile(drawn["fused"], [0.025, 0.975])
-    gain_low, gain_high = np.quantile(drawn["fused"] - drawn["best"], [0.025, 0.975])
+    low, high = interval(drawn["fused"])
+    gain_low, gain_high = interval(drawn["fused"] - drawn["best"])
     sizes = rows.groupby("layer").size()
     reliabilities = [
         reliability(own["loss_increase"].to_numpy(), own["standard_error"].to_numpy())

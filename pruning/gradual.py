@@ -17,15 +17,15 @@ from pruning.progress import Track, silently
 from pruning.retention import keep_of, retention
 from pruning.signals.gradients import gate_sums
 from pruning.training import (
+    Loop,
     Recipe,
     Trained,
-    _after_epoch,
-    _finite,
-    _Loop,
-    _optimizer,
-    _restore,
-    _under,
+    after_epoch,
+    finite,
+    optimizer_of,
+    restore,
     steps_an_epoch,
+    under,
 )
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -133,15 +133,15 @@ def prune_gradually(
         floor=floor,
         momentum=momentum,
         penalty=penalty,
-        kept={layer.name: torch.arange(layer.width) for layer in layers} | _under("kept", state.tensors),
+        kept={layer.name: torch.arange(layer.width) for layer in layers} | under("kept", state.tensors),
         importance={layer.name: torch.zeros(layer.width, dtype=torch.float64) for layer in layers}
-        | _under("importance", state.tensors),
+        | under("importance", state.tensors),
         step=len(state.history),
     )
     smaller = select(model, thinning.kept)
-    loop = _Loop(smaller, _optimizer(smaller, recipe), windows, recipe, None, seed, track, companion=thinning)
+    loop = Loop(smaller, optimizer_of(smaller, recipe), windows, recipe, None, seed, track, companion=thinning)
     if resume:
-        _restore(loop.model, loop.optimizer, resume.tensors)
+        restore(loop.model, loop.optimizer, resume.tensors)
     for _ in range(len(_ends(state)), recipe.epochs):
         if state.finished:
             return
@@ -151,7 +151,7 @@ def prune_gradually(
 
 def pruned(model: LanguageModel, state: Trained) -> LanguageModel:
     """Return the smaller model that `prune_gradually` has made of `model`, as it was at its best epoch."""
-    smaller = select(model, _under("kept", state.tensors))
+    smaller = select(model, under("kept", state.tensors))
     smaller.load_state_dict(state.best())
     return smaller
 
@@ -198,7 +198,7 @@ def without(
     """
     layers = model.layers()
     smaller = select(model, keep)
-    successor = _optimizer(smaller, recipe)
+    successor = optimizer_of(smaller, recipe)
     before = {name: optimizer.state[parameter] for name, parameter in model.named_parameters()}
     moments = {what: cut(layers, keep, {name: memory[what] for name, memory in before.items()}) for what in MOMENTS}
     for name, parameter in smaller.named_parameters():
@@ -248,11 +248,10 @@ def shrink_groups(layers: Sequence[NeuronLayer], tensors: Mapping[str, Tensor], 
     pulls: dict[str, Tensor] = {}
     for layer in layers:
         norms = _norms(layer, tensors)
-        inverse = torch.where(norms > 0, 1 / norms, 0)
+        inverse = torch.where(norms > 0, 1 / norms, 0)[:, None, None]
         for piece in _weights(layer, tensors):
-            across = [-1 if dim == piece.dim else 1 for dim in range(tensors[piece.parameter].ndim)]
-            pull = inverse.repeat(piece.blocks).view(across)
-            pulls[piece.parameter] = pull + pulls.get(piece.parameter, torch.zeros_like(pull))
+            before = pulls.get(piece.parameter, torch.zeros_like(tensors[piece.parameter]))
+            pulls[piece.parameter] = piece.join(piece.split(before) + inverse, before)
     for name, pull in pulls.items():
         tensors[name].mul_((1 - amount * pull).clamp(min=0))
 
@@ -330,13 +329,13 @@ class _Thinning:
         return kept | {f"importance.{name}": values for name, values in self.importance.items()}
 
 
-def _epoch(loop: _Loop, thinning: _Thinning, before: Trained, valid: Windows) -> Trained:
+def _epoch(loop: Loop, thinning: _Thinning, before: Trained, valid: Windows) -> Trained:
     """Make one more pass and return the state after it."""
     ends, thinning.counts = _ends(before), []
     rows = loop.epoch(len(ends)).assign(neurons=lambda _: thinning.counts)
-    rows.loc[rows.index[-1], "valid_loss"] = _finite(loss_of(loop.model, valid).mean, "validation")
+    rows.loc[rows.index[-1], "valid_loss"] = finite(loss_of(loop.model, valid).mean, "validation")
     larger = sum(neurons > thinning.last for neurons in ends)
-    after = _after_epoch(loop.model, loop.optimizer, before, rows, loop.recipe, since=larger)
+    after = after_epoch(loop.model, loop.optimizer, before, rows, loop.recipe, since=larger)
     return replace(after, tensors=after.tensors | thinning.tensors())
 
 

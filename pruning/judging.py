@@ -22,7 +22,7 @@ from pruning.experiment import (
     importance_of,
 )
 from pruning.layers import Keep
-from pruning.learned import BOOTSTRAPS, bootstrapped, learn, measured, within_layers
+from pruning.learned import BOOTSTRAPS, bootstrapped, interval, learn, measured, within_layers
 from pruning.oracle import reliability
 from pruning.tables import BESIDE, CRITERIA, SIGNALS, table
 
@@ -136,9 +136,9 @@ def precision(
     found = []
     for name in names:
         overlaps = overlap_drawn(layers, truth, scores[name], seed=seed)
-        low, high = _interval(drawn[name])
-        gain_low, gain_high = _interval(drawn[name] - drawn[best])
-        overlap_low, overlap_high = _interval(overlaps)
+        low, high = interval(drawn[name])
+        gain_low, gain_high = interval(drawn[name] - drawn[best])
+        overlap_low, overlap_high = interval(overlaps)
         found.append(
             {
                 "score": name,
@@ -361,9 +361,3 @@ def _upper_half(frame: pd.DataFrame, name: str) -> Keep:
         upper = _upper(own[name].to_numpy(), len(own) // 2)
         keep[str(layer)] = torch.tensor(own["neuron"].to_numpy()[upper])
     return keep
-
-
-def _interval(drawn: np.ndarray) -> tuple[float, float]:
-    """Return the 95% interval of bootstrap values."""
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)

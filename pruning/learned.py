@@ -131,6 +131,12 @@ def bootstrapped(
     return total
 
 
+def interval(drawn: np.ndarray) -> tuple[float, float]:
+    """Return the 95% interval of bootstrap values."""
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def _check_enough(rows: pd.DataFrame, folds: int) -> None:
     if folds < 2:
         raise ValueError(f"Expected at least 2 folds, got {folds}.")

@@ -13,6 +13,7 @@ from pruning.evaluation import carried, evaluating
 from pruning.layers import NeuronLayer
 from pruning.models.base import Measurable
 from pruning.progress import Track, silently
+from pruning.sampling import sampled_labels
 from pruning.signals.grouped import empty_groups, group_of
 from pruning.statistics import Covariance
 
@@ -67,13 +68,6 @@ def _of_batch(
 ) -> tuple[dict[str, Tensor], Any]:
     """Return ∂L/∂h of each layer, (steps, examples, width), and the state to carry on from."""
     logits, taps, state = model.tapped(inputs, state)
-    labels = _sampled(logits, generator).masked_fill(model.labels(targets) == IGNORED, IGNORED)
+    labels = sampled_labels(logits.detach().softmax(-1), model.labels(targets), generator)
     loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
     return dict(zip(taps, torch.autograd.grad(loss, list(taps.values())), strict=True)), state
-
-
-def _sampled(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Return one label of each row's distribution, (samples,), the same for the same generator on any device."""
-    shares = logits.detach().softmax(-1).cumsum(-1)
-    draws = torch.rand(len(shares), 1, generator=generator).to(shares) * shares[:, -1:]
-    return torch.searchsorted(shares, draws).squeeze(1).clamp(max=shares.shape[1] - 1)

@@ -65,7 +65,7 @@ class Trained:
 
     def best(self) -> dict[str, Tensor]:
         """Return the parameters of the best epoch."""
-        return _under("best", self.tensors)
+        return under("best", self.tensors)
 
 
 def train(
@@ -98,17 +98,17 @@ def train(
     Raises:
         FloatingPointError: If the loss stops being a number.
     """
-    loop = _Loop(model, _optimizer(model, recipe), windows, recipe, teacher, seed, track)
+    loop = Loop(model, optimizer_of(model, recipe), windows, recipe, teacher, seed, track)
     state = resume or Trained({}, pd.DataFrame(), finished=False)
     if resume:
-        _restore(model, loop.optimizer, resume.tensors)
+        restore(model, loop.optimizer, resume.tensors)
     done = 0 if state.history.empty else int(state.history["valid_loss"].notna().sum())
     for epoch in range(done, recipe.epochs):
         if state.finished:
             return
         rows = loop.epoch(epoch)
-        rows.loc[rows.index[-1], "valid_loss"] = _finite(loss_of(model, valid).mean, "validation")
-        state = _after_epoch(model, loop.optimizer, state, rows, recipe)
+        rows.loc[rows.index[-1], "valid_loss"] = finite(loss_of(model, valid).mean, "validation")
+        state = after_epoch(model, loop.optimizer, state, rows, recipe)
         yield state
 
 
@@ -125,7 +125,7 @@ class Companion(Protocol):
 
 
 @dataclass
-class _Loop:
+class Loop:
     """What the steps of one training share; a companion may replace the model and its optimizer between them."""
 
     model: Measurable
@@ -145,7 +145,7 @@ class _Loop:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed * 1_000_003 + epoch)
             losses, per_step = self._steps(rates, f"epoch {epoch + 1} of {self.recipe.epochs}")
-        _finite(sum(losses), "training")
+        finite(sum(losses), "training")
         read = epoch * sum(per_step) + np.cumsum(per_step)
         numbers = {"step": np.array(steps) + 1, "tokens": read, "train_loss": losses, "valid_loss": math.nan}
         return pd.DataFrame({**numbers, "learning_rate": rates})
@@ -187,7 +187,7 @@ class _Loop:
         self.optimizer.step()
 
 
-def _finite(loss: float, which: str) -> float:
+def finite(loss: float, which: str) -> float:
     """Return the loss, or refuse one that is not a number."""
     if not math.isfinite(loss):
         raise FloatingPointError(f"Expected a finite {which} loss, got {loss}; lower learning_rate or clip.")
@@ -199,7 +199,7 @@ def steps_an_epoch(recipe: Recipe, windows: Batches) -> int:
     return max(1, round(recipe.portion * len(windows)))
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """Return AdamW that decays weight matrices, leaves biases alone, and goes at the pace of each module's `pace`."""
     paces = {
         p: float(getattr(module, "pace", 1)) for module in model.modules() for p in module.parameters(recurse=False)
@@ -213,7 +213,7 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
 
 
-def _after_epoch(
+def after_epoch(
     model: nn.Module,
     optimizer: torch.optim.AdamW,
     before: Trained,
@@ -243,16 +243,16 @@ def _after_epoch(
     return Trained(tensors, history, finished=len(losses) == recipe.epochs or stale >= recipe.patience)
 
 
-def _restore(model: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, Tensor]) -> None:
+def restore(model: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, Tensor]) -> None:
     """Put the model and its optimizer where an interrupted run left them."""
-    model.load_state_dict(_under("model", tensors))
-    remembered = _under("optimizer", tensors)
+    model.load_state_dict(under("model", tensors))
+    remembered = under("optimizer", tensors)
     for name, parameter in model.named_parameters():
         if f"{name}.step" not in remembered:
             continue
         optimizer.state[parameter] = {what: remembered[f"{name}.{what}"].clone() for what in CHECKPOINTED}
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors whose names start with `prefix.`, without it."""
     return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}

@@ -3,15 +3,15 @@
 from dataclasses import replace
 from functools import partial
 
-from pruning.distillation import Teacher
 from pruning.layers import Keep
 from pruning.models.base import Measurable
 from pruning.oracle import joint_removal, oracle, removal_sets
 from pruning.reconstruction import reconstruct
-from pruning.training import Recipe, train
+from pruning.training import train
 from tasks.common.job import Job
 from tasks.common.tables import write_table
 from tasks.covariances import read_covariances
+from tasks.lessons import read_lessons
 from tasks.models import read_model
 from tasks.windows import read_batches
 
@@ -44,12 +44,16 @@ def _repaired(job: Job, model: Measurable, keep: Keep) -> Measurable:
 
 def _finetuned(job: Job, dense: Measurable, portion: float, model: Measurable) -> Measurable:
     """Return the model after fine-tuning as `finetune` does it, on a portion of the text of its own."""
-    settings = job.settings("finetune")
-    share, temperature = settings.pop("distillation"), settings.pop("temperature")
-    teacher = Teacher(model=dense, share=share, temperature=temperature) if share else None
-    shape, seed = {name: settings.pop(name) for name in ("batch", "bptt")}, settings.pop("seed")
-    recipe = replace(Recipe(**settings), portion=portion, epochs=1)
-    windows, valid = read_batches(job, "train", **shape), read_batches(job, "valid", **shape)
-    for _ in train(model, windows, valid, recipe=recipe, seed=seed, teacher=teacher, track=job.track):
-        pass  # one epoch, in place
+    lessons = read_lessons(job, dense)
+    recipe = replace(lessons.recipe, portion=portion, epochs=1)
+    learning = train(
+        model,
+        lessons.train,
+        lessons.valid,
+        recipe=recipe,
+        seed=lessons.seed,
+        teacher=lessons.teacher,
+        track=job.track,
+    )
+    list(learning)  # one epoch, in place
     return model

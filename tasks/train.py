@@ -34,6 +34,7 @@ def run(job: Job) -> pd.DataFrame | None:
     torch.manual_seed(seed)
     model = build(family, vocabulary=vocabulary_size(job), **make).to(device())
     windows, valid = read_windows(job, "train", **shape), read_windows(job, "valid", **shape)
+    model.expect(windows.targets)
     last, timing = train_to_the_end(job, model, windows, valid, recipe, seed)
     write_model(job.output("model"), model)
     write_table(job.output("history"), last.history.assign(phase="train")[["phase", *last.history.columns]])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pruning.batching import Windows
+from pruning.batching import IGNORED, Windows
 from pruning.evaluation import size_of
 from pruning.layers import select, silence
 from pruning.models import build, describe, rebuild
@@ -290,6 +290,15 @@ def test_weights_of_another_configuration_are_refused():
     config, tensors = describe(tiny())
     with pytest.raises(ValueError, match=r"Expected the weights of .*, got others"):
         rebuild({**config, "widths": (7, 5)}, tensors)
+
+
+@every_family
+def test_a_model_that_hears_nothing_predicts_each_type_as_often_as_it_was_told_to_expect(family):
+    model = tiny(family=family)
+    model.expect(torch.tensor([[0, 0, 0], [1, 3, IGNORED]]))
+    silent = torch.zeros(1, model.decoder.in_features, dtype=torch.double)
+    expected = torch.tensor([4, 2, 1, 2] + [1] * (VOCABULARY - 4)) / (VOCABULARY + 5)
+    torch.testing.assert_close(model.decode(silent).softmax(-1)[0], expected.double())
 
 
 def test_dropout_acts_in_training_only():

@@ -22,7 +22,7 @@ from pruning.gradual import (
     without,
 )
 from pruning.layers import NeuronLayer, Slice, gather, named_tensors, silence
-from pruning.training import _optimizer, train
+from pruning.training import optimizer_of, train
 from tests.models import DECODERS, Unrolled, bytes_of, loss_on, recipe, subsets, tensors_of, text, tiny
 
 WINDOWS = Windows(text(500), first=0, batch=4, bptt=8)
@@ -228,7 +228,7 @@ def test_layers_are_ranked_together_relative_to_their_means():
 
 def stepped(model, windows=WINDOWS, steps=3):
     """Return the model's optimizer and state after a few steps of training."""
-    optimizer, state = _optimizer(model, recipe()), None
+    optimizer, state = optimizer_of(model, recipe()), None
     for index in range(steps):
         loss, state = next_token_loss(model, *windows[index], carried(state))
         optimizer.zero_grad()
@@ -348,6 +348,18 @@ def test_shrinking_moves_the_weights_against_the_gradient_that_autograd_gives_th
     for (name, now), gradient in zip(tensors_of(model).items(), found, strict=True):
         assert (now - (before[name] - amount * gradient)).abs().max() <= 1e-14
         assert gradient.any() == ("lstm" in name or "projection" in name or name == "decoder.weight") & (now.ndim > 1)
+
+
+def test_shrinking_halves_that_share_readers_moves_the_columns_of_each_by_its_own_norms():
+    model, amount = tiny(family="lstm + snn"), 1e-3
+    parameters = dict(model.named_parameters())
+    found = torch.autograd.grad(
+        group_lasso(model.layers(), parameters), list(parameters.values()), allow_unused=True, materialize_grads=True
+    )
+    before = tensors_of(model)
+    shrink_groups(model.layers(), named_tensors(model), amount)
+    for (name, now), gradient in zip(tensors_of(model).items(), found, strict=True):
+        assert (now - (before[name] - amount * gradient)).abs().max() <= 1e-14
 
 
 def test_shrinking_groups_that_share_no_weight_is_the_block_soft_threshold():

@@ -173,6 +173,20 @@ class LanguageModel(Measurable):
         known = logits.log_softmax(-1) if logarithms is None else logarithms
         return F.nll_loss(known, self.labels(targets), ignore_index=IGNORED, reduction=reduction)
 
+    def expect(self, targets: Tensor) -> None:
+        """Set the decoder's biases to how frequent each type is in `targets`, so that training starts from there.
+
+        bias_v = log((n_v + 1) / (n + V)), nat, where v is n_v of the n targets that count. A new model that has to
+        learn these by gradient steps drives its neurons into saturation on the way, and then stays long at
+        predicting the same for every context.
+
+        Args:
+            targets: What the model is going to be trained on, of any shape.
+        """
+        counts = torch.bincount(targets[targets != IGNORED], minlength=len(self.decoder.bias)) + 1.0
+        with torch.no_grad():
+            self.decoder.bias.copy_((counts / counts.sum()).log())
+
     def example(self, batch: int) -> Tensor:
         """Return one token of each of `batch` sequences, (1, batch)."""
         return torch.zeros(1, batch, dtype=torch.long, device=self.device)

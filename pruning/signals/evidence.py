@@ -12,6 +12,7 @@ from pruning.batching import IGNORED
 from pruning.evaluation import carried, twice_differentiable
 from pruning.layers import NeuronLayer, gather
 from pruning.models.base import Measurable
+from pruning.sampling import sampled_labels
 from pruning.statistics import Covariance
 
 TOTALS = ("gate", "gate_size", "gate_window", "gate_true", "gate_sampled", "weight_sampled", "snip", "grasp")
@@ -171,7 +172,7 @@ def _derivatives(
         logits, offsets, after = model.tapped(inputs, state)
         true, gradients, curved = _true(logits, wanted, weights, offsets)
         probabilities = logits.detach().softmax(-1)
-        labels = _sampled(probabilities, wanted, generator)
+        labels = sampled_labels(probabilities, wanted, generator)
         loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
         sampled = torch.autograd.grad(loss, [*weights.values(), *offsets.values()])
     count = int((wanted != IGNORED).sum())
@@ -206,15 +207,6 @@ def _true(
         dict(zip(weights, still, strict=True)),
         dict(zip(weights, curved, strict=True)),
     )
-
-
-def _sampled(probabilities: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
-    """Return one label for each place drawn from the model's own prediction; padding stays padding."""
-    reached = probabilities.cumsum(1)
-    chance = torch.rand(len(reached), 1, generator=generator, dtype=reached.dtype).to(reached.device)
-    drawn = torch.searchsorted(reached, chance * reached[:, -1:], right=True).flatten()
-    drawn = drawn.clamp(max=reached.shape[1] - 1)
-    return torch.where(targets == IGNORED, targets, drawn)
 
 
 def _gate_totals(hidden: Tensor, true: Tensor, sampled: Tensor, tokens: int) -> dict[str, Tensor]:

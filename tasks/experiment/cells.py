@@ -177,6 +177,7 @@ class Experiment:
             model = build(settings["family"], vocabulary=self.inputs.vocabulary, **make).to(device())
         shape = {name: settings[name] for name in ("batch", "bptt")}
         windows, valid = (self.inputs.windows(split, **shape) for split in ("train", "valid"))
+        model.expect(windows.targets)
         recipe = Recipe(**{field.name: settings[field.name] for field in fields(Recipe)})
         *_, last = train(model, windows, valid, recipe=recipe, seed=seed, track=track)
         model.load_state_dict(last.best())
