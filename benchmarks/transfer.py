@@ -1,0 +1,77 @@
+"""Learned weights of signals on another model and corpus: how they rank neurons whose removal was measured there.
+
+`python -m benchmarks.transfer FOLDER FOLDER …`, each what `python -m flows.experiment --to FOLDER` wrote of a model.
+Spearman correlation with measured removal, within layers, with its 95% bootstrap interval: of weights from the model
+itself on neurons that they have not seen, of the other models' weights, of the mean of the signals, and of the best
+single signal or criterion.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pruning.experiment import MEASURED, Calibration, choice_of
+from pruning.fusion import ALL, fusion
+from pruning.tables import CRITERIA
+from tasks.common.tables import read_table
+
+
+def newest(folder: Path, kind: str) -> Path:
+    """Return the newest cell of a kind, of the model and the calibration that the experiment began with."""
+    found = sorted((folder / "cells").glob(f"{kind}-text0-model0-*"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise SystemExit(f"Expected a cell {kind!r} of an experiment in {folder}, got none.")
+    return found[-1]
+
+
+def read(folder: Path) -> tuple[Calibration, pd.DataFrame, dict[str, Any]]:
+    """Return an experiment's signals, measured removals and learned weights."""
+    place = newest(folder, "calibration")
+    tables = {name: read_table(place / f"{name}.parquet") for name in MEASURED}
+    weights = json.loads((newest(folder, "weights") / "weights.json").read_text(encoding="utf-8"))
+    return Calibration(tables, {}, 0), read_table(newest(folder, "oracle") / "oracle.parquet"), weights
+
+
+def ranked(
+    calibration: Calibration, oracle: pd.DataFrame, variant: str, weights: dict[str, Any] | None = None
+) -> pd.Series:
+    """Return the evidence over all layers of a fusion: `held_out` and its interval, `best_signal` and its own."""
+    choice = choice_of(variant)
+    learned = choice.strategy == "learned"
+    report = fusion(
+        calibration.tables,
+        strategy=choice.strategy,
+        seed=1,
+        signals=choice.signals,
+        oracle=oracle,
+        criteria=calibration.tables["criteria"][["layer", "neuron", *CRITERIA]] if learned else None,
+        weights=weights,
+    ).report
+    return report[report["layer"] == ALL].iloc[0]
+
+
+def main() -> None:
+    """Print a row for each model, a column for where weights come from."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.transfer", description=__doc__.split("\n", maxsplit=1)[0]
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of an experiment")
+    folders = parser.parse_args().folders
+    found = {folder.name: read(folder) for folder in folders}
+    print("| ranked | " + " | ".join(f"weights of {name}" for name in found) + " | simple | best single |")
+    print("|---|" + "---:|" * (len(found) + 2))
+    for name, (calibration, oracle, _) in found.items():
+        rows = [
+            ranked(calibration, oracle, "learned", None if other == name else weights)
+            for other, (*_, weights) in found.items()
+        ]
+        rows.append(ranked(calibration, oracle, "simple"))
+        cells = [f"{r['held_out']:.2f} [{r['held_out_low']:.2f}, {r['held_out_high']:.2f}]" for r in rows]
+        print(f"| {name} | " + " | ".join(cells) + f" | {rows[0]['best_held_out']:.2f} `{rows[0]['best_signal']}` |")
+
+
+if __name__ == "__main__":
+    main()
