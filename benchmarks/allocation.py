@@ -1,23 +1,30 @@
 """Which widths a choice gives each layer, and what it costs: one share for all layers against rankings over all layers.
 
-`python -m benchmarks.allocation [--by fused] [--tokens 20000]`, after `dvc repro fuse`: perplexity on the validation
+`python -m benchmarks.allocation`, after `dvc repro fuse`, or with `--seeds 3` after `python -m flows.experiment`: perplexity on the validation
 split right after removal, without repair. Losses for calibration are measured on the training split, never on the
 split that the choices are judged by.
 """
 
 import argparse
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from pruning.batching import Windows
 from pruning.calibration import by_curves, by_quantiles, removal_curves
 from pruning.evaluation import loss_of
+from pruning.experiment import MEASURED
+from pruning.fusion import fuse
 from pruning.layers import select
 from pruning.models.base import LanguageModel
 from pruning.retention import keep_of, retention
+from tasks.common.tables import read_table
+from tasks.models import read_model
+from tasks.windows import first_token
 
 SHARES, CURVE, FLOOR = (0.9, 0.75, 0.5, 0.35, 0.25), (0.1, 0.25, 0.4, 0.55, 0.7, 0.85), 8
 BATCH, BPTT = 10, 35
@@ -49,29 +56,46 @@ def compared(
             yield share, name, list(smaller.widths()), loss_of(smaller, windows["valid"]).perplexity
 
 
-def main() -> None:
-    """Print one line for each share and way."""
-    from tasks.common.tables import read_table
-    from tasks.models import read_model
-    from tasks.windows import first_token
+def calibrated(seed: int) -> pd.DataFrame:
+    """Return the default fusion of the signals that a seed of `python -m flows.experiment` measured."""
+    found = sorted(Path("data/experiment/cells").glob(f"calibration-text{seed}-model0-*"))
+    if not found:
+        raise SystemExit(f"Expected calibration {seed} in data/experiment, got none; run python -m flows.experiment.")
+    return fuse({name: read_table(found[-1] / f"{name}.parquet") for name in MEASURED}, strategy="simple", seed=seed)
 
+
+def main() -> None:
+    """Print one line for each share and way: mean over seeds ± largest deviation."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.allocation")
-    parser.add_argument("--by", default="fused", help="column of data/fuse/importance.parquet")
+    parser.add_argument("--by", default="fused", help="column of the table of importances")
     parser.add_argument("--tokens", type=int, default=20_000, help="tokens of each split that are read")
+    parser.add_argument("--seeds", type=int, default=1, help="calibrations; more than one are the experiment's")
     given = parser.parse_args()
     corpus, first = (
         read_table(Path("data/prepare/corpus.parquet")),
         first_token(Path("data/prepare/vocabulary.parquet")),
     )
-    splits = {split: rows["token"].to_numpy()[: given.tokens] for split, rows in corpus.groupby("split")}
-    windows = {
-        str(split): Windows(torch.tensor(tokens, dtype=torch.long), first=first, batch=BATCH, bptt=BPTT)
-        for split, tokens in splits.items()
-    }
     model = read_model(Path("data/train/model")).decoupled("project")
-    importance = read_table(Path("data/fuse/importance.parquet"))
-    for share, name, widths, perplexity in compared(model, importance, given.by, windows, SHARES):
-        print(f"keep {share:.0%}  {name:45} {widths!s:14} {perplexity:9.1f}", flush=True)
+    single = given.seeds == 1
+    found: dict[tuple[float, str], list[float]] = {}
+    for seed in range(given.seeds):
+        importance = read_table(Path("data/fuse/importance.parquet")) if single else calibrated(seed)
+        windows = {
+            str(split): Windows(_part(rows["token"], seed, given.tokens), first=first, batch=BATCH, bptt=BPTT)
+            for split, rows in corpus.groupby("split")
+        }
+        for share, name, widths, perplexity in compared(model, importance, given.by, windows, SHARES):
+            print(f"seed {seed}  keep {share:.0%}  {name:45} {widths!s:14} {perplexity:9.1f}", flush=True)
+            found.setdefault((share, name), []).append(perplexity)
+    for (share, name), values in found.items():
+        middle = statistics.mean(values)
+        print(f"keep {share:.0%}  {name:45} {middle:9.1f} ± {max(abs(value - middle) for value in values):.1f}")
+
+
+def _part(tokens: pd.Series, seed: int, length: int) -> Tensor:
+    """Return a part of a split: of the training text another for each seed, of a shorter split its beginning."""
+    start = seed * length if len(tokens) >= (seed + 1) * length * 2 else 0
+    return torch.tensor(tokens.to_numpy()[start : start + length], dtype=torch.long)
 
 
 if __name__ == "__main__":
