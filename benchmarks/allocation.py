@@ -1,7 +1,7 @@
 """Which widths a choice gives each layer, and what it costs: one share for all layers against rankings over all layers.
 
-`python -m benchmarks.allocation`, after `dvc repro fuse`, or with `--seeds 3` after `python -m flows.experiment`: perplexity on the validation
-split right after removal, without repair. Losses for calibration are measured on the training split, never on the
+`python -m benchmarks.allocation`, after `dvc repro fuse`, or with `--seeds 3` after `python -m flows.experiment`:
+perplexity on the validation split right after removal, without repair. Losses for calibration are measured on the training split, never on the
 split that the choices are judged by.
 """
 
@@ -64,6 +64,12 @@ def calibrated(seed: int) -> pd.DataFrame:
     return fuse({name: read_table(found[-1] / f"{name}.parquet") for name in MEASURED}, strategy="simple", seed=seed)
 
 
+def part(corpus: pd.DataFrame, split: str, start: int, length: int) -> Tensor:
+    """Return some tokens of a split."""
+    tokens = corpus.loc[corpus["split"] == split, "token"].to_numpy()
+    return torch.tensor(tokens[start : start + length], dtype=torch.long)
+
+
 def main() -> None:
     """Print one line for each share and way: mean over seeds ± largest deviation."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.allocation")
@@ -81,8 +87,8 @@ def main() -> None:
     for seed in range(given.seeds):
         importance = read_table(Path("data/fuse/importance.parquet")) if single else calibrated(seed)
         windows = {
-            str(split): Windows(_part(rows["token"], seed, given.tokens), first=first, batch=BATCH, bptt=BPTT)
-            for split, rows in corpus.groupby("split")
+            split: Windows(part(corpus, split, start, given.tokens), first=first, batch=BATCH, bptt=BPTT)
+            for split, start in (("train", seed * given.tokens), ("valid", 0))
         }
         for share, name, widths, perplexity in compared(model, importance, given.by, windows, SHARES):
             print(f"seed {seed}  keep {share:.0%}  {name:45} {widths!s:14} {perplexity:9.1f}", flush=True)
@@ -90,12 +96,6 @@ def main() -> None:
     for (share, name), values in found.items():
         middle = statistics.mean(values)
         print(f"keep {share:.0%}  {name:45} {middle:9.1f} ± {max(abs(value - middle) for value in values):.1f}")
-
-
-def _part(tokens: pd.Series, seed: int, length: int) -> Tensor:
-    """Return a part of a split: of the training text another for each seed, of a shorter split its beginning."""
-    start = seed * length if len(tokens) >= (seed + 1) * length * 2 else 0
-    return torch.tensor(tokens.to_numpy()[start : start + length], dtype=torch.long)
 
 
 if __name__ == "__main__":
