@@ -1,8 +1,8 @@
 """Which widths a choice gives each layer, and what it costs: one share for all layers against rankings over all layers.
 
 `python -m benchmarks.allocation`, after `dvc repro fuse`, or with `--seeds 3` after `python -m flows.experiment`:
-perplexity on the validation split right after removal, without repair. Losses for calibration are measured on the training split, never on the
-split that the choices are judged by.
+perplexity on the validation split right after removal, without repair. Losses for calibration are measured on the
+training split, never on the split that the choices are judged by.
 """
 
 import argparse
