@@ -46,7 +46,9 @@ def _table(
     comparison: pd.DataFrame, latency: Mapping[tuple[str, str, int], tuple[float, float]], parameters: Parameters
 ) -> Table:
     table = Table(title="Test perplexity and cost of each variant")
-    columns = ["variant", "chosen by", "neurons kept", "parameters", "multiply-adds", "perplexity\npruned"]
+    spikes = comparison["synaptic_operations"].gt(0).any()  # else energy says no more than multiply-adds
+    columns = ["variant", "chosen by", "neurons kept", "parameters", "multiply-adds"]
+    columns += [*(["nJ/token"] if spikes else []), "perplexity\npruned"]
     columns += [
         "repaired",
         "fine-tuned",
@@ -63,6 +65,7 @@ def _table(
             f"{row['neurons']:,} ({row['retention']:.0%})",
             f"{row['parameters']:,}",
             f"{row['multiply_adds']:,}",
+            *([f"{row['energy'] / 1000:,.0f}"] if spikes else []),
             *(f"{row[f'{phase}_perplexity']:.1f}" for phase in PHASES),
             f"{row['finetuned_change']:+.1%}",
             *(_milliseconds(latency, str(variant), batch) for batch in BATCHES),

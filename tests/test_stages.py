@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from pruning.models import build
 from tasks.common.stages import Stage, read_stage
-from tasks.common.tables import read_table
+from tasks.common.tables import read_table, write_table
 from tests.projects import ENVIRONMENT, ROOT, copy, digests, run, set_parameters, stage, tiny_project
 
 YAML_FILE = YAML(typ="safe")
@@ -308,6 +308,15 @@ def test_a_failed_stage_leaves_the_earlier_result_whole(touched: Path) -> None:
 def test_the_report_shows_every_variant_and_where_to_look(finished: Path) -> None:
     said = stage(finished, "report").stdout
     assert all(word in said for word in ("dense", "enhanced", "make mlflow", "make prefect", "dvc metrics"))
+    assert "nJ/token" not in said
+
+
+def test_the_report_gives_energy_beside_multiply_adds_where_there_are_spikes(touched: Path) -> None:
+    place = touched / "data/compare/comparison.parquet"
+    write_table(place, read_table(place).assign(synaptic_operations=1.0, energy=123_456_000.0))
+    said = stage(touched, "report").stdout
+    assert "nJ/token" in said
+    assert "123,456" in said
 
 
 @pytest.mark.parametrize("budget", [("--within", "1000"), ("--latency", "1000", "--batch", "32")])
