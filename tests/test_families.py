@@ -292,13 +292,21 @@ def test_weights_of_another_configuration_are_refused():
         rebuild({**config, "widths": (7, 5)}, tensors)
 
 
-@every_family
+@pytest.mark.parametrize("family", [family for family in FAMILIES if not family.endswith("snn") or "+" in family])
 def test_a_model_that_hears_nothing_predicts_each_type_as_often_as_it_was_told_to_expect(family):
     model = tiny(family=family)
     model.expect(torch.tensor([[0, 0, 0], [1, 3, IGNORED]]))
     silent = torch.zeros(1, model.decoder.in_features, dtype=torch.double)
     expected = torch.tensor([4, 2, 1, 2] + [1] * (VOCABULARY - 4)) / (VOCABULARY + 5)
     torch.testing.assert_close(model.decode(silent).softmax(-1)[0], expected.double())
+
+
+@pytest.mark.parametrize("family", ["snn", "feed-forward snn"])
+def test_a_spiking_model_starts_as_it_was_made_whatever_it_is_told_to_expect(family):
+    model = tiny(family=family)
+    before = bytes_of(model)
+    model.expect(torch.tensor([0, 0, 0, 1]))
+    assert bytes_of(model) == before
 
 
 def test_dropout_acts_in_training_only():
