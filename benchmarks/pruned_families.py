@@ -10,6 +10,7 @@ import argparse
 import copy
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -39,6 +40,8 @@ FAMILIES = {
     "snn": {"family": "snn", "widths": (128, 128), **SPIKING},
     "mixed": {"family": "mixed", "widths": (64, 64), "cell": "lstm", "snn_widths": (64, 64), **SPIKING},
 }
+RATES = {"snn": 4e-3}
+"""Learning rates of dense models other than `TRAINING`'s."""
 TRAINING = Recipe(epochs=1, portion=1.0, learning_rate=8e-3, warmup=0.05, weight_decay=0.01, clip=0.5, patience=1)
 EXTRA = Recipe(epochs=1, portion=0.1, learning_rate=1e-3, warmup=0.05, weight_decay=0.01, clip=0.5, patience=1)
 IMITATION = Imitation(tokens=112_000, learning_rate=4e-3, warmup=0.05, clip=1.0)
@@ -76,7 +79,13 @@ def measured(config: dict[str, object], splits: dict[str, torch.Tensor], size: i
     dense = build(**{"vocabulary": size, "embedding": 128, "decoder": "untied", "dropout": 0.1, **config})
     dense.expect(windows.targets)
     start = time.perf_counter()
-    trained(dense, windows, valid, TRAINING, None)
+    trained(
+        dense,
+        windows,
+        valid,
+        replace(TRAINING, learning_rate=RATES.get(str(config["family"]), TRAINING.learning_rate)),
+        None,
+    )
     row = {"train seconds": time.perf_counter() - start, "dense": loss_of(dense, valid).perplexity}
     row |= {"dense energy": energy_of(dense, [valid[0]]).energy, "multiply_adds": dense.multiply_adds()}
     states = activations(dense, calibration, activation_samples=60, bins=32, track=track)[1]
