@@ -79,13 +79,8 @@ def measured(config: dict[str, object], splits: dict[str, torch.Tensor], size: i
     dense = build(**{"vocabulary": size, "embedding": 128, "decoder": "untied", "dropout": 0.1, **config})
     dense.expect(windows.targets)
     start = time.perf_counter()
-    trained(
-        dense,
-        windows,
-        valid,
-        replace(TRAINING, learning_rate=RATES.get(str(config["family"]), TRAINING.learning_rate)),
-        None,
-    )
+    rate = RATES.get(str(config["family"]), TRAINING.learning_rate)
+    trained(dense, windows, valid, replace(TRAINING, learning_rate=rate), None)
     row = {"train seconds": time.perf_counter() - start, "dense": loss_of(dense, valid).perplexity}
     row |= {"dense energy": energy_of(dense, [valid[0]]).energy, "multiply_adds": dense.multiply_adds()}
     states = activations(dense, calibration, activation_samples=60, bins=32, track=track)[1]
