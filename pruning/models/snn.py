@@ -48,6 +48,6 @@ class SNNLanguageModel(RecurrentLanguageModel[SpikingConfig]):
     def expect(self, targets: Tensor) -> None:
         """Leave the decoder as it is, whatever is frequent in `targets`.
 
-        To a decoder that knows the frequencies, the spikes of a new model are noise, and training silences much of the
-        last layer before it says anything. One that has to learn them needs spikes for it, and keeps them.
+        A spiking model that started from the frequencies was seen to fall silent in its last layer, and to learn less.
+        One that has to learn them needs spikes for it, and keeps them.
         """
