@@ -107,7 +107,7 @@ def test_every_signal_of_every_model_is_finite_and_leaves_it_as_it_was(kind, sig
 
 def test_sensitivities_of_a_classifier_are_its_readers_gradients_written_out(monkeypatch):
     model, (inputs, targets) = classifier(), BATCHES[0]
-    monkeypatch.setattr("pruning.sensitivity._sampled", lambda *_: targets)
+    monkeypatch.setattr("pruning.sensitivity.sampled_labels", lambda *_: targets)
     found = sensitivities(model, BATCHES[:2], batches=1, seed=0)
     own = model.module
     below = own.second(torch.tanh(own.first(inputs)))
