@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from benchmarks.transfer import signals
 from pruning.batching import Windows
 from pruning.calibration import by_curves, by_quantiles, removal_curves
 from pruning.evaluation import loss_of
-from pruning.experiment import MEASURED
 from pruning.fusion import fuse
 from pruning.layers import select
 from pruning.models.base import LanguageModel
@@ -58,10 +58,7 @@ def compared(
 
 def calibrated(seed: int) -> pd.DataFrame:
     """Return the default fusion of the signals that a seed of `python -m flows.experiment` measured."""
-    found = sorted(Path("data/experiment/cells").glob(f"calibration-text{seed}-model0-*"))
-    if not found:
-        raise SystemExit(f"Expected calibration {seed} in data/experiment, got none; run python -m flows.experiment.")
-    return fuse({name: read_table(found[-1] / f"{name}.parquet") for name in MEASURED}, strategy="simple", seed=seed)
+    return fuse(signals(Path("data/experiment"), seed), strategy="simple", seed=seed)
 
 
 def part(corpus: pd.DataFrame, split: str, start: int, length: int) -> Tensor:

@@ -19,20 +19,24 @@ from pruning.tables import CRITERIA
 from tasks.common.tables import read_table
 
 
-def newest(folder: Path, kind: str) -> Path:
-    """Return the newest cell of a kind, of the model and the calibration that the experiment began with."""
-    found = sorted((folder / "cells").glob(f"{kind}-text0-model0-*"), key=lambda path: path.stat().st_mtime)
+def newest(folder: Path, kind: str, seed: int = 0) -> Path:
+    """Return the newest cell of a kind, of the model that the experiment began with and a seed of calibration."""
+    found = sorted((folder / "cells").glob(f"{kind}-text{seed}-model0-*"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise SystemExit(f"Expected a cell {kind!r} of an experiment in {folder}, got none.")
+        raise SystemExit(f"Expected a cell {kind!r} of seed {seed} of an experiment in {folder}, got none.")
     return found[-1]
+
+
+def signals(folder: Path, seed: int = 0) -> dict[str, pd.DataFrame]:
+    """Return the tables that an experiment measured with a seed of calibration."""
+    place = newest(folder, "calibration", seed)
+    return {name: read_table(place / f"{name}.parquet") for name in MEASURED}
 
 
 def read(folder: Path) -> tuple[Calibration, pd.DataFrame, dict[str, Any]]:
     """Return an experiment's signals, measured removals and learned weights."""
-    place = newest(folder, "calibration")
-    tables = {name: read_table(place / f"{name}.parquet") for name in MEASURED}
     weights = json.loads((newest(folder, "weights") / "weights.json").read_text(encoding="utf-8"))
-    return Calibration(tables, {}, 0), read_table(newest(folder, "oracle") / "oracle.parquet"), weights
+    return Calibration(signals(folder), {}, 0), read_table(newest(folder, "oracle") / "oracle.parquet"), weights
 
 
 def ranked(

@@ -336,9 +336,8 @@ def test_the_group_lasso_equals_a_loop_over_neurons_and_weights(decoder):
     assert group_lasso(model.layers(), tensors).item() == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("decoder", ["untied", "tied, then projected"])
-def test_shrinking_moves_the_weights_against_the_gradient_that_autograd_gives_the_group_lasso(decoder):
-    model, amount = tiny(decoder), 1e-3
+def shrunk_along_the_gradient(model, amount=1e-3):
+    """Return the gradient of the group lasso by each parameter, once shrinking has moved the weights against it."""
     parameters = dict(model.named_parameters())
     found = torch.autograd.grad(
         group_lasso(model.layers(), parameters), list(parameters.values()), allow_unused=True, materialize_grads=True
@@ -347,19 +346,19 @@ def test_shrinking_moves_the_weights_against_the_gradient_that_autograd_gives_th
     shrink_groups(model.layers(), named_tensors(model), amount)
     for (name, now), gradient in zip(tensors_of(model).items(), found, strict=True):
         assert (now - (before[name] - amount * gradient)).abs().max() <= 1e-14
-        assert gradient.any() == ("lstm" in name or "projection" in name or name == "decoder.weight") & (now.ndim > 1)
+    return dict(zip(parameters, found, strict=True))
+
+
+@pytest.mark.parametrize("decoder", ["untied", "tied, then projected"])
+def test_shrinking_moves_the_weights_against_the_gradient_that_autograd_gives_the_group_lasso(decoder):
+    model = tiny(decoder)
+    for name, gradient in shrunk_along_the_gradient(model).items():
+        matrix = gradient.ndim > 1
+        assert gradient.any() == ("lstm" in name or "projection" in name or name == "decoder.weight") & matrix
 
 
 def test_shrinking_halves_that_share_readers_moves_the_columns_of_each_by_its_own_norms():
-    model, amount = tiny(family="lstm + snn"), 1e-3
-    parameters = dict(model.named_parameters())
-    found = torch.autograd.grad(
-        group_lasso(model.layers(), parameters), list(parameters.values()), allow_unused=True, materialize_grads=True
-    )
-    before = tensors_of(model)
-    shrink_groups(model.layers(), named_tensors(model), amount)
-    for (name, now), gradient in zip(tensors_of(model).items(), found, strict=True):
-        assert (now - (before[name] - amount * gradient)).abs().max() <= 1e-14
+    shrunk_along_the_gradient(tiny(family="lstm + snn"))
 
 
 def test_shrinking_groups_that_share_no_weight_is_the_block_soft_threshold():
