@@ -16,7 +16,7 @@ REPAIRS = ("none", "mean", "ridge")
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Ridge strengths tried, relative to the mean variance of the kept outputs."""
 HELD_OUT = 4
-"""Every fourth group of text is held out while the ridge strength is chosen."""
+"""Every fourth group of text is held out while the ridge strength is chosen; of fewer groups, the last."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def reconstruct(model: Model, keep: Keep, covariances: Covariances, *, repair: s
         repair: One of `REPAIRS`.
 
     Raises:
-        ValueError: For an unknown repair or a choice that is not a set of neurons.
+        ValueError: For an unknown repair, a choice that is not a set of neurons, or a single group of text for `ridge`.
     """
     if repair not in REPAIRS:
         raise ValueError(f"Unknown repair {repair!r}; known: {list(REPAIRS)}.")
@@ -104,9 +104,18 @@ def best_ridge(
         removed: Removed neurons.
         readers: What reads each neuron, (width, n).
         intercept: Whether the fit has one.
+
+    Raises:
+        ValueError: If there is only one group, of which nothing can be held out.
     """
-    held_out = merged(groups[HELD_OUT - 1 :: HELD_OUT])
-    fitted_on = merged([group for index, group in enumerate(groups) if index % HELD_OUT != HELD_OUT - 1])
+    if len(groups) < 2:
+        raise ValueError(
+            f"Expected at least two groups of text, to hold one out while the ridge strength is chosen, got "
+            f"{len(groups)}; measure the covariances on more batches, or repair by 'mean'."
+        )
+    every = min(HELD_OUT, len(groups))
+    held_out = merged(groups[every - 1 :: every])
+    fitted_on = merged([group for index, group in enumerate(groups) if index % every != every - 1])
     gram = (readers[removed] @ readers[removed].T).double().cpu()
     fits = {ridge: fit_of(fitted_on, kept, removed, ridge=ridge, intercept=intercept) for ridge in RIDGES}
     errors = {ridge: (gram * error_of(fit, held_out, kept, removed)).sum().item() for ridge, fit in fits.items()}

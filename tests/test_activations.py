@@ -90,8 +90,11 @@ def test_no_more_windows_are_read_than_asked_for(model, calibration):
     assert {len(states) for states in covariances.values()} == {3}
 
 
-def test_one_window_of_text_is_refused_for_it_gives_no_standard_error(model, calibration):
-    with pytest.raises(ValueError, match="Expected at least two groups"):
+def test_one_window_of_text_is_refused_before_it_is_read_for_it_gives_no_standard_error(
+    model, calibration, monkeypatch
+):
+    monkeypatch.setattr(type(model), "read", None)
+    with pytest.raises(ValueError, match=r"Expected at least two batches for activations.*, got 1"):
         activations(model, calibration, activation_samples=1, bins=BINS)
 
 

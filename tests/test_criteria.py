@@ -319,7 +319,7 @@ def test_no_more_windows_are_read_than_asked_for():
 
 
 def test_one_window_is_too_few_to_know_an_error():
-    with pytest.raises(ValueError, match="Expected at least two groups of text"):
+    with pytest.raises(ValueError, match=r"Expected at least two batches for criteria.*, got 1"):
         criteria(model_of("untied"), WINDOWS, **{**SETTINGS, "batches": 1})
 
 

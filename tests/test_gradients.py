@@ -66,6 +66,11 @@ def test_no_more_batches_are_read_than_asked_for(windows):
     assert (gradients(tiny(), windows, batches=5)["samples"] == 5).all()
 
 
+def test_one_batch_is_refused_before_it_is_read(windows):
+    with pytest.raises(ValueError, match=r"Expected at least two batches for gradients.*, got 1"):
+        gradients(tiny(), windows, batches=1)
+
+
 def test_the_gradient_predicts_what_removing_a_little_of_a_neuron_costs():
     model, window = tiny(), Windows(text(60), first=0, batch=3, bptt=20)[0]
     found, _ = gate_gradients(model, model.layers(), window.tokens, window.targets, None)

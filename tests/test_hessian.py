@@ -175,6 +175,11 @@ def test_a_budget_that_is_too_small_for_the_stability_is_reported(caplog, probes
     assert f"not stable to 1.00: after {probes} probes {known}" in caplog.text
 
 
+def test_one_probe_is_refused_for_its_error_would_be_said_to_be_none(windows):
+    with pytest.raises(ValueError, match=r"Expected at least two probes for hessian.*, got 1"):
+        hessian(tiny(), windows, probes=1, stability=0.9, seed=1)
+
+
 def test_probing_stops_once_two_halves_rank_alike():
     assert (hessian(tiny(), WINDOWS, probes=99, stability=-1, seed=1)["samples"] == FEWEST_PROBES).all()
 

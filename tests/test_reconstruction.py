@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from pruning.layers import removed_neurons, select
-from pruning.reconstruction import REPAIRS, best_ridge, error_of, fit_of, reconstruct
+from pruning.reconstruction import REPAIRS, RIDGES, best_ridge, error_of, fit_of, reconstruct
 from pruning.signals.activations import activations
-from pruning.statistics import Covariance
+from pruning.statistics import Covariance, merged
 from tests.models import bytes_of, logits_of, tensors_of, tiny
 
 KEEP = {"lstm.0": torch.tensor([0, 2, 3, 6]), "lstm.1": torch.tensor([1, 2, 5])}
@@ -55,6 +55,26 @@ def test_the_ridge_strength_is_the_one_with_the_smallest_error_on_held_out_text(
         left = held_out[:, REMOVED] - held_out[:, KEPT] @ fit.slopes.T - fit.intercept
         errors[ridge] = left.square().sum().item()
     assert best_ridge(groups, KEPT, REMOVED, readers) == min(errors, key=errors.get)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_of_fewer_than_four_groups_the_last_is_held_out(count, windows):
+    groups = [state_of(samples(6, seed=seed)) for seed in range(count)]
+    fitted_on, held_out = merged(groups[:-1]), groups[-1]
+    errors = {r: error_of(fit_of(fitted_on, KEPT, REMOVED, ridge=r), held_out, KEPT, REMOVED) for r in RIDGES}
+    readers = torch.eye(5, dtype=torch.float64)
+    assert best_ridge(groups, KEPT, REMOVED, readers) == min(errors, key=lambda r: errors[r].trace())
+    model = tiny()
+    few = activations(model, windows, activation_samples=count, bins=8)[1]
+    assert reconstruct(model, KEEP, few, repair="ridge").widths() == (4, 3)
+
+
+def test_one_group_of_text_is_refused_by_the_ridge_with_what_to_do(windows):
+    model = tiny()
+    one = {name: [merged(groups)] for name, groups in states_of(model, windows).items()}
+    with pytest.raises(ValueError, match=r"Expected at least two groups of text, to hold one out.*repair by 'mean'"):
+        reconstruct(model, KEEP, one, repair="ridge")
+    assert reconstruct(model, KEEP, one, repair="mean").widths() == (4, 3)
 
 
 @pytest.mark.parametrize("decoder", ["untied", "projected", "tied, then projected", "tied, then untied"])

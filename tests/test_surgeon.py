@@ -152,6 +152,20 @@ def test_the_table_holds_each_place_once_and_ranks_by_it(trained, windows):
     assert (table["cost"] >= 0).all()
 
 
+@pytest.mark.parametrize("batches", [2, 3, 7])
+def test_all_text_counts_where_covariances_and_sensitivities_have_other_numbers_of_groups(trained, windows, batches):
+    """The places and costs are those of both whole texts, however each of them is cut into groups."""
+    states = activations(trained, windows, activation_samples=16, bins=8)[1]
+    grams = sensitivities(trained, windows, batches=batches, seed=1)
+    frame = surgeon(states, grams, damping=1e-4).set_index(["layer", "neuron"])
+    whole = {n: (merged(states[n]).matrix, merged(grams[n]).second_moment) for n in states}
+    places, costs = removal_order(whole, damping=1e-4)
+    for name, own in places.items():
+        assert frame.loc[name, "place"].tolist() == own.tolist()
+        assert frame.loc[name, "cost"].tolist() == pytest.approx(costs[name].tolist(), rel=1e-6)
+    assert (frame["samples"] == 16 * 24).all()
+
+
 def test_the_standard_error_is_zero_where_all_groups_of_text_agree():
     model = tiny(widths=(4,))
     state, gram = matrices(4, 5)

@@ -15,7 +15,7 @@ from pruning.layers import NeuronLayer
 from pruning.models.base import Measurable
 from pruning.progress import Track, silently
 from pruning.record import record
-from pruning.signals.grouped import empty_groups, group_of, grouped_table
+from pruning.signals.grouped import empty_groups, expect_several, group_of, grouped_table
 from pruning.signals.scaling import weighted
 from pruning.statistics import Covariance, Histogram, Moments
 from pruning.tables import ACTIVATIONS
@@ -110,9 +110,13 @@ def activations(
         activation_samples: At most this many windows are read.
         bins: Bins of the histogram.
         track: Shows progress.
+
+    Raises:
+        ValueError: If there are fewer than two windows.
     """
     layers = model.layers()
     count = min(activation_samples, len(windows))
+    expect_several(count, "activations")
     scales = _scales(model, layers, windows)
     groups = {
         layer.name: empty_groups(partial(Activity.empty, layer.width, bins, scales[layer.name]), count)

@@ -16,7 +16,7 @@ from pruning.progress import Track, silently
 from pruning.sensitivity import tappable
 from pruning.signals.cooperative import edges_of, recurrent_coupling
 from pruning.signals.evidence import Evidence, gather_evidence, partition
-from pruning.signals.grouped import GROUPS, group_of
+from pruning.signals.grouped import GROUPS, expect_several, group_of
 from pruning.statistics import entropy, jackknife_error, merged
 from pruning.tables import CRITERIA, EXACT, table, unmeasured
 
@@ -55,7 +55,9 @@ def criteria(
     Raises:
         ValueError: If there is only one window, whose spread nothing tells.
     """
-    layers, count = tappable(model, windows, "criteria"), min(batches, len(windows))
+    count = min(batches, len(windows))
+    expect_several(count, "criteria")
+    layers = tappable(model, windows, "criteria")
     left_out = [(layer.name, layer.width) for layer in model.layers() if layer not in layers]
     if not layers:
         return unmeasured("criteria", left_out)

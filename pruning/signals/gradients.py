@@ -14,7 +14,7 @@ from pruning.evaluation import carried, evaluating
 from pruning.layers import NeuronLayer, gather
 from pruning.models.base import Measurable
 from pruning.progress import Track, silently
-from pruning.signals.grouped import empty_groups, group_of, grouped_table
+from pruning.signals.grouped import empty_groups, expect_several, group_of, grouped_table
 from pruning.signals.scaling import weighted
 from pruning.statistics import Moments
 from pruning.tables import GRADIENTS
@@ -85,9 +85,13 @@ def gradients(model: Measurable, windows: Batches, *, batches: int, track: Track
         windows: Calibration text (or other batches), read in order with carried state.
         batches: At most this many windows are read, each one a sample of g.
         track: Shows progress.
+
+    Raises:
+        ValueError: If there are fewer than two windows.
     """
     layers = model.layers()
     count = min(batches, len(windows))
+    expect_several(count, "gradients")
     groups = {layer.name: empty_groups(partial(Flow.empty, layer.width), count) for layer in layers}
     state = None
     with evaluating(model):

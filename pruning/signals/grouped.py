@@ -42,6 +42,19 @@ def empty_groups(empty: Callable[[], Group], count: int) -> list[Group]:
     return [empty() for _ in range(min(GROUPS, count))]
 
 
+def expect_several(count: int, signal: str) -> None:
+    """Refuse to measure a signal on fewer than two batches, before any work: nothing would tell its error.
+
+    Raises:
+        ValueError: If there are fewer than two.
+    """
+    if count < 2:
+        raise ValueError(
+            f"Expected at least two batches for {signal}, whose spread is its error, got {count}; "
+            "read more of them, or cut the text into more and smaller ones."
+        )
+
+
 def group_of(groups: Sequence[Group], index: int, count: int) -> Group:
     """Return the group that window `index` of `count` belongs to: consecutive windows, groups of nearly equal size."""
     return groups[index * len(groups) // count]

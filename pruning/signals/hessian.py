@@ -71,7 +71,12 @@ def hessian(
         stability: Spearman correlation with an independent run that is enough, in every layer.
         seed: Seed of the probes.
         track: Shows progress.
+
+    Raises:
+        ValueError: For fewer than two probes.
     """
+    if probes < 2:
+        raise ValueError(f"Expected at least two probes for hessian, whose spread is its error, got {probes}.")
     layers, tensors = model.layers(), named_tensors(model)
     squares = {layer.name: gather(layer.owned, tensors).double().cpu().square().mean(1) for layer in layers}
     groups = {layer.name: [Moments.empty(layer.width) for _ in range(GROUPS)] for layer in layers}

@@ -1,7 +1,8 @@
 """Importance that knows the repair: neurons removed one after the other, the rest refitted after each removal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import pandas as pd
@@ -60,7 +61,8 @@ def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) 
 
     Args:
         states: Covariance of each layer's outputs, in groups of text.
-        sensitivities: Moments of the sensitivities, in as many groups; of a layer without them there are no numbers.
+        sensitivities: Moments of the sensitivities, likewise; of a layer without them there are no numbers. Where the
+            numbers of groups differ, neighbouring groups of the more are taken together, so all text counts.
         damping: Added to C's diagonal, relative to its mean.
     """
     left_out = [(name, len(groups[0].mean)) for name, groups in states.items() if name not in sensitivities]
@@ -68,7 +70,8 @@ def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) 
         return unmeasured("surgeon", left_out)
     count = min(len(groups) for groups in (*states.values(), *sensitivities.values()))
     measured = [name for name in states if name in sensitivities]
-    evidence = [Evidence({name: (states[name][g], sensitivities[name][g]) for name in measured}) for g in range(count)]
+    pairs = {name: (_regrouped(states[name], count), _regrouped(sensitivities[name], count)) for name in measured}
+    evidence = [Evidence({name: (c[g], m[g]) for name, (c, m) in pairs.items()}) for g in range(count)]
     places, costs = merged(evidence).order(damping)
     neurons = sum(map(len, places.values()))
     errors = jackknife_error(evidence, lambda some: torch.cat(list(some.order(damping)[0].values()))) / neurons
@@ -80,6 +83,12 @@ def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) 
     parts += [unmeasured("surgeon", left_out)] if left_out else []
     frame = pd.concat(parts, ignore_index=True)
     return table("surgeon", frame.astype({"place": "int64"}))
+
+
+def _regrouped(groups: Sequence[Covariance], count: int) -> list[Covariance]:
+    """Return the same text in `count` groups, neighbouring ones taken together."""
+    ends = [place * len(groups) // count for place in range(count + 1)]
+    return [merged(groups[start:end]) for start, end in pairwise(ends)]
 
 
 def removal_order(
