@@ -11,7 +11,7 @@ from pruning.adapting import Adapted
 from pruning.models import describe, rebuild
 from pruning.models.base import LanguageModel, Measurable
 from tasks import own
-from tasks.common.parameters import Unexpected
+from tasks.common.parameters import Unexpected, file_of_source
 from tasks.common.writing import replacing
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -53,8 +53,17 @@ def read_model(folder: Path | str) -> Measurable:
         tensors = load_file(folder / WEIGHTS)
     except (json.JSONDecodeError, SafetensorError) as error:
         raise Unexpected(f"Expected a model in {folder}, got a damaged one ({error}).") from error
+    if "source" in config:
+        _check_source(config["source"], folder / CONFIG)
     model: Measurable = own.rebuild(config, tensors) if "source" in config else rebuild(config, tensors)
     return model.to(device()).eval()
+
+
+def _check_source(source: object, config: Path) -> None:
+    try:
+        file_of_source(source, f"`source` in {config}")
+    except ValueError as error:
+        raise Unexpected(f"{error}.") from None
 
 
 def read_language_model(folder: Path | str) -> LanguageModel:

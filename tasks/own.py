@@ -1,9 +1,12 @@
 """A model of the user's: what the function at `model.source` returns, and how it is stored and made again."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 from pruning.adapting import Adapted, Call, Criterion, Use, adapt
 from pruning.batching import Batches
 from pruning.layers import named_tensors
-from tasks.common.parameters import Unexpected
+from tasks.common.parameters import Unexpected, file_of_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +58,38 @@ def read_own(source: str) -> UserModel:
     """Return what the function at `module:function` returns; it is called once in a process.
 
     Raises:
-        Unexpected: If it returns anything else than a `UserModel`.
+        Unexpected: If it is no function in `own/`, or returns anything else than a `UserModel`.
     """
-    module, _, function = source.partition(":")
+    build = _function(source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what is made twice is made alike
-        found = getattr(importlib.import_module(module), function)()
+        found = build()
     if not isinstance(found, UserModel):
         raise Unexpected(f"Expected a UserModel (tasks.own) from {source}, got {type(found).__name__}.")
     return found
+
+
+def _function(source: str) -> Callable[[], Any]:
+    """Return the function at a source, which `file_of_source` has found fit to be imported."""
+    try:
+        path = file_of_source(source, "the model's source")
+    except ValueError as error:
+        raise Unexpected(f"{error}.") from None
+    name, function = source.split(":")
+    if _elsewhere(found := find_spec("own"), Path("own")):  # which imports nothing yet
+        raise Unexpected(f"Expected Python to find own/ in the current folder, got {found and found.origin}.")
+    module = importlib.import_module(name)
+    if _elsewhere(module.__spec__, path):
+        raise Unexpected(f"Expected {name} from {path}, got it from {module.__file__}.")
+    build: Callable[[], Any] = getattr(module, function)
+    return build
+
+
+def _elsewhere(spec: ModuleSpec | None, path: Path) -> bool:
+    """Return whether what Python would import stands anywhere else than at a file, or in a package's folder."""
+    places = [Path(place) for place in spec.submodule_search_locations or []] if spec else []
+    places += [Path(spec.origin)] if spec and spec.origin else []
+    return path.resolve() not in {place.resolve() for place in places}
 
 
 @cache

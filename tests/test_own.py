@@ -187,26 +187,67 @@ def test_a_built_in_command_refuses_a_model_of_the_users_own(project):
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        ("own.tiny", "Expected model.source in params.yaml to "),
+        (source, f"Expected own.<module>:<function> at model.source, a function in the folder own/, got {source!r} (p")
+        for source in ("own.tiny", "os:getcwd", "nowhere:make", "own..tiny:classifier", "own.:f", "own/tiny:f", "", ":")
+    ]
+    + [
         (
             "own.tyny:classifier",
-            "can be imported at model.source, got 'own.tyny'. Did you mean 'own.tiny'? (params.yaml).",
+            "a module in the folder own/ at model.source, got 'own.tyny'. Did you mean 'own.tiny'? (params.yaml).",
         ),
-        ("nowhere:make", "Expected a module that can be imported at model.source, got 'nowhere' (params.yaml)."),
         (
             "own.tiny:clasifier",
-            "in own.tiny at model.source, got 'clasifier'. Did you mean 'classifier'? (params.yaml).",
+            "that own/tiny.py defines at model.source, got 'clasifier'. Did you mean 'classifier'? (params.yaml).",
         ),
+        ("own.tiny:made", "Expected a function that own/tiny.py defines at model.source, got 'made' (params.yaml)."),
+        ("own.tiny:UserModel", "Expected a function that own/tiny.py defines at model.source, got 'UserModel' ("),
+        ("own.linked:make", "Expected a module in the folder own/ at model.source, got own/linked.py, a link to /"),
         ("own.broken:make", "Expected Python in "),
     ],
 )
 def test_a_wrong_source_gets_one_sentence_before_any_work(project, capsys, source, sentence):
     (project / "own/broken.py").write_text("def make(:\n")
+    (project / "outside.py").write_text("def make(): ...\n")
+    (project / "own/linked.py").symlink_to(project / "outside.py")
     set_parameters(project, {"model": {"source": source}})
     assert main(["train"]) == 1
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("source", ["os:getcwd", "own.tiny:made", "tests.traps:spring", "own.linked:spring", ["os"], 3])
+def test_a_model_folder_makes_nobody_import_or_call_what_is_not_in_own(project, capsys, source):
+    run("train")
+    trap = "import pathlib\npathlib.Path('imported').touch()\ndef spring(): pathlib.Path('called').touch()\n"
+    (project / "tests").mkdir()
+    (project / "tests/traps.py").write_text(trap)
+    (project / "own/linked.py").symlink_to(project / "tests/traps.py")
+    path = project / "data/train/model/config.json"
+    path.write_text(json.dumps({"source": source, "widths": {"first": 7, "second": 6}}))
+    assert main(["weights"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Expected ")
+    assert "at `source` in data/train/model/config.json, " in said
+    assert said.count("\n") == 1
+    assert not {path.name for path in project.iterdir()} & {"imported", "called"}
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("source", ["os:getcwd", "own.tiny:made"])
+def test_no_source_is_called_that_nobody_checked_before(source):
+    with pytest.raises(Unexpected, match=r"Expected .* at the model's source, .*got '"):
+        read_own(source)
+
+
+def test_another_package_called_own_is_not_imported(project, monkeypatch, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    (other / "own").mkdir()
+    (other / "own/__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(other)
+    with pytest.raises(Unexpected, match=r"Expected Python to find own/ in the current folder, got .*other"):
+        read_own("own.tiny:classifier")
+    assert (project / "own/tiny.py").is_file()
 
 
 def test_a_function_that_returns_something_else_gets_one_sentence(project, capsys):

@@ -1,9 +1,9 @@
 """What params.yaml may hold: each section's fields, types and bounds, checked before any long work starts."""
 
 import ast
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from importlib.util import find_spec
 from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -32,40 +32,55 @@ class Section(BaseModel):
 class Model(Section):
     """Where a model of the user's own comes from, in place of `train`'s."""
 
-    source: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None
+    source: str | None
 
     @model_validator(mode="after")
     def source_exists(self) -> "Model":
-        """Refuse a module that is not there, or a function that is not in it; neither is run."""
-        if self.source:
-            _check_source(*self.source.split(":"))
+        """Refuse a source outside `own/`, or a function that is not there; neither is run."""
+        if self.source is not None:
+            file_of_source(self.source, "model.source")
         return self
 
 
-def _check_source(module: str, function: str) -> None:
-    try:
-        found = find_spec(module)
-    except ModuleNotFoundError:
-        found = None
-    if found is None or not found.origin:
-        folder = Path(*module.split(".")[:-1])
-        hint = nearest(module, [".".join((*folder.parts, path.stem)) for path in folder.glob("*.py")])
-        raise ValueError(f"Expected a module that can be imported at model.source, got {module!r}{hint and '.' + hint}")
-    names = _functions(Path(found.origin))
+def file_of_source(source: object, place: str) -> Path:
+    """Return the file in `own/` that defines the function `own.<module>:<function>`, without running any of it.
+
+    Whatever names a source (params.yaml, a model folder's configuration) comes by here before the source is imported,
+    for such a name may be anybody's: only what a `def` in a file below `own/` makes is ever called, and so neither
+    another package's function nor one that a module of `own/` merely imports.
+
+    Args:
+        source: What was given.
+        place: Where, for the sentence.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if not isinstance(source, str) or not re.fullmatch(r"own(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", source):
+        raise ValueError(f"Expected own.<module>:<function> at {place}, a function in the folder own/, got {source!r}")
+    module, function = source.split(":")
+    stem = Path(*module.split("."))
+    path = next((path for path in (stem / "__init__.py", stem.with_suffix(".py")) if path.is_file()), None)
+    if path is None:
+        hint = nearest(module, [".".join((*stem.parts[:-1], other.stem)) for other in stem.parent.glob("*.py")])
+        raise ValueError(f"Expected a module in the folder own/ at {place}, got {module!r}{hint and '.' + hint}")
+    if not path.resolve().is_relative_to(Path("own").resolve()):
+        raise ValueError(f"Expected a module in the folder own/ at {place}, got {path}, a link to {path.resolve()}")
+    names = _functions(path)
     if function not in names:
         hint = nearest(function, names)
-        raise ValueError(f"Expected a function in {module} at model.source, got {function!r}{hint and '.' + hint}")
+        raise ValueError(f"Expected a function that {path} defines at {place}, got {function!r}{hint and '.' + hint}")
+    return path
 
 
 def _functions(path: Path) -> list[str]:
-    """Return the names of a module's functions, and of what it imports by name."""
+    """Return the names of the functions that a module defines."""
     try:
-        body = ast.parse(path.read_text(encoding="utf-8")).body
-    except SyntaxError as error:
-        raise ValueError(f"Expected Python in {path}, got a syntax error in line {error.lineno}") from error
-    imports = (node for node in body if isinstance(node, ast.ImportFrom))
-    imported = [alias.asname or alias.name for node in imports for alias in node.names]
-    return [node.name for node in body if isinstance(node, ast.FunctionDef)] + imported
+        body = ast.parse(path.read_bytes()).body
+    except (SyntaxError, ValueError) as error:
+        line = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        raise ValueError(f"Expected Python in {path}, got a syntax error{line}") from error
+    return [node.name for node in body if isinstance(node, ast.FunctionDef)]
 
 
 class Corpus(Section):
