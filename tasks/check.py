@@ -6,7 +6,8 @@ from ruamel.yaml.error import YAMLError
 
 from tasks.common.console import say
 from tasks.common.parameters import checked
-from tasks.common.stages import LOCK, PARAMETERS, read_stage, read_yaml
+from tasks.common.reading import read_yaml
+from tasks.common.stages import LOCK, PARAMETERS, read_stage
 from tasks.prepare import check_source
 
 

@@ -13,7 +13,8 @@ from pruning.models.base import Measurable
 from tasks.common.console import say, track
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected, checked
-from tasks.common.stages import DATA, PARAMETERS, read_stage, read_yaml
+from tasks.common.reading import read_yaml
+from tasks.common.stages import DATA, PARAMETERS, read_stage
 from tasks.common.tables import read_table
 from tasks.evaluate import BATCHES
 from tasks.models import read_model, write_model

@@ -21,9 +21,11 @@ from pruning.models import describe
 from pruning.models.base import LanguageModel, State
 from tasks.common.console import say, track
 from tasks.common.job import Job
-from tasks.common.parameters import Unexpected, checked, nearest
-from tasks.common.stages import DATA, PARAMETERS, read_stage, read_yaml
+from tasks.common.parameters import Unexpected, checked
+from tasks.common.reading import read_yaml
+from tasks.common.stages import DATA, PARAMETERS, read_stage
 from tasks.common.tables import read_table
+from tasks.common.wording import nearest
 from tasks.common.writing import replacing
 from tasks.evaluate import BATCHES
 from tasks.models import CONFIG, WEIGHTS, read_language_model, write_model

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from pruning.comparison import PHASES
 from tasks.common.parameters import Parameters, checked
-from tasks.common.stages import PARAMETERS, read_stage, read_yaml
+from tasks.common.reading import read_yaml
+from tasks.common.stages import PARAMETERS, read_stage
 from tasks.common.tables import read_table
 from tasks.evaluate import BATCHES
 from tasks.variants import read_variants

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from pruning.comparison import COSTS, PHASES
 from tasks.common.console import say
 from tasks.common.parameters import Unexpected, checked, settings_of
-from tasks.common.stages import LOCK, PARAMETERS, PIPELINE, Stage, read_stage, read_yaml
+from tasks.common.reading import read_yaml
+from tasks.common.stages import LOCK, PARAMETERS, PIPELINE, Stage, read_stage
 from tasks.common.tables import read_table
 
 STORE, ARTIFACTS = Path("mlflow.db"), Path("mlartifacts")

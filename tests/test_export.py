@@ -17,7 +17,7 @@ from pruning.evaluation import loss_of
 from tasks import export
 from tasks.__main__ import main
 from tasks.common.parameters import checked
-from tasks.common.stages import read_yaml
+from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
 from tasks.models import read_model, write_model
 from tests.models import VOCABULARY, tiny

@@ -12,7 +12,7 @@ from torch import nn
 
 from tasks.__main__ import main
 from tasks.common.parameters import Unexpected, checked
-from tasks.common.stages import read_yaml
+from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
 from tasks.common.weights import read_weights
 from tasks.models import read_language_model, read_model

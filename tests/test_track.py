@@ -19,7 +19,8 @@ from ruamel.yaml import YAML
 from pruning.comparison import compare
 from tasks import track
 from tasks.__main__ import main
-from tasks.common.stages import read_stage, read_yaml
+from tasks.common.reading import read_yaml
+from tasks.common.stages import read_stage
 from tasks.common.tables import write_table
 from tests.projects import ROOT
 

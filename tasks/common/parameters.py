@@ -2,8 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping, Sequence
 from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -11,28 +10,43 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pruning.tables import CHOICES, CRITERIA, SIGNALS
+from tasks.common.wording import nearest, sentence
 
+MOST = 2**31 - 1
+"""The largest whole number that every part of the pipeline can take, NumPy's and scikit-learn's seeds among them."""
 Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Seed = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Several = Annotated[int, Field(ge=2, le=MOST)]
+Bins = Annotated[int, Field(ge=3, le=65536)]
+Seed = Annotated[int, Field(ge=0, le=MOST)]
+# What is divided or multiplied by one of these must stay a number in float32.
+Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
+Ridge = Annotated[float, Field(ge=1e-12, le=1e3)]
+Temperature = Annotated[float, Field(ge=0.01, le=1000)]
+Clip = Annotated[float, Field(ge=1e-6, le=1e9)]
+Rate = Annotated[float, Field(ge=1e-8, le=1)]
+"""A learning rate of Adam, whose steps are as large as it: above 1 every weight is lost in the first one."""
 
 
 class Unexpected(ValueError):
     """A mistake in what the user gave; its message is the one sentence to show."""
 
 
+SAVED = "a file of saved weights, written learned/name.json"
+OWN = "a function of yours in own/, written own.module:function"
+
+
 class Section(BaseModel):
     """A section of params.yaml: no other fields than these, no text where a number belongs."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Model(Section):
     """Where a model of the user's own comes from, in place of `train`'s."""
 
-    source: str | None
+    source: Annotated[str, Field(description=OWN)] | None
 
     @model_validator(mode="after")
     def source_exists(self) -> "Model":
@@ -83,11 +97,16 @@ def _functions(path: Path) -> list[str]:
     return [node.name for node in body if isinstance(node, ast.FunctionDef)]
 
 
+def _hint(word: str, known: Iterable[str]) -> str:
+    found = nearest(word, known)
+    return found and f".{found}"
+
+
 class Corpus(Section):
     """Settings of `prepare`."""
 
-    source: Annotated[str, Field(min_length=1)]
-    vocabulary: Annotated[int, Field(ge=3)]
+    source: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", description="a path to a folder or a text file")]
+    vocabulary: Annotated[int, Field(ge=3, le=MOST)]
     lowercase: bool
     valid: Fraction
     test: Fraction
@@ -108,12 +127,23 @@ class Learning(Section):
     bptt: Count
     epochs: Count
     portion: Share
-    learning_rate: Positive
+    learning_rate: Rate
     warmup: Annotated[float, Field(ge=0, lt=1)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    clip: Positive
+    weight_decay: Annotated[float, Field(ge=0, le=100)]
+    clip: Clip
     patience: Count
     seed: Seed
+
+    @model_validator(mode="after")
+    def decays_less_than_all(self) -> "Learning":
+        """Refuse a decay that takes more than the whole weight in one step."""
+        place = type(self).__name__.lower()
+        if self.learning_rate * self.weight_decay >= 1:
+            raise ValueError(
+                f"Expected {place}.weight_decay below {1 / self.learning_rate:g} with {place}.learning_rate "
+                f"{self.learning_rate:g}, got {self.weight_decay:g}"
+            )
+        return self
 
 
 class Train(Learning):
@@ -129,8 +159,8 @@ class Train(Learning):
     snn_widths: Annotated[list[Count], Field(min_length=1)]
     recurrent: bool
     leak: Fraction
-    threshold: Positive
-    slope: Positive
+    threshold: Scale
+    slope: Scale
 
     @model_validator(mode="after")
     def halves_fit(self) -> "Train":
@@ -166,14 +196,14 @@ class Calibration(Section):
 class Weights(Section):
     """Settings of `weights`."""
 
-    threshold: Annotated[float, Field(ge=0)]
-    bins: Annotated[int, Field(ge=3)]
+    threshold: Annotated[float, Field(ge=0, le=1e6)]
+    bins: Bins
 
 
 class Hessian(Section):
     """Settings of `hessian`."""
 
-    probes: Annotated[int, Field(ge=2)]
+    probes: Several
     stability: Annotated[float, Field(ge=0, le=1)]
     seed: Seed
 
@@ -181,14 +211,14 @@ class Hessian(Section):
 class Activations(Section):
     """Settings of `activations`."""
 
-    activation_samples: Annotated[int, Field(ge=2)]
-    bins: Annotated[int, Field(ge=3)]
+    activation_samples: Several
+    bins: Bins
 
 
 class Gradients(Section):
     """Settings of `gradients`."""
 
-    batches: Annotated[int, Field(ge=2)]
+    batches: Several
 
 
 class Cooperative(Section):
@@ -200,21 +230,21 @@ class Cooperative(Section):
 class Criteria(Section):
     """Settings of `criteria`."""
 
-    batches: Annotated[int, Field(ge=2)]
-    bins: Annotated[int, Field(ge=2)]
-    classes: Annotated[int, Field(ge=2)]
-    ridge: Positive
+    batches: Several
+    bins: Annotated[int, Field(ge=2, le=65536)]
+    classes: Annotated[int, Field(ge=2, le=65536)]
+    ridge: Ridge
     seed: Seed
 
 
 class Oracle(Section):
     """Settings of `oracle`."""
 
-    neurons: Annotated[int, Field(ge=2)] | Literal["all"]
+    neurons: Several | Literal["all"]
     tokens: Count
     most: Count
     tolerance: Annotated[float, Field(ge=0, lt=1)]
-    words: Annotated[int, Field(ge=2)] | Literal["all"]
+    words: Several | Literal["all"]
     joint: Annotated[list[Fraction], Field(min_length=1)]
     portion: Share
     seed: Seed
@@ -224,7 +254,15 @@ class Oracle(Section):
         """Refuse a budget that the first reading exceeds."""
         if self.most < self.tokens:
             raise ValueError(f"Expected oracle.most to be at least oracle.tokens ({self.tokens}), got {self.most}")
+        _check_distinct(self.joint, "oracle.joint")
         return self
+
+
+def _check_distinct(values: Sequence[Any], place: str) -> None:
+    """Refuse a list in which a value stands twice."""
+    twice = [value for index, value in enumerate(values) if value in values[:index]]
+    if twice:
+        raise ValueError(f"Expected each value of {place} once, got {twice[0]!r} twice")
 
 
 if TYPE_CHECKING:
@@ -240,19 +278,41 @@ class Fuse(Section):
 
     strategy: Literal["simple", "adaptive", "learned"]
     signals: Annotated[list[Signal], Field(min_length=1)]
-    folds: Annotated[int, Field(ge=2)]
+    folds: Several
     calibration: Literal["none", "hessian", "oracle", "removal"]
     removed: Annotated[list[Fraction], Field(min_length=1)]
     batches: Count
-    weights: Annotated[str, Field(pattern=r"^learned/[^/]+\.json$")] | None
+    weights: Annotated[str, Field(pattern=r"^learned/[^/\x00-\x1f]+\.json$", description=SAVED)] | None
     seed: Seed
+
+    @model_validator(mode="after")
+    def signals_can_be_weighed(self) -> "Fuse":
+        """Refuse a signal named twice, criteria that the strategy would not weigh, and criteria alone."""
+        _check_distinct(self.signals, "fuse.signals")
+        criteria = [name for name in self.signals if name in CRITERIA]
+        if criteria and self.strategy != "learned" and self.weights is None:
+            raise ValueError(
+                f"Expected fuse.strategy: learned for {criteria[0]!r} among fuse.signals, got {self.strategy!r}, which "
+                f"weighs {list(SIGNALS)} alone"
+            )
+        if len(criteria) == len(self.signals):
+            raise ValueError(f"Expected one or more of {list(SIGNALS)} among fuse.signals, got {self.signals}")
+        return self
+
+    @model_validator(mode="after")
+    def removes_more_and_more(self) -> "Fuse":
+        """Refuse shares that do not rise."""
+        _check_distinct(self.removed, "fuse.removed")
+        if self.removed != sorted(self.removed):
+            raise ValueError(f"Expected the shares of fuse.removed in rising order, got {self.removed}")
+        return self
 
 
 class Surgeon(Section):
     """Settings of `surgeon`."""
 
-    batches: Annotated[int, Field(ge=2)]
-    damping: Positive
+    batches: Several
+    damping: Ridge
     seed: Seed
 
 
@@ -263,10 +323,10 @@ class BudgetOf(Section):
     """What the kept neurons may cost together; the last three are for `latency`, which is measured."""
 
     kind: Literal["neurons", "parameters", "multiply_adds", "latency"]
-    value: Positive
+    value: Annotated[float, Field(gt=0, le=1e18)]
     batch: Count | None = None
-    repeats: Annotated[int, Field(ge=10)] | None = None
-    points: Annotated[int, Field(ge=2)] | None = None
+    repeats: Annotated[int, Field(ge=10, le=MOST)] | None = None
+    points: Several | None = None
 
     @model_validator(mode="after")
     def says_how_to_measure(self) -> "BudgetOf":
@@ -280,7 +340,7 @@ class BudgetOf(Section):
 
 
 Scope = Literal["layer", "global", "absolute"]
-Rate = Literal["fixed", "adaptive"]
+HowMany = Literal["fixed", "adaptive"]
 Bound = Count | dict[str, Count]
 """For every layer, or for those that are named."""
 Ratio = Annotated[float, Field(ge=0, le=1)]
@@ -295,7 +355,7 @@ class Prune(Section):
     ceiling: Bound | None
     multiple: Count
     scope: Scope
-    rate: Rate
+    rate: HowMany
     budget: BudgetOf | None
     snn_ratio: Ratio | None
     quota: Quota | None
@@ -328,9 +388,13 @@ class Reconstruct(Section):
 
     repair: Repair
     tokens: Count
-    learning_rate: Positive
+    learning_rate: Rate
     warmup: Annotated[float, Field(ge=0, lt=1)]
-    clip: Positive
+    clip: Clip
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]
+NAME = "lower-case letters, digits and _, a letter first, at most 100 in all"
 
 
 class Variant(Section):
@@ -342,7 +406,7 @@ class Variant(Section):
     ceiling: Bound | None = None
     multiple: Count | None = None
     scope: Scope | None = None
-    rate: Rate | None = None
+    rate: HowMany | None = None
     budget: BudgetOf | None = None
     snn_ratio: Ratio | None = None
     quota: Quota | None = None
@@ -354,7 +418,7 @@ class Finetune(Learning):
     """Settings of `finetune`."""
 
     distillation: Annotated[float, Field(ge=0, le=1)]
-    temperature: Positive
+    temperature: Temperature
 
 
 class Evaluate(Section):
@@ -374,9 +438,15 @@ class Compare(Section):
 class PathSettings(Section):
     """Settings of `path`."""
 
-    retain: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
+    retain: Annotated[list[Fraction], Field(min_length=1)]
     repair: Repair
     repeats: Count
+
+    @model_validator(mode="after")
+    def models_have_names_of_their_own(self) -> "PathSettings":
+        """Refuse shares that are written alike to six digits, by which the models are called; 1 is the dense one's."""
+        _check_distinct([f"{share:g}" for share in (1.0, *self.retain)], "path.retain, to six digits and beside 1,")
+        return self
 
 
 class Parameters(Section):
@@ -397,7 +467,7 @@ class Parameters(Section):
     fuse: Fuse
     prune: Prune
     reconstruct: Reconstruct
-    variants: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Variant], Field(min_length=1)]
+    variants: Annotated[dict[Name, Variant], Field(min_length=1, description=NAME)]
     finetune: Finetune
     evaluate: Evaluate
     compare: Compare
@@ -421,7 +491,8 @@ class Parameters(Section):
         """Refuse a control that is no variant."""
         if self.compare.control not in self.variants:
             known = list(self.variants)
-            raise ValueError(f"Expected compare.control to be one of {known}, got {self.compare.control!r}")
+            hint = _hint(self.compare.control, known)
+            raise ValueError(f"Expected compare.control to be one of {known}, got {self.compare.control!r}{hint}")
         return self
 
     @model_validator(mode="after")
@@ -446,7 +517,7 @@ def checked(values: Mapping[str, Any]) -> Parameters:
     try:
         return Parameters.model_validate(dict(values))
     except ValidationError as error:
-        raise Unexpected(_sentence(error.errors()[0], values)) from None
+        raise Unexpected(sentence(error.errors(), values, Parameters.model_json_schema())) from None
 
 
 def settings_of(section: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
@@ -460,44 +531,3 @@ def settings_of(section: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[
     many, kinds = {"rate": "fixed", "budget": None, "snn_ratio": None}, {"snn_ratio": None, "quota": None}
     displaced = {**(many if {"retain", *many} & set(own) else {}), **(kinds if set(kinds) & set(own) else {})}
     return {**section, **{name: value for name, value in displaced.items() if name in section}, **own}
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean '…'?` where a known word is close, else nothing.
-
-    >>> nearest("hesian", ["hessian", "weights"])
-    " Did you mean 'hessian'?"
-    """
-    close = get_close_matches(word, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def _sentence(error: Any, values: Mapping[str, Any]) -> str:
-    """Return what was wrong with params.yaml as one sentence."""
-    place = [str(part) for part in error["loc"] if part != "[key]"]
-    name = ".".join(place)
-    if error["type"] == "extra_forbidden":
-        known = _fields(place[:-1], values)
-        return f"Unknown parameter {name!r} in params.yaml; known here: {known}.{nearest(place[-1], known)}"
-    if error["type"] == "missing":
-        return f"Expected parameter {name!r} in params.yaml, got none."
-    if error["type"] == "value_error":
-        return f"{error['ctx']['error']} (params.yaml)."
-    wanted = error["msg"].removeprefix("Input should be ").removeprefix("String should ")
-    hint = nearest(error["input"], _choices(wanted)) if isinstance(error["input"], str) else ""
-    return f"Expected {name} in params.yaml to be {wanted}, got {error['input']!r}.{hint}"
-
-
-def _choices(wanted: str) -> list[str]:
-    """Return the quoted words of a message such as `'layer' or 'global'`."""
-    return wanted.split("'")[1::2]
-
-
-def _fields(place: list[str], values: Mapping[str, Any]) -> list[str]:
-    """Return the names that a section, or params.yaml itself, may hold."""
-    if not place:
-        return list(Parameters.model_fields)
-    if place[0] == "variants":
-        return list(Variant.model_fields)
-    annotation = Parameters.model_fields[place[0]].annotation
-    return list(annotation.model_fields) if isinstance(annotation, type) else list(values)

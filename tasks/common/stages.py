@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from tasks.common.parameters import Unexpected, nearest
+from tasks.common.parameters import Unexpected
+from tasks.common.reading import read_yaml
+from tasks.common.wording import nearest
 
 PIPELINE, PARAMETERS, LOCK, DATA = Path("dvc.yaml"), Path("params.yaml"), Path("dvc.lock"), Path("data")
 
@@ -37,18 +37,6 @@ class Stage:
     def address(self) -> str:
         """The stage's name as DVC writes it: `prune@random`."""
         return f"{self.name}@{self.variant}" if self.variant else self.name
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return a YAML file as plain values, with DVC's reading of numbers (`1e-3` is one).
-
-    Raises:
-        Unexpected: If there is no such file.
-    """
-    if not path.is_file():
-        raise Unexpected(f"Expected {path} in the current folder, got none; run from the repository's root.")
-    with path.open(encoding="utf-8") as file:
-        return dict(YAML(typ="safe").load(file) or {})
 
 
 def read_stage(name: str, variant: str | None, parameters: Mapping[str, Any]) -> Stage:

@@ -13,15 +13,13 @@ import pruning
 from pruning.batching import Windows
 from pruning.corpus import END_OF_LINE
 from pruning.distillation import Imitation
-from pruning.experiment.choices import FOLDS
-from pruning.experiment.measured import MEASURED
-from pruning.experiment.measuring import Effort
-from pruning.experiment.trials import Texts, Treatment
+from pruning.experiment import FOLDS, MEASURED, Effort, Texts, Treatment
 from pruning.models.base import LanguageModel
 from pruning.oracle import neurons_to_measure
 from pruning.training import Recipe
 from tasks.common.parameters import Parameters, Unexpected, checked
-from tasks.common.stages import DATA, PARAMETERS, read_yaml
+from tasks.common.reading import read_yaml
+from tasks.common.stages import DATA, PARAMETERS
 from tasks.common.tables import read_table
 from tasks.experiment.settings import Settings
 from tasks.models import device, read_language_model

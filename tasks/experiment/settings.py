@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pruning.experiment.choices import VARIANTS
-from tasks.common.parameters import Unexpected, nearest
+from pruning.experiment import VARIANTS
+from tasks.common.parameters import Unexpected
+from tasks.common.wording import nearest
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
