@@ -1,8 +1,8 @@
 """Importance from how neurons depend on each other: a graph whose edges combine weights and correlated states."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import igraph
 import pandas as pd
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from pruning.signals.activations import Covariances
 from pruning.signals.scaling import signal_rows, weighted
 from pruning.statistics import Covariance, jackknife_error, merged
 from pruning.tables import COOPERATIVE, table
+
+if TYPE_CHECKING:
+    import igraph
 
 RIDGE = 1e-6
 """Added to the correlation's diagonal, so that duplicated neurons do not make it singular."""
@@ -94,8 +97,10 @@ def edges_of(correlation: Tensor, coupling: Tensor | None) -> Tensor:
     return 0.5 * (relative + correlation) * between
 
 
-def _strong_graph(edges: Tensor, strong: float) -> igraph.Graph:
+def _strong_graph(edges: Tensor, strong: float) -> "igraph.Graph":
     """Return the graph of the edges above the quantile `strong`, weighted."""
+    import igraph  # here, so that nobody else needs it
+
     rows, columns = torch.triu_indices(len(edges), len(edges), offset=1)
     values = edges[rows, columns]
     chosen = values > torch.quantile(values, strong) if len(values) else values.bool()

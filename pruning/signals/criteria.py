@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import igraph
 import pandas as pd
 import torch
 from torch import Tensor
@@ -260,6 +259,8 @@ def pagerank(known: Known) -> Tensor:
     edges = edges_of(known.evidence.states.correlation.abs(), known.coupling)
     if edges.sum() == 0:
         return torch.full((len(edges),), 1 / len(edges), dtype=torch.float64)
+    import igraph  # here, so that nobody else needs it
+
     rows, columns = torch.triu_indices(len(edges), len(edges), offset=1)
     pairs = torch.stack([rows, columns], dim=1).tolist()
     graph = igraph.Graph(n=len(edges), edges=pairs)
