@@ -1,14 +1,16 @@
 """`python -m tasks check`: refuse bad parameters and a missing corpus before any work, and mend what a kill left."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
 from tasks.common.console import say
-from tasks.common.parameters import checked
+from tasks.common.parameters import Parameters, checked
 from tasks.common.reading import read_yaml
-from tasks.common.stages import LOCK, PARAMETERS, read_stage
-from tasks.prepare import check_source
+from tasks.common.stages import LOCK, PARAMETERS, read_stages
+from tasks.foreseen import check_place, check_text, read_text
 
 
 def run() -> None:
@@ -18,14 +20,22 @@ def run() -> None:
         Unexpected: With one sentence on what is wrong.
     """
     values = read_yaml(PARAMETERS)
-    parameters = checked(values)
-    source, made_here = Path(parameters.corpus.source), read_stage("sotu", None, values).outputs.values()
-    if source not in made_here:
-        check_source(source)
+    check(values, checked(values))
     say("params.yaml: fine")
     if LOCK.is_file() and not is_whole(LOCK):
         LOCK.unlink()
         say(f"{LOCK}: half-written by a run that was killed, removed; `dvc repro` restores it from DVC's run cache")
+
+
+def check(values: Mapping[str, Any], parameters: Parameters) -> None:
+    """Refuse what a stage would refuse after others have worked.
+
+    Raises:
+        Unexpected: With one sentence on what is wrong.
+    """
+    outputs = {stage.address: stage.outputs.values() for stage in read_stages(values)}
+    check_place(parameters, outputs)
+    check_text(parameters, read_text(parameters.corpus, outputs.get("sotu", ())))
 
 
 def is_whole(lock: Path) -> bool:

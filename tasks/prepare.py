@@ -1,5 +1,6 @@
 """The stage `prepare`: which files are the corpus, and what they become."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pruning.corpus import (
 )
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
+from tasks.common.reading import decoded
 from tasks.common.tables import write_table
 
 Lines = Sequence[Sequence[str]]
@@ -40,15 +42,32 @@ def check_source(source: Path) -> None:
     Raises:
         Unexpected: With what was expected and what is there.
     """
-    if source.is_dir() and not (published_files(source) or list(source.glob("*.txt"))):
+    if not source.is_dir():
+        if not source.is_file():
+            raise Unexpected(
+                f"Expected a folder or a text file at corpus.source, got {str(source)!r}, which {_instead(source)}."
+            )
+        return
+    if published_files(source):
+        return
+    texts = list(source.glob("*.txt"))
+    if not texts:
         raise Unexpected(
             f"Expected ptb.{{train,valid,test}}.txt, wiki.{{train,valid,test}}.tokens, {{train,valid,test}}.txt "
             f"or a folder of .txt documents at corpus.source, got {source} with none of them."
         )
-    if not source.exists():
-        raise Unexpected(
-            f"Expected a folder or a text file at corpus.source, got {str(source)!r}, which does not exist."
-        )
+    for path in texts:
+        if not path.is_file():
+            raise Unexpected(f"Expected a text file at {path}, in corpus.source, got one that {_instead(path)}.")
+
+
+def _instead(path: Path) -> str:
+    """Return what is to be said of a path where there is no file."""
+    if path.is_dir():
+        return "is a folder"
+    if path.exists():
+        return "is no file but a pipe or a device"
+    return "is a link to nothing" if path.is_symlink() else "does not exist"
 
 
 def read_texts(source: Path, lowercase: bool, fractions: Fractions, seed: int) -> dict[str, Lines]:
@@ -76,17 +95,12 @@ def published_files(folder: Path) -> dict[str, Path]:
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text.
+    """Return a file's text, its lines ended as Python ends them.
 
     Raises:
         Unexpected: If it is not UTF-8.
     """
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise Unexpected(
-            f"Expected UTF-8 text in {path}, got byte {error.object[error.start]:#04x} at {error.start}."
-        ) from error
+    return io.StringIO(decoded(path.read_bytes(), path), newline=None).read()
 
 
 def _corpus_table(corpus: Corpus) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -11,13 +12,16 @@ from typing import Any, get_args
 import pytest
 from pydantic_core.core_schema import ErrorType
 
+from pruning.corpus import SPLITS, Fractions
 from tasks.__main__ import main
-from tasks.common.parameters import Parameters
+from tasks.common.parameters import Parameters, checked
 from tasks.common.reading import read_yaml
 from tasks.common.wording import sentence
+from tasks.foreseen import read_text
+from tasks.prepare import read_texts
 from tests.projects import ROOT, TINY, copy, set_parameters, write_text
 
-Change = Callable[[Path], None]
+Change = Callable[[Path], Any]
 """What is done to a project to make it wrong."""
 JARGON = re.compile(r"Input should|String should|should have|pattern|constrained|literal_error|pydantic|Traceback|\n.")
 """Words of the checker's own, which tell a user nothing; and a second line."""
@@ -232,3 +236,149 @@ def test_every_kind_of_mistake_that_the_checker_knows_has_a_sentence(kind: str, 
     said = sentence([error], values, Parameters.model_json_schema())
     assert re.fullmatch(r"(Expected|Unknown) .*[.?]", said)
     assert not JARGON.search(said)
+
+
+def texts(**files: bytes | None) -> Change:
+    """Return a change that puts these files, `name` standing for `name.txt`, in place of the corpus; None: a folder."""
+
+    def change(folder: Path) -> None:
+        shutil.rmtree(folder / "text")
+        (folder / "text").mkdir()
+        for name, content in files.items():
+            path = folder / "text" / f"{name}.txt"
+            path.mkdir() if content is None else path.write_bytes(content)
+
+    return change
+
+
+def source(path: str, make: Change = Path.exists) -> Change:
+    """Return a change of corpus.source, after making what is there."""
+
+    def change(folder: Path) -> None:
+        make(folder)
+        put(folder, "corpus.source", path)
+
+    return change
+
+
+def values(**sections: dict[str, Any]) -> Change:
+    """Return a change of values of several sections."""
+    return lambda folder: set_parameters(folder, sections)
+
+
+def linked(folder: Path) -> None:
+    (folder / "text/more.txt").symlink_to("nowhere")
+
+
+LINE = b"one two three four five six seven eight\n"
+CORPORA: dict[str, tuple[Change, str]] = {
+    "no source": (source("nowhere"), "got 'nowhere', which does not exist."),
+    "a link to nothing": (
+        source("book.txt", lambda folder: (folder / "book.txt").symlink_to("nowhere")),
+        "got 'book.txt', which is a link to nothing.",
+    ),
+    "a pipe": (
+        source("pipe", lambda folder: os.mkfifo(folder / "pipe")),
+        "got 'pipe', which is no file but a pipe or a device.",
+    ),
+    "a device": (source("/dev/null"), "got '/dev/null', which is no file but a pipe or a device."),
+    "an empty folder": (texts(), "got text with none of them."),
+    "a split too few": (texts(train=LINE, valid=LINE), "without ['test']"),
+    "a folder named as a split": (texts(train=LINE, valid=LINE, test=None), "without ['test']"),
+    "a folder named as a document": (texts(a=LINE, b=LINE, c=LINE, d=None), "text/d.txt, in corpus.source, got one th"),
+    "two documents": (
+        texts(a=LINE, b=LINE),
+        "Expected at least 3 documents, got 2 (text, corpus.source in params.yaml)",
+    ),
+    "an empty split": (
+        texts(train=LINE * 99, valid=b"", test=LINE),
+        "Expected text in the valid split of text, got none; give more of it.",
+    ),
+    "one line": (source("a.txt", lambda folder: (folder / "a.txt").write_bytes(LINE)), "in the valid split of a.txt"),
+    "no line": (
+        source("a.txt", lambda folder: (folder / "a.txt").write_bytes(b"\n \n")),
+        "in the train split of a.t",
+    ),
+    "Latin-1 in a split": (
+        texts(train=LINE * 99, valid=LINE * 9 + b"caf\xe9\n", test=LINE),
+        "Expected UTF-8 text in text/valid.txt, got byte 0xe9 at 363; save it as UTF-8.",
+    ),
+    "Latin-1 in a document": (
+        texts(a=LINE, b=LINE, c=b"caf\xe9"),
+        "Expected UTF-8 text in text/c.txt, got byte 0xe9 at 3",
+    ),
+    "Latin-1 in a book": (
+        source("a.txt", lambda folder: (folder / "a.txt").write_bytes(LINE * 999 + b"\xff")),
+        "Expected UTF-8 text in a.txt, got byte 0xff at 39960",
+    ),
+    "UTF-16": (
+        texts(a="a b".encode("utf-16"), b=LINE, c=LINE),
+        "Expected UTF-8 text in text/a.txt, got byte 0xff at 0",
+    ),
+    "a byte order mark": (
+        texts(train=b"\xef\xbb\xbf" + LINE, valid=LINE, test=LINE),
+        "Expected text alone in text/train.txt, got a byte order mark before it; save it as UTF-8 without one.",
+    ),
+    "what a stage writes": (
+        source("data/train/model"),
+        "Expected a corpus.source apart from what the pipeline writes, got 'data/train/model', but stage train writes",
+    ),
+    "all around the pipeline": (source("."), "Expected a corpus.source apart from what the pipeline writes, got '.'"),
+    "columns for more training text than there is": (
+        values(train={"batch": 100_000}),
+        "Expected at least 100,000 tokens in the train split of text for each column of train.batch, got 2,700; g",
+    ),
+    "columns for more validation text": (values(finetune={"batch": 400}), "tokens in the valid split of text for each"),
+    "columns for more test text": (
+        lambda folder: (values(evaluate={"batch": 10})(folder), (folder / "text/test.txt").write_text("a b\n")),
+        "Expected at least 10 tokens in the test split of text for each column of evaluate.batch, got 3; give more",
+    ),
+    "windows for more text to calibrate on": (
+        values(calibration={"bptt": 800}, oracle={"tokens": 4000, "most": 4000}),
+        "Expected at least 3,201 tokens in the train split of text for two windows of 4 × 800 (calibration) to measure",
+    ),
+    "windows for more text to remove on": (
+        values(calibration={"bptt": 50}, oracle={"tokens": 1000, "most": 2000}),
+        "Expected at least 401 tokens in the valid split of text for 3 windows of 4 × 50 (calibration) to measure rem",
+    ),
+    "fewer tokens than a window": (
+        values(oracle={"tokens": 32}),
+        "Expected oracle.tokens above calibration.batch × calibration.bptt (32), for two windows to measure on, got 32",
+    ),
+    "the default corpus before it is written": (
+        lambda folder: (values(evaluate={"batch": 10**6})(folder), put(folder, "corpus.source", "data/sotu/speeches")),
+        "Expected at least 1,000,000 tokens in the valid split of data/sotu/speeches for each column of evaluate.batch",
+    ),
+    "a link to nothing among documents": (
+        lambda folder: (texts(a=LINE, b=LINE, c=LINE)(folder), linked(folder)),
+        "Expected a text file at text/more.txt, in corpus.source, got one that is a link to nothing.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_a_text_that_a_stage_would_refuse_is_refused_before(
+    project: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    change, expected = CORPORA[name]
+    change(project)
+    assert expected in refusal(project, capsys)
+
+
+@pytest.mark.parametrize("form", ["splits", "documents", "book"])
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_the_tokens_that_are_foreseen_are_those_that_the_corpus_gets(project: Path, form: str, lowercase: bool) -> None:
+    body = "It's late, she said.\r\n\r\n \u2028It\x0cİs LATE.\n" * 9
+    if form == "splits":
+        texts(train=body.encode(), valid=b"a b\n", test=b"c\n\nd")(project)
+    elif form == "documents":
+        texts(**{f"d{number}": (body[number:] + "end").encode() for number in range(9)})(project)
+    else:
+        shutil.rmtree(project / "text")
+        (project / "text").write_bytes(body.encode())
+    put(project, "corpus", {"lowercase": lowercase, "valid": 0.2, "test": 0.3})
+    corpus = checked(read_yaml(Path("params.yaml"))).corpus
+    lines = read_texts(Path("text"), lowercase, Fractions(corpus.valid, corpus.test), corpus.seed)
+    found = read_text(corpus, [])
+    for split in SPLITS:
+        assert found.tokens(split, 10**9) == sum(len(words) + 1 for words in lines[split])

@@ -474,6 +474,17 @@ class Parameters(Section):
     path: PathSettings
 
     @model_validator(mode="after")
+    def oracle_reads_two_windows(self) -> "Parameters":
+        """Refuse a budget of tokens that one window of the calibration holds."""
+        window = self.calibration.batch * self.calibration.bptt
+        if not self.model.source and self.oracle.tokens <= window:
+            raise ValueError(
+                f"Expected oracle.tokens above calibration.batch × calibration.bptt ({window}), for two windows to "
+                f"measure on, got {self.oracle.tokens}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def repair_fits_the_model(self) -> "Parameters":
         """Refuse a repair that only language models of the built-in families have."""
         repairs: dict[str, str | None] = {

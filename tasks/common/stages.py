@@ -45,11 +45,31 @@ def read_stage(name: str, variant: str | None, parameters: Mapping[str, Any]) ->
     Raises:
         Unexpected: For an unknown stage or variant, or a variant where the stage has none.
     """
-    stages = read_yaml(PIPELINE)["stages"]
+    stages = _entries()
     if name not in stages:
         raise Unexpected(f"Unknown stage {name!r}; known: {list(stages)}.{nearest(name, stages)}")
     _check_variant(name, variant, stages[name], parameters)
-    entry = stages[name].get("do", stages[name])
+    return _stage(name, variant, stages[name], parameters)
+
+
+def read_stages(parameters: Mapping[str, Any]) -> list[Stage]:
+    """Return every stage of dvc.yaml, for each variant where it has variants."""
+    return [
+        _stage(name, variant, entry, parameters)
+        for name, entry in _entries().items()
+        for variant in (parameters["variants"] if "foreach" in entry else [None])
+    ]
+
+
+def _entries() -> dict[str, Any]:
+    stages = read_yaml(PIPELINE).get("stages")
+    if not isinstance(stages, dict) or not all(isinstance(entry, dict) for entry in stages.values()):
+        raise Unexpected(f"Expected the pipeline's stages below `stages` in {PIPELINE}, got others.")
+    return stages
+
+
+def _stage(name: str, variant: str | None, entry: Mapping[str, Any], parameters: Mapping[str, Any]) -> Stage:
+    entry = entry.get("do", entry)
     dependencies = [_path(text, variant, parameters) for text in entry.get("deps", [])]
     outputs = [_path(text, variant, parameters) for text in _outputs(entry)]
     return Stage(
