@@ -1,5 +1,6 @@
 """Costs of widths against models that are built, and widths within a budget against trying everything."""
 
+import tracemalloc
 from itertools import combinations, product
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from pruning import budgets
+from pruning.adapting import adapt
 from pruning.budgets import (
     Budget,
     allowed_widths,
@@ -43,6 +46,22 @@ def multiply_adds_of_a_chain(inputs, outputs, layers):
     return lambda value: Budget("multiply_adds", value, layers, costs)
 
 
+def peak_of(call):
+    """Return what the call returns and the most bytes that it held at once."""
+    tracemalloc.start()
+    try:
+        return call(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def built(monkeypatch, kind):
+    """Return a list that grows by one with each model of this kind that is resized."""
+    made, resized = [], kind.resized
+    monkeypatch.setattr(kind, "resized", lambda self, widths: made.append(widths) or resized(self, widths))
+    return made
+
+
 def every(width):
     return np.arange(1, width + 1)
 
@@ -72,6 +91,32 @@ def test_the_cost_of_widths_is_the_size_of_the_model_with_them(decoder, depth, k
     rows = np.random.default_rng(0).integers(1, 9, size=(20, depth))
     expected = [getattr(size_of(model.resized(row.tolist())), kind) for row in rows]
     assert size_costs(model, kind)(rows).tolist() == expected
+
+
+@pytest.mark.parametrize(("kind", "models"), [("neurons", 0), ("parameters", 2), ("multiply_adds", 2)])
+def test_counting_what_a_hundred_layers_cost_builds_next_to_no_models(monkeypatch, kind, models):
+    model = tiny(widths=[3] * 100)
+    made = built(monkeypatch, type(model))
+    costs = size_costs(model, kind)
+    assert len(made) <= models
+    assert costs(np.full((1, 100), 3))[0] == getattr(size_of(model), kind)
+
+
+def test_counting_by_running_builds_one_model_for_each_layer_and_each_product(monkeypatch):
+    network = nn.Sequential(*[part for _ in range(12) for part in (nn.Linear(5, 5), nn.ReLU())], nn.Linear(5, 2))
+    model = adapt(network, torch.randn(4, 5), criterion=nn.CrossEntropyLoss())
+    made = built(monkeypatch, type(model))
+    costs, depth = size_costs(model, "multiply_adds"), len(model.layers())
+    assert depth == 12
+    assert len(made) <= 2 + 1 + depth + (depth - 1)
+    rows = np.random.default_rng(0).integers(1, 6, size=(4, depth))
+    assert costs(rows).tolist() == [model.resized(row.tolist()).multiply_adds() for row in rows]
+
+
+def test_products_that_no_shape_tells_of_are_found_too(monkeypatch):
+    model = tiny(widths=(4, 3, 5))
+    monkeypatch.setattr(type(model), "multiply_adds", lambda self: 7 + self.widths()[0] * self.widths()[2])
+    assert size_costs(model, "multiply_adds")(np.array([[2, 9, 6]])).tolist() == [19]
 
 
 def test_counting_leaves_the_model_and_the_global_random_state_as_they_were():
@@ -146,6 +191,59 @@ def test_many_layers_are_searched_without_enumeration():
     widths = widths_within(worths, {layer: every(64) for layer in worths}, budget)
     cost = budget.costs(np.array([list(widths.values())]))[0]
     assert 97_000 < cost <= 100_000
+
+
+def test_a_hundred_layers_are_searched_within_little_memory():
+    random = np.random.default_rng(1)
+    worths = {f"l{index}": random.lognormal(size=40) for index in range(100)}
+    budget = multiply_adds_of_a_chain(64, 1000, tuple(worths))(600_000.0)
+    asked = []
+    counted = Budget("coins", budget.value, budget.layers, lambda rows: asked.append(len(rows)) or budget.costs(rows))
+    widths, peak = peak_of(lambda: widths_within(worths, {layer: every(40) for layer in worths}, counted))
+    assert 597_000 < budget.costs(np.array([list(widths.values())]))[0] <= 600_000
+    assert peak < 20e6
+    assert sum(asked) < 20_000
+
+
+def test_every_combination_is_looked_at_without_holding_them_all():
+    worths = {f"l{index}": np.array([2.0, 1.0 + index]) for index in range(20)}
+    budget = linear(25.0, *[1.0] * 20)
+    widths, peak = peak_of(lambda: widths_within(worths, {layer: every(2) for layer in worths}, budget))
+    assert list(widths.values()) == [1] * 15 + [2] * 5
+    assert peak < 50e6
+
+
+def test_equal_shares_of_many_layers_are_found_by_halving():
+    choices = {f"l{index}": every(50 + index) for index in range(100)}
+    asked = []
+    budget = Budget("coins", 4000.0, tuple(choices), lambda rows: asked.append(len(rows)) or rows.sum(axis=1))
+    widths = equal_shares_within(choices, budget)
+    assert 3900 < sum(widths.values()) <= 4000
+    assert sum(asked) < 50
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10_000), share=st.floats(0.05, 0.95))
+def test_the_search_by_looked_up_prices_finds_what_the_search_by_asking_finds(seed, share):
+    random = np.random.default_rng(seed)
+    steps = [np.unique([*range(2, width + 1, 2), width]) for width in random.integers(3, 30, size=5)]
+    values = [budgets._held(random.lognormal(size=step[-1])) for step in steps]
+    price = multiply_adds_of_a_chain(3, 7, tuple("abcde"))
+    least, most = (price(0).costs(np.array([[step[end] for step in steps]]))[0] for end in (0, -1))
+    budget = price(least + share * (most - least))
+    prices = budgets._prices(steps, budget)
+    assert (np.argwhere(np.triu(prices.coupled)) == [[0, 1], [1, 2], [2, 3], [3, 4]]).all()
+    found = budgets._searched(values, steps, budget, prices)
+    assert found.tolist() == budgets._searched(values, steps, budget, budgets._Asked(steps, budget.costs)).tolist()
+
+
+def test_costs_of_any_other_form_are_asked_for_each_choice():
+    steps, values = [every(12)] * 4, [budgets._held(np.linspace(1, 2 + index, 12)) for index in range(4)]
+    slowest = Budget("latency", 20.0, tuple("abcd"), lambda rows: rows.max(axis=1) + rows.sum(axis=1) / 2)
+    assert budgets._prices(steps, slowest) is None
+    found, best = (search(values, steps, slowest) for search in (budgets._greedy, budgets._best))
+    assert slowest.costs(found[None])[0] <= 20
+    assert budgets._worth(values, found[None])[0] >= 0.95 * budgets._worth(values, best[None])[0]
 
 
 def test_a_cheaper_layer_keeps_more_of_equally_important_neurons():

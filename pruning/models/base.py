@@ -102,6 +102,10 @@ class Measurable(PrunableModule):
     def multiply_adds(self) -> int:
         """Return the multiply-adds of one example (one token)."""
 
+    def multiplied(self) -> list[str] | None:
+        """Return the parameters whose numbers are all that one example is multiplied by, once; None if unknown."""
+        return None
+
 
 class LanguageModel(Measurable):
     """Reads tokens (T, B), carries a state, and gives the logits (T, B, V) of each next token."""

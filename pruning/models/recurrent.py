@@ -186,10 +186,12 @@ class RecurrentLanguageModel(LanguageModel, Generic[Config]):
 
     def multiply_adds(self) -> int:
         """Return the multiply-adds of one token: every weight matrix once, the embedding being a look-up."""
-        modules = [self.get_submodule(cell.name) for cell in self.halves]
-        recurrent = sum(p.numel() for module in modules for p in module.parameters() if p.ndim > 1)
-        projection = self.projection.weight.numel() if self.config.decoder == "projected" else 0
-        return int(recurrent + projection + self.decoder_weight.numel())
+        return sum(self.get_parameter(name).numel() for name in self.multiplied())
+
+    def multiplied(self) -> list[str]:
+        """Return the weight matrices; the embedding's only where it is the decoder's, too."""
+        looked_up = "encoder.weight" if self.config.decoder == "untied" else ""
+        return [name for name, p in self.named_parameters() if p.ndim > 1 and name != looked_up]
 
     def to_config(self) -> dict[str, object]:
         """Return the configuration as plain values, for `config.json`."""
