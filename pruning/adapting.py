@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.batching import IGNORED
+from pruning.devices import moved, twice_differentiable
 from pruning.discovery import discover
-from pruning.evaluation import evaluating, twice_differentiable
+from pruning.evaluation import evaluating
 from pruning.layers import NeuronLayer, PrunableModule, Slice
 from pruning.models.base import Measurable
 from pruning.models.cells import recurrent_cell
@@ -181,7 +182,15 @@ class Adapted(Measurable):
         Raises:
             ValueError: If the targets are no class numbers.
         """
-        flat = _class_numbers(targets).to(self.device)
+        return moved(self._wanted(targets), self.device)
+
+    def count(self, targets: Tensor) -> int:
+        """Return how many of the targets count, without waiting for the model's device."""
+        return int((self._wanted(targets) != IGNORED).sum())
+
+    def _wanted(self, targets: Tensor) -> Tensor:
+        """Return the targets as class numbers where they are, `IGNORED` where the criterion ignores them."""
+        flat = _class_numbers(targets)
         return flat.masked_fill(flat == getattr(self.use.criterion, "ignore_index", IGNORED), IGNORED)
 
     def judged(
@@ -197,7 +206,7 @@ class Adapted(Measurable):
         Raises:
             ValueError: If there is not one row of logits for each target, or no single loss.
         """
-        flat = _class_numbers(targets).to(logits.device)
+        flat = moved(_class_numbers(targets), logits.device)
         if len(flat) != len(logits):
             raise ValueError(f"Expected a row of logits for each of {len(flat)} targets, got {len(logits)} rows.")
         loss = self.use.criterion(logits, flat)
@@ -264,7 +273,7 @@ def _class_numbers(targets: Tensor) -> Tensor:
 
 
 def _on(device: torch.device, inputs: Any) -> Any:
-    return _mapped(lambda tensor: tensor.to(device), inputs)
+    return _mapped(lambda tensor: moved(tensor, device), inputs)
 
 
 def _mapped(change: Callable[[Tensor], Tensor], inputs: Any) -> Any:

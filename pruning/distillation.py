@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.batching import IGNORED, Window, Windows
-from pruning.evaluation import carried, evaluating
+from pruning.devices import moved
+from pruning.evaluation import carried, differentiating, evaluating
 from pruning.models.base import LanguageModel, Measurable, State
 from pruning.progress import Track, silently
 from pruning.schedule import paces_of, rate_at
@@ -126,7 +127,7 @@ def feature_metric(teacher: LanguageModel, windows: Sequence[Window]) -> Tensor:
     count = 0
     with torch.no_grad(), evaluating(teacher):
         for window in windows:
-            features, state = teacher.features(window.tokens.to(decoder.device), state)
+            features, state = teacher.features(moved(window.tokens, decoder.device), state)
             p = teacher.decode(features).flatten(0, 1).softmax(-1)
             mean = p @ decoder
             shares, outer, count = shares + p.sum(0), outer + mean.T @ mean, count + len(p)
@@ -135,12 +136,12 @@ def feature_metric(teacher: LanguageModel, windows: Sequence[Window]) -> Tensor:
 
 def _alignment(student: LanguageModel, teacher: LanguageModel) -> nn.Module:
     """Return what turns the student's features into ones for the teacher's decoder, as well as its own decodes them."""
-    own, other = student.decoder_weight.detach().double(), teacher.decoder_weight.detach().double()
+    own, other = (model.decoder_weight.detach().cpu().double() for model in (student, teacher))
     if own.shape == other.shape and torch.equal(own, other):
         return nn.Identity()
-    wanted = torch.cat([own, (student.decoder.bias - teacher.decoder.bias).detach()[:, None]], dim=1)
+    wanted = torch.cat([own, (student.decoder.bias - teacher.decoder.bias).detach().cpu()[:, None]], dim=1)
     solution = torch.linalg.solve(other.T @ other, other.T @ wanted)  # not lstsq, whose last bits differ between calls
-    alignment = nn.Linear(own.shape[1], other.shape[1], device="meta").to_empty(device=own.device)
+    alignment = nn.Linear(own.shape[1], other.shape[1], device="meta").to_empty(device=student.device)
     alignment = alignment.to(student.decoder_weight.dtype)
     with torch.no_grad():
         alignment.weight.copy_(solution[:, :-1])
@@ -164,9 +165,9 @@ def _learn(
     optimizer = torch.optim.Adam([{"params": [p], "pace": paces.get(p, 1.0)} for p in learning], fused=True)
     steps = max(1, imitation.tokens // windows[0].tokens.numel())
     states: tuple[State | None, State | None] = (None, None)
-    with evaluating(learner), evaluating(teacher), torch.backends.cudnn.flags(enabled=False):
+    with differentiating(learner), evaluating(teacher):
         for step in track(range(steps), "imitation"):
-            tokens = windows[step % len(windows)].tokens.to(metric.device)
+            tokens = moved(windows[step % len(windows)].tokens, metric.device)
             loss, states = _imitation_loss(learner, alignment, teacher, tokens, metric, states)
             gradients = torch.autograd.grad(loss, learning)
             for parameter, gradient in zip(learning, gradients, strict=True):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning.batching import Batches
+from pruning.devices import RandomStates, accelerators_of, wait_for, without_cudnn
 from pruning.models.base import LanguageModel, Measurable, State
 from pruning.progress import Track, silently
 
@@ -86,30 +86,42 @@ def carried(state: Any) -> Any:
     raise TypeError(f"Expected a state of tensors in tuples, lists or dictionaries, got {type(state).__name__}.")
 
 
-@contextmanager
-def twice_differentiable() -> Iterator[None]:
-    """Within the context, choose kernels whose gradients can be differentiated: fused ones mostly cannot."""
-    with torch.backends.cudnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
-        yield
-
-
 class evaluating:  # noqa: N801 - a context manager reads as a verb
     """Switch a model to evaluation and each of its modules back to the mode it was in.
 
-    The global random state is left as it was, too: a `DataLoader` draws from it whenever it is read.
+    The global random states are left as they were, too, the CPU's and those of the devices that the model lives on: a
+    `DataLoader` draws from them whenever it is read, and so does a module that draws in evaluation mode.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self.modes = model, {module: module.training for module in model.modules()}
 
     def __enter__(self) -> None:
-        self.random = torch.get_rng_state()
+        self.random = RandomStates(accelerators_of(self.model))
         self.model.eval()
 
     def __exit__(self, *_: object) -> None:
-        torch.set_rng_state(self.random)
+        self.random.restore()
         for module, mode in self.modes.items():
             module.training = mode
+
+
+@contextmanager
+def differentiating(model: nn.Module) -> Iterator[None]:
+    """Within the context, the model is in evaluation mode and can be differentiated once, on any device.
+
+    cuDNN differentiates recurrent layers in training mode only. One that drops nothing computes the same in either
+    mode, so those on CUDA are switched to it; where one does drop something, cuDNN is left out.
+    """
+    with evaluating(model), ExitStack() as kernels:
+        recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+        fused = [module for module in recurrent if any(parameter.is_cuda for parameter in module.parameters())]
+        if any(module.dropout for module in fused):
+            kernels.enter_context(without_cudnn())
+        else:
+            for module in fused:
+                module.training = True
+        yield
 
 
 @dataclass(frozen=True)
@@ -169,10 +181,10 @@ def latencies(
 
 def _timed_step(model: Measurable, batch: int, state: Any) -> tuple[float, Any]:
     device, inputs = model.device, model.example(batch)
+    wait_for(device)
     start = time.perf_counter()
     _, state = model.logits(inputs, state)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return time.perf_counter() - start, state
 
 

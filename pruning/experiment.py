@@ -451,7 +451,7 @@ def measure(
 def losses_of(model: LanguageModel, windows: Sequence[Window]) -> Losses:
     """Return a model's losses, summed over each column of each window."""
     sums, tokens = zip(*cluster_losses(model, windows), strict=True)
-    return Losses(torch.cat(sums).double().cpu(), torch.cat(tokens).double().cpu())
+    return Losses(torch.cat(sums).cpu().double(), torch.cat(tokens).cpu().double())
 
 
 def _repaired(

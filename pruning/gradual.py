@@ -179,7 +179,7 @@ def most_important(importance: Importance, *, neurons: int, floor: int) -> Keep:
 def renewed(importance: Importance, gates: Mapping[str, Tensor], *, momentum: float) -> dict[str, Tensor]:
     """Return momentum × importance + (1 − momentum) × gate², (width,) float64 for each layer."""
     return {
-        name: momentum * before + (1 - momentum) * gates[name].double().cpu().square()
+        name: momentum * before + (1 - momentum) * gates[name].cpu().double().square()
         for name, before in importance.items()
     }
 

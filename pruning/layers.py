@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 Tensors = Mapping[str, Tensor]
 Keep = Mapping[str, Tensor]
-"""Kept neurons of each layer: layer name → indices, in the order that the smaller layer will have."""
+"""Kept neurons of each layer: layer name → indices, on any device, in the order that the smaller layer will have."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ class Slice:
 
     def indices(self, keep: Tensor, width: int) -> Tensor:
         """Return the positions along `dim` that belong to the kept neurons, block after block."""
-        first = self.start + (torch.arange(self.blocks)[:, None] * width + keep[None, :]).flatten() * self.size
-        return (first[:, None] + torch.arange(self.size)).flatten()
+        blocks, places = (torch.arange(size, device=keep.device) for size in (self.blocks, self.size))
+        first = self.start + (blocks[:, None] * width + keep[None, :]).flatten() * self.size
+        return (first[:, None] + places).flatten()
 
 
 @dataclass(frozen=True)
@@ -196,16 +197,17 @@ def silence(model: Model, keep: Keep) -> Model:
     for layer in layers:
         removed = removed_neurons(layer, keep)
         for piece in layer.read:
-            tensors[piece.parameter].index_fill_(piece.dim, piece.indices(removed, layer.width), 0.0)
+            tensor = tensors[piece.parameter]
+            tensor.index_fill_(piece.dim, piece.indices(removed.to(tensor.device), layer.width), 0.0)
     masked = model.resized([layer.width for layer in layers])
     masked.load_state_dict(tensors)
     return masked.train(model.training)
 
 
 def removed_neurons(layer: NeuronLayer, keep: Keep) -> Tensor:
-    """Return the indices of the layer's neurons that are not in `keep`, ascending."""
+    """Return the indices of the layer's neurons that are not in `keep`, ascending, on the CPU."""
     mask = torch.ones(layer.width, dtype=torch.bool)
-    mask[keep.get(layer.name, torch.arange(layer.width))] = False
+    mask[keep.get(layer.name, torch.arange(layer.width)).cpu()] = False
     return mask.nonzero().flatten()
 
 

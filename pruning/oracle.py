@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pruning.batching import IGNORED, Batches, Window, Windows
+from pruning.devices import finest, moved
 from pruning.evaluation import evaluating
 from pruning.layers import Keep, NeuronLayer, select, silence
 from pruning.models.base import LanguageModel, Measurable, State
@@ -194,7 +195,7 @@ def _measured(
         loss, state = _dense_loss(model, window, state, words, generator)
         counts = (window.targets != IGNORED).sum(0)
         for each in passes:
-            increase = loss.increase(each.models.features(window.tokens.to(loss.device)))
+            increase = loss.increase(each.models.features(moved(window.tokens, loss.device)))
             found = pilot if index < first else halves[(index - first) % 2]
             found.update(increase.sum(0).T, counts, each.places)
         read += int(counts.sum()) if index >= first else 0
@@ -226,8 +227,8 @@ def _dense_loss(
     model: LanguageModel, window: Window, state: State | None, words: int | Literal["all"], generator: torch.Generator
 ) -> tuple[_ReferenceLoss, State]:
     device = next(model.parameters()).device
-    features, state = model.features(window.tokens.to(device), state)
-    targets = window.targets.to(device)
+    features, state = model.features(moved(window.tokens, device), state)
+    targets = moved(window.targets, device)
     if words == "all" or words >= len(model.decoder_weight):
         return WholeLoss(model, features, targets), state
     return SampledLoss(model, features, targets, words, generator), state
@@ -298,7 +299,7 @@ class SampledLoss:
 def _words(shares: Tensor, certain: int, sampled: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return words, (T, B, words), and weights with which their sum estimates that over all words by probability."""
     top = shares.topk(certain, dim=-1)
-    ends = shares.double().scatter(-1, top.indices, 0).cumsum(-1)
+    ends = shares.to(finest(shares.device)).scatter(-1, top.indices, 0).cumsum(-1)
     rest = ends[..., -1:]
     offset = torch.rand(*ends.shape[:-1], 1, dtype=ends.dtype, generator=generator).to(ends.device)
     points = (torch.arange(sampled, device=ends.device) + offset) / max(sampled, 1) * rest

@@ -59,9 +59,10 @@ def reconstruct(model: Model, keep: Keep, covariances: Covariances, *, repair: s
     if repair not in REPAIRS:
         raise ValueError(f"Unknown repair {repair!r}; known: {list(REPAIRS)}.")
     smaller = select(model, keep)  # refuses a wrong choice before any work
+    keep = {name: kept.cpu() for name, kept in keep.items()}  # where the covariances are
     if repair == "none":
         return smaller
-    tensors = {name: tensor.double() for name, tensor in named_tensors(model).items()}
+    tensors = {name: tensor.cpu().double() for name, tensor in named_tensors(model).items()}
     for layer in model.layers():
         removed = removed_neurons(layer, keep)
         if len(removed) and layer.obstacle:
@@ -116,7 +117,7 @@ def best_ridge(
     every = min(HELD_OUT, len(groups))
     held_out = merged(groups[every - 1 :: every])
     fitted_on = merged([group for index, group in enumerate(groups) if index % every != every - 1])
-    gram = (readers[removed] @ readers[removed].T).double().cpu()
+    gram = (readers[removed] @ readers[removed].T).cpu().double()
     fits = {ridge: fit_of(fitted_on, kept, removed, ridge=ridge, intercept=intercept) for ridge in RIDGES}
     errors = {ridge: (gram * error_of(fit, held_out, kept, removed)).sum().item() for ridge, fit in fits.items()}
     return min(errors, key=errors.__getitem__)

@@ -56,7 +56,7 @@ class OneByOne(Removals):
     """A masked model for each neuron: slow, and the twin that `SideBySide` is tested against."""
 
     def __init__(self, model: LanguageModel, layer: NeuronLayer, neurons: Tensor) -> None:
-        self.model, self.layer, self.neurons = model, layer, neurons
+        self.model, self.layer, self.neurons = model, layer, neurons.cpu()
         self.states: list[State | None] = [None] * len(neurons)
 
     def features(self, tokens: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class OneByOne(Removals):
 
     def keep(self, places: Tensor) -> None:
         """See `Removals.keep`."""
-        self.neurons = self.neurons[places]
+        self.neurons = self.neurons[places.cpu()]
         self.states = [self.states[place] for place in places.tolist()]
 
 
@@ -92,7 +92,8 @@ class SideBySide(Removals):
     """
 
     def __init__(self, model: LanguageModel, layer: NeuronLayer, neurons: Tensor) -> None:
-        self.model, self.layer, self.neurons = model, layer, neurons
+        self.model, self.layer = model, layer
+        self.neurons = neurons.to(model.device)  # once, and not at each step
         self.meeting = {other.output for other in _meeting(layer, model.layers())}
         self.state: State | None = None
 
@@ -105,7 +106,7 @@ class SideBySide(Removals):
 
     def keep(self, places: Tensor) -> None:
         """See `Removals.keep`."""
-        models, batch, self.neurons = len(self.neurons), self._batch(), self.neurons[places]
+        models, batch, self.neurons = len(self.neurons), self._batch(), self.neurons[places.to(self.neurons.device)]
         if self.state is not None:
             self.state = [
                 tuple(t if t.shape[-2] == batch else _columns_of(t, models, places) for t in layer)

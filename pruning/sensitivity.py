@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pruning.batching import IGNORED, Batches
-from pruning.evaluation import carried, evaluating
+from pruning.evaluation import carried, differentiating, evaluating
 from pruning.layers import NeuronLayer
 from pruning.models.base import Measurable
 from pruning.progress import Track, silently
@@ -46,7 +46,7 @@ def sensitivities(
         return groups
     generator = torch.Generator().manual_seed(seed)
     state = None
-    with evaluating(model):
+    with differentiating(model):
         for index, (inputs, targets) in zip(track(range(count), "sensitivities"), windows, strict=False):
             found, state = _of_batch(model, inputs, targets, carried(state), generator)
             for name, gradients in found.items():

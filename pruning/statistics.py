@@ -37,7 +37,7 @@ class Moments:
 
     def update(self, batch: Tensor) -> None:
         """Take in `batch`, (samples, n)."""
-        values = batch.detach().double().cpu()
+        values = batch.detach().cpu().double()
         mean = values.mean(0)
         merged = self.merge(type(self)(len(values), mean, (values - mean).square().sum(0)))
         self.count, self.mean, self.squares = merged.count, merged.mean, merged.squares
@@ -84,7 +84,7 @@ class Covariance:
 
     def update(self, batch: Tensor) -> None:
         """Take in `batch`, (samples, n)."""
-        values = batch.detach().double().cpu()
+        values = batch.detach().cpu().double()
         mean = values.mean(0)
         deviations = values - mean
         merged = self.merge(type(self)(len(values), mean, deviations.T @ deviations))
@@ -207,7 +207,7 @@ class ClusteredMean:
         A cluster without tokens is none.
         """
         kept = counts > 0
-        s, n = sums.detach().double().cpu()[kept.cpu()], counts[kept].double().cpu()[:, None]
+        s, n = sums.detach().cpu().double()[kept.cpu()], counts[kept].cpu().double()[:, None]
         where = torch.arange(len(self.sums)) if places is None else places
         ones = torch.ones_like(s)
         parts = (ones, n * ones, s, s.square(), s * n, n.square() * ones)

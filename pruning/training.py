@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.batching import Batches
+from pruning.devices import seeded
 from pruning.distillation import Teacher, distillation_loss
 from pruning.evaluation import carried, loss_of
 from pruning.layers import named_buffers, named_tensors
@@ -142,8 +143,7 @@ class Loop:
         used = steps_an_epoch(self.recipe, self.windows)
         steps = range(epoch * used, (epoch + 1) * used)
         rates = [rate_at(self.recipe, step, self.recipe.epochs * used) for step in steps]
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed * 1_000_003 + epoch)
+        with seeded(self.model, self.seed * 1_000_003 + epoch):
             losses, per_step = self._steps(rates, f"epoch {epoch + 1} of {self.recipe.epochs}")
         finite(sum(losses), "training")
         read = epoch * sum(per_step) + np.cumsum(per_step)
@@ -250,7 +250,8 @@ def restore(model: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, T
     for name, parameter in model.named_parameters():
         if f"{name}.step" not in remembered:
             continue
-        optimizer.state[parameter] = {what: remembered[f"{name}.{what}"].clone() for what in CHECKPOINTED}
+        own = {what: remembered[f"{name}.{what}"] for what in CHECKPOINTED}  # a file's are on the CPU
+        optimizer.state[parameter] = {what: tensor.to(parameter.device, copy=True) for what, tensor in own.items()}
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.devices import seeded, without_cudnn
 from pruning.evaluation import carried, evaluating
 
 Criterion = Callable[[Any, Any], Tensor]
@@ -63,7 +64,7 @@ def example_dim(model: nn.Module, data: Any) -> int:
 def batch_losses(model: nn.Module, batches: Sequence[Batch], criterion: Criterion, device: torch.device) -> Tensor:
     """Return each batch's loss, (batches,) float64, the batches read in order."""
     caller = Caller(model, device)
-    return torch.stack([caller.loss(data, targets, criterion).double().cpu() for data, targets in batches])
+    return torch.stack([caller.loss(data, targets, criterion).cpu().double() for data, targets in batches])
 
 
 def judged(output: Any, targets: Any, criterion: Criterion) -> Tensor:
@@ -116,8 +117,7 @@ def untouched(model: nn.Module, parameters: Iterable[nn.Parameter] = ()) -> Iter
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     needed = [(parameter, parameter.requires_grad) for parameter in parameters]
     try:
-        with evaluating(model), torch.random.fork_rng(), torch.backends.cudnn.flags(enabled=False):
-            torch.manual_seed(0)
+        with evaluating(model), seeded(model, 0), without_cudnn():
             for parameter, _ in needed:
                 parameter.requires_grad_(True)
             yield

@@ -97,7 +97,7 @@ Estimate = tuple[Tensor, Tensor]
 
 
 def _traced(layer: NeuronLayer, own: Given) -> Estimate:
-    squares = gather(layer.owned, own.tensors).double().cpu().square().mean(1)
+    squares = gather(layer.owned, own.tensors).cpu().double().square().mean(1)
     return own.traces[layer.name] * squares, torch.zeros(layer.width)
 
 
@@ -128,7 +128,7 @@ def _estimate(layer: NeuronLayer, groups: Sequence[Measured] | None) -> Estimate
 def _table(layers: Sequence[NeuronLayer], estimates: Sequence[Estimate]) -> pd.DataFrame:
     parts = []
     for layer, (importance, error) in zip(layers, estimates, strict=True):
-        columns = {"importance": importance.double().cpu(), "standard_error": error.double().expand(layer.width)}
+        columns = {"importance": importance.cpu().double(), "standard_error": error.double().expand(layer.width)}
         parts.append(pd.DataFrame({"layer": layer.name, "neuron": range(layer.width), **columns}))
     return pd.concat(parts).sort_values(["layer", "neuron"], kind="stable", ignore_index=True)
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pruning.devices import drawing, full_precision
 from pruning.discovery.attention import Attention, is_attention
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.recurrent import Narrowed, Recurrent, is_recurrent
@@ -84,7 +85,8 @@ def _forgetful(network: nn.Module) -> nn.Module:
     for module in network.modules():
         if type(module).__module__.startswith("snntorch"):
             for name in module._non_persistent_buffers_set:
-                module._buffers[name] = torch.zeros(0)
+                own = module._buffers[name]
+                module._buffers[name] = torch.zeros(0, device=None if own is None else own.device)
     return network
 
 
@@ -172,7 +174,7 @@ def _failure(model: Discovered, layers: Sequence[NeuronLayer], inputs: Inputs, s
 def _outputs(model: nn.Module, inputs: Inputs, states: set[int]) -> list[Tensor]:
     """Return the tensors that a model gives, but for its states, whose neurons lie elsewhere in a smaller model."""
     args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with drawing(model), full_precision(), torch.no_grad():
         leaves = pytree.tree_leaves(model(*args, **kwargs))
     return [leaf for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and index not in states]
 

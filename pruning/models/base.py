@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.batching import IGNORED
+from pruning.devices import moved
 from pruning.layers import PrunableModule
 from pruning.record import record
 
@@ -145,18 +146,18 @@ class LanguageModel(Measurable):
 
     def read(self, inputs: Tensor, state: State | None = None) -> State:
         """Run every layer but the decoder on tokens (T, B) and return the state."""
-        return self.features(inputs.to(self.device), state)[1]
+        return self.features(moved(inputs, self.device), state)[1]
 
     def logits(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return the logits of the token after each of `inputs` (T, B), (T · B, V), and the state."""
-        logits, state = self(inputs.to(self.device), state)
+        logits, state = self(moved(inputs, self.device), state)
         return logits.flatten(0, 1), state
 
     def tapped(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, dict[str, Tensor], State]:
         """Return logits, the zeros added to each layer's outputs, (T, B, width), and the state."""
         one = self.encoder.weight
         taps = {layer.name: one.new_zeros(*inputs.shape, layer.width, requires_grad=True) for layer in self.layers()}
-        features, state = self.features(inputs.to(self.device), state, taps)
+        features, state = self.features(moved(inputs, self.device), state, taps)
         return self.decode(features).flatten(0, 1), taps, state
 
     def outputs(self, inputs: Tensor, state: State | None = None) -> dict[str, Tensor]:
@@ -168,7 +169,7 @@ class LanguageModel(Measurable):
 
     def labels(self, targets: Tensor) -> Tensor:
         """Return what follows each token, (T · B,); `IGNORED` where nothing does."""
-        return targets.to(self.device).flatten()
+        return moved(targets, self.device).flatten()
 
     def judged(
         self, logits: Tensor, targets: Tensor, *, reduction: str = "mean", logarithms: Tensor | None = None
@@ -176,6 +177,10 @@ class LanguageModel(Measurable):
         """Return the cross-entropy, padding left out: `mean` (nat/token) or `sum` (nat)."""
         known = logits.log_softmax(-1) if logarithms is None else logarithms
         return F.nll_loss(known, self.labels(targets), ignore_index=IGNORED, reduction=reduction)
+
+    def count(self, targets: Tensor) -> int:
+        """Return how many of the targets count, without waiting for the model's device."""
+        return int((targets != IGNORED).sum())
 
     def expect(self, targets: Tensor) -> None:
         """Set the decoder's biases to how frequent each type is in `targets`, so that training starts from there.

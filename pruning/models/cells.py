@@ -1,5 +1,6 @@
 """The kinds of recurrent cells: how a layer of each is made and run, and where it holds its neurons."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -119,7 +120,9 @@ def _widened(
     weights: dict[str, Tensor] = dict(layer.named_parameters())
     weights["weight_ih_l0"] = torch.cat([weights["weight_ih_l0"], weights["weight_hh_l0"]], dim=1)
     earlier = torch.cat([torch.zeros_like(offset[:1]), offset[:-1]])
-    outputs, after = torch.func.functional_call(wider, weights, (torch.cat([inputs, earlier], dim=2), before))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")  # cuDNN copies them
+        outputs, after = torch.func.functional_call(wider, weights, (torch.cat([inputs, earlier], dim=2), before))
     return outputs, after
 
 

@@ -140,7 +140,7 @@ def _scales(model: Measurable, layers: list[NeuronLayer], windows: Batches) -> d
     scales: dict[str, Tensor] = {}
 
     def observe(layer: str, batch: Tensor) -> None:
-        scales[layer] = batch.square().mean().sqrt()
+        scales[layer] = batch.square().mean().sqrt().cpu()  # where the states are
 
     with evaluating(model), torch.no_grad(), record(model, layers, observe):
         model.read(next(iter(windows))[0])

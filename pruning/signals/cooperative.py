@@ -82,7 +82,7 @@ def recurrent_coupling(layer: NeuronLayer, tensors: Mapping[str, Tensor]) -> Ten
     own = [piece for piece in layer.owned if piece.parameter in read]
     if not own:
         return None
-    squares = torch.stack([piece.split(tensors[piece.parameter]).double().square().sum(1).cpu() for piece in own])
+    squares = torch.stack([piece.split(tensors[piece.parameter]).cpu().double().square().sum(1) for piece in own])
     directed = squares.sum(0)
     return (directed + directed.T).sqrt()
 

@@ -300,7 +300,7 @@ def _reading(known: Known) -> Tensor:
 def known_of(model: PrunableModule, layer: NeuronLayer, evidence: Evidence, ridge: float) -> Known:
     """Return what the weights and the evidence say of one layer."""
     tensors = named_tensors(model)
-    own, columns = (gather(pieces, tensors).double().cpu() for pieces in (layer.owned, layer.read))
+    own, columns = (gather(pieces, tensors).cpu().double() for pieces in (layer.owned, layer.read))
     return Known(evidence, own, columns, recurrent_coupling(layer, tensors), ridge)
 
 

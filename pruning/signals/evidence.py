@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pruning.batching import IGNORED
-from pruning.evaluation import carried, twice_differentiable
+from pruning.devices import twice_differentiable
+from pruning.evaluation import carried
 from pruning.layers import NeuronLayer, gather
 from pruning.models.base import Measurable
 from pruning.sampling import sampled_labels
@@ -81,9 +82,9 @@ def partition(model: Measurable, batch: Sequence[Any], *, bins: int, classes: in
     """
     with torch.no_grad():
         outputs = {name: found.flatten(0, 1) for name, found in model.outputs(batch[0]).items()}
-        likely = model.logits(batch[0])[0].softmax(-1).double().mean(0).cpu()
+        likely = model.logits(batch[0])[0].softmax(-1).cpu().double().mean(0)
     shares = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
-    edges = {name: torch.quantile(h.double().cpu(), shares, dim=0).T.contiguous() for name, h in outputs.items()}
+    edges = {name: torch.quantile(h.cpu().double(), shares, dim=0).T.contiguous() for name, h in outputs.items()}
     ordered, types = likely.sort(descending=True, stable=True)
     middles = (ordered.cumsum(0) - ordered / 2) / ordered.sum()
     groups = torch.empty_like(types)
@@ -113,8 +114,8 @@ def gather_evidence(
     predicted = _by_class(probabilities.cpu(), partition.classes)
     evidence = {}
     for layer in layers:
-        hidden = outputs[layer.name].double().cpu()
-        true, sampled = (found.by_output[labels][layer.name].double().cpu() for labels in ("true", "sampled"))
+        hidden = outputs[layer.name].cpu().double()
+        true, sampled = (found.by_output[labels][layer.name].cpu().double() for labels in ("true", "sampled"))
         counted = _at_outputs(wanted, hidden.shape, model.example_dim)
         kept = hidden.flatten(0, 1)[counted]
         states = Covariance.empty(layer.width)
@@ -185,7 +186,7 @@ def _derivatives(
     }
     by_weight = {
         layer.name: {
-            total: gather(layer.owned, values).detach().double().sum(1).cpu() for total, values in sums.items()
+            total: gather(layer.owned, values).detach().cpu().double().sum(1) for total, values in sums.items()
         }
         for layer in layers
     }

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pruning.batching import Batches, endless
-from pruning.evaluation import carried, evaluating, twice_differentiable
+from pruning.devices import twice_differentiable
+from pruning.evaluation import carried, evaluating
 from pruning.layers import NeuronLayer, gather, named_tensors
 from pruning.models.base import Measurable
 from pruning.progress import Track, silently
@@ -78,7 +79,7 @@ def hessian(
     if probes < 2:
         raise ValueError(f"Expected at least two probes for hessian, whose spread is its error, got {probes}.")
     layers, tensors = model.layers(), named_tensors(model)
-    squares = {layer.name: gather(layer.owned, tensors).double().cpu().square().mean(1) for layer in layers}
+    squares = {layer.name: gather(layer.owned, tensors).cpu().double().square().mean(1) for layer in layers}
     groups = {layer.name: [Moments.empty(layer.width) for _ in range(GROUPS)] for layer in layers}
     generator = torch.Generator().manual_seed(seed)
     state = None

@@ -21,7 +21,7 @@ def scaled(values: Tensor) -> Tensor:
     >>> scaled(torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0])).round(decimals=2)
     tensor([0.0000, 0.2200, 0.5000, 0.7800, 1.0000], dtype=torch.float64)
     """
-    exact = values.double()
+    exact = values.cpu().double()
     low, high = torch.quantile(exact, torch.tensor([LOW, HIGH], dtype=exact.dtype))
     if low == high:
         low, high = exact.min(), exact.max()
@@ -54,14 +54,14 @@ def signal_rows(
     for name, values in components.items():
         if len(values) > 1 and values.min() == values.max():
             logger.warning("%s of layer %s is %g for every neuron and ranks none.", name, layer, values[0])
-    columns = {name: values.double().cpu().numpy() for name, values in components.items()}
+    columns = {name: values.cpu().double().numpy() for name, values in components.items()}
     return pd.DataFrame(
         {
             "layer": layer,
             "neuron": range(len(importance)),
             **columns,
-            "importance": importance.double().cpu().numpy(),
-            "standard_error": standard_error.double().cpu().numpy(),
+            "importance": importance.cpu().double().numpy(),
+            "standard_error": standard_error.cpu().double().numpy(),
             "samples": samples,
         }
     )

@@ -46,7 +46,7 @@ def components_of(
     layer: NeuronLayer, tensors: Mapping[str, Tensor], *, threshold: float, bins: int
 ) -> dict[str, Tensor]:
     """Return the components of one layer by name, each (width,) float64."""
-    own = gather(layer.owned, tensors).double().cpu()
+    own = gather(layer.owned, tensors).cpu().double()
     root_mean_square = own.square().mean().sqrt()
     histogram = Histogram.empty(layer.width, torch.linspace(-4, 4, bins - 1, dtype=own.dtype) * root_mean_square)
     histogram.update(own.T)
@@ -71,4 +71,4 @@ def effective_rank(matrices: Tensor) -> Tensor:
 def _gate_matrices(layer: NeuronLayer, tensors: Mapping[str, Tensor]) -> Tensor:
     """Return each neuron's gate × input matrix, (width, gates, inputs): its rows of the weight matrices."""
     matrices = [piece for piece in layer.owned if tensors[piece.parameter].ndim > 1]
-    return torch.cat([piece.split(tensors[piece.parameter]) for piece in matrices], dim=2).double().cpu()
+    return torch.cat([piece.split(tensors[piece.parameter]) for piece in matrices], dim=2).cpu().double()

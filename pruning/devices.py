@@ -1,0 +1,115 @@
+"""What depends on where tensors live: random states, waiting, kernels for derivatives, and float32's precision."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on the device. Towards an accelerator nobody waits for the copy; from one it must be there."""
+    return tensor.to(device, non_blocking=device.type != "cpu")
+
+
+def finest(device: torch.device) -> torch.dtype:
+    """Return the finest floating-point type that a device computes with: float64, or float32 where there is none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was told; a CPU has."""
+    if device.type not in ("cpu", "meta"):
+        torch.accelerator.synchronize(device)
+
+
+def accelerators_of(module: nn.Module) -> list[torch.device]:
+    """Return the devices besides the CPU on which a module's parameters and buffers live."""
+    found = {tensor.device for tensors in (module.parameters(), module.buffers()) for tensor in tensors}
+    return sorted((device for device in found if device.type not in ("cpu", "meta")), key=str)
+
+
+class RandomStates:
+    """The global random states of the CPU and of some other devices, to be put back later."""
+
+    def __init__(self, devices: Iterable[torch.device]) -> None:
+        self.cpu = torch.get_rng_state()
+        self.others = [(device, _state(device)) for device in devices]
+
+    def restore(self) -> None:
+        """Put the states back."""
+        torch.set_rng_state(self.cpu)
+        for device, state in self.others:
+            module, place = torch.get_device_module(device), _place(device)
+            module.set_rng_state(state, *place)
+
+
+def _state(device: torch.device) -> Tensor:
+    state: Tensor = torch.get_device_module(device).get_rng_state(*_place(device))
+    return state
+
+
+def _place(device: torch.device) -> tuple[Any, ...]:
+    """Return what says which device of its kind is meant; of MPS there is one, and its functions take no device."""
+    return () if device.type == "mps" else (device,)
+
+
+@contextmanager
+def seeded(module: nn.Module, seed: int) -> Iterator[None]:
+    """Within the context, what is drawn where the module lives comes from `seed`; random states are then as before.
+
+    `torch.manual_seed` would seed every other device too, whose state nobody here puts back.
+    """
+    with drawing(module):
+        torch.default_generator.manual_seed(seed)
+        for device in accelerators_of(module):
+            if device.type == "mps":
+                torch.mps.manual_seed(seed)
+            else:
+                torch.get_device_module(device).default_generators[device.index].manual_seed(seed)
+        yield
+
+
+@contextmanager
+def drawing(module: nn.Module) -> Iterator[None]:
+    """Within the context, the module may draw random numbers where it lives; random states are then as before."""
+    states = RandomStates(accelerators_of(module))
+    try:
+        yield
+    finally:
+        states.restore()
+
+
+@contextmanager
+def without_cudnn() -> Iterator[None]:
+    """Within the context, cuDNN is left out; what else was set of it stays."""
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Within the context, choose kernels whose gradients can be differentiated: fused ones mostly cannot."""
+    with without_cudnn(), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Within the context, a GPU computes float32 as such; by default its recurrent layers and convolutions do not."""
+    cudnn: Any = torch.backends.cudnn
+    kinds: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
