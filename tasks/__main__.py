@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, FloatingPointError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except OSError as error:
+        sys.stderr.write(f"Expected files and a disk that can be used, got {error}.\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; the same command goes on from the last finished step.\n")
         return 130

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from pruning.batching import Batches
 from pruning.distillation import Teacher
@@ -15,6 +14,8 @@ from pruning.models.base import Measurable
 from pruning.training import Recipe, Trained, train
 from tasks.common.console import say
 from tasks.common.job import Job, seconds
+from tasks.common.tables import read_parquet, write_parquet
+from tasks.common.weights import read_weights
 from tasks.common.writing import remove, replacing
 
 TENSORS, HISTORY = "tensors.safetensors", "steps.parquet"
@@ -66,12 +67,18 @@ def _write(folder: Path, state: Trained) -> None:
         aside.mkdir()
         save_file({name: tensor.cpu().clone() for name, tensor in state.tensors.items()}, aside / TENSORS)
         content = pa.Table.from_pandas(state.history.assign(finished=state.finished), preserve_index=False)
-        pq.write_table(content, aside / HISTORY)
+        write_parquet(aside / HISTORY, content)
 
 
 def _read(folder: Path) -> Trained | None:
+    """Return what was kept, None if nothing was: a damaged state is dropped, which costs time and no result."""
     if not folder.is_dir():
         return None
-    history: pd.DataFrame = pq.read_table(folder / HISTORY).to_pandas()
-    finished = bool(history.pop("finished").iloc[0])
-    return Trained(load_file(folder / TENSORS), history, finished)
+    try:
+        history: pd.DataFrame = read_parquet(folder / HISTORY).to_pandas()
+        finished = bool(history.pop("finished").iloc[0])
+        return Trained(read_weights(folder / TENSORS), history, finished)
+    except (ValueError, LookupError) as error:
+        say(f"{error} Training starts anew.")
+        remove(folder)
+        return None

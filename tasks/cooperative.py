@@ -10,5 +10,5 @@ from tasks.models import read_model
 def run(job: Job) -> None:
     """Write importance from the graph of neurons."""
     model = read_model(job.input("train/model")).decoupled()
-    covariances = read_covariances(job.input("activations/covariance"))
+    covariances = read_covariances(job.input("activations/covariance"), model.layers())
     write_table(job.output("cooperative"), cooperative(model, covariances, **job.settings("cooperative")))

@@ -1,12 +1,16 @@
 """The covariance of each layer's activations on disk, so that no later stage reads the text again."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import tensor
 
 from pruning.signals.activations import Covariances
 from pruning.statistics import Covariance
+from tasks.common.parameters import Unexpected
+from tasks.common.tables import ANEW, Layer
+from tasks.common.weights import read_weights
 from tasks.common.writing import replacing
 
 
@@ -22,14 +26,34 @@ def write_covariances(path: Path, covariances: Covariances) -> None:
         save_file(content, aside)
 
 
-def read_covariances(path: Path) -> dict[str, list[Covariance]]:
-    """Return what `write_covariances` wrote."""
-    content = load_file(path)
-    layers: dict[str, list[Covariance]] = {}
-    for place in sorted((key.rsplit("/", 1)[0] for key in content if key.endswith("/mean")), key=_layer_and_group):
-        state = Covariance(int(content[f"{place}/count"]), content[f"{place}/mean"], content[f"{place}/products"])
-        layers.setdefault(_layer_and_group(place)[0], []).append(state)
-    return layers
+def read_covariances(path: Path, layers: Iterable[Layer] | None = None) -> dict[str, list[Covariance]]:
+    """Return what `write_covariances` wrote.
+
+    Args:
+        path: The file.
+        layers: Of the model that they must be of, all of them and no others.
+
+    Raises:
+        Unexpected: If the file is missing or damaged, or lacks something of these layers.
+    """
+    content = read_weights(path)
+    found: dict[str, list[Covariance]] = {}
+    try:
+        for place in sorted({key.rsplit("/", 1)[0] for key in content}, key=_layer_and_group):
+            count, mean, products = (content.pop(f"{place}/{part}") for part in ("count", "mean", "products"))
+            if mean.ndim != 1 or products.shape != (len(mean), len(mean)):
+                raise ValueError(f"{place} has the shapes {tuple(mean.shape)} and {tuple(products.shape)}")
+            found.setdefault(_layer_and_group(place)[0], []).append(Covariance(int(count), mean, products))
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise Unexpected(f"Expected count, mean and products in {path}, got others ({error}); {ANEW}.") from error
+    widths = {layer.name: layer.width for layer in layers} if layers is not None else {}
+    for name in widths:
+        got = {len(state.mean) for state in found.get(name, [])}
+        if got != {widths[name]}:
+            raise Unexpected(
+                f"Expected {widths[name]} neurons of layer {name!r} in {path}, got {sorted(got) or 'none'}; {ANEW}."
+            )
+    return found
 
 
 def _layer_and_group(place: str) -> tuple[str, int]:

@@ -14,15 +14,16 @@ from pruning.fusion import fusion, to_plain
 from pruning.tables import BESIDE, CRITERIA, SIGNALS
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
-from tasks.common.tables import read_table, write_table
-from tasks.common.writing import replacing
+from tasks.common.tables import read_neurons, read_table, write_table
+from tasks.common.writing import read_json, replacing
 from tasks.models import read_model
 from tasks.windows import calibration_batches
 
 
 def run(job: Job) -> None:
     """Write the fused importance of every neuron, how it came about, and the weights for use elsewhere."""
-    tables = {name: read_table(job.input(f"{name}/{name}")) for name in (*SIGNALS, *BESIDE, "criteria")}
+    layers = read_model(job.input("train/model")).decoupled().layers()
+    tables = {name: read_neurons(job.input(f"{name}/{name}"), layers) for name in (*SIGNALS, *BESIDE, "criteria")}
     settings = job.settings("fuse")
     saved = settings.pop("weights")
     measured = partial(_curves, job, shares=settings.pop("removed"), batches=settings.pop("batches"))
@@ -58,7 +59,7 @@ def _read_weights(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise Unexpected(f"Expected saved weights at fuse.weights, got no file {path}.")
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise Unexpected(f"Expected saved weights in {path}, got something else ({error}).") from error
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise Unexpected(f"Expected saved weights in {path}, got {found!r:.80}.")
+    return found

@@ -4,17 +4,20 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from pruning.adapting import Adapted
 from pruning.models import describe, rebuild
 from pruning.models.base import LanguageModel, Measurable
 from tasks import own
 from tasks.common.parameters import Unexpected, file_of_source
-from tasks.common.writing import replacing
+from tasks.common.tables import ANEW
+from tasks.common.weights import read_weights
+from tasks.common.writing import read_json, replacing
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MISFITS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
+"""What is raised where a configuration's values, or the tensors beside it, are no model's."""
 
 
 def device() -> torch.device:
@@ -48,14 +51,20 @@ def read_model(folder: Path | str) -> Measurable:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise Unexpected(f"Expected a model ({CONFIG} and {WEIGHTS}) in {folder}, got no {name}.")
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS)
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise Unexpected(f"Expected a model in {folder}, got a damaged one ({error}).") from error
+    config, tensors = read_json(folder / CONFIG), read_weights(folder / WEIGHTS)
+    if not isinstance(config, dict):
+        raise Unexpected(f"Expected a model's settings by name in {folder / CONFIG}, got {config!r:.80}.")
     if "source" in config:
         _check_source(config["source"], folder / CONFIG)
-    model: Measurable = own.rebuild(config, tensors) if "source" in config else rebuild(config, tensors)
+    try:
+        model: Measurable = own.rebuild(config, tensors) if "source" in config else rebuild(config, tensors)
+    except Unexpected:
+        raise
+    except MISFITS as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise Unexpected(
+            f"Expected a model in {folder}, got a {CONFIG} and a {WEIGHTS} that make none ({reason}); {ANEW}."
+        ) from error
     return model.to(device()).eval()
 
 

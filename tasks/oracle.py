@@ -39,7 +39,8 @@ def run(job: Job) -> None:
 
 def _repaired(job: Job, model: Measurable, keep: Keep) -> Measurable:
     """Return the smaller model with the standard repair, its readers refitted in closed form."""
-    return reconstruct(model, keep, read_covariances(job.input("activations/covariance")), repair="ridge")
+    covariances = read_covariances(job.input("activations/covariance"), model.layers())
+    return reconstruct(model, keep, covariances, repair="ridge")
 
 
 def _finetuned(job: Job, dense: Measurable, portion: float, model: Measurable) -> Measurable:

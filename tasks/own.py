@@ -116,7 +116,9 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Adapted
         Unexpected: If the user's model has other layers or weights now.
     """
     dense = adapted(config["source"])
-    names, widths = [layer.name for layer in dense.layers()], config["widths"]
+    names, widths = [layer.name for layer in dense.layers()], config.get("widths")
+    if not isinstance(widths, dict) or not all(type(width) is int and width > 0 for width in widths.values()):
+        raise Unexpected(f"Expected the widths of {config['source']} by layer, got {widths!r}; run `dvc repro`.")
     if names != list(widths):
         raise Unexpected(f"Expected the layers {list(widths)} from {config['source']}, got {names}; run `dvc repro`.")
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced at once

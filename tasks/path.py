@@ -9,7 +9,7 @@ from pruning.evaluation import latencies, loss_of, size_of
 from pruning.models.base import Measurable
 from pruning.retention import keep_of, retention
 from tasks.common.job import Job, seconds
-from tasks.common.tables import read_table, write_table
+from tasks.common.tables import read_neurons, read_table, write_table
 from tasks.evaluate import BATCHES
 from tasks.models import read_model
 from tasks.plots import write_costs
@@ -48,11 +48,11 @@ def run(job: Job) -> pd.DataFrame:
 def model_at(job: Job, retain: float) -> Measurable:
     """Return the repaired model that keeps this share of all neurons by the path's order of removal."""
     settings, prune = job.settings("path"), job.settings("prune")
-    importance = read_table(job.input("fuse/importance"))
+    dense = read_model(job.input("train/model")).decoupled(prune["tied"])
+    importance = read_neurons(job.input("fuse/importance"), dense.layers())
     by = "surgeon" if importance["surgeon"].notna().all() else "fused"
     scope = "absolute" if by == "surgeon" else "global"
     chosen = retention(importance, variant=f"{retain:g}", by=by, retain=retain, floor=prune["floor"], scope=scope)
-    dense = read_model(job.input("train/model")).decoupled(prune["tied"])
     repair = job.settings("reconstruct") | {"repair": settings["repair"]}
     return repaired(job, dense, keep_of(chosen), **repair)
 

@@ -9,7 +9,7 @@ from pruning.layers import select
 from pruning.models.base import Measurable
 from pruning.retention import keep_of, retention
 from tasks.common.job import Job
-from tasks.common.tables import read_table, write_table
+from tasks.common.tables import read_neurons, write_table
 from tasks.models import read_model, write_model
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def run(job: Job) -> None:
     separate = model.decoupled(settings.pop("tied"))
     wanted = settings.pop("budget")
     retained = retention(
-        read_table(job.input("fuse/importance")),
+        read_neurons(job.input("fuse/importance"), separate.layers()),
         variant=variant,
         by=by,
         budget=None if wanted is None else _budget(job, separate, wanted),

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pruning.corpus import END_OF_LINE, numbered, published_lines
 from pruning.models.base import LanguageModel
 from pruning.models.stacked import unstacked
+from tasks.common.parameters import Unexpected
 from tasks.prepare import published_files, read_text
 
 
@@ -21,12 +22,16 @@ def read_checkpoint(path: Path, *, dropout: float = 0.0) -> LanguageModel:
         dropout: Probability of dropping an activation in training; checkpoints do not say it.
 
     Raises:
-        ValueError: If the metadata or the tensors are not such.
+        Unexpected: If the file is damaged, or the metadata or the tensors are not such.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    return unstacked(metadata, tensors, name=str(path), dropout=dropout)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return unstacked(metadata, tensors, name=str(path), dropout=dropout)
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise Unexpected(f"Expected a checkpoint in {path}, got something else ({reason}).") from error
 
 
 def read_vocabulary(checkpoint: Path) -> dict[str, int]:
@@ -38,7 +43,7 @@ def read_vocabulary(checkpoint: Path) -> dict[str, int]:
     found = sorted(checkpoint.parent.glob("*vocabulary*.txt"))
     if len(found) != 1:
         raise ValueError(f"Expected one *vocabulary*.txt beside {checkpoint}, got {[path.name for path in found]}.")
-    lines = found[0].read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    lines = read_text(found[0]).removesuffix("\n").split("\n")
     if END_OF_LINE not in lines:
         raise ValueError(f"Expected {END_OF_LINE} in {found[0]}, got none.")
     return {word: number for number, word in enumerate(lines)}

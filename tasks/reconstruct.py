@@ -9,7 +9,7 @@ from pruning.reconstruction import reconstruct
 from pruning.retention import keep_of
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
-from tasks.common.tables import read_table
+from tasks.common.tables import read_neurons
 from tasks.covariances import read_covariances
 from tasks.models import read_model, write_model
 from tasks.windows import read_windows
@@ -17,8 +17,8 @@ from tasks.windows import read_windows
 
 def run(job: Job) -> None:
     """Write the repaired model; where nothing was removed, there is nothing to repair."""
-    retained = read_table(job.input("prune/retention"))
     model, settings = read_model(job.input("train/model")), job.settings_of_variant("reconstruct")
+    retained = read_neurons(job.input("prune/retention"), model.decoupled().layers())
     if not retained["kept"].all():
         dense = model.decoupled(job.settings_of_variant("prune")["tied"])
         model = repaired(job, dense, keep_of(retained), **settings)
@@ -27,7 +27,7 @@ def run(job: Job) -> None:
 
 def repaired(job: Job, dense: Measurable, keep: Keep, *, repair: str, **settings: Any) -> Measurable:
     """Return the smaller model, repaired with the job's covariances and, if it is to imitate, its calibration text."""
-    covariances = read_covariances(job.input("activations/covariance"))
+    covariances = read_covariances(job.input("activations/covariance"), dense.layers())
     smaller = reconstruct(dense, keep, covariances, repair="ridge" if repair == "imitate" else repair)
     if repair != "imitate":
         return smaller

@@ -14,6 +14,6 @@ def run(job: Job) -> None:
     settings = job.settings("surgeon")
     damping = settings.pop("damping")
     model = read_model(job.input("train/model")).decoupled()
-    states = read_covariances(job.input("activations/covariance"))
+    states = read_covariances(job.input("activations/covariance"), model.layers())
     measured = sensitivities(model, calibration_batches(job), **settings, track=job.track)
     write_table(job.output("surgeon"), surgeon(states, measured, damping=damping))

@@ -24,7 +24,7 @@ def write_table(file: str | Path, name: str, frame: pd.DataFrame, about: Mapping
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
     try:
-        pq.write_table(content, aside, compression="zstd")
+        pq.write_table(content, aside, compression="zstd", write_page_checksum=True)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -42,7 +42,7 @@ def read_table(file: str | Path, name: str, about: Mapping[str, str]) -> pd.Data
     if path.is_dir():
         raise ValueError(f"Expected the table {name!r} in {path}, got a folder.")
     try:
-        content = pq.read_table(path)
+        content = pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"Expected the table {name!r} in {path}, got something else ({error}); {ANEW}.") from error
     held = {key.decode(): value.decode() for key, value in (content.schema.metadata or {}).items()}

@@ -72,6 +72,15 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Languag
     Raises:
         ValueError: If the tensors are not those of the configuration.
     """
+    with torch.device("meta"):  # so that a configuration is refused before it fills the memory
+        wanted = {name: tensor.shape for name, tensor in build(**config).state_dict().items()}
+    for name, tensor in sorted(tensors.items()):
+        shape, got = tuple(wanted.get(name, tensor.shape)), tuple(tensor.shape)
+        if shape != got or not tensor.is_floating_point():
+            raise ValueError(
+                f"Expected the weights of {dict(config)}, got others: "
+                f"{name} holds {tensor.dtype} of shape {got} in place of {shape}."
+            )
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced at once
         model = build(**config)
     model.to(next((tensor.dtype for tensor in tensors.values()), None))

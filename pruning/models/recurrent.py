@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Generic, Literal, Self, TypeVar
+from typing import Generic, Literal, Self, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,10 @@ class RecurrentConfig:
     def __post_init__(self) -> None:
         if min(self.vocabulary, self.embedding, *(width for row in self.rows for width in row)) < 1:
             raise ValueError(f"Expected sizes of at least 1, got {self}.")
+        if self.decoder not in (known := get_args(Decoder)):
+            raise ValueError(f"Unknown decoder {self.decoder!r}; known: {list(known)}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"Expected a dropout in [0, 1), got {self.dropout}.")
         if self.decoder == "tied" and sum(self.rows[-1]) != self.embedding:
             raise ValueError(
                 f"Expected a last layer as wide as the embedding ({self.embedding}) for a tied decoder, "

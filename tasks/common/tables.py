@@ -1,6 +1,8 @@
 """Tables as Parquet files that carry their schema's name, so that a swapped file is refused by name."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 import pyarrow as pa
@@ -10,6 +12,22 @@ from pruning.tables import metadata, table
 from tasks.common.parameters import Unexpected
 from tasks.common.writing import replacing
 
+DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError)
+"""What Arrow raises where bytes are not those that were written."""
+ANEW = "run `dvc repro` to make it anew"
+
+
+class Layer(Protocol):
+    """What a table of neurons is checked by."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def width(self) -> int:
+        """How many neurons it has."""
+
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
     """Write a table under the schema that the file's stem names; equal tables become equal bytes."""
@@ -17,22 +35,63 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     content = pa.Table.from_pandas(table(name, frame), preserve_index=False)
     content = content.replace_schema_metadata(metadata(name))
     with replacing(path) as aside:
-        pq.write_table(content, aside, compression="zstd")
+        write_parquet(aside, content)
+
+
+def write_parquet(path: Path, content: pa.Table) -> None:
+    """Write Arrow's table with a checksum for each page, so that `read_parquet` sees what a disk has changed."""
+    pq.write_table(content, path, compression="zstd", write_page_checksum=True)
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """Return Arrow's table in a Parquet file, each page checked against its checksum if it has one.
+
+    Raises:
+        Unexpected: If the file is missing, damaged, or no Parquet file.
+    """
+    if not path.is_file():
+        raise Unexpected(f"Expected the table {path}, got no such file; run `dvc repro` to make it.")
+    try:
+        return pq.read_table(path, page_checksum_verification=True)
+    except DAMAGED as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise Unexpected(
+            f"Expected a Parquet file at {path}, got a damaged one or something else ({reason}); {ANEW}."
+        ) from error
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """Return a table, checked against the schema that the file's stem names.
 
     Raises:
-        Unexpected: If the file is missing, is no Parquet file, or holds another table.
+        Unexpected: If the file is missing, damaged, no Parquet file, or holds another table.
     """
-    if not path.is_file():
-        raise Unexpected(f"Expected the table {path}, got no such file; run `dvc repro` to make it.")
-    try:
-        content = pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise Unexpected(f"Expected a Parquet file at {path}, got something else ({error}).") from error
-    held = (content.schema.metadata or {}).get(b"table", b"no name").decode()
+    content = read_parquet(path)
+    held = (content.schema.metadata or {}).get(b"table", b"no name").decode(errors="replace")
     if held != path.stem:
         raise Unexpected(f"Expected the table {path.stem!r} in {path}, got {held!r}.")
-    return table(path.stem, content.to_pandas())
+    try:
+        return table(path.stem, content.to_pandas())
+    except DAMAGED as error:
+        raise Unexpected(f"{str(error).rstrip('.')} ({path}); {ANEW}.") from error
+
+
+def read_neurons(path: Path, layers: Iterable[Layer]) -> pd.DataFrame:
+    """Return a table of a model's neurons, one row for each of them.
+
+    A layer without rows would otherwise be taken for one that keeps all its neurons.
+
+    Raises:
+        Unexpected: As `read_table`, and if the table lacks a neuron of the layers or holds another.
+    """
+    found, widths = read_table(path), {layer.name: layer.width for layer in layers}
+    held = {str(layer): set(rows) for layer, rows in found.groupby("layer")["neuron"]}
+    for name in (*widths, *held):
+        wanted, own = set(range(widths.get(name, 0))), held.get(name, set())
+        if wanted != own:
+            missing, other = sorted(wanted - own), sorted(own - wanted)
+            got = f"none for neuron {missing[0]}" if missing else f"one for neuron {other[0]}, which there is not,"
+            raise Unexpected(
+                f"Expected a row for each neuron of the model in {path}, got {got} of layer {name!r}; {ANEW}."
+            )
+    return found

@@ -33,7 +33,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         raise Unexpected(
             f"Expected weights alone in {path}, got Python objects; where it was made, {CONVERT}."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise Unexpected(f"Expected weights in {path}, got a damaged file; save it again.") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         held = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__

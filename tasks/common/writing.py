@@ -1,9 +1,20 @@
-"""Writing so that nothing half-written is ever taken for a result: aside first, then renamed."""
+"""Writing so that nothing half-written is ever taken for a result, and what is said where a file cannot be used."""
 
+import errno
+import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from tasks.common.parameters import Unexpected
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a full disk, a used-up quota and a file beyond its limit are called."""
 
 
 @contextmanager
@@ -11,17 +22,47 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what is written there takes its place once the context ends well.
 
     The temporary name starts with a dot and is removed if anything fails. Folders are replaced whole.
+
+    Raises:
+        Unexpected: With one sentence if the disk is full or refuses to be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
-    remove(aside)
-    try:
-        yield aside
-        if path.is_dir():
-            remove(path)
-        aside.replace(path)
-    finally:
+    with refusing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         remove(aside)
+        try:
+            yield aside
+            if path.is_dir():
+                remove(path)
+            aside.replace(path)
+        finally:
+            remove(aside)
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Turn what a disk says while `path` is written into one sentence with the path's name."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))  # as safetensors writes it
+        full = (int(number[1]) if number else getattr(error, "errno", None)) in NO_ROOM
+        what = "make room on the disk" if full else "see that it can be written to"
+        reason = getattr(error, "strerror", None) or error
+        raise Unexpected(f"Expected to write {path}, got {reason}; {what}, then run the same command.") from error
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        Unexpected: If there is no such file, or it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise Unexpected(f"Expected JSON in {path}, got something else ({reason}).") from error
 
 
 def remove(path: Path) -> None:

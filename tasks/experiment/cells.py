@@ -34,13 +34,14 @@ from pruning.training import Recipe, train
 from tasks.common.console import track
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table, write_table
-from tasks.common.writing import replacing
+from tasks.common.writing import read_json, replacing
 from tasks.covariances import read_covariances
 from tasks.experiment.inputs import Inputs
 from tasks.experiment.settings import Settings
 from tasks.models import device, read_language_model, write_model
 
 OUTCOME, COST, COVARIANCE, WEIGHTS = "outcome.json", "cost.json", "covariance.safetensors", "weights.json"
+AGAIN = "delete its folder, and the same command computes it again"
 SEED = 1
 """Of what is the same in all cells: the extra training, sets of neurons, the bootstrap."""
 JOINT_TOKENS, JOINT_SHARE = 8_000, 0.3
@@ -160,7 +161,7 @@ class Experiment:
     def weights(self, calibration: int) -> dict[str, Any]:
         """Return the weights that were learned from a calibration of the given model."""
         place = self.place(Cell("weights", calibration=calibration))
-        return dict(json.loads((place / WEIGHTS).read_text(encoding="utf-8")))
+        return dict(_plain(place / WEIGHTS))
 
     @property
     def oracle(self) -> pd.DataFrame:
@@ -228,7 +229,7 @@ class Experiment:
 
     def _costs(self, cells: list[Cell]) -> Iterator[dict[str, Any]]:
         """Yield the rows of the `cost` table: the median of measured values, the largest of counts."""
-        files = [json.loads((self.place(cell) / COST).read_text(encoding="utf-8")) for cell in cells]
+        files = [_plain(self.place(cell) / COST, list) for cell in cells]
         rows = pd.DataFrame([row for file in files for row in file])
         for score, own in rows.groupby("score"):
             middle = {name: float(own[name].median()) for name in ("seconds", "peak_memory")}
@@ -285,11 +286,26 @@ def write_outcome(path: Path, found: Pruning) -> None:
 
 
 def read_outcome(path: Path) -> Pruning:
-    """Return what `write_outcome` wrote."""
-    plain = json.loads(path.read_text(encoding="utf-8"))
-    losses = {
-        phase: Losses(*(torch.tensor(own[name], dtype=torch.float64) for name in ("sums", "tokens")))
-        for phase, own in plain.pop("losses").items()
-    }
-    keep = {layer: torch.tensor(own) for layer, own in plain.pop("keep").items()}
-    return Pruning(keep=keep, losses=losses, size=Size(**plain.pop("size")), **plain)
+    """Return what `write_outcome` wrote.
+
+    Raises:
+        Unexpected: If the file holds something else.
+    """
+    plain = _plain(path)
+    try:
+        losses = {
+            phase: Losses(*(torch.tensor(own[name], dtype=torch.float64) for name in ("sums", "tokens")))
+            for phase, own in plain.pop("losses").items()
+        }
+        keep = {layer: torch.tensor(own) for layer, own in plain.pop("keep").items()}
+        return Pruning(keep=keep, losses=losses, size=Size(**plain.pop("size")), **plain)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Unexpected(f"Expected a pruning's losses in {path}, got something else ({error}); {AGAIN}.") from error
+
+
+def _plain(path: Path, kind: type = dict) -> Any:
+    """Return what a cell's JSON file holds, a dictionary or a list."""
+    found = read_json(path)
+    if not isinstance(found, kind):
+        raise Unexpected(f"Expected a {kind.__name__} in {path}, got {found!r:.80}; {AGAIN}.")
+    return found
