@@ -194,7 +194,8 @@ def pipeline(bench: Bench) -> None:
     """Run the main job from end to end on the device, for a continuous and a mixed model, in float32."""
     from pruning.distillation import Imitation, Teacher, imitate
     from pruning.evaluation import latencies, loss_of
-    from pruning.experiment import MEASURED, USUAL, calibrate
+    from pruning.experiment.measured import MEASURED
+    from pruning.experiment.measuring import USUAL, calibrate
     from pruning.fusion import fusion
     from pruning.layers import select
     from pruning.reconstruction import reconstruct
@@ -273,7 +274,8 @@ def numbers(bench: Bench, model: Any) -> dict[str, Callable[[], dict[str, np.nda
     from pruning.distillation import Imitation, imitate
     from pruning.energy import energy_of
     from pruning.evaluation import loss_of
-    from pruning.experiment import MEASURED, USUAL, measure
+    from pruning.experiment.measured import MEASURED
+    from pruning.experiment.measuring import USUAL, measure
     from pruning.layers import select, silence
     from pruning.oracle import joint_removal, oracle
     from pruning.reconstruction import reconstruct
@@ -507,7 +509,7 @@ class Attentive(nn.Module):
 def foreign(bench: Bench) -> None:
     """Find the neurons of models that are not built in, on the device; removed must equal masked; then the signals."""
     from pruning.adapting import adapt
-    from pruning.experiment import USUAL, measure
+    from pruning.experiment.measuring import USUAL, measure
     from pruning.layers import select, silence
     from pruning.oracle import oracle
 

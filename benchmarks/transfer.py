@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from pruning.experiment import MEASURED, Calibration, choice_of
+from pruning.experiment.choices import choice_of
+from pruning.experiment.measured import MEASURED, Calibration
 from pruning.fusion import ALL, fusion
 from pruning.tables import CRITERIA
 from tasks.common.tables import read_table

@@ -48,14 +48,14 @@ _HOME = {
     "adaptive_retention_rate": "pruning.retention",
     "budget_of": "pruning.budgets",
     "compare": "pruning.comparison",
-    "run_traditional_pruning": "pruning.experiment",
-    "run_enhanced_pruning": "pruning.experiment",
-    "run_dense_control": "pruning.experiment",
-    "Texts": "pruning.experiment",
-    "Treatment": "pruning.experiment",
-    "calibrate": "pruning.experiment",
-    "compare_pruning_results": "pruning.judging",
-    "verdict": "pruning.verdict",
+    "run_traditional_pruning": "pruning.experiment.runs",
+    "run_enhanced_pruning": "pruning.experiment.runs",
+    "run_dense_control": "pruning.experiment.trials",
+    "Texts": "pruning.experiment.trials",
+    "Treatment": "pruning.experiment.trials",
+    "calibrate": "pruning.experiment.measuring",
+    "compare_pruning_results": "pruning.experiment.judging",
+    "verdict": "pruning.experiment.verdict",
 }
 __all__ = list(_HOME)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from pruning.layers import NeuronLayer
 
@@ -31,6 +32,7 @@ def record(model: nn.Module, layers: Sequence[NeuronLayer], observe: Observer) -
                 observe(layer.name, layer.seen.split(inputs[0].detach()).flatten(1).T)
                 return
             activations = outputs if isinstance(outputs, Tensor) else outputs[0]
+            activations = activations.data if isinstance(activations, PackedSequence) else activations
             observe(layer.name, activations.detach().reshape(-1, layer.width))
 
         return hook

@@ -169,3 +169,85 @@ class Branches(nn.Module):
         hidden = self.first(examples).tanh()
         stream = self.one(hidden) * self.two(hidden)
         return self.last(stream + self.inner(stream).tanh())
+
+
+class Skipping(nn.Module):
+    """A class for sequences (B, T) from a recurrent layer and a linear map beside it, which add up."""
+
+    def __init__(self, kind: str = "GRU") -> None:
+        super().__init__()
+        self.encoder, self.beside = nn.Embedding(WORDS, 4), nn.Linear(4, 6)
+        self.rnn = getattr(nn, kind)(4, 6, batch_first=True)
+        self.last = nn.Linear(6, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        read = self.encoder(tokens)
+        return self.last((self.rnn(read)[0] + self.beside(read))[:, -1])
+
+
+class Stacked(nn.Module):
+    """A class for sequences (B, T) from recurrent layers that each add to what they read, as in WaveRNN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.inner = nn.Embedding(WORDS, 4), nn.Linear(4, 6)
+        self.one, self.two = (nn.GRU(6, 6, batch_first=True) for _ in range(2))
+        self.hidden, self.last = nn.Linear(6, 5), nn.Linear(5, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        read = self.inner(self.encoder(tokens))
+        read = read + self.one(read)[0]
+        read = read + self.two(read)[0]
+        return self.last(self.hidden(read[:, -1]).relu())
+
+
+class Started(nn.Module):
+    """A class for sequences (B, T) from an LSTM whose first state a linear map computes, as in captioning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.start = nn.Embedding(WORDS, 4), nn.Linear(4, 6)
+        self.rnn, self.last = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        read = self.encoder(tokens)
+        start = self.start(read.mean(1))[None]
+        return self.last(self.rnn(read, (start, start.tanh()))[0][:, -1])
+
+
+class Gated(nn.Module):
+    """A gated linear unit (two rows for each neuron) and a linear map (one row) that add up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gated, self.plain = nn.Linear(FEATURES, 12), nn.Linear(FEATURES, 6)
+        self.last = nn.Linear(6, CLASSES)
+
+    def forward(self, examples: Tensor) -> Tensor:
+        return self.last(nn.functional.glu(self.gated(examples)) + self.plain(examples))
+
+
+class Again(nn.Module):
+    """A stream of neurons that a linear map reads beside the examples, and adds to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner = nn.Linear(FEATURES, 6), nn.Linear(FEATURES + 6, 6)
+        self.last = nn.Linear(6, CLASSES)
+
+    def forward(self, examples: Tensor) -> Tensor:
+        stream = self.stem(examples)
+        return self.last(stream + self.inner(torch.cat([examples, stream], dim=1)).tanh())
+
+
+class Kernels(nn.Module):
+    """A stream of channels of images (B, 1, 6, 6) that a convolution reads and adds to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.last = nn.Linear(4, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        stream = self.stem(images)
+        return self.last((stream + self.inner(stream).relu()).mean((2, 3)))

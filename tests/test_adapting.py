@@ -30,9 +30,15 @@ from tests.models import SIGNALS, bytes_of, recipe, tensors_of, text, tiny
 from tests.networks import (
     CLASSES,
     WORDS,
+    Again,
     Branches,
     Classifier,
+    Gated,
+    Kernels,
     RecurrentWords,
+    Skipping,
+    Stacked,
+    Started,
     Tagger,
     Transformer,
     WordModel,
@@ -215,9 +221,21 @@ DISCOVERED = {
 """Networks in which neurons are discovered, with batches and criterion."""
 
 
+SEVERAL = {
+    "skipping GRU": (Skipping, drawn(4, 5, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
+    "skipping LSTM": (lambda: Skipping("LSTM"), drawn(4, 5, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
+    "stacked": (Stacked, drawn(4, 5, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
+    "started": (Started, drawn(4, 5, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
+    "gated": (Gated, examples(16 * 4, batch=4), nn.CrossEntropyLoss()),
+    "again": (Again, examples(16 * 4, batch=4), nn.CrossEntropyLoss()),
+    "kernels": (Kernels, drawn(4, 1, 6, 6, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
+}
+"""Networks of which one layer's neurons are computed, or read, by matrices of unequal shapes."""
+
+
 @cache
 def discovered(kind):
-    make, batches, criterion = DISCOVERED[kind]
+    make, batches, criterion = {**DISCOVERED, **SEVERAL}[kind]
     return adapt(made(make), batches[0][0], criterion=criterion), batches
 
 
@@ -239,7 +257,7 @@ def test_what_is_tapped_adds_up_to_the_gradients_by_gates_on_the_neurons(kind):
         assert torch.allclose((gamma * outputs[name]).sum((0, 1)), expected[name], rtol=1e-9, atol=1e-14)
 
 
-@pytest.mark.parametrize("kind", DISCOVERED)
+@pytest.mark.parametrize("kind", [*DISCOVERED, *SEVERAL])
 def test_a_discovered_model_is_measured_fused_pruned_and_fine_tuned(kind):
     model, batches = discovered(kind)
     tables = {name: measure(model, batches) for name, measure in ALL.items()}

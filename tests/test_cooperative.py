@@ -143,6 +143,27 @@ def test_only_a_parameter_that_a_layer_both_owns_and_reads_wires_it_to_itself():
     assert recurrent_coupling(layer, {"inward": torch.ones(2, 3), "outward": torch.ones(3, 2)}) is None
 
 
+@pytest.mark.parametrize(
+    ("owned", "read", "shape"),
+    [
+        (Slice("w", 0), Slice("w", 1), (3, 3, 2, 2)),
+        (Slice("w", 0), Slice("w", 1, start=5), (3, 8)),
+        (Slice("w", 0, blocks=2), Slice("w", 1, start=1, length=6, size=2), (6, 9)),
+        (Slice("w", 1), Slice("w", 0, blocks=2), (6, 3)),
+    ],
+    ids=["kernel", "beside others", "gates and places", "transposed"],
+)
+def test_neurons_are_wired_by_every_weight_between_them_and_no_other(owned, read, shape):
+    weights = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = recurrent_coupling(NeuronLayer("layer", "dense", 3, (owned,), (read, read), "layer"), {"w": weights})
+    rows, columns = ({n: piece.indices(torch.tensor([n]), 3).tolist() for n in range(3)} for piece in (owned, read))
+    matrix = weights.movedim((owned.dim, read.dim), (0, 1))
+    for i in range(3):
+        for j in range(3):
+            between = [matrix[a, b] for to, at in ((i, j), (j, i)) for a in rows[to] for b in columns[at]]
+            assert found[i, j] == pytest.approx(sum(w.square().sum() for w in between) ** 0.5)
+
+
 def test_a_layer_of_one_neuron_has_no_edges():
     found = components_of(covariance_of(torch.tensor([[1.0], [2.0], [4.0]])), torch.ones(1, 1), 0.5)
     assert {name: values.tolist() for name, values in found.items()} == {

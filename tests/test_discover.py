@@ -14,7 +14,7 @@ import pruning
 from pruning.discovery import Discovered
 from pruning.layers import gather, named_tensors, removed_neurons, select, silence
 from pruning.record import record
-from tests.foreign import FOREIGN, Classifier, First, floats, made, tokens
+from tests.foreign import FOREIGN, First, floats, made
 from tests.models import bytes_of, tensors_of
 
 every_model = pytest.mark.parametrize("name", FOREIGN)
@@ -390,16 +390,50 @@ def test_a_model_that_no_neuron_can_leave_is_refused_with_all_reasons():
         pruning.discover(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)), (torch.ones(2, 3),))
 
 
-def test_a_model_that_pytorch_cannot_trace_is_refused_in_one_sentence():
-    class Packed(Classifier):
-        def forward(self, tokens: Tensor) -> Tensor:
-            packed = nn.utils.rnn.pack_sequence(list(self.embedding(tokens)))
-            return self.fc(torch.cat(list(self.lstm(packed)[1][0][-2:]), dim=1))
+def test_a_model_that_does_not_run_on_the_inputs_is_refused_in_one_sentence():
+    with pytest.raises(ValueError, match="runs on the example inputs, got RuntimeError: mat1 and mat2 shapes cannot"):
+        pruning.discover(nn.Linear(2, 3), (torch.ones(4, 5),))
 
-    with pytest.raises(
-        ValueError, match="trace, got TypeError: Expected a padded sequence, got a PackedSequence; call"
-    ):
-        pruning.discover(Packed("states"), (tokens(3, 5),))
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_model_that_asks_for_the_class_of_its_recurrent_layer_computes_the_same(kind):
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.out = kind(3, 5, batch_first=True, bidirectional=True), nn.Linear(10, 2)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            outputs, state = self.rnn(inputs)
+            hidden = state[0] if isinstance(self.rnn, nn.LSTM) else state
+            read = outputs.mean(1) if isinstance(self.rnn, (nn.LSTM, nn.GRU)) else torch.cat(list(hidden), dim=1)
+            return self.out(read) * self.rnn.weight_hh_l0_reverse.shape[1] ** (not self.rnn.batch_first)
+
+    model, inputs = Asking().double(), (floats(2, 4, 3),)
+    discovered = pruning.discover(model, inputs)
+    torch.testing.assert_close(answer(discovered, inputs), answer(model, inputs), rtol=0, atol=1e-12)
+    assert [layer.name for layer in discovered.layers()] == ["rnn.0", "rnn.0_reverse"]
+
+
+@pytest.mark.parametrize(
+    ("asks", "sentence"),
+    [
+        (lambda rnn: 0.5 if type(rnn) is nn.LSTM else 1.0, r"that replacing rnn by .*, got outputs that are .* apart"),
+        (lambda rnn: torch.ones(1 + (type(rnn) is nn.LSTM), 1, 1, 1).double(), "got outputs of other shapes"),
+        (lambda rnn: {nn.LSTM: 1.0}[type(rnn)], "got KeyError: .*RecurrentLSTM"),
+    ],
+)
+def test_a_model_that_computes_something_else_with_its_modules_replaced_is_refused_with_the_reason(asks, sentence):
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.out = nn.LSTM(3, 5), nn.Linear(5, 2)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.out(self.rnn(inputs)[0]) * asks(self.rnn)
+
+    model, inputs = Asking().double(), (floats(2, 4, 3),)
+    with pytest.raises(ValueError, match=sentence):
+        pruning.discover(model, inputs)
 
 
 def test_a_width_that_the_code_counts_on_is_found_though_the_weights_hide_it():

@@ -13,24 +13,8 @@ from pruning import learned
 from pruning.batching import Windows
 from pruning.distillation import Imitation
 from pruning.evaluation import Size, loss_of
-from pruning.experiment import (
-    MEASURED,
-    VARIANTS,
-    Losses,
-    Pruning,
-    Texts,
-    Treatment,
-    calibrate,
-    chosen,
-    importance_of,
-    losses_of,
-    prune_and_train,
-    run_dense_control,
-    run_enhanced_pruning,
-    run_traditional_pruning,
-)
-from pruning.fusion import fuse
-from pruning.judging import (
+from pruning.experiment.choices import VARIANTS, importance_of
+from pruning.experiment.judging import (
     compare_pruning_results,
     joint_correlation,
     joint_sets,
@@ -41,6 +25,21 @@ from pruning.judging import (
     scores_of,
     stability,
 )
+from pruning.experiment.measured import MEASURED
+from pruning.experiment.measuring import calibrate
+from pruning.experiment.runs import run_enhanced_pruning, run_traditional_pruning
+from pruning.experiment.trials import (
+    Losses,
+    Pruning,
+    Texts,
+    Treatment,
+    chosen,
+    losses_of,
+    prune_and_train,
+    run_dense_control,
+)
+from pruning.experiment.verdict import verdict
+from pruning.fusion import fuse
 from pruning.layers import named_tensors, select
 from pruning.oracle import joint_removal, oracle
 from pruning.passes import counted
@@ -49,7 +48,6 @@ from pruning.signals.gradients import gradients
 from pruning.signals.hessian import hessian
 from pruning.tables import CRITERIA, TABLES
 from pruning.training import train
-from pruning.verdict import verdict
 from tests.models import recipe, text, tiny
 
 EFFORT = {

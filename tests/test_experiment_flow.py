@@ -22,10 +22,10 @@ from flows.experiment import main
 from pruning import learned
 from pruning.batching import Windows
 from pruning.corpus import number
-from pruning.judging import compare_pruning_results
+from pruning.experiment.judging import compare_pruning_results
+from pruning.experiment.verdict import verdict
 from pruning.models import build
 from pruning.training import train
-from pruning.verdict import verdict
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table, write_table
 from tasks.experiment import inputs

@@ -1,6 +1,7 @@
 """What stands in for PyTorch's own recurrent layers and attention computes the same."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def assert_same(one, other):
 @pytest.mark.parametrize("batched", [True, False])
 def test_a_recurrent_module_gives_outputs_states_and_gradients_of_pytorchs_own(kind, layers, settings, batched):
     own = KINDS[kind](3, 4, layers, **settings).double()
-    other = Recurrent(copy.deepcopy(own))
+    other = Recurrent.of(copy.deepcopy(own))
     inputs = floats(5, 2, 3) if batched else floats(5, 3)
     rows = layers * (2 if "bidirectional" in settings else 1)
     batch = (5 if "batch_first" in settings else 2,) if batched else ()
@@ -49,16 +50,53 @@ def test_a_recurrent_module_gives_outputs_states_and_gradients_of_pytorchs_own(k
 
 
 def test_dropout_between_layers_acts_in_training_alone():
-    module = Recurrent(nn.GRU(3, 4, 2, dropout=0.5)).double()
+    module = Recurrent.of(nn.GRU(3, 4, 2, dropout=0.5)).double()
     inputs = floats(5, 2, 3)
     assert torch.equal(module.eval()(inputs)[0], module(inputs)[0])
     assert not torch.equal(module.train()(inputs)[0], module(inputs)[0])
 
 
-def test_a_packed_sequence_is_refused_in_one_sentence():
-    packed = nn.utils.rnn.pack_sequence([torch.ones(3, 3), torch.ones(2, 3)])
-    with pytest.raises(TypeError, match="Expected a padded sequence, got a PackedSequence; call `pad_packed_sequence`"):
-        Recurrent(nn.GRU(3, 4))(packed)
+@pytest.mark.parametrize("lengths", [[5, 3, 3, 1], [2, 5, 1, 4]])
+@pytest.mark.parametrize("settings", [{}, {"batch_first": True}, {"bidirectional": True, "num_layers": 2}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_packed_sequence_is_read_as_pytorchs_own_module_reads_it(kind, settings, lengths):
+    own = KINDS[kind](3, 4, **settings).double()
+    other = Recurrent.of(copy.deepcopy(own))
+    packed = nn.utils.rnn.pack_sequence([floats(n, 3, seed=n) for n in lengths], enforce_sorted=False)
+    state = floats(4 if "bidirectional" in settings else 1, 4, 4, seed=9)
+    for given in (None, (state, state.tanh()) if kind == "LSTM" else state):
+        (found, after), (expected, before) = other(packed, given), own(packed, given)
+        assert isinstance(found, nn.utils.rnn.PackedSequence)
+        for one, two in zip(found, expected, strict=True):
+            assert_same(one, two)
+        assert_same(after, before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_stands_in_for_a_recurrent_module_answers_as_pytorchs_own(kind):
+    own = KINDS[kind](3, 4, 2, batch_first=True, bidirectional=True, dropout=0.1)
+    other = Recurrent.of(copy.deepcopy(own))
+    assert isinstance(other, type(own))
+    assert isinstance(other, nn.RNNBase)
+    numbers = "mode input_size hidden_size num_layers batch_first bidirectional dropout bias proj_size training"
+    for name in [*numbers.split(), *(["nonlinearity"] if isinstance(own, nn.RNN) else [])]:
+        assert getattr(other, name) == getattr(own, name)
+    for name, weight in own.named_parameters():
+        assert torch.equal(getattr(other, name), weight)
+        assert torch.equal(other.get_parameter(name), weight)
+        assert hasattr(other, name)
+    assert not hasattr(other, "weight_hh_l2")
+    assert not hasattr(other, "weight_hr_l0")
+    assert_same(other.all_weights, own.all_weights)
+    other.flatten_parameters()
+    other.weight_hh_l1_reverse = nn.Parameter(torch.ones(own.weight_hh_l1.shape))
+    assert torch.equal(other.get_submodule("1_reverse").weight_hh_l0, torch.ones(own.weight_hh_l1.shape))
+    with pytest.raises(AttributeError, match="has no attribute 'weight_hh_l9'"):
+        other.weight_hh_l9  # noqa: B018 - asking is what is tested
+    again = pickle.loads(pickle.dumps(other))  # noqa: S301 - its own
+    inputs = torch.ones(2, 5, 3)
+    assert_same(again.eval()(inputs), other.eval()(inputs))
+    assert other.to(torch.float64)(inputs.double())[0].dtype == torch.float64
 
 
 CAUSAL = torch.ones(5, 5).triu(1).bool()

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
-from pruning.signals.weights import weights
+from pruning.layers import NeuronLayer, Slice
+from pruning.signals.weights import components_of, weights
 from pruning.tables import WEIGHTS
 from tests.models import binned_by_hand, entropy_by_hand, tensors_of, tiny, weighted_by_hand
 
@@ -68,3 +70,20 @@ def test_a_layer_twice_as_large_ranks_its_neurons_alike(model):
 def test_every_component_differs_between_neurons_of_a_trained_model(trained):
     table = weights(trained, threshold=0.1, bins=32)
     assert (table.groupby("layer")[list(WEIGHTS)].std() > 0).all(axis=None)
+
+
+def test_matrices_of_unequal_gates_are_blocks_on_the_diagonal():
+    """Three gates that read four numbers and their own four neurons, and a linear map beside them."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"inward": (12, 5), "recurrent": (12, 4), "beside": (4, 3), "bias": (4,)}
+    tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    owned = (Slice("inward", 0, 3), Slice("beside", 0), Slice("recurrent", 0, 3), Slice("bias", 0))
+    layer = NeuronLayer("gru", "rnn", 4, owned, (), "gru")
+    found = components_of(layer, tensors, threshold=0.1, bins=8)["effective_rank"]
+    for neuron in range(4):
+        matrix = np.zeros((4, 12))
+        matrix[:3, :5], matrix[:3, 5:9] = tensors["inward"][neuron::4], tensors["recurrent"][neuron::4]
+        matrix[3, 9:] = tensors["beside"][neuron]
+        singular = np.linalg.svd(matrix, compute_uv=False)
+        shares = singular / singular.sum()
+        assert found[neuron] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-9)

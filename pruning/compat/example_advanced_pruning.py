@@ -3,7 +3,7 @@
     python example_advanced_pruning.py --mode compare --data ../../data/penn-treebank
 
 `--quick` is a look at the whole in a minute; `--checkpoint FILE` takes a trained model, its vocabulary beside it. All
-figures come from `pruning.experiment` and `pruning.judging`; the flow `flows.experiment` runs the same, cached.
+figures come from `pruning.experiment`; `dvc repro experiment/dvc.yaml` runs the same as stages.
 """
 
 import argparse
@@ -37,31 +37,19 @@ from pruning.corpus import (
     raw_lines,
 )
 from pruning.distillation import Imitation
-from pruning.experiment import (
-    MEASURED,
-    TRADITIONAL,
-    USUAL,
-    VARIANTS,
-    Calibration,
-    Effort,
-    Pruning,
-    Texts,
-    Treatment,
-    calibrate,
-    choice_of,
-    fused_by,
-    run_dense_control,
-    run_enhanced_pruning,
-    run_traditional_pruning,
-)
+from pruning.experiment.choices import TRADITIONAL, VARIANTS, choice_of, fused_by
+from pruning.experiment.judging import compare_pruning_results
+from pruning.experiment.measured import MEASURED, Calibration
+from pruning.experiment.measuring import USUAL, Effort, calibrate
+from pruning.experiment.runs import run_enhanced_pruning, run_traditional_pruning
+from pruning.experiment.trials import Pruning, Texts, Treatment, run_dense_control
+from pruning.experiment.verdict import verdict
 from pruning.fusion import to_plain
-from pruning.judging import compare_pruning_results
 from pruning.models import build
 from pruning.models.base import LanguageModel
 from pruning.models.stacked import unstacked
 from pruning.oracle import oracle
 from pruning.training import Recipe, train
-from pruning.verdict import verdict
 
 MODES = ("compare", "traditional", "enhanced", "ablation", "stability")
 STEPS = ("weights", "weights+activations", "weights+activations+gradients", "simple")

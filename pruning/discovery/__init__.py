@@ -59,12 +59,14 @@ def discover(model: nn.Module, example_inputs: tuple[Any, ...] | Mapping[str, An
 
     Raises:
         TypeError: If the inputs are neither a tuple nor named.
-        ValueError: If PyTorch cannot trace the model, or not one layer can be pruned; the sentence says why.
+        ValueError: If the model does not run on the inputs, computes something else once its recurrent layers and
+            attention are replaced, cannot be traced, or has not one layer that can be pruned; the sentence says why.
     """
     if not isinstance(example_inputs, (tuple, Mapping)):
         raise TypeError(f"Expected a tuple or a mapping of inputs, got {type(example_inputs).__name__}.")
     inputs: Inputs = ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (example_inputs, {})
     network = _replaced(_forgetful(copied(model)))
+    _compare(model, network, inputs)
     modes = {name: module.training for name, module in network.named_modules()}
     with _uncached(network):
         found = propagated(network, inputs, PREFIX)
@@ -105,9 +107,38 @@ def _replaced(network: nn.Module) -> nn.Module:
 
 
 _REPLACEMENTS: tuple[tuple[Callable[[nn.Module], bool], Callable[[Any], nn.Module]], ...] = (
-    (is_recurrent, Recurrent),
+    (is_recurrent, Recurrent.of),
     (is_attention, Attention.of),
 )
+
+
+def _compare(model: nn.Module, network: nn.Module, inputs: Inputs) -> None:
+    """Refuse a network that, only because of what stands in for some of its modules, gives something else."""
+    given = _forgetful(copied(model, sharing=True)).eval()
+    try:
+        expected = _outputs(given, inputs, set())
+    except Exception as error:  # whatever a user's code raises
+        raise ValueError(f"Expected a model that runs on the example inputs, got {_said(error)}.") from error
+    names = [name or "it" for name, module in network.named_modules() if isinstance(module, (Recurrent, Attention))]
+    if not names:
+        return
+    what = f"that replacing {', '.join(names)} by a module of the same class, but of widths of its own, changes nothing"
+    try:
+        found = _outputs(copied(network, sharing=True).eval(), inputs, set())
+    except Exception as error:  # whatever a user's code raises
+        raise ValueError(f"Expected {what}, got {_said(error)}; ask nothing else of it than its class says.") from error
+    if [part.shape for part in found] != [part.shape for part in expected]:
+        raise ValueError(f"Expected {what}, got outputs of other shapes; ask for its class by `isinstance` alone.")
+    if not all(map(_close, found, expected)):
+        apart = max((a - b).abs().max().item() for a, b in zip(found, expected, strict=True) if a.numel())
+        raise ValueError(
+            f"Expected {what}, got outputs that are {apart:.1e} apart; ask for its class by `isinstance` alone."
+        )
+
+
+def _said(error: Exception) -> str:
+    """Return an error's kind and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(".")
 
 
 def _narrow(network: nn.Module, path: str) -> None:
@@ -181,7 +212,7 @@ def _outputs(model: nn.Module, inputs: Inputs, states: set[int]) -> list[Tensor]
 
 def _close(one: Tensor, other: Tensor) -> bool:
     """Return whether two tensors are equal up to the rounding of a sum in another order."""
-    if one.shape != other.shape or not one.is_floating_point():
+    if one.shape != other.shape or not (one.is_floating_point() or one.is_complex()):
         return one.shape == other.shape and torch.equal(one, other)
     scale = max(other.detach().abs().max().item(), 1e-30) if other.numel() else 1.0
     return torch.allclose(one, other, rtol=0, atol=scale * torch.finfo(one.dtype).eps ** 0.75, equal_nan=True)

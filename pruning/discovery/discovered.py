@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.discovery.attention import Attention
-from pruning.discovery.recurrent import Narrowed
+from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.tracing import canonical, copied
 from pruning.layers import NeuronLayer, PrunableModule, Slice, named_buffers
 
@@ -140,7 +140,7 @@ def _agree(module: nn.Module) -> None:
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         known = module.weight if module.weight is not None else module.running_mean
         module.num_features = module.num_features if known is None else len(known)
-    elif isinstance(module, nn.RNNCellBase) or (isinstance(module, nn.RNNBase) and module.num_layers == 1):
+    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         _agree_recurrent(module)
     elif isinstance(module, Attention):
         module.num_heads = module.in_proj_weight.shape[0] // 3 // module.head_dim
@@ -150,7 +150,11 @@ def _agree(module: nn.Module) -> None:
 
 
 def _agree_recurrent(module: nn.RNNBase | nn.RNNCellBase) -> None:
-    """Let a recurrent layer or cell agree with the shapes of its parameters."""
+    """Let a recurrent layer or cell agree with the shapes of its parameters; a state of several keeps its width."""
+    if isinstance(module, Recurrent):
+        module.input_size = module.get_parameter("weight_ih_l0").shape[1]
+    if isinstance(module, nn.RNNBase) and (isinstance(module, Recurrent) or module.num_layers > 1):
+        return
     end = "_l0" if isinstance(module, nn.RNNBase) else ""
     inputs, width = (module.get_parameter(f"weight_{name}{end}").shape[1] for name in ("ih", "hh"))
     module.input_size = inputs

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from pruning.discovery.operations import RULES
-from pruning.discovery.propagation import Address, Propagation, Value, nobody
+from pruning.discovery.propagation import Address, Propagation, Value, flat, nobody
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """What a model is called with: positional arguments and arguments by name."""
@@ -43,11 +43,20 @@ def propagated(network: nn.Module, inputs: Inputs, prefix: str) -> Propagation:
     return found
 
 
-def copied(module: nn.Module) -> Any:
-    """Return a copy of a module, also where it keeps a state that belongs to a graph of gradients."""
+def copied(module: nn.Module, *, sharing: bool = False) -> Any:
+    """Return a copy of a module, also where it keeps a state that belongs to a graph of gradients.
+
+    Args:
+        module: It is left as it was.
+        sharing: Whether the copy has the same parameters; what it does to its buffers and attributes is its own.
+    """
     held = (value for part in module.modules() for value in (*part._buffers.values(), *vars(part).values()))
-    kept = (value for value in held if isinstance(value, Tensor) and not value.is_leaf)
-    return copy.deepcopy(module, {id(value): value.detach().clone() for value in kept})
+    leaves = (leaf for value in held for leaf in flat(value))
+    kept = (value for value in leaves if isinstance(value, Tensor) and not value.is_leaf)
+    memo: dict[int, Any] = {id(value): value.detach().clone() for value in kept}
+    if sharing:
+        memo.update({id(parameter): parameter for parameter in module.parameters()})
+    return copy.deepcopy(module, memo)
 
 
 def canonical(network: nn.Module) -> dict[str, str]:

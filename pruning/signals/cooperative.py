@@ -1,13 +1,14 @@
 """Importance from how neurons depend on each other: a graph whose edges combine weights and correlated states."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.layers import NeuronLayer, PrunableModule, named_tensors
+from pruning.layers import NeuronLayer, PrunableModule, Slice, named_tensors
 from pruning.signals.activations import Covariances
 from pruning.signals.scaling import signal_rows, weighted
 from pruning.statistics import Covariance, jackknife_error, merged
@@ -78,13 +79,31 @@ def recurrent_coupling(layer: NeuronLayer, tensors: Mapping[str, Tensor]) -> Ten
 
     A layer is wired to itself by a parameter that it both owns and reads: its rows compute, its columns listen.
     """
-    read = {piece.parameter for piece in layer.read}
-    own = [piece for piece in layer.owned if piece.parameter in read]
-    if not own:
+    reading = dict.fromkeys(replace(piece, bias="") for piece in layer.read)
+    directed = [
+        _wires(piece, reader, tensors[piece.parameter])
+        for piece in layer.owned
+        for reader in reading
+        if piece.parameter == reader.parameter and piece.dim != reader.dim
+    ]
+    if not directed:
         return None
-    squares = torch.stack([piece.split(tensors[piece.parameter]).cpu().double().square().sum(1) for piece in own])
-    directed = squares.sum(0)
-    return (directed + directed.T).sqrt()
+    total = torch.stack(directed).sum(0)
+    return (total + total.T).sqrt()
+
+
+def _wires(owned: Slice, read: Slice, weights: Tensor) -> Tensor:
+    """Return Σ w² of all by which one neuron (a row) listens to another: gates, a kernel's places, (width, width)."""
+    squares = weights.cpu().double().square().movedim((owned.dim, read.dim), (0, 1))
+    matrix = squares.reshape(*squares.shape[:2], -1).sum(2)
+    listening = _by_neuron(replace(owned, dim=0), matrix)
+    return _by_neuron(replace(read, dim=0), listening.T).T
+
+
+def _by_neuron(piece: Slice, matrix: Tensor) -> Tensor:
+    """Return the sums of a matrix's rows that belong to the same neuron, (width, columns)."""
+    rows = piece.split(matrix)
+    return rows.reshape(len(rows), -1, matrix.shape[1]).sum(1)
 
 
 def edges_of(correlation: Tensor, coupling: Tensor | None) -> Tensor:

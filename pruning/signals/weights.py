@@ -23,7 +23,9 @@ def weights(model: PrunableModule, *, threshold: float, bins: int) -> pd.DataFra
       neurons of a dense layer;
     - entropy: −Σ p log p of the histogram of w with `bins` bins between ±4 RMS of the layer (nat, at most log bins);
     - effective_rank: exp of the entropy of the normalised singular values of its gate × input matrix (Roy &
-      Vetterli 2007), between 1 and its number of gates.
+      Vetterli 2007), between 1 and its number of gates. Matrices with as many gates compute the same gates and stand
+      side by side; others, a skip connection beside a GRU, say, are blocks on the diagonal, so that all their
+      singular values count together.
 
     The importance is their weighted sum after scaling within the layer; it is exact, so its standard error is 0.
 
@@ -55,20 +57,28 @@ def components_of(
         "variance": own.var(dim=1, correction=0),
         "nonzero_ratio": (own.abs() > threshold * root_mean_square).double().mean(1),
         "entropy": histogram.entropy,
-        "effective_rank": effective_rank(_gate_matrices(layer, tensors)),
+        "effective_rank": effective_rank(*_gate_matrices(layer, tensors)),
     }
 
 
-def effective_rank(matrices: Tensor) -> Tensor:
+def effective_rank(*blocks: Tensor) -> Tensor:
     """Return exp(entropy of the normalised singular values) of each matrix (Roy & Vetterli 2007).
 
     >>> effective_rank(torch.eye(3)[None]).round(decimals=4)
     tensor([3.])
+    >>> effective_rank(torch.eye(2)[None], torch.ones(1, 1, 1)).round(decimals=4)
+    tensor([3.])
+
+    Args:
+        blocks: What stands on each matrix's diagonal, (matrices, rows, columns) each, zeros around them.
     """
-    return entropy(torch.linalg.svdvals(matrices)).exp()
+    return entropy(torch.cat([torch.linalg.svdvals(block) for block in blocks], dim=1)).exp()
 
 
-def _gate_matrices(layer: NeuronLayer, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return each neuron's gate × input matrix, (width, gates, inputs): its rows of the weight matrices."""
-    matrices = [piece for piece in layer.owned if tensors[piece.parameter].ndim > 1]
-    return torch.cat([piece.split(tensors[piece.parameter]) for piece in matrices], dim=2).cpu().double()
+def _gate_matrices(layer: NeuronLayer, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return each neuron's gate × input matrices, (width, gates, inputs): its rows of weights with as many gates."""
+    found: dict[int, list[Tensor]] = {}
+    for piece in layer.owned:
+        if tensors[piece.parameter].ndim > 1:
+            found.setdefault(piece.blocks, []).append(piece.split(tensors[piece.parameter]))
+    return [torch.cat(matrices, dim=2).cpu().double() for matrices in found.values()]

@@ -14,18 +14,11 @@ import pandas as pd
 import torch
 
 from pruning.evaluation import Size
-from pruning.experiment import (
-    MEASURED,
-    Calibration,
-    Losses,
-    Pruning,
-    choice_of,
-    fused_by,
-    prune_and_train,
-    run_dense_control,
-)
+from pruning.experiment.choices import choice_of, fused_by
+from pruning.experiment.judging import compare_pruning_results, joint_sets
+from pruning.experiment.measured import MEASURED, Calibration
+from pruning.experiment.trials import Losses, Pruning, prune_and_train, run_dense_control
 from pruning.fusion import to_plain
-from pruning.judging import compare_pruning_results, joint_sets
 from pruning.models import build
 from pruning.models import settings as settings_of
 from pruning.models.base import LanguageModel

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from pruning.experiment import MEASURED, measure
+from pruning.experiment.measured import MEASURED
+from pruning.experiment.measuring import measure
 from pruning.models.base import LanguageModel
 from pruning.oracle import oracle
 from pruning.passes import counted

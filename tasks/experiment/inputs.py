@@ -13,7 +13,10 @@ import pruning
 from pruning.batching import Windows
 from pruning.corpus import END_OF_LINE
 from pruning.distillation import Imitation
-from pruning.experiment import FOLDS, MEASURED, Effort, Texts, Treatment
+from pruning.experiment.choices import FOLDS
+from pruning.experiment.measured import MEASURED
+from pruning.experiment.measuring import Effort
+from pruning.experiment.trials import Texts, Treatment
 from pruning.models.base import LanguageModel
 from pruning.oracle import neurons_to_measure
 from pruning.training import Recipe

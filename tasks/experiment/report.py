@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from pruning.comparison import PHASES
-from pruning.experiment import CONTROL, RANDOM, TRADITIONAL, VARIANTS
-from pruning.verdict import AGREEMENT, ERRORS, PHASE, PRECISION
+from pruning.experiment.choices import CONTROL, RANDOM, TRADITIONAL, VARIANTS
+from pruning.experiment.verdict import AGREEMENT, ERRORS, PHASE, PRECISION
 from tasks.common.tables import write_table
 from tasks.common.writing import replacing
 from tasks.experiment.settings import Settings, option_of

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pruning.experiment import VARIANTS
+from pruning.experiment.choices import VARIANTS
 from tasks.common.parameters import Unexpected
 from tasks.common.wording import nearest
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pruning.verdict import verdict
+from pruning.experiment.verdict import verdict
 from tasks.common.console import say
 from tasks.experiment.cells import Experiment
 from tasks.experiment.report import REPORT, write_report

@@ -10,17 +10,9 @@ import torch
 from scipy.stats import rankdata
 
 from pruning.comparison import PHASES
-from pruning.experiment import (
-    CONTROL,
-    FOLDS,
-    RANDOM,
-    TRADITIONAL,
-    VARIANTS,
-    Calibration,
-    Pruning,
-    choice_of,
-    importance_of,
-)
+from pruning.experiment.choices import CONTROL, FOLDS, RANDOM, TRADITIONAL, VARIANTS, choice_of, importance_of
+from pruning.experiment.measured import Calibration
+from pruning.experiment.trials import Pruning
 from pruning.layers import Keep
 from pruning.learned import BOOTSTRAPS, bootstrapped, interval, learn, measured, within_layers
 from pruning.oracle import reliability

@@ -1,0 +1,95 @@
+"""How every signal of a dense model is measured on one stretch of text with one seed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from pruning.batching import Windows
+from pruning.experiment.measured import MEASURED, Calibration
+from pruning.models.base import LanguageModel
+from pruning.progress import Track, silently
+from pruning.sensitivity import sensitivities
+from pruning.signals.activations import Covariances, activations
+from pruning.signals.cooperative import cooperative
+from pruning.signals.criteria import criteria
+from pruning.signals.gradients import gradients
+from pruning.signals.hessian import hessian
+from pruning.signals.surgeon import surgeon
+from pruning.signals.weights import weights
+
+Effort = Mapping[str, Mapping[str, Any]]
+"""Signal → the settings of its function, but for the seed."""
+USUAL: Effort = {
+    "weights": {"threshold": 0.1, "bins": 32},
+    "hessian": {"probes": 60, "stability": 0.9},
+    "activations": {"activation_samples": 100, "bins": 32},
+    "gradients": {"batches": 100},
+    "cooperative": {"strong": 0.75},
+    "surgeon": {"batches": 20, "damping": 1e-4},
+    "criteria": {"batches": 20, "bins": 8, "classes": 8, "ridge": 1e-4},
+}
+"""An effort of a minute or two for a thousand neurons on two cores."""
+
+
+def calibrate(
+    model: LanguageModel,
+    windows: Windows,
+    names: Sequence[str],
+    *,
+    effort: Effort,
+    seed: int,
+    track: Track = silently,
+) -> Calibration:
+    """Measure signals on one stretch of text; `activations` is always among them, for the repair reads its states."""
+    tables: dict[str, pd.DataFrame] = {}
+    covariances: Covariances = {}
+    for name in MEASURED:
+        if name == "activations" or name in names:
+            tables[name], covariances = measure(
+                name, model, windows, covariances, effort=effort, seed=seed, track=track
+            )
+    return Calibration(tables, covariances, seed)
+
+
+def measure(
+    name: str,
+    model: LanguageModel,
+    windows: Windows,
+    covariances: Covariances,
+    *,
+    effort: Effort,
+    seed: int,
+    track: Track = silently,
+) -> tuple[pd.DataFrame, Covariances]:
+    """Return a signal's table, and the covariances of the layers' outputs: those given, or `activations`' own.
+
+    Args:
+        name: One of `MEASURED`.
+        model: The dense model; it may be tied.
+        windows: Calibration text.
+        covariances: What `activations` gave, for `cooperative` and `surgeon`.
+        effort: The signal's settings.
+        seed: Seed of probes and sampled labels.
+        track: Shows progress.
+
+    Raises:
+        ValueError: For an unknown signal.
+    """
+    if name not in MEASURED:
+        raise ValueError(f"Unknown signal {name!r}; known: {list(MEASURED)}.")
+    separate, own = model.decoupled(), dict(effort[name])
+    if name == "activations":
+        return activations(separate, windows, **own, track=track)
+    if name == "weights":
+        return weights(separate, **own), covariances
+    if name == "cooperative":
+        return cooperative(separate, covariances, **own), covariances
+    if name == "surgeon":
+        damping = own.pop("damping")
+        moments = sensitivities(separate, windows, **own, seed=seed, track=track)
+        return surgeon(covariances, moments, damping=damping), covariances
+    if name == "gradients":
+        return gradients(separate, windows, **own, track=track), covariances
+    measured = hessian if name == "hessian" else criteria
+    return measured(separate, windows, **own, seed=seed, track=track), covariances

@@ -1,0 +1,84 @@
+"""From a dense model and its texts alone to a pruning: what is not known yet is measured first."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from pruning.experiment.choices import TRADITIONAL, choice_of
+from pruning.experiment.measured import MEASURED, Calibration
+from pruning.experiment.measuring import USUAL, Effort, calibrate
+from pruning.experiment.trials import Pruning, Texts, Treatment, prune_and_train
+from pruning.models.base import LanguageModel
+from pruning.progress import Track, silently
+
+
+def run_traditional_pruning(
+    model: LanguageModel,
+    texts: Texts,
+    *,
+    retain: float,
+    treatment: Treatment,
+    seed: int,
+    effort: Effort = USUAL,
+    calibration: Calibration | None = None,
+    track: Track = silently,
+) -> Pruning:
+    """Return the model pruned by the traditional importance, Hessian trace × ‖w‖² / n: cut, repaired, fine-tuned.
+
+    Args:
+        model: The dense model; it is left as it was.
+        texts: What is read for what.
+        retain: Share of neurons to keep, in (0, 1).
+        treatment: What follows the choice.
+        seed: Seed of probes and of the extra training.
+        effort: Settings of the signals that have to be measured.
+        calibration: What is known already; without it, it is measured.
+        track: Shows progress.
+    """
+    found = calibration or calibrate(
+        model, texts.calibration, ("activations", "hessian"), effort=effort, seed=seed, track=track
+    )
+    return prune_and_train(
+        model, texts, found, variant=TRADITIONAL, retain=retain, treatment=treatment, seed=seed, track=track
+    )
+
+
+def run_enhanced_pruning(
+    model: LanguageModel,
+    texts: Texts,
+    *,
+    retain: float,
+    treatment: Treatment,
+    seed: int,
+    variant: str = "simple",
+    effort: Effort = USUAL,
+    calibration: Calibration | None = None,
+    oracle: pd.DataFrame | None = None,
+    weights: Mapping[str, Any] | None = None,
+    track: Track = silently,
+) -> Pruning:
+    """Return the model pruned by an enhanced importance: cut, repaired, fine-tuned.
+
+    Args:
+        model: The dense model; it is left as it was.
+        texts: What is read for what.
+        retain: Share of neurons to keep, in (0, 1).
+        treatment: What follows the choice.
+        seed: Seed of probes, sampled labels and of the extra training.
+        variant: A key of `VARIANTS`.
+        effort: Settings of the signals that have to be measured.
+        calibration: What is known already; without it, every signal is measured.
+        oracle: Measured removals, which `learned` needs.
+        weights: Saved weights in their place (see `fusion.to_plain`).
+        track: Shows progress.
+
+    Raises:
+        ValueError: For an unknown variant, or `learned` with neither measured removals nor saved weights.
+    """
+    choice_of(variant)
+    found = calibration or calibrate(model, texts.calibration, MEASURED, effort=effort, seed=seed, track=track)
+    return prune_and_train(
+        model, texts, found, variant=variant, retain=retain, treatment=treatment, seed=seed, oracle=oracle,
+        weights=weights, track=track,
+    )  # fmt: skip
