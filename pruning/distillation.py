@@ -98,8 +98,8 @@ def imitate(
 
     with p the teacher's next-token distribution (nat/token). It needs no labels, no logits and no vocabulary-sized
     product at any step, so a token costs a tenth of a training token. Embedding and decoder stay; everything between
-    them learns. Where the student's decoder is its own, it is replaced by the teacher's behind a linear map, which is
-    multiplied back into it at the end.
+    them learns that is not frozen. Where the student's decoder is its own, it is replaced by the teacher's behind a
+    linear map, which is multiplied back into it at the end; a frozen one stays, and so does the map.
 
     Args:
         student: A pruned model, as `reconstruct` left it; neither model is changed.
@@ -110,12 +110,14 @@ def imitate(
 
     Raises:
         FloatingPointError: If the loss stops being a number.
+        ValueError: If everything that could learn is frozen.
     """
     learner = copy.deepcopy(student)
     alignment = _alignment(student, teacher)
     metric = feature_metric(teacher, [windows[index] for index in range(min(METRIC_WINDOWS, len(windows)))])
     _learn(learner, alignment, teacher, windows, metric, imitation, track)
-    _fold(learner, alignment, teacher)
+    if any(parameter.requires_grad for parameter in alignment.parameters()):
+        _fold(learner, alignment, teacher)
     return learner
 
 
@@ -146,7 +148,7 @@ def _alignment(student: LanguageModel, teacher: LanguageModel) -> nn.Module:
     with torch.no_grad():
         alignment.weight.copy_(solution[:, :-1])
         alignment.bias.copy_(solution[:, -1])
-    return alignment
+    return alignment.requires_grad_(all(parameter.requires_grad for parameter in student.decoder.parameters()))
 
 
 def _learn(
@@ -160,7 +162,12 @@ def _learn(
 ) -> None:
     """Train the learner and the alignment in place, one window a step, both models' states carried."""
     between = [p for name, p in learner.named_parameters() if name.partition(".")[0] not in ("encoder", "decoder")]
-    learning = [*between, *alignment.parameters()]
+    learning = [parameter for parameter in (*between, *alignment.parameters()) if parameter.requires_grad]
+    if not learning:
+        raise ValueError(
+            "Expected parameters between embedding and decoder that can learn to imitate, got frozen ones alone; "
+            "call `requires_grad_(True)` on those that are to learn, or repair by 'ridge' alone."
+        )
     paces = paces_of(learner)
     optimizer = torch.optim.Adam([{"params": [p], "pace": paces.get(p, 1.0)} for p in learning], fused=True)
     steps = max(1, imitation.tokens // windows[0].tokens.numel())

@@ -86,6 +86,22 @@ def carried(state: Any) -> Any:
     raise TypeError(f"Expected a state of tensors in tuples, lists or dictionaries, got {type(state).__name__}.")
 
 
+@contextmanager
+def thawed(model: nn.Module) -> Iterator[None]:
+    """Within the context, let derivatives by frozen parameters be asked for too; then they are frozen again.
+
+    What is frozen does not learn, but a neuron is as important as it is whether its weights learn or not.
+    """
+    frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
 class evaluating:  # noqa: N801 - a context manager reads as a verb
     """Switch a model to evaluation and each of its modules back to the mode it was in.
 

@@ -1,7 +1,7 @@
 """Gradual pruning: neurons leave a few at a time while the model trains, chosen by training's own gradients."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -21,6 +21,7 @@ from pruning.training import (
     Recipe,
     Trained,
     after_epoch,
+    expect_learning,
     finite,
     optimizer_of,
     restore,
@@ -98,6 +99,9 @@ def prune_gradually(
     A run resumed after epoch n ends with the bytes of a run that was never interrupted; as in `train`, dropout is
     drawn from the seed and the epoch's number, and the global random state is left as it was.
 
+    Frozen parameters lose rows and columns with the neurons, and stay as they are otherwise; their gradients, too, tell
+    the importance.
+
     Args:
         model: A dense language model whose layers have readers of their own; it is left as it was.
         windows: Training windows.
@@ -118,10 +122,11 @@ def prune_gradually(
         also hold `kept.*` (each layer's neurons by their numbers in `model`) and `importance.*`.
 
     Raises:
-        ValueError: For a setting outside its range.
+        ValueError: For a setting outside its range, or if every parameter is frozen.
         FloatingPointError: If the loss or a gradient stops being a number.
     """
     _check(retain, floor, momentum, penalty)
+    expect_learning(model)
     state = resume or Trained({}, pd.DataFrame(), finished=False)
     layers, steps = model.layers(), recipe.epochs * steps_an_epoch(recipe, windows)
     neurons, least = sum(model.widths()), sum(min(floor, layer.width) for layer in layers)
@@ -137,8 +142,9 @@ def prune_gradually(
         importance={layer.name: torch.zeros(layer.width, dtype=torch.float64) for layer in layers}
         | under("importance", state.tensors),
         step=len(state.history),
+        frozen={name for name, parameter in model.named_parameters() if not parameter.requires_grad},
     )
-    smaller = select(model, thinning.kept)
+    smaller = select(model, thinning.kept).requires_grad_(True)
     loop = Loop(smaller, optimizer_of(smaller, recipe), windows, recipe, None, seed, track, companion=thinning)
     if resume:
         restore(loop.model, loop.optimizer, resume.tensors)
@@ -199,9 +205,15 @@ def without(
     layers = model.layers()
     smaller = select(model, keep)
     successor = optimizer_of(smaller, recipe)
-    before = {name: optimizer.state[parameter] for name, parameter in model.named_parameters()}
-    moments = {what: cut(layers, keep, {name: memory[what] for name, memory in before.items()}) for what in MOMENTS}
+    parameters = dict(model.named_parameters())
+    before = {name: optimizer.state[own] for name, own in parameters.items() if own in optimizer.state}
+    none = {name: torch.zeros_like(own) for name, own in named_tensors(model).items() if name not in before}
+    moments = {
+        what: cut(layers, keep, none | {name: memory[what] for name, memory in before.items()}) for what in MOMENTS
+    }
     for name, parameter in smaller.named_parameters():
+        if name not in before:  # it is frozen
+            continue
         remembered = {what: moments[what][name].clone() for what in MOMENTS}
         successor.state[parameter] = {"step": before[name]["step"].clone(), **remembered}
     return smaller, successor, state_without(state, layers, keep)
@@ -233,7 +245,9 @@ def group_lasso(layers: Sequence[NeuronLayer], tensors: Mapping[str, Tensor]) ->
     return torch.stack([_norms(layer, tensors).sum() for layer in layers]).sum()
 
 
-def shrink_groups(layers: Sequence[NeuronLayer], tensors: Mapping[str, Tensor], amount: float) -> None:
+def shrink_groups(
+    layers: Sequence[NeuronLayer], tensors: Mapping[str, Tensor], amount: float, *, frozen: Collection[str] = ()
+) -> None:
     """Move the weights, in place, by `amount` against the gradient of `group_lasso`, none past zero.
 
     w ← w · max(0, 1 − amount × Σ 1/‖g‖₂ over the groups g that hold w). A step of its own, as AdamW's weight decay is,
@@ -244,6 +258,7 @@ def shrink_groups(layers: Sequence[NeuronLayer], tensors: Mapping[str, Tensor], 
         layers: Whose neurons are the groups.
         tensors: Parameters by name.
         amount: Learning rate × λ.
+        frozen: Parameters that stay as they are.
     """
     pulls: dict[str, Tensor] = {}
     for layer in layers:
@@ -253,7 +268,8 @@ def shrink_groups(layers: Sequence[NeuronLayer], tensors: Mapping[str, Tensor], 
             before = pulls.get(piece.parameter, torch.zeros_like(tensors[piece.parameter]))
             pulls[piece.parameter] = piece.join(piece.split(before) + inverse, before)
     for name, pull in pulls.items():
-        tensors[name].mul_((1 - amount * pull).clamp(min=0))
+        if name not in frozen:
+            tensors[name].mul_((1 - amount * pull).clamp(min=0))
 
 
 def _norms(layer: NeuronLayer, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -277,6 +293,7 @@ class _Thinning:
         kept: The neurons that are left, by their numbers in the dense model.
         importance: Theirs.
         step: Steps taken.
+        frozen: Parameters that do not learn. They have gradients here, which tell the importance and are then dropped.
         counts: Neurons left after each step of this epoch.
     """
 
@@ -289,6 +306,7 @@ class _Thinning:
     kept: dict[str, Tensor]
     importance: dict[str, Tensor]
     step: int
+    frozen: set[str]
     counts: list[int] = field(default_factory=list)
 
     def see(self, model: LanguageModel) -> None:
@@ -298,6 +316,9 @@ class _Thinning:
         weights = {name: parameter for name, parameter in model.named_parameters() if name in read}
         products = {name: weight.detach() * weight.grad for name, weight in weights.items() if weight.grad is not None}
         self.importance = renewed(self.importance, gate_sums(layers, products), momentum=self.momentum)
+        for name, parameter in model.named_parameters():
+            if name in self.frozen:
+                parameter.grad = None
 
     def after(
         self, model: LanguageModel, optimizer: torch.optim.AdamW, state: State, rate: float
@@ -306,7 +327,7 @@ class _Thinning:
         self.step += 1
         wanted, left = self.neurons_left(self.step), sum(model.widths())
         if self.penalty and left > self.last:
-            shrink_groups(model.layers(), named_tensors(model), rate * self.penalty)
+            shrink_groups(model.layers(), named_tensors(model), rate * self.penalty, frozen=self.frozen)
         if wanted < left:
             model, optimizer, state = without(model, optimizer, state, self._leave(wanted), self.recipe)
         self.counts.append(sum(model.widths()))

@@ -110,6 +110,7 @@ class PrunableModule(nn.Module, ABC):
 
 
 Model = TypeVar("Model", bound=PrunableModule)
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -121,6 +122,14 @@ def named_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return what the model saves besides its parameters, by name: running statistics and the like."""
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
+
+
+def frozen_as(model: nn.Module, other: Module) -> Module:
+    """Return `other`, its parameters frozen (`requires_grad` false) where those of the same names in `model` are."""
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters(remove_duplicate=False)}
+    for name, parameter in other.named_parameters():
+        parameter.requires_grad_(flags.get(name, parameter.requires_grad))
+    return other
 
 
 def gather(slices: Iterable[Slice], tensors: Tensors) -> Tensor:
@@ -138,7 +147,8 @@ def gather(slices: Iterable[Slice], tensors: Tensors) -> Tensor:
 def select(model: Model, keep: Keep) -> Model:
     """Return a smaller model that holds only the kept neurons: rows, columns, biases and every reader shrink.
 
-    With a permutation of all neurons for `keep`, the result is the same function with its neurons relabelled.
+    With a permutation of all neurons for `keep`, the result is the same function with its neurons relabelled. What is
+    frozen stays frozen.
 
     Args:
         model: It is left as it was.
@@ -151,7 +161,7 @@ def select(model: Model, keep: Keep) -> Model:
     _check_keep(layers, keep)
     smaller = model.resized([len(keep.get(layer.name, range(layer.width))) for layer in layers])
     smaller.load_state_dict(cut(layers, keep, {**named_tensors(model), **named_buffers(model)}))
-    return smaller.train(model.training)
+    return frozen_as(model, smaller).train(model.training)
 
 
 def cut(layers: Iterable[NeuronLayer], keep: Keep, tensors: Tensors) -> dict[str, Tensor]:
@@ -201,7 +211,7 @@ def silence(model: Model, keep: Keep) -> Model:
             tensor.index_fill_(piece.dim, piece.indices(removed.to(tensor.device), layer.width), 0.0)
     masked = model.resized([layer.width for layer in layers])
     masked.load_state_dict(tensors)
-    return masked.train(model.training)
+    return frozen_as(model, masked).train(model.training)
 
 
 def removed_neurons(layer: NeuronLayer, keep: Keep) -> Tensor:

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pruning.layers import Keep, Model, NeuronLayer, gather, named_buffers, named_tensors, removed_neurons, select
+from pruning.layers import (
+    Keep,
+    Model,
+    NeuronLayer,
+    frozen_as,
+    gather,
+    named_buffers,
+    named_tensors,
+    removed_neurons,
+    select,
+)
 from pruning.signals.activations import Covariances
 from pruning.statistics import Covariance, merged
 
@@ -45,7 +55,8 @@ def reconstruct(model: Model, keep: Keep, covariances: Covariances, *, repair: s
     The fit is the least-squares one for each reader, however its rows are weighted (cf. OBS, Hassibi & Stork 1993).
     A convolution reads the same at each of its places, a neuron of several dimensions (a head) in each of them. Where
     a reader has no bias to take anything up, c is left out and S and μ are taken about zero. A layer whose readers
-    cannot be refitted so is only cut, and a warning says why (`NeuronLayer.obstacle`).
+    cannot be refitted so is only cut, and a warning says why (`NeuronLayer.obstacle`). A frozen reader is refitted like
+    any other, for its removed columns are gone, and stays frozen.
 
     Args:
         model: It is left as it was.
@@ -71,7 +82,7 @@ def reconstruct(model: Model, keep: Keep, covariances: Covariances, *, repair: s
             _refit(tensors, layer, keep[layer.name], removed, covariances[layer.name], repair)
     repaired = model.resized([layer.width for layer in model.layers()])
     repaired.load_state_dict({**tensors, **named_buffers(model)})
-    return select(repaired.train(model.training), keep)
+    return select(frozen_as(model, repaired).train(model.training), keep)
 
 
 def _refit(

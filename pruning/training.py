@@ -83,7 +83,7 @@ def train(
     """Train `model` in place and yield where training stands after each epoch.
 
     Each epoch draws its dropout from `seed` and its own number, so a run resumed after epoch n ends with the bytes of
-    a run that was never interrupted. The global random state is left as it was.
+    a run that was never interrupted. The global random state is left as it was. Frozen parameters stay as they are.
 
     Args:
         model: Any model that knows its loss; it ends as the last epoch left it.
@@ -98,7 +98,9 @@ def train(
 
     Raises:
         FloatingPointError: If the loss stops being a number.
+        ValueError: If every parameter is frozen.
     """
+    expect_learning(model)
     loop = Loop(model, optimizer_of(model, recipe), windows, recipe, teacher, seed, track)
     state = resume or Trained({}, pd.DataFrame(), finished=False)
     if resume:
@@ -185,6 +187,19 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["pace"]
         self.optimizer.step()
+
+
+def expect_learning(model: nn.Module) -> None:
+    """Refuse to train a model in which nothing can learn.
+
+    Raises:
+        ValueError: If every parameter is frozen.
+    """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "Expected parameters to train, got a model in which all are frozen; "
+            "call `requires_grad_(True)` on those that are to learn."
+        )
 
 
 def finite(loss: float, which: str) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pruning.adapting import Adapted, Call, Criterion, Use, adapt
 from pruning.batching import Batches
-from pruning.layers import named_tensors
+from pruning.layers import frozen_as, named_tensors
 from tasks.common.parameters import Unexpected, file_of_source
 
 
@@ -122,7 +122,7 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Adapted
     if names != list(widths):
         raise Unexpected(f"Expected the layers {list(widths)} from {config['source']}, got {names}; run `dvc repro`.")
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced at once
-        model = dense.resized([widths[name] for name in names])
+        model = frozen_as(dense, dense.resized([widths[name] for name in names]))
     expected = {name: tensor.shape for name, tensor in _tensors(model.module).items()}
     if expected != {name: tensor.shape for name, tensor in tensors.items()}:
         raise Unexpected(f"Expected the weights of {config['source']}, got others; run `dvc repro`.")

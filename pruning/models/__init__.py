@@ -39,6 +39,10 @@ FAMILIES = {
 }
 
 
+FROZEN = "frozen"
+"""In a configuration: the names of the parameters that do not learn."""
+
+
 def settings(family: str) -> tuple[str, ...]:
     """Return the names of the settings that `build` wants for a family.
 
@@ -70,10 +74,11 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Languag
     """Return the model that `describe` took apart.
 
     Raises:
-        ValueError: If the tensors are not those of the configuration.
+        ValueError: If the tensors are not those of the configuration, or what is frozen is no parameter.
     """
+    known, frozen = {name: value for name, value in config.items() if name != FROZEN}, config.get(FROZEN, ())
     with torch.device("meta"):  # so that a configuration is refused before it fills the memory
-        wanted = {name: tensor.shape for name, tensor in build(**config).state_dict().items()}
+        wanted = {name: tensor.shape for name, tensor in build(**known).state_dict().items()}
     for name, tensor in sorted(tensors.items()):
         shape, got = tuple(wanted.get(name, tensor.shape)), tuple(tensor.shape)
         if shape != got or not tensor.is_floating_point():
@@ -82,16 +87,22 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Languag
                 f"{name} holds {tensor.dtype} of shape {got} in place of {shape}."
             )
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced at once
-        model = build(**config)
+        model = build(**known)
     model.to(next((tensor.dtype for tensor in tensors.values()), None))
     try:
         model.load_state_dict(dict(tensors))
     except RuntimeError as error:
         raise ValueError(f"Expected the weights of {dict(config)}, got others: {error}.") from error
+    parameters = dict(model.named_parameters())
+    for name in frozen:
+        if name not in parameters:
+            raise ValueError(f"Unknown parameter {name!r} among the frozen ones; known: {list(parameters)}.")
+        parameters[name].requires_grad_(False)
     return model
 
 
 def describe(model: LanguageModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the model as (configuration, tensors)."""
+    """Return the model as (configuration, tensors); the configuration also names what is `frozen`, if anything is."""
     family = next(name for name, known in FAMILIES.items() if known.model is type(model))
-    return {"family": family, **model.to_config()}, named_tensors(model)
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    return {"family": family, **model.to_config(), **({FROZEN: frozen} if frozen else {})}, named_tensors(model)

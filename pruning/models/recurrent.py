@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.layers import NeuronLayer, Slice
+from pruning.layers import NeuronLayer, Slice, frozen_as
 from pruning.models.base import Decoder, LanguageModel, State
 from pruning.models.cells import Cell
 from pruning.models.spiking import LIF, SPIKE_SIZE
@@ -167,6 +167,8 @@ class RecurrentLanguageModel(LanguageModel, Generic[Config]):
     def decoupled(self, how: Literal["untie", "project"] = "project") -> Self:
         """Return an equal model whose last layer has a reader of its own; itself if it has one already.
 
+        The new reader is frozen if the shared matrix, which it stands for, is.
+
         Args:
             how: `untie` copies the embedding into a decoder of its own (V × H more parameters, a faster decoder once
                 H shrinks); `project` puts an identity projection before the shared matrix (E × H + E more).
@@ -175,18 +177,21 @@ class RecurrentLanguageModel(LanguageModel, Generic[Config]):
             return self
         equal = self._like(replace(self.config, decoder="untied" if how == "untie" else "projected"))
         equal.load_state_dict(self.state_dict(), strict=False)
+        shared = self.encoder.weight
         if how == "untie":
-            equal.decoder.weight.data.copy_(self.encoder.weight.data)
+            equal.decoder.weight.data.copy_(shared.data)
+            equal.decoder.weight.requires_grad_(shared.requires_grad)
         else:
             nn.init.eye_(equal.projection.weight)
             nn.init.zeros_(equal.projection.bias)
+            equal.projection.requires_grad_(shared.requires_grad)
         return equal.train(self.training)
 
     def _like(self, config: Config) -> Self:
         """Build a model from `config` without touching the global random state."""
         with torch.random.fork_rng(devices=[]):
             model = type(self)(config)
-        return model.to(self.encoder.weight)
+        return frozen_as(self, model.to(self.encoder.weight))
 
     def multiply_adds(self) -> int:
         """Return the multiply-adds of one token: every weight matrix once, the embedding being a look-up."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pruning.batching import Batches
-from pruning.evaluation import evaluating
+from pruning.evaluation import evaluating, thawed
 from pruning.layers import NeuronLayer, PrunableModule, gather, named_tensors
 from pruning.models.base import Measurable
 from pruning.progress import Track, silently
@@ -63,7 +63,7 @@ def criteria(
     generator = torch.Generator().manual_seed(seed)
     groups: list[dict[str, Evidence]] = []
     state = None
-    with evaluating(model):
+    with evaluating(model), thawed(model):
         parts = partition(model, next(iter(windows)), bins=bins, classes=classes)
         for index, batch in zip(track(range(count), "criteria"), windows, strict=False):
             found, state = gather_evidence(model, layers, batch, state, partition=parts, generator=generator)

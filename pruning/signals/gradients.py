@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pruning.batching import Batches
-from pruning.evaluation import carried, differentiating
+from pruning.evaluation import carried, differentiating, thawed
 from pruning.layers import NeuronLayer, gather
 from pruning.models.base import Measurable
 from pruning.progress import Track, silently
@@ -94,7 +94,7 @@ def gradients(model: Measurable, windows: Batches, *, batches: int, track: Track
     expect_several(count, "gradients")
     groups = {layer.name: empty_groups(partial(Flow.empty, layer.width), count) for layer in layers}
     state = None
-    with differentiating(model):
+    with differentiating(model), thawed(model):
         for index, (inputs, targets) in zip(track(range(count), "gradients"), windows, strict=False):
             found, state = gate_gradients(model, layers, inputs, targets, carried(state))
             for name, values in found.items():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pruning.batching import Batches, endless
 from pruning.devices import twice_differentiable
-from pruning.evaluation import carried, evaluating
+from pruning.evaluation import carried, evaluating, thawed
 from pruning.layers import NeuronLayer, gather, named_tensors
 from pruning.models.base import Measurable
 from pruning.progress import Track, silently
@@ -84,7 +84,7 @@ def hessian(
     generator = torch.Generator().manual_seed(seed)
     state = None
     reached: float | None = None
-    with evaluating(model):
+    with evaluating(model), thawed(model):
         for index, (inputs, targets) in zip(track(range(probes), "hessian"), endless(windows), strict=False):
             state = carried(state) if index % len(windows) else None
             traces, state = _probe(model, layers, inputs, targets, state, generator)
