@@ -321,15 +321,20 @@ def _tapping(model: Adapted) -> Iterator[_Taps]:
         found.outputs.pop(name, None)
 
 
-def _tap(found: _Taps, layer: NeuronLayer, piece: Slice, example_dim: int, first: bool, values: Tensor) -> Tensor:
-    """Return the zeros to add to values that hold the layer's outputs, the same ones at each of its readers."""
+def _tap(
+    found: _Taps, layer: NeuronLayer, piece: Slice, example_dim: int, first: bool, values: Tensor
+) -> Tensor | None:
+    """Return the zeros to add to values that hold the layer's outputs, the same ones at each of its readers.
+
+    None where the layer turns out to be one that nothing can be added to.
+    """
     dims = (example_dim, piece.dim % values.ndim)
     if first and layer.name in found.zeros:
         found.reasons[layer.name] = "it runs more than once in a batch"
     elif dims[0] == dims[1]:
         found.reasons[layer.name] = f"its outputs {tuple(values.shape)} have no dimension of examples"
     if layer.name in found.reasons:
-        return values.new_zeros(())
+        return None
     place = _Place(piece, layer.width, values.shape, dims)
     if layer.name not in found.zeros:
         found.outputs[layer.name] = place.arranged(values.detach())
@@ -360,25 +365,29 @@ def _reason(model: Adapted, layer: NeuronLayer) -> str:
     return ""
 
 
-def _output_hook(tap: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+def _output_hook(tap: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
     """Return a hook that adds what `tap` gives to a module's first output."""
 
     def hook(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], outputs: Any) -> Any:
         values = outputs if isinstance(outputs, Tensor) else outputs[0]
+        zeros = tap(values)
+        if zeros is None:
+            return outputs
         if isinstance(module, nn.RNNBase):
-            return _recurrent(module, tap(values), *arguments, **named)
-        added = values + tap(values)
+            return _recurrent(module, zeros, *arguments, **named)
+        added = values + zeros
         return added if isinstance(outputs, Tensor) else (added, *outputs[1:])
 
     return hook
 
 
-def _input_hook(tap: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+def _input_hook(tap: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
     """Return a hook that adds what `tap` gives to a module's first input."""
 
     def hook(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         values, *others = arguments
-        return (values + tap(values), *others), named
+        zeros = tap(values)
+        return (values if zeros is None else values + zeros, *others), named
 
     return hook
 

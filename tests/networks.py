@@ -251,3 +251,16 @@ class Kernels(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         stream = self.stem(images)
         return self.last((stream + self.inner(stream).relu()).mean((2, 3)))
+
+
+class Compared(nn.Module):
+    """A class for sequences (B, T) from what one recurrent layer makes of them, read forwards and backwards."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.encoder, self.rnn = nn.Embedding(WORDS, 4), getattr(nn, kind)(4, 6, batch_first=True)
+        self.last = nn.Linear(6, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        one, other = (self.rnn(self.encoder(read))[0][:, -1] for read in (tokens, tokens.flip(1)))
+        return self.last(one * other)

@@ -33,6 +33,7 @@ from tests.networks import (
     Again,
     Branches,
     Classifier,
+    Compared,
     Gated,
     Kernels,
     RecurrentWords,
@@ -209,12 +210,13 @@ def biasless():
     return nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, CLASSES, bias=False))
 
 
+SEQUENCES = drawn(4, 5, classes=(4,), most=CLASSES)
 DISCOVERED = {
     "biasless": (biasless, examples(16 * 4, batch=4), nn.CrossEntropyLoss()),
     "branches": (Branches, examples(16 * 4, batch=4), nn.CrossEntropyLoss()),
     "images": (images, drawn(4, 1, 6, 6, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
     "tagger": (Tagger, drawn(4, 5, classes=(4, 5), most=CLASSES), nn.CrossEntropyLoss()),
-    "transformer": (Transformer, drawn(4, 5, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
+    "transformer": (Transformer, SEQUENCES, nn.CrossEntropyLoss()),
     "lstm": (WordModel, list(TEXT)[:16], nn.NLLLoss()),
     "gru": (lambda: WordModel("GRU"), list(TEXT)[:16], nn.NLLLoss()),
 }
@@ -222,10 +224,10 @@ DISCOVERED = {
 
 
 SEVERAL = {
-    "skipping GRU": (Skipping, drawn(4, 5, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
-    "skipping LSTM": (lambda: Skipping("LSTM"), drawn(4, 5, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
-    "stacked": (Stacked, drawn(4, 5, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
-    "started": (Started, drawn(4, 5, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
+    "skipping GRU": (Skipping, SEQUENCES, nn.CrossEntropyLoss()),
+    "skipping LSTM": (lambda: Skipping("LSTM"), SEQUENCES, nn.CrossEntropyLoss()),
+    "stacked": (Stacked, SEQUENCES, nn.CrossEntropyLoss()),
+    "started": (Started, SEQUENCES, nn.CrossEntropyLoss()),
     "gated": (Gated, examples(16 * 4, batch=4), nn.CrossEntropyLoss()),
     "again": (Again, examples(16 * 4, batch=4), nn.CrossEntropyLoss()),
     "kernels": (Kernels, drawn(4, 1, 6, 6, classes=(4,), most=CLASSES), nn.CrossEntropyLoss()),
@@ -425,6 +427,15 @@ def test_inputs_may_be_several_tensors_by_place_or_name():
             BATCHES,
             set(),
             "layer first, because it runs more than once in a batch.",
+        ),
+        *(
+            (
+                lambda kind=kind: adapt(made(lambda: Compared(kind)), SEQUENCES[0][0], criterion=nn.CrossEntropyLoss()),
+                SEQUENCES,
+                set(),
+                "layer rnn.0, because it runs more than once in a batch.",
+            )
+            for kind in ("LSTM", "GRU", "RNN")
         ),
     ],
 )
