@@ -62,6 +62,8 @@ def distillation_loss(
 
 METRIC_WINDOWS = 8
 """Windows that the metric of the features is measured on: with a thousand tokens each, its error is below 1%."""
+RIDGE = 1e-10
+"""Added to the Gram matrix of a decoder with dependent columns, relative to its mean square."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,7 @@ def imitate(
     Args:
         student: A pruned model, as `reconstruct` left it; neither model is changed.
         teacher: The dense model.
-        windows: Calibration text.
+        windows: Calibration text, read in order with carried state; from its start again where the budget is larger.
         imitation: How to learn.
         track: Shows progress.
 
@@ -142,7 +144,12 @@ def _alignment(student: LanguageModel, teacher: LanguageModel) -> nn.Module:
     if own.shape == other.shape and torch.equal(own, other):
         return nn.Identity()
     wanted = torch.cat([own, (student.decoder.bias - teacher.decoder.bias).detach().cpu()[:, None]], dim=1)
-    solution = torch.linalg.solve(other.T @ other, other.T @ wanted)  # not lstsq, whose last bits differ between calls
+    gram = other.T @ other
+    spectrum, precision = torch.linalg.eigvalsh(gram), torch.finfo(gram.dtype)
+    if spectrum[0] <= len(gram) * precision.eps * spectrum[-1]:  # the teacher's columns depend on each other
+        ridge = (RIDGE * gram.diagonal().mean()).clamp(min=precision.tiny)
+        gram = gram + ridge * torch.eye(len(gram), dtype=gram.dtype)
+    solution = torch.linalg.solve(gram, other.T @ wanted)  # not lstsq, whose last bits differ between calls
     alignment = nn.Linear(own.shape[1], other.shape[1], device="meta").to_empty(device=student.device)
     alignment = alignment.to(student.decoder_weight.dtype)
     with torch.no_grad():
@@ -160,7 +167,7 @@ def _learn(
     imitation: Imitation,
     track: Track,
 ) -> None:
-    """Train the learner and the alignment in place, one window a step, both models' states carried."""
+    """Train the learner and the alignment in place, one window a step, both states carried to the end of the text."""
     between = [p for name, p in learner.named_parameters() if name.partition(".")[0] not in ("encoder", "decoder")]
     learning = [parameter for parameter in (*between, *alignment.parameters()) if parameter.requires_grad]
     if not learning:
@@ -174,7 +181,9 @@ def _learn(
     states: tuple[State | None, State | None] = (None, None)
     with differentiating(learner), evaluating(teacher):
         for step in track(range(steps), "imitation"):
-            tokens = moved(windows[step % len(windows)].tokens, metric.device)
+            place = step % len(windows)
+            states = states if place else (None, None)  # the text begins again
+            tokens = moved(windows[place].tokens, metric.device)
             loss, states = _imitation_loss(learner, alignment, teacher, tokens, metric, states)
             gradients = torch.autograd.grad(loss, learning)
             for parameter, gradient in zip(learning, gradients, strict=True):

@@ -9,7 +9,7 @@ from pruning.layers import select
 from pruning.reconstruction import reconstruct
 from pruning.signals.activations import activations
 from pruning.training import train
-from tests.models import bytes_of, logits_of, recipe, tensors_of, text, tiny
+from tests.models import VOCABULARY, bytes_of, logits_of, recipe, tensors_of, text, tiny
 
 KEEP = {"lstm.0": torch.tensor([0, 2, 3, 6]), "lstm.1": torch.tensor([1, 2, 5])}
 IMITATION = Imitation(tokens=2000, learning_rate=0.02, warmup=0.1, clip=1.0)
@@ -67,6 +67,45 @@ def test_a_decoder_of_its_own_starts_from_the_nearest_map_to_the_teachers(window
     still = Imitation(tokens=1, learning_rate=1e-300, warmup=0.0, clip=1.0)
     found = imitate(repaired, teacher, windows, imitation=still)
     assert (logits_of(found, windows) - logits_of(repaired, windows)).abs().max() < 1e-9
+
+
+DEPENDENT = {
+    "a dead column": lambda weight: weight[:, 3].zero_(),
+    "equal columns": lambda weight: weight[:, 3].copy_(weight[:, 1]),
+    "all zero": torch.Tensor.zero_,
+    "more columns than words": lambda weight: weight,
+}
+"""How a decoder's columns come to depend on each other."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("how", DEPENDENT)
+def test_a_decoder_with_dependent_columns_can_teach(how, dtype, windows):
+    """The pruned model's own decoder lies within the teacher's columns, so that a map to them loses nothing."""
+    teacher = tiny("untied", widths=(7, VOCABULARY + 2 if how.startswith("more") else 6), dtype=dtype)
+    with torch.no_grad():
+        DEPENDENT[how](teacher.decoder.weight)
+    pruned = select(teacher, KEEP)
+    with torch.no_grad():
+        pruned.decoder.weight.mul_(2)
+    still = Imitation(tokens=1, learning_rate=1e-300, warmup=0.0, clip=1.0)
+    found = imitate(pruned, teacher, windows, imitation=still)
+    limit = 1e-4 if dtype == torch.float32 else 1e-7
+    assert (logits_of(found, windows) - logits_of(pruned, windows)).abs().max() < limit
+
+
+def test_a_text_that_is_read_again_begins_without_a_state(monkeypatch):
+    windows, teacher, carried = Windows(text(70), first=0, batch=4, bptt=6), tiny("tied, then untied"), []
+    pruned, read = select(teacher, KEEP), type(teacher).features
+
+    def features(self, tokens, state=None, offsets=None):
+        carried.append(state is not None)
+        return read(self, tokens, state, offsets)
+
+    monkeypatch.setattr(type(teacher), "features", features)
+    imitate(pruned, teacher, windows, imitation=Imitation(tokens=7 * 24, learning_rate=0.01, warmup=0.0, clip=1.0))
+    assert len(windows) == 3
+    assert carried[3:] == [place for place in (False, True, True, False, True, True, False) for _ in range(2)]
 
 
 def test_embedding_and_a_shared_decoder_stay(windows):
