@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.transfer import signals
-from pruning.batching import Windows
-from pruning.calibration import by_curves, by_quantiles, removal_curves
-from pruning.evaluation import loss_of
-from pruning.fusion import fuse
-from pruning.layers import select
+from pruning.core.neurons import select
+from pruning.data.windows import Windows
+from pruning.evaluation.measures import loss_of
+from pruning.fusion.calibration import by_curves, by_quantiles, removal_curves
+from pruning.fusion.fused import fuse
 from pruning.models.base import LanguageModel
-from pruning.retention import keep_of, retention
+from pruning.selection.retention import keep_of, retention
+from tasks.common.models import read_model
 from tasks.common.tables import read_table
-from tasks.models import read_model
-from tasks.windows import first_token
+from tasks.common.windows import first_token
 
 SHARES, CURVE, FLOOR = (0.9, 0.75, 0.5, 0.35, 0.25), (0.1, 0.25, 0.4, 0.55, 0.7, 0.85), 8
 BATCH, BPTT = 10, 35

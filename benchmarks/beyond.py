@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.repair import CALIBRATION, SENSITIVE, STATES, Bench, Calibration, calibrated, chosen, opened
-from pruning.batching import Window, Windows
-from pruning.evaluation import carried, evaluating
-from pruning.layers import Keep, NeuronLayer, named_tensors, removed_neurons
+from pruning.core.hooks import record
+from pruning.core.modes import carried, evaluating
+from pruning.core.neurons import Keep, NeuronLayer, named_tensors, removed_neurons
+from pruning.core.statistics import Covariance, merged
+from pruning.data.windows import Window, Windows
 from pruning.models.base import LanguageModel
-from pruning.reconstruction import reconstruct
-from pruning.record import record
-from pruning.sensitivity import sensitivities
+from pruning.repair.reconstruction import reconstruct
 from pruning.signals.activations import activations
+from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import removal_order, swapped
-from pruning.statistics import Covariance, merged
 from tasks.common.console import track
 
 DAMPING = 1e-4

@@ -107,7 +107,7 @@ def text(tokens: int, vocabulary: int, seed: int = 1) -> Tensor:
 
 def windows_of(tokens: int, vocabulary: int, *, batch: int = 16, bptt: int = 20, seed: int = 1) -> Any:
     """Return a text as windows."""
-    from pruning.batching import Windows
+    from pruning.data.windows import Windows
 
     return Windows(text(tokens, vocabulary, seed), first=0, batch=batch, bptt=bptt)
 
@@ -127,7 +127,7 @@ def made(family: str, *, vocabulary: int, width: int, decoder: str = "untied", d
 
 def recipe(epochs: int, portion: float, rate: float = 4e-3) -> Any:
     """Return how to train."""
-    from pruning.training import Recipe
+    from pruning.training.loop import Recipe
 
     return Recipe(
         epochs=epochs, portion=portion, learning_rate=rate, warmup=0.05, weight_decay=0.01, clip=0.5, patience=9
@@ -136,7 +136,7 @@ def recipe(epochs: int, portion: float, rate: float = 4e-3) -> Any:
 
 def trained(bench: Bench, family: str, dtype: torch.dtype) -> Any:
     """Return a model of a family after a little training on the CPU, on the CPU; the same for all parts."""
-    from pruning.training import train
+    from pruning.training.loop import train
 
     if family not in bench.models:
         model = made(family, vocabulary=300, width=16 if bench.quick else 48)
@@ -192,15 +192,17 @@ def full_precision() -> Iterator[None]:
 
 def pipeline(bench: Bench) -> None:
     """Run the main job from end to end on the device, for a continuous and a mixed model, in float32."""
-    from pruning.distillation import Imitation, Teacher, imitate
-    from pruning.evaluation import latencies, loss_of
+    from pruning.core.neurons import select
+    from pruning.evaluation.latency import latencies
+    from pruning.evaluation.measures import loss_of
     from pruning.experiment.measured import MEASURED
     from pruning.experiment.measuring import USUAL, calibrate
-    from pruning.fusion import fusion
-    from pruning.layers import select
-    from pruning.reconstruction import reconstruct
-    from pruning.retention import keep_of, retention
-    from pruning.training import train
+    from pruning.fusion.fused import fusion
+    from pruning.repair.imitation import Imitation, imitate
+    from pruning.repair.reconstruction import reconstruct
+    from pruning.selection.retention import keep_of, retention
+    from pruning.training.distillation import Teacher
+    from pruning.training.loop import train
 
     vocabulary, width, steps = (300, 16, 10) if bench.quick else (2000, 128, 150)
     corpus, valid = windows_of(16 * 20 * steps, vocabulary), windows_of(4000, vocabulary, seed=2)
@@ -270,17 +272,18 @@ def pagerank_or_nothing() -> Iterator[None]:
 
 def numbers(bench: Bench, model: Any) -> dict[str, Callable[[], dict[str, np.ndarray]]]:
     """Return what is compared: name → what measures it on the model's device → columns by name."""
-    from pruning.calibration import removal_curves
-    from pruning.distillation import Imitation, imitate
-    from pruning.energy import energy_of
-    from pruning.evaluation import loss_of
+    from pruning.ablation.joint_removal import joint_removal
+    from pruning.ablation.oracle import oracle
+    from pruning.core.neurons import select, silence
+    from pruning.evaluation.energy import energy_of
+    from pruning.evaluation.measures import loss_of
     from pruning.experiment.measured import MEASURED
     from pruning.experiment.measuring import USUAL, measure
-    from pruning.layers import select, silence
-    from pruning.oracle import joint_removal, oracle
-    from pruning.reconstruction import reconstruct
-    from pruning.sensitivity import sensitivities
+    from pruning.fusion.calibration import removal_curves
+    from pruning.repair.imitation import Imitation, imitate
+    from pruning.repair.reconstruction import reconstruct
     from pruning.signals.activations import activations
+    from pruning.signals.sensitivity import sensitivities
 
     steps = 8 if bench.quick else 20
     windows = windows_of(16 * 20 * steps, 300, seed=3)
@@ -353,7 +356,7 @@ def columns_frame(model: Any) -> pd.DataFrame:
 
 def matrices(groups: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
     """Return each layer's covariance as one long column."""
-    from pruning.statistics import merged
+    from pruning.core.statistics import merged
 
     return {name: merged(list(own)).matrix.flatten().cpu().numpy() for name, own in groups.items()}
 
@@ -429,7 +432,7 @@ def tensor_cores(bench: Bench) -> None:
 
 def resumed(bench: Bench) -> None:
     """Train once without and once with an interruption, and compare the weights."""
-    from pruning.training import Trained, train
+    from pruning.training.loop import Trained, train
 
     rows, wrong = [], []
     corpus, valid = windows_of(16 * 20 * 8, 300), windows_of(1000, 300, seed=2)
@@ -508,10 +511,10 @@ class Attentive(nn.Module):
 
 def foreign(bench: Bench) -> None:
     """Find the neurons of models that are not built in, on the device; removed must equal masked; then the signals."""
-    from pruning.adapting import adapt
+    from pruning.ablation.oracle import oracle
+    from pruning.core.neurons import select, silence
     from pruning.experiment.measuring import USUAL, measure
-    from pruning.layers import select, silence
-    from pruning.oracle import oracle
+    from pruning.models.adapted import adapt
 
     random = torch.Generator().manual_seed(1)
     words = torch.randint(50, (6, 4, 7), generator=random)
@@ -562,7 +565,7 @@ def foreign(bench: Bench) -> None:
 
 def synchronisations(bench: Bench) -> None:
     """Count how often one training step waits for the device."""
-    from pruning.training import train
+    from pruning.training.loop import train
 
     if bench.device.type != "cuda":
         bench.say("Of CUDA only.")
@@ -605,11 +608,11 @@ class Load:
 
     def works(self) -> dict[str, tuple[Callable[[], object], float, str]]:
         """Return what is timed: name → what does it, how much of it, and its unit."""
-        from pruning.distillation import Imitation, imitate
-        from pruning.oracle import oracle
+        from pruning.ablation.oracle import oracle
+        from pruning.repair.imitation import Imitation, imitate
         from pruning.signals.activations import activations
         from pruning.signals.hessian import hessian
-        from pruning.training import train
+        from pruning.training.loop import train
 
         model, corpus, tokens, probes = self.model, self.corpus, self.tokens, max(1, self.steps // 4)
         how = recipe(1, self.steps / len(corpus), 1e-3)

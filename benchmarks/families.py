@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.evaluation import carried, next_token_loss
+from pruning.core.modes import carried
+from pruning.evaluation.measures import next_token_loss
 from pruning.models import build
 from pruning.models.base import LanguageModel, State
 from pruning.models.spiking import LIF, stepwise

@@ -18,12 +18,12 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.batching import Windows
-from pruning.corpus import END_OF_LINE
-from pruning.layers import NeuronLayer
+from pruning.core.neurons import NeuronLayer
+from pruning.data.corpus import END_OF_LINE
+from pruning.data.windows import Windows
 from pruning.models.base import LanguageModel
 from pruning.signals.hessian import hessian, owned_parameters
-from tasks.published import read_checkpoint, read_splits, read_vocabulary
+from tasks.common.published import read_checkpoint, read_splits, read_vocabulary
 
 PROBES = 300
 """Probes that HAP gives each neuron."""

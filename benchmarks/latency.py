@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from pruning.evaluation import Latency, latencies
-from pruning.exporting import onnx_of
+from pruning.evaluation.latency import Latency, latencies
+from pruning.export import onnx_of
 from pruning.models import build
 from pruning.models.base import LanguageModel
+from tasks.commands.runtimes import load_onnx
 from tasks.common.console import track
-from tasks.runtimes import load_onnx
 
 DENSE = (256, 256)
 CHOSEN = (104, 152)

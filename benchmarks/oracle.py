@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from pruning.batching import IGNORED, Window, Windows
-from pruning.corpus import END_OF_LINE
-from pruning.layers import silence
+from pruning.ablation.oracle import oracle
+from pruning.core.neurons import silence
+from pruning.core.statistics import ClusteredMean
+from pruning.data.corpus import END_OF_LINE
+from pruning.data.windows import IGNORED, Window, Windows
 from pruning.models.base import LanguageModel, State
-from pruning.oracle import oracle
-from pruning.statistics import ClusteredMean
-from tasks.published import read_checkpoint, read_splits, read_vocabulary
+from tasks.common.published import read_checkpoint, read_splits, read_vocabulary
 
 
 class Masked:

@@ -16,22 +16,23 @@ from pathlib import Path
 import torch
 
 from benchmarks.families import SPIKING
-from pruning.batching import Windows
-from pruning.corpus import END_OF_LINE
-from pruning.distillation import Imitation, Teacher, imitate
-from pruning.energy import energy_of
-from pruning.evaluation import loss_of
-from pruning.layers import Keep, select
+from pruning.core.neurons import Keep, select
+from pruning.data.corpus import END_OF_LINE
+from pruning.data.windows import Windows
+from pruning.evaluation.energy import energy_of
+from pruning.evaluation.measures import loss_of
 from pruning.models import build
 from pruning.models.base import LanguageModel
-from pruning.reconstruction import reconstruct
-from pruning.retention import keep_of, retention
-from pruning.sensitivity import sensitivities
+from pruning.repair.imitation import Imitation, imitate
+from pruning.repair.reconstruction import reconstruct
+from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances, activations
+from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
-from pruning.training import Recipe, train
+from pruning.training.distillation import Teacher
+from pruning.training.loop import Recipe, train
 from tasks.common.console import track
-from tasks.published import read_splits
+from tasks.common.published import read_splits
 
 FAMILIES = {
     "lstm": {"family": "lstm", "widths": (128, 128)},

@@ -22,23 +22,24 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.batching import Windows
-from pruning.corpus import END_OF_LINE
-from pruning.distillation import Imitation, Teacher, imitate
-from pruning.evaluation import loss_of
-from pruning.layers import Keep
+from pruning.core.neurons import Keep
+from pruning.core.tables import rows_of
+from pruning.data.corpus import END_OF_LINE
+from pruning.data.windows import Windows
+from pruning.evaluation.measures import loss_of
 from pruning.models import build
 from pruning.models.base import LanguageModel
-from pruning.reconstruction import REPAIRS, reconstruct
-from pruning.retention import keep_of, retention
-from pruning.sensitivity import sensitivities
+from pruning.repair.imitation import Imitation, imitate
+from pruning.repair.reconstruction import REPAIRS, reconstruct
+from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances, activations
 from pruning.signals.hessian import hessian
+from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
-from pruning.tables import rows_of
-from pruning.training import Recipe, train
+from pruning.training.distillation import Teacher
+from pruning.training.loop import Recipe, train
 from tasks.common.console import track
-from tasks.published import read_checkpoint, read_splits, read_vocabulary
+from tasks.common.published import read_checkpoint, read_splits, read_vocabulary
 
 CALIBRATION = {"batch": 32, "bptt": 35}
 STATES, SENSITIVE, PROBES = 60, 15, 100

@@ -19,19 +19,19 @@ import pandas as pd
 import torch
 
 from benchmarks.repair import CALIBRATION, SENSITIVE, STATES, Bench
-from pruning.calibration import removal_curves
-from pruning.fusion import fuse
-from pruning.layers import Keep
+from pruning.core.neurons import Keep
+from pruning.fusion.calibration import removal_curves
+from pruning.fusion.fused import fuse
 from pruning.models.base import LanguageModel
 from pruning.models.mixed import MixedLanguageModel
-from pruning.reconstruction import reconstruct
-from pruning.retention import keep_of, retention
-from pruning.sensitivity import sensitivities
+from pruning.repair.reconstruction import reconstruct
+from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances, activations
 from pruning.signals.cooperative import cooperative
 from pruning.signals.criteria import criteria
 from pruning.signals.gradients import gradients
 from pruning.signals.hessian import hessian
+from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
 from pruning.signals.weights import weights
 from tasks.common.console import track
@@ -141,9 +141,9 @@ def _spread(found: Sequence[Mapping[str, float]]) -> str:
 
 def main() -> None:
     """Measure every cell that is missing and print the table."""
+    from tasks.common.models import read_model
     from tasks.common.tables import read_table
-    from tasks.models import read_model
-    from tasks.windows import first_token
+    from tasks.common.windows import first_token
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.supernet", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data", type=Path, default=Path("data"), help="results of a run with train.family: mixed")

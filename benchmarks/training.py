@@ -22,9 +22,9 @@ def steps_of(loop: str) -> Callable[[int], None]:
     import torch
 
     from benchmarks.peers import NaiveLoop, PlainLoop, StackedLSTM
-    from pruning.batching import Windows
+    from pruning.data.windows import Windows
     from pruning.models import build
-    from pruning.training import Recipe, train
+    from pruning.training.loop import Recipe, train
     from tasks.common.tables import read_table
 
     torch.manual_seed(1)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pandas as pd
 
+from pruning.core.tables import CRITERIA
 from pruning.experiment.choices import choice_of
 from pruning.experiment.measured import MEASURED, Calibration
-from pruning.fusion import ALL, fusion
-from pruning.tables import CRITERIA
+from pruning.fusion.fused import ALL, fusion
 from tasks.common.tables import read_table
 
 

@@ -14,8 +14,8 @@ import pandas as pd
 from tasks.common.console import log_to_console, say, track
 from tasks.common.job import Job, seconds
 from tasks.common.parameters import Unexpected, checked
+from tasks.common.pipeline import PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
-from tasks.common.stages import PARAMETERS, read_stage
 from tasks.common.tables import write_table
 
 # Threads that wait by spinning starve whatever else runs: two trainings side by side then crawl at a tenth of their

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.adapting import Adapted, Call, Criterion, Use, adapt
-from pruning.batching import Batches
-from pruning.layers import frozen_as, named_tensors
+from pruning.core.neurons import frozen_as, named_tensors
+from pruning.data.windows import Batches
+from pruning.models.adapted import Adapted, Call, Criterion, Use, adapt
 from tasks.common.parameters import Unexpected, file_of_source
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from pruning.batching import Windows
+from pruning.data.windows import Windows
 from pruning.models.base import LanguageModel
-from pruning.training import train
-from tests.models import recipe, text, tiny
+from pruning.training.loop import train
+from tests.tiny import recipe, text, tiny
 
 torch.set_num_threads(1)
 settings.register_profile("tiny", max_examples=8, deadline=None, derandomize=True, database=None)

@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pruning.layers import NeuronLayer, PrunableModule, Slice
+from pruning.core.neurons import NeuronLayer, PrunableModule, Slice
 
 CLASSES, FEATURES, WORDS = 3, 5, 20
 

@@ -1,249 +1,198 @@
-"""The command `export`: every file gives the model's logits, elsewhere too; and each mistake gets one sentence."""
+"""A model as a program and as an ONNX graph: the same numbers for any length, batch and kind of decoder."""
 
-import json
-import os
-import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+import io
+from typing import Any
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from torch import nn
 
-from pruning.batching import Windows
-from pruning.evaluation import loss_of
-from tasks import export
-from tasks.__main__ import main
-from tasks.common.parameters import checked
-from tasks.common.reading import read_yaml
-from tasks.common.tables import read_table
-from tasks.models import read_model, write_model
-from tests.models import VOCABULARY, tiny
-from tests.projects import ROOT, TINY, set_parameters, write_text
+from pruning.export import initial_state, largest_difference, onnx_of, program_of
+from pruning.models.base import LanguageModel, State
+from tests.tiny import EMBEDDING, VOCABULARY, bytes_of, tensors_of, tiny
 
 KINDS = ("untied", "tied", "projected")
-EXACT = ("model.safetensors", "model.pt2", "model.onnx")
-Said = pytest.CaptureFixture[str]
+SHAPES = ((1, 1), (1, 5), (9, 1), (7, 3), (40, 2))
+OPERATIONS = {
+    "gru": ["GRU"],
+    "tanh": ["RNN"],
+    "relu": ["RNN"],
+    "snn": ["Scan"],
+    "feed-forward snn": ["Scan"],
+    "lstm + snn": ["LSTM", "Scan"],
+    "relu + feed-forward snn": ["RNN", "Scan"],
+}
+"""ONNX's operations of one layer of each family but the LSTM."""
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-@pytest.fixture(scope="session")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a corpus, and a model of every kind of decoder as a variant that was only fine-tuned."""
-    folder = tmp_path_factory.mktemp("results") / "project"
-    folder.mkdir()
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, folder / name)
-    write_text(folder / "text")
-    corpus = {"source": "text", "vocabulary": VOCABULARY}
-    variants = {name: {"by": "fused"} for name in ("dense", *KINDS, "mixed")}
-    set_parameters(folder, {**TINY, "corpus": corpus, "variants": variants}, replace=("variants",))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert main(["prepare"]) == 0
-    for kind in KINDS:
-        write_model(folder / f"data/finetune/{kind}/model", tiny(kind, dtype=torch.float32))
-    write_model(folder / "data/finetune/mixed/model", tiny(dtype=torch.float32, family="lstm + snn"))
-    return folder
+def model_of(kind: str, **changes: Any) -> LanguageModel:
+    return tiny(kind, dtype=torch.float32, **changes)
 
 
-@pytest.fixture(scope="session")
-def exported(results: Path) -> dict[str, Path]:
-    """The exports of all kinds, where they are written by default."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(results)
-        assert [main(["export", kind]) for kind in KINDS] == [0, 0, 0]
-    return {kind: results / f"data/export/{kind}-finetuned" for kind in KINDS}
+def reloaded(model: LanguageModel) -> nn.Module:
+    file = io.BytesIO()
+    torch.export.save(program_of(model), file)
+    file.seek(0)
+    return torch.export.load(file).module()
 
 
-@pytest.fixture
-def here(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(results)
+def run_onnx(graph: onnx.ModelProto, tokens: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    flat = [tensor.numpy() for layer in state for tensor in layer]
+    feed = dict(zip([put.name for put in session.get_inputs()], [tokens.numpy(), *flat], strict=True))
+    logits, *after = [torch.from_numpy(array) for array in session.run(None, feed)]
+    found = iter(after)
+    return logits, [tuple(next(found) for _ in layer) for layer in state]
 
 
-def measured(folder: Path) -> dict[str, dict[str, float]]:
-    return {row["file"]: row for row in json.loads((folder / "export.json").read_text())["measured"]}
+def windows(shape: tuple[int, int]) -> torch.Tensor:
+    return torch.randint(VOCABULARY, (2, *shape), generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+@every_kind
+def test_the_loaded_program_gives_the_same_logits_for_any_length_and_batch_state_carried(kind: str) -> None:
+    model = model_of(kind)
+    loaded = reloaded(model)
+    for shape in SHAPES:
+        ours = theirs = initial_state(model, shape[1])
+        for tokens in windows(shape):
+            with torch.no_grad():
+                (expected, ours), (found, theirs) = model(tokens, ours), loaded(tokens, theirs)
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
-def refused(words: list[str], said: Said) -> str:
-    """Run the command, which must fail with one line, and return that line."""
-    before = sorted(Path().rglob("*"))
-    assert main(words) == 1
-    assert sorted(Path().rglob("*")) == before, "something was written or lost"
-    sentence = said.readouterr().err
-    assert sentence.count("\n") == 1
-    return sentence
+@every_kind
+def test_onnxruntime_gives_the_same_logits_for_any_length_and_batch_state_carried(kind: str) -> None:
+    model = model_of(kind)
+    graph = onnx_of(model)
+    onnx.checker.check_model(graph, full_check=True)
+    for shape in SHAPES:
+        ours = theirs = initial_state(model, shape[1])
+        for tokens in windows(shape):
+            with torch.no_grad():
+                expected, ours = model(tokens, ours)
+            found, theirs = run_onnx(graph, tokens, theirs)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+            for mine, others in zip(ours, theirs, strict=True):
+                torch.testing.assert_close(others, mine, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_file_has_the_perplexity_of_the_model(exported: dict[str, Path], results: Path, kind: str) -> None:
-    model, settings = read_model(exported[kind]), checked(read_yaml(results / "params.yaml")).evaluate
-    corpus = read_table(results / "data/prepare/corpus.parquet")
-    vocabulary = read_table(results / "data/prepare/vocabulary.parquet")
-    first = int(vocabulary.loc[vocabulary["text"] == "<eos>", "token"].iloc[0])
-    tokens = torch.tensor(corpus.loc[corpus["split"] == "valid", "token"].to_numpy(), dtype=torch.long)
-    expected = loss_of(model, Windows(tokens, first=first, batch=settings.batch, bptt=settings.bptt)).perplexity
-    found = measured(exported[kind])
-    for file in EXACT:
-        assert found[file]["perplexity"] == pytest.approx(expected, rel=1e-5)
-    assert found["model.int8.onnx"]["perplexity"] == pytest.approx(expected, rel=0.05)
-    assert found["model.int8.onnx"]["perplexity"] != pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_report_holds_what_was_checked_and_measured(exported: dict[str, Path], kind: str) -> None:
-    found = measured(exported[kind])
-    assert list(found) == [*EXACT, "model.int8.onnx"]
-    assert all(found[file]["difference"] <= export.TOLERANCE for file in EXACT)
-    assert export.TOLERANCE < found["model.int8.onnx"]["difference"] < 0.2
-    for file, row in found.items():
-        assert row["bytes"] == (exported[kind] / file).stat().st_size
-        assert all(seconds > 0 for seconds in row["seconds"].values())  # type: ignore[attr-defined]
-
-
-@pytest.mark.usefixtures("here")
-def test_a_model_with_spiking_neurons_is_exported_and_its_card_says_what_agrees(tmp_path: Path) -> None:
-    assert main(["export", "mixed", "--to", str(tmp_path / "mixed")]) == 0
-    found = measured(tmp_path / "mixed")
-    assert all(found[file]["difference"] <= export.TOLERANCE for file in EXACT)
-    for file in EXACT:
-        assert found[file]["perplexity"] == pytest.approx(found[EXACT[0]]["perplexity"], rel=1e-3)
-    card = (tmp_path / "mixed/README.md").read_text(encoding="utf-8")
-    assert "shaped (1, batch, 4) and (1, batch, 4); (batch, 3) and (batch, 3); (1, batch, 3) and" in card
-    assert "of the 80% of sequences that differ least" in card
-
-
-def test_every_file_may_be_read_by_whom_the_others_may(exported: dict[str, Path]) -> None:
-    assert len({path.stat().st_mode for path in exported["tied"].iterdir()}) == 1
-
-
-def test_a_folder_holds_the_files_it_promises_and_a_line_for_each_token(
-    exported: dict[str, Path], results: Path
+@pytest.mark.parametrize("family", OPERATIONS)
+def test_every_family_leaves_as_a_program_and_as_a_graph_of_one_operation_a_layer_that_compute_the_same(
+    family: str,
 ) -> None:
-    assert {path.name for path in exported["tied"].iterdir()} == export.FILES
-    lines = (exported["tied"] / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
-    assert lines == [*read_table(results / "data/prepare/vocabulary.parquet")["text"], ""]
+    model = model_of("projected", widths=(5, 4), family=family)
+    loaded, graph = reloaded(model), onnx_of(model)
+    onnx.checker.check_model(graph, full_check=True)
+    kinds = [node.op_type for node in graph.graph.node if node.op_type in ("LSTM", "GRU", "RNN", "Scan")]
+    assert kinds == 2 * OPERATIONS[family]
+    for shape in SHAPES:
+        ours = program = elsewhere = initial_state(model, shape[1])
+        for tokens in windows(shape):
+            with torch.no_grad():
+                (expected, ours), (found, program) = model(tokens, ours), loaded(tokens, program)
+            again, elsewhere = run_onnx(graph, tokens, elsewhere)
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(again, expected, rtol=1e-5, atol=1e-5)
+            for mine, one, other in zip(flat(ours), flat(program), flat(elsewhere), strict=True):
+                torch.testing.assert_close(one, mine, rtol=1e-6, atol=1e-6)
+                torch.testing.assert_close(other, mine, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_another_process_loads_the_model_in_one_line_and_computes_the_same(
-    exported: dict[str, Path], tmp_path: Path, kind: str
-) -> None:
-    tokens = torch.arange(12).view(4, 3)
-    save_file({"tokens": tokens}, tmp_path / "tokens")
-    code = f"""
-from tasks.models import read_model; model = read_model({str(exported[kind])!r})
-from safetensors.torch import load_file, save_file
-save_file({{"logits": model(load_file("tokens")["tokens"])[0].detach()}}, "logits")
-"""
-    elsewhere(code, tmp_path, PYTHONPATH=f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    with torch.no_grad():
-        assert torch.equal(load_file(tmp_path / "logits")["logits"], tiny(kind, dtype=torch.float32)(tokens)[0])
+def flat(state: State) -> list[torch.Tensor]:
+    return [tensor for layer in state for tensor in layer]
 
 
-def test_each_line_of_the_card_loads_its_file_in_another_process(exported: dict[str, Path], tmp_path: Path) -> None:
-    card = (exported["projected"] / "README.md").read_text(encoding="utf-8")
-    lines = [
-        line.replace("folder", str(exported["projected"])) for line in re.findall(r"\| `((?:from|import).*)` \|", card)
-    ]
-    assert len(lines) == 3
-    ours, program, graph = lines
-    elsewhere(ours, tmp_path, PYTHONPATH=f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    unaided = "import sys; assert not {'pruning', 'tasks'} & set(sys.modules)"
-    elsewhere(f"{graph}; {unaided}", tmp_path)
-    state = "[tuple(torch.zeros(1, 3, width) for _ in range(2)) for width in (7, 6)]"
-    elsewhere(f"{program}; assert model(torch.ones(9, 3).long(), {state})[0].shape == (9, 3, 20); {unaided}", tmp_path)
-
-
-def elsewhere(code: str, folder: Path, **environment: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True
+@every_kind
+def test_an_onnx_graph_holds_one_lstm_a_layer_and_each_number_once(kind: str) -> None:
+    model = model_of(kind, widths=(5, 8, EMBEDDING))
+    graph = onnx_of(model).graph
+    assert sum(node.op_type == "LSTM" for node in graph.node) == 3
+    stored = sum(
+        int(np.prod(tensor.dims)) for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT
     )
-    assert done.returncode == 0, done.stderr
+    assert stored == sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.usefixtures("here")
-def test_the_command_prints_a_row_for_each_file_and_replaces_an_earlier_export(
-    exported: dict[str, Path], tmp_path: Path, capsys: Said
-) -> None:
-    shutil.copytree(exported["tied"], tmp_path / "chosen")
-    capsys.readouterr()
-    assert main(["export", "untied", "--to", str(tmp_path / "chosen")]) == 0
-    said = capsys.readouterr().out
-    assert all(word in said for word in (*EXACT, "model.int8.onnx", "perplexity, valid", "ms/step, batch 32"))
-    assert [path.name for path in tmp_path.iterdir()] == ["chosen"]
-    assert json.loads((tmp_path / "chosen/export.json").read_text())["variant"] == "untied"
+def test_an_onnx_graph_names_what_it_reads_and_gives() -> None:
+    graph = onnx_of(model_of("untied")).graph
+    state = [f"state_{layer}_{number}" for layer in range(2) for number in range(2)]
+    assert [put.name for put in graph.input] == ["tokens", *state]
+    assert [put.name for put in graph.output] == ["logits", *(f"next_{name}" for name in state)]
+    assert [size.dim_param for size in graph.input[0].type.tensor_type.shape.dim] == ["time", "batch"]
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ([], "Expected a variant to export, one of ['dense', 'untied', 'tied', 'projected', 'mixed'], got None.\n"),
-        (["tyed"], "got 'tyed'. Did you mean 'tied'?"),
-        (
-            ["tied", "--phase", "prund"],
-            "Unknown phase 'prund'; known: ['pruned', 'reconstructed', 'finetuned']. Did you mean 'pruned'?",
-        ),
-        (["tied", "--phase", "pruned"], "Expected the pruned model of tied in data/prune/tied/model, got none; run"),
-        (["dense"], "Expected the finetuned model of dense in data/finetune/dense/model, got none; run `dvc repro`."),
-        (["tied", "--to", "text"], "with 'test.txt' in it."),
-        (["tied", "--to", "params.yaml"], "Expected a folder to write to, got the file "),
-    ],
-)
-@pytest.mark.usefixtures("here", "exported")
-def test_a_mistake_gets_one_sentence_and_writes_nothing(words: list[str], sentence: str, capsys: Said) -> None:
-    capsys.readouterr()
-    assert sentence in refused(["export", *words], capsys)
+@every_kind
+def test_exporting_leaves_the_model_and_the_random_state_as_they_were(kind: str) -> None:
+    model = model_of(kind, dropout=0.5).train()
+    before, random = bytes_of(tensors_of(model)), torch.get_rng_state()
+    program_of(model)
+    onnx_of(model)
+    assert bytes_of(tensors_of(model)) == before
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_a_missing_corpus_is_named(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
-) -> None:
-    shutil.copytree(results, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
-    (tmp_path / "project/data/prepare/corpus.parquet").unlink()
-    assert "Expected the table data/prepare/corpus.parquet" in refused(["export", "tied", "--to", "new"], capsys)
+def test_a_model_differs_from_itself_by_nothing_and_from_another_by_much() -> None:
+    settings: dict[str, Any] = {"vocabulary": VOCABULARY, "shapes": SHAPES, "seed": 1}
+    model = model_of("untied")
+    assert largest_difference(model, model, **settings) == 0
+    assert largest_difference(model, model_of("untied", seed=1), **settings) > 0.1
 
 
-@pytest.mark.usefixtures("here")
-def test_a_file_beside_an_earlier_export_is_not_lost(exported: dict[str, Path], tmp_path: Path, capsys: Said) -> None:
-    shutil.copytree(exported["tied"], tmp_path / "chosen")
-    (tmp_path / "chosen/notes").write_text("mine")
-    capsys.readouterr()
-    assert "with 'notes' in it." in refused(["export", "tied", "--to", str(tmp_path / "chosen")], capsys)
-    assert (tmp_path / "chosen/notes").read_text() == "mine"
+def test_a_difference_that_only_a_carried_state_has_is_seen() -> None:
+    class Forgetful(nn.Module):
+        def __init__(self, model: LanguageModel) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, tokens: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, State]:
+            found: tuple[torch.Tensor, State] = self.model(tokens, None)
+            return found if state is None else (found[0], state)
+
+    model = model_of("untied")
+    difference = largest_difference(model, Forgetful(model), vocabulary=VOCABULARY, shapes=[(2, 2)], seed=1)  # type: ignore[arg-type]
+    assert difference > 0.01
 
 
-@pytest.mark.usefixtures("here")
-def test_a_file_that_differs_from_the_model_leaves_the_earlier_export_whole(
-    exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: Said
-) -> None:
-    before = contents(exported["tied"])
-    monkeypatch.setattr(export, "TOLERANCE", 1e-12)
-    capsys.readouterr()
-    assert "Expected model.onnx to give the model's logits within 1e-12, got " in refused(["export", "tied"], capsys)
-    assert contents(exported["tied"]) == before
+def test_of_spiking_models_the_sequences_count_in_which_no_spike_was_flipped() -> None:
+    class Flipping(nn.Module):
+        """Gives one column of each window of several other logits."""
+
+        def __init__(self, model: LanguageModel) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, tokens: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, State]:
+            logits, state = self.model(tokens, state)
+            logits[:, 1:2] += 1
+            return logits, state
+
+    model = model_of("untied", family="snn")
+    settings: dict[str, Any] = {"vocabulary": VOCABULARY, "shapes": [(3, 10)], "seed": 1}
+    assert largest_difference(model, Flipping(model), **settings) > 0.01  # type: ignore[arg-type]
+    assert largest_difference(model, Flipping(model), **settings, share=0.8) == 0  # type: ignore[arg-type]
+    assert largest_difference(model, model_of("untied", family="snn", seed=1), **settings, share=0.8) > 0.1
 
 
-@pytest.mark.usefixtures("here")
-def test_missing_packages_get_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else name)
-    sentence = refused(["export", "tied", "--to", "new"], capsys)
-    assert (
-        "got no ['onnxscript']; install them with `python -m pip install -c constraints.txt -e '.[export]'`" in sentence
-    )
+def test_a_difference_that_is_no_number_is_none_however_few_sequences_count() -> None:
+    model, broken = model_of("untied"), model_of("untied")
+    nn.init.constant_(broken.decoder.bias, torch.nan)
+    settings: dict[str, Any] = {"vocabulary": VOCABULARY, "shapes": [(3, 10)], "seed": 1, "share": 0.8}
+    assert np.isnan(largest_difference(model, broken, **settings))
 
 
-def test_no_stage_loads_what_only_exporting_needs(tmp_path: Path) -> None:
-    stages = list(read_yaml(ROOT / "dvc.yaml")["stages"])
-    code = f"""
-import importlib, sys, tasks.__main__
-for name in {stages!r}: importlib.import_module("tasks." + name)
-assert not {{"onnx", "onnxscript", "onnxruntime", "pruning.exporting", "tasks.export"}} & set(sys.modules)
-"""
-    elsewhere(code, tmp_path, PYTHONPATH=f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+@pytest.mark.parametrize("recurrence", [nn.GRU(EMBEDDING, 7, num_layers=2), nn.LSTM(EMBEDDING, 7, bias=False)])
+def test_another_recurrence_is_refused(recurrence: nn.RNNBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("untied")
+    monkeypatch.setattr("pruning.export.initial_state", lambda *_: [])
+    model.lstm[0] = recurrence  # type: ignore[operator, index]
+    with pytest.raises(
+        ValueError, match=r"Expected a plain recurrence of one layer to export, got lstm\.0: (GRU|LSTM)\(6, 7"
+    ):
+        program_of(model)

@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import pruning
-from pruning.tables import ACTIVATIONS, CHOICES, COOPERATIVE, GRADIENTS, SIGNALS, TABLES, WEIGHTS
+from pruning.core.tables import ACTIVATIONS, CHOICES, COOPERATIVE, GRADIENTS, SIGNALS, TABLES, WEIGHTS
 from tasks.common.parameters import Parameters, Variant
 from tests.projects import ROOT
 

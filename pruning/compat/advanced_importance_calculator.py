@@ -13,8 +13,8 @@ from pruning.compat.fusing import REMOVALS_READ, fused
 from pruning.compat.given import Given, Pair, given
 from pruning.compat.measuring import Switches, measure
 from pruning.compat.removing import removal_rises
-from pruning.fusion import STRATEGIES, Fusion
-from pruning.tables import SIGNALS
+from pruning.core.tables import SIGNALS
+from pruning.fusion.fused import STRATEGIES, Fusion
 
 
 class AdvancedImportanceCalculator:
@@ -26,7 +26,7 @@ class AdvancedImportanceCalculator:
         use_structural_analysis: Whether weights and wiring count (`weights`, `cooperative`). With all three off the
             traces alone decide, as trace × ‖w‖² / n: the traditional importance.
         activation_samples: At most this many batches of the loader are read, for all signals.
-        fusion_strategy: `simple`, `adaptive` or `learned`; see `pruning.fusion`.
+        fusion_strategy: `simple`, `adaptive` or `learned`; see `pruning.fusion.fused`.
         measured_neurons: For `learned`: how many neurons' removal is measured, unless it is given.
         seed: Seed of that sample, of folds and of the bootstrap.
     """
@@ -114,7 +114,7 @@ class AdvancedImportanceCalculator:
             criterion: (output, targets) → loss; outputs (…, classes) with class numbers are flattened for it first.
             device: Where the model computes; by default, wherever it is.
             removals: For `learned`: `layer`, `neuron`, `loss_increase`, `standard_error`, if measured already.
-            weights: What `pruning.fusion.to_plain` gave of an earlier fusion; nothing is then fitted.
+            weights: What `pruning.fusion.fused.to_plain` gave of an earlier fusion; nothing is then fitted.
 
         Raises:
             ValueError: For pairs, traces, batches or a criterion that are not such, numbers that are not finite, or

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.devices import seeded, without_cudnn
-from pruning.evaluation import carried, evaluating
+from pruning.core.devices import seeded, without_cudnn
+from pruning.core.modes import carried, evaluating
 
 Criterion = Callable[[Any, Any], Tensor]
 Batch = tuple[Any, Any]

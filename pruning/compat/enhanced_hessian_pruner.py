@@ -11,22 +11,22 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from pruning.ablation.oracle import oracle
 from pruning.compat.calling import Criterion, device_of, first_batches
 from pruning.compat.files import beside, read_table, write_table
 from pruning.compat.fusing import REMOVALS_READ, fused
 from pruning.compat.measuring import BINS, STRONG, THRESHOLD
 from pruning.compat.supporting import Supported, supported
-from pruning.evaluation import loss_of
-from pruning.fusion import STRATEGIES
-from pruning.layers import Keep, NeuronLayer, select
-from pruning.oracle import oracle
-from pruning.retention import keep_of, retention
+from pruning.core.neurons import Keep, NeuronLayer, select
+from pruning.core.tables import table
+from pruning.evaluation.measures import loss_of
+from pruning.fusion.fused import STRATEGIES
+from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import activations
 from pruning.signals.cooperative import cooperative
 from pruning.signals.gradients import gradients
 from pruning.signals.hessian import hessian
 from pruning.signals.weights import weights
-from pruning.tables import table
 
 PROBES, STABILITY = 60, 0.9
 """At most this many Hessian-vector products, fewer where the ranking is this stable before."""

@@ -23,9 +23,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pruning.batching import Windows
-from pruning.comparison import PHASES
-from pruning.corpus import (
+from pruning.ablation.oracle import oracle
+from pruning.data.corpus import (
     END_OF_LINE,
     SPLITS,
     Fractions,
@@ -36,7 +35,8 @@ from pruning.corpus import (
     published_names,
     raw_lines,
 )
-from pruning.distillation import Imitation
+from pruning.data.windows import Windows
+from pruning.evaluation.comparison import PHASES
 from pruning.experiment.choices import TRADITIONAL, VARIANTS, choice_of, fused_by
 from pruning.experiment.judging import compare_pruning_results
 from pruning.experiment.measured import MEASURED, Calibration
@@ -44,12 +44,12 @@ from pruning.experiment.measuring import USUAL, Effort, calibrate
 from pruning.experiment.runs import run_enhanced_pruning, run_traditional_pruning
 from pruning.experiment.trials import Pruning, Texts, Treatment, run_dense_control
 from pruning.experiment.verdict import verdict
-from pruning.fusion import to_plain
+from pruning.fusion.fused import to_plain
 from pruning.models import build
 from pruning.models.base import LanguageModel
-from pruning.models.stacked import unstacked
-from pruning.oracle import oracle
-from pruning.training import Recipe, train
+from pruning.models.checkpoint import unstacked
+from pruning.repair.imitation import Imitation
+from pruning.training.loop import Recipe, train
 
 MODES = ("compare", "traditional", "enhanced", "ablation", "stability")
 STEPS = ("weights", "weights+activations", "weights+activations+gradients", "simple")

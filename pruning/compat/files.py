@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruning.tables import metadata, table
+from pruning.core.tables import metadata, table
 
 ANEW = "give another file name to compute it anew"
 """What to do about a file that is not what it should be."""

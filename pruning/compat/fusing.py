@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pruning.fusion import Fusion, fusion
-from pruning.tables import BESIDE, CRITERIA, SIGNALS
+from pruning.core.tables import BESIDE, CRITERIA, SIGNALS
+from pruning.fusion.fused import Fusion, fusion
 
 REMOVALS_READ = 20
 """Batches that measured removal reads for each neuron."""
@@ -23,7 +23,7 @@ def fused(
     removals: pd.DataFrame | None = None,
     weights: Mapping[str, Any] | None = None,
 ) -> Fusion:
-    """Return the fusion of the signals in `tables`; see `pruning.fusion`.
+    """Return the fusion of the signals in `tables`; see `pruning.fusion.fused`.
 
     Args:
         tables: Signal → `layer`, `neuron`, `importance`, `standard_error`.

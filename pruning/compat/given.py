@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.layers import NeuronLayer, Slice
+from pruning.core.neurons import NeuronLayer, Slice
 
 Pair = tuple[str, nn.Parameter | Tensor | nn.Module]
 

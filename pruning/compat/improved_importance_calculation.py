@@ -10,7 +10,7 @@ from torch import nn
 from pruning.compat.advanced_importance_calculator import AdvancedImportanceCalculator
 from pruning.compat.calling import Criterion
 from pruning.compat.given import Pair, numbers_in
-from pruning.retention import adaptive_retention_rate as usual_rate
+from pruning.selection.retention import adaptive_retention_rate as usual_rate
 
 
 class ImprovedImportanceCalculator:

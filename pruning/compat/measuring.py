@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from pruning.compat.calling import Batch, Caller, Criterion, untouched
 from pruning.compat.given import Given
 from pruning.compat.seeing import Site, site_of, watching
-from pruning.layers import NeuronLayer, gather
+from pruning.core.neurons import NeuronLayer, gather
+from pruning.core.statistics import Covariance, jackknife_error, merged
+from pruning.core.tables import COOPERATIVE, SIGNALS, WEIGHTS
 from pruning.signals import cooperative
 from pruning.signals import weights as weights_signal
 from pruning.signals.activations import Activity
 from pruning.signals.gradients import Flow, gate_sums
-from pruning.signals.grouped import Measured, empty_groups, group_of
+from pruning.signals.jackknife import Measured, empty_groups, group_of
 from pruning.signals.scaling import weighted
-from pruning.statistics import Covariance, jackknife_error, merged
-from pruning.tables import COOPERATIVE, SIGNALS, WEIGHTS
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from pruning.ablation.oracle import neurons_to_measure
 from pruning.compat.calling import untouched
-from pruning.layers import NeuronLayer
-from pruning.oracle import neurons_to_measure
+from pruning.core.neurons import NeuronLayer
 
 Losses = Callable[[], Tensor]
 """() → the loss of each batch by the model as it is at that moment, (batches,)."""
@@ -20,7 +20,7 @@ def removal_rises(
     """Return `layer`, `neuron`, `loss_increase` and its `standard_error` over batches, of a sample of the neurons.
 
     One reading of the batches for each neuron, what reads it set to zero meanwhile: slow, and good for any model.
-    `pruning.oracle` measures the library's own models many at a time.
+    `pruning.ablation.oracle` measures the library's own models many at a time.
 
     Args:
         model: It is left as it was.

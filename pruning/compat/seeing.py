@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.rnn import PackedSequence
 
-from pruning.layers import NeuronLayer
+from pruning.core.neurons import NeuronLayer
 
 HIDDEN = (nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention, _ConvTransposeNd)
 """Modules whose outputs are not what their parameters' rows compute."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.adapting import adapt, own_module
-from pruning.batching import IGNORED, Window
 from pruning.compat.calling import Batch, Caller, Criterion, example_dim, judged, moved, output_of, untouched
+from pruning.data.windows import IGNORED, Window
 from pruning.discovery import discover
+from pruning.models.adapted import adapt, own_module
 from pruning.models.base import LanguageModel
 
 

@@ -25,13 +25,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pruning.devices import drawing, full_precision
+from pruning.core.devices import drawing, full_precision
+from pruning.core.neurons import NeuronLayer, select, silence
 from pruning.discovery.attention import Attention, is_attention
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.recurrent import Narrowed, Recurrent, is_recurrent
 from pruning.discovery.structure import layers_of
 from pruning.discovery.tracing import Inputs, copied, propagated
-from pruning.layers import NeuronLayer, select, silence
 
 __all__ = ["Attention", "Discovered", "Narrowed", "Recurrent", "discover"]
 

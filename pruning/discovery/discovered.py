@@ -8,10 +8,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from pruning.core.neurons import NeuronLayer, PrunableModule, Slice, named_buffers
 from pruning.discovery.attention import Attention
 from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.tracing import canonical, copied
-from pruning.layers import NeuronLayer, PrunableModule, Slice, named_buffers
 
 PREFIX = "network."
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead")

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from torch import nn
 
+from pruning.core.neurons import NeuronLayer, Slice
 from pruning.discovery.positions import Axis, Group
 from pruning.discovery.propagation import Propagation, Reading
 from pruning.discovery.recurrent import Narrowed
 from pruning.discovery.tracing import canonical
-from pruning.layers import NeuronLayer, Slice
 
 
 def layers_of(found: Propagation, model: nn.Module, prefix: str) -> tuple[list[NeuronLayer], dict[str, str]]:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pruning.core.tables import CRITERIA, SIGNALS
 from pruning.experiment.measured import Calibration
-from pruning.fusion import Fusion, fusion
-from pruning.tables import CRITERIA, SIGNALS
+from pruning.fusion.fused import Fusion, fusion
 
 FOLDS = 5
 """Parts that measured neurons are cut into where weights are learned."""

@@ -9,14 +9,14 @@ import pandas as pd
 import torch
 from scipy.stats import rankdata
 
-from pruning.comparison import PHASES
+from pruning.ablation.oracle import reliability
+from pruning.core.neurons import Keep
+from pruning.core.tables import BESIDE, CRITERIA, SIGNALS, table
+from pruning.evaluation.comparison import PHASES
 from pruning.experiment.choices import CONTROL, FOLDS, RANDOM, TRADITIONAL, VARIANTS, choice_of, importance_of
 from pruning.experiment.measured import Calibration
 from pruning.experiment.trials import Pruning
-from pruning.layers import Keep
-from pruning.learned import BOOTSTRAPS, bootstrapped, interval, learn, measured, within_layers
-from pruning.oracle import reliability
-from pruning.tables import BESIDE, CRITERIA, SIGNALS, table
+from pruning.fusion.learned import BOOTSTRAPS, bootstrapped, interval, learn, measured, within_layers
 
 ALONE = (*SIGNALS, *BESIDE, *CRITERIA)
 """Single signals that precision and stability are told of; `traditional` is `hessian`."""

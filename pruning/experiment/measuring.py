@@ -5,16 +5,16 @@ from typing import Any
 
 import pandas as pd
 
-from pruning.batching import Windows
+from pruning.core.progress import Track, silently
+from pruning.data.windows import Windows
 from pruning.experiment.measured import MEASURED, Calibration
 from pruning.models.base import LanguageModel
-from pruning.progress import Track, silently
-from pruning.sensitivity import sensitivities
 from pruning.signals.activations import Covariances, activations
 from pruning.signals.cooperative import cooperative
 from pruning.signals.criteria import criteria
 from pruning.signals.gradients import gradients
 from pruning.signals.hessian import hessian
+from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
 from pruning.signals.weights import weights
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pandas as pd
 
+from pruning.core.progress import Track, silently
 from pruning.experiment.choices import TRADITIONAL, choice_of
 from pruning.experiment.measured import MEASURED, Calibration
 from pruning.experiment.measuring import USUAL, Effort, calibrate
 from pruning.experiment.trials import Pruning, Texts, Treatment, prune_and_train
 from pruning.models.base import LanguageModel
-from pruning.progress import Track, silently
 
 
 def run_traditional_pruning(

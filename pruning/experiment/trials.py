@@ -10,21 +10,22 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.batching import Window, Windows
-from pruning.comparison import PHASES
-from pruning.distillation import Imitation, Teacher, imitate
-from pruning.evaluation import Size, size_of
+from pruning.ablation.losses import cluster_losses
+from pruning.core.neurons import Keep, select
+from pruning.core.progress import Track, silently
+from pruning.core.statistics import ClusteredMean
+from pruning.data.windows import Window, Windows
+from pruning.evaluation.comparison import PHASES
+from pruning.evaluation.measures import Size, size_of
 from pruning.experiment.choices import CONTROL, choice_of, importance_of
 from pruning.experiment.measured import Calibration
-from pruning.layers import Keep, select
 from pruning.models.base import LanguageModel
-from pruning.oracle import cluster_losses
-from pruning.progress import Track, silently
-from pruning.reconstruction import reconstruct
-from pruning.retention import keep_of, retention
+from pruning.repair.imitation import Imitation, imitate
+from pruning.repair.reconstruction import reconstruct
+from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances
-from pruning.statistics import ClusteredMean
-from pruning.training import Recipe, train
+from pruning.training.distillation import Teacher
+from pruning.training.loop import Recipe, train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from pruning.comparison import PHASES
+from pruning.evaluation.comparison import PHASES
 from pruning.experiment.choices import CONTROL, RANDOM, TRADITIONAL, VARIANTS
 
 PHASE = dict(zip(PHASES, ("after removal", "after repair", "after fine-tuning"), strict=True))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.layers import named_tensors
+from pruning.core.neurons import named_tensors
 from pruning.models.base import LanguageModel
 from pruning.models.gru import GRULanguageModel
 from pruning.models.lstm import LSTMLanguageModel

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.batching import IGNORED
-from pruning.devices import moved
-from pruning.layers import PrunableModule
-from pruning.record import record
+from pruning.core.devices import moved
+from pruning.core.hooks import record
+from pruning.core.neurons import PrunableModule
+from pruning.data.windows import IGNORED
 
 State: TypeAlias = list[tuple[Tensor, ...]]
 """What a model carries from window to window: some tensors for each layer."""
@@ -21,7 +21,7 @@ Decoder = Literal["untied", "tied", "projected"]
 class Measurable(PrunableModule):
     """A model that can be run on batches of (inputs, targets) and that knows what it loses on them.
 
-    `LanguageModel` is one by itself; `pruning.adapting.Adapted` makes one of any other model. What is carried from
+    `LanguageModel` is one by itself; `pruning.models.adapted.Adapted` makes one of any other model. What is carried from
     batch to batch, the state, is whatever the model gives back: tensors, in tuples or lists; None where nothing is.
     """
 

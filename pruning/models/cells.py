@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.layers import NeuronLayer, Slice
+from pruning.core.neurons import NeuronLayer, Slice
 from pruning.models.spiking import LIF
 
 LayerState: TypeAlias = tuple[Tensor, ...] | None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.layers import NeuronLayer, Slice, frozen_as
+from pruning.core.neurons import NeuronLayer, Slice, frozen_as
 from pruning.models.base import Decoder, LanguageModel, State
 from pruning.models.cells import Cell
 from pruning.models.spiking import LIF, SPIKE_SIZE

@@ -9,16 +9,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.batching import Batches
-from pruning.evaluation import evaluating
-from pruning.layers import NeuronLayer
+from pruning.core.hooks import record
+from pruning.core.modes import evaluating
+from pruning.core.neurons import NeuronLayer
+from pruning.core.progress import Track, silently
+from pruning.core.statistics import Covariance, Histogram, Moments
+from pruning.core.tables import ACTIVATIONS
+from pruning.data.windows import Batches
 from pruning.models.base import Measurable
-from pruning.progress import Track, silently
-from pruning.record import record
-from pruning.signals.grouped import empty_groups, expect_several, group_of, grouped_table
+from pruning.signals.jackknife import empty_groups, expect_several, group_of, grouped_table
 from pruning.signals.scaling import weighted
-from pruning.statistics import Covariance, Histogram, Moments
-from pruning.tables import ACTIVATIONS
 
 
 @dataclass

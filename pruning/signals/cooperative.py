@@ -8,11 +8,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.layers import NeuronLayer, PrunableModule, Slice, named_tensors
+from pruning.core.neurons import NeuronLayer, PrunableModule, Slice, named_tensors
+from pruning.core.statistics import Covariance, jackknife_error, merged
+from pruning.core.tables import COOPERATIVE, table
 from pruning.signals.activations import Covariances
 from pruning.signals.scaling import signal_rows, weighted
-from pruning.statistics import Covariance, jackknife_error, merged
-from pruning.tables import COOPERATIVE, table
 
 if TYPE_CHECKING:
     import igraph

@@ -7,17 +7,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.batching import Batches
-from pruning.evaluation import evaluating, thawed
-from pruning.layers import NeuronLayer, PrunableModule, gather, named_tensors
+from pruning.core.modes import evaluating, thawed
+from pruning.core.neurons import NeuronLayer, PrunableModule, gather, named_tensors
+from pruning.core.progress import Track, silently
+from pruning.core.statistics import entropy, jackknife_error, merged
+from pruning.core.tables import CRITERIA, EXACT, table, unmeasured
+from pruning.data.windows import Batches
 from pruning.models.base import Measurable
-from pruning.progress import Track, silently
-from pruning.sensitivity import tappable
 from pruning.signals.cooperative import edges_of, recurrent_coupling
 from pruning.signals.evidence import Evidence, gather_evidence, partition
-from pruning.signals.grouped import GROUPS, expect_several, group_of
-from pruning.statistics import entropy, jackknife_error, merged
-from pruning.tables import CRITERIA, EXACT, table, unmeasured
+from pruning.signals.jackknife import GROUPS, expect_several, group_of
+from pruning.signals.sensitivity import tappable
 
 DAMPING = 0.85
 """Chance that PageRank's walker follows an edge rather than jumping anywhere (Brin & Page 1998)."""

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pruning.batching import IGNORED
-from pruning.devices import twice_differentiable
-from pruning.evaluation import carried
-from pruning.layers import NeuronLayer, gather
+from pruning.core.devices import twice_differentiable
+from pruning.core.modes import carried
+from pruning.core.neurons import NeuronLayer, gather
+from pruning.core.statistics import Covariance
+from pruning.data.windows import IGNORED
 from pruning.models.base import Measurable
-from pruning.sampling import sampled_labels
-from pruning.statistics import Covariance
+from pruning.signals.sampled_labels import sampled_labels
 
 TOTALS = ("gate", "gate_size", "gate_window", "gate_true", "gate_sampled", "weight_sampled", "snip", "grasp")
 

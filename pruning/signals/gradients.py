@@ -9,15 +9,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.batching import Batches
-from pruning.evaluation import carried, differentiating, thawed
-from pruning.layers import NeuronLayer, gather
+from pruning.core.modes import carried, differentiating, thawed
+from pruning.core.neurons import NeuronLayer, gather
+from pruning.core.progress import Track, silently
+from pruning.core.statistics import Moments
+from pruning.core.tables import GRADIENTS
+from pruning.data.windows import Batches
 from pruning.models.base import Measurable
-from pruning.progress import Track, silently
-from pruning.signals.grouped import empty_groups, expect_several, group_of, grouped_table
+from pruning.signals.jackknife import empty_groups, expect_several, group_of, grouped_table
 from pruning.signals.scaling import weighted
-from pruning.statistics import Moments
-from pruning.tables import GRADIENTS
 
 
 @dataclass

@@ -9,15 +9,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.batching import Batches, endless
-from pruning.devices import twice_differentiable
-from pruning.evaluation import carried, evaluating, thawed
-from pruning.layers import NeuronLayer, gather, named_tensors
+from pruning.core.devices import twice_differentiable
+from pruning.core.modes import carried, evaluating, thawed
+from pruning.core.neurons import NeuronLayer, gather, named_tensors
+from pruning.core.progress import Track, silently
+from pruning.core.statistics import Moments, merged
+from pruning.core.tables import table
+from pruning.data.windows import Batches, endless
 from pruning.models.base import Measurable
-from pruning.progress import Track, silently
 from pruning.signals.scaling import signal_rows
-from pruning.statistics import Moments, merged
-from pruning.tables import table
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pruning.core.statistics import Covariance, jackknife_error, merged
+from pruning.core.tables import table, unmeasured
 from pruning.signals.activations import Covariances
 from pruning.signals.scaling import signal_rows
-from pruning.statistics import Covariance, jackknife_error, merged
-from pruning.tables import table, unmeasured
 
 LEAST = 1e-30
 """Least that is added to C's diagonal, so that a layer whose outputs never vary costs nothing instead of failing."""

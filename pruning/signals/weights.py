@@ -6,10 +6,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.layers import NeuronLayer, PrunableModule, gather, named_tensors
+from pruning.core.neurons import NeuronLayer, PrunableModule, gather, named_tensors
+from pruning.core.statistics import Histogram, entropy
+from pruning.core.tables import WEIGHTS, table
 from pruning.signals.scaling import signal_rows, weighted
-from pruning.statistics import Histogram, entropy
-from pruning.tables import WEIGHTS, table
 
 
 def weights(model: PrunableModule, *, threshold: float, bins: int) -> pd.DataFrame:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from pruning.progress import Track
+from pruning.core.progress import Track
 from tasks.common.parameters import Parameters, settings_of
-from tasks.common.stages import DATA, Stage
+from tasks.common.pipeline import DATA, Stage
 
 
 @dataclass(frozen=True)

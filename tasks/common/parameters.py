@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pruning.tables import CHOICES, CRITERIA, SIGNALS
+from pruning.core.tables import CHOICES, CRITERIA, SIGNALS
 from tasks.common.wording import nearest, sentence
 
 MOST = 2**31 - 1

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruning.tables import metadata, table
+from pruning.core.tables import metadata, table
 from tasks.common.parameters import Unexpected
 from tasks.common.writing import replacing
 

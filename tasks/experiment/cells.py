@@ -13,25 +13,25 @@ from typing import Any
 import pandas as pd
 import torch
 
-from pruning.evaluation import Size
+from pruning.ablation.joint_removal import joint_removal
+from pruning.evaluation.measures import Size
 from pruning.experiment.choices import choice_of, fused_by
 from pruning.experiment.judging import compare_pruning_results, joint_sets
 from pruning.experiment.measured import MEASURED, Calibration
 from pruning.experiment.trials import Losses, Pruning, prune_and_train, run_dense_control
-from pruning.fusion import to_plain
+from pruning.fusion.fused import to_plain
 from pruning.models import build
 from pruning.models import settings as settings_of
 from pruning.models.base import LanguageModel
-from pruning.oracle import joint_removal
-from pruning.training import Recipe, train
+from pruning.training.loop import Recipe, train
 from tasks.common.console import track
+from tasks.common.covariances import read_covariances
+from tasks.common.models import device, read_language_model, write_model
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table, write_table
 from tasks.common.writing import read_json, replacing
-from tasks.covariances import read_covariances
 from tasks.experiment.inputs import Inputs
 from tasks.experiment.settings import Settings
-from tasks.models import device, read_language_model, write_model
 
 OUTCOME, COST, COVARIANCE, WEIGHTS = "outcome.json", "cost.json", "covariance.safetensors", "weights.json"
 AGAIN = "delete its folder, and the same command computes it again"

@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 
+from pruning.ablation.oracle import oracle
+from pruning.evaluation.passes import counted
 from pruning.experiment.measured import MEASURED
 from pruning.experiment.measuring import measure
 from pruning.models.base import LanguageModel
-from pruning.oracle import oracle
-from pruning.passes import counted
 from pruning.signals.activations import Covariances
 from tasks.common.console import log_to_console, track
+from tasks.common.covariances import read_covariances, write_covariances
 from tasks.common.tables import write_table
-from tasks.covariances import read_covariances, write_covariances
 from tasks.experiment.cells import COST, COVARIANCE, Cell, Experiment
 from tasks.experiment.settings import Settings
 

@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 import pruning
-from pruning.batching import Windows
-from pruning.corpus import END_OF_LINE
-from pruning.distillation import Imitation
+from pruning.ablation.oracle import neurons_to_measure
+from pruning.data.corpus import END_OF_LINE
+from pruning.data.windows import Windows
 from pruning.experiment.choices import FOLDS
 from pruning.experiment.measured import MEASURED
 from pruning.experiment.measuring import Effort
 from pruning.experiment.trials import Texts, Treatment
 from pruning.models.base import LanguageModel
-from pruning.oracle import neurons_to_measure
-from pruning.training import Recipe
+from pruning.repair.imitation import Imitation
+from pruning.training.loop import Recipe
+from tasks.common.models import device, read_language_model
 from tasks.common.parameters import Parameters, Unexpected, checked
+from tasks.common.pipeline import DATA, PARAMETERS
+from tasks.common.published import read_checkpoint, read_splits, read_vocabulary
 from tasks.common.reading import read_yaml
-from tasks.common.stages import DATA, PARAMETERS
 from tasks.common.tables import read_table
+from tasks.common.windows import first_token
 from tasks.experiment.settings import Settings
-from tasks.models import device, read_language_model
-from tasks.published import read_checkpoint, read_splits, read_vocabulary
-from tasks.windows import first_token
 
 CORPUS, VOCABULARY, MODEL = DATA / "prepare/corpus.parquet", DATA / "prepare/vocabulary.parquet", DATA / "train/model"
 STRETCHES = 7

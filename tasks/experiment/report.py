@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
-from pruning.comparison import PHASES
+from pruning.evaluation.comparison import PHASES
 from pruning.experiment.choices import CONTROL, RANDOM, TRADITIONAL, VARIANTS
 from pruning.experiment.verdict import AGREEMENT, ERRORS, PHASE, PRECISION
 from tasks.common.tables import write_table

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pruning.comparison import PHASES
+from pruning.evaluation.comparison import PHASES
+from tasks.commands.track import Record, identity, send
 from tasks.experiment.settings import Settings
-from tasks.track import Record, identity, send
 
 KEY = "experiment"
 """The tag that holds the digest of the tables."""

@@ -1,0 +1,115 @@
+"""The truth that importance is judged by: how much the loss rises when neurons are really removed."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pruning.ablation.losses import ClusterLosses, _first, cluster_losses
+from pruning.core.neurons import Keep, select
+from pruning.core.progress import Track, silently
+from pruning.core.statistics import ClusteredMean
+from pruning.core.tables import table
+from pruning.data.windows import Batches
+from pruning.models.base import Measurable
+
+Repair = Callable[[Any, Keep], Any]
+
+
+"""(dense model, kept neurons) → the smaller model, repaired."""
+
+
+Finetune = Callable[[Any], Any]
+
+
+"""A model, which it may change → the model with more training."""
+
+
+def removal_sets(measured: pd.DataFrame, *, shares: Sequence[float], seed: int) -> dict[str, dict[str, list[int]]]:
+    """Return sets of neurons to remove together: name → layer → neurons.
+
+    For each share two sets of ⌊share × measured neurons of the layer⌋ in each layer: `least`, those whose removal
+    alone costs least, and `random`.
+
+    Args:
+        measured: The `oracle` table.
+        shares: Shares of the measured neurons, below 1.
+        seed: Seed of the random sets.
+    """
+    random = measured.assign(loss_increase=np.random.default_rng(seed).random(len(measured)))
+    return {
+        f"{name} {share:g}": {
+            str(layer): sorted(rows.nsmallest(int(share * len(rows)), "loss_increase")["neuron"].tolist())
+            for layer, rows in frame.groupby("layer")
+        }
+        for share in shares
+        for name, frame in (("least", measured), ("random", random))
+    }
+
+
+def joint_removal(
+    model: Measurable,
+    windows: Batches,
+    measured: pd.DataFrame,
+    *,
+    sets: Mapping[str, Mapping[str, Sequence[int]]],
+    tokens: int,
+    repair: Repair | None = None,
+    finetune: Finetune | None = None,
+    track: Track = silently,
+) -> pd.DataFrame:
+    """Return the `joint_removal` table: the loss increase when sets of neurons are removed together.
+
+    Importance one neuron at a time does not add up ("Is oracle pruning the true oracle?", 2412.00143), so the sum of
+    the single increases stands beside the joint one, and both are measured again after repair and after fine-tuning.
+    Every increase is paired on the same tokens, its standard error as in `oracle`; after fine-tuning it is relative
+    to the dense model with the same fine-tuning.
+
+    Args:
+        model: The dense model, with readers of its own for each layer.
+        windows: Text that it was not trained on.
+        measured: The `oracle` table.
+        sets: Name → layer → neurons to remove.
+        tokens: How many tokens to measure on, as far as the text goes.
+        repair: What makes the smaller model from the dense one better than removal alone; None leaves this out.
+        finetune: What trains a model further, the repaired one if there is a repair; None leaves this out.
+        track: Shows progress.
+    """
+    layers, text = model.layers(), _first(model, windows, tokens)
+    dense = cluster_losses(model, text)
+    trained = None if finetune is None else cluster_losses(finetune(copy.deepcopy(model)), text)
+    single = measured.set_index(["layer", "neuron"])["loss_increase"]
+    rows = []
+    for name, removed in track([*sets.items()], "joint removal"):
+        keep = {layer.name: _others(layer.width, removed.get(layer.name, ())) for layer in layers}
+        smaller = select(model, keep)
+        phases = {"removed": (smaller, dense)}
+        if repair is not None:
+            smaller = repair(model, keep)
+            phases["repaired"] = (smaller, dense)
+        if finetune is not None and trained is not None:
+            phases["finetuned"] = (finetune(copy.deepcopy(smaller)), trained)
+        gone = [(layer.name, neuron) for layer in layers for neuron in removed.get(layer.name, ())]
+        for phase, (pruned, reference) in phases.items():
+            rows.append({"set": name, "phase": phase, "neurons": len(gone), "single_sum": float(single[gone].sum())})
+            rows[-1] |= _paired(cluster_losses(pruned, text), reference)
+    return table("joint_removal", pd.DataFrame(rows))
+
+
+def _paired(pruned: ClusterLosses, dense: ClusterLosses) -> dict[str, float | int]:
+    """Return the mean loss increase, its standard error and the tokens behind it."""
+    found = ClusteredMean.empty(1)
+    for (ours, counts), (theirs, _) in zip(pruned, dense, strict=True):
+        found.update((ours - theirs)[:, None], counts)
+    error = float(found.standard_error)
+    return {"loss_increase": float(found.mean), "standard_error": error, "samples": int(found.tokens)}
+
+
+def _others(width: int, removed: Sequence[int]) -> Tensor:
+    kept = torch.ones(width, dtype=torch.bool)
+    kept[torch.tensor(list(removed), dtype=torch.long)] = False
+    return kept.nonzero().flatten()

@@ -1,0 +1,142 @@
+"""The truth that importance is judged by: how much the loss rises when neurons are really removed."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pruning.core.devices import finest, moved
+from pruning.core.modes import evaluating
+from pruning.data.windows import IGNORED, Batches, Window
+from pruning.models.base import LanguageModel, Measurable, State
+
+
+class _ReferenceLoss(Protocol):
+    """The dense model's losses on one window, for others to be compared with."""
+
+    device: torch.device
+
+    def increase(self, features: Tensor) -> Tensor:
+        """Return how much larger the loss of each token is, (T, models, B) nat, given (T, models, B, features)."""
+
+
+def _dense_loss(
+    model: LanguageModel, window: Window, state: State | None, words: int | Literal["all"], generator: torch.Generator
+) -> tuple[_ReferenceLoss, State]:
+    device = next(model.parameters()).device
+    features, state = model.features(moved(window.tokens, device), state)
+    targets = moved(window.targets, device)
+    if words == "all" or words >= len(model.decoder_weight):
+        return WholeLoss(model, features, targets), state
+    return SampledLoss(model, features, targets, words, generator), state
+
+
+class WholeLoss:
+    """Losses from all words of the vocabulary."""
+
+    def __init__(self, model: LanguageModel, features: Tensor, targets: Tensor) -> None:
+        self.model, self.targets, self.device = model, targets, features.device
+        self.dense = self._losses(features[:, None])
+
+    def increase(self, features: Tensor) -> Tensor:
+        """See `_ReferenceLoss`; 0 where nothing is to be predicted."""
+        return self._losses(features) - self.dense
+
+    def _losses(self, features: Tensor) -> Tensor:
+        """Return each token's loss, (T, models, B), step by step, for the logits of all would not fit into memory."""
+        return torch.stack([self._step(read, wanted) for read, wanted in zip(features, self.targets, strict=True)])
+
+    def _step(self, read: Tensor, wanted: Tensor) -> Tensor:
+        logits = self.model.decode(read.flatten(0, 1))
+        losses = F.cross_entropy(logits, wanted.repeat(len(read)), ignore_index=IGNORED, reduction="none")
+        return losses.view(len(read), -1)
+
+
+class SampledLoss:
+    """Loss increases from a few words for each token, unbiased but for what the logarithm makes of their noise.
+
+    With p the dense model's probabilities, D the decoder's matrix, δ the change of the features and x = Dδ that of
+    the logits, the loss of target y rises by log E_p[exp x] − x_y, and
+
+        E_p[exp x] = 1 + (Dᵀp)·δ + Σ_v p_v φ(x_v),   φ(x) = exp x − 1 − x.
+
+    The linear term is exact and costs one product. The sum, of second order, takes half of `words` exactly, the most
+    probable, and the other half by systematic sampling from the rest, with probabilities proportional to p (Madow
+    1949). Since Σ over the certain words of p exp x is a lower bound of the whole, an estimate below it becomes it.
+    """
+
+    def __init__(
+        self, model: LanguageModel, features: Tensor, targets: Tensor, words: int, generator: torch.Generator
+    ) -> None:
+        self.dense, self.predicted, self.device = features, targets != IGNORED, features.device
+        shares = model.decode(features).softmax(-1)
+        self.certain = max(1, words // 2)
+        chosen, self.weights = _words(shares, self.certain, words - self.certain, generator)
+        read = torch.cat([chosen, targets.clamp(min=0)[..., None]], dim=-1)
+        mean = shares @ model.decoder_weight
+        self.rows = torch.cat([model.decoder_weight[read], mean[:, :, None]], dim=2)  # (T, B, words + 2, features)
+
+    def increase(self, features: Tensor) -> Tensor:
+        """See `_ReferenceLoss`; 0 where nothing is to be predicted."""
+        steps = zip(features, self.dense, self.rows, self.weights, strict=True)
+        return torch.stack([self._step(*step) for step in steps]) * self.predicted[:, None]
+
+    def _step(self, read: Tensor, dense: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        """Return the increases of one step's tokens, (models, B)."""
+        change = torch.bmm(rows, (read - dense).permute(1, 2, 0))
+        x, of_target, linear = torch.split(change, [weights.shape[1], 1, 1], dim=1)
+        growth = x.expm1()  # (B, words, models)
+        estimate = 1 + linear[:, 0] + torch.bmm(weights[:, None], growth - x)[:, 0]
+        likely = weights[:, None, : self.certain]
+        bound = likely.sum(2) + torch.bmm(likely, growth[:, : self.certain])[:, 0]
+        increase: Tensor = torch.maximum(estimate, bound).log() - of_target[:, 0]
+        return increase.T
+
+
+def _words(shares: Tensor, certain: int, sampled: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return words, (T, B, words), and weights with which their sum estimates that over all words by probability."""
+    top = shares.topk(certain, dim=-1)
+    ends = shares.to(finest(shares.device)).scatter(-1, top.indices, 0).cumsum(-1)
+    rest = ends[..., -1:]
+    offset = torch.rand(*ends.shape[:-1], 1, dtype=ends.dtype, generator=generator).to(ends.device)
+    points = (torch.arange(sampled, device=ends.device) + offset) / max(sampled, 1) * rest
+    drawn = torch.searchsorted(ends, points, right=True).clamp(max=ends.shape[-1] - 1)
+    weights = (rest / max(sampled, 1)).expand(*rest.shape[:-1], sampled).to(shares.dtype)
+    return torch.cat([top.indices, drawn], dim=-1), torch.cat([top.values, weights], dim=-1)
+
+
+ClusterLosses = list[tuple[Tensor, Tensor]]
+
+
+"""For each batch: the summed losses of its clusters, (clusters,), and how many targets each of them has."""
+
+
+def cluster_losses(model: Measurable, batches: Sequence[Any]) -> ClusterLosses:
+    """Return the losses of clusters of targets that may depend on each other: a column of a window, or a batch."""
+    state, found = None, []
+    with evaluating(model), torch.no_grad():
+        for inputs, targets in batches:
+            logits, state = model.logits(inputs, state)
+            found.append(_by_cluster(model, logits, targets))
+    return found
+
+
+def _by_cluster(model: Measurable, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    if not isinstance(model, LanguageModel):
+        return model.judged(logits, targets, reduction="sum")[None], torch.tensor([model.count(targets)])
+    wanted = model.labels(targets)
+    losses = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="none").view(targets.shape)
+    return losses.sum(0), (targets != IGNORED).sum(0)
+
+
+def _first(model: Measurable, batches: Batches, tokens: int) -> list[Any]:
+    """Return the first batches that hold this many targets, or all."""
+    found, read = [], 0
+    for inputs, targets in batches:
+        if read >= tokens:
+            break
+        found.append((inputs, targets))
+        read += model.count(targets)
+    return found

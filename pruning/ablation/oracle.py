@@ -1,0 +1,258 @@
+"""The truth that importance is judged by: how much the loss rises when neurons are really removed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pruning.ablation.batched import Removals, removals
+from pruning.ablation.joint_removal import _others
+from pruning.ablation.losses import _dense_loss, _first, cluster_losses
+from pruning.core.devices import moved
+from pruning.core.modes import evaluating
+from pruning.core.neurons import NeuronLayer, silence
+from pruning.core.progress import Track, silently
+from pruning.core.statistics import ClusteredMean, merged
+from pruning.core.tables import table
+from pruning.data.windows import IGNORED, Batches, Window, Windows
+from pruning.models.base import LanguageModel, Measurable
+
+COLUMNS = 320
+
+
+"""Columns of one batch of models side by side: large enough for fast products, small enough for memory."""
+
+
+PILOT = 0.2
+
+
+"""Share of `tokens` that is read first to decide who reads on."""
+
+
+def oracle(
+    model: Measurable,
+    windows: Batches,
+    *,
+    neurons: int | Literal["all"],
+    tokens: int,
+    most: int,
+    tolerance: float,
+    words: int | Literal["all"],
+    seed: int,
+    track: Track = silently,
+) -> pd.DataFrame:
+    """Return the `oracle` table: the loss increase when one neuron alone is removed.
+
+    For each neuron, the mean over tokens of (loss without it − loss with it), on the same tokens with carried state.
+    Its standard error takes the steps of one column in one window as a cluster, since neighbouring tokens depend on
+    each other. Even and odd windows are kept apart as well; `reliability` is the Spearman correlation ρ between these
+    halves within the layer, stepped up to the whole, 2ρ / (1 + ρ) (Spearman 1910; Brown 1910).
+
+    **Stopping.** If `most` exceeds `tokens`, a pilot of a fifth of `tokens` comes first. It says whose place will be
+    clear once it has read `tokens` (see `clear_places`): those read no more than that, the others read on to `most`.
+    The pilot is then left out, so what decides is not what is reported, and stopping biases no estimate and no error;
+    its states are carried on. With `most` equal to `tokens` there is no pilot.
+
+    **Words.** The decoder and its softmax are most of the work. With `words: all` they are computed whole. With a
+    number the change of log Σ exp is an estimate from that many words for each token (see `SampledLoss`), whose own
+    error is part of the standard error and, with 64 words, adds less than 0.01% to it.
+
+    **Other models.** Where the model is no `LanguageModel`, each neuron costs a reading with its readers' columns at
+    zero; a batch is a cluster, and `most`, `tolerance` and `words` play no part.
+
+    Args:
+        model: A model whose layers have readers of their own.
+        windows: Text that the model was not trained on, read from its start; at least two windows.
+        neurons: How many to measure, drawn from each layer in proportion to its width; `all` for every one.
+        tokens: Tokens that every neuron is measured on, as far as the text goes.
+        most: Tokens that a neuron is measured on whose place is not clear.
+        tolerance: Standard error of a neuron's place, as a share of the ranking, up to which the place is clear.
+        words: Words of the vocabulary to evaluate for each token, half of them the most probable; or `all`.
+        seed: Seed of the neurons and words drawn.
+        track: Shows progress.
+
+    Raises:
+        ValueError: If there are fewer than two windows of text after the pilot, or `most` is below `tokens`.
+    """
+    layers = model.layers()
+    chosen = neurons_to_measure(layers, neurons, seed)
+    if not isinstance(model, LanguageModel) or not isinstance(windows, Windows):
+        return _oracle_table(chosen, _masked(model, windows, chosen, tokens, track))
+    _check_text(windows, tokens, most)
+    generator = torch.Generator().manual_seed(seed)
+    with evaluating(model), torch.inference_mode():
+        passes = _passes(model, layers, chosen, windows.inputs.shape[1])
+        halves = _measured(model, windows, passes, tokens, most, tolerance, words, generator, track)
+    return _oracle_table(chosen, halves)
+
+
+def neurons_to_measure(layers: Sequence[NeuronLayer], neurons: int | Literal["all"], seed: int) -> dict[str, Tensor]:
+    """Return which neurons of each layer to measure, ascending: a sample stratified by layer, at least two of each.
+
+    >>> from pruning.core.neurons import NeuronLayer
+    >>> layer = NeuronLayer("lstm.0", "rnn", 4, (), (), "lstm.0")
+    >>> neurons_to_measure([layer], "all", seed=1)
+    {'lstm.0': tensor([0, 1, 2, 3])}
+    """
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(layer.width for layer in layers)
+    wanted = total if neurons == "all" else min(neurons, total)
+    found = {}
+    for layer in layers:
+        share = min(layer.width, max(2, round(wanted * layer.width / total)))
+        found[layer.name] = torch.randperm(layer.width, generator=generator)[:share].sort().values
+    return found
+
+
+def clear_places(pilot: ClusteredMean, tokens: int, tolerance: float) -> Tensor:
+    """Return whether each neuron's place in the ranking will be clear once it has been measured on `tokens`, (n,).
+
+    A place's standard error is half the number of others within one standard error of the difference, for that many
+    ranks a shift by one standard error passes. The place is clear if this is at most `tolerance` × n. Errors are the
+    pilot's times √(its tokens / `tokens`); means are the pilot's, drawn together until their spread is that of the
+    truth: their variance less what their errors explain.
+
+    Args:
+        pilot: Loss increases on some first text.
+        tokens: Tokens to be measured on.
+        tolerance: Share of the ranking.
+    """
+    spread, noise = pilot.mean.var(), pilot.standard_error.square().mean()
+    mean = pilot.mean * ((spread - noise).clamp(min=0) / spread).sqrt()
+    variance = pilot.standard_error.square() * pilot.tokens / tokens
+    near = (mean[:, None] - mean[None, :]).square() < variance[:, None] + variance[None, :]
+    return near.fill_diagonal_(False).sum(1) / 2 <= tolerance * len(mean)
+
+
+@dataclass
+class _Pass:
+    """Models that run side by side, and where their neurons stand among all that are measured."""
+
+    models: Removals
+    places: Tensor
+
+    def keep(self, wanted: Tensor) -> None:
+        """Go on with only the neurons that are `wanted`, a flag for each that is measured."""
+        staying = wanted[self.places].nonzero().flatten()
+        if len(staying) < len(self.places):
+            self.places = self.places[staying]
+            self.models.keep(staying)
+
+
+def _masked(
+    model: Measurable, batches: Batches, chosen: Mapping[str, Tensor], tokens: int, track: Track
+) -> list[ClusteredMean]:
+    """Return each neuron's loss increase on even and on odd batches, one reading for each neuron.
+
+    Raises:
+        ValueError: If there are fewer than two batches.
+    """
+    text = _first(model, batches, tokens)
+    if len(text) < 2:
+        raise ValueError(f"Expected at least two batches to measure removal on, got {len(text)}.")
+    dense, widths = cluster_losses(model, text), {layer.name: layer.width for layer in model.layers()}
+    neurons = [(name, neuron) for name, own in chosen.items() for neuron in own.tolist()]
+    halves = [ClusteredMean.empty(len(neurons)) for _ in range(2)]
+    for place, (name, neuron) in enumerate(track(neurons, "oracle")):
+        masked = silence(model, {name: _others(widths[name], [neuron])})
+        for index, ((ours, counts), (theirs, _)) in enumerate(zip(cluster_losses(masked, text), dense, strict=True)):
+            halves[index % 2].update((ours - theirs)[:, None], counts, torch.tensor([place]))
+    return halves
+
+
+def _passes(
+    model: LanguageModel, layers: Sequence[NeuronLayer], chosen: Mapping[str, Tensor], batch: int
+) -> list[_Pass]:
+    """Return the neurons as batches of models, none of more than `COLUMNS` columns or, at least, one model."""
+    found, start = [], 0
+    for layer in layers:
+        for part in torch.split(chosen[layer.name], max(1, COLUMNS // batch)):
+            found.append(_Pass(removals(model, layer, part), torch.arange(start, start + len(part))))
+            start += len(part)
+    return found
+
+
+def _measured(
+    model: LanguageModel,
+    windows: Windows,
+    passes: list[_Pass],
+    tokens: int,
+    most: int,
+    tolerance: float,
+    words: int | Literal["all"],
+    generator: torch.Generator,
+    track: Track,
+) -> list[ClusteredMean]:
+    """Return each neuron's loss increase on even and on odd windows after the pilot."""
+    count = sum(len(each.places) for each in passes)
+    pilot, halves = ClusteredMean.empty(count), [ClusteredMean.empty(count) for _ in range(2)]
+    first = len(_first_windows(windows, round(PILOT * tokens))) if most > tokens else 0
+    budget, read, state = torch.full((count,), most), 0, None
+    for index, window in enumerate(track(_first_windows(windows, most, after=first), "oracle")):
+        loss, state = _dense_loss(model, window, state, words, generator)
+        counts = (window.targets != IGNORED).sum(0)
+        for each in passes:
+            increase = loss.increase(each.models.features(moved(window.tokens, loss.device)))
+            found = pilot if index < first else halves[(index - first) % 2]
+            found.update(increase.sum(0).T, counts, each.places)
+        read += int(counts.sum()) if index >= first else 0
+        if index + 1 == first:
+            budget[clear_places(pilot, tokens, tolerance)] = tokens
+        passes = _going_on(passes, budget > read)
+        if not passes:
+            break
+    return halves
+
+
+def _going_on(passes: list[_Pass], wanted: Tensor) -> list[_Pass]:
+    """Return the passes with only the neurons that are `wanted`, a flag for each that is measured."""
+    for each in passes:
+        each.keep(wanted)
+    return [each for each in passes if len(each.places)]
+
+
+def _oracle_table(chosen: Mapping[str, Tensor], halves: Sequence[ClusteredMean]) -> pd.DataFrame:
+    whole = merged(halves)
+    frame = pd.DataFrame(
+        {
+            "layer": [layer for layer, neurons in chosen.items() for _ in neurons],
+            "neuron": torch.cat(list(chosen.values())).numpy(),
+            "loss_increase": whole.mean.numpy(),
+            "standard_error": whole.standard_error.numpy(),
+            "even": halves[0].mean.numpy(),
+            "odd": halves[1].mean.numpy(),
+            "samples": whole.tokens.long().numpy(),
+        }
+    )
+    found = {str(layer): reliability(rows) for layer, rows in frame.groupby("layer")}
+    frame.insert(6, "reliability", frame["layer"].map(found).astype("float64"))
+    return table("oracle", frame)
+
+
+def reliability(measured: pd.DataFrame) -> float:
+    """Return how far a ranking by measured loss increases would repeat itself on other text of the same length.
+
+    2ρ / (1 + |ρ|) with ρ the Spearman correlation between `even` and `odd`, which is Spearman and Brown's formula
+    where ρ ≥ 0 and stays within [−1, 1] below; NaN where fewer than two neurons vary.
+    """
+    rho = float(measured["even"].rank().corr(measured["odd"].rank())) if len(measured) > 1 else float("nan")
+    return 2 * rho / (1 + abs(rho))
+
+
+def _first_windows(windows: Windows, tokens: int, *, after: int = 0) -> list[Window]:
+    """Return the first windows that hold this many tokens, or all, and as many more as are to be read `after`."""
+    each = windows.bptt * windows.inputs.shape[1]
+    return [windows[index] for index in range(min(len(windows), after + -(-tokens // each)))]
+
+
+def _check_text(windows: Windows, tokens: int, most: int) -> None:
+    if most < tokens:
+        raise ValueError(f"Expected `most` to be at least `tokens` ({tokens}), got {most}.")
+    pilot = len(_first_windows(windows, round(PILOT * tokens))) if most > tokens else 0
+    if len(_first_windows(windows, tokens, after=pilot)) < pilot + 2:
+        raise ValueError(
+            f"Expected at least two windows of text, and {pilot} before them for the pilot, got {len(windows)}."
+        )

@@ -1,0 +1,80 @@
+"""What a model is worth and what it costs: loss over a whole split, sizes, and measured latency."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from pruning.core.devices import RandomStates, accelerators_of, without_cudnn
+
+
+def carried(state: Any) -> Any:
+    """Return the state cut off from the graph that computed it: back-propagation is truncated there.
+
+    Raises:
+        TypeError: If the state is not made of tensors, tuples, lists and dictionaries.
+    """
+    if state is None:
+        return None
+    if isinstance(state, Tensor):
+        return state.detach()
+    if isinstance(state, list | tuple):
+        return type(state)(carried(part) for part in state)
+    if isinstance(state, dict):
+        return {name: carried(part) for name, part in state.items()}
+    raise TypeError(f"Expected a state of tensors in tuples, lists or dictionaries, got {type(state).__name__}.")
+
+
+@contextmanager
+def thawed(model: nn.Module) -> Iterator[None]:
+    """Within the context, let derivatives by frozen parameters be asked for too; then they are frozen again.
+
+    What is frozen does not learn, but a neuron is as important as it is whether its weights learn or not.
+    """
+    frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+class evaluating:  # noqa: N801 - a context manager reads as a verb
+    """Switch a model to evaluation and each of its modules back to the mode it was in.
+
+    The global random states are left as they were, too, the CPU's and those of the devices that the model lives on: a
+    `DataLoader` draws from them whenever it is read, and so does a module that draws in evaluation mode.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.modes = model, {module: module.training for module in model.modules()}
+
+    def __enter__(self) -> None:
+        self.random = RandomStates(accelerators_of(self.model))
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.random.restore()
+        for module, mode in self.modes.items():
+            module.training = mode
+
+
+@contextmanager
+def differentiating(model: nn.Module) -> Iterator[None]:
+    """Within the context, the model is in evaluation mode and can be differentiated once, on any device.
+
+    cuDNN differentiates recurrent layers in training mode only. One that drops nothing computes the same in either
+    mode, so those on CUDA are switched to it; where one does drop something, cuDNN is left out.
+    """
+    with evaluating(model), ExitStack() as kernels:
+        recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+        fused = [module for module in recurrent if any(parameter.is_cuda for parameter in module.parameters())]
+        if any(module.dropout for module in fused):
+            kernels.enter_context(without_cudnn())
+        else:
+            for module in fused:
+                module.training = True
+        yield

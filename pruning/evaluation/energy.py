@@ -1,0 +1,94 @@
+"""What a model's arithmetic costs in energy: multiply-adds of numbers, and accumulates that spikes cause."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruning.core.hooks import record
+from pruning.core.modes import evaluating
+from pruning.core.neurons import NeuronLayer, gather, named_tensors
+from pruning.core.progress import Track, silently
+from pruning.core.statistics import Moments
+from pruning.data.windows import IGNORED, Batches
+from pruning.models.base import LanguageModel, Measurable
+
+MULTIPLY_ADD, ACCUMULATE = 4.6, 0.9
+"""pJ of a 32-bit floating-point multiplication with its addition (3.7 + 0.9) and of an addition alone, at 45 nm
+(Horowitz 2014, "Computing's energy problem", ISSCC)."""
+
+
+@dataclass(frozen=True)
+class Energy:
+    """What a model's matrices cost for one token on hardware that skips what does not spike.
+
+    Attributes:
+        synaptic_operations: Accumulates that spikes cause, on average over text, 1/token.
+        energy: Of these and of the multiply-adds that read no spikes, pJ/token.
+    """
+
+    synaptic_operations: float
+    energy: float
+
+
+def energy_of(model: Measurable, windows: Batches, *, track: Track = silently, what: str = "energy") -> Energy:
+    """Return the synaptic operations and the energy of one token, from measured firing rates.
+
+    Each spike adds the column of weights that reads it to its readers, fan-out accumulates; where there is no spike,
+    nothing is done. With rate r_j, the spikes of neuron j in a step,
+
+        synaptic operations = Σ_j r_j fan-out_j,
+        energy = 4.6 pJ × (multiply-adds − Σ_j fan-out_j) + 0.9 pJ × synaptic operations,
+
+    the sums over spiking neurons; whatever reads numbers (embeddings, states of continuous neurons, projections) costs
+    multiply-adds. A model without spiking neurons has no synaptic operations and no text is read for it. Only matrices
+    count, as in `multiply_adds`: not what happens within a neuron, and no memory traffic, which often costs more.
+
+    Args:
+        model: It is left as it was.
+        windows: Text (or other batches) on which spikes are counted, the state carried; padding does not count.
+        track: Shows progress.
+        what: What the progress is called.
+    """
+    equal = model.decoupled("untie")
+    spiking = [layer for layer in equal.layers() if layer.kind == "snn"]
+    tensors = named_tensors(equal)
+    fan_out = {layer.name: gather(layer.read, tensors).shape[1] for layer in spiking}
+    rates = firing_rates(equal, spiking, windows, track=track, what=what) if spiking else {}
+    skipped = sum(layer.width * fan_out[layer.name] for layer in spiking)
+    operations = sum((rate.sum().item() * fan_out[name] for name, rate in rates.items()), start=0.0)
+    return Energy(operations, MULTIPLY_ADD * (equal.multiply_adds() - skipped) + ACCUMULATE * operations)
+
+
+def firing_rates(
+    model: Measurable,
+    layers: Sequence[NeuronLayer],
+    windows: Batches,
+    *,
+    track: Track = silently,
+    what: str = "firing rates",
+) -> dict[str, Tensor]:
+    """Return how often each neuron of spiking layers fires in a step: layer → (width,).
+
+    Args:
+        model: It is left as it was.
+        layers: Its layers whose activations are 0 or 1.
+        windows: Text, read in order with carried state; padding does not count.
+        track: Shows progress.
+        what: What the progress is called.
+    """
+    moments = {layer.name: Moments.empty(layer.width) for layer in layers}
+    counted: Any = slice(None)
+
+    def observe(layer: str, batch: Tensor) -> None:
+        moments[layer].update(batch[counted])
+
+    state: Any = None
+    with evaluating(model), torch.no_grad(), record(model, layers, observe):
+        for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):
+            if isinstance(model, LanguageModel):
+                counted = model.labels(targets) != IGNORED
+            state = model.read(inputs, state)
+    return {name: state.mean for name, state in moments.items()}

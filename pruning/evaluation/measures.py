@@ -1,0 +1,84 @@
+"""What a model is worth and what it costs: loss over a whole split, sizes, and measured latency."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pruning.core.modes import evaluating
+from pruning.core.progress import Track, silently
+from pruning.data.windows import Batches
+from pruning.models.base import LanguageModel, Measurable, State
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A model's loss over a split.
+
+    Attributes:
+        total: Summed negative log-likelihood, nat (or whatever else the model's own criterion gives).
+        tokens: How many targets were predicted; tokens of a language model.
+        correct: How many of them have the highest logit.
+    """
+
+    total: float
+    tokens: int
+    correct: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Cross-entropy, nat/token."""
+        return self.total / self.tokens
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the targets that have the highest logit, in [0, 1]."""
+        return self.correct / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(cross-entropy)."""
+        return math.exp(min(self.mean, 700.0))
+
+
+def loss_of(model: Measurable, windows: Batches, *, track: Track = silently, what: str = "evaluate") -> Loss:
+    """Return the model's loss over all batches: state carried from window to window, every token predicted once.
+
+    The model is evaluated without dropout and left in the mode it was in.
+    """
+    total, tokens, correct, state = 0.0, 0, 0, None
+    with evaluating(model), torch.no_grad():
+        for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):
+            logits, state = model.logits(inputs, state)
+            total += model.judged(logits, targets, reduction="sum").item()
+            tokens += model.count(targets)
+            correct += int((logits.argmax(-1) == model.labels(targets)).sum())
+    return Loss(total, tokens, correct)
+
+
+def next_token_loss(
+    model: LanguageModel, tokens: Tensor, targets: Tensor, state: State | None, *, reduction: str = "mean"
+) -> tuple[Tensor, State]:
+    """Return the cross-entropy of one window, padding left out, and the state; see `Measurable.loss`."""
+    return model.loss(tokens, targets, state, reduction=reduction)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a model costs to hold and to run.
+
+    Attributes:
+        neurons: Neurons of all layers.
+        parameters: Stored numbers, shared ones once.
+        multiply_adds: Multiply-adds for one token (one example).
+    """
+
+    neurons: int
+    parameters: int
+    multiply_adds: int
+
+
+def size_of(model: Measurable) -> Size:
+    """Return what the model costs to hold and to run."""
+    return Size(sum(model.widths()), sum(p.numel() for p in model.parameters()), model.multiply_adds())

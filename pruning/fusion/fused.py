@@ -1,0 +1,404 @@
+"""Many signals become one importance for each neuron."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pruning.core.tables import BESIDE, CRITERIA, SIGNALS, table
+from pruning.fusion.calibration import by_curves, by_quantiles
+from pruning.fusion.learned import Shares, bootstrapped, interval, learn, measured, scores, within_layers
+from pruning.fusion.weights import TRANSFORMS, adaptive, agreements, relative, reliability
+
+logger = logging.getLogger(__name__)
+
+STRATEGIES = ("simple", "adaptive", "learned")
+CALIBRATIONS = ("none", "hessian", "oracle", "removal")
+Curves = Callable[[pd.DataFrame], pd.DataFrame]
+ALL = "all"
+"""In place of a layer's name: the mean over layers."""
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """How signals become one score: everything that another model or corpus needs to do the same.
+
+    Attributes:
+        strategy: Which strategy found the weights.
+        transform: The signals' common scale within a layer, `scaled` or `rank`.
+        shares: Layer → signal → weight; non-negative, summing to 1 in each layer, with the layers' mean under `all`.
+    """
+
+    strategy: str
+    transform: str
+    shares: Shares
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A fused importance and how it came about.
+
+    Attributes:
+        importance: The `importance` table.
+        report: The `fusion` table.
+        weighing: The weights, as they can be saved (`to_plain`) and applied elsewhere.
+    """
+
+    importance: pd.DataFrame
+    report: pd.DataFrame
+    weighing: Weighing
+
+
+def fuse(tables: Mapping[str, pd.DataFrame], *, strategy: str, seed: int, **settings: Any) -> pd.DataFrame:
+    """Return the `importance` table alone; see `fusion`, whose further settings may be given."""
+    return fusion(tables, strategy=strategy, seed=seed, **settings).importance
+
+
+def fusion(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    strategy: str,
+    seed: int,
+    signals: Sequence[str] = SIGNALS,
+    folds: int = 5,
+    calibration: str = "none",
+    oracle: pd.DataFrame | None = None,
+    criteria: pd.DataFrame | None = None,
+    weights: Mapping[str, Any] | None = None,
+    curves: Curves | None = None,
+) -> Fusion:
+    """Return each signal's importance, the shares used, their fusion, what else one can choose by, and a report.
+
+    fused = Σ share × signal on a common scale within its layer, in [0, 1]. The scale is q05 → 0, q95 → 1, clipped, so
+    an outlier cannot flatten the others; where it serves better, `learned` takes the rank. The shares:
+
+    - `simple`: the same for each signal;
+    - `adaptive`: by each signal's reliability in the layer and its agreement with the others (`weighing.adaptive`);
+    - `learned`: fitted to measured removal and checked on neurons that were not used (`learned.learn`). Where the fit
+      ranks those no better than the best single signal does, that is said and that signal alone is used.
+
+    With `calibration` the fused score becomes a loss in nat/token, comparable across layers (`calibration`): each
+    neuron gets the quantile at its place of its layer's measured (`oracle`) or estimated (`hessian`: ½ wᵀ diag(H) w =
+    half the traditional importance; or any of `criteria`'s columns) losses; or, with `removal`, what its layer's
+    measured curve of joint removal rises by at its place.
+
+    Args:
+        tables: Signal name → its table; the same neurons in each. Those of `BESIDE` and `criteria` are passed on;
+            where one was not measured, its columns are not numbers and nothing can be chosen by them.
+        strategy: How to weigh the signals.
+        seed: Seed of the random control, of folds and of the bootstrap.
+        signals: Which signals count; the others' shares are 0.
+        folds: Parts that the measured neurons are cut into for `learned`.
+        calibration: `none`, `hessian`, `oracle`, `removal`, or a column of `criteria` in nat/token.
+        oracle: Measured removals: `layer`, `neuron`, `loss_increase`, `standard_error` (nat/token), of some neurons.
+        criteria: More importances by column, of the same neurons, that `learned` may weigh beside the signals.
+        weights: What `to_plain` gave of an earlier fusion; applied as it is, and nothing is fitted.
+        curves: For `removal`: scores (`layer`, `neuron`, `fused`) → what `removal_curves` gives for them.
+
+    Raises:
+        ValueError: For an unknown strategy, signal or calibration, tables of different neurons, or `learned` or
+            a calibration without the measurements that it needs.
+    """
+    _check(strategy, signals, calibration, oracle, criteria, weights)
+    if calibration == "removal" and curves is None:
+        raise ValueError("Expected what measures removal curves for calibration 'removal', got nothing.")
+    frame, errors = _side_by_side(tables, criteria)
+    extra = [] if criteria is None else [name for name in criteria.columns if name not in ("layer", "neuron")]
+    names = [*(name for name in SIGNALS if name in signals), *extra]
+    described = _described(frame, errors, names)
+    rows = None if oracle is None else measured(frame[["layer", "neuron", *names]], oracle)
+    weighing, evidence = _weighed(frame, rows, names, described, strategy, weights, folds, seed)
+    raw = relative(frame, names, weighing.transform).to_numpy()
+    fused = scores(frame["layer"], raw, _for_layers(weighing.shares, frame), names)
+    if rows is not None:
+        evidence = _evidence(rows, frame, fused, names, evidence, seed)
+    calibrated = _calibrated(frame.assign(fused=fused), calibration, oracle, curves)
+    importance = _importance_table(frame, calibrated, weighing, seed, _beside(tables))
+    return Fusion(importance, _report(frame, weighing, names, described, evidence), weighing)
+
+
+def to_plain(weighing: Weighing) -> dict[str, Any]:
+    """Return weights as plain values, for a file."""
+    return {"strategy": weighing.strategy, "transform": weighing.transform, "shares": weighing.shares}
+
+
+def from_plain(values: Mapping[str, Any], known: Sequence[str]) -> Weighing:
+    """Return the weights that `to_plain` made plain.
+
+    Raises:
+        ValueError: If they are not of that form, name an unknown signal, are negative, or do not sum to 1.
+    """
+    fields = ["strategy", "transform", "shares"]
+    if sorted(values) != sorted(fields) or values["transform"] not in TRANSFORMS or ALL not in values["shares"]:
+        raise ValueError(f"Expected saved weights with {fields} and the layers' mean, got others: {sorted(values)}.")
+    for layer, own in values["shares"].items():
+        for name in own:
+            if name not in known:
+                raise ValueError(f"Unknown signal {name!r} in the saved weights; known: {list(known)}.")
+        if min(own.values()) < 0 or abs(sum(own.values()) - 1) > 1e-6:
+            raise ValueError(f"Expected saved weights of {layer!r} that are not negative and sum to 1, got {own}.")
+    return Weighing(
+        values["strategy"], values["transform"], {layer: dict(own) for layer, own in values["shares"].items()}
+    )
+
+
+def _check(
+    strategy: str,
+    signals: Sequence[str],
+    calibration: str,
+    oracle: pd.DataFrame | None,
+    criteria: pd.DataFrame | None,
+    weights: Mapping[str, Any] | None,
+) -> None:
+    if strategy not in STRATEGIES:
+        raise ValueError(f"Unknown fusion {strategy!r}; known: {list(STRATEGIES)}.")
+    for name in signals:
+        if name not in SIGNALS:
+            raise ValueError(f"Unknown signal {name!r}; known: {list(SIGNALS)}.")
+    if not signals:
+        raise ValueError(f"Expected at least one of the signals {list(SIGNALS)}, got none.")
+    columns = [] if criteria is None else [name for name in criteria.columns if name not in ("layer", "neuron")]
+    if calibration not in (*CALIBRATIONS, *columns):
+        raise ValueError(f"Unknown calibration {calibration!r}; known: {[*CALIBRATIONS, *columns]}.")
+    if oracle is None and (calibration == "oracle" or (strategy == "learned" and weights is None)):
+        what = "calibration 'oracle'" if calibration == "oracle" else "fusion 'learned'"
+        raise ValueError(f"Expected measured removals (the table `oracle`) for {what}, got none.")
+
+
+def _side_by_side(
+    tables: Mapping[str, pd.DataFrame], criteria: pd.DataFrame | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return one row a neuron with one column a signal, and the standard errors likewise."""
+    missing = [name for name in SIGNALS if name not in tables]
+    if missing:
+        raise ValueError(f"Expected the tables {list(SIGNALS)}, got none of {missing}.")
+    keys = tables[SIGNALS[0]][["layer", "neuron"]]
+    for name in (*SIGNALS, *BESIDE, "criteria"):
+        if name not in tables:
+            continue
+        if not tables[name][["layer", "neuron"]].equals(keys):
+            raise ValueError(f"Expected the same neurons in every signal, got others in {name!r}.")
+    frame = keys.assign(**{name: tables[name]["importance"] for name in SIGNALS})
+    errors = keys.assign(**{name: tables[name].get("standard_error", 0.0) for name in SIGNALS})
+    if criteria is None:
+        return frame, errors
+    return _with_criteria(frame, criteria), errors
+
+
+def _with_criteria(frame: pd.DataFrame, criteria: pd.DataFrame) -> pd.DataFrame:
+    columns = [name for name in criteria.columns if name not in ("layer", "neuron")]
+    taken = [name for name in columns if name in frame]
+    if taken:
+        raise ValueError(f"Expected criteria with names of their own, got {taken}.")
+    joined = frame.merge(criteria, on=["layer", "neuron"], how="left", validate="one_to_one")
+    if len(criteria) != len(frame) or not np.isfinite(joined[columns].to_numpy(dtype=float)).all():
+        raise ValueError("Expected a finite criterion for exactly the signals' neurons, got others.")
+    return joined
+
+
+def _described(frame: pd.DataFrame, errors: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return each signal's reliability and agreement in each layer, and of how many neurons."""
+    ranks, parts = relative(frame, names, "rank").to_numpy(), []
+    for layer, places in frame.groupby("layer").indices.items():
+        own = frame.iloc[places]
+        found = [
+            reliability(own[name].to_numpy(), errors[name].to_numpy()[places] if name in errors else np.zeros(1))
+            for name in names
+        ]
+        varies = np.array([np.ptp(own[name].to_numpy()) > 0 for name in names])
+        agreement = agreements(ranks[places], varies)
+        columns = {"layer": layer, "signal": names, "reliability": found, "agreement": agreement, "width": len(own)}
+        parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _weighed(
+    frame: pd.DataFrame,
+    rows: pd.DataFrame | None,
+    names: Sequence[str],
+    described: pd.DataFrame,
+    strategy: str,
+    weights: Mapping[str, Any] | None,
+    folds: int,
+    seed: int,
+) -> tuple[Weighing, dict[str, Any]]:
+    """Return the weights, and what is already known of how they do: held-out scores, and whether they fell back."""
+    if weights is not None:
+        return _restricted(from_plain(weights, [*SIGNALS, *names]), names), {"strategy": "saved"}
+    if strategy == "learned" and rows is not None:
+        return _learned(frame, rows, names, folds, seed)
+    signals = [name for name in names if name in SIGNALS]
+    shares: Shares = {}
+    for layer, own in described[described["signal"].isin(signals)].groupby("layer"):
+        equal = np.full(len(signals), 1 / len(signals))
+        pair = own["reliability"].to_numpy(), own["agreement"].to_numpy()
+        found = adaptive(*pair) if strategy == "adaptive" else equal
+        shares[str(layer)] = dict(zip(own["signal"], found.tolist(), strict=True))
+    return Weighing(strategy, "scaled", _with_mean(shares)), {}
+
+
+def _learned(
+    frame: pd.DataFrame, rows: pd.DataFrame, names: Sequence[str], folds: int, seed: int
+) -> tuple[Weighing, dict[str, Any]]:
+    """Return learned weights, or the best single signal where they rank unseen neurons no better."""
+    found = learn(frame, rows, names, folds=folds, seed=seed)
+    layers, truth = rows["layer"].to_numpy(), rows["loss_increase"].to_numpy()
+    reached = within_layers(layers, found.held_out, truth)
+    alone = {name: within_layers(layers, rows[name].to_numpy(), truth) for name in names}
+    best = max(alone, key=lambda name: alone[name])
+    fell_back = reached <= alone[best]
+    if fell_back:
+        logger.warning(
+            "Learned fusion ranks unseen neurons no better (Spearman %.3f) than %s alone (%.3f), which is used.",
+            reached, best, alone[best],
+        )  # fmt: skip
+    only = {name: float(name == best) for name in names}
+    shares = {layer: only if fell_back else own for layer, own in found.shares.items()}
+    weighing = Weighing("learned", "rank" if fell_back else found.candidate.transform, _with_mean(shares))
+    return weighing, {"held_out": found.held_out, "fell_back": bool(fell_back)}
+
+
+def _restricted(weighing: Weighing, names: Sequence[str]) -> Weighing:
+    """Return saved weights of the signals that are at hand and switched on, summing to 1 again."""
+    shares: Shares = {}
+    for layer, own in weighing.shares.items():
+        left = {name: own.get(name, 0.0) for name in names}
+        total = sum(left.values())
+        if total <= 0:
+            raise ValueError(f"Expected saved weights of one of {list(names)} for {layer!r}, got {own}.")
+        shares[layer] = {name: weight / total for name, weight in left.items()}
+    return Weighing(weighing.strategy, weighing.transform, shares)
+
+
+def _with_mean(shares: Shares) -> Shares:
+    names = next(iter(shares.values()))
+    mean = {name: float(np.mean([own[name] for own in shares.values()])) for name in names}
+    return {**shares, ALL: mean}
+
+
+def _for_layers(shares: Shares, frame: pd.DataFrame) -> Shares:
+    """Return the shares of the layers at hand; one that the shares do not name has their mean."""
+    return {str(layer): shares.get(str(layer), shares[ALL]) for layer in frame["layer"].unique()}
+
+
+def _evidence(
+    rows: pd.DataFrame,
+    frame: pd.DataFrame,
+    fused: np.ndarray,
+    names: Sequence[str],
+    known: Mapping[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """Return how scores and single signals rank measured removals, by layer and in all, with confidence intervals."""
+    every = frame[["layer", "neuron"]].assign(score=fused)
+    held_out = known.get("held_out", rows.merge(every, on=["layer", "neuron"])["score"].to_numpy())
+    by_layer = {str(layer): rows["layer"].to_numpy() == layer for layer in rows["layer"].unique()}
+    found = {}
+    for layer, chosen in {**by_layer, ALL: np.ones(len(rows), dtype=bool)}.items():
+        found[layer] = _compared(rows[chosen], held_out[chosen], names, seed)
+    return {**known, "layers": found}
+
+
+def _compared(rows: pd.DataFrame, held_out: np.ndarray, names: Sequence[str], seed: int) -> dict[str, Any]:
+    layers, truth = rows["layer"].to_numpy(), rows["loss_increase"].to_numpy()
+    alone = {name: within_layers(layers, rows[name].to_numpy(), truth) for name in names}
+    best = max(alone, key=lambda name: alone[name])
+    drawn = bootstrapped(layers, truth, {"fused": held_out, "best": rows[best].to_numpy()}, seed=seed)
+    low, high = interval(drawn["fused"])
+    gain_low, gain_high = interval(drawn["fused"] - drawn["best"])
+    sizes = rows.groupby("layer").size()
+    reliabilities = [
+        reliability(own["loss_increase"].to_numpy(), own["standard_error"].to_numpy())
+        for _, own in rows.groupby("layer")
+    ]
+    return {
+        "alone": alone,
+        "held_out": within_layers(layers, held_out, truth),
+        "held_out_low": low,
+        "held_out_high": high,
+        "best_signal": best,
+        "best_held_out": alone[best],
+        "gain_low": gain_low,
+        "gain_high": gain_high,
+        "oracle_reliability": float(np.average(reliabilities, weights=sizes)),
+        "measured": len(rows),
+    }
+
+
+UNKNOWN = {
+    **dict.fromkeys(("held_out", "held_out_low", "held_out_high"), np.nan),
+    "best_signal": "",
+    **dict.fromkeys(("best_held_out", "gain_low", "gain_high", "oracle_reliability"), np.nan),
+    "measured": 0,
+}
+
+
+def _report(
+    frame: pd.DataFrame,
+    weighing: Weighing,
+    names: Sequence[str],
+    described: pd.DataFrame,
+    evidence: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Return the `fusion` table."""
+    known = evidence.get("layers", {})
+    shares = {**_for_layers(weighing.shares, frame), ALL: weighing.shares[ALL]}
+    columns = ["reliability", "agreement"]
+    rows = []
+    for layer, own in shares.items():
+        part = described if layer == ALL else described[described["layer"] == layer]
+        for name in names:
+            of_signal = part[part["signal"] == name]
+            told = np.average(of_signal[columns], axis=0, weights=of_signal["width"])
+            found = known.get(layer, UNKNOWN)
+            alone = found["alone"][name] if "alone" in found else np.nan
+            rest = {column: found[column] for column in UNKNOWN}
+            head = {
+                "strategy": evidence.get("strategy", weighing.strategy),
+                "layer": layer,
+                "signal": name,
+                "weight": own.get(name, 0.0),
+            }
+            fell_back = bool(evidence.get("fell_back", False))
+            rows.append(
+                {**head, **dict(zip(columns, told, strict=True)), "alone": alone, **rest, "fell_back": fell_back}
+            )
+    return table("fusion", pd.DataFrame(rows))
+
+
+def _calibrated(
+    frame: pd.DataFrame, calibration: str, oracle: pd.DataFrame | None, curves: Curves | None
+) -> np.ndarray:
+    """Return the fused scores, or the losses that their places stand for."""
+    if calibration == "none":
+        return frame["fused"].to_numpy()
+    if calibration == "oracle" and oracle is not None:
+        return by_quantiles(frame, "fused", oracle)
+    if calibration == "removal" and curves is not None:
+        return by_curves(frame, "fused", curves(frame[["layer", "neuron", "fused"]]))
+    factor = 0.5 if calibration == "hessian" else 1.0
+    losses = frame[["layer"]].assign(loss_increase=factor * frame[calibration], standard_error=0.0)
+    return by_quantiles(frame, "fused", losses)
+
+
+def _beside(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Return the importances that stand beside the fused one, by column; no numbers where they were not measured."""
+    signals = {name: tables[name]["importance"] if name in tables else np.nan for name in BESIDE}
+    criteria = tables.get("criteria")
+    return signals | {name: np.nan if criteria is None else criteria[name] for name in CRITERIA}
+
+
+def _importance_table(
+    frame: pd.DataFrame, fused: np.ndarray, weighing: Weighing, seed: int, beside: Mapping[str, Any]
+) -> pd.DataFrame:
+    own = _for_layers(weighing.shares, frame)
+    shares = {
+        f"{name}_share": frame["layer"].map({layer: share.get(name, 0.0) for layer, share in own.items()})
+        for name in SIGNALS
+    }
+    random = np.random.default_rng(seed).random(len(frame))
+    columns = ["layer", "neuron", *SIGNALS]
+    return table("importance", frame[columns].assign(**shares, fused=fused, random=random, **beside))

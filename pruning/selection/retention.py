@@ -1,0 +1,358 @@
+"""How many neurons each layer keeps, and which."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pruning.core.neurons import Keep
+from pruning.core.tables import table
+from pruning.selection.budgets import Budget, allowed_widths, equal_shares_within, most_within, widths_within
+
+SCOPES = ("layer", "global", "absolute")
+RATES = ("fixed", "adaptive")
+_FACTORS = {"rnn": 0.85, "snn": 1.15, "mixed": 1.0, "dense": 1.0, "conv": 1.0, "head": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveRate:
+    """The settings of `adaptive_retention_rate`.
+
+    Attributes:
+        steps: (cv, share of importance): above that coefficient of variation, keep the smallest set holding the share.
+        otherwise: Share of the neurons where no step applies.
+        factors: Network type → factor of the rate.
+        lowest: Smallest rate.
+        highest: Largest rate.
+    """
+
+    steps: tuple[tuple[float, float], ...] = ((2.5, 0.7), (1.5, 0.8), (0.8, 0.9))
+    otherwise: float = 0.6
+    factors: Mapping[str, float] = field(default_factory=lambda: dict(_FACTORS))
+    lowest: float = 0.05
+    highest: float = 0.8
+
+
+USUAL = AdaptiveRate()
+
+
+def retention(
+    importance: pd.DataFrame,
+    *,
+    variant: str,
+    by: str,
+    retain: float,
+    floor: int | Mapping[str, int],
+    scope: str,
+    ceiling: int | Mapping[str, int] | None = None,
+    multiple: int = 1,
+    rate: str = "fixed",
+    kinds: Mapping[str, str] | None = None,
+    budget: Budget | None = None,
+    snn_ratio: float | None = None,
+    quota: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
+    """Return the `retention` table: which neurons the variant keeps.
+
+    What is compared, `scope`:
+
+    - `layer`: every layer keeps the same share, ⌊share × width + ½⌋ of its own most important neurons;
+    - `global`: all layers are ranked together by importance relative to the layer's mean, so layers get widths of
+      their own;
+    - `absolute`: likewise by importance as it is; for importance that is calibrated across layers.
+
+    How many: ⌊retain × neurons + ½⌋ (of each layer, or in all), or what `adaptive_retention_rate` says in place of
+    `retain`, or the largest set of importance within `budget` (see `widths_within`; the largest equal share that
+    fits for `layer`). Every layer's width lies between its floor and its ceiling and is a multiple of `multiple`, or
+    is the whole layer; a fixed share takes the nearest such width, the larger of two. A layer smaller than its floor
+    is kept whole. Equals are kept in the order of their numbers.
+
+    A mixed network starts with more recurrent and spiking neurons than are to stay (a super-network), and which kind
+    stays is decided in one of three ways. `snn_ratio` r: 1 − r of the recurrent neurons and r of the spiking ones, at
+    least one in each half of a layer. `quota`: each kind has its share of the neurons that stay, however many
+    `retain`, `rate` or `budget` let stay. Neither: freely, by one ranking of both kinds; each half is a layer of its
+    own, so the importance is comparable between kinds where it is between layers (see `pruning.fusion.calibration`, or the
+    surgeon's order) and `scope` is `absolute`.
+
+    >>> importance = pd.DataFrame({"layer": ["a"] * 4 + ["b"] * 4, "neuron": [*range(4)] * 2, "score": np.arange(8.0)})
+    >>> halves = {"snn_ratio": 0.25, "kinds": {"a": "rnn", "b": "snn"}, "scope": "layer", "floor": 1}
+    >>> kept = keep_of(retention(importance, variant="mixed", by="score", retain=1.0, **halves))
+    >>> {layer: neurons.tolist() for layer, neurons in kept.items()}
+    {'a': [1, 2, 3], 'b': [3]}
+
+    Args:
+        importance: The `importance` table.
+        variant: Name for the table's rows.
+        by: The column to rank by.
+        retain: Share of neurons to keep, in (0, 1].
+        floor: Fewest neurons that a layer keeps, ≥ 1; one number, or layer → number, 1 where it is not named.
+        scope: `layer`, `global` or `absolute`.
+        ceiling: Most neurons that a layer keeps; likewise, all where it is not named.
+        multiple: What every width is a multiple of, unless the layer stays whole.
+        rate: `fixed`: `retain` is the share; `adaptive`: the spread of the importance gives it.
+        kinds: Layer → network type, for `adaptive`, `snn_ratio` and `quota`; `mixed` where it is not named.
+        budget: What the kept neurons may cost; `retain` and `rate` then have no say.
+        snn_ratio: r in [0, 1]: keep 1 − r of the `rnn` neurons and r of the `snn` ones; `retain` then has no say.
+        quota: Network type → its share of the kept neurons, summing to 1; it has no say where `retain` is all.
+
+    Raises:
+        ValueError: For an unknown column, scope, rate or layer, a share outside (0, 1], importance that is not a
+            number, bounds that leave no width, a budget that not even the narrowest widths meet, an `snn_ratio` beside
+            another measure, or a quota that its kind cannot fill.
+    """
+    _check(importance, by, retain, scope, rate)
+    _check_kinds(snn_ratio, quota, alone=budget is None and rate == "fixed")
+    ordered = importance.sort_values(["layer", "neuron"], ignore_index=True)
+    frame = ordered[["layer", "neuron"]].assign(variant=variant, importance=ordered[by])
+    ranks = frame.groupby("layer")["importance"].rank(method="first", ascending=False).astype("int64")
+    frame = frame.assign(rank=ranks, worth=_comparable(frame, scope))
+    sizes = {str(layer): int(size) for layer, size in frame.groupby("layer").size().items()}
+    choices = _choices(sizes, floor, ceiling, multiple)
+    shares = _shares(frame, scope, kinds or {}) if rate == "adaptive" else dict.fromkeys(sizes, retain)
+    if snn_ratio is not None:
+        of_kinds = {"rnn": 1 - snn_ratio, "snn": snn_ratio}
+        widths = _by_kind(frame, choices, _layers_of(kinds or {}, sizes, of_kinds), of_kinds, scope)
+    elif quota is not None and (budget is not None or min(shares.values()) < 1):
+        wanted = math.floor(sum(shares[layer] * sizes[layer] for layer in sizes) + 0.5)
+        widths = _by_quota(frame, choices, _layers_of(kinds or {}, sizes, quota), quota, budget or wanted, scope)
+    elif budget is not None:
+        widths = _within(frame, choices, budget, scope)
+    else:
+        widths = _shared(frame, choices, shares, scope)
+    kept = frame["rank"] <= frame["layer"].map(widths)
+    columns = ["variant", "layer", "neuron", "importance", "rank", "kept"]
+    return table("retention", frame.assign(kept=kept)[columns])
+
+
+def keep_of(retained: pd.DataFrame) -> Keep:
+    """Return the kept neurons of each layer, ascending, as `select` takes them."""
+    kept = retained[retained["kept"]].sort_values(["layer", "neuron"])
+    return {str(layer): torch.tensor(rows.to_numpy()) for layer, rows in kept.groupby("layer")["neuron"]}
+
+
+def adaptive_retention_rate(
+    scores: Sequence[float] | np.ndarray, network_type: str, *, thresholds: AdaptiveRate = USUAL
+) -> float:
+    """Return the share of neurons to keep, from how unequal their importance is.
+
+    With cv = σ / mean (σ over all, ddof 0): above the first of `thresholds.steps` that cv exceeds, the size of the
+    smallest set that holds that step's share of the importance, over the number of neurons; else the conservative
+    `otherwise`. The result × the network type's factor lies within [lowest, highest].
+
+    A negative score counts as 0: removing that neuron costs nothing. Scores that are all equal, or all ≤ 0, tell no
+    neuron from another (cv = 0) and give the conservative share.
+
+    >>> adaptive_retention_rate([1.0] * 10, "mixed")
+    0.6
+    >>> adaptive_retention_rate([100.0] + [0.0] * 99, "mixed")
+    0.05
+
+    Args:
+        scores: Importance of each neuron, (width,).
+        network_type: A key of `thresholds.factors`: `rnn`, `snn`, `mixed`, `dense`, `conv` or `head`.
+        thresholds: The settings.
+
+    Raises:
+        ValueError: For an unknown network type, no scores, or a score that is no finite number.
+    """
+    if network_type not in thresholds.factors:
+        raise ValueError(f"Unknown network type {network_type!r}; known: {list(thresholds.factors)}.")
+    values = np.asarray(scores, dtype=float).ravel()
+    if not len(values):
+        raise ValueError("Expected at least one score, got none.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"Expected finite scores, got {int((~np.isfinite(values)).sum())} others.")
+    share = _adaptive_share(np.maximum(values, 0.0), thresholds)
+    return float(np.clip(share * thresholds.factors[network_type], thresholds.lowest, thresholds.highest))
+
+
+def _adaptive_share(values: np.ndarray, thresholds: AdaptiveRate) -> float:
+    """Return the share before the network type has its say."""
+    largest = values.max()
+    relative = values / largest if largest > 0 else values  # no sum of large scores overflows
+    variation = relative.std() / relative.mean() if largest > 0 else 0.0
+    for limit, held in sorted(thresholds.steps, reverse=True):
+        if variation > limit:
+            cumulated = np.cumsum(np.sort(relative)[::-1])
+            reached = cumulated >= held * cumulated[-1] * (1 - 1e-12)
+            return float(reached.argmax() + 1) / len(values)
+    return thresholds.otherwise
+
+
+def _comparable(frame: pd.DataFrame, scope: str) -> pd.Series:
+    """Return the importance as it is compared between layers."""
+    if scope == "absolute":
+        return frame["importance"]
+    mean = frame.groupby("layer")["importance"].transform(lambda values: values.abs().mean())
+    return frame["importance"] / mean.where(mean > 0, 1)
+
+
+def _choices(
+    sizes: Mapping[str, int],
+    floor: int | Mapping[str, int],
+    ceiling: int | Mapping[str, int] | None,
+    multiple: int,
+) -> dict[str, np.ndarray]:
+    """Return the widths that each layer may have."""
+    if multiple < 1:
+        raise ValueError(f"Expected a multiple of at least 1 neuron, got {multiple}.")
+    floors = {**dict.fromkeys(sizes, 1), **_of_layers(floor, sizes, "floor")}
+    ceilings = _of_layers(ceiling, sizes, "ceiling") if ceiling is not None else {}
+    return {
+        layer: allowed_widths(size, floor=floors[layer], ceiling=ceilings.get(layer), multiple=multiple)
+        for layer, size in sizes.items()
+    }
+
+
+def _of_layers(bound: int | Mapping[str, int], sizes: Mapping[str, int], what: str) -> dict[str, int]:
+    """Return a bound for each layer, or for those that are named."""
+    bounds = dict(bound) if isinstance(bound, Mapping) else dict.fromkeys(sizes, bound)
+    for layer, number in bounds.items():
+        if layer not in sizes:
+            raise ValueError(f"Unknown layer {layer!r} of a {what}; known: {list(sizes)}.")
+        if number < 1:
+            raise ValueError(f"Expected a {what} of at least 1 neuron, got {number}.")
+    return bounds
+
+
+def _within(frame: pd.DataFrame, choices: Mapping[str, np.ndarray], budget: Budget, scope: str) -> dict[str, int]:
+    """Return each layer's width within the budget."""
+    if set(budget.layers) != set(choices):
+        raise ValueError(f"Expected a budget for the layers {list(choices)}, got one for {list(budget.layers)}.")
+    if scope == "layer":
+        return equal_shares_within(choices, budget)
+    worths = {str(layer): values.to_numpy() for layer, values in frame.groupby("layer")["worth"]}
+    return widths_within(worths, choices, budget)
+
+
+def _layers_of(kinds: Mapping[str, str], layers: Iterable[str], wanted: Iterable[str]) -> dict[str, list[str]]:
+    """Return the layers of each wanted network type; every layer must have one of them."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        found.setdefault(kinds.get(layer, "mixed"), []).append(layer)
+    if set(found) != set(wanted):
+        raise ValueError(f"Expected layers of the kinds {sorted(wanted)}, got {sorted(found)}.")
+    return found
+
+
+def _by_kind(
+    frame: pd.DataFrame,
+    choices: Mapping[str, np.ndarray],
+    layers: Mapping[str, list[str]],
+    shares: Mapping[str, float],
+    scope: str,
+) -> dict[str, int]:
+    """Return each layer's width where each network type keeps a share of its own neurons."""
+    widths: dict[str, int] = {}
+    for kind, names in layers.items():
+        own, steps = frame[frame["layer"].isin(names)], {layer: choices[layer] for layer in names}
+        widths |= _shared(own, steps, dict.fromkeys(names, shares[kind]), scope)
+    return widths
+
+
+def _by_quota(
+    frame: pd.DataFrame,
+    choices: Mapping[str, np.ndarray],
+    layers: Mapping[str, list[str]],
+    quota: Mapping[str, float],
+    wanted: Budget | int,
+    scope: str,
+) -> dict[str, int]:
+    """Return each layer's width where each network type has its quota of a number of neurons or of a budget."""
+    sizes = {kind: int(frame["layer"].isin(names).sum()) for kind, names in layers.items()}
+
+    def widths(total: int) -> dict[str, int]:
+        shares = {kind: count / sizes[kind] for kind, count in _split(total, quota).items()}
+        return _by_kind(frame, choices, layers, shares, scope)
+
+    if not isinstance(wanted, int):
+        filled = (total for total in range(len(frame), -1, -1) if not _unfilled(total, quota, sizes))
+        return most_within(widths, next(filled), choices, wanted)
+    for kind in _unfilled(wanted, quota, sizes):
+        raise ValueError(
+            f"Expected a quota that {sizes[kind]} {kind} neurons can fill, got {quota[kind]:g} of {wanted} in all."
+        )
+    return widths(wanted)
+
+
+def _split(total: int, quota: Mapping[str, float]) -> dict[str, int]:
+    """Return how many of `total` neurons are of each kind; they sum to it.
+
+    >>> _split(5, {"rnn": 0.5, "snn": 0.5})
+    {'rnn': 3, 'snn': 2}
+    """
+    reached = np.floor(np.cumsum(list(quota.values())) * total + 0.5 + 1e-9).astype(int)
+    return dict(zip(quota, np.diff(reached, prepend=0).tolist(), strict=True))
+
+
+def _unfilled(total: int, quota: Mapping[str, float], sizes: Mapping[str, int]) -> list[str]:
+    """Return the kinds that have fewer neurons than their quota of `total`."""
+    return [kind for kind, count in _split(total, quota).items() if count > sizes[kind]]
+
+
+def _shares(frame: pd.DataFrame, scope: str, kinds: Mapping[str, str]) -> dict[str, float]:
+    """Return each layer's share by how unequal its importance is, or by that of all layers together."""
+    layers = {str(layer): values.to_numpy() for layer, values in frame.groupby("layer")["worth"]}
+    types = {layer: kinds.get(layer, "mixed") for layer in layers}
+    if scope == "layer":
+        return {layer: adaptive_retention_rate(values, types[layer]) for layer, values in layers.items()}
+    kind = next(iter(types.values())) if len(set(types.values())) == 1 else "mixed"
+    return dict.fromkeys(layers, adaptive_retention_rate(frame["worth"].to_numpy(), kind))
+
+
+def _shared(
+    frame: pd.DataFrame, choices: Mapping[str, np.ndarray], shares: Mapping[str, float], scope: str
+) -> dict[str, int]:
+    """Return each layer's width for a share of each layer, or of all neurons together."""
+    sizes = frame.groupby("layer").size()
+    if scope == "layer":
+        return {layer: _nearest(choices[layer], shares[layer] * int(sizes[layer])) for layer in choices}
+    wanted = math.floor(next(iter(shares.values())) * len(frame) + 0.5)
+    if all(len(step) == step[-1] - step[0] + 1 and step[-1] == sizes[layer] for layer, step in choices.items()):
+        return _ranked(frame, wanted, {layer: int(step[0]) for layer, step in choices.items()})
+    narrowest = sum(int(step[0]) for step in choices.values())
+    neurons = Budget("neurons", max(wanted, narrowest), tuple(choices), lambda rows: rows.sum(axis=1))
+    worths = {str(layer): values.to_numpy() for layer, values in frame.groupby("layer")["worth"]}
+    return widths_within(worths, choices, neurons)
+
+
+def _nearest(choices: np.ndarray, wanted: float) -> int:
+    """Return the allowed width that is nearest to a number, the larger of two."""
+    distance = np.abs(choices - wanted)
+    return int(choices[distance == distance.min()].max())
+
+
+def _ranked(frame: pd.DataFrame, wanted: int, floors: Mapping[str, int]) -> dict[str, int]:
+    """Return how many of each layer are among the most important of all, once each layer has its floor."""
+    guaranteed = frame["rank"] <= frame["layer"].map(floors)
+    place = frame["worth"].mask(guaranteed, math.inf).rank(method="first", ascending=False)
+    kept = place <= max(wanted, int(guaranteed.sum()))
+    return {str(layer): int(number) for layer, number in kept.groupby(frame["layer"]).sum().items()}
+
+
+def _check(importance: pd.DataFrame, by: str, retain: float, scope: str, rate: str) -> None:
+    known = [column for column in importance.columns if column not in ("layer", "neuron")]
+    if by not in known:
+        raise ValueError(f"Unknown importance {by!r}; known: {known}.")
+    for what, name, names in (("scope", scope, SCOPES), ("rate", rate, RATES)):
+        if name not in names:
+            raise ValueError(f"Unknown {what} {name!r}; known: {list(names)}.")
+    if not 0 < retain <= 1:
+        raise ValueError(f"Expected retain in (0, 1], got {retain}.")
+    if not importance[by].map(math.isfinite).all():
+        raise ValueError(f"Expected a finite importance for every neuron, got others in {by!r}.")
+
+
+def _check_kinds(snn_ratio: float | None, quota: Mapping[str, float] | None, *, alone: bool) -> None:
+    """Refuse shares of the network types that are none, or that contradict what else says how many stay."""
+    if snn_ratio is not None and quota is not None:
+        raise ValueError("Expected snn_ratio or quota, got both.")
+    if snn_ratio is not None and not alone:
+        raise ValueError("Expected snn_ratio alone to say how many neurons stay, got a budget or an adaptive rate too.")
+    if snn_ratio is not None and not 0 <= snn_ratio <= 1:
+        raise ValueError(f"Expected snn_ratio in [0, 1], got {snn_ratio}.")
+    if quota is not None and not (min(quota.values(), default=-1) >= 0 and math.isclose(sum(quota.values()), 1)):
+        raise ValueError(f"Expected quotas of at least 0 that sum to 1, got {dict(quota)}.")

@@ -1,0 +1,70 @@
+"""How what is measured in stretches of text becomes a signal's table, with the spread between them as its error."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, Self, TypeVar
+
+import pandas as pd
+from torch import Tensor
+
+from pruning.core.statistics import jackknife_error, merged
+from pruning.core.tables import table
+from pruning.signals.scaling import signal_rows
+
+GROUPS = 8
+"""Consecutive stretches of text kept apart, so that the spread between them gives standard errors."""
+
+
+class Measured(Protocol):
+    """Mergeable statistics of one layer, from which a signal's components follow."""
+
+    @property
+    def components(self) -> dict[str, Tensor]:
+        """The components of the signal by name, each (width,)."""
+
+    @property
+    def importance(self) -> Tensor:
+        """Weighted sum of the scaled components, (width,)."""
+
+    @property
+    def samples(self) -> int:
+        """Observations so far."""
+
+    def merge(self, other: Self) -> Self:
+        """Return the state of both samples together."""
+
+
+State = TypeVar("State", bound=Measured)
+Group = TypeVar("Group")
+
+
+def empty_groups(empty: Callable[[], Group], count: int) -> list[Group]:
+    """Return one empty state for each group of `count` windows."""
+    return [empty() for _ in range(min(GROUPS, count))]
+
+
+def expect_several(count: int, signal: str) -> None:
+    """Refuse to measure a signal on fewer than two batches, before any work: nothing would tell its error.
+
+    Raises:
+        ValueError: If there are fewer than two.
+    """
+    if count < 2:
+        raise ValueError(
+            f"Expected at least two batches for {signal}, whose spread is its error, got {count}; "
+            "read more of them, or cut the text into more and smaller ones."
+        )
+
+
+def group_of(groups: Sequence[Group], index: int, count: int) -> Group:
+    """Return the group that window `index` of `count` belongs to: consecutive windows, groups of nearly equal size."""
+    return groups[index * len(groups) // count]
+
+
+def grouped_table(name: str, layers: Mapping[str, Sequence[State]]) -> pd.DataFrame:
+    """Return the signal's table: the merged groups' components, the jackknife over groups as standard error."""
+    parts = []
+    for layer, groups in layers.items():
+        whole = merged(groups)
+        error = jackknife_error(groups, lambda state: state.importance)
+        parts.append(signal_rows(layer, whole.components, whole.importance, error, whole.samples))
+    return table(name, pd.concat(parts, ignore_index=True))

@@ -1,0 +1,73 @@
+"""How much the loss depends on what the readers of each neuron read: the Gram matrix of its readers, per layer."""
+
+import logging
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pruning.core.modes import carried, differentiating, evaluating
+from pruning.core.neurons import NeuronLayer
+from pruning.core.progress import Track, silently
+from pruning.core.statistics import Covariance
+from pruning.data.windows import IGNORED, Batches
+from pruning.models.base import Measurable
+from pruning.signals.jackknife import empty_groups, group_of
+from pruning.signals.sampled_labels import sampled_labels
+
+logger = logging.getLogger(__name__)
+
+
+def sensitivities(
+    model: Measurable, windows: Batches, *, batches: int, seed: int, track: Track = silently
+) -> dict[str, list[Covariance]]:
+    """Return the moments of γ = ∂L/∂h of each layer, in groups of consecutive windows.
+
+    h (width,) are a layer's outputs at one token and γ their derivative through every reader: the layer's own
+    recurrence, the next layer, the decoder. L is the summed loss of the window with labels sampled from the model, so
+    that M = E[γ γᵀ] is the Fisher information of h, and an error e in what is read costs ½ eᵀ M e nat/token to second
+    order. With readers' weights W and pre-activation gradients g, γ = Wᵀ g: M is the sum over pairs of readers of
+    Wᵀ E[g gᵀ] W, which is how K-FAC weighs their rows (Martens & Grosse 2015), without its matrices ever being made.
+    A layer whose outputs cannot be tapped is left out, and a warning says why.
+
+    Args:
+        model: Any model whose layers can be tapped (`Measurable.tapped`).
+        windows: Calibration text (or other batches), read in order with carried state; what flows back is cut at the
+            end of each.
+        batches: At most this many windows are read.
+        seed: Seed of the sampled labels.
+        track: Shows progress.
+    """
+    layers, count = tappable(model, windows, "surgeon"), min(batches, len(windows))
+    groups = {layer.name: empty_groups(partial(Covariance.empty, layer.width), count) for layer in layers}
+    if not layers:
+        return groups
+    generator = torch.Generator().manual_seed(seed)
+    state = None
+    with differentiating(model):
+        for index, (inputs, targets) in zip(track(range(count), "sensitivities"), windows, strict=False):
+            found, state = _of_batch(model, inputs, targets, carried(state), generator)
+            for name, gradients in found.items():
+                group_of(groups[name], index, count).update(gradients.flatten(0, 1))
+    return groups
+
+
+def tappable(model: Measurable, windows: Batches, signal: str) -> list[NeuronLayer]:
+    """Return the layers that can be tapped; a warning names each of the others and says why."""
+    with evaluating(model):
+        reasons = model.untappable(next(iter(windows))[0])
+    for name, reason in reasons.items():
+        logger.warning("Not measured by %s: layer %s, because %s.", signal, name, reason)
+    return [layer for layer in model.layers() if layer.name not in reasons]
+
+
+def _of_batch(
+    model: Measurable, inputs: Any, targets: Tensor, state: Any, generator: torch.Generator
+) -> tuple[dict[str, Tensor], Any]:
+    """Return ∂L/∂h of each layer, (steps, examples, width), and the state to carry on from."""
+    logits, taps, state = model.tapped(inputs, state)
+    labels = sampled_labels(logits.detach().softmax(-1), model.labels(targets), generator)
+    loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    return dict(zip(taps, torch.autograd.grad(loss, list(taps.values())), strict=True)), state

@@ -1,0 +1,275 @@
+"""The training loop: truncated back-propagation with carried state, resumable after each epoch, the best one kept."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from pruning.core.devices import seeded
+from pruning.core.modes import carried
+from pruning.core.neurons import named_buffers, named_tensors
+from pruning.core.progress import Track, silently
+from pruning.data.windows import Batches
+from pruning.evaluation.measures import loss_of
+from pruning.models.base import Measurable
+from pruning.training.distillation import Teacher, distillation_loss
+from pruning.training.schedule import rate_at
+
+_States = tuple[Any, Any]
+
+CHECKPOINTED = ("exp_avg", "exp_avg_sq", "step")
+"""What AdamW remembers of each parameter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained.
+
+    Attributes:
+        epochs: Passes over the training windows.
+        portion: Share of the training windows, from the start, that one pass uses; 1 is all.
+        learning_rate: Highest learning rate of AdamW (Loshchilov & Hutter 2019), reached after the warm-up and
+            lowered to zero along a half cosine.
+        warmup: Share of all steps over which the learning rate rises linearly.
+        weight_decay: Decoupled weight decay of weight matrices.
+        clip: Largest norm of the whole gradient (Pascanu, Mikolov & Bengio 2013).
+        patience: Epochs without a better validation loss after which training stops early.
+    """
+
+    epochs: int
+    portion: float
+    learning_rate: float
+    warmup: float
+    weight_decay: float
+    clip: float
+    patience: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Where training stands after an epoch; enough to go on from.
+
+    Attributes:
+        tensors: `model.*` as it is, `best.*` as it was at the lowest validation loss, `optimizer.*`.
+        history: One row a step: `step`, `tokens` read so far, `train_loss`, `valid_loss` (nat/token; at the ends of
+            epochs only), `learning_rate`. The loss is the labels', also where a teacher is imitated too.
+        finished: Whether no epoch is left to do.
+    """
+
+    tensors: dict[str, Tensor]
+    history: pd.DataFrame
+    finished: bool
+
+    def best(self) -> dict[str, Tensor]:
+        """Return the parameters of the best epoch."""
+        return under("best", self.tensors)
+
+
+def train(
+    model: Measurable,
+    windows: Batches,
+    valid: Batches,
+    *,
+    recipe: Recipe,
+    seed: int,
+    teacher: Teacher | None = None,
+    resume: Trained | None = None,
+    track: Track = silently,
+) -> Iterator[Trained]:
+    """Train `model` in place and yield where training stands after each epoch.
+
+    Each epoch draws its dropout from `seed` and its own number, so a run resumed after epoch n ends with the bytes of
+    a run that was never interrupted. The global random state is left as it was. Frozen parameters stay as they are.
+
+    Args:
+        model: Any model that knows its loss; it ends as the last epoch left it.
+        windows: Training windows (or other batches); their batch size and length are the training's. A `DataLoader`
+            that shuffles draws from `seed`, as dropout does.
+        valid: Validation windows.
+        recipe: How to train.
+        seed: Seed of dropout.
+        teacher: The model to imitate, and how much; by default the labels alone teach.
+        resume: The last state that an interrupted run yielded.
+        track: Shows the progress of each epoch.
+
+    Raises:
+        FloatingPointError: If the loss stops being a number.
+        ValueError: If every parameter is frozen.
+    """
+    expect_learning(model)
+    loop = Loop(model, optimizer_of(model, recipe), windows, recipe, teacher, seed, track)
+    state = resume or Trained({}, pd.DataFrame(), finished=False)
+    if resume:
+        restore(model, loop.optimizer, resume.tensors)
+    done = 0 if state.history.empty else int(state.history["valid_loss"].notna().sum())
+    for epoch in range(done, recipe.epochs):
+        if state.finished:
+            return
+        rows = loop.epoch(epoch)
+        rows.loc[rows.index[-1], "valid_loss"] = finite(loss_of(model, valid).mean, "validation")
+        state = after_epoch(model, loop.optimizer, state, rows, recipe)
+        yield state
+
+
+class Companion(Protocol):
+    """Goes along with training: sees the gradients of each step, and may replace what is trained after it."""
+
+    def see(self, model: Any) -> None:
+        """Look at the model with the gradients of one step, before they are clipped and change it."""
+
+    def after(
+        self, model: Any, optimizer: torch.optim.AdamW, state: Any, rate: float
+    ) -> tuple[Any, torch.optim.AdamW, Any]:
+        """Return the model, the optimizer and the carried state to go on with after a step at learning rate `rate`."""
+
+
+@dataclass
+class Loop:
+    """What the steps of one training share; a companion may replace the model and its optimizer between them."""
+
+    model: Measurable
+    optimizer: torch.optim.AdamW
+    windows: Batches
+    recipe: Recipe
+    teacher: Teacher | None
+    seed: int
+    track: Track
+    companion: Companion | None = None
+
+    def epoch(self, epoch: int) -> pd.DataFrame:
+        """Make one pass over the training windows and return its rows of the history."""
+        used = steps_an_epoch(self.recipe, self.windows)
+        steps = range(epoch * used, (epoch + 1) * used)
+        rates = [rate_at(self.recipe, step, self.recipe.epochs * used) for step in steps]
+        with seeded(self.model, self.seed * 1_000_003 + epoch):
+            losses, per_step = self._steps(rates, f"epoch {epoch + 1} of {self.recipe.epochs}")
+        finite(sum(losses), "training")
+        read = epoch * sum(per_step) + np.cumsum(per_step)
+        numbers = {"step": np.array(steps) + 1, "tokens": read, "train_loss": losses, "valid_loss": math.nan}
+        return pd.DataFrame({**numbers, "learning_rate": rates})
+
+    def _steps(self, rates: Sequence[float], what: str) -> tuple[list[float], list[int]]:
+        """Take one step at each of the learning rates, the state carried; return their losses and targets."""
+        losses: list[float] = []
+        counts: list[int] = []
+        states: _States = (None, None)
+        self.model.train()
+        for rate, (inputs, targets) in zip(self.track(rates, what), self.windows, strict=False):
+            loss, learnt, own, taught = self._losses(inputs, targets, states)
+            self._step(learnt, rate)
+            losses.append(loss.item())
+            counts.append(self.model.count(targets))
+            if self.companion:
+                self.model, self.optimizer, own = self.companion.after(self.model, self.optimizer, own, rate)
+            states = (own, taught)
+        return losses, counts
+
+    def _losses(self, inputs: Any, targets: Tensor, states: "_States") -> tuple[Tensor, Tensor, Any, Any]:
+        """Return the batch's loss (nat/token), what is minimised, and the model's and the teacher's states after."""
+        if self.teacher is None:
+            loss, own = self.model.loss(inputs, targets, carried(states[0]))
+            return loss, loss, own, None
+        batch = (inputs, targets)
+        loss, learnt, after = distillation_loss(self.model, self.teacher, batch, carried(states[0]), states[1])
+        return loss, learnt, *after
+
+    def _step(self, loss: Tensor, rate: float) -> None:
+        """Take one optimisation step."""
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        if self.companion:
+            self.companion.see(self.model)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["pace"]
+        self.optimizer.step()
+
+
+def expect_learning(model: nn.Module) -> None:
+    """Refuse to train a model in which nothing can learn.
+
+    Raises:
+        ValueError: If every parameter is frozen.
+    """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "Expected parameters to train, got a model in which all are frozen; "
+            "call `requires_grad_(True)` on those that are to learn."
+        )
+
+
+def finite(loss: float, which: str) -> float:
+    """Return the loss, or refuse one that is not a number."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"Expected a finite {which} loss, got {loss}; lower learning_rate or clip.")
+    return loss
+
+
+def steps_an_epoch(recipe: Recipe, windows: Batches) -> int:
+    """Return how many windows one pass reads, and so how many steps it takes."""
+    return max(1, round(recipe.portion * len(windows)))
+
+
+def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """Return AdamW that decays weight matrices, leaves biases alone, and goes at the pace of each module's `pace`."""
+    paces = {
+        p: float(getattr(module, "pace", 1)) for module in model.modules() for p in module.parameters(recurse=False)
+    }
+    groups = [
+        {"params": own, "weight_decay": recipe.weight_decay if matrices else 0.0, "pace": pace}
+        for pace in sorted(set(paces.values()))
+        for matrices in (True, False)
+        if (own := [p for p, its in paces.items() if its == pace and (p.ndim > 1) == matrices])
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+def after_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.AdamW,
+    before: Trained,
+    rows: pd.DataFrame,
+    recipe: Recipe,
+    *,
+    since: int = 0,
+) -> Trained:
+    """Return the state after an epoch, with the parameters of the best epoch from `since` on and whether to stop."""
+    history = rows if before.history.empty else pd.concat([before.history, rows], ignore_index=True)
+    losses = history["valid_loss"].dropna().to_numpy()
+    valid = losses[since:]
+    now = {name: tensor.clone() for name, tensor in {**named_tensors(model), **named_buffers(model)}.items()}
+    best = now if valid.argmin() == len(valid) - 1 else before.best()
+    remembered = {
+        f"{name}.{what}": optimizer.state[parameter][what].clone()
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state  # not one that is frozen
+        for what in CHECKPOINTED
+    }
+    tensors = {
+        f"{prefix}.{name}": tensor
+        for prefix, part in (("model", now), ("best", best), ("optimizer", remembered))
+        for name, tensor in part.items()
+    }
+    stale = len(valid) - 1 - int(valid.argmin())
+    return Trained(tensors, history, finished=len(losses) == recipe.epochs or stale >= recipe.patience)
+
+
+def restore(model: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, Tensor]) -> None:
+    """Put the model and its optimizer where an interrupted run left them."""
+    model.load_state_dict(under("model", tensors))
+    remembered = under("optimizer", tensors)
+    for name, parameter in model.named_parameters():
+        if f"{name}.step" not in remembered:
+            continue
+        own = {what: remembered[f"{name}.{what}"] for what in CHECKPOINTED}  # a file's are on the CPU
+        optimizer.state[parameter] = {what: tensor.to(parameter.device, copy=True) for what, tensor in own.items()}
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix.`, without it."""
+    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}

@@ -1,0 +1,87 @@
+"""`python -m tasks choose`: the fastest model that is good enough, or the best one that is fast enough."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pruning.evaluation.measures import size_of
+from pruning.models.base import Measurable
+from tasks.common.console import say, track
+from tasks.common.job import Job
+from tasks.common.models import read_model, write_model
+from tasks.common.parameters import Unexpected, checked
+from tasks.common.pipeline import DATA, PARAMETERS, read_stage
+from tasks.common.reading import read_yaml
+from tasks.common.tables import read_table
+from tasks.stages.evaluate import BATCHES
+from tasks.stages.path import DENSE, model_at
+
+Row = Mapping[Any, float]
+Rows = Sequence[Row]
+"""Rows of the table `path`, with `milliseconds` for one step."""
+
+
+def run(words: Sequence[str]) -> None:
+    """Choose a model on the path by validation perplexity and measured latency, and write it.
+
+    Raises:
+        Unexpected: With one sentence, if nothing on the path is good or fast enough.
+    """
+    wanted = _parsed(words)
+    values = read_yaml(PARAMETERS)
+    job = Job(read_stage("path", None, values), checked(values), track)
+    path = read_table(job.output("path"))
+    path = path.assign(milliseconds=_milliseconds(read_table(job.output("timing")), path["retain"], wanted.batch))
+    rows: list[dict[Any, float]] = path.to_dict("records")
+    dense = next(row for row in rows if row["retain"] == DENSE)
+    row = best_within(rows, wanted.latency) if wanted.within is None else fastest_within(rows, dense, wanted.within)
+    retain = row["retain"]
+    model = read_model(job.input("train/model")) if retain == DENSE else model_at(job, retain)
+    write_model(wanted.to, model)
+    _say(row, dense, wanted, model)
+
+
+def _say(row: Row, dense: Row, wanted: argparse.Namespace, model: Measurable) -> None:
+    change = row["valid_perplexity"] / dense["valid_perplexity"] - 1
+    faster = dense["milliseconds"] / row["milliseconds"]
+    say(f"{wanted.to}: {row['retain']:.0%} of the neurons, {size_of(model).parameters:,} parameters")
+    say(f"perplexity {row['valid_perplexity']:.1f} on valid ({change:+.1%}), {row['test_perplexity']:.1f} on test")
+    say(f"{row['milliseconds']:.2f} ms a step at batch {wanted.batch} ({faster:.2f}× as fast as dense)")
+
+
+def fastest_within(rows: Rows, dense: Row, percent: float) -> Row:
+    """Return the row of least latency whose validation perplexity is at most `percent` % above the dense model's."""
+    above = [100 * (row["valid_perplexity"] / dense["valid_perplexity"] - 1) for row in rows]
+    if min(above) > percent:
+        raise Unexpected(f"Expected --within of at least {min(above):.2f}, the best on the path, got {percent:g}.")
+    return min(
+        (row for row, worse in zip(rows, above, strict=True) if worse <= percent), key=itemgetter("milliseconds")
+    )
+
+
+def best_within(rows: Rows, milliseconds: float) -> Row:
+    """Return the row of least validation perplexity whose latency is at most `milliseconds`."""
+    fastest = min(row["milliseconds"] for row in rows)
+    if fastest > milliseconds:
+        raise Unexpected(f"Expected --latency of at least {fastest:.3f} ms, the fastest, got {milliseconds:g}.")
+    return min((row for row in rows if row["milliseconds"] <= milliseconds), key=itemgetter("valid_perplexity"))
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tasks choose", description="Choose a model on the path.")
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--within", type=float, metavar="PERCENT", help="the fastest at most this much above dense")
+    budget.add_argument("--latency", type=float, metavar="MS", help="the best that takes at most this long a step")
+    parser.add_argument("--batch", type=int, choices=BATCHES, default=min(BATCHES), help="sequences side by side")
+    parser.add_argument("--to", type=Path, default=DATA / "choice", metavar="FOLDER", help="where the model goes")
+    return parser.parse_args(words)
+
+
+def _milliseconds(timing: pd.DataFrame, shares: pd.Series, batch: int) -> list[float]:
+    rows = timing[(timing["measure"] == "latency") & (timing["batch"] == batch)]
+    seconds = dict(zip(rows["variant"], rows["seconds"], strict=True))
+    return [1000 * seconds[f"{share:g}"] for share in shares]

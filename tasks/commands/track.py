@@ -1,0 +1,322 @@
+"""`python -m tasks track`: what MLflow is told of the pipeline's state, from files alone and once for each dvc.lock."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from pruning.evaluation.comparison import COSTS, PHASES
+from tasks.common.console import say
+from tasks.common.parameters import Unexpected, checked, settings_of
+from tasks.common.pipeline import LOCK, PARAMETERS, PIPELINE, Stage, read_stage
+from tasks.common.reading import read_yaml
+from tasks.common.tables import read_table
+
+STORE, ARTIFACTS = Path("mlflow.db"), Path("mlartifacts")
+EXPERIMENT, STATE, PARENT = "neuron-pruning", "dvc.lock", "mlflow.parentRunId"
+SHOWN = ("retention", "parameters", *(f"perplexity_{phase}_test" for phase in PHASES), "latency_ms_batch_1")
+VARIANTS = {
+    "searchFilter": "tags.kind = 'variant'",
+    "orderByKey": "metrics.`perplexity_finetuned_test`",  # any order but by date shows children without their parents
+    "orderByAsc": True,
+    "selectedColumns": ["params.`by`", *(f"metrics.`{name}`" for name in SHOWN)],
+}
+"""What MLflow's list of runs shows under `…/runs?viewStateShareKey=variants`: a ranking of all variants."""
+SIZES = ("neurons", *COSTS)
+POINTS = 2000
+"""Steps of a curve at most; more cannot be seen and take a server minutes."""
+DEFAULTS = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",  # the making of a new database is told in thirty lines otherwise
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # a server that is down is given up after seconds, not after MLflow's minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that one MLflow run holds; `curves` is a `history` table."""
+
+    name: str
+    params: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str] = field(default_factory=dict)
+    curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["step"]))
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # to be read in the browser
+    files: Mapping[str, Sequence[Path]] = field(default_factory=dict)  # by the folder that they go to
+
+
+class State:
+    """The pipeline's results as dvc.lock records them; whatever has changed since is refused."""
+
+    def __init__(self) -> None:
+        if not LOCK.is_file():
+            raise Unexpected(f"Expected {LOCK} in the current folder, got none; run `dvc repro` to make the results.")
+        self.values = read_yaml(PARAMETERS)
+        self.parameters = checked(self.values)
+        self.digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()
+        self.lock: dict[str, Any] = read_yaml(LOCK)["stages"]
+        outputs = (output for stage in self.lock.values() for output in stage.get("outs", []))
+        self.hashes = {Path(output["path"]): str(output["md5"]) for output in outputs}
+
+    def stage(self, name: str, variant: str | None = None) -> Stage:
+        """Return a stage that has run with its present parameters and inputs."""
+        stage = read_stage(name, variant, self.values)
+        if stage.address not in self.lock:
+            raise Unexpected(f"Expected results of stage {stage.address}, got none; run `dvc repro` to make them.")
+        ran, sections = self.lock[stage.address], tuple(f"{section}." for section in stage.sections)
+        now = {name: value for name, value in _flat(self.values).items() if name.startswith(sections)}
+        then = _flat(ran.get("params", {}).get(str(PARAMETERS), {}))
+        changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+        changed += [dep["path"] for dep in ran["deps"] if self.hashes.get(Path(dep["path"]), dep["md5"]) != dep["md5"]]
+        if changed:
+            raise Unexpected(f"Expected {stage.address} to follow the change of {changed[0]}; run `dvc repro`.")
+        return stage
+
+    def table(self, stage: Stage, name: str) -> pd.DataFrame:
+        """Return a table that a stage wrote."""
+        path = stage.outputs[name]
+        if path.is_file() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != self.hashes[path]:
+            raise Unexpected(f"Expected {path} as {LOCK} records it, got another; run `dvc repro` or `dvc checkout`.")
+        return read_table(path)
+
+    def seconds(self, *stages: Stage) -> dict[str, float]:
+        """Return how long each stage took, as metrics."""
+        timing = pd.concat([self.table(stage, "timing") for stage in stages]).query("measure == 'stage'")
+        return {f"seconds_{row['stage']}": row["seconds"] for row in timing.to_dict("records")}
+
+
+def run() -> None:
+    """Log the results to MLflow, unless that was done; without a server, say how to make it up later.
+
+    Raises:
+        Unexpected: If there are no results, or others than dvc.lock and params.yaml say.
+    """
+    state = State()
+    records = [_pipeline(state), _training(state), *(_variant(state, name) for name in state.parameters.variants)]
+    send(
+        records,
+        key=(STATE, state.digest),
+        tags={"mlflow.source.name": "python -m tasks track", **identity()},
+        corpus=lambda: _corpus(state),
+        later="All results are safe in data/; `python -m tasks track` logs them later.",
+    )
+
+
+def send(
+    records: Sequence[Record],
+    *,
+    key: tuple[str, str],
+    tags: Mapping[str, str],
+    corpus: Callable[[], Any] | None = None,
+    later: str,
+) -> None:
+    """Log a parent and its children to MLflow unless that was done; whatever goes wrong there costs no result.
+
+    Args:
+        records: The parent first.
+        key: Tag and value that say which results these are; a finished parent with it is not logged again.
+        tags: What every run is tagged with beside.
+        corpus: Gives the data set of every run, as MLflow's `DatasetInput`.
+        later: What to say beside the reason if MLflow cannot be reached.
+    """
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    import mlflow.store.db.utils as databases  # two seconds, and only here
+    from mlflow import MlflowClient
+
+    databases.MAX_RETRY_COUNT = 2  # ten, the default, are two minutes
+    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE.resolve()}"
+    try:
+        datasets = [] if corpus is None else [corpus()]
+        say(_log_once(MlflowClient(store), store, records, key, {**tags, key[0]: key[1]}, datasets))
+    except Exception as error:  # whatever a server, a database or its driver raises: the results stay
+        reason = str(error).partition("\n")[0][-100:]  # the cause stands last in its chain
+        sentence = f"MLflow at {store} could not be reached or refused (… {reason}). "
+        say(re.sub(r"//[^/@\s]*@", "//", sentence) + later)
+
+
+def _pipeline(state: State) -> Record:
+    """Return the record of the whole: every setting, the comparison, the pictures, what identifies the state."""
+    compare, stages = state.stage("compare"), read_yaml(PIPELINE)["stages"]
+    comparison = state.table(compare, "comparison")
+    metrics = _dense(state) | state.seconds(*(state.stage(name) for name in stages if name in state.lock))
+    for row in comparison.to_dict("records"):
+        for phase in PHASES:
+            metrics[f"perplexity_{phase}_test/{row['variant']}"] = row[f"{phase}_perplexity"]
+    files = {"": [compare.outputs["comparison"], PARAMETERS, LOCK], "plots": sorted(compare.outputs["plots"].glob("*"))}
+    tables, tags = {"comparison": comparison}, {"kind": "pipeline"}
+    return Record("pipeline", _flat(state.values), metrics, tags=tags, tables=tables, files=files)
+
+
+def _training(state: State) -> Record:
+    stage = state.stage("train")
+    return Record(
+        name=stage.name,
+        params=_flat({stage.name: state.values[stage.name]}),
+        metrics=_dense(state) | state.seconds(stage),
+        tags={"kind": "training", "dvc.model": state.hashes[stage.outputs["model"]]},
+        curves=state.table(stage, "history"),
+        files={"": [stage.outputs["history"], stage.outputs["model"] / "config.json"]},
+    )
+
+
+def _variant(state: State, variant: str) -> Record:
+    stages = [state.stage(name, variant) for name in ("prune", "reconstruct", "finetune", "evaluate")]
+    prune, reconstruct, finetune, evaluate = stages
+    parameters, own = state.parameters, state.parameters.variants[variant].model_dump()
+    sections = (parameters.prune.model_dump(), parameters.reconstruct.model_dump())
+    settings = {name: value for section in sections for name, value in settings_of(section, own).items()}
+    tables = {"evaluation": state.table(evaluate, "evaluation"), "retention": state.table(prune, "retention")}
+    compared = state.table(state.stage("compare"), "comparison").set_index("variant")
+    changes = {name: float(compared[name][variant]) for name in ("retention", *(f"{phase}_change" for phase in PHASES))}
+    latency, perplexity = _latency(state.table(evaluate, "timing")), _evaluated(tables["evaluation"])
+    models = {phase: made.outputs["model"] for phase, made in zip(PHASES, (prune, reconstruct, finetune), strict=True)}
+    return Record(
+        name=variant,
+        params={"by": own["by"], **{name: value for name, value in settings.items() if value is not None}},
+        metrics=changes | perplexity | latency | state.seconds(*stages),
+        tags={"kind": "variant", **{f"dvc.model.{phase}": state.hashes[path] for phase, path in models.items()}},
+        curves=state.table(finetune, "history"),
+        tables=tables,
+        files={"": [finetune.outputs["model"] / "config.json"]},
+    )
+
+
+def _dense(state: State) -> dict[str, float]:
+    """Return perplexities and sizes of the dense model as it was trained."""
+    evaluation = state.table(state.stage("evaluate", state.parameters.compare.control), "evaluation")
+    return _evaluated(evaluation[evaluation["phase"] == "dense"], before="dense")
+
+
+def _evaluated(evaluation: pd.DataFrame, before: str = "pruned") -> dict[str, float]:
+    """Return perplexities and sizes; what precedes fine-tuning has one name, also where nothing was removed."""
+    metrics: dict[str, float] = {}
+    for row in evaluation.to_dict("records"):
+        phase = before if row["phase"] == "dense" else row["phase"]
+        metrics |= {f"perplexity_{phase}_{row['split']}": row["perplexity"]} | {size: row[size] for size in SIZES}
+    return metrics
+
+
+def _latency(timing: pd.DataFrame) -> dict[str, float]:
+    """Return milliseconds a step of this variant and of the dense model in the same run, and their spread."""
+    metrics: dict[str, float] = {}
+    for row in timing[timing["measure"] == "latency"].to_dict("records"):
+        name = f"latency_ms_batch_{row['batch']}" + ("_dense" if row["phase"] == "dense" else "")
+        metrics |= {name: row["seconds"] * 1000, f"{name}_spread": row["spread"] * 1000}
+    return metrics
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings under dotted names, such as `train.widths`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _log_once(
+    client: Any,
+    store: str,
+    records: Sequence[Record],
+    key: tuple[str, str],
+    tags: Mapping[str, str],
+    datasets: Sequence[Any],
+) -> str:
+    """Log a parent run and its children unless a finished parent has this key; return what to say."""
+    experiment = _experiment(client, store)
+    made = client.search_runs([experiment], f"tags.`{key[0]}` = '{key[1]}'")
+    for found in made:
+        if PARENT not in found.data.tags and found.info.status == "FINISHED":
+            return f"MLflow: this state is already logged (run {found.info.run_id})"
+    for found in made:  # left by a run that was killed
+        client.delete_run(found.info.run_id)
+    whole, *parts = records
+    parent = _log(client, experiment, whole, tags, datasets)
+    for part in reversed(parts):  # the newest run stands first in MLflow's list
+        client.set_terminated(_log(client, experiment, part, {**tags, PARENT: parent}, datasets))
+    client.set_terminated(parent)
+    return f"MLflow: {len(records)} runs logged (run {parent})"
+
+
+def _experiment(client: Any, store: str) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        tags["mlflow.sharedViewState.variants"] = json.dumps(VARIANTS)
+        here = None if store.startswith("http") else ARTIFACTS.resolve().as_uri()
+        return str(client.create_experiment(EXPERIMENT, artifact_location=here, tags=tags))
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def identity() -> dict[str, str]:
+    """Return the tags that say which state of the code the runs belong to."""
+    tags = {"mlflow.source.type": "LOCAL"}
+    if "DVC_EXP_NAME" in os.environ:
+        tags["dvc.experiment"] = os.environ["DVC_EXP_NAME"]
+    command = ["git", "status", "--porcelain=v2", "--branch"]  # the first line names the commit, the last ones changes
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return tags
+    dirty = any(not line.startswith("#") for line in lines)
+    return tags | {"mlflow.source.git.commit": lines[0].split()[-1], "git.dirty": str(dirty).lower()}
+
+
+def _log(client: Any, experiment: str, record: Record, tags: Mapping[str, str], datasets: Sequence[Any]) -> str:
+    """Make a run, log all that it holds, and return its id; ending it is left to the caller."""
+    from mlflow.entities import Param
+
+    run = str(client.create_run(experiment, tags={**record.tags, **tags}, run_name=record.name).info.run_id)
+    metrics, params = list(_metrics(record)), [Param(name, str(value)) for name, value in record.params.items()]
+    if datasets:
+        client.log_inputs(run, datasets=list(datasets))
+    for start in range(0, len(metrics), 1000):  # more at once are refused; likewise below
+        client.log_batch(run, metrics=metrics[start : start + 1000])
+    for start in range(0, len(params), 100):
+        client.log_batch(run, params=params[start : start + 100])
+    for name, table in record.tables.items():
+        client.log_table(run, table, f"{name}.json")
+    for folder, file in ((folder, file) for folder, files in record.files.items() for file in files):
+        client.log_artifact(run, str(file), folder or None)
+    return run
+
+
+def _metrics(record: Record) -> Iterator[Any]:
+    """Yield final values, and of each curve at most `POINTS` points, the last among them."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    for name, value in record.metrics.items():
+        yield Metric(name, float(value), now, 0)
+    for name in ("train_loss", "valid_loss", "learning_rate") if len(record.curves) else ():
+        known = record.curves.dropna(subset=name)
+        for index in np.unique(np.linspace(0, len(known) - 1, min(len(known), POINTS)).round().astype(int)):
+            step, value = int(known["step"].iloc[index]), float(known[name].iloc[index])
+            yield Metric(name, value, now, step)
+            if name.endswith("_loss"):
+                yield Metric(name.replace("loss", "perplexity"), float(np.exp(value)), now, step)
+
+
+def _corpus(state: State) -> Any:
+    """Return the corpus as a logged data set: its place, hash and number of tokens, none of its rows."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    path = state.stage("prepare").outputs["corpus"]
+    place, profile = json.dumps({"uri": str(path)}), json.dumps({"num_rows": pq.read_metadata(path).num_rows})
+    dataset = Dataset(path.stem, state.hashes[path], source_type="local", source=place, profile=profile)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])

@@ -1,0 +1,61 @@
+"""The covariance of each layer's activations on disk, so that no later stage reads the text again."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import tensor
+
+from pruning.core.statistics import Covariance
+from pruning.signals.activations import Covariances
+from tasks.common.parameters import Unexpected
+from tasks.common.tables import ANEW, Layer
+from tasks.common.weights import read_weights
+from tasks.common.writing import replacing
+
+
+def write_covariances(path: Path, covariances: Covariances) -> None:
+    """Write count, mean and co-moments of each layer and group of text."""
+    content = {}
+    for layer, groups in covariances.items():
+        for group, state in enumerate(groups):
+            content[f"{layer}/{group}/count"] = tensor(state.count)
+            content[f"{layer}/{group}/mean"] = state.mean
+            content[f"{layer}/{group}/products"] = state.products
+    with replacing(path) as aside:
+        save_file(content, aside)
+
+
+def read_covariances(path: Path, layers: Iterable[Layer] | None = None) -> dict[str, list[Covariance]]:
+    """Return what `write_covariances` wrote.
+
+    Args:
+        path: The file.
+        layers: Of the model that they must be of, all of them and no others.
+
+    Raises:
+        Unexpected: If the file is missing or damaged, or lacks something of these layers.
+    """
+    content = read_weights(path)
+    found: dict[str, list[Covariance]] = {}
+    try:
+        for place in sorted({key.rsplit("/", 1)[0] for key in content}, key=_layer_and_group):
+            count, mean, products = (content.pop(f"{place}/{part}") for part in ("count", "mean", "products"))
+            if mean.ndim != 1 or products.shape != (len(mean), len(mean)):
+                raise ValueError(f"{place} has the shapes {tuple(mean.shape)} and {tuple(products.shape)}")
+            found.setdefault(_layer_and_group(place)[0], []).append(Covariance(int(count), mean, products))
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise Unexpected(f"Expected count, mean and products in {path}, got others ({error}); {ANEW}.") from error
+    widths = {layer.name: layer.width for layer in layers} if layers is not None else {}
+    for name in widths:
+        got = {len(state.mean) for state in found.get(name, [])}
+        if got != {widths[name]}:
+            raise Unexpected(
+                f"Expected {widths[name]} neurons of layer {name!r} in {path}, got {sorted(got) or 'none'}; {ANEW}."
+            )
+    return found
+
+
+def _layer_and_group(place: str) -> tuple[str, int]:
+    layer, group = place.rsplit("/", 1)
+    return layer, int(group)

@@ -1,0 +1,132 @@
+"""The pictures: training curves, perplexity against retention, importance by layer."""
+
+import math
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pruning.core.tables import BESIDE, SIGNALS
+from pruning.evaluation.comparison import PHASES
+from tasks.common.writing import replacing
+
+mpl.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
+mpl.rcParams.update({"grid.alpha": 0.3, "figure.dpi": 120, "svg.hashsalt": "fixed"})
+
+
+COSTS = {"latency": "ms a step, batch 1", "parameters": "parameters", "multiply_adds": "multiply-adds a token"}
+MARKERS = ("x", "s", "o")
+"""How each phase of a variant is drawn."""
+
+
+def write_plots(
+    folder: Path,
+    *,
+    training: pd.DataFrame,
+    finetuning: pd.DataFrame,
+    importance: pd.DataFrame,
+    comparison: pd.DataFrame,
+) -> None:
+    """Write every plot as a PNG, the same bytes for the same tables."""
+    plots = {
+        "training": _training(training),
+        "finetuning": _finetuning(finetuning),
+        "retention": _retention(comparison),
+        "importance": _importance(importance),
+    }
+    with replacing(folder) as aside:
+        aside.mkdir()
+        for name, figure in plots.items():
+            figure.savefig(aside / f"{name}.png", metadata={"Software": None})
+
+
+def write_costs(path: Path, curve: pd.DataFrame, variants: pd.DataFrame) -> None:
+    """Write one picture of perplexity against each cost: the path of repaired models, and the variants as points.
+
+    Args:
+        path: Where the PNG goes.
+        curve: The `path` table with a column `latency`.
+        variants: The `comparison` table with a column `latency`.
+    """
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    for axes, (cost, label) in zip(figure.subplots(1, len(COSTS), sharey=True), COSTS.items(), strict=True):
+        axes.plot(curve[cost], curve["test_perplexity"], "s-", color="black", label="path, repaired only")
+        for index, (variant, own) in enumerate(variants.groupby("variant", sort=False)):
+            axes.plot(own[cost], own["finetuned_perplexity"], "o", color=f"C{index}", markersize=9, label=str(variant))
+        axes.set(xlabel=label, xlim=(0, None), yscale="log")
+        axes.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+        axes.yaxis.set_minor_formatter(mpl.ticker.ScalarFormatter())
+    axes.legend()
+    figure.axes[0].set_ylabel("test perplexity")
+    figure.suptitle("What a smaller model costs and gives; points are fine-tuned")
+    with replacing(path) as aside:
+        figure.savefig(aside, format="png", metadata={"Software": None})
+
+
+def _training(history: pd.DataFrame) -> Figure:
+    figure, axes = _figure("Training the dense model", "training tokens", "loss, nat/token")
+    _curve(axes, history, "training", "C0")
+    valid = history.dropna(subset="valid_loss")
+    axes.plot(valid["tokens"].to_numpy(), valid["valid_loss"].to_numpy(), "o-", color="C1", label="validation")
+    axes.legend()
+    return figure
+
+
+def _finetuning(history: pd.DataFrame) -> Figure:
+    figure, axes = _figure("Fine-tuning each variant", "fine-tuning tokens", "training loss, nat/token")
+    for index, (variant, rows) in enumerate(history.groupby("variant", sort=False)):
+        _curve(axes, rows, str(variant), f"C{index}")
+    axes.legend()
+    return figure
+
+
+def _curve(axes: Axes, history: pd.DataFrame, label: str, color: str) -> None:
+    """Draw the training loss, smoothed over a fiftieth of the steps."""
+    width = max(1, len(history) // 50)
+    smooth = history["train_loss"].rolling(width, min_periods=1).mean()
+    axes.plot(history["tokens"], smooth, color=color, label=label)
+
+
+def _retention(comparison: pd.DataFrame) -> Figure:
+    figure, axes = _figure("Perplexity against neurons kept", "share of neurons kept", "test perplexity")
+    columns = ["retention", *(f"{phase}_perplexity" for phase in PHASES)]
+    for index, (variant, share, *phases) in enumerate(
+        zip(comparison["variant"], *comparison[columns].to_numpy().T, strict=True)
+    ):
+        axes.plot([share] * len(phases), phases, "-", color=f"C{index}", alpha=0.5)
+        for marker, perplexity in zip(MARKERS, phases, strict=True):
+            axes.plot(share, perplexity, marker, color=f"C{index}", markersize=8)
+        axes.plot([], [], "-", color=f"C{index}", label=f"{variant}: {phases[-1]:.1f}")
+    for marker, label in zip(MARKERS, ("right after removal", "repaired", "fine-tuned"), strict=True):
+        axes.plot([], [], f"k{marker}", label=label)
+    axes.set(yscale="log", xlim=(0, 1.05))
+    axes.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+    axes.yaxis.set_minor_formatter(mpl.ticker.ScalarFormatter())
+    axes.legend()
+    return figure
+
+
+def _importance(importance: pd.DataFrame) -> Figure:
+    names = [*SIGNALS, "fused", *BESIDE]
+    columns = 3
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(10.5, 3 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns).flatten()
+    for axes in grid[len(names) :]:
+        axes.remove()
+    for axes, name in zip(grid, names, strict=False):
+        for layer, own in importance.groupby("layer", sort=True):
+            axes.hist(own[name], bins=30, histtype="step", linewidth=1.5, label=str(layer))
+        axes.set(title=name, ylabel="neurons")
+    grid[0].legend(title="layer")
+    figure.suptitle("Importance of neurons, by signal and layer")
+    return figure
+
+
+def _figure(title: str, horizontal: str, vertical: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=horizontal, ylabel=vertical)
+    return figure, axes

@@ -1,0 +1,48 @@
+"""The corpus as windows of tokens, read from its tables."""
+
+from pathlib import Path
+
+import torch
+
+from pruning.data.corpus import END_OF_LINE
+from pruning.data.windows import Batches, Windows
+from tasks.common.job import Job
+from tasks.common.parameters import Unexpected
+from tasks.common.tables import read_table
+from tasks.own import read_own
+
+
+def read_batches(job: Job, split: str, *, batch: int, bptt: int) -> Batches:
+    """Return one split: of the user's own model if there is one, batches as they come; else windows of the corpus."""
+    source = job.settings("model")["source"]
+    return getattr(read_own(source), split) if source else read_windows(job, split, batch=batch, bptt=bptt)
+
+
+def read_windows(job: Job, split: str, *, batch: int, bptt: int) -> Windows:
+    """Return one split of the job's corpus as windows of `bptt` steps of `batch` columns."""
+    corpus = read_table(job.input("prepare/corpus"))
+    tokens = torch.tensor(corpus.loc[corpus["split"] == split, "token"].to_numpy(), dtype=torch.long)
+    return Windows(tokens, first=first_token(job.input("prepare/vocabulary")), batch=batch, bptt=bptt)
+
+
+def calibration_batches(job: Job) -> Batches:
+    """Return the training split as the windows (or a user's batches) that signals are measured on."""
+    return read_batches(job, "train", **job.settings("calibration"))
+
+
+def first_token(vocabulary: Path) -> int:
+    """Return the number of `<eos>`, which every column starts from.
+
+    Raises:
+        Unexpected: If the vocabulary has no `<eos>`.
+    """
+    frame = read_table(vocabulary)
+    found = frame.loc[frame["text"] == END_OF_LINE, "token"]
+    if len(found) != 1:
+        raise Unexpected(f"Expected one {END_OF_LINE} in {vocabulary}, got {len(found)}.")
+    return int(found.iloc[0])
+
+
+def vocabulary_size(job: Job) -> int:
+    """Return the number of token types."""
+    return len(read_table(job.input("prepare/vocabulary")))

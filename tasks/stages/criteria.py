@@ -1,0 +1,14 @@
+"""The stage `criteria`."""
+
+from pruning.signals.criteria import criteria
+from tasks.common.job import Job
+from tasks.common.models import read_model
+from tasks.common.tables import write_table
+from tasks.common.windows import calibration_batches
+
+
+def run(job: Job) -> None:
+    """Write the field's criteria, side by side."""
+    model = read_model(job.input("train/model")).decoupled()
+    measured = criteria(model, calibration_batches(job), **job.settings("criteria"), track=job.track)
+    write_table(job.output("criteria"), measured)

@@ -1,0 +1,65 @@
+"""The stage `fuse`."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pruning.core.tables import BESIDE, CRITERIA, SIGNALS
+from pruning.fusion.calibration import removal_curves
+from pruning.fusion.fused import fusion, to_plain
+from tasks.common.job import Job
+from tasks.common.models import read_model
+from tasks.common.parameters import Unexpected
+from tasks.common.tables import read_neurons, read_table, write_table
+from tasks.common.windows import calibration_batches
+from tasks.common.writing import read_json, replacing
+
+
+def run(job: Job) -> None:
+    """Write the fused importance of every neuron, how it came about, and the weights for use elsewhere."""
+    layers = read_model(job.input("train/model")).decoupled().layers()
+    tables = {name: read_neurons(job.input(f"{name}/{name}"), layers) for name in (*SIGNALS, *BESIDE, "criteria")}
+    settings = job.settings("fuse")
+    saved = settings.pop("weights")
+    measured = partial(_curves, job, shares=settings.pop("removed"), batches=settings.pop("batches"))
+    kept = None if saved is None else _read_weights(Path(saved))
+    criteria = [name for name in settings["signals"] if name in CRITERIA]
+    settings["signals"] = [name for name in settings["signals"] if name in SIGNALS]
+    found = fusion(
+        tables,
+        weights=kept,
+        oracle=read_table(job.input("oracle/oracle")),
+        criteria=tables["criteria"][["layer", "neuron", *criteria]] if criteria else None,
+        curves=measured,
+        **settings,
+    )
+    write_table(job.output("importance"), found.importance)
+    write_table(job.output("fusion"), found.report)
+    with replacing(job.output("weights")) as aside:
+        aside.write_text(json.dumps(to_plain(found.weighing), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _curves(job: Job, scores: pd.DataFrame, *, shares: Sequence[float], batches: int) -> pd.DataFrame:
+    """Return what removing each layer's least important neurons together costs."""
+    model, windows = read_model(job.input("train/model")), calibration_batches(job)
+    some = list(islice(windows, batches))
+    return removal_curves(model.decoupled(), some, scores, by="fused", shares=shares, track=job.track)
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    """Return saved weights.
+
+    Raises:
+        Unexpected: If the file is missing or no JSON object.
+    """
+    if not path.is_file():
+        raise Unexpected(f"Expected saved weights at fuse.weights, got no file {path}.")
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise Unexpected(f"Expected saved weights in {path}, got {found!r:.80}.")
+    return found

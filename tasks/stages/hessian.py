@@ -1,0 +1,14 @@
+"""The stage `hessian`."""
+
+from pruning.signals.hessian import hessian
+from tasks.common.job import Job
+from tasks.common.models import read_model
+from tasks.common.tables import write_table
+from tasks.common.windows import calibration_batches
+
+
+def run(job: Job) -> None:
+    """Write the traditional importance."""
+    model = read_model(job.input("train/model")).decoupled()
+    measured = hessian(model, calibration_batches(job), **job.settings("hessian"), track=job.track)
+    write_table(job.output("hessian"), measured)

@@ -1,0 +1,76 @@
+"""The stage `path`: how good and how fast models are along one order of removal, from all neurons to few."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import pandas as pd
+
+from pruning.evaluation.latency import latencies
+from pruning.evaluation.measures import loss_of, size_of
+from pruning.models.base import Measurable
+from pruning.selection.retention import keep_of, retention
+from tasks.common.job import Job, seconds
+from tasks.common.models import read_model
+from tasks.common.plots import write_costs
+from tasks.common.tables import read_neurons, read_table, write_table
+from tasks.common.variants import read_variants
+from tasks.common.windows import read_batches
+from tasks.stages.evaluate import BATCHES
+from tasks.stages.reconstruct import repaired
+
+DENSE = 1.0
+
+
+def run(job: Job) -> pd.DataFrame:
+    """Write perplexity and size of the model at each share of neurons kept; return their latencies."""
+    settings = job.settings("path")
+    models = {DENSE: read_model(job.input("train/model"))}
+    models |= {retain: model_at(job, retain) for retain in sorted(settings["retain"], reverse=True)}
+    protocol = {name: job.settings("evaluate")[name] for name in ("batch", "bptt")}
+    windows = {split: read_batches(job, split, **protocol) for split in ("valid", "test")}
+    rows = []
+    for retain, model in models.items():
+        losses = {
+            split: loss_of(model, own, track=job.track, what=f"{retain:g}, {split}") for split, own in windows.items()
+        }
+        perplexity = {f"{split}_perplexity": loss.perplexity for split, loss in losses.items()}
+        rows.append({"retain": retain, **asdict(size_of(model)), **perplexity})
+    path = pd.DataFrame(rows)
+    write_table(job.output("path"), path)
+    timing = _timing(job, models, settings["repeats"])
+    curve = _with_latency(path, path["retain"].map("{:g}".format), timing, "path")
+    comparison = read_table(job.input("compare/comparison"))
+    measured = read_variants(job.input("evaluate"), "timing", job.parameters)
+    variants = _with_latency(comparison, comparison["variant"], measured, "finetuned")
+    write_costs(job.output("costs"), curve, variants)
+    return timing
+
+
+def model_at(job: Job, retain: float) -> Measurable:
+    """Return the repaired model that keeps this share of all neurons by the path's order of removal."""
+    settings, prune = job.settings("path"), job.settings("prune")
+    dense = read_model(job.input("train/model")).decoupled(prune["tied"])
+    importance = read_neurons(job.input("fuse/importance"), dense.layers())
+    by = "surgeon" if importance["surgeon"].notna().all() else "fused"
+    scope = "absolute" if by == "surgeon" else "global"
+    chosen = retention(importance, variant=f"{retain:g}", by=by, retain=retain, floor=prune["floor"], scope=scope)
+    repair = job.settings("reconstruct") | {"repair": settings["repair"]}
+    return repaired(job, dense, keep_of(chosen), **repair)
+
+
+def _timing(job: Job, models: Mapping[float, Measurable], repeats: int) -> pd.DataFrame:
+    """Return the latency of each model, all measured in turns; the share kept stands in the column `variant`."""
+    named = {f"{retain:g}": model for retain, model in models.items()}
+    rows = []
+    for batch in BATCHES:
+        for name, found in latencies(named, batch=batch, repeats=repeats, track=job.track).items():
+            row = seconds(job, "latency", found.seconds, phase="path", batch=batch, spread=found.spread)
+            rows.append(row.assign(variant=name))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _with_latency(frame: pd.DataFrame, names: pd.Series, timing: pd.DataFrame, phase: str) -> pd.DataFrame:
+    """Return the rows with a column `latency`, ms a step at the smallest batch."""
+    rows = timing[(timing["measure"] == "latency") & (timing["phase"] == phase) & (timing["batch"] == min(BATCHES))]
+    milliseconds = dict(zip(rows["variant"], rows["seconds"] * 1000, strict=True))
+    return frame.assign(latency=[milliseconds[name] for name in names])

@@ -1,0 +1,46 @@
+"""The stage `prune`, once for each variant."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from pruning.core.neurons import select
+from pruning.models.base import Measurable
+from pruning.selection.budgets import Budget, budget_of, measured_latency
+from pruning.selection.retention import keep_of, retention
+from tasks.common.job import Job
+from tasks.common.models import read_model, write_model
+from tasks.common.tables import read_neurons, write_table
+
+logger = logging.getLogger(__name__)
+
+
+def run(job: Job) -> None:
+    """Write which neurons the variant keeps and the model without the others."""
+    variant = str(job.stage.variant)
+    settings, by = job.settings_of_variant("prune"), job.settings(f"variants.{variant}")["by"]
+    model = read_model(job.input("train/model"))
+    separate = model.decoupled(settings.pop("tied"))
+    wanted = settings.pop("budget")
+    retained = retention(
+        read_neurons(job.input("fuse/importance"), separate.layers()),
+        variant=variant,
+        by=by,
+        budget=None if wanted is None else _budget(job, separate, wanted),
+        kinds={layer.name: layer.kind for layer in separate.layers()},
+        **settings,
+    )
+    smaller = model if retained["kept"].all() else select(separate, keep_of(retained))
+    write_model(job.output("model"), smaller)
+    write_table(job.output("retention"), retained)
+
+
+def _budget(job: Job, model: Measurable, wanted: Mapping[str, Any]) -> Budget:
+    """Return the budget that params.yaml asks for; a latency is measured here and now."""
+    kind, value = wanted["kind"], wanted["value"]
+    if kind != "latency":
+        return budget_of(model, kind=kind, value=value)
+    how = {name: wanted[name] for name in ("batch", "repeats", "points")}
+    costs, misfit = measured_latency(model, **how, track=job.track)
+    logger.warning("Latency is measured to within %.1f%% (RMS); another run may choose other widths.", 100 * misfit)
+    return budget_of(model, kind=kind, value=value, latency=costs)

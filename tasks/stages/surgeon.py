@@ -1,0 +1,19 @@
+"""The stage `surgeon`."""
+
+from pruning.signals.sensitivity import sensitivities
+from pruning.signals.surgeon import surgeon
+from tasks.common.covariances import read_covariances
+from tasks.common.job import Job
+from tasks.common.models import read_model
+from tasks.common.tables import write_table
+from tasks.common.windows import calibration_batches
+
+
+def run(job: Job) -> None:
+    """Write the order in which neurons are best removed when what is left is repaired."""
+    settings = job.settings("surgeon")
+    damping = settings.pop("damping")
+    model = read_model(job.input("train/model")).decoupled()
+    states = read_covariances(job.input("activations/covariance"), model.layers())
+    measured = sensitivities(model, calibration_batches(job), **settings, track=job.track)
+    write_table(job.output("surgeon"), surgeon(states, measured, damping=damping))

@@ -1,0 +1,51 @@
+"""The stage `train`: a dense language model from the corpus, or the user's own model as it is."""
+
+from dataclasses import fields
+from math import nan
+
+import pandas as pd
+import torch
+
+from pruning.evaluation.measures import loss_of
+from pruning.models import build
+from pruning.models import settings as settings_of
+from pruning.training.loop import Recipe
+from tasks.common.checkpoints import forget, train_to_the_end
+from tasks.common.job import Job
+from tasks.common.models import device, write_model
+from tasks.common.tables import write_table
+from tasks.common.windows import read_windows, vocabulary_size
+from tasks.own import adapted, read_own
+
+TEXT = ("batch", "bptt")
+
+
+def run(job: Job) -> pd.DataFrame | None:
+    """Write the trained model and its history; return how long a training token took."""
+    source = job.settings("model")["source"]
+    if source:
+        _take(job, source)
+        return None
+    settings = job.settings("train")
+    family, seed = settings["family"], settings["seed"]
+    make = {name: settings[name] for name in settings_of(family) if name != "vocabulary"}
+    shape = {name: settings[name] for name in TEXT}
+    recipe = Recipe(**{field.name: settings[field.name] for field in fields(Recipe)})
+    torch.manual_seed(seed)
+    model = build(family, vocabulary=vocabulary_size(job), **make).to(device())
+    windows, valid = read_windows(job, "train", **shape), read_windows(job, "valid", **shape)
+    model.expect(windows.targets)
+    last, timing = train_to_the_end(job, model, windows, valid, recipe, seed)
+    write_model(job.output("model"), model)
+    write_table(job.output("history"), last.history.assign(phase="train")[["phase", *last.history.columns]])
+    forget(job)
+    return timing
+
+
+def _take(job: Job, source: str) -> None:
+    """Write the user's model as it is, and a history of no step: its loss on the validation batches."""
+    model = adapted(source)
+    write_model(job.output("model"), model)
+    loss = loss_of(model, read_own(source).valid, track=job.track, what="valid").mean
+    row = {"phase": "train", "step": 0, "tokens": 0, "train_loss": nan, "valid_loss": loss, "learning_rate": 0.0}
+    write_table(job.output("history"), pd.DataFrame([row]))

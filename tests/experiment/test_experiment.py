@@ -1,0 +1,448 @@
+"""What the experiment's pieces give equals what one gets by hand, and the verdict says what the figures say."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+import pruning
+from pruning.ablation.joint_removal import joint_removal
+from pruning.ablation.oracle import oracle
+from pruning.core.neurons import named_tensors, select
+from pruning.core.tables import CRITERIA, TABLES
+from pruning.data.windows import Windows
+from pruning.evaluation.measures import Size, loss_of
+from pruning.evaluation.passes import counted
+from pruning.experiment.choices import VARIANTS, importance_of
+from pruning.experiment.judging import (
+    compare_pruning_results,
+    joint_correlation,
+    joint_sets,
+    overlap,
+    overlap_drawn,
+    precision,
+    progressive,
+    scores_of,
+    stability,
+)
+from pruning.experiment.measured import MEASURED
+from pruning.experiment.measuring import calibrate
+from pruning.experiment.runs import run_enhanced_pruning, run_traditional_pruning
+from pruning.experiment.trials import (
+    Losses,
+    Pruning,
+    Texts,
+    Treatment,
+    chosen,
+    losses_of,
+    prune_and_train,
+    run_dense_control,
+)
+from pruning.experiment.verdict import verdict
+from pruning.fusion import learned
+from pruning.fusion.fused import fuse
+from pruning.repair.imitation import Imitation
+from pruning.repair.reconstruction import reconstruct
+from pruning.signals.gradients import gradients
+from pruning.signals.hessian import hessian
+from pruning.training.loop import train
+from tests.tiny import recipe, text, tiny
+
+EFFORT = {
+    "weights": {"threshold": 0.1, "bins": 8},
+    "hessian": {"probes": 8, "stability": 0.0},
+    "activations": {"activation_samples": 16, "bins": 8},
+    "gradients": {"batches": 8},
+    "cooperative": {"strong": 0.6},
+    "surgeon": {"batches": 8, "damping": 1e-4},
+    "criteria": {"batches": 8, "bins": 4, "classes": 4, "ridge": 1e-4},
+}
+TREATMENT = Treatment(
+    scope="layer",
+    floor=2,
+    repair="ridge",
+    imitation=Imitation(tokens=48, learning_rate=1e-3, warmup=0.1, clip=1.0),
+    recipe=recipe(epochs=1),
+    distillation=0.0,
+)
+PHASES = ("pruned", "reconstructed", "finetuned")
+
+
+@pytest.fixture(autouse=True)
+def _few_candidates(monkeypatch):
+    """Let learning try two ways to fit, of two dozen, each of which takes its time."""
+    monkeypatch.setattr(learned, "CANDIDATES", learned.CANDIDATES[:2])
+
+
+@pytest.fixture(scope="module")
+def model():
+    dense = tiny("untied", widths=(12, 11), spread=0.4)
+    windows = Windows(text(470), first=0, batch=4, bptt=6)
+    for _ in train(dense, windows, windows, recipe=recipe(epochs=2), seed=1):
+        pass
+    return dense
+
+
+@pytest.fixture(scope="module")
+def texts():
+    windows = Windows(text(470), first=0, batch=4, bptt=6)
+    return Texts(calibration=windows, training=windows, judged=Windows(text(200, seed=5), first=0, batch=4, bptt=10))
+
+
+@pytest.fixture(scope="module")
+def calibrations(model, texts):
+    return {seed: calibrate(model, texts.calibration, MEASURED, effort=EFFORT, seed=seed) for seed in (0, 1)}
+
+
+@pytest.fixture(scope="module")
+def removals(model):
+    windows = Windows(text(300, seed=7), first=0, batch=4, bptt=6)
+    settings = {"neurons": "all", "tokens": 300, "most": 300, "tolerance": 0.1, "words": "all", "seed": 1}
+    return oracle(model, windows, **settings), windows
+
+
+def losses(*sums, tokens=10.0):
+    return Losses(torch.tensor(sums, dtype=torch.float64), torch.full((len(sums),), tokens, dtype=torch.float64))
+
+
+def result(variant, retain, *, pruned, reconstructed=None, finetuned=None, calibration=0, training=0, keep=(0, 1)):
+    phases = {"pruned": pruned, "reconstructed": reconstructed or pruned, "finetuned": finetuned or pruned}
+    size = Size(neurons=len(keep), parameters=7, multiply_adds=5)
+    return Pruning(
+        variant=variant,
+        retain=retain,
+        calibration=calibration,
+        training=training,
+        keep={"l": torch.tensor(keep)},
+        losses=phases,
+        size=size,
+    )
+
+
+def test_the_traditional_pruning_is_the_hessians_choice_cut_repaired_and_trained(model, texts):
+    before = {name: tensor.clone() for name, tensor in named_tensors(model).items()}
+    found = run_traditional_pruning(model, texts, retain=0.5, treatment=TREATMENT, seed=3, effort=EFFORT)
+    table = hessian(model, texts.calibration, **EFFORT["hessian"], seed=3)
+    keep = {
+        layer: torch.tensor(sorted(own.nlargest((len(own) + 1) // 2, "importance")["neuron"]))
+        for layer, own in table.groupby("layer")
+    }
+    assert {layer: kept.tolist() for layer, kept in found.keep.items()} == {k: v.tolist() for k, v in keep.items()}
+    states = calibrate(model, texts.calibration, (), effort=EFFORT, seed=3).covariances
+    repaired = reconstruct(model, keep, states, repair="ridge")
+    by_hand = {"pruned": select(model, keep), "reconstructed": repaired}
+    for phase, other in by_hand.items():
+        assert found.losses[phase].mean == pytest.approx(loss_of(other, texts.judged).mean, abs=1e-12)
+    for _ in train(repaired, texts.training, texts.judged, recipe=TREATMENT.recipe, seed=3):
+        pass
+    assert found.losses["finetuned"].mean == pytest.approx(loss_of(repaired, texts.judged).mean, abs=1e-12)
+    assert found.size.neurons == sum(map(len, keep.values()))
+    assert all(torch.equal(before[name], tensor) for name, tensor in named_tensors(model).items())
+
+
+def test_an_enhanced_pruning_measures_what_it_needs_or_takes_what_is_known(model, texts, calibrations):
+    settings = {"retain": 0.5, "treatment": TREATMENT, "seed": 1}
+    measured = run_enhanced_pruning(model, texts, **settings, variant="adaptive", effort=EFFORT)
+    known = run_enhanced_pruning(model, texts, **settings, variant="adaptive", calibration=calibrations[1])
+    assert all(torch.equal(measured.keep[layer], kept) for layer, kept in known.keep.items())
+    assert all(measured.losses[phase].mean == known.losses[phase].mean for phase in PHASES)
+
+
+def test_the_steps_of_the_comparison_fuse_ever_more_signals(calibrations):
+    tables = calibrations[0].tables
+    steps = {"weights": 1, "weights+activations": 2, "weights+activations+gradients": 3, "simple": 5}
+    for variant, count in steps.items():
+        signals = VARIANTS[variant].signals
+        assert len(signals) == count
+        fused = fuse(tables, strategy="simple", seed=0, signals=signals)["fused"]
+        pd.testing.assert_series_equal(
+            importance_of(calibrations[0], variant)["importance"], fused, check_names=False, check_exact=True
+        )
+
+
+def test_a_control_chosen_at_random_changes_with_the_seed_alone(calibrations):
+    one, other = (importance_of(calibrations[seed], "random")["importance"] for seed in (0, 1))
+    assert one.equals(importance_of(calibrations[0], "random")["importance"])
+    assert not one.equals(other)
+
+
+def test_the_dense_control_gets_the_same_extra_training(model, texts):
+    found = run_dense_control(model, texts, treatment=TREATMENT, seed=1)
+    assert found.losses["pruned"].mean == found.losses["reconstructed"].mean
+    assert found.losses["finetuned"].mean != found.losses["pruned"].mean
+    assert found.size.neurons == 23
+
+
+@pytest.mark.parametrize("change", [{"repair": "imitate"}, {"repair": "none"}, {"distillation": 0.5}])
+def test_repair_and_teacher_are_as_the_treatment_says(model, texts, calibrations, change):
+    usual, other = (
+        prune_and_train(model, texts, calibrations[0], variant="simple", retain=0.5, treatment=how, seed=1)
+        for how in (TREATMENT, replace(TREATMENT, **change))
+    )
+    assert usual.losses["pruned"].mean == other.losses["pruned"].mean
+    differs = "finetuned" if "distillation" in change else "reconstructed"
+    assert usual.losses[differs].mean != other.losses[differs].mean
+    if change == {"repair": "none"}:
+        assert other.losses["reconstructed"].mean == other.losses["pruned"].mean
+
+
+def test_unknown_names_are_refused_with_the_known_ones(model, texts, calibrations):
+    with pytest.raises(ValueError, match=r"Unknown variant 'lerned'; known: \['random', 'traditional', .*\]."):
+        run_enhanced_pruning(model, texts, retain=0.5, treatment=TREATMENT, seed=1, variant="lerned")
+    with pytest.raises(ValueError, match=r"Expected measured removals \(the table `oracle`\) for fusion 'learned'"):
+        chosen(calibrations[0], "learned", retain=0.5, treatment=TREATMENT)
+
+
+def test_losses_are_summed_over_the_columns_of_each_window(model, texts):
+    found = losses_of(model, texts.judged)
+    whole = loss_of(model, texts.judged)
+    assert len(found.sums) == 4 * len(texts.judged)
+    assert found.mean == pytest.approx(whole.mean, abs=1e-12)
+    assert (found.perplexity, found.tokens.sum()) == (pytest.approx(whole.perplexity), whole.tokens)
+
+
+def test_a_difference_of_losses_is_paired_on_the_same_tokens():
+    ours, theirs = losses(30.0, 20.0, 25.0), losses(20.0, 15.0, 19.0)
+    differences = np.array([10.0, 5.0, 6.0])
+    mean = differences.sum() / 30
+    error = np.sqrt(3 / 2 * ((differences - 10 * mean) ** 2).sum()) / 30
+    assert ours.above(theirs) == (pytest.approx(mean), pytest.approx(error))
+
+
+def test_the_progressive_table_holds_each_phase_against_dense_traditional_and_random():
+    results = [
+        result("dense", 1.0, pruned=losses(20.0, 20.0), finetuned=losses(18.0, 18.0), keep=(0, 1, 2, 3)),
+        result("traditional", 0.5, pruned=losses(30.0, 32.0), finetuned=losses(22.0, 22.0)),
+        result("simple", 0.5, pruned=losses(26.0, 26.0), finetuned=losses(23.0, 25.0)),
+        result("simple", 0.5, pruned=losses(99.0, 99.0), calibration=1),
+    ]
+    found = progressive(results).set_index(["variant", "retain", "phase"])
+    row = found.loc[("simple", 0.5, "finetuned")]
+    assert row["loss"] == pytest.approx(2.4)
+    assert row["perplexity"] == pytest.approx(np.exp(2.4))
+    assert row["change"] == pytest.approx(np.exp(2.4 - 1.8) - 1)
+    assert row["above_traditional"] == pytest.approx(0.2)
+    assert row["above_traditional_error"] == pytest.approx(np.sqrt(2 * (1.0 + 1.0)) / 20)
+    assert np.isnan(row["above_random"])
+    assert (row["neurons"], row["parameters"], row["tokens"]) == (2, 7, 20)
+    assert found.loc[("simple", 0.5, "pruned"), "above_traditional"] == pytest.approx(-0.5)
+    assert len(found) == 9
+
+
+def test_prunings_without_their_dense_control_are_refused():
+    with pytest.raises(ValueError, match="Expected the dense control of model 0 among the results, got none"):
+        progressive([result("simple", 0.5, pruned=losses(1.0))])
+
+
+def test_precision_is_rank_correlation_and_overlap_with_measured_removal(calibrations, removals):
+    measured, _ = removals
+    found = precision(calibrations[0], scores_of(calibrations[0], measured), measured, seed=1).set_index("score")
+    truth = measured.set_index(["layer", "neuron"])["loss_increase"]
+    for name in ("hessian", "gate_fisher", "simple"):
+        table = calibrations[0].tables["criteria" if name in CRITERIA else "hessian"]
+        column = name if name in CRITERIA else "importance"
+        scores = importance_of(calibrations[0], name) if name == "simple" else table
+        column = "importance" if name == "simple" else column
+        by_hand, sets = [], []
+        for layer, own in scores.groupby("layer"):
+            values = own.set_index("neuron")[column]
+            true = truth[layer][values.index]
+            by_hand.append((spearmanr(values, true).statistic, len(own)))
+            half = len(own) // 2
+            sets.append((len(set(values.nlargest(half).index) & set(true.nlargest(half).index)), half))
+        correlations, widths = zip(*by_hand, strict=True)
+        assert found["spearman"][name] == pytest.approx(np.average(correlations, weights=widths))
+        both, halves = zip(*sets, strict=True)
+        assert found["overlap"][name] == pytest.approx(sum(both) / sum(halves))
+    best = found["best_single"].iloc[0]
+    singles = found[found["kind"] != "variant"]
+    assert singles["spearman"].idxmax() == best
+    assert (found["gain_low"][best], found["gain_high"][best]) == (0, 0)
+    assert (found["spearman_low"] <= found["spearman_high"]).all()
+    assert found["held_out"].sum() == found.loc["learned", "held_out"] == 1
+    assert found.loc["traditional", "spearman"] == found.loc["hessian", "spearman"]
+
+
+def test_overlap_over_resampled_neurons_is_that_of_each_resample():
+    random = np.random.default_rng(3)
+    layers = np.array(["a"] * 6 + ["b"] * 4)
+    truth, score = random.permutation(10), random.permutation(10)
+    found = overlap_drawn(layers, truth, score, seed=2)
+    assert len(found) == learned.BOOTSTRAPS
+    drawn = np.random.default_rng(2)
+    places = {
+        layer: np.flatnonzero(layers == layer)[
+            drawn.integers((layers == layer).sum(), size=(learned.BOOTSTRAPS, (layers == layer).sum()))
+        ]
+        for layer in ("a", "b")
+    }
+    for index in range(5):
+        rows = np.concatenate([places["a"][index], places["b"][index]])
+        assert found[index] == pytest.approx(overlap(layers, truth[rows], score[rows]))
+
+
+def test_joint_correlation_ranks_sets_by_the_sum_of_their_neurons_ranks(model, removals):
+    measured, windows = removals
+    sets = joint_sets(measured, sets=4, share=0.3, seed=1)
+    assert {name.split()[0] for name in sets} == {"lstm.0", "lstm.1"}
+    removed = joint_removal(model, windows, measured, sets=sets, tokens=200)
+    frame = measured.assign(score=np.arange(len(measured))[::-1])
+    increase = removed.set_index("set")["loss_increase"]
+    by_hand = []
+    for layer, own in frame.groupby("layer"):
+        ranks = own.set_index("neuron")["score"].rank()
+        names = [name for name in sets if name.startswith(str(layer))]
+        sums = [ranks[sets[name][layer]].sum() for name in names]
+        by_hand.append(spearmanr(sums, increase[names]).statistic)
+    assert joint_correlation(frame, "score", sets, removed) == pytest.approx(np.mean(by_hand))
+
+
+def test_stability_over_seeds_is_the_overlap_of_kept_sets_and_the_spread_of_perplexities():
+    trained = [
+        result("dense", 1.0, pruned=losses(11.0), training=1),
+        result("simple", 0.5, pruned=losses(14.0), training=1),
+    ]
+    results = [
+        result("dense", 1.0, pruned=losses(10.0)),
+        result("simple", 0.9, pruned=losses(11.0)),
+        *(
+            result("simple", 0.5, pruned=losses(12.0 + seed), keep=keep, calibration=seed)
+            for seed, keep in enumerate([(0, 1, 2, 3), (0, 1, 2, 4), (0, 1, 5, 4)])
+        ),
+        *trained,
+    ]
+    found = stability(results, {}).set_index(["over", "score"])
+    row = found.loc[("calibration", "simple")]
+    perplexities = np.exp([1.2, 1.3, 1.4])
+    assert (row["runs"], row["overlap"], row["overlap_low"]) == (3, pytest.approx((3 + 2 + 3) / 12), 0.5)
+    assert row["pruned_perplexity"] == pytest.approx(perplexities.mean())
+    assert row["pruned_spread"] == pytest.approx(perplexities.std(ddof=1))
+    assert np.isnan(row["rank_correlation"])
+    other = found.loc[("training", "simple")]
+    assert other["finetuned_perplexity"] == pytest.approx(np.exp([1.2, 1.4]).mean())
+    assert (other["runs"], np.isnan(other["overlap"])) == (2, True)
+    assert found.loc[("training", "dense"), "finetuned_perplexity"] == pytest.approx(np.exp([1.0, 1.1]).mean())
+
+
+def test_ranks_of_two_seeds_are_compared_for_every_signal_and_fusion(calibrations):
+    found = stability(
+        [result("dense", 1.0, pruned=losses(1.0))], {seed: scores_of(found) for seed, found in calibrations.items()}
+    ).set_index("score")
+    one, other = (calibrations[seed].tables["hessian"].groupby("layer") for seed in (0, 1))
+    by_hand = [
+        spearmanr(one.get_group(n)["importance"], other.get_group(n)["importance"]).statistic for n in one.groups
+    ]
+    assert found["rank_correlation"]["hessian"] == pytest.approx(np.average(by_hand, weights=[12, 11]))
+    assert found["rank_correlation"]["weights"] == 1
+    assert found["overlap"]["weights"] == 1
+    assert {"simple", "adaptive", "traditional"} <= set(found.index)
+    assert "learned" not in found.index
+
+
+def test_the_comparison_holds_every_table_that_there_is_evidence_for(model, texts, calibrations, removals):
+    settings = {"retain": 0.5, "treatment": TREATMENT, "seed": 1}
+    results = [run_dense_control(model, texts, treatment=TREATMENT, seed=1)]
+    results += [
+        prune_and_train(model, texts, calibrations[0], variant=name, **settings) for name in ("traditional", "simple")
+    ]
+    assert set(pruning.compare_pruning_results(results)) == {"progressive", "stability"}
+    cost = {
+        "score": "hessian",
+        "seconds": 1.0,
+        "peak_memory": 2.0,
+        "forward_passes": 3,
+        "backward_passes": 6,
+        "runs": 1,
+    }
+    tables = compare_pruning_results(results, calibrations=calibrations, oracle=removals[0], costs=[cost])
+    assert set(tables) == {"progressive", "precision", "stability", "cost"} <= set(TABLES)
+    assert verdict(tables)
+
+
+def rows_against(above, error, *, variant="simple"):
+    """Return a progressive table of one share in which a variant's loss is `above` the traditional one's."""
+    base = {"retain": 0.5, "neurons": 1, "parameters": 1, "multiply_adds": 1, "tokens": 9, "change": 0.1}
+    rows = []
+    for phase in PHASES:
+        for name, difference in ((variant, above), ("traditional", 0.0)):
+            row = {
+                **base,
+                "variant": name,
+                "phase": phase,
+                "loss": 2 + difference,
+                "perplexity": np.exp(2 + difference),
+            }
+            row |= {"above_traditional": difference, "above_traditional_error": error}
+            rows.append({**row, "above_random": np.nan, "above_random_error": np.nan})
+    return pd.DataFrame(rows)
+
+
+def test_the_verdict_says_where_the_enhanced_method_does_not_win():
+    said = verdict({"progressive": rows_against(0.1, 0.01)})
+    assert said[0] == "No enhanced choice wins everywhere against `traditional`; `simple` wins most often."
+    assert "`simple` does not win everywhere against `traditional`: at 0 of 3 shares and phases." in said
+    assert any("after removal it does not win at 50% (perplexity +10.5%)" in line for line in said)
+
+
+def test_the_verdict_says_where_the_enhanced_method_wins():
+    said = verdict({"progressive": rows_against(-0.1, 0.01)})
+    assert said[0] == "Against `traditional`, `simple` wins at every share and phase."
+    assert any("after fine-tuning it wins at 50%" in line for line in said)
+    assert not any("does not win" in line for line in said)
+
+
+def test_a_difference_within_its_error_is_no_win():
+    said = verdict({"progressive": rows_against(-0.1, 0.06)})
+    assert "`simple` does not win everywhere against `traditional`: at 0 of 3 shares and phases." in said
+    assert any("after repair it is level at 50%" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("spearman", "low", "high", "words"),
+    [
+        (0.9, 0.02, 0.2, ["reaches 0.85", "wins over the best single score, `hessian` with 0.80"]),
+        (0.82, -0.1, 0.2, ["does not reach 0.85", "does not win over the best single score"]),
+        (0.5, -0.4, -0.1, ["does not reach 0.85", "loses to the best single score"]),
+    ],
+)
+def test_the_verdict_on_precision_follows_the_intervals(spearman, low, high, words):
+    base = {"spearman_low": 0.0, "spearman_high": 1.0, "best_single": "hessian", "oracle_reliability": 0.95}
+    rows = [
+        {**base, "score": "learned", "spearman": spearman, "gain_low": low, "gain_high": high, "held_out": True},
+        {**base, "score": "hessian", "spearman": 0.8, "gain_low": 0.0, "gain_high": 0.0, "held_out": False},
+    ]
+    (sentence,) = verdict({"precision": pd.DataFrame(rows)})
+    assert "neurons that its weights have not seen" in sentence
+    assert "reliability is 0.95" in sentence
+    assert all(word in sentence for word in words)
+
+
+def test_the_verdict_on_stability_and_cost_follows_the_figures():
+    rows = [
+        {"score": "simple", "over": "calibration", "runs": 3, "overlap": 0.95},
+        {"score": "surgeon", "over": "calibration", "runs": 3, "overlap": 0.8},
+    ]
+    cost = pd.DataFrame({"score": ["hessian", "weights", "oracle"], "seconds": [10.0, 5.0, 60.0]})
+    assert verdict({"stability": pd.DataFrame(rows), "cost": cost}) == [
+        "The sets that `simple` keeps agree 95% between 3 seeds of calibration: they reach 90%.",
+        "The sets that `surgeon` keeps agree 80% between 3 seeds of calibration: they do not reach 90%.",
+        "All signals and criteria together take 15 s, 1.5 times the traditional one's; "
+        "`learned` needs measured removal besides, 60 s.",
+    ]
+
+
+def test_passes_are_counted_and_everything_is_left_as_it_was(model, texts):
+    before = torch.autograd.grad, torch.autograd.backward
+    with counted(model) as passes:
+        gradients(model, texts.calibration, batches=5)
+    assert (passes.forward, passes.backward) == (5, 5)
+    with counted(model) as passes:
+        found = hessian(model, texts.calibration, probes=6, stability=0.0, seed=1)
+    assert (passes.forward, passes.backward) == (found["samples"].iloc[0], 2 * found["samples"].iloc[0])
+    with pytest.raises(RuntimeError, match="stop"), counted(model):
+        raise RuntimeError("stop")
+    assert (torch.autograd.grad, torch.autograd.backward) == before
+    assert not model.encoder._forward_hooks

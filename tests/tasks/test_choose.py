@@ -1,0 +1,30 @@
+"""Choosing on the path, against looking at every row."""
+
+import pytest
+
+from tasks.commands.choose import best_within, fastest_within
+from tasks.common.parameters import Unexpected
+
+ROWS = [
+    {"retain": 1.0, "valid_perplexity": 100.0, "milliseconds": 4.0},
+    {"retain": 0.75, "valid_perplexity": 101.5, "milliseconds": 3.0},
+    {"retain": 0.6, "valid_perplexity": 101.9, "milliseconds": 3.2},
+    {"retain": 0.5, "valid_perplexity": 110.0, "milliseconds": 2.0},
+]
+
+
+@pytest.mark.parametrize(("percent", "retain"), [(0, 1.0), (1.6, 0.75), (2, 0.75), (10.5, 0.5), (99, 0.5)])
+def test_the_fastest_of_the_good_enough_is_chosen(percent, retain):
+    assert fastest_within(ROWS, ROWS[0], percent)["retain"] == retain
+
+
+@pytest.mark.parametrize(("milliseconds", "retain"), [(2.0, 0.5), (3.1, 0.75), (3.5, 0.75), (9.0, 1.0)])
+def test_the_best_of_the_fast_enough_is_chosen(milliseconds, retain):
+    assert best_within(ROWS, milliseconds)["retain"] == retain
+
+
+def test_what_nothing_on_the_path_meets_is_refused_with_what_is_possible():
+    with pytest.raises(Unexpected, match=r"Expected --latency of at least 2\.000 ms, the fastest, got 1\."):
+        best_within(ROWS, 1.0)
+    with pytest.raises(Unexpected, match=r"Expected --within of at least 1\.50, the best on the path, got 1\."):
+        fastest_within(ROWS[1:], ROWS[0], 1.0)

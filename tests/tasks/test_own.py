@@ -1,0 +1,297 @@
+"""A user's own model and weights: through every stage, stored and made again, and refused in one sentence."""
+
+import json
+import re
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from sklearn.datasets import load_digits
+from torch import nn
+
+from tasks.__main__ import main
+from tasks.common.models import read_language_model, read_model
+from tasks.common.parameters import Unexpected, checked
+from tasks.common.reading import read_yaml
+from tasks.common.tables import read_table
+from tasks.common.weights import read_weights
+from tasks.own import adapted, read_own
+from tests.projects import ROOT, TINY, copy, set_parameters
+
+OWN = """
+from torch import nn
+
+from tasks.own import UserModel
+from tests.networks import Classifier, examples, made
+
+SPLITS = {name: examples(80, batch=8, seed=seed) for seed, name in enumerate(("train", "valid", "test"))}
+
+
+def classifier():
+    return UserModel(model=made(Classifier), criterion=nn.CrossEntropyLoss(), **SPLITS)
+
+
+def untappable():
+    def twice(network, inputs, _):
+        return network(inputs) + network(-inputs), None
+
+    return UserModel(model=made(Classifier), criterion=nn.CrossEntropyLoss(), call=twice, **SPLITS)
+
+
+def wrong():
+    return made(Classifier)
+"""
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCRIPT, DIGITS = re.findall(r"```python\n(.*?)```", README.split("## Your own model")[1], flags=re.DOTALL)[:2]
+"""What the README says a user writes: a script, and the module `own/digits.py`."""
+BEFORE = (
+    "train",
+    "weights",
+    "hessian",
+    "activations",
+    "gradients",
+    "cooperative",
+    "surgeon",
+    "criteria",
+    "oracle",
+    "fuse",
+)
+VARIANTS = ("prune", "reconstruct", "finetune", "evaluate")
+AFTER = ("compare", "path")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with the pipeline's files and a model of the user's own, which is where commands run."""
+    for name in ("dvc.yaml", "params.yaml", "learned", "own"):
+        copy(ROOT / name, tmp_path / name)
+    (tmp_path / "own/tiny.py").write_text(OWN)
+    own = {"model": {"source": "own.tiny:classifier"}, "reconstruct": {"repair": "ridge"}}
+    set_parameters(tmp_path, {**TINY, **own}, replace=("variants",))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("own", "own.tiny", "own.digits"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    forget()
+    yield tmp_path
+    forget()
+
+
+def forget():
+    for cached in (read_own, adapted):
+        cached.cache_clear()
+
+
+def run(*stages):
+    for stage in stages:
+        assert main([*stage] if isinstance(stage, tuple) else [stage]) == 0
+
+
+def variants(*stages):
+    return [(stage, variant) for stage in stages for variant in ("dense", "enhanced")]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """The weights of the README's network after some training, as a file."""
+    path = tmp_path_factory.mktemp("digits") / "digits.pt"
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 10))
+    pixels, classes = (torch.tensor(part) for part in load_digits(return_X_y=True))
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.autograd.backward(nn.functional.cross_entropy(network(pixels.float() / 16), classes))
+        optimizer.step()
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def own_digits(project, digits):
+    """The project with the README's model in `own/`."""
+    copy(digits, project / "own/digits.pt")
+    (project / "own/digits.py").write_text(DIGITS)
+    few = {"activations": {"activation_samples": 20}, "gradients": {"batches": 20}, "evaluate": {"repeats": 10}}
+    set_parameters(project, {"model": {"source": "own.digits:build"}, "finetune": {"learning_rate": 0.005}, **few})
+    return project
+
+
+def test_the_readmes_model_goes_through_every_stage(own_digits):
+    run(*BEFORE, *variants(*VARIANTS), *AFTER)
+    rows = read_table(own_digits / "data/evaluate/enhanced/evaluation.parquet").set_index(["phase", "split"])
+    assert (rows.xs("test", level="split")["tokens"] == 269).all()
+    assert rows["accuracy"]["finetuned", "test"] > 0.85
+    assert rows["loss"]["finetuned", "valid"] < rows["loss"]["pruned", "valid"]
+    found = read_table(own_digits / "data/compare/comparison.parquet").set_index("variant")
+    assert found["retention"].to_dict() == {"dense": 1.0, "enhanced": 0.5}
+    smaller = read_model(own_digits / "data/finetune/enhanced/model")
+    assert sum(smaller.widths()) == 28
+    assert smaller.module[0].out_features == smaller.widths()[0]
+    history = read_table(own_digits / "data/train/history.parquet")
+    assert history["step"].tolist() == [0]
+    assert history["valid_loss"].notna().all()
+
+
+@pytest.mark.usefixtures("own_digits")
+def test_the_readmes_script_prunes_a_users_model_in_fifteen_lines(capsys):
+    assert sum(bool(line) for line in SCRIPT.splitlines()) <= 15
+    own = read_own("own.digits:build")
+    given = {"torch": torch, "network": own.model, "train": own.train, "valid": own.valid}
+    names = {**given, "inputs": next(iter(own.train))[0]}
+    exec(SCRIPT, names)  # noqa: S102 - the README's own words
+    before, after = map(float, capsys.readouterr().out.splitlines()[-1].split(" → "))
+    assert before < 0.5
+    assert after < before + 0.4
+    assert sum(names["smaller"].widths()) == 28
+    assert names["smaller"].module(names["inputs"]).shape == (32, 10)
+
+
+def test_a_model_that_was_stored_is_made_again_with_its_weights(project):
+    run("train")
+    again = read_model(project / "data/train/model").network
+    for name, tensor in read_own("own.tiny:classifier").model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+    config = json.loads((project / "data/train/model/config.json").read_text())
+    assert config == {"source": "own.tiny:classifier", "widths": {"first": 7, "second": 6}}
+    assert set(read_weights(project / "data/train/model/model.safetensors")) == set(again.state_dict())
+
+
+def test_a_stored_model_whose_source_has_changed_is_refused(project):
+    run("train")
+    path = project / "data/train/model/config.json"
+    path.write_text(path.read_text().replace("first", "zeroth"))
+    with pytest.raises(Unexpected, match=r"Expected the layers \['zeroth', 'second'\] from own.tiny:classifier, got"):
+        read_model(project / "data/train/model")
+    path.write_text(path.read_text().replace("zeroth", "first").replace("7", "5"))
+    with pytest.raises(Unexpected, match=r"Expected the weights of own.tiny:classifier, got others; run `dvc repro`."):
+        read_model(project / "data/train/model")
+
+
+def test_signals_that_a_model_cannot_have_are_left_out_and_the_rest_goes_on(project, caplog):
+    set_parameters(project, {"model": {"source": "own.tiny:untappable"}})
+    run(*BEFORE, ("prune", "enhanced"))
+    assert "Not measured by surgeon: layer first, because it runs more than once in a batch." in caplog.text
+    importance = read_table(project / "data/fuse/importance.parquet")
+    assert importance[["surgeon", "gate_fisher"]].isna().all(axis=None)
+    assert importance["fused"].notna().all()
+
+
+def test_a_built_in_command_refuses_a_model_of_the_users_own(project):
+    run("train")
+    with pytest.raises(Unexpected, match=r"Expected a language model of a built-in family for .*, got a model of your"):
+        read_language_model(project / "data/train/model")
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (source, f"Expected own.<module>:<function> at model.source, a function in the folder own/, got {source!r} (p")
+        for source in ("own.tiny", "os:getcwd", "nowhere:make", "own..tiny:classifier", "own.:f", "own/tiny:f", "", ":")
+    ]
+    + [
+        (
+            "own.tyny:classifier",
+            "a module in the folder own/ at model.source, got 'own.tyny'. Did you mean 'own.tiny'? (params.yaml).",
+        ),
+        (
+            "own.tiny:clasifier",
+            "that own/tiny.py defines at model.source, got 'clasifier'. Did you mean 'classifier'? (params.yaml).",
+        ),
+        ("own.tiny:made", "Expected a function that own/tiny.py defines at model.source, got 'made' (params.yaml)."),
+        ("own.tiny:UserModel", "Expected a function that own/tiny.py defines at model.source, got 'UserModel' ("),
+        ("own.linked:make", "Expected a module in the folder own/ at model.source, got own/linked.py, a link to /"),
+        ("own.broken:make", "Expected Python in "),
+    ],
+)
+def test_a_wrong_source_gets_one_sentence_before_any_work(project, capsys, source, sentence):
+    (project / "own/broken.py").write_text("def make(:\n")
+    (project / "outside.py").write_text("def make(): ...\n")
+    (project / "own/linked.py").symlink_to(project / "outside.py")
+    set_parameters(project, {"model": {"source": source}})
+    assert main(["train"]) == 1
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("source", ["os:getcwd", "own.tiny:made", "tests.traps:spring", "own.linked:spring", ["os"], 3])
+def test_a_model_folder_makes_nobody_import_or_call_what_is_not_in_own(project, capsys, source):
+    run("train")
+    trap = "import pathlib\npathlib.Path('imported').touch()\ndef spring(): pathlib.Path('called').touch()\n"
+    (project / "tests").mkdir()
+    (project / "tests/traps.py").write_text(trap)
+    (project / "own/linked.py").symlink_to(project / "tests/traps.py")
+    path = project / "data/train/model/config.json"
+    path.write_text(json.dumps({"source": source, "widths": {"first": 7, "second": 6}}))
+    assert main(["weights"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Expected ")
+    assert "at `source` in data/train/model/config.json, " in said
+    assert said.count("\n") == 1
+    assert not {path.name for path in project.iterdir()} & {"imported", "called"}
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("source", ["os:getcwd", "own.tiny:made"])
+def test_no_source_is_called_that_nobody_checked_before(source):
+    with pytest.raises(Unexpected, match=r"Expected .* at the model's source, .*got '"):
+        read_own(source)
+
+
+def test_another_package_called_own_is_not_imported(project, monkeypatch, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    (other / "own").mkdir()
+    (other / "own/__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(other)
+    with pytest.raises(Unexpected, match=r"Expected Python to find own/ in the current folder, got .*other"):
+        read_own("own.tiny:classifier")
+    assert (project / "own/tiny.py").is_file()
+
+
+def test_a_function_that_returns_something_else_gets_one_sentence(project, capsys):
+    set_parameters(project, {"model": {"source": "own.tiny:wrong"}})
+    assert main(["train"]) == 1
+    assert capsys.readouterr().err == "Expected a UserModel (tasks.own) from own.tiny:wrong, got Classifier.\n"
+
+
+@pytest.mark.parametrize("section", ["reconstruct", "path"])
+def test_a_repair_of_language_models_alone_is_refused_for_a_users_model(project, section):
+    set_parameters(project, {section: {"repair": "imitate"}})
+    with pytest.raises(Unexpected, match=rf"Expected {section}.repair none, mean or ridge with model.source, got 'imi"):
+        checked(read_yaml(project / "params.yaml"))
+
+
+def test_weights_are_read_from_safetensors_and_from_what_holds_tensors_alone(tmp_path):
+    tensors = nn.Linear(2, 3).state_dict()
+    save_file(tensors, tmp_path / "a.safetensors")
+    torch.save(tensors, tmp_path / "a.pt")
+    for name in ("a.safetensors", "a.pt"):
+        found = read_weights(tmp_path / name)
+        assert set(found) == set(tensors)
+        assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+
+
+def test_a_file_that_needs_more_is_refused_with_how_to_convert_it(tmp_path):
+    torch.save(nn.Linear(2, 3), tmp_path / "whole.pt")
+    with pytest.raises(
+        Unexpected, match=r"Expected weights alone in .*whole.pt, got Python objects; where it was made, "
+    ):
+        read_weights(tmp_path / "whole.pt")
+    torch.save({"epoch": 3, "state_dict": nn.Linear(2, 3).state_dict()}, tmp_path / "more.pt")
+    with pytest.raises(Unexpected, match=r"got \['epoch', 'state_dict'\]; .*`torch.save\(model.state_dict\(\), "):
+        read_weights(tmp_path / "more.pt")
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt"])
+def test_a_missing_or_damaged_file_of_weights_is_refused(tmp_path, name):
+    with pytest.raises(Unexpected, match=rf"Expected weights at .*{name}, got no such file."):
+        read_weights(tmp_path / name)
+    tensors = {"w": torch.ones(300)}
+    (save_file if name.endswith("s") else torch.save)(tensors, tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    for content in (b"", b"damaged", whole[: len(whole) // 2]):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(Unexpected, match=r"got a damaged file; save it again."):
+            read_weights(tmp_path / name)

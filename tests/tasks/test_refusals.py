@@ -1,0 +1,384 @@
+"""What is wrong is said before any work, in one true sentence, and nothing is changed: a table of wrong inputs."""
+
+import hashlib
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic_core.core_schema import ErrorType
+
+from pruning.data.corpus import SPLITS, Fractions
+from tasks.__main__ import main
+from tasks.commands.foreseen import read_text
+from tasks.common.parameters import Parameters, checked
+from tasks.common.reading import read_yaml
+from tasks.common.wording import sentence
+from tasks.stages.prepare import read_texts
+from tests.projects import ROOT, TINY, copy, set_parameters, write_text
+
+Change = Callable[[Path], Any]
+"""What is done to a project to make it wrong."""
+JARGON = re.compile(r"Input should|String should|should have|pattern|constrained|literal_error|pydantic|Traceback|\n.")
+"""Words of the checker's own, which tell a user nothing; and a second line."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which nothing is wrong."""
+    folder = tmp_path_factory.mktemp("whole") / "project"
+    for name in ("dvc.yaml", "params.yaml", "learned", "own"):
+        copy(ROOT / name, folder / name)
+    write_text(folder / "text")
+    set_parameters(folder, TINY, replace=("variants",))
+    return folder
+
+
+@pytest.fixture
+def project(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, where commands run."""
+    folder = tmp_path / "project"
+    shutil.copytree(whole, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+def refusal(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the sentence with which `check` refuses the project; it must be one, and nothing may change."""
+    before, code = contents(folder), main(["check"])
+    said = capsys.readouterr().err
+    assert code == 1, "nothing was refused"
+    assert re.fullmatch(r"(Expected|Unknown) .*[.?]\n", said), said
+    assert not JARGON.search(said), said
+    assert contents(folder) == before
+    return said
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return a digest of every file, compiled Python left out."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_project_in_which_nothing_is_wrong_is_not_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(project)
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out == "params.yaml: fine\n"
+    assert contents(project) == before
+
+
+def edited(old: str, new: bytes) -> Change:
+    """Return a change of the first place where params.yaml says something."""
+
+    def change(folder: Path) -> None:
+        path = folder / "params.yaml"
+        content = path.read_bytes()
+        assert old.encode() in content
+        path.write_bytes(content.replace(old.encode(), new, 1))
+
+    return change
+
+
+def written(make: Callable[[bytes], bytes]) -> Change:
+    """Return a change of the whole of params.yaml."""
+
+    def change(folder: Path) -> None:
+        path = folder / "params.yaml"
+        path.write_bytes(make(path.read_bytes()))
+
+    return change
+
+
+YAML: dict[str, tuple[Change, str]] = {
+    "a bracket that does not close": (
+        edited("  removed: [", b"  removed: [["),
+        "did not find expected ',' or ']') in line ",
+    ),
+    "a quote that does not close": (edited("family: lstm", b"family: 'lstm"), "Expected YAML in params.yaml, got "),
+    "a tab": (edited("  vocabulary", b"\tvocabulary"), "got a tab where spaces belong in line "),
+    "a colon that is missing": (edited("seed: 1", b"seed 1"), "could not find expected ':'"),
+    "a line too far in": (edited("  seed: 1", b"   seed: 1"), "Expected YAML in params.yaml, got a fault"),
+    "a name twice": (edited("  seed: 1", b"  seed: 1\n  seed: 2"), "got 'seed' a second time in line "),
+    "a section twice": (written(lambda text: text + b"\ncorpus: {}\n"), "got 'corpus' a second time in line "),
+    "a list at the top": (
+        written(lambda _: b"- corpus\n- train\n"),
+        "Expected sections with names in params.yaml, got",
+    ),
+    "a word at the top": (written(lambda _: b"corpus\n"), "got the single value 'corpus'."),
+    "an empty file": (written(lambda _: b""), "Expected sections with names in params.yaml, got an empty file."),
+    "only comments": (written(lambda _: b"# later\n"), "got an empty file."),
+    "a tag": (edited("seed: 1", b"seed: !int 1"), "got the tag '!int', which stands for no plain value, in line "),
+    "a tag of Python's": (edited("seed: 1", b"seed: !!python/object/apply:os.getcwd []"), "got the tag '"),
+    "a number that is none": (edited("seed: 1", b"seed: !!int one"), "got a value that is not what it looks like"),
+    "a date that is none": (edited("seed: 1", b"seed: 2026-13-01"), "got a value that is not what it looks like"),
+    "a second document": (written(lambda text: text + b"---\nseed: 1\n"), "got a second document in line "),
+    "NUL": (edited("seed: 1", b"seed: \x001"), "got the character U+0000 in line "),
+    "an alias without anchor": (edited("seed: 1", b"seed: *same"), "got the alias '*same' without its anchor in line "),
+    "a value within itself": (
+        edited("nonlinearity: tanh", b"nonlinearity: &own [*own]"),
+        "Expected train.nonlinearity in",
+    ),
+    "conflict markers": (
+        written(lambda text: text + b"<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> other\n"),
+        "Expected params.yaml after a merge that is done, got a conflict marker in line ",
+    ),
+    "Latin-1": (edited("family: lstm", b"family: l\xe4stm"), "Expected UTF-8 text in params.yaml, got byte 0xe4 at "),
+    "UTF-16": (written(lambda text: text.decode().encode("utf-16")), "Expected UTF-8 text in params.yaml, got byte "),
+    "a byte order mark": (
+        written(lambda text: b"\xef\xbb\xbf" + text),
+        "Expected text alone in params.yaml, got",
+    ),
+    "no file": (
+        lambda folder: (folder / "params.yaml").unlink(),
+        "Expected params.yaml in the current folder, got",
+    ),
+    "no dvc.yaml": (lambda folder: (folder / "dvc.yaml").unlink(), "Expected dvc.yaml in the current folder, got"),
+    "a conflict in dvc.yaml": (
+        lambda folder: (folder / "dvc.yaml").write_text("<<<<<<< HEAD\n"),
+        "Expected dvc.yaml after a merge that is done, got a conflict marker in line 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", YAML)
+def test_a_file_that_is_no_yaml_is_refused_with_its_name_and_line(
+    project: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    change, expected = YAML[name]
+    change(project)
+    assert expected in refusal(project, capsys)
+
+
+LATENCY = {"kind": "latency", "value": 0.1}
+VALUES: list[tuple[str, Any, str]] = [
+    ("train.seed", 2**70, "Expected train.seed in params.yaml to be a whole number from 0 to 2147483647, got 11805916"),
+    ("finetune.seed", -1, "Expected finetune.seed in params.yaml to be a whole number from 0 to 2147483647, got -1."),
+    ("oracle.seed", 10**200, "got a number of too many digits."),
+    ("hessian.seed", True, "to be a whole number from 0 to 2147483647, got true."),
+    ("train.clip", math.inf, "Expected train.clip in params.yaml to be a number from 1e-06 to 1000000000, got .inf."),
+    ("finetune.temperature", math.nan, "Expected finetune.temperature in params.yaml to be a number from 0.01 to 1000"),
+    (
+        "surgeon.damping",
+        -math.inf,
+        "Expected surgeon.damping in params.yaml to be a number from 1e-12 to 1000, got -.",
+    ),
+    ("criteria.ridge", math.inf, "Expected criteria.ridge in params.yaml to be a number from 1e-12 to 1000, got .inf."),
+    ("train.weight_decay", math.inf, "Expected train.weight_decay in params.yaml to be a number from 0 to 100, got .i"),
+    ("train.learning_rate", 1e9, "Expected train.learning_rate in params.yaml to be a number from 1e-08 to 1, got 100"),
+    ("reconstruct.learning_rate", 1e-300, "to be a number from 1e-08 to 1, got 1e-300."),
+    ("train.dropout", 1.0, "Expected train.dropout in params.yaml to be a number of at least 0 and below 1, got 1.0."),
+    ("train.widths", [], "to be a list of one or more entries, each a whole number from 1 to 2147483647, got []."),
+    ("train.widths", [10, "8"], "Expected train.widths.1 in params.yaml to be a whole number from 1 to 2147483647"),
+    ("train.epochs", 1.5, "Expected train.epochs in params.yaml to be a whole number from 1 to 2147483647, got 1.5."),
+    ("train.family", "LSTN", "to be one of 'lstm', 'gru', 'rnn', 'snn', 'mixed', got 'LSTN'. Did you mean 'lstm'?"),
+    ("train.widhts", [8], "Unknown parameter 'train.widhts' in params.yaml; known here: ['batch', "),
+    ("corpus.lowercase", "yes", "Expected corpus.lowercase in params.yaml to be true or false, got 'yes'."),
+    ("corpus.source", "te\0xt", "Expected corpus.source in params.yaml to be a path to a folder or a text file, got"),
+    ("corpus.source", None, "to be a path to a folder or a text file, got null."),
+    ("corpus", [], "Expected corpus in params.yaml to be a section with ['source', 'vocabulary', "),
+    ("fuse.signals", ["weights", "weights"], "Expected each value of fuse.signals once, got 'weights' twice"),
+    ("fuse.signals", [], "Expected fuse.signals in params.yaml to be a list of one or more entries, each one of 'weig"),
+    ("fuse.signals", ["wieghts"], "got 'wieghts'. Did you mean 'weights'?"),
+    ("fuse.signals", ["weights", "wanda"], "Expected fuse.strategy: learned for 'wanda' among fuse.signals, got 'sim"),
+    ("fuse", {"strategy": "learned", "signals": ["wanda"]}, "Expected one or more of ['weights', 'hessian', 'activat"),
+    ("fuse.removed", [0.5, 0.2], "Expected the shares of fuse.removed in rising order, got [0.5, 0.2]"),
+    ("fuse.weights", "weights.json", "to be a file of saved weights, written learned/name.json, or null, got 'weigh"),
+    ("path.retain", [0.5, 0.5], "Expected each value of path.retain, to six digits and beside 1, once, got '0.5' tw"),
+    ("path.retain", [0.99999999], "once, got '1' twice"),
+    ("oracle.joint", [0.5, 0.5], "Expected each value of oracle.joint once, got 0.5 twice"),
+    ("oracle.words", "al", "to be a whole number from 2 to 2147483647, or 'all', got 'al'. Did you mean 'all'?"),
+    ("prune.floor", "8", "Expected prune.floor in params.yaml to be a whole number from 1 to 2147483647, or a mapping"),
+    ("prune.floor", {"lstm.0": 0}, "Expected prune.floor.lstm.0 in params.yaml to be a whole number from 1 to 214748"),
+    ("prune.ceiling", {1: 8}, "Expected each name in prune.ceiling in params.yaml to be text, got 1."),
+    ("prune.budget", LATENCY, "Expected batch, repeats and points for a budget of latency, got no batch"),
+    ("prune.quota", {"rnn": 0.5, "ann": 0.5}, "Expected each name in prune.quota in params.yaml to be one of 'rnn', '"),
+    ("variants", {}, "Expected variants in params.yaml to be a mapping from one or more names to values that"),
+    ("variants.Best", {"by": "fused"}, "Expected each name in variants in params.yaml to be lower-case letters, dig"),
+    ("variants.best", None, "Expected variants.best in params.yaml to be a section with ['by', "),
+    ("variants.best", {"by": "hesian"}, "got 'hesian'. Did you mean 'hessian'?"),
+    ("variants.best", {"by": "fused", "retain": 2.0}, "Expected variants.best.retain in params.yaml to be a number a"),
+    ("variants.best", {"by": "fused", "flor": 2}, "Unknown parameter 'variants.best.flor' in params.yaml"),
+    ("compare.control", "dens", "Expected compare.control to be one of ['dense', 'enhanced'], got 'dens'. Did you me"),
+    ("model.source", "os:system", "Expected own.<module>:<function> at model.source, a function in the folder own/"),
+    ("model.source", 5, "to be a function of yours in own/, written own.module:function, or null, got 5."),
+    ("model.source", "own.tiny:build", "Expected a module in the folder own/ at model.source, got 'own.tiny'"),
+]
+
+
+def put(folder: Path, place: str, value: Any) -> None:
+    """Write a value of params.yaml, or several of a section."""
+    section, _, field = place.partition(".")
+    if field:
+        set_parameters(folder, {section: {field: value}})
+    else:
+        set_parameters(folder, {section: value}, replace=() if value and isinstance(value, dict) else (section,))
+
+
+@pytest.mark.parametrize(("place", "value", "expected"), VALUES)
+def test_a_value_that_cannot_be_is_refused_with_what_can(
+    project: Path, capsys: pytest.CaptureFixture[str], place: str, value: Any, expected: str
+) -> None:
+    put(project, place, value)
+    assert expected in refusal(project, capsys)
+
+
+@pytest.mark.parametrize("kind", get_args(ErrorType))
+@pytest.mark.parametrize("place", [("train", "clip"), ("prune", "floor"), ("train", "widths", 0), ("variants",), ()])
+def test_every_kind_of_mistake_that_the_checker_knows_has_a_sentence(kind: str, place: tuple[Any, ...]) -> None:
+    values = read_yaml(ROOT / "params.yaml")
+    error = {"type": kind, "loc": place or ("corpus",), "msg": "Input should be pattern", "input": 1}
+    error["ctx"] = {"error": ValueError("Expected this, got that")}
+    said = sentence([error], values, Parameters.model_json_schema())
+    assert re.fullmatch(r"(Expected|Unknown) .*[.?]", said)
+    assert not JARGON.search(said)
+
+
+def texts(**files: bytes | None) -> Change:
+    """Return a change that puts these files, `name` standing for `name.txt`, in place of the corpus; None: a folder."""
+
+    def change(folder: Path) -> None:
+        shutil.rmtree(folder / "text")
+        (folder / "text").mkdir()
+        for name, content in files.items():
+            path = folder / "text" / f"{name}.txt"
+            path.mkdir() if content is None else path.write_bytes(content)
+
+    return change
+
+
+def source(path: str, make: Change = Path.exists) -> Change:
+    """Return a change of corpus.source, after making what is there."""
+
+    def change(folder: Path) -> None:
+        make(folder)
+        put(folder, "corpus.source", path)
+
+    return change
+
+
+def values(**sections: dict[str, Any]) -> Change:
+    """Return a change of values of several sections."""
+    return lambda folder: set_parameters(folder, sections)
+
+
+def linked(folder: Path) -> None:
+    (folder / "text/more.txt").symlink_to("nowhere")
+
+
+LINE = b"one two three four five six seven eight\n"
+CORPORA: dict[str, tuple[Change, str]] = {
+    "no source": (source("nowhere"), "got 'nowhere', which does not exist."),
+    "a link to nothing": (
+        source("book.txt", lambda folder: (folder / "book.txt").symlink_to("nowhere")),
+        "got 'book.txt', which is a link to nothing.",
+    ),
+    "a pipe": (
+        source("pipe", lambda folder: os.mkfifo(folder / "pipe")),
+        "got 'pipe', which is no file but a pipe or a device.",
+    ),
+    "a device": (source("/dev/null"), "got '/dev/null', which is no file but a pipe or a device."),
+    "an empty folder": (texts(), "got text with none of them."),
+    "a split too few": (texts(train=LINE, valid=LINE), "without ['test']"),
+    "a folder named as a split": (texts(train=LINE, valid=LINE, test=None), "without ['test']"),
+    "a folder named as a document": (texts(a=LINE, b=LINE, c=LINE, d=None), "text/d.txt, in corpus.source, got one th"),
+    "two documents": (
+        texts(a=LINE, b=LINE),
+        "Expected at least 3 documents, got 2 (text, corpus.source in params.yaml)",
+    ),
+    "an empty split": (
+        texts(train=LINE * 99, valid=b"", test=LINE),
+        "Expected text in the valid split of text, got none; give more of it.",
+    ),
+    "one line": (source("a.txt", lambda folder: (folder / "a.txt").write_bytes(LINE)), "in the valid split of a.txt"),
+    "no line": (
+        source("a.txt", lambda folder: (folder / "a.txt").write_bytes(b"\n \n")),
+        "in the train split of a.t",
+    ),
+    "Latin-1 in a split": (
+        texts(train=LINE * 99, valid=LINE * 9 + b"caf\xe9\n", test=LINE),
+        "Expected UTF-8 text in text/valid.txt, got byte 0xe9 at 363; save it as UTF-8.",
+    ),
+    "Latin-1 in a document": (
+        texts(a=LINE, b=LINE, c=b"caf\xe9"),
+        "Expected UTF-8 text in text/c.txt, got byte 0xe9 at 3",
+    ),
+    "Latin-1 in a book": (
+        source("a.txt", lambda folder: (folder / "a.txt").write_bytes(LINE * 999 + b"\xff")),
+        "Expected UTF-8 text in a.txt, got byte 0xff at 39960",
+    ),
+    "UTF-16": (
+        texts(a="a b".encode("utf-16"), b=LINE, c=LINE),
+        "Expected UTF-8 text in text/a.txt, got byte 0xff at 0",
+    ),
+    "a byte order mark": (
+        texts(train=b"\xef\xbb\xbf" + LINE, valid=LINE, test=LINE),
+        "Expected text alone in text/train.txt, got a byte order mark before it; save it as UTF-8 without one.",
+    ),
+    "what a stage writes": (
+        source("data/train/model"),
+        "Expected a corpus.source apart from what the pipeline writes, got 'data/train/model', but stage train writes",
+    ),
+    "all around the pipeline": (source("."), "Expected a corpus.source apart from what the pipeline writes, got '.'"),
+    "columns for more training text than there is": (
+        values(train={"batch": 100_000}),
+        "Expected at least 100,000 tokens in the train split of text for each column of train.batch, got 2,700; g",
+    ),
+    "columns for more validation text": (values(finetune={"batch": 400}), "tokens in the valid split of text for each"),
+    "columns for more test text": (
+        lambda folder: (values(evaluate={"batch": 10})(folder), (folder / "text/test.txt").write_text("a b\n")),
+        "Expected at least 10 tokens in the test split of text for each column of evaluate.batch, got 3; give more",
+    ),
+    "windows for more text to calibrate on": (
+        values(calibration={"bptt": 800}, oracle={"tokens": 4000, "most": 4000}),
+        "Expected at least 3,201 tokens in the train split of text for two windows of 4 × 800 (calibration) to measure",
+    ),
+    "windows for more text to remove on": (
+        values(calibration={"bptt": 50}, oracle={"tokens": 1000, "most": 2000}),
+        "Expected at least 401 tokens in the valid split of text for 3 windows of 4 × 50 (calibration) to measure rem",
+    ),
+    "fewer tokens than a window": (
+        values(oracle={"tokens": 32}),
+        "Expected oracle.tokens above calibration.batch × calibration.bptt (32), for two windows to measure on, got 32",
+    ),
+    "the default corpus before it is written": (
+        lambda folder: (values(evaluate={"batch": 10**6})(folder), put(folder, "corpus.source", "data/sotu/speeches")),
+        "Expected at least 1,000,000 tokens in the valid split of data/sotu/speeches for each column of evaluate.batch",
+    ),
+    "a link to nothing among documents": (
+        lambda folder: (texts(a=LINE, b=LINE, c=LINE)(folder), linked(folder)),
+        "Expected a text file at text/more.txt, in corpus.source, got one that is a link to nothing.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_a_text_that_a_stage_would_refuse_is_refused_before(
+    project: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    change, expected = CORPORA[name]
+    change(project)
+    assert expected in refusal(project, capsys)
+
+
+@pytest.mark.parametrize("form", ["splits", "documents", "book"])
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_the_tokens_that_are_foreseen_are_those_that_the_corpus_gets(project: Path, form: str, lowercase: bool) -> None:
+    body = "It's late, she said.\r\n\r\n \u2028It\x0cİs LATE.\n" * 9
+    if form == "splits":
+        texts(train=body.encode(), valid=b"a b\n", test=b"c\n\nd")(project)
+    elif form == "documents":
+        texts(**{f"d{number}": (body[number:] + "end").encode() for number in range(9)})(project)
+    else:
+        shutil.rmtree(project / "text")
+        (project / "text").write_bytes(body.encode())
+    put(project, "corpus", {"lowercase": lowercase, "valid": 0.2, "test": 0.3})
+    corpus = checked(read_yaml(Path("params.yaml"))).corpus
+    lines = read_texts(Path("text"), lowercase, Fractions(corpus.valid, corpus.test), corpus.seed)
+    found = read_text(corpus, [])
+    for split in SPLITS:
+        assert found.tokens(split, 10**9) == sum(len(words) + 1 for words in lines[split])

@@ -1,0 +1,431 @@
+"""The stages on files: alone, killed, with wrong files and wrong values, and what makes which of them stale."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pruning.models import build
+from tasks.common.pipeline import Stage, read_stage
+from tasks.common.tables import read_table, write_table
+from tests.projects import ENVIRONMENT, ROOT, copy, digests, run, set_parameters, stage, tiny_project
+
+YAML_FILE = YAML(typ="safe")
+STAGES = list(YAML_FILE.load(ROOT / "dvc.yaml")["stages"])
+WITH_VARIANTS = ("prune", "reconstruct", "finetune", "evaluate")
+WITHOUT_VARIANTS = [name for name in STAGES if name not in WITH_VARIANTS]
+REPAIRED = {"reconstruct@dense", "reconstruct@enhanced", "path"}
+"""Stages that refit readers, from the covariances and, to imitate, from the text."""
+PAIRS = [(name, None) for name in WITHOUT_VARIANTS] + [(name, "enhanced") for name in WITH_VARIANTS]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny_project(tmp_path_factory.mktemp("finished") / "project")
+    run(["dvc", "repro"], folder)
+    return folder
+
+
+@pytest.fixture
+def touched(finished: Path, tmp_path: Path) -> Path:
+    copy(finished, tmp_path / "project")
+    return tmp_path / "project"
+
+
+def described(folder: Path, name: str, variant: str | None, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    monkeypatch.chdir(folder)
+    return read_stage(name, variant, YAML_FILE.load(Path("params.yaml")))
+
+
+def alone(finished: Path, folder: Path, found: Stage) -> Path:
+    """Copy only what dvc.yaml says the stage depends on; packages' `__init__.py` hold no code of any stage."""
+    inits = [path.relative_to(finished) for path in finished.glob("[pt]*/**/__init__.py")]
+    for path in (*found.dependencies, *inits, Path("dvc.yaml"), Path("params.yaml")):
+        copy(finished / path, folder / path)
+    return folder
+
+
+def stale(folder: Path) -> set[str]:
+    status = json.loads(run(["dvc", "status", "--json"], folder).stdout)
+    return set(status)
+
+
+@pytest.mark.parametrize(("name", "variant"), PAIRS)
+def test_a_stage_needs_only_its_declared_inputs_and_repeats_its_bytes(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, variant: str | None
+) -> None:
+    found = described(finished, name, variant, monkeypatch)
+    folder = alone(finished, tmp_path / "alone", found)
+    before = digests(folder)
+    stage(folder, name, *([variant] if variant else []))
+    made = {path: digest for path, digest in digests(folder).items() if path not in before}
+    expected = digests(finished)
+    assert {path: expected[path] for path in made} == made
+    assert all((folder / path).exists() for path in found.outputs.values())
+    assert not list(folder.rglob("*partial*")), "something half-written was left behind"
+
+
+def test_a_second_repro_does_nothing(finished: Path) -> None:
+    assert "Data and pipelines are up to date." in run(["dvc", "repro"], finished).stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"prune": {"retain": 0.7}}, {"prune@dense", "prune@enhanced", *REPAIRED}),
+        ({"hessian": {"probes": 11}}, {"hessian"}),
+        ({"reconstruct": {"repair": "mean"}}, REPAIRED),
+        ({"finetune": {"epochs": 2}}, {"oracle", "finetune@dense", "finetune@enhanced"}),
+        (
+            {"calibration": {"batch": 5}},
+            {"hessian", "activations", "gradients", "surgeon", "criteria", "oracle", "fuse", *REPAIRED},
+        ),
+    ],
+)
+def test_a_changed_value_makes_stale_the_stages_that_read_it(
+    touched: Path, changes: dict[str, Any], expected: set[str]
+) -> None:
+    set_parameters(touched, changes)
+    assert stale(touched) == expected
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("pruning/signals/weights.py", {"weights"}),
+        ("pruning/fusion/fused.py", {"fuse"}),
+        ("pruning/selection/retention.py", {"prune@dense", "prune@enhanced", *REPAIRED}),
+        (
+            "pruning/signals/jackknife.py",
+            {"activations", "cooperative", "criteria", "gradients", "surgeon", "oracle", *REPAIRED},
+        ),
+    ],
+)
+def test_an_edited_module_makes_stale_the_stages_that_import_it(touched: Path, module: str, expected: set[str]) -> None:
+    with (touched / module).open("a", encoding="utf-8") as file:
+        file.write("# edited\n")
+    assert stale(touched) == expected
+
+
+def test_fewer_neurons_reach_every_stage_after_the_decision(touched: Path) -> None:
+    before = digests(touched)
+    set_parameters(touched, {"prune": {"retain": 0.3}})
+    run(["dvc", "repro"], touched)
+    changed = {path.split("/")[1] for path, digest in digests(touched).items() if before[path] != digest}
+    assert changed == {"prune", "reconstruct", "finetune", "evaluate", "compare"}
+
+
+def test_a_budget_is_kept_by_every_variant_that_names_no_share_of_its_own(touched: Path) -> None:
+    set_parameters(touched, {"prune": {"budget": {"kind": "multiply_adds", "value": 1400}}})
+    sizes = {}
+    for variant in ("dense", "enhanced"):
+        stage(touched, "prune", variant)
+        sizes[variant] = build(
+            **json.loads((touched / f"data/prune/{variant}/model/config.json").read_text())
+        ).multiply_adds()
+    assert sizes["enhanced"] <= 1400 < sizes["dense"]
+    assert sizes["enhanced"] > 1200
+
+
+def test_a_budget_that_cannot_be_met_says_what_is_possible(touched: Path) -> None:
+    set_parameters(touched, {"prune": {"budget": {"kind": "parameters", "value": 10}}})
+    said = stage(touched, "prune", "enhanced", fails=True).stderr
+    assert said.startswith("Expected a budget of at least ")
+    assert said.count("\n") == 1
+
+
+def test_latency_is_a_budget_that_is_measured(touched: Path) -> None:
+    measured = {"kind": "latency", "value": 10.0, "batch": 1, "repeats": 10, "points": 2}
+    set_parameters(touched, {"prune": {"budget": measured}})
+    assert "Latency is measured to within" in stage(touched, "prune", "enhanced").stdout
+
+
+def test_weights_that_are_kept_are_applied_and_make_the_fusion_stale_when_they_change(touched: Path) -> None:
+    weights = json.loads((touched / "data/fuse/weights.json").read_text(encoding="utf-8"))
+    weights["shares"] = {"all": {"gradients": 1.0}}
+    (touched / "learned/kept.json").write_text(json.dumps(weights), encoding="utf-8")
+    assert stale(touched) == {"fuse"}
+    set_parameters(touched, {"fuse": {"weights": "learned/kept.json"}})
+    stage(touched, "fuse")
+    assert (
+        json.loads((touched / "data/fuse/weights.json").read_text(encoding="utf-8"))["shares"]["all"]["gradients"] == 1
+    )
+    (touched / "learned/kept.json").write_text("[", encoding="utf-8")
+    assert (
+        "Expected saved weights in learned/kept.json, got something else" in stage(touched, "fuse", fails=True).stderr
+    )
+
+
+def test_a_fusion_calibrated_by_removal_is_ranked_over_all_layers(touched: Path) -> None:
+    set_parameters(touched, {"fuse": {"calibration": "removal", "batches": 3}, "prune": {"scope": "absolute"}})
+    before = digests(touched)["data/fuse/importance.parquet"]
+    stage(touched, "fuse")
+    stage(touched, "prune", "enhanced")
+    assert digests(touched)["data/fuse/importance.parquet"] != before
+
+
+def test_learned_fusion_is_fitted_to_measured_removals_of_enough_neurons(touched: Path) -> None:
+    signals = ["weights", "gradients", "gate_fisher"]
+    set_parameters(touched, {"fuse": {"strategy": "learned", "signals": signals, "folds": 3}})
+    said = stage(touched, "fuse", fails=True).stderr
+    assert said == "Expected at least 6 measured neurons in lstm.0 for 3 folds, got 3.\n"
+    set_parameters(touched, {"oracle": {"neurons": "all"}})
+    stage(touched, "oracle")
+    stage(touched, "fuse")
+    report = read_table(touched / "data/fuse/fusion.parquet")
+    assert set(report["signal"]) == set(signals)
+    assert set(report.loc[report["layer"] == "all", "measured"]) == {18}
+    assert report["held_out"].between(-1, 1).all()
+
+
+def test_a_pipeline_killed_again_and_again_ends_with_the_bytes_of_an_undisturbed_one(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = tiny_project(tmp_path / "project")
+    for patience in (3.0, 5.5, 7.0, 9.0, 11.0):
+        process = subprocess.Popen(
+            ["dvc", "repro"], cwd=folder, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL
+        )
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        stage(folder, "check")
+    run(["dvc", "repro"], folder)
+    assert digests(folder) == digests(finished)
+
+
+@pytest.mark.parametrize("size", [0, 5, 300, 1500])
+def test_a_half_written_lock_file_is_mended_and_every_result_restored(touched: Path, size: int) -> None:
+    before, lock = digests(touched), touched / "dvc.lock"
+    lock.write_bytes(lock.read_bytes()[:size])
+    stage(touched, "check")
+    said = run(["dvc", "repro"], touched).stdout
+    assert "Running stage" not in said
+    assert digests(touched) == before
+
+
+def test_a_lock_file_that_lost_its_last_hash_reruns_that_stage_to_the_same_bytes(touched: Path) -> None:
+    before, lock = digests(touched), touched / "dvc.lock"
+    lock.write_bytes(lock.read_bytes()[:-30])
+    run(["dvc", "repro"], touched)
+    assert digests(touched) == before
+    assert "Data and pipelines are up to date." in run(["dvc", "repro"], touched).stdout
+
+
+def test_a_whole_lock_file_is_left_alone(touched: Path) -> None:
+    before = (touched / "dvc.lock").read_bytes()
+    assert "half-written" not in stage(touched, "check").stdout
+    assert (touched / "dvc.lock").read_bytes() == before
+
+
+def test_training_killed_after_an_epoch_goes_on_from_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = alone(finished, tmp_path / "alone", described(finished, "train", None, monkeypatch))
+    set_parameters(folder, {"train": {"epochs": 12, "patience": 12}})
+    copy(folder, tmp_path / "undisturbed")
+    process = subprocess.Popen([sys.executable, "-m", "tasks", "train"], cwd=folder, env=ENVIRONMENT)
+    while not list((folder / "data").glob(".partial/train-*/tensors.safetensors")):
+        assert process.poll() is None, "training ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (folder / "data/train/model").exists()
+    assert "going on after" in stage(folder, "train").stdout
+    stage(tmp_path / "undisturbed", "train")
+    assert digests(folder) == digests(tmp_path / "undisturbed")
+    assert not (folder / "data/.partial").exists()
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_a_stage_dies_with_the_dvc_that_started_it(tmp_path: Path, shell: str) -> None:
+    folder = tiny_project(tmp_path / "project", train={"epochs": 500, "patience": 500})
+    for name in ("sotu", "prepare"):
+        run(["dvc", "repro", "--single-item", name], folder)
+    process = subprocess.Popen(
+        ["dvc", "repro", "--single-item", "train"], cwd=folder, env={**ENVIRONMENT, "SHELL": shell}
+    )
+    while not list(folder.glob("data/.partial/train-*/tensors.safetensors")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while _processes(folder):
+        assert time.monotonic() < deadline, "the stage outlived the dvc that started it"
+        time.sleep(0.05)
+
+
+def _processes(folder: Path) -> list[int]:
+    """Return the processes whose working directory is the folder."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if link.resolve() == folder.resolve() and b"tasks" in (link.parent / "cmdline").read_bytes():
+                found.append(int(link.parent.name))
+        except (PermissionError, FileNotFoundError, ProcessLookupError):
+            continue  # ended while we looked, or not ours
+    return found
+
+
+def test_a_swapped_table_is_refused_by_name(touched: Path) -> None:
+    copy(touched / "data/weights/weights.parquet", touched / "data/gradients/gradients.parquet")
+    said = stage(touched, "fuse", fails=True).stderr
+    assert said == "Expected the table 'gradients' in data/gradients/gradients.parquet, got 'weights'.\n"
+
+
+def test_a_file_that_is_no_table_is_refused(touched: Path) -> None:
+    (touched / "data/weights/weights.parquet").write_text("no table")
+    assert (
+        "Expected a Parquet file at data/weights/weights.parquet, got a damaged one or"
+        in stage(touched, "fuse", fails=True).stderr
+    )
+
+
+def test_a_damaged_model_is_refused(touched: Path) -> None:
+    (touched / "data/train/model/model.safetensors").write_bytes(b"damaged")
+    assert (
+        "Expected weights in data/train/model/model.safetensors, got a damaged"
+        in stage(touched, "weights", fails=True).stderr
+    )
+
+
+def test_a_missing_input_is_named(touched: Path) -> None:
+    (touched / "data/weights/weights.parquet").unlink()
+    assert "Expected the table data/weights/weights.parquet" in stage(touched, "fuse", fails=True).stderr
+
+
+def test_a_failed_stage_leaves_the_earlier_result_whole(touched: Path) -> None:
+    before = digests(touched)
+    (touched / "data/weights/weights.parquet").write_text("no table")
+    stage(touched, "fuse", fails=True)
+    assert digests(touched)["data/fuse/importance.parquet"] == before["data/fuse/importance.parquet"]
+
+
+def test_the_report_shows_every_variant_and_where_to_look(finished: Path) -> None:
+    said = stage(finished, "report").stdout
+    assert all(word in said for word in ("dense", "enhanced", "make mlflow", "make prefect", "dvc metrics"))
+    assert "nJ/token" not in said
+
+
+def test_the_report_gives_energy_beside_multiply_adds_where_there_are_spikes(touched: Path) -> None:
+    place = touched / "data/compare/comparison.parquet"
+    write_table(place, read_table(place).assign(synaptic_operations=1.0, energy=123_456_000.0))
+    said = stage(touched, "report").stdout
+    assert "nJ/token" in said
+    assert "123,456" in said
+
+
+@pytest.mark.parametrize("budget", [("--within", "1000"), ("--latency", "1000", "--batch", "32")])
+def test_a_budget_chooses_a_model_on_the_path_and_writes_it(touched: Path, budget: tuple[str, ...]) -> None:
+    said = stage(touched, "choose", *budget, "--to", "chosen").stdout
+    assert "ms a step at batch" in said
+    chosen, dense = (
+        json.loads((touched / folder / "config.json").read_text()) for folder in ("chosen", "data/train/model")
+    )
+    assert sum(chosen["widths"]) <= sum(dense["widths"])
+
+
+def test_a_budget_that_nothing_meets_gets_one_sentence_and_leaves_no_file(touched: Path) -> None:
+    said = stage(touched, "choose", "--latency", "1e-9", "--to", "chosen", fails=True).stderr
+    assert said.startswith("Expected --latency of at least ")
+    assert said.count("\n") == 1
+    assert not (touched / "chosen").exists()
+
+
+def test_dvc_shows_the_metrics(finished: Path) -> None:
+    shown = json.loads(run(["dvc", "metrics", "show", "--json"], finished).stdout)
+    metrics = shown[""]["data"]["data/compare/metrics.json"]["data"]
+    assert metrics["enhanced"]["retention"] == pytest.approx(0.5)
+    assert metrics["dense"]["pruned_change"] == 0
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "sentence"),
+    [
+        (
+            "corpus",
+            "vocabulary",
+            0,
+            "Expected corpus.vocabulary in params.yaml to be a whole number from 3 to 2147483647, got 0.",
+        ),
+        ("corpus", "source", "nowhere", "Expected a folder or a text file at corpus.source, got 'nowhere', which"),
+        ("prune", "retain", 1.5, "Expected prune.retain in params.yaml to be a number above 0 and at most 1, got 1.5."),
+        ("prune", "scope", "globl", "got 'globl'. Did you mean 'global'?"),
+        ("hessian", "probs", 3, "Unknown parameter 'hessian.probs' in params.yaml; known here: ['probes',"),
+        (
+            "train",
+            "learning_rate",
+            "fast",
+            "Expected train.learning_rate in params.yaml to be a number from 1e-08 to 1, got 'fast'",
+        ),
+        ("train", "widths", [10, 9], "Expected train.widths to end with train.embedding (8) for a tied decoder, got 9"),
+        ("train", "family", "lstn", "got 'lstn'. Did you mean 'lstm'?"),
+        ("train", "leak", 1.0, "Expected train.leak in params.yaml to be a number above 0 and below 1, got 1.0."),
+        ("variants", "best", {"by": "hesian"}, "Did you mean 'hessian'?"),
+        ("compare", "control", "none", "Expected compare.control to be one of ['dense', 'enhanced'], got 'none'"),
+    ],
+)
+def test_a_wrong_value_gets_one_sentence_before_any_work(
+    touched: Path, section: str, field: str, value: Any, sentence: str
+) -> None:
+    set_parameters(touched, {section: {field: value}})
+    done = stage(touched, "check", fails=True)
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({}, "got text with none of them."),
+        ({"train.txt": b"a b\n", "valid.txt": b"a\n"}, "without ['test']"),
+        ({"train.txt": b"a b\n", "valid.txt": b"\xff\xfe", "test.txt": b"a"}, "Expected UTF-8 text in text/valid.txt"),
+        ({"train.txt": b"a b\n", "valid.txt": b"", "test.txt": b"a"}, "Expected text in the valid split, got none."),
+    ],
+)
+def test_a_wrong_corpus_gets_one_sentence(touched: Path, files: dict[str, bytes], sentence: str) -> None:
+    for path in (touched / "text").iterdir():
+        path.unlink()
+    for name, content in files.items():
+        (touched / "text" / name).write_bytes(content)
+    done = stage(touched, "prepare", fails=True)
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["hesian"], "Unknown stage 'hesian'; known: ['sotu', 'prepare'"),
+        (["prune"], "Expected a variant for stage prune, one of ['dense', 'enhanced'], got None."),
+        (["prune", "enhancd"], "got 'enhancd'. Did you mean 'enhanced'?"),
+        (["fuse", "dense"], "Expected no variant for stage fuse, got 'dense'."),
+        (["prune", "dense", "too"], "Expected no more words after 'prune', got 'dense too'."),
+        (["report", "dense"], "Expected no more words after 'report', got 'dense'."),
+    ],
+)
+def test_a_wrong_command_gets_one_sentence(finished: Path, words: list[str], sentence: str) -> None:
+    assert sentence in stage(finished, *words, fails=True).stderr
+
+
+def test_outside_the_project_the_sentence_says_where_to_go(finished: Path, tmp_path: Path) -> None:
+    copy(finished / "tasks", tmp_path / "tasks")
+    copy(finished / "pruning", tmp_path / "pruning")
+    assert "run from the repository's root" in stage(tmp_path, "fuse", fails=True).stderr
+
+
+def test_one_text_file_is_a_corpus(tmp_path: Path) -> None:
+    folder = tiny_project(tmp_path / "project", corpus={"source": "book.txt", "valid": 0.2, "test": 0.2})
+    (folder / "book.txt").write_text("It's late, she said.\n\nIt is late.\n" * 20, encoding="utf-8")
+    stage(folder, "prepare")
+    assert (folder / "data/prepare/corpus.parquet").exists()
