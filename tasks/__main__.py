@@ -50,12 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(name: str, words: Sequence[str]) -> None:
     if name in WITH_WORDS:
-        importlib.import_module(f"tasks.{name}").run(words)
+        importlib.import_module(f"tasks.commands.{name}").run(words)
         return
     if len(words) > (name not in ELSEWHERE):
         raise Unexpected(f"Expected no more words after {name!r}, got {' '.join(words)!r}.")
     if name in ELSEWHERE:
-        importlib.import_module(f"tasks.{name}").run()
+        importlib.import_module(f"tasks.commands.{name}").run()
         return
     values = read_yaml(PARAMETERS)
     parameters = checked(values)
@@ -67,7 +67,7 @@ def _run(name: str, words: Sequence[str]) -> None:
 def _run_stage(job: Job) -> None:
     """Run the stage's function and write how long it took beside what it returns of its own timings."""
     start = time.perf_counter()
-    measured = importlib.import_module(f"tasks.{job.stage.name}").run(job)
+    measured = importlib.import_module(f"tasks.stages.{job.stage.name}").run(job)
     whole = seconds(job, "stage", time.perf_counter() - start)
     write_table(job.output("timing"), whole if measured is None else pd.concat([whole, measured], ignore_index=True))
     say(f"{job.stage.address}: {whole['seconds'].iloc[0]:.1f} s")

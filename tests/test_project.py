@@ -1,7 +1,6 @@
 """Every home of a fact agrees with the others: dvc.yaml, params.yaml, code, README."""
 
 import re
-from importlib import import_module
 from pathlib import Path
 
 import grimp
@@ -23,28 +22,33 @@ def entry(name: str) -> dict[str, list[str]]:
     return dict(PIPELINE[name].get("do", PIPELINE[name]))
 
 
-def code_files(module: str) -> set[str]:
-    """Return the files that a stage's module imports, however indirectly."""
-    modules = GRAPH.find_upstream_modules(module) | {module, "tasks.__main__"}
-    modules |= GRAPH.find_upstream_modules("tasks.__main__")
-    paths = {f"{name.replace('.', '/')}.py" for name in modules}
-    return {path for path in paths if (ROOT / path).is_file()}
+def rooms_of(name: str) -> set[str]:
+    """Return the rooms, and the stages' own modules, of all that a stage's module imports, however indirectly."""
+    start = {f"tasks.stages.{name}", "tasks.__main__"}
+    imported = start.union(*(GRAPH.find_upstream_modules(module) for module in start))
+    return {room for module in imported if (room := room_of(module))}
+
+
+def room_of(module: str) -> str | None:
+    """Return the folder below `pruning` or `tasks` that a module is in, or its file if it is in none, or a stage."""
+    path = Path(module.replace(".", "/"))
+    room = path if path.parts[:2] == ("tasks", "stages") else Path(*path.parts[:2])
+    if room.with_suffix(".py").is_file():
+        return f"{room}.py"
+    return str(room) if len(room.parts) > 1 and room != Path("tasks/stages") else None
 
 
 @pytest.mark.parametrize("name", PIPELINE)
-def test_a_stage_depends_on_exactly_the_modules_it_imports(name: str) -> None:
+def test_a_stage_depends_on_exactly_the_rooms_it_imports_from(name: str) -> None:
     listed = {path for path in entry(name)["deps"] if path.startswith(("pruning/", "tasks/"))}
-    folders = {path for path in listed if (ROOT / path).is_dir()}
-    imported = code_files(f"tasks.{name}")
-    assert {path for path in imported if str(Path(path).parent) not in folders} == listed - folders
-    assert all(any(str(Path(path).parent) == folder for path in imported) for folder in folders)
+    assert listed == rooms_of(name)
 
 
 @pytest.mark.parametrize("name", PIPELINE)
 def test_a_stage_has_one_name_everywhere(name: str) -> None:
     own = entry(name)
     assert own["cmd"] == f"exec python -m tasks {name}" + (" ${key}" if "foreach" in PIPELINE[name] else "")
-    assert (ROOT / f"tasks/{name}.py").is_file()
+    assert (ROOT / f"tasks/stages/{name}.py").is_file()
     outputs = [
         item if isinstance(item, str) else next(iter(item))
         for kind in ("outs", "metrics", "plots")
@@ -103,7 +107,12 @@ def _is_module(name: str) -> bool:
     return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
 
 
-@pytest.mark.parametrize("name", pruning.__all__)
-def test_a_public_name_is_what_its_module_calls_so_whatever_was_imported_before(name: str) -> None:
-    module = import_module(pruning._HOME[name])
-    assert getattr(pruning, name) is getattr(module, name)
+def test_the_front_door_lists_every_public_name_and_opens_to_each() -> None:
+    assert set(pruning.__all__) <= set(dir(pruning))
+    homes = {name: getattr(pruning, name).__module__ for name in pruning.__all__}
+    assert all(home.startswith("pruning.") for home in homes.values())
+
+
+def test_no_room_bears_a_public_functions_name() -> None:
+    rooms = {path.stem for path in (ROOT / "pruning").iterdir()}
+    assert not rooms & set(pruning.__all__)

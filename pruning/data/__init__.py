@@ -1,1 +1,1 @@
-"""TODO room."""
+"""Text as numbered tokens, and the windows that models read it in."""

@@ -1,1 +1,1 @@
-"""TODO room."""
+"""Many signals into one importance: their weights, how they are learnt, and calibration across layers."""

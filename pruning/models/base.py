@@ -21,8 +21,9 @@ Decoder = Literal["untied", "tied", "projected"]
 class Measurable(PrunableModule):
     """A model that can be run on batches of (inputs, targets) and that knows what it loses on them.
 
-    `LanguageModel` is one by itself; `pruning.models.adapted.Adapted` makes one of any other model. What is carried from
-    batch to batch, the state, is whatever the model gives back: tensors, in tuples or lists; None where nothing is.
+    `LanguageModel` is one by itself; `pruning.models.adapted.Adapted` makes one of any other model. What is carried
+    from batch to batch, the state, is whatever the model gives back: tensors, in tuples or lists; None where nothing
+    is.
     """
 
     example_dim: int

@@ -1,1 +1,1 @@
-"""TODO room."""
+"""How many neurons each layer keeps, and which: retention, adaptive rates, budgets."""

@@ -74,8 +74,8 @@ def retention(
     stays is decided in one of three ways. `snn_ratio` r: 1 − r of the recurrent neurons and r of the spiking ones, at
     least one in each half of a layer. `quota`: each kind has its share of the neurons that stay, however many
     `retain`, `rate` or `budget` let stay. Neither: freely, by one ranking of both kinds; each half is a layer of its
-    own, so the importance is comparable between kinds where it is between layers (see `pruning.fusion.calibration`, or the
-    surgeon's order) and `scope` is `absolute`.
+    own, so the importance is comparable between kinds where it is between layers (see `pruning.fusion.calibration`, or
+    the surgeon's order) and `scope` is `absolute`.
 
     >>> importance = pd.DataFrame({"layer": ["a"] * 4 + ["b"] * 4, "neuron": [*range(4)] * 2, "score": np.arange(8.0)})
     >>> halves = {"snn_ratio": 0.25, "kinds": {"a": "rnn", "b": "snn"}, "scope": "layer", "floor": 1}

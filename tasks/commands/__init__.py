@@ -1,1 +1,1 @@
-"""TODO room."""
+"""What `python -m tasks` can do besides stages: check, choose, export, report, track."""

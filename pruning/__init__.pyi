@@ -1,0 +1,70 @@
+"""The library's front door: each public name beside its home, for people, type checkers and `__init__.py` alike."""
+
+from .ablation.joint_removal import joint_removal as joint_removal
+from .ablation.oracle import oracle as oracle
+from .core.hooks import record as record
+from .core.neurons import (
+    NeuronLayer as NeuronLayer,
+)
+from .core.neurons import (
+    PrunableModule as PrunableModule,
+)
+from .core.neurons import (
+    Slice as Slice,
+)
+from .core.neurons import (
+    gather as gather,
+)
+from .core.neurons import (
+    select as select,
+)
+from .core.neurons import (
+    silence as silence,
+)
+from .data.windows import Windows as Windows
+from .discovery import discover as discover
+from .evaluation.comparison import compare as compare
+from .evaluation.energy import energy_of as energy_of
+from .evaluation.measures import loss_of as loss_of
+from .evaluation.measures import size_of as size_of
+from .experiment.judging import compare_pruning_results as compare_pruning_results
+from .experiment.measuring import calibrate as calibrate
+from .experiment.runs import (
+    run_enhanced_pruning as run_enhanced_pruning,
+)
+from .experiment.runs import (
+    run_traditional_pruning as run_traditional_pruning,
+)
+from .experiment.trials import Texts as Texts
+from .experiment.trials import Treatment as Treatment
+from .experiment.trials import run_dense_control as run_dense_control
+from .experiment.verdict import verdict as verdict
+from .fusion.fused import fuse as fuse
+from .models import build as build
+from .models.adapted import adapt as adapt
+from .repair.imitation import Imitation as Imitation
+from .repair.imitation import imitate as imitate
+from .repair.reconstruction import reconstruct as reconstruct
+from .selection.budgets import budget_of as budget_of
+from .selection.retention import (
+    adaptive_retention_rate as adaptive_retention_rate,
+)
+from .selection.retention import (
+    keep_of as keep_of,
+)
+from .selection.retention import (
+    retention as retention,
+)
+from .signals.activations import activations as activations
+from .signals.cooperative import cooperative as cooperative
+from .signals.criteria import criteria as criteria
+from .signals.gradients import gradients as gradients
+from .signals.hessian import hessian as hessian
+from .signals.sensitivity import sensitivities as sensitivities
+from .signals.surgeon import surgeon as surgeon
+from .signals.weights import weights as weights
+from .training.distillation import Teacher as Teacher
+from .training.gradual import Schedule as Schedule
+from .training.gradual import prune_gradually as prune_gradually
+from .training.loop import Recipe as Recipe
+from .training.loop import train as train
