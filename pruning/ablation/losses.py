@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pruning.ablation.oracle import COLUMNS
 from pruning.core.devices import finest, moved
 from pruning.core.modes import evaluating
 from pruning.data.windows import IGNORED, Batches, Window
@@ -64,39 +65,68 @@ class SampledLoss:
 
     The linear term is exact and costs one product. The sum, of second order, takes half of `words` exactly, the most
     probable, and the other half by systematic sampling from the rest, with probabilities proportional to p (Madow
-    1949). Since Σ over the certain words of p exp x is a lower bound of the whole, an estimate below it becomes it.
+    1949). Σ over the certain words of p exp x is a lower bound of the whole.
+
+    **Where words are too few.** An increase is computed from all words where the estimate is no number (exp x
+    overflows), where it lies below its bound or is lost in the rounding of its terms, and where a word that was not
+    read may outweigh all others. No such word is more probable than the least of the certain ones, nor than r / n, with
+    r the probability of the rest and n the words drawn from it; and its x is at most c·δ + max_v ‖D_v − c‖ ‖δ‖ for any
+    c, here the mean row of D.
     """
 
     def __init__(
         self, model: LanguageModel, features: Tensor, targets: Tensor, words: int, generator: torch.Generator
     ) -> None:
-        self.dense, self.predicted, self.device = features, targets != IGNORED, features.device
-        shares = model.decode(features).softmax(-1)
-        self.certain = max(1, words // 2)
-        chosen, self.weights = _words(shares, self.certain, words - self.certain, generator)
-        read = torch.cat([chosen, targets.clamp(min=0)[..., None]], dim=-1)
-        mean = shares @ model.decoder_weight
-        self.rows = torch.cat([model.decoder_weight[read], mean[:, :, None]], dim=2)  # (T, B, words + 2, features)
+        self.model, self.targets, self.dense, self.device = model, targets.clamp(min=0), features, features.device
+        self.predicted = targets != IGNORED
+        decoder, shares = model.decoder_weight, model.decode(features).softmax(-1)
+        self.certain, precision = max(1, words // 2), torch.finfo(shares.dtype)
+        chosen, self.weights, self.rest = _words(shares, self.certain, words - self.certain, generator)
+        even = (self.rest + len(decoder) * precision.tiny) / max(words - self.certain, 1)
+        most = torch.minimum(even, self.weights[..., self.certain - 1] + precision.tiny)
+        self.centre, self.rounding = decoder.mean(0), precision.eps**0.5
+        self.farthest, self.unread = (decoder - self.centre).norm(dim=1).max(), most.log()
+        read = torch.cat([chosen, self.targets[..., None]], dim=-1)
+        mean = shares @ decoder
+        self.rows = torch.cat([decoder[read], mean[:, :, None]], dim=2)  # (T, B, words + 2, features)
 
     def increase(self, features: Tensor) -> Tensor:
         """See `_ReferenceLoss`; 0 where nothing is to be predicted."""
-        steps = zip(features, self.dense, self.rows, self.weights, strict=True)
-        return torch.stack([self._step(*step) for step in steps]) * self.predicted[:, None]
+        steps = zip(features, self.dense, self.rows, self.weights, self.rest, self.unread, strict=True)
+        found, doubtful = (torch.stack(parts) for parts in zip(*(self._step(*step) for step in steps), strict=True))
+        predicted = self.predicted[:, None]
+        for places in torch.split((doubtful & predicted).nonzero(), COLUMNS):
+            step, model, column = places.T
+            found[step, model, column] = self._whole(features[step, model, column], step, column)
+        return found.masked_fill(~predicted, 0)
 
-    def _step(self, read: Tensor, dense: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-        """Return the increases of one step's tokens, (models, B)."""
-        change = torch.bmm(rows, (read - dense).permute(1, 2, 0))
+    def _step(
+        self, read: Tensor, dense: Tensor, rows: Tensor, weights: Tensor, rest: Tensor, unread: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the increases of one step's tokens, (models, B), and which of them cannot be trusted."""
+        delta = read - dense
+        change = torch.bmm(rows, delta.permute(1, 2, 0))
         x, of_target, linear = torch.split(change, [weights.shape[1], 1, 1], dim=1)
         growth = x.expm1()  # (B, words, models)
-        estimate = 1 + linear[:, 0] + torch.bmm(weights[:, None], growth - x)[:, 0]
-        likely = weights[:, None, : self.certain]
-        bound = likely.sum(2) + torch.bmm(likely, growth[:, : self.certain])[:, 0]
-        increase: Tensor = torch.maximum(estimate, bound).log() - of_target[:, 0]
-        return increase.T
+        second = torch.bmm(weights[:, None], growth - x)[:, 0]
+        estimate = linear[:, 0] + second  # E[exp x] − 1, as all sums here, for their logarithm's sake
+        bound = torch.bmm(weights[:, None, : self.certain], growth[:, : self.certain])[:, 0] - rest[:, None]
+        total = torch.maximum(estimate, bound)
+        logarithm, scale = total.log1p(), self.rounding * (1 + linear[:, 0].abs() + second)
+        largest = delta @ self.centre + self.farthest * delta.norm(dim=-1)  # (models, B)
+        trusted = (1 + total > scale) & (estimate > bound - scale) & (unread[:, None] + largest.T < logarithm)
+        return (logarithm - of_target[:, 0]).T, ~(trusted & logarithm.isfinite()).T
+
+    def _whole(self, read: Tensor, step: Tensor, column: Tensor) -> Tensor:
+        """Return the increases from all words, (n,), of tokens at these steps and columns, read as (n, features)."""
+        dense = self.dense[step, column]
+        change = (read - dense) @ self.model.decoder_weight.T
+        of_target = change.gather(1, self.targets[step, column][:, None])
+        return (self.model.decode(dense).log_softmax(-1) + (change - of_target)).logsumexp(-1)
 
 
-def _words(shares: Tensor, certain: int, sampled: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return words, (T, B, words), and weights with which their sum estimates that over all words by probability."""
+def _words(shares: Tensor, certain: int, sampled: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Return words, (T, B, words), weights with which their sum estimates that over all words, and the rest's share."""
     top = shares.topk(certain, dim=-1)
     ends = shares.to(finest(shares.device)).scatter(-1, top.indices, 0).cumsum(-1)
     rest = ends[..., -1:]
@@ -104,7 +134,7 @@ def _words(shares: Tensor, certain: int, sampled: int, generator: torch.Generato
     points = (torch.arange(sampled, device=ends.device) + offset) / max(sampled, 1) * rest
     drawn = torch.searchsorted(ends, points, right=True).clamp(max=ends.shape[-1] - 1)
     weights = (rest / max(sampled, 1)).expand(*rest.shape[:-1], sampled).to(shares.dtype)
-    return torch.cat([top.indices, drawn], dim=-1), torch.cat([top.values, weights], dim=-1)
+    return torch.cat([top.indices, drawn], dim=-1), torch.cat([top.values, weights], dim=-1), rest[..., 0].to(shares)
 
 
 ClusterLosses = list[tuple[Tensor, Tensor]]

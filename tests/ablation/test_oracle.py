@@ -248,6 +248,72 @@ def test_an_estimate_never_falls_below_what_the_certain_words_alone_give():
         assert loss.increase(other).isfinite().all()
 
 
+EXTREMES = {
+    "large logits": (lambda model: model.decoder.weight.mul_(60), 1.0),
+    "confident": (lambda model: model.decoder.bias[3].add_(120), 3.0),
+    "confident, then another word": (lambda model: model.decoder.bias[3].add_(90), 20.0),
+    "one loud word that is never expected": (
+        lambda model: (model.decoder.bias[7].sub_(12), model.decoder.weight[7].mul_(20)),
+        1.0,
+    ),
+    "far apart": (lambda model: model.decoder.weight.mul_(4), 30.0),
+}
+"""How a model's decoder comes to be extreme, and how far a removal changes what it reads."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("how", EXTREMES)
+def test_sampled_words_are_as_exact_as_all_words_where_logits_are_extreme(how, dtype):
+    model, window = tiny(dtype=dtype), Windows(text(102), first=0, batch=4, bptt=30)[0]
+    change, size = EXTREMES[how]
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        change(model)
+        dense, _ = model.features(window.tokens)
+        other = dense[:, None] + size * torch.randn(len(dense), 5, 4, 6, dtype=dtype, generator=noise)
+        whole = WholeLoss(model.double(), dense.double(), window.targets).increase(other.double())
+        loss = SampledLoss(model.to(dtype), dense, window.targets, 8, torch.Generator().manual_seed(0))
+        found = loss.increase(other)
+    assert (window.targets < 0).any()
+    assert whole.abs().max() > 3
+    tolerance = 1e-5 * (1 + whole.abs().max())
+    assert ((found - whole).abs() <= tolerance).float().mean() > 0.9
+    assert (found - whole).abs().max() < 0.3
+
+
+@pytest.mark.parametrize("words", [2, 8, 10])
+def test_measured_removal_of_a_model_with_large_logits_is_finite_and_as_with_all_words(words):
+    model, windows = tiny(dtype=torch.float32), Windows(text(400), first=0, batch=4, bptt=10)
+    with torch.no_grad():
+        model.decoder.weight.mul_(100)
+    whole, found = (oracle(model, windows, **{**ALL, "words": some}) for some in ("all", words))
+    for column in ("loss_increase", "standard_error", "even", "odd"):
+        np.testing.assert_allclose(found[column], whole[column], rtol=1e-4, atol=1e-3)
+
+
+def test_small_changes_keep_their_digits_in_single_precision():
+    """log(1 + e) of an e below the rounding of 1 is 0; log1p is e."""
+    model, window = tiny(dtype=torch.float32), Windows(text(40), first=0, batch=2, bptt=10)[0]
+    with torch.no_grad():
+        dense, _ = model.features(window.tokens)
+        other = dense[:, None] + 1e-5 * torch.randn(10, 3, 2, 6, generator=torch.Generator().manual_seed(0))
+        found = SampledLoss(model, dense, window.targets, 8, torch.Generator().manual_seed(0)).increase(other)
+        whole = WholeLoss(model.double(), dense.double(), window.targets).increase(other.double())
+    torch.testing.assert_close(found.double(), whole, rtol=1e-3, atol=1e-9)
+
+
+def test_hardly_a_token_of_an_ordinary_model_needs_all_words(trained, windows, monkeypatch):
+    counts, whole = [], SampledLoss._whole
+
+    def counted(self, read, step, column):
+        counts.append(len(read))
+        return whole(self, read, step, column)
+
+    monkeypatch.setattr(SampledLoss, "_whole", counted)
+    table = oracle(trained, windows, **{**ALL, "words": 10})
+    assert sum(counts) <= 0.02 * table["samples"].sum()
+
+
 def test_a_sample_holds_neurons_of_each_layer_in_proportion_and_repeats_itself(trained, windows):
     layers = tiny(widths=WIDTHS[3]).layers()
     found = neurons_to_measure(layers, 9, seed=3)
