@@ -2,9 +2,8 @@
 
 `python -m benchmarks.device`, from the repository's root, on whatever device PyTorch finds; `--device cpu --quick`
 tries the script itself. It takes at most five minutes on a GPU and needs no file: text is made here. Of packages it
-needs those of the library alone: torch, numpy, pandas, scipy and scikit-learn. Without igraph (wheels `igraph` and
-`texttable`, 4 MiB together; `--packages FOLDER` for one that `pip install --no-deps --target FOLDER` made) the signal
-`cooperative` is left out and the criterion `pagerank` is not computed.
+needs those of the library alone: torch, numpy, pandas, scipy and scikit-learn (`--packages FOLDER` for more of them,
+which `pip install --no-deps --target FOLDER` made).
 
 A part that fails shows its traceback and hides no other; the exit code is then 1. Each part has its share of the time,
 and what it leaves out it names. `--to FILE` is written again after each part.
@@ -157,7 +156,6 @@ def facts(bench: Bench) -> None:
     rows += [("PyTorch, Python", f"{torch.__version__}, {platform.python_version()}")]
     rows += [("CPU", f"{cpu_name()}, {torch.get_num_threads()} threads")]
     rows += [("float32 products", f"{torch.get_float32_matmul_precision()}, cuDNN's as PyTorch's defaults say")]
-    rows += [("igraph", "there" if has_igraph() else "not there")]
     bench.table(("", "what"), rows)
 
 
@@ -168,15 +166,6 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def has_igraph() -> bool:
-    """Return whether igraph can be imported."""
-    try:
-        import igraph  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 @contextlib.contextmanager
@@ -223,11 +212,9 @@ def pipeline(bench: Bench) -> None:
             pass
         model.eval()
         lap("train")
-        names = [name for name in MEASURED if name != "cooperative" or has_igraph()]
-        with pagerank_or_nothing():
-            calibration = calibrate(model, corpus, names, effort=effort, seed=1)
+        calibration = calibrate(model, corpus, MEASURED, effort=effort, seed=1)
         lap("signals")
-        signals = tuple(name for name in names if name not in ("surgeon", "criteria"))
+        signals = tuple(name for name in MEASURED if name not in ("surgeon", "criteria"))
         fused = fusion(calibration.tables, strategy="simple", seed=1, signals=signals).importance
         keep = keep_of(retention(fused, variant="fused", by="fused", retain=0.5, floor=4, scope="global"))
         dense = model.decoupled()
@@ -253,21 +240,6 @@ def pipeline(bench: Bench) -> None:
         if not all(map(np.isfinite, perplexity.values())):
             raise FloatingPointError(f"Expected finite perplexities of {family}, got {perplexity}.")
     bench.table(("family", "perplexity", "seconds", "ms a step at batch 1"), rows)
-
-
-@contextlib.contextmanager
-def pagerank_or_nothing() -> Iterator[None]:
-    """Within the context, criteria need no igraph where there is none."""
-    from pruning.signals import criteria
-
-    formulas: dict[str, Any] = criteria.FORMULAS
-    before = formulas["pagerank"]
-    if not has_igraph():
-        formulas["pagerank"] = lambda known: torch.zeros(len(known.own), dtype=torch.float64)
-    try:
-        yield
-    finally:
-        formulas["pagerank"] = before
 
 
 def numbers(bench: Bench, model: Any) -> dict[str, Callable[[], dict[str, np.ndarray]]]:
@@ -299,13 +271,11 @@ def numbers(bench: Bench, model: Any) -> dict[str, Callable[[], dict[str, np.nda
         return known["states"]
 
     def signal(name: str) -> dict[str, np.ndarray]:
-        with pagerank_or_nothing():
-            table, _ = measure(name, model, windows, states(), effort=effort, seed=1)
+        table, _ = measure(name, model, windows, states(), effort=effort, seed=1)
         return columns(table)
 
     for name in MEASURED:
-        if name != "cooperative" or has_igraph():
-            found[name] = lambda name=name: signal(name)
+        found[name] = lambda name=name: signal(name)
     found["covariances"] = lambda: matrices(states())
     found["sensitivities"] = lambda: matrices(sensitivities(model, windows, batches=10, seed=1))
     asked: dict[str, Any] = {"neurons": 8, "tokens": 1500, "most": 1500, "tolerance": 0.1, "seed": 1}
@@ -548,8 +518,7 @@ def foreign(bench: Bench) -> None:
                     continue
                 effort = {**USUAL, "hessian": {"probes": 16, "stability": 0.1}}
                 states = measure("activations", model, batches, {}, effort=effort, seed=1)[1]
-                with pagerank_or_nothing():
-                    measure(signal, model, batches, states, effort=effort, seed=1)
+                measure(signal, model, batches, states, effort=effort, seed=1)
             except Exception:
                 told.append(signal)
                 failures.append(f"{name}, {signal}:\n{traceback.format_exc()}")

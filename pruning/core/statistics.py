@@ -4,6 +4,7 @@ Every state has `update(batch)`, which returns nothing, `merge(other)`, which re
 properties for what it has learnt. Two halves merged equal the whole, so shards can be computed anywhere.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -240,6 +241,32 @@ def entropy(masses: Tensor) -> Tensor:
     shares = masses / total
     surprise: Tensor = -torch.special.xlogy(shares, shares).nan_to_num()
     return surprise.sum(-1) + 0.0
+
+
+def quantile(values: Tensor, share: float) -> Tensor:
+    """Return the quantile of any number of values as `torch.quantile` does of up to 2²⁴: between two it is linear.
+
+    >>> quantile(torch.tensor([3.0, 1.0, 2.0, 4.0]), 0.5)
+    tensor(2.5000)
+    """
+    flat = values.flatten()
+    place = share * (len(flat) - 1)
+    low, high = (flat.kthvalue(bound + 1).values for bound in (math.floor(place), math.ceil(place)))
+    found: Tensor = torch.lerp(low, high, place - math.floor(place))
+    return found
+
+
+def inverse_diagonal(matrix: Tensor) -> Tensor:
+    """Return the diagonal of the inverse of a symmetric positive definite matrix, (n,).
+
+    Half of an inverse is enough: with A = L Lᵀ it is Σ_k (L⁻¹)_ki².
+    """
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if failed:  # not positive definite within rounding
+        whole: Tensor = torch.linalg.inv(matrix)
+        return whole.diagonal().clone()
+    half: Tensor = torch.linalg.solve_triangular(factor, torch.eye(len(matrix), dtype=matrix.dtype), upper=False)
+    return half.square_().sum(0)
 
 
 class Mergeable(Protocol):

@@ -17,7 +17,7 @@ from pruning.core.statistics import Covariance, Histogram, Moments
 from pruning.core.tables import ACTIVATIONS
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable
-from pruning.signals.jackknife import empty_groups, expect_several, group_of, grouped_table
+from pruning.signals.jackknife import empty_groups, expect_several, group_of, grouped_table, groups_that_fit
 from pruning.signals.scaling import weighted
 
 
@@ -102,7 +102,7 @@ def activations(
     - range: max h − min h.
 
     The importance is their weighted sum after scaling within the layer; its standard error is the jackknife over
-    eight consecutive groups of windows.
+    eight consecutive groups of windows (fewer of wide layers, see `groups_that_fit`).
 
     Args:
         model: Any model that can be run on batches.
@@ -118,8 +118,9 @@ def activations(
     count = min(activation_samples, len(windows))
     expect_several(count, "activations")
     scales = _scales(model, layers, windows)
+    most = groups_that_fit(layers)
     groups = {
-        layer.name: empty_groups(partial(Activity.empty, layer.width, bins, scales[layer.name]), count)
+        layer.name: empty_groups(partial(Activity.empty, layer.width, bins, scales[layer.name]), count, most)
         for layer in layers
     }
     place = 0

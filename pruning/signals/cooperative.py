@@ -2,20 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from pruning.core.neurons import NeuronLayer, PrunableModule, Slice, named_tensors
-from pruning.core.statistics import Covariance, jackknife_error, merged
+from pruning.core.statistics import Covariance, inverse_diagonal, jackknife_error, merged, quantile
 from pruning.core.tables import COOPERATIVE, table
 from pruning.signals.activations import Covariances
 from pruning.signals.scaling import signal_rows, weighted
-
-if TYPE_CHECKING:
-    import igraph
 
 RIDGE = 1e-6
 """Added to the correlation's diagonal, so that duplicated neurons do not make it singular."""
@@ -62,15 +58,13 @@ def components_of(state: Covariance, coupling: Tensor | None, strong: float) -> 
     """Return the components of one layer by name, each (width,) float64."""
     correlation = state.correlation
     edges = edges_of(correlation.abs(), coupling)
-    width = len(edges)
-    graph = _strong_graph(edges, strong)
-    clustering = graph.transitivity_local_undirected(mode="zero", weights="weight")
-    others = max(width - 1, 1)
+    partners = _strong(edges, strong)
+    others = max(len(edges) - 1, 1)
     return {
         "connection_strength": edges.sum(1) / others,
         "uniqueness": _uniqueness(state, correlation),
-        "degree_centrality": torch.tensor(graph.degree(), dtype=torch.float64) / others,
-        "cooperative_ability": torch.tensor(clustering, dtype=torch.float64),
+        "degree_centrality": partners.sum(1).double() / others,
+        "cooperative_ability": _clustering(edges, partners),
     }
 
 
@@ -111,23 +105,34 @@ def edges_of(correlation: Tensor, coupling: Tensor | None) -> Tensor:
     between = ~torch.eye(len(correlation), dtype=torch.bool)
     if coupling is None or not between.any():
         return correlation * between
-    large = torch.quantile(coupling[between], 0.95)
+    large = quantile(coupling[between], 0.95)
     relative = (coupling / large).clamp(max=1) if large > 0 else torch.zeros_like(coupling)
     return 0.5 * (relative + correlation) * between
 
 
-def _strong_graph(edges: Tensor, strong: float) -> "igraph.Graph":
-    """Return the graph of the edges above the quantile `strong`, weighted."""
-    import igraph  # here, so that nobody else needs it
+def _strong(edges: Tensor, strong: float) -> Tensor:
+    """Return whether each two neurons have an edge above the quantile `strong`, (width, width) symmetric."""
+    above = torch.ones(edges.shape, dtype=torch.bool).triu(1)
+    if not above.any():
+        return above
+    # each edge counts once, and as it stands above the diagonal: below, rounding may have left another last digit
+    above &= edges > quantile(edges[above], strong)
+    return above | above.T
 
-    rows, columns = torch.triu_indices(len(edges), len(edges), offset=1)
-    values = edges[rows, columns]
-    chosen = values > torch.quantile(values, strong) if len(values) else values.bool()
-    pairs = torch.stack([rows[chosen], columns[chosen]], dim=1).tolist()
-    return igraph.Graph(n=len(edges), edges=pairs, edge_attrs={"weight": values[chosen].tolist()})
+
+def _clustering(edges: Tensor, partners: Tensor) -> Tensor:
+    """Return Barrat's weighted clustering coefficient, Σ_jk ½ (e_ij + e_ik) a_ij a_ik a_jk / (Σ_j e_ij a_ij (k_i − 1)).
+
+    a_ij says whether i and j are partners and k_i = Σ_j a_ij; as [A²]_ij counts the partners that i and j share, the
+    numerator is Σ_j e_ij a_ij [A²]_ij. It is 0 with fewer than two partners.
+    """
+    joined = partners.float()  # whose products are counts below 2²⁴, so exact
+    shared, weights = joined @ joined, edges * partners
+    pairs = weights.sum(1) * (partners.sum(1) - 1)
+    return torch.where(pairs > 0, (weights * shared).sum(1) / pairs, 0)
 
 
 def _uniqueness(state: Covariance, correlation: Tensor) -> Tensor:
     """Return the share of each neuron's variance that the others do not explain linearly, (width,)."""
-    precision = torch.linalg.inv(correlation + RIDGE * torch.eye(len(correlation), dtype=correlation.dtype))
-    return torch.where(state.varies, (1 / precision.diagonal()).clamp(0, 1), 0)
+    precision = inverse_diagonal(correlation + RIDGE * torch.eye(len(correlation), dtype=correlation.dtype))
+    return torch.where(state.varies, (1 / precision).clamp(0, 1), 0)

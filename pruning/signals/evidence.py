@@ -34,7 +34,7 @@ class Evidence:
             Σ_windows Σ_w w² g² with sampled labels; Σ_windows Σ_w |w g|; Σ_windows Σ_w w (H g)_w / tokens, H being
             the Hessian of Σℓ.
         states: Of the outputs h_t.
-        readers: Σ_t γ_t γ_tᵀ with sampled labels, (width, width).
+        readers: Σ_t γ_t² with sampled labels, (width,).
         joint: Tokens by bin of h_t and by group of the prediction, (width, bins, classes).
     """
 
@@ -124,7 +124,7 @@ def gather_evidence(
             int(wanted.sum()),
             {**_gate_totals(hidden, true, sampled, int(wanted.sum())), **found.by_weight[layer.name]},
             states,
-            torch.einsum("tbi,tbj->ij", sampled, sampled),
+            sampled.square().sum((0, 1)),
             _joint(kept, partition.edges[layer.name], _at_outputs(predicted, hidden.shape, model.example_dim)[counted]),
         )
     return evidence, carried(after)
@@ -231,5 +231,5 @@ def _by_class(probabilities: Tensor, classes: Tensor) -> Tensor:
 def _joint(hidden: Tensor, edges: Tensor, predicted: Tensor) -> Tensor:
     """Return how many tokens, split by predicted probability, fall in each bin and group, (width, bins, classes)."""
     places = torch.searchsorted(edges, hidden.T.contiguous())
-    members = F.one_hot(places, edges.shape[1] + 1).double()
-    return torch.einsum("wnb,nc->wbc", members, predicted)
+    # one bin after the other: all of them at once would hold a number for each neuron, token and bin
+    return torch.stack([(places == place).double() @ predicted for place in range(edges.shape[1] + 1)], dim=1)

@@ -1,17 +1,20 @@
 """How what is measured in stretches of text becomes a signal's table, with the spread between them as its error."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, Self, TypeVar
 
 import pandas as pd
 from torch import Tensor
 
+from pruning.core.neurons import NeuronLayer
 from pruning.core.statistics import jackknife_error, merged
 from pruning.core.tables import table
 from pruning.signals.scaling import signal_rows
 
 GROUPS = 8
 """Consecutive stretches of text kept apart, so that the spread between them gives standard errors."""
+LARGEST = 2**29
+"""Bytes that the covariances of all layers and groups may take together, as long as there are two groups."""
 
 
 class Measured(Protocol):
@@ -37,9 +40,19 @@ State = TypeVar("State", bound=Measured)
 Group = TypeVar("Group")
 
 
-def empty_groups(empty: Callable[[], Group], count: int) -> list[Group]:
-    """Return one empty state for each group of `count` windows."""
-    return [empty() for _ in range(min(GROUPS, count))]
+def empty_groups(empty: Callable[[], Group], count: int, most: int = GROUPS) -> list[Group]:
+    """Return one empty state for each group of `count` windows, at most so many."""
+    return [empty() for _ in range(min(most, count))]
+
+
+def groups_that_fit(layers: Iterable[NeuronLayer]) -> int:
+    """Return into how many groups text is split where each has a covariance of each layer, width² float64 numbers.
+
+    It is `GROUPS`, or as many as fit `LARGEST`, but at least two, for one tells no error: a layer of 4,096 neurons has
+    four of 128 MiB. Fewer groups make the error itself less certain, and no number but the error another.
+    """
+    each = 8 * sum(layer.width**2 for layer in layers)
+    return max(2, min(GROUPS, LARGEST // max(each, 1)))
 
 
 def expect_several(count: int, signal: str) -> None:

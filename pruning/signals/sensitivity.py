@@ -14,7 +14,7 @@ from pruning.core.progress import Track, silently
 from pruning.core.statistics import Covariance
 from pruning.data.windows import IGNORED, Batches
 from pruning.models.base import Measurable
-from pruning.signals.jackknife import empty_groups, group_of
+from pruning.signals.jackknife import empty_groups, group_of, groups_that_fit
 from pruning.signals.sampled_labels import sampled_labels
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ def sensitivities(
         track: Shows progress.
     """
     layers, count = tappable(model, windows, "surgeon"), min(batches, len(windows))
-    groups = {layer.name: empty_groups(partial(Covariance.empty, layer.width), count) for layer in layers}
+    most = groups_that_fit(layers)
+    groups = {layer.name: empty_groups(partial(Covariance.empty, layer.width), count, most) for layer in layers}
     if not layers:
         return groups
     generator = torch.Generator().manual_seed(seed)

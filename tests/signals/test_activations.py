@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from pruning.core.neurons import NeuronLayer
 from pruning.core.tables import ACTIVATIONS
 from pruning.data.windows import Windows
 from pruning.signals.activations import activations
+from pruning.signals.jackknife import GROUPS, LARGEST, groups_that_fit
 from tests.tiny import binned_by_hand, entropy_by_hand, text, tiny, twin_of, weighted_by_hand
 
 COUNT = 8
@@ -120,3 +122,23 @@ def test_every_component_differs_between_neurons_of_a_trained_model(trained, win
     table, _ = activations(trained, windows, activation_samples=20, bins=32)
     assert (table.groupby("layer")[list(ACTIVATIONS)].std() > 0).all(axis=None)
     assert (table["standard_error"] > 0).mean() > 0.5
+
+
+def test_wide_layers_are_split_into_fewer_groups_so_that_their_covariances_stay_small():
+    def layers(*widths):
+        return [NeuronLayer(f"l{i}", "dense", width, (), (), "l") for i, width in enumerate(widths)]
+
+    assert groups_that_fit(layers(1024, 1024)) == groups_that_fit(layers(650, 650, 650)) == GROUPS
+    assert groups_that_fit(layers(4096)) == 4
+    assert groups_that_fit(layers(20_000, 20_000)) == 2
+    assert 8 * 4096**2 * groups_that_fit(layers(4096)) <= LARGEST
+
+
+def test_groups_fewer_than_usual_change_the_error_alone(monkeypatch):
+    model, windows = tiny(widths=(5, 4)), Windows(text(600), first=0, batch=4, bptt=15)
+    usual, _ = activations(model, windows, activation_samples=99, bins=8)
+    monkeypatch.setattr("pruning.signals.jackknife.LARGEST", 8 * (25 + 16) * 3)
+    fewer, covariances = activations(model, windows, activation_samples=99, bins=8)
+    assert {len(groups) for groups in covariances.values()} == {3}
+    np.testing.assert_allclose(usual["importance"], fewer["importance"], atol=1e-12)
+    assert not np.allclose(usual["standard_error"], fewer["standard_error"])

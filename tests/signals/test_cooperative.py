@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from pruning.core import statistics
 from pruning.core.neurons import NeuronLayer, Slice
 from pruning.core.statistics import Covariance
 from pruning.core.tables import COOPERATIVE
 from pruning.data.windows import Windows
 from pruning.signals.activations import activations
-from pruning.signals.cooperative import components_of, cooperative, recurrent_coupling
+from pruning.signals.cooperative import _clustering, _strong, components_of, cooperative, recurrent_coupling
 from tests.tiny import tensors_of, text, tiny, twin_of, weighted_by_hand
 
 
@@ -106,6 +109,42 @@ def test_components_and_importance_equal_loops_over_neurons(model, calibration, 
         np.testing.assert_allclose(rows[name], values, atol=1e-4 if name == "uniqueness" else 1e-9, err_msg=name)
     np.testing.assert_allclose(rows["importance"], weighted_by_hand(expected, COOPERATIVE), atol=1e-4)
     assert (rows["samples"] == 600).all()
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 1000), width=st.integers(2, 12), quantile=st.floats(0, 1), places=st.integers(1, 3))
+def test_edges_as_heavy_as_the_threshold_are_not_strong_and_the_rest_clusters_as_by_loops(
+    seed, width, quantile, places
+):
+    half = np.round(np.triu(np.random.default_rng(seed).random((width, width)), 1), places)  # full of ties
+    edges = half + half.T
+    strong = edges > np.quantile(half[np.triu_indices(width, 1)], quantile)
+    found = _strong(torch.tensor(edges), quantile)
+    assert (found.numpy() == strong).all()
+    expected = [clustering_by_hand(edges, strong, neuron) for neuron in range(width)]
+    np.testing.assert_allclose(_clustering(torch.tensor(edges), found), expected, atol=1e-12)
+
+
+def test_an_edge_is_strong_from_both_of_its_ends_even_where_they_differ_by_rounding():
+    edges = torch.zeros(3, 3, dtype=torch.float64)
+    edges[0, 1], edges[0, 2], edges[1, 2] = 0.5, 0.25, 0.75
+    edges = edges + edges.T
+    edges[1, 0] += 1e-16
+    assert _strong(edges, 0.5).tolist() == [[False] * 3, [False, False, True], [False, True, False]]
+
+
+def test_layers_of_more_pairs_than_a_sorted_quantile_takes_are_measured():
+    values = torch.arange(2**24 + 2, dtype=torch.float32).flip(0)
+    assert statistics.quantile(values, 0.5).item() == pytest.approx(2**23, rel=1e-6)
+    with pytest.raises(RuntimeError, match="too large"):
+        torch.quantile(values, 0.5)
+
+
+@settings(max_examples=30)
+@given(values=st.lists(st.floats(-9, 9), min_size=1, max_size=9), share=st.floats(0, 1))
+def test_a_quantile_is_the_one_of_a_sort_to_the_last_digit(values, share):
+    tensor = torch.tensor(values, dtype=torch.float64)
+    assert statistics.quantile(tensor, share) == torch.quantile(tensor, share)
 
 
 def covariance_of(values):

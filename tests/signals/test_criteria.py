@@ -8,11 +8,12 @@ import torch
 
 from pruning.core.modes import carried
 from pruning.core.neurons import select
-from pruning.core.statistics import merged
+from pruning.core.statistics import Covariance, merged
 from pruning.core.tables import CRITERIA, EXACT, table
 from pruning.data.windows import Windows
+from pruning.signals import criteria as signal
 from pruning.signals.criteria import FORMULAS, criteria, known_of
-from pruning.signals.evidence import TOTALS, gather_evidence, partition
+from pruning.signals.evidence import TOTALS, Evidence, _joint, gather_evidence, partition
 from tests.signals.test_cooperative import edges_by_hand
 from tests.tiny import DECODERS, VOCABULARY, Unrolled, entropy_by_hand, tensors_of, text, tiny
 
@@ -154,6 +155,33 @@ def pagerank_by_hand(edges):
     return ranks
 
 
+@pytest.mark.parametrize("alone", [(), (2,), range(6)])
+def test_pagerank_is_where_a_walker_is_who_jumps_anywhere_from_neurons_without_edges(monkeypatch, alone):
+    half = np.triu(np.random.default_rng(3).random((6, 6)), 1)
+    edges = half + half.T
+    edges[list(alone)], edges[:, list(alone)] = 0, 0
+    monkeypatch.setattr(signal, "edges_of", lambda *_: torch.tensor(edges))
+    states = Covariance(2, torch.zeros(6), torch.eye(6, dtype=torch.float64))
+    known = signal.Known(Evidence(1, {}, states, torch.ones(6), torch.ones(6)), half, half, None, 0.0)
+    walk = np.where(edges.sum(0) > 0, edges / np.maximum(edges.sum(0), 1e-300), 1 / 6)
+    expected = np.linalg.solve(np.eye(6) - 0.85 * walk, np.full(6, 0.15 / 6))
+    np.testing.assert_allclose(signal.pagerank(known), expected, rtol=1e-12)
+
+
+def test_the_joint_counts_take_no_number_for_each_bin_token_and_neuron():
+    width, tokens, bins = 40, 500, 64
+    hidden, random = torch.randn(tokens, width, dtype=torch.float64), np.random.default_rng(0)
+    predicted = torch.tensor(random.dirichlet(np.ones(3), size=tokens))
+    edges = torch.quantile(hidden, torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1], dim=0).T.contiguous()
+    with torch.profiler.profile(profile_memory=True) as seen:
+        joint = _joint(hidden, edges, predicted)
+    largest = max(event.cpu_memory_usage for event in seen.events())
+    assert largest <= 2 * 8 * max(width * tokens, width * bins * 3)
+    places = (hidden[:, :, None] > edges).sum(-1).numpy()
+    expected = [[predicted[places[:, j] == b].sum(0).tolist() for b in range(bins)] for j in range(width)]
+    np.testing.assert_allclose(joint, expected, atol=1e-9)
+
+
 def information_by_hand(values, predicted, first_values, first_predicted):
     """Return the mutual information of bins of `values` and groups of `predicted`, both from the first window."""
     edges = np.quantile(first_values, [0.25, 0.5, 0.75])
@@ -262,7 +290,7 @@ def test_the_weight_fisher_is_that_of_labels_drawn_from_the_model_whatever_the_d
             (tensors[name] * squares[name]).square().detach().view(4, layer.width, -1).sum((0, 2)) for name in own
         )
         np.testing.assert_allclose(found[layer.name].totals["weight_sampled"], expected, rtol=1e-8)
-        assert torch.equal(found[layer.name].readers, found[layer.name].readers.T)
+        assert found[layer.name].readers.shape == (layer.width,)
 
 
 def test_labels_sampled_from_the_model_make_the_gate_fisher_the_gauss_newton_matrix():
