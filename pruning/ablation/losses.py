@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pruning.ablation.oracle import COLUMNS
 from pruning.core.devices import finest, moved
 from pruning.core.modes import evaluating
 from pruning.data.windows import IGNORED, Batches, Window
 from pruning.models.base import LanguageModel, Measurable, State
+
+AT_ONCE = 320
+"""Tokens whose logits of all words are held at once where a few words cannot tell."""
 
 
 class _ReferenceLoss(Protocol):
@@ -95,7 +97,7 @@ class SampledLoss:
         steps = zip(features, self.dense, self.rows, self.weights, self.rest, self.unread, strict=True)
         found, doubtful = (torch.stack(parts) for parts in zip(*(self._step(*step) for step in steps), strict=True))
         predicted = self.predicted[:, None]
-        for places in torch.split((doubtful & predicted).nonzero(), COLUMNS):
+        for places in torch.split((doubtful & predicted).nonzero(), AT_ONCE):
             step, model, column = places.T
             found[step, model, column] = self._whole(features[step, model, column], step, column)
         return found.masked_fill(~predicted, 0)

@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pandas as pd
-import pruning.removals
 import pytest
 import torch
 from torch import nn
 
+import pruning.ablation.batched
 from pruning.ablation.batched import OneByOne, SideBySide, removals
 from pruning.ablation.joint_removal import joint_removal, removal_sets
 from pruning.ablation.losses import SampledLoss, WholeLoss
