@@ -2,6 +2,10 @@
 
 import os
 
+from tasks.common.interruption import say_interruptions
+
+say_interruptions()
+
 DEFAULTS = {
     "DO_NOT_TRACK": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -8,10 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import pandas as pd
 
+from tasks.common.blame import blaming
 from tasks.common.console import log_to_console, say, track
+from tasks.common.interruption import INTERRUPTED
 from tasks.common.job import Job, seconds
 from tasks.common.parameters import Unexpected, checked
 from tasks.common.pipeline import PARAMETERS, read_stage
@@ -43,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"Expected files and a disk that can be used, got {error}.\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("Interrupted; the same command goes on from the last finished step.\n")
+        sys.stderr.write(f"{INTERRUPTED}\n")
         return 130
     return 0
 
@@ -67,7 +70,9 @@ def _run(name: str, words: Sequence[str]) -> None:
 def _run_stage(job: Job) -> None:
     """Run the stage's function and write how long it took beside what it returns of its own timings."""
     start = time.perf_counter()
-    measured = importlib.import_module(f"tasks.stages.{job.stage.name}").run(job)
+    source = job.parameters.model.source
+    with blaming(f"stage {job.stage.address} to run with the model of {source}") if source else nullcontext():
+        measured = importlib.import_module(f"tasks.stages.{job.stage.name}").run(job)
     whole = seconds(job, "stage", time.perf_counter() - start)
     write_table(job.output("timing"), whole if measured is None else pd.concat([whole, measured], ignore_index=True))
     say(f"{job.stage.address}: {whole['seconds'].iloc[0]:.1f} s")

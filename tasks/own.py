@@ -6,8 +6,9 @@ from dataclasses import dataclass, fields
 from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from inspect import Parameter, signature, unwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from pruning.core.neurons import frozen_as, named_tensors
 from pruning.data.windows import Batches
 from pruning.models.adapted import Adapted, Call, Criterion, Use, adapt
+from tasks.common.blame import blaming
 from tasks.common.parameters import Unexpected, file_of_source
 
 
@@ -61,12 +63,26 @@ def read_own(source: str) -> UserModel:
         Unexpected: If it is no function in `own/`, or returns anything else than a `UserModel`.
     """
     build = _function(source)
-    with torch.random.fork_rng(devices=[]):
+    _check_needs_nothing(build, source)
+    with torch.random.fork_rng(devices=[]), blaming(f"a UserModel from {source}"):
         torch.manual_seed(0)  # what is made twice is made alike
         found = build()
     if not isinstance(found, UserModel):
         raise Unexpected(f"Expected a UserModel (tasks.own) from {source}, got {type(found).__name__}.")
     return found
+
+
+def _check_needs_nothing(build: Callable[[], Any], source: str) -> None:
+    """Refuse a function that cannot be called without arguments."""
+    several = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    known = signature(build).parameters.values()
+    needed = [each.name for each in known if each.default is Parameter.empty and each.kind not in several]
+    if needed:
+        own: Any = unwrap(build)
+        raise Unexpected(
+            f"Expected a function that needs no argument at {source}, got one that needs {needed[0]!r} "
+            f"({file_of_source(source, 'source')}, line {own.__code__.co_firstlineno}); give it a default."
+        )
 
 
 def _function(source: str) -> Callable[[], Any]:
@@ -78,11 +94,14 @@ def _function(source: str) -> Callable[[], Any]:
     name, function = source.split(":")
     if _elsewhere(found := find_spec("own"), Path("own")):  # which imports nothing yet
         raise Unexpected(f"Expected Python to find own/ in the current folder, got {found and found.origin}.")
-    module = importlib.import_module(name)
+    with blaming(f"{path} to be imported"):
+        module = importlib.import_module(name)
     if _elsewhere(module.__spec__, path):
         raise Unexpected(f"Expected {name} from {path}, got it from {module.__file__}.")
-    build: Callable[[], Any] = getattr(module, function)
-    return build
+    build = getattr(module, function, None)
+    if not callable(build):
+        raise Unexpected(f"Expected a function at {source}, got {type(build).__name__}.")
+    return cast(Callable[[], Any], build)
 
 
 def _elsewhere(spec: ModuleSpec | None, path: Path) -> bool:

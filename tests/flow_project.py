@@ -4,6 +4,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.projects import ROOT
+
 PYTHON_STAGE = """
 import os, pathlib, sys, time
 name, *needed = sys.argv[1:]
@@ -72,7 +74,8 @@ STAGES = ("top", "left", "right", "bottom", "alone")
 def make_project(root: Path) -> Path:
     """Write the project into a new folder and return it."""
     files = {"stage.py": PYTHON_STAGE, "dvc.yaml": DVC_YAML, ".dvc/config": DVC_CONFIG}
-    files |= {"tasks/__init__.py": "", "tasks/__main__.py": TASKS}
+    files |= {"tasks/__init__.py": "", "tasks/__main__.py": TASKS, "tasks/common/__init__.py": ""}
+    files["tasks/common/interruption.py"] = (ROOT / "tasks/common/interruption.py").read_text(encoding="utf-8")
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)

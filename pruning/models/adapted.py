@@ -79,8 +79,7 @@ def adapt(
         raise ValueError(f"Expected a criterion with reduction 'mean', got {criterion.reduction!r}.")  # type: ignore[attr-defined]
     carries = hasattr(own_module(network), "init_hidden")
     dim = int(carries) if example_dim is None else example_dim
-    usual: Call = _call_with_state if carries else _call_plainly
-    use = Use(inputs=inputs, criterion=criterion, call=call or usual, example_dim=dim, carries=carries)
+    use = Use(inputs=inputs, criterion=criterion, call=call or usual_call(network), example_dim=dim, carries=carries)
     if isinstance(network, PrunableModule):
         return Adapted(network, use)
     return Adapted(discover(network, _arguments(network, inputs)), use)
@@ -93,6 +92,11 @@ def _arguments(network: Any, inputs: Any) -> tuple[Any, ...] | Mapping[str, Any]
     if isinstance(inputs, list | tuple):
         return tuple(inputs)
     return (inputs, network.init_hidden(inputs.shape[1])) if hasattr(network, "init_hidden") else (inputs,)
+
+
+def usual_call(network: nn.Module) -> Call:
+    """Return how a network is run unless its author says otherwise; see `adapt`."""
+    return _call_with_state if hasattr(own_module(network), "init_hidden") else _call_plainly
 
 
 def own_module(network: nn.Module) -> nn.Module:

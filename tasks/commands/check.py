@@ -36,6 +36,10 @@ def check(values: Mapping[str, Any], parameters: Parameters) -> None:
     outputs = {stage.address: stage.outputs.values() for stage in read_stages(values)}
     check_place(parameters, outputs)
     check_text(parameters, read_text(parameters.corpus, outputs.get("sotu", ())))
+    if source := parameters.model.source:
+        from tasks.commands.trial import try_own  # PyTorch takes a second, which only such a model needs here
+
+        try_own(source, tokens=parameters.oracle.tokens)
 
 
 def is_whole(lock: Path) -> bool:

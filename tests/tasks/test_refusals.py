@@ -5,21 +5,28 @@ import math
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 from pydantic_core.core_schema import ErrorType
 
 from pruning.data.corpus import SPLITS, Fractions
 from tasks.__main__ import main
 from tasks.commands.foreseen import read_text
+from tasks.common.interruption import INTERRUPTED
 from tasks.common.parameters import Parameters, checked
 from tasks.common.reading import read_yaml
 from tasks.common.wording import sentence
+from tasks.own import adapted, read_own
 from tasks.stages.prepare import read_texts
-from tests.projects import ROOT, TINY, copy, set_parameters, write_text
+from tests.projects import ENVIRONMENT, ROOT, TINY, copy, set_parameters, write_text
 
 Change = Callable[[Path], Any]
 """What is done to a project to make it wrong."""
@@ -45,6 +52,10 @@ def project(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     shutil.copytree(whole, folder)
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "own"]:
+        monkeypatch.delitem(sys.modules, name)
+    for cached in (read_own, adapted):
+        cached.cache_clear()
     return folder
 
 
@@ -382,3 +393,245 @@ def test_the_tokens_that_are_foreseen_are_those_that_the_corpus_gets(project: Pa
     found = read_text(corpus, [])
     for split in SPLITS:
         assert found.tokens(split, 10**9) == sum(len(words) + 1 for words in lines[split])
+
+
+MODEL = """
+import sys
+
+import torch
+from torch import nn
+
+from tasks.own import UserModel
+
+random = torch.Generator().manual_seed(1)
+
+
+def examples(batches=3, classes=3, kind=torch.float32):
+    made = (torch.randn(8, 5, generator=random, dtype=kind) for _ in range(batches))
+    return [(inputs, torch.randint(classes, (8,), generator=random)) for inputs in made]
+
+
+def network():
+    return nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def user_model(**changes):
+    parts = {"model": network(), "criterion": nn.CrossEntropyLoss(), "train": examples(), "valid": examples()}
+    return UserModel(**{**parts, "test": examples(), **changes})
+
+
+"""
+
+
+def own(body: str, head: str = MODEL) -> Change:
+    """Return a change that makes a module of the user's the source of the model: the usual parts, then this."""
+
+    def change(folder: Path) -> None:
+        (folder / "own/mine.py").write_text(f"{head}{textwrap.dedent(body)}", encoding="utf-8")
+        set_parameters(folder, {"model": {"source": "own.mine:build"}, "reconstruct": {"repair": "ridge"}})
+
+    return change
+
+
+def returns(changes: str, before: str = "pass") -> Change:
+    """Return a change to a model of which some part is other than it should be."""
+    return own(f"def build():\n    {before}\n    return user_model({changes})\n")
+
+
+LAST = len(MODEL.splitlines()) + 2
+"""The line of the first statement in `build`."""
+OWN_MODELS: dict[str, tuple[Change, str]] = {
+    "a syntax error": (own("def build(:\n"), f"Expected Python in own/mine.py, got a syntax error in line {LAST - 1}"),
+    "another function": (own("def biuld(): ...\n"), "got 'build'. Did you mean 'biuld'?"),
+    "an error": (
+        own("def build():\n    return 1 / 0\n"),
+        "Expected a UserModel from own.mine:build, got ZeroDivisionError: division by zero (own/mine.py, line",
+    ),
+    "an argument": (
+        own("def build(width):\n    return width\n"),
+        "Expected a function that needs no argument at own.mine:build, got one that needs 'width' (own/mine.p",
+    ),
+    "sys.exit": (own("def build():\n    sys.exit(3)\n"), f"got a call of sys.exit(3) (own/mine.py, line {LAST})."),
+    "sys.exit on import": (
+        own("sys.exit()\ndef build(): ...\n"),
+        "Expected own/mine.py to be imported, got a call of sys.exit(None) (own/mine.py, line ",
+    ),
+    "a package that is not there": (
+        own("import tourch\ndef build(): ...\n"),
+        f"got ModuleNotFoundError: No module named 'tourch' (own/mine.py, line {LAST - 1}); install the package that",
+    ),
+    "a file that is not there": (
+        own("def build():\n    return torch.load('weights.pt')\n"),
+        f"(own/mine.py, line {LAST}); put a file at weights.pt, or correct its name.",
+    ),
+    "a part too few": (
+        own("def build():\n    return UserModel(model=network())\n"),
+        "Expected a UserModel from own.mine:build, got TypeError: UserModel.__init__() missing 4 required keyword-only",
+    ),
+    "something else": (
+        own("def build():\n    return network()\n"),
+        "Expected a UserModel (tasks.own) from own.mine:buil",
+    ),
+    "nothing": (own("def build(): ...\n"), "Expected a UserModel (tasks.own) from own.mine:build, got NoneType."),
+    "a class as the model": (
+        returns("model=nn.Linear"),
+        "Expected an nn.Module as `model` from own.mine:build, got type.",
+    ),
+    "text as the criterion": (
+        returns("criterion='mean'"),
+        "Expected a function as `criterion` from own.mine:build, got st",
+    ),
+    "a criterion that sums": (
+        returns("criterion=nn.CrossEntropyLoss(reduction='sum')"),
+        "Expected a criterion with reduction 'mean', got 'sum' (own.mine:build).",
+    ),
+    "no batches": (returns("train=[]"), "Expected at least 2 batches in `train` from own.mine:build, got 0."),
+    "one batch": (returns("valid=examples(1)"), "Expected at least 2 batches in `valid` from own.mine:build, got 1."),
+    "no test batch": (returns("test=[]"), "Expected at least one batch in `test` from own.mine:build, got 0."),
+    "a generator": (
+        returns("train=iter(examples())"),
+        "Expected batches with a length as `train` from own.mine:build, ",
+    ),
+    "inputs alone": (
+        returns("test=[inputs for inputs, _ in examples()]"),
+        "Expected a pair (inputs, targets), targets a tensor, in batch 0 of test (own.mine:build), got Tensor.",
+    ),
+    "a loader that fails": (
+        own("""
+            class Loader:
+                def __len__(self): return 3
+                def __iter__(self): raise OSError("the disk is gone")
+            def build(): return user_model(valid=Loader())
+        """),
+        "Expected batches of (inputs, targets) in `valid` from own.mine:build, got OSError: the disk is gone",
+    ),
+    "a class too many": (
+        returns("train=examples(classes=30)"),
+        "Expected class numbers from 0 to 2 in batch 0 of train (own.mine:build), one for each of the 3 logits, got ",
+    ),
+    "a class too many in a later batch": (
+        returns("valid=[*examples(2), *examples(9, classes=30)]"),
+        "Expected class numbers from 0 to 2 in batch 2 of valid (own.mine:build), one for each of the 3 logits, got ",
+    ),
+    "negative classes": (
+        returns("test=[(inputs, targets - 5) for inputs, targets in examples()]"),
+        "Expected class numbers from 0 to 2 in batch 0 of test (own.mine:build), one for each of the 3 logits, got -",
+    ),
+    "targets that are no numbers of classes": (
+        returns("train=[(inputs, targets.float()) for inputs, targets in examples()]"),
+        "Expected class numbers as targets in batch 0 of train (own.mine:build), got torch.float32; use `targ",
+    ),
+    "targets that are all ignored": (
+        returns("test=[(inputs, targets * 0 - 100) for inputs, targets in examples()]"),
+        "Expected a target that counts in batch 0 of test (own.mine:build), got 8 that are ignored.",
+    ),
+    "NaN inputs": (
+        returns("valid=[*examples(), *[(inputs * torch.nan, targets) for inputs, targets in examples()]]"),
+        "Expected finite numbers in batch 3 of valid (own.mine:build), got nan (40 of 40).",
+    ),
+    "NaN weights": (
+        returns("model=made", "made = network(); nn.init.constant_(made[2].weight[0], torch.inf)"),
+        "Expected finite weights in '2.weight' from own.mine:build, got inf (6 of 18).",
+    ),
+    "inputs of another type than the weights": (
+        returns("train=examples(kind=torch.float64)"),
+        "; the inputs are torch.float64 and the weights torch.float32, so convert one of them.",
+    ),
+    "validation inputs of another type than the weights": (
+        returns("model=network().double(), train=examples(kind=torch.float64)"),
+        "; the inputs are torch.float32 and the weights torch.float64, so convert one of them.",
+    ),
+    "a forward that fails": (
+        own("""
+            class Net(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.inner = network()
+                def forward(self, inputs):
+                    return self.inner(inputs[:, :4])
+            def build(): return user_model(model=Net())
+        """),
+        "Expected the model of own.mine:build to run on the first batch of valid, got RuntimeError: mat1 and",
+    ),
+    "logits that are not finite": (
+        own("""
+            class Net(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.inner = network()
+                def forward(self, inputs):
+                    return self.inner(inputs) / 0
+            def build(): return user_model(model=Net())
+        """),
+        "Expected finite logits from own.mine:build on the first batch of train, got ",
+    ),
+    "nothing that can be pruned": (
+        returns("model=nn.Linear(5, 3)"),
+        "Expected a model with a layer that can be pruned, got none",
+    ),
+    "no loss": (
+        returns("criterion=lambda logits, targets: None"),
+        "Expected the criterion of own.mine:build to give one number on the first batch of train, got AttributeError: ",
+    ),
+    "one logit for all": (
+        returns("model=nn.Sequential(network(), nn.Flatten(0))"),
+        "Expected logits (…, classes) from th",
+    ),
+    "batches that hold all that is measured": (
+        lambda folder: (returns("")(folder), put(folder, "oracle", {"tokens": 8, "most": 8})),
+        "Expected oracle.tokens above the 8 targets in the first batch of valid (own.mine:build), got 8; raise it, or",
+    ),
+    "imitation": (
+        lambda folder: (returns("")(folder), put(folder, "variants", {"own": {"by": "fused", "repair": "imitate"}})),
+        "Expected variants.own.repair none, mean or ridge with model.source, got 'imitate'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN_MODELS)
+def test_a_model_of_ones_own_that_a_stage_would_fail_on_is_refused_before(
+    project: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    change, expected = OWN_MODELS[name]
+    change(project)
+    assert expected in refusal(project, capsys)
+
+
+def test_a_model_of_ones_own_in_which_nothing_is_wrong_is_left_as_it_was(project: Path) -> None:
+    returns("")(project)
+    random = torch.get_rng_state()
+    assert main(["check"]) == 0
+    assert torch.equal(torch.get_rng_state(), random)
+    made = read_own("own.mine:build").model
+    assert all(parameter.grad is None for parameter in made.parameters())
+
+
+@pytest.mark.parametrize(("command", "imported"), [("tasks", "pandas"), ("flows.pipeline", "prefect")])
+def test_an_interruption_while_modules_are_imported_is_one_line(tmp_path: Path, command: str, imported: str) -> None:
+    (tmp_path / f"{imported}.py").write_text("raise KeyboardInterrupt\n")
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", command, "check"], cwd=tmp_path, env=environment, capture_output=True, check=False
+    )
+    assert done.returncode in (130, -signal.SIGINT)
+    assert done.stderr.decode() == f"{INTERRUPTED}\n"
+
+
+def test_a_fault_of_a_model_of_ones_own_that_only_a_stage_meets_is_one_sentence_too(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own("""
+        class Last(list):
+            def __iter__(self):
+                yield from self[:-1]
+                raise RuntimeError("the last batch is broken")
+        def build(): return user_model(valid=Last(examples(99)))
+    """)(project)
+    assert main(["check"]) == 0
+    assert main(["train"]) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        r"Expected stage train to run with the model of own.mine:build, got RuntimeError: the last batch is broken "
+        r"\(own/mine.py, line \d+\).\n",
+        said,
+    )

@@ -1,0 +1,176 @@
+"""A short trial of a model of the user's own: built and run forwards and backwards once, before any stage has it."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.modes import evaluating
+from pruning.data.corpus import SPLITS
+from pruning.data.windows import IGNORED
+from pruning.models.adapted import Adapted, usual_call
+from tasks.common.blame import blaming
+from tasks.common.parameters import Unexpected
+from tasks.own import UserModel, adapted, read_own
+
+LOOKED_AT = 64
+"""Batches of each split whose numbers are looked at; the model is run on the first."""
+FEWEST = {"train": 2, "valid": 2, "test": 1}
+"""Batches that a split is to have: what signals and removals say of themselves comes from two or more."""
+
+
+def try_own(source: str, *, tokens: int) -> Adapted:
+    """Return the user's model as stages take it, once it has been tried.
+
+    Args:
+        source: `own.module:function`.
+        tokens: How many validation targets removals are to be measured on; they are to fill more than a batch.
+
+    Raises:
+        Unexpected: With one sentence on what is wrong, and the user's line where a line is to blame.
+    """
+    own = read_own(source)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _check_parts(own, source)
+        for name, tensor in own.model.state_dict().items():
+            _check_finite(tensor, f"finite weights in {name!r} from {source}")
+        batches = {split: _looked_at(own, split, source) for split in SPLITS}
+        inputs, advice = batches["valid"][0][0], _types(own.model, batches["valid"][0])
+        with blaming(f"the model of {source} to run on the first batch of valid", advice, about=source):
+            with evaluating(own.model), torch.no_grad():  # plainly, before `discover` looks into it
+                (own.call or usual_call(own.model))(own.model, inputs, None)
+            model = adapted(source)
+        classes = _check_passes(model, batches, source)
+        for split, some in batches.items():
+            for number, (_, targets) in enumerate(some):
+                _check_targets(model, targets, classes, f"batch {number} of {split} ({source})")
+        first = model.count(batches["valid"][0][1])
+        if first >= tokens:
+            raise Unexpected(
+                f"Expected oracle.tokens above the {first} targets in the first batch of valid ({source}), "
+                f"got {tokens}; raise it, or make the batches smaller."
+            )
+    return model
+
+
+def _check_parts(own: UserModel, source: str) -> None:
+    """Refuse parts of a `UserModel` that are not what they are to be."""
+    if not isinstance(own.model, nn.Module):
+        raise Unexpected(f"Expected an nn.Module as `model` from {source}, got {type(own.model).__name__}.")
+    if not callable(own.criterion):
+        raise Unexpected(f"Expected a function as `criterion` from {source}, got {type(own.criterion).__name__}.")
+    for split, fewest in FEWEST.items():
+        batches: Any = getattr(own, split)
+        if not hasattr(batches, "__iter__") or isinstance(batches, Iterator) or not hasattr(batches, "__len__"):
+            raise Unexpected(
+                f"Expected batches with a length as `{split}` from {source}, such as a DataLoader or a list, "
+                f"got {type(batches).__name__}."
+            )
+        with blaming(f"batches with a length as `{split}` from {source}"):
+            length = len(batches)
+        if length < fewest:
+            several = f"{fewest} batches" if fewest > 1 else "one batch"
+            raise Unexpected(f"Expected at least {several} in `{split}` from {source}, got {length}.")
+
+
+def _looked_at(own: UserModel, split: str, source: str) -> list[tuple[Any, Tensor]]:
+    """Return the first batches of a split, each a pair with inputs that are numbers and targets that are classes."""
+    with blaming(f"batches of (inputs, targets) in `{split}` from {source}"):
+        batches = list(islice(getattr(own, split), LOOKED_AT))
+    if len(batches) < min(FEWEST[split], LOOKED_AT):
+        raise Unexpected(f"Expected {len(getattr(own, split))} batches in `{split}` from {source}, got {len(batches)}.")
+    for number, batch in enumerate(batches):
+        place = f"batch {number} of {split} ({source})"
+        if not isinstance(batch, list | tuple) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+            raise Unexpected(f"Expected a pair (inputs, targets), targets a tensor, in {place}, got {_kind(batch)}.")
+        tensors = list(_tensors(batch[0]))
+        if not tensors:
+            raise Unexpected(f"Expected inputs that are tensors in {place}, got {_kind(batch[0])}.")
+        for tensor in (*tensors, batch[1]):
+            if not tensor.numel():
+                raise Unexpected(f"Expected examples in {place}, got a tensor of shape {tuple(tensor.shape)}.")
+            _check_finite(tensor, f"finite numbers in {place}")
+    return batches
+
+
+def _check_passes(model: Adapted, batches: Mapping[str, list[tuple[Any, Tensor]]], source: str) -> int:
+    """Run the first batch of each split forwards, and that of `train` backwards, as in training; return the classes."""
+    classes = 0
+    for split, [(inputs, targets), *_] in batches.items():
+        first, advice = f"the first batch of {split}", _types(model, (inputs, targets))
+        runs = blaming(f"the model of {source} to run on {first}", advice, about=source)
+        with runs, evaluating(model), torch.no_grad():
+            logits, _ = model.logits(inputs)
+        classes = logits.shape[-1]
+        _check_finite(logits, f"finite logits from {source} on {first}")
+        _check_targets(model, targets, classes, f"batch 0 of {split} ({source})")
+        with blaming(f"the criterion of {source} to give one number on {first}", about=source):
+            loss = model.judged(logits, targets)
+        _check_finite(loss, f"a finite loss from {source} on {first}")
+    inputs, targets = batches["train"][0]
+    with blaming(f"the model of {source} to be trained on the first batch of train", about=source):
+        trained = copy.deepcopy(model).train()
+        loss = trained.loss(inputs, targets)[0]
+        learning = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+        found = torch.autograd.grad(loss, learning, allow_unused=True) if learning else ()
+    for gradient in found:
+        if gradient is not None:
+            _check_finite(gradient, f"finite gradients from {source} on the first batch of train")
+    return classes
+
+
+def _check_targets(model: Adapted, targets: Tensor, classes: int, place: str) -> None:
+    """Refuse targets that are no class numbers below the number of logits."""
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise Unexpected(f"Expected class numbers as targets in {place}, got {targets.dtype}; use `targets.long()`.")
+    counted = model.labels(targets)
+    counted = counted[counted != IGNORED]
+    wrong = counted[(counted < 0) | (counted >= classes)]
+    if len(wrong):
+        raise Unexpected(
+            f"Expected class numbers from 0 to {classes - 1} in {place}, one for each of the {classes} logits, "
+            f"got {int(wrong[0])}."
+        )
+    if not len(counted):
+        raise Unexpected(f"Expected a target that counts in {place}, got {len(targets.flatten())} that are ignored.")
+
+
+def _check_finite(tensor: Tensor, wanted: str) -> None:
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        wrong = tensor[~tensor.isfinite()]
+        raise Unexpected(f"Expected {wanted}, got {wrong[0].item()} ({len(wrong)} of {tensor.numel()}).")
+
+
+def _types(model: nn.Module, batch: tuple[Any, Any]) -> str:
+    """Return what to do where inputs and weights are numbers of different types; nothing if they are of one."""
+    weights = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
+    inputs = {tensor.dtype for tensor in _tensors(batch[0]) if tensor.is_floating_point()}
+    if not inputs or not weights or inputs <= weights:
+        return ""
+    return f"the inputs are {_listed(inputs)} and the weights {_listed(weights)}, so convert one of them"
+
+
+def _listed(types: set[torch.dtype]) -> str:
+    return " and ".join(sorted(str(each) for each in types))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in inputs."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"{len(value)} of {', '.join(type(part).__name__ for part in value[:4])}"
+    return type(value).__name__

@@ -1,0 +1,85 @@
+"""One sentence on what a user's code raised: what it was to do, what happened, and in which line."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.common.parameters import Unexpected
+
+OWN = Path("own")
+"""The folder of the user's code."""
+PACKAGES = Path(__file__).parent.parent.parent
+LONGEST = 300
+"""Characters of a message that a sentence repeats."""
+
+
+@contextmanager
+def blaming(wanted: str, advice: str = "", *, about: str = "") -> Iterator[None]:
+    """Within the context, let whatever the user's code raises, `sys.exit` too, become one sentence.
+
+    A refusal of the library's own is a sentence already, and an interruption is no fault: they pass.
+
+    Args:
+        wanted: What was expected: `Expected <wanted>, got …`.
+        advice: What to do, unless what happened says it.
+        about: What is added to a refusal of the library's own, which does not know whose model it refuses.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, GeneratorExit, Unexpected):
+        raise
+    except BaseException as error:
+        if _is_refusal(error):
+            raise Unexpected(f"{_line(str(error))}{f' ({about})' if about else ''}.") from error
+        advised = _advice(error) or advice
+        raise Unexpected(
+            f"Expected {wanted}, got {_said(error)}{_place(error)}{f'; {advised}' if advised else ''}."
+        ) from error
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Return whether the library itself refused something in a sentence of its own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = Path(frames[-1].filename) if frames else Path()
+    ours = any(last.is_relative_to(PACKAGES / name) for name in ("pruning", "tasks"))
+    words = ("Expected ", "Unknown ", "Cannot ")
+    return ours and isinstance(error, ValueError | TypeError | FloatingPointError) and str(error).startswith(words)
+
+
+def _said(error: BaseException) -> str:
+    """Return what was raised in words."""
+    if isinstance(error, SystemExit):
+        return f"a call of sys.exit({error.code!r})"
+    if isinstance(error, SyntaxError):
+        return f"a syntax error ({error.msg})"
+    text = _line(str(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _place(error: BaseException) -> str:
+    """Return the last line of the user's own code on the way to what was raised; nothing if it is not on the way."""
+    root = OWN.resolve()
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve().is_relative_to(root):
+        return f" ({_within(error.filename)}, line {error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).resolve().is_relative_to(root)]
+    return f" ({_within(own[-1].filename)}, line {own[-1].lineno})" if own else ""
+
+
+def _within(file: str) -> Path:
+    return OWN / Path(file).resolve().relative_to(OWN.resolve())
+
+
+def _advice(error: BaseException) -> str:
+    """Return what to do about what was raised, where it says so."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"install the package that holds {error.name!r}, or correct its name"
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"put a file at {error.filename}, or correct its name"
+    return ""
+
+
+def _line(text: str) -> str:
+    line = " ".join(text.split()).rstrip(".")
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
