@@ -227,12 +227,12 @@ def _oracle_table(chosen: Mapping[str, Tensor], halves: Sequence[ClusteredMean])
             "samples": whole.tokens.long().numpy(),
         }
     )
-    found = {str(layer): reliability(rows) for layer, rows in frame.groupby("layer")}
+    found = {str(layer): split_half_reliability(rows) for layer, rows in frame.groupby("layer")}
     frame.insert(6, "reliability", frame["layer"].map(found).astype("float64"))
     return table("oracle", frame)
 
 
-def reliability(measured: pd.DataFrame) -> float:
+def split_half_reliability(measured: pd.DataFrame) -> float:
     """Return how far a ranking by measured loss increases would repeat itself on other text of the same length.
 
     2ρ / (1 + |ρ|) with ρ the Spearman correlation between `even` and `odd`, which is Spearman and Brown's formula

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from scipy.stats import rankdata
 
-from pruning.ablation.oracle import reliability
+from pruning.ablation.oracle import split_half_reliability
 from pruning.core.neurons import Keep
 from pruning.core.tables import BESIDE, CRITERIA, SIGNALS, table
 from pruning.evaluation.comparison import PHASES
@@ -123,7 +123,7 @@ def precision(
     alone = [name for name in names if name in KIND]
     best = max(alone, key=lambda name: within_layers(layers, scores[name], truth))
     drawn = bootstrapped(layers, truth, scores, seed=seed)
-    reliabilities = [reliability(own) for _, own in oracle.groupby("layer")]
+    reliabilities = [split_half_reliability(own) for _, own in oracle.groupby("layer")]
     sizes = oracle.groupby("layer").size()
     found = []
     for name in names:

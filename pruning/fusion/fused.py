@@ -11,13 +11,15 @@ import pandas as pd
 from pruning.core.tables import BESIDE, CRITERIA, SIGNALS, table
 from pruning.fusion.calibration import by_curves, by_quantiles
 from pruning.fusion.learned import Shares, bootstrapped, interval, learn, measured, scores, within_layers
-from pruning.fusion.weights import TRANSFORMS, adaptive, agreements, relative, reliability
+from pruning.fusion.weights import TRANSFORMS, adaptive, agreements, relative, variance_reliability
 
 logger = logging.getLogger(__name__)
 
 STRATEGIES = ("simple", "adaptive", "learned")
 CALIBRATIONS = ("none", "hessian", "oracle", "removal")
 Curves = Callable[[pd.DataFrame], pd.DataFrame]
+ERROR = "_error"
+"""What the column of a criterion's standard error has behind the criterion's name."""
 ALL = "all"
 """In place of a layer's name: the mean over layers."""
 
@@ -94,7 +96,9 @@ def fusion(
         folds: Parts that the measured neurons are cut into for `learned`.
         calibration: `none`, `hessian`, `oracle`, `removal`, or a column of `criteria` in nat/token.
         oracle: Measured removals: `layer`, `neuron`, `loss_increase`, `standard_error` (nat/token), of some neurons.
-        criteria: More importances by column, of the same neurons, that `learned` may weigh beside the signals.
+        criteria: More importances by column, of the same neurons, that `learned` may weigh beside the signals. The
+            standard error of one is its column with `_error` behind the name, here or in the table `criteria`; one
+            that has none is exact.
         weights: What `to_plain` gave of an earlier fusion; applied as it is, and nothing is fitted.
         curves: For `removal`: scores (`layer`, `neuron`, `fused`) → what `removal_curves` gives for them.
 
@@ -106,8 +110,7 @@ def fusion(
     if calibration == "removal" and curves is None:
         raise ValueError("Expected what measures removal curves for calibration 'removal', got nothing.")
     frame, errors = _side_by_side(tables, criteria)
-    extra = [] if criteria is None else [name for name in criteria.columns if name not in ("layer", "neuron")]
-    names = [*(name for name in SIGNALS if name in signals), *extra]
+    names = [*(name for name in SIGNALS if name in signals), *_names_of(criteria)]
     described = _described(frame, errors, names)
     rows = None if oracle is None else measured(frame[["layer", "neuron", *names]], oracle)
     weighing, evidence = _weighed(frame, rows, names, described, strategy, weights, folds, seed)
@@ -115,7 +118,7 @@ def fusion(
     fused = scores(frame["layer"], raw, _for_layers(weighing.shares, frame), names)
     if rows is not None:
         evidence = _evidence(rows, frame, fused, names, evidence, seed)
-    calibrated = _calibrated(frame.assign(fused=fused), calibration, oracle, curves)
+    calibrated = _calibrated(frame.assign(fused=fused), errors, calibration, oracle, curves)
     importance = _importance_table(frame, calibrated, weighing, seed, _beside(tables))
     return Fusion(importance, _report(frame, weighing, names, described, evidence), weighing)
 
@@ -160,9 +163,9 @@ def _check(
             raise ValueError(f"Unknown signal {name!r}; known: {list(SIGNALS)}.")
     if not signals:
         raise ValueError(f"Expected at least one of the signals {list(SIGNALS)}, got none.")
-    columns = [] if criteria is None else [name for name in criteria.columns if name not in ("layer", "neuron")]
-    if calibration not in (*CALIBRATIONS, *columns):
-        raise ValueError(f"Unknown calibration {calibration!r}; known: {[*CALIBRATIONS, *columns]}.")
+    known = [*CALIBRATIONS, *_names_of(criteria)]
+    if calibration not in known:
+        raise ValueError(f"Unknown calibration {calibration!r}; known: {known}.")
     if oracle is None and (calibration == "oracle" or (strategy == "learned" and weights is None)):
         what = "calibration 'oracle'" if calibration == "oracle" else "fusion 'learned'"
         raise ValueError(f"Expected measured removals (the table `oracle`) for {what}, got none.")
@@ -185,7 +188,17 @@ def _side_by_side(
     errors = keys.assign(**{name: tables[name].get("standard_error", 0.0) for name in SIGNALS})
     if criteria is None:
         return frame, errors
-    return _with_criteria(frame, criteria), errors
+    joined, known = _with_criteria(frame, criteria), tables.get("criteria", keys)
+    for name in _names_of(criteria):
+        own = joined if name + ERROR in joined else known
+        errors[name] = own.get(name + ERROR, 0.0)
+    return joined, errors
+
+
+def _names_of(criteria: pd.DataFrame | None) -> list[str]:
+    """Return the criteria's columns that are neither keys nor another one's standard errors."""
+    columns = [] if criteria is None else [name for name in criteria.columns if name not in ("layer", "neuron")]
+    return [name for name in columns if not (name.endswith(ERROR) and name.removesuffix(ERROR) in columns)]
 
 
 def _with_criteria(frame: pd.DataFrame, criteria: pd.DataFrame) -> pd.DataFrame:
@@ -204,10 +217,7 @@ def _described(frame: pd.DataFrame, errors: pd.DataFrame, names: Sequence[str]) 
     ranks, parts = relative(frame, names, "rank").to_numpy(), []
     for layer, places in frame.groupby("layer").indices.items():
         own = frame.iloc[places]
-        found = [
-            reliability(own[name].to_numpy(), errors[name].to_numpy()[places] if name in errors else np.zeros(1))
-            for name in names
-        ]
+        found = [variance_reliability(own[name].to_numpy(), errors[name].to_numpy()[places]) for name in names]
         varies = np.array([np.ptp(own[name].to_numpy()) > 0 for name in names])
         agreement = agreements(ranks[places], varies)
         columns = {"layer": layer, "signal": names, "reliability": found, "agreement": agreement, "width": len(own)}
@@ -311,7 +321,7 @@ def _compared(rows: pd.DataFrame, held_out: np.ndarray, names: Sequence[str], se
     gain_low, gain_high = interval(drawn["fused"] - drawn["best"])
     sizes = rows.groupby("layer").size()
     reliabilities = [
-        reliability(own["loss_increase"].to_numpy(), own["standard_error"].to_numpy())
+        variance_reliability(own["loss_increase"].to_numpy(), own["standard_error"].to_numpy())
         for _, own in rows.groupby("layer")
     ]
     return {
@@ -370,7 +380,7 @@ def _report(
 
 
 def _calibrated(
-    frame: pd.DataFrame, calibration: str, oracle: pd.DataFrame | None, curves: Curves | None
+    frame: pd.DataFrame, errors: pd.DataFrame, calibration: str, oracle: pd.DataFrame | None, curves: Curves | None
 ) -> np.ndarray:
     """Return the fused scores, or the losses that their places stand for."""
     if calibration == "none":
@@ -380,7 +390,9 @@ def _calibrated(
     if calibration == "removal" and curves is not None:
         return by_curves(frame, "fused", curves(frame[["layer", "neuron", "fused"]]))
     factor = 0.5 if calibration == "hessian" else 1.0
-    losses = frame[["layer"]].assign(loss_increase=factor * frame[calibration], standard_error=0.0)
+    losses = frame[["layer"]].assign(
+        loss_increase=factor * frame[calibration], standard_error=factor * errors[calibration]
+    )
     return by_quantiles(frame, "fused", losses)
 
 

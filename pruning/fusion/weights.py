@@ -12,7 +12,7 @@ from pruning.signals.scaling import scaled
 TRANSFORMS = ("scaled", "rank")
 
 
-def reliability(importance: np.ndarray, standard_error: np.ndarray) -> float:
+def variance_reliability(importance: np.ndarray, standard_error: np.ndarray) -> float:
     """Return the share of an estimate's variance over neurons that is no noise, in [0, 1].
 
     ρ = var(true) / var(observed) = 1 − mean(se²) / var(importance): what two halves of the data would correlate by,

@@ -156,10 +156,15 @@ def rank_reliability(groups: Sequence[Moments], scale: Tensor) -> float:
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Return the ranks in each row, centred and of length 1, so that products are Spearman correlations."""
-    ranks = values.argsort(1).argsort(1).double()
+    """Return the ranks in each row, centred and of length 1, so that products are Spearman correlations.
+
+    Equals have the mean of their ranks. A row in which all are equal tells none from another and correlates with none.
+    """
+    ordered = values.sort(1).values
+    below, upto = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
+    ranks = (below + upto - 1).double() / 2
     centred = ranks - ranks.mean(1, keepdim=True)
-    unit: Tensor = centred / centred.norm(dim=1, keepdim=True)
+    unit: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp(min=0.5)  # the least length of one that varies
     return unit
 
 

@@ -13,7 +13,7 @@ import pruning.ablation.batched
 from pruning.ablation.batched import OneByOne, SideBySide, removals
 from pruning.ablation.joint_removal import joint_removal, removal_sets
 from pruning.ablation.losses import SampledLoss, WholeLoss
-from pruning.ablation.oracle import clear_places, neurons_to_measure, oracle, reliability
+from pruning.ablation.oracle import clear_places, neurons_to_measure, oracle, split_half_reliability
 from pruning.core.neurons import NeuronLayer, Slice, select
 from pruning.core.statistics import ClusteredMean
 from pruning.data.windows import IGNORED, Windows
@@ -342,10 +342,10 @@ def test_halves_and_reliability_come_from_alternate_windows(trained, windows):
 
 def test_reliability_is_one_for_equal_halves_and_nan_where_nothing_can_be_ranked():
     frame = pd.DataFrame({"even": [1.0, 2.0, 3.0], "odd": [10.0, 20.0, 30.0]})
-    assert reliability(frame) == pytest.approx(1)
-    assert reliability(frame.assign(odd=[3.0, 2.0, 1.0])) == pytest.approx(-1)
-    assert np.isnan(reliability(frame.iloc[:1]))
-    assert np.isnan(reliability(frame.assign(odd=1.0)))
+    assert split_half_reliability(frame) == pytest.approx(1)
+    assert split_half_reliability(frame.assign(odd=[3.0, 2.0, 1.0])) == pytest.approx(-1)
+    assert np.isnan(split_half_reliability(frame.iloc[:1]))
+    assert np.isnan(split_half_reliability(frame.assign(odd=1.0)))
 
 
 def test_clear_neurons_stop_at_the_tokens_for_all_and_the_pilot_that_decides_is_left_out():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pruning.core.tables import BESIDE, CRITERIA, SIGNALS
 from pruning.fusion import learned
 from pruning.fusion.fused import from_plain, fuse, fusion, to_plain
-from pruning.fusion.weights import adaptive, agreements, relative, reliability, spearman
+from pruning.fusion.weights import adaptive, agreements, relative, spearman, variance_reliability
 from pruning.signals.scaling import scaled, weighted
 from tests.tiny import SIGNALS as MEASURES
 from tests.tiny import scaled_by_hand, tiny
@@ -186,7 +186,7 @@ def test_adaptive_weights_are_those_of_the_rule_in_each_layer():
         ranks = relative(own, SIGNALS, "rank").to_numpy()
         error = np.full(len(own), 0.35)
         expected = adaptive(
-            np.array([reliability(own[name].to_numpy(), error) for name in SIGNALS]),
+            np.array([variance_reliability(own[name].to_numpy(), error) for name in SIGNALS]),
             agreements(ranks, np.ones(5, dtype=bool)),
         )
         rows = report[report["layer"] == layer].set_index("signal")["weight"]
@@ -265,6 +265,43 @@ def test_criteria_are_weighed_beside_the_signals():
     assert set(found.report["signal"]) == {*SIGNALS, "taylor"}
 
 
+def test_a_criterions_reliability_knows_its_standard_error():
+    tables, oracle = measured_tables()
+    keys, noisy = oracle[["layer", "neuron"]], np.random.default_rng(3).normal(size=len(oracle))
+    criteria = keys.assign(noisy=noisy, noisy_error=0.6, sure=noisy**2)
+    found = fusion(tables, strategy="simple", seed=1, criteria=criteria).report
+    told = found[found["layer"] != "all"].set_index(["layer", "signal"])["reliability"]
+    for layer, own in criteria.groupby("layer"):
+        assert told[layer, "noisy"] == pytest.approx(1 - 0.36 / own["noisy"].var(ddof=0))
+        assert told[layer, "sure"] == 1
+    assert set(found["signal"]) == {*SIGNALS, "noisy", "sure"}
+
+
+def test_the_criteria_tables_errors_count_where_only_a_criterion_is_given():
+    tables, oracle = measured_tables()
+    measured = oracle[["layer", "neuron"]].assign(
+        **{**dict.fromkeys(CRITERIA, 1.0), "taylor_first": np.arange(len(oracle)) % 7.0}, taylor_first_error=1.0
+    )
+    given = measured[["layer", "neuron", "taylor_first"]]
+    found = fusion({**tables, "criteria": measured}, strategy="simple", seed=1, criteria=given).report
+    told = found[(found["layer"] == "lstm.0") & (found["signal"] == "taylor_first")]["reliability"].item()
+    own = measured[measured["layer"] == "lstm.0"]["taylor_first"]
+    assert told == pytest.approx(1 - 1 / own.var(ddof=0))
+
+
+@pytest.mark.parametrize("by", ["hessian", "taylor_first"])
+def test_losses_that_are_estimates_are_drawn_together_by_their_errors(by):
+    tables, oracle = measured_tables()
+    values = np.random.default_rng(3).normal(size=len(oracle))
+    tables["hessian"] = tables["hessian"].assign(importance=values, standard_error=0.5)
+    criteria = oracle[["layer", "neuron"]].assign(taylor_first=values, taylor_first_error=0.5)
+    found = fuse(tables, strategy="simple", seed=1, calibration=by, criteria=criteria)
+    factor = 0.5 if by == "hessian" else 1.0
+    for layer, own in found.groupby("layer"):
+        spread = factor**2 * (values[(oracle["layer"] == layer).to_numpy()].var() - 0.25)
+        assert own["fused"].var(ddof=0) == pytest.approx(spread, rel=1e-6)
+
+
 @pytest.mark.usefixtures("few")
 def test_saved_weights_give_the_same_scores_again_and_are_applied_to_layers_of_other_names():
     tables, oracle = measured_tables()
@@ -310,6 +347,7 @@ def test_saved_weights_that_make_no_sense_are_refused(change, sentence):
 @pytest.mark.parametrize("calibration", ["hessian", "oracle"])
 def test_a_calibrated_score_keeps_the_order_of_its_layer_and_has_the_losses_of_its_layer(calibration):
     tables, oracle = measured_tables()
+    tables["hessian"] = tables["hessian"].assign(standard_error=0.0)
     plain = fuse(tables, strategy="simple", seed=1)
     found = fuse(tables, strategy="simple", seed=1, calibration=calibration, oracle=oracle)
     reference = 0.5 * tables["hessian"]["importance"] if calibration == "hessian" else oracle["loss_increase"]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import spearmanr
 
-from pruning.fusion.weights import adaptive, agreements, reliability, spearman
+from pruning.fusion.weights import adaptive, agreements, spearman, variance_reliability
 
 shares = arrays(float, 5, elements=st.floats(0, 1, allow_subnormal=False))
 
@@ -18,7 +18,7 @@ def test_reliability_is_what_two_independent_measurements_correlate_by(noise):
     truth = random.normal(size=20_000)
     one, other = (truth + noise * random.normal(size=20_000) for _ in range(2))
     expected = np.corrcoef(one, other)[0, 1]
-    assert reliability(one, np.full(20_000, noise)) == pytest.approx(expected, abs=0.03)
+    assert variance_reliability(one, np.full(20_000, noise)) == pytest.approx(expected, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_reliability_is_what_two_independent_measurements_correlate_by(noise):
     ],
 )
 def test_reliability_has_exact_answers_between_zero_and_one(importance, error, expected):
-    assert reliability(np.array(importance), np.array(error)) == pytest.approx(expected)
+    assert variance_reliability(np.array(importance), np.array(error)) == pytest.approx(expected)
 
 
 def test_agreement_is_the_correlation_with_the_mean_of_the_others():

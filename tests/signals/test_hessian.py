@@ -168,6 +168,28 @@ def test_reliability_is_the_lower_bound_from_all_splits_into_halves():
     assert rank_reliability(groups, scale) == pytest.approx(np.tanh(np.arctanh(whole) - 1.645 / 3), abs=1e-12)
 
 
+def test_dead_neurons_agree_on_nothing_and_equals_share_their_ranks():
+    random, scale = np.random.default_rng(1), torch.ones(128, dtype=torch.float64)
+
+    def groups_of(dead):
+        groups = [Moments.empty(128) for _ in range(8)]
+        for group in groups:
+            values = torch.tensor(random.normal(size=(3, 128)))
+            values[:, :dead] = 0
+            group.update(values)
+        return groups
+
+    assert rank_reliability(groups_of(128), scale) < 0
+    assert rank_reliability(groups_of(120), scale) < 0.3
+    groups, found = groups_of(64), []
+    for one in combinations(range(8), 4):
+        rest = set(range(8)) - set(one)
+        found.append(spearmanr(*(np.mean([groups[g].mean for g in half], axis=0) for half in (one, rest))).statistic)
+    whole = 2 * np.mean(found) / (1 + np.mean(found)) if np.mean(found) > 0 else 0
+    expected = np.tanh(np.arctanh(whole) - 1.645 / 125**0.5)
+    assert rank_reliability(groups, scale) == pytest.approx(expected, abs=1e-9)
+
+
 @pytest.mark.parametrize(("probes", "known"), [(24, "it is at least"), (9, "it is unknown, with so few")])
 def test_a_budget_that_is_too_small_for_the_stability_is_reported(caplog, probes, known):
     with caplog.at_level(logging.WARNING, logger="pruning"):
