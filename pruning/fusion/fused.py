@@ -237,7 +237,7 @@ def _weighed(
 ) -> tuple[Weighing, dict[str, Any]]:
     """Return the weights, and what is already known of how they do: held-out scores, and whether they fell back."""
     if weights is not None:
-        return _restricted(from_plain(weights, [*SIGNALS, *names]), names), {"strategy": "saved"}
+        return restricted(from_plain(weights, [*SIGNALS, *names]), names), {"strategy": "saved"}
     if strategy == "learned" and rows is not None:
         return _learned(frame, rows, names, folds, seed)
     signals = [name for name in names if name in SIGNALS]
@@ -271,7 +271,7 @@ def _learned(
     return weighing, {"held_out": found.held_out, "fell_back": bool(fell_back)}
 
 
-def _restricted(weighing: Weighing, names: Sequence[str]) -> Weighing:
+def restricted(weighing: Weighing, names: Sequence[str]) -> Weighing:
     """Return saved weights of the signals that are at hand and switched on, summing to 1 again."""
     shares: Shares = {}
     for layer, own in weighing.shares.items():

@@ -1,16 +1,20 @@
 """`python -m tasks check`: refuse bad parameters and a missing corpus before any work, and mend what a kill left."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
-from tasks.commands.foreseen import check_place, check_text, read_text
+from tasks.commands.foreseen import Text, check_memory, check_place, check_text, read_text
 from tasks.common.console import say
 from tasks.common.parameters import Parameters, checked
 from tasks.common.pipeline import LOCK, PARAMETERS, read_stages
 from tasks.common.reading import read_yaml
+
+SHAPED = ("ceiling", "budget", "snn_ratio", "quota")
+"""Settings of `prune` that the model's layers may not be able to fulfil."""
 
 
 def run() -> None:
@@ -35,11 +39,40 @@ def check(values: Mapping[str, Any], parameters: Parameters) -> None:
     """
     outputs = {stage.address: stage.outputs.values() for stage in read_stages(values)}
     check_place(parameters, outputs)
-    check_text(parameters, read_text(parameters.corpus, outputs.get("sotu", ())))
-    if source := parameters.model.source:
-        from tasks.commands.trial import try_own  # PyTorch takes a second, which only such a model needs here
+    text = read_text(parameters.corpus, outputs.get("sotu", ()))
+    check_text(parameters, text)
+    if parameters.fuse.weights:
+        from tasks.stages.fuse import read_weights
 
-        try_own(source, tokens=parameters.oracle.tokens)
+        read_weights(Path(parameters.fuse.weights), parameters.fuse.signals)
+    if source := parameters.model.source:
+        from tasks.commands.trial import try_own
+        from tasks.commands.widths import check_layers
+
+        check_layers(parameters, try_own(source, tokens=parameters.oracle.tokens))
+    else:
+        check_memory(parameters, text, _memory())
+        _check_shape(values, parameters, text)
+
+
+def _check_shape(values: Mapping[str, Any], parameters: Parameters, text: Text) -> None:
+    """Refuse what the layers of the model to be trained would refuse, if anything asks more of them than a share.
+
+    PyTorch takes a second to import, and nothing else here needs it.
+    """
+    chosen = [values["prune"], *values["variants"].values()]
+    asked = any(choice.get(name) is not None for choice in chosen for name in SHAPED)
+    named = any(isinstance(choice.get("floor"), dict) for choice in chosen)
+    if not (asked or named or (parameters.fuse.strategy == "learned" and not parameters.fuse.weights)):
+        return
+    from tasks.commands.widths import check_layers, dense_shape
+
+    check_layers(parameters, dense_shape(parameters, text.types(parameters.corpus.vocabulary)))
+
+
+def _memory() -> int:
+    """Return the bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def is_whole(lock: Path) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from pruning.data.corpus import SPLITS, WORD, Fractions, assign_documents
+from pruning.data.corpus import END_OF_LINE, SPLITS, UNKNOWN, WORD, Fractions, assign_documents
 from tasks.common.parameters import Corpus, Parameters, Unexpected
 from tasks.common.reading import decoded
 from tasks.stages.prepare import check_source, published_files
@@ -14,6 +14,8 @@ from tasks.stages.prepare import check_source, published_files
 Open = Callable[[], Iterator[str]]
 """Opens a text anew and gives its lines."""
 MARK = "\ufeff"
+GATES = {"lstm": 4, "gru": 3}
+"""Matrices that a neuron has of what it reads; 1 in every other family."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,15 @@ class Text:
             if found >= most:
                 break
         return found
+
+    def types(self, most: int) -> int:
+        """Return how many types a vocabulary of the training split has, or `most`."""
+        found = {END_OF_LINE, UNKNOWN}
+        for words in self.lines("train"):
+            found.update(words)
+            if len(found) >= most:
+                break
+        return min(len(found), most)
 
 
 def check_text(parameters: Parameters, text: Text) -> None:
@@ -81,6 +92,42 @@ def _check_oracle(text: Text, parameters: Parameters, window: int, of: str, name
     pilot = -(-round(PILOT * oracle.tokens) // window) if oracle.most > oracle.tokens else 0
     what = f"{pilot + 2} windows of {of} to measure removals on"
     _check_length(text, "valid", (pilot + 1) * window + 1, what, names)
+
+
+def check_memory(parameters: Parameters, text: Text, bytes_here: int) -> None:
+    """Refuse a model or a window that this machine's memory cannot hold.
+
+    Only what is certain is counted: the matrices within layers, and one window's logits, four bytes a number.
+
+    Raises:
+        Unexpected: With how much memory is needed and how much there is.
+    """
+    train, vocabulary = parameters.train, parameters.corpus.vocabulary
+    mixed, read, weights = train.family == "mixed", train.embedding, 0
+    gates = GATES.get(train.cell if mixed else train.family, 1)
+    for width, spiking in zip(train.widths, train.snn_widths if mixed else [0] * len(train.widths), strict=False):
+        weights += gates * width * read + spiking * read
+        read = width + spiking
+    if 4 * weights > bytes_here:
+        raise Unexpected(
+            f"Expected train.embedding and train.widths that {_gibibytes(bytes_here)} of memory can hold, got weights "
+            f"of {_gibibytes(4 * weights)}; make them smaller in params.yaml."
+        )
+    for section, split in (("train", "train"), ("calibration", "train"), ("finetune", "train"), ("evaluate", "valid")):
+        asked = getattr(parameters, section)
+        tokens = asked.batch * asked.bptt
+        if 4 * tokens * vocabulary <= bytes_here:
+            continue
+        needed = 4 * text.tokens(split, tokens) * text.types(vocabulary)
+        if needed > bytes_here:
+            raise Unexpected(
+                f"Expected {section}.batch × {section}.bptt whose logits {_gibibytes(bytes_here)} of memory can hold, "
+                f"got {asked.batch} × {asked.bptt}, which take {_gibibytes(needed)}; lower one of them in params.yaml."
+            )
+
+
+def _gibibytes(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB"
 
 
 def _check_length(text: Text, split: str, needed: int, what: str, names: str) -> None:

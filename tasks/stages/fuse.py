@@ -11,12 +11,13 @@ import pandas as pd
 
 from pruning.core.tables import BESIDE, CRITERIA, SIGNALS
 from pruning.fusion.calibration import removal_curves
-from pruning.fusion.fused import fusion, to_plain
+from pruning.fusion.fused import from_plain, fusion, restricted, to_plain
 from tasks.common.job import Job
 from tasks.common.models import read_model
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_neurons, read_table, write_table
 from tasks.common.windows import calibration_batches
+from tasks.common.wording import nearest
 from tasks.common.writing import read_json, replacing
 
 
@@ -27,7 +28,7 @@ def run(job: Job) -> None:
     settings = job.settings("fuse")
     saved = settings.pop("weights")
     measured = partial(_curves, job, shares=settings.pop("removed"), batches=settings.pop("batches"))
-    kept = None if saved is None else _read_weights(Path(saved))
+    kept = None if saved is None else read_weights(Path(saved), settings["signals"])
     criteria = [name for name in settings["signals"] if name in CRITERIA]
     settings["signals"] = [name for name in settings["signals"] if name in SIGNALS]
     found = fusion(
@@ -51,15 +52,26 @@ def _curves(job: Job, scores: pd.DataFrame, *, shares: Sequence[float], batches:
     return removal_curves(model.decoupled(), some, scores, by="fused", shares=shares, track=job.track)
 
 
-def _read_weights(path: Path) -> dict[str, Any]:
+def read_weights(path: Path, signals: Sequence[str]) -> dict[str, Any]:
     """Return saved weights.
 
+    Args:
+        path: What an earlier fusion wrote.
+        signals: Those that are to be weighed by it.
+
     Raises:
-        Unexpected: If the file is missing or no JSON object.
+        Unexpected: If the file is missing, holds something else, or weighs none of the signals.
     """
     if not path.is_file():
-        raise Unexpected(f"Expected saved weights at fuse.weights, got no file {path}.")
+        known = sorted(map(str, path.parent.glob("*.json")))
+        raise Unexpected(f"Expected saved weights at fuse.weights, got no file {path}.{nearest(str(path), known)}")
     found = read_json(path)
     if not isinstance(found, dict):
         raise Unexpected(f"Expected saved weights in {path}, got {found!r:.80}.")
+    try:
+        restricted(from_plain(found, [*SIGNALS, *CRITERIA]), signals)
+    except ValueError as error:
+        raise Unexpected(f"{str(error).rstrip('.')} (in {path}).") from None
+    except (TypeError, AttributeError, KeyError) as error:
+        raise Unexpected(f"Expected saved weights in {path}, got {found!r:.80}.") from error
     return found

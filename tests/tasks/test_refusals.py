@@ -1,6 +1,7 @@
 """What is wrong is said before any work, in one true sentence, and nothing is changed: a table of wrong inputs."""
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -19,9 +20,9 @@ from pydantic_core.core_schema import ErrorType
 
 from pruning.data.corpus import SPLITS, Fractions
 from tasks.__main__ import main
-from tasks.commands.foreseen import read_text
+from tasks.commands.foreseen import check_memory, read_text
 from tasks.common.interruption import INTERRUPTED
-from tasks.common.parameters import Parameters, checked
+from tasks.common.parameters import Parameters, Unexpected, checked
 from tasks.common.reading import read_yaml
 from tasks.common.wording import sentence
 from tasks.own import adapted, read_own
@@ -393,6 +394,134 @@ def test_the_tokens_that_are_foreseen_are_those_that_the_corpus_gets(project: Pa
     found = read_text(corpus, [])
     for split in SPLITS:
         assert found.tokens(split, 10**9) == sum(len(words) + 1 for words in lines[split])
+
+
+def saved(content: Any) -> Change:
+    """Return a change that puts weights into `learned/` and asks for them."""
+
+    def change(folder: Path) -> None:
+        text = content if isinstance(content, str) else json.dumps(content)
+        (folder / "learned/kept.json").write_text(text, encoding="utf-8")
+        put(folder, "fuse.weights", "learned/kept.json")
+
+    return change
+
+
+def kept(**shares: Any) -> dict[str, Any]:
+    return {"strategy": "learned", "transform": "rank", "shares": {"all": shares}}
+
+
+def variant(**settings: Any) -> Change:
+    """Return a change that adds a variant."""
+    return lambda folder: put(folder, "variants", {"own": {"by": "fused", **settings}})
+
+
+MIXED = {"family": "mixed", "widths": [10, 2], "snn_widths": [6, 6]}
+LAYERS: dict[str, tuple[Change, str]] = {
+    "weights that are not there": (
+        values(fuse={"weights": "learned/kept.json"}),
+        "Expected saved weights at fuse.weights, got no file learned/kept.json.",
+    ),
+    "weights under another name": (
+        lambda folder: (saved(kept(weights=1.0))(folder), put(folder, "fuse.weights", "learned/kpet.json")),
+        "got no file learned/kpet.json. Did you mean 'learned/kept.json'?",
+    ),
+    "weights that are no JSON": (saved("["), "learned/kept.json"),
+    "weights that are a list": (saved([1, 2]), "Expected saved weights in learned/kept.json, got [1, 2]."),
+    "weights that are others": (saved({"shares": {}}), "got others: ['shares'] (in learned/kept.json)."),
+    "weights of layers that are no mapping": (saved(kept() | {"shares": {"all": 1}}), "Expected saved weights in lear"),
+    "weights that are text": (saved(kept(weights="all")), "Expected saved weights in learned/kept.json, got {'strateg"),
+    "weights of an unknown signal": (
+        saved(kept(hesian=1.0)),
+        "Unknown signal 'hesian' in the saved weights; known: ['weights', 'hessian', ",
+    ),
+    "weights that do not sum to 1": (saved(kept(weights=0.5)), "not negative and sum to 1, got {'weights': 0.5} (in l"),
+    "weights of none of the signals": (
+        lambda folder: (saved(kept(weights=1.0))(folder), put(folder, "fuse.signals", ["hessian"])),
+        "Expected saved weights of one of ['hessian'] for 'all', got {'weights': 1.0} (in learned/kept.json).",
+    ),
+    "folds for which too few neurons are measured": (
+        values(fuse={"strategy": "learned"}),
+        "Expected at least 10 measured neurons in lstm.0 for fuse.folds 5, got 3 of its 10; raise oracle.neurons or lo",
+    ),
+    "folds for which the layer is too narrow": (
+        values(fuse={"strategy": "learned"}, oracle={"neurons": "all"}),
+        "Expected at least 10 measured neurons in lstm.1 for fuse.folds 5, got 8 of its 8; lower fuse.folds in params.",
+    ),
+    "a floor of an unknown layer": (
+        values(prune={"floor": {"lstm.0": 2, "lstm.2": 2}}),
+        "Unknown layer 'lstm.2' of a floor; known: ['lstm.0', 'lstm.1'] (variants.dense in params.yaml).",
+    ),
+    "a floor of an unknown layer that only the path reads": (
+        lambda folder: (
+            put(folder, "prune", {"floor": {"gru.0": 2}}),
+            put(folder, "variants", {name: {"by": "fused", "floor": 2} for name in ("dense", "enhanced")}),
+        ),
+        "Unknown layer 'gru.0' of a floor; known: ['lstm.0', 'lstm.1'] (prune in params.yaml).",
+    ),
+    "a variant's ceiling of an unknown layer": (
+        variant(ceiling={"lstm.5": 4}),
+        "Unknown layer 'lstm.5' of a ceiling; known: ['lstm.0', 'lstm.1'] (variants.own in params.yaml).",
+    ),
+    "a ceiling below the floor": (
+        variant(floor=6, ceiling=4),
+        "Expected a width between a floor of 6 and a ceiling of 4 that is a multiple of 1, got none for lstm.0 of 10 n",
+    ),
+    "a ceiling below the multiple": (
+        variant(multiple=8, ceiling={"lstm.1": 7}),
+        "Expected a width between a floor of 2 and a ceiling of 7 that is a multiple of 8, got none for lstm.1 of 8 ne",
+    ),
+    "a budget of neurons that no widths meet": (
+        variant(budget={"kind": "neurons", "value": 3.0}),
+        "Expected a budget of at least 4 neurons, what the narrowest widths cost (lstm.0 2, lstm.1 2; the widest cost",
+    ),
+    "a budget of parameters that no widths meet": (
+        values(prune={"budget": {"kind": "parameters", "value": 100.0}}),
+        "parameters, what the narrowest widths cost (lstm.0 2, lstm.1 2; the widest cost ",
+    ),
+    "a budget of multiply-adds that no widths meet": (
+        variant(budget={"kind": "multiply_adds", "value": 1.0}),
+        "Expected a budget of at least ",
+    ),
+    "a quota that a kind cannot fill": (
+        lambda folder: (
+            values(train=MIXED)(folder),
+            variant(quota={"rnn": 0.05, "snn": 0.95}, retain=0.9)(folder),
+        ),
+        "Expected a quota that 12 snn neurons can fill, got 0.95 of 22 in all (variants.own in params.yaml).",
+    ),
+    "more weights than memory": (
+        values(train={"widths": [10**6, 8], "decoder": "untied", "embedding": 10**6}),
+        "Expected train.embedding and train.widths that ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_files_and_layers_cannot_give_is_refused_before(
+    project: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    change, expected = LAYERS[name]
+    change(project)
+    assert expected in refusal(project, capsys)
+
+
+@pytest.mark.usefixtures("project")
+def test_windows_whose_logits_memory_cannot_hold_are_refused() -> None:
+    parameters = checked(read_yaml(Path("params.yaml")))
+    text = read_text(parameters.corpus, [])
+    check_memory(parameters, text, 4 * 10 * 100 * 52)
+    with pytest.raises(
+        Unexpected, match=r"Expected evaluate.batch × evaluate.bptt whose logits .* got 10 × 100, which"
+    ):
+        check_memory(parameters, text, 4 * 360 * 52 - 1)
+
+
+@pytest.mark.usefixtures("project")
+def test_the_vocabulary_that_budgets_are_foreseen_by_is_that_of_the_corpus() -> None:
+    text = read_text(checked(read_yaml(Path("params.yaml"))).corpus, [])
+    assert text.types(10**6) == 52
+    assert text.types(20) == 20
 
 
 MODEL = """
