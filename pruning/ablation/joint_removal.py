@@ -78,9 +78,14 @@ def joint_removal(
         repair: What makes the smaller model from the dense one better than removal alone; None leaves this out.
         finetune: What trains a model further, the repaired one if there is a repair; None leaves this out.
         track: Shows progress.
+
+    Raises:
+        ValueError: If the text is a single column of a window, or a single batch.
     """
     layers, text = model.layers(), _first(model, windows, tokens)
-    dense = cluster_losses(model, text)
+    dense, samples = cluster_losses(model, text), sum(model.count(targets) for _, targets in text)
+    if sum(int((counts > 0).sum()) for _, counts in dense) < 2:
+        raise ValueError("Expected targets in at least two columns or batches of text, to know how much they differ.")
     trained = None if finetune is None else cluster_losses(finetune(copy.deepcopy(model)), text)
     single = measured.set_index(["layer", "neuron"])["loss_increase"]
     rows = []
@@ -96,17 +101,16 @@ def joint_removal(
         gone = [(layer.name, neuron) for layer in layers for neuron in removed.get(layer.name, ())]
         for phase, (pruned, reference) in phases.items():
             rows.append({"set": name, "phase": phase, "neurons": len(gone), "single_sum": float(single[gone].sum())})
-            rows[-1] |= _paired(cluster_losses(pruned, text), reference)
+            rows[-1] |= _paired(cluster_losses(pruned, text), reference) | {"samples": samples}
     return table("joint_removal", pd.DataFrame(rows))
 
 
 def _paired(pruned: ClusterLosses, dense: ClusterLosses) -> dict[str, float | int]:
-    """Return the mean loss increase, its standard error and the tokens behind it."""
+    """Return the mean loss increase and its standard error."""
     found = ClusteredMean.empty(1)
     for (ours, counts), (theirs, _) in zip(pruned, dense, strict=True):
         found.update((ours - theirs)[:, None], counts)
-    error = float(found.standard_error)
-    return {"loss_increase": float(found.mean), "standard_error": error, "samples": int(found.tokens)}
+    return {"loss_increase": float(found.mean), "standard_error": float(found.standard_error)}
 
 
 def _others(width: int, removed: Sequence[int]) -> Tensor:

@@ -142,7 +142,8 @@ def _words(shares: Tensor, certain: int, sampled: int, generator: torch.Generato
 ClusterLosses = list[tuple[Tensor, Tensor]]
 
 
-"""For each batch: the summed losses of its clusters, (clusters,), and how many targets each of them has."""
+"""For each batch: the summed losses of its clusters, (clusters,), and the weight of each: how many targets it has, or
+their classes' weights where the criterion has some."""
 
 
 def cluster_losses(model: Measurable, batches: Sequence[Any]) -> ClusterLosses:
@@ -157,7 +158,9 @@ def cluster_losses(model: Measurable, batches: Sequence[Any]) -> ClusterLosses:
 
 def _by_cluster(model: Measurable, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     if not isinstance(model, LanguageModel):
-        return model.judged(logits, targets, reduction="sum")[None], torch.tensor([model.count(targets)])
+        return model.judged(logits, targets, reduction="sum")[None], torch.tensor(
+            [model.weight(targets)], dtype=torch.float64
+        )
     wanted = model.labels(targets)
     losses = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="none").view(targets.shape)
     return losses.sum(0), (targets != IGNORED).sum(0)

@@ -80,7 +80,8 @@ def oracle(
     layers = model.layers()
     chosen = neurons_to_measure(layers, neurons, seed)
     if not isinstance(model, LanguageModel) or not isinstance(windows, Windows):
-        return _oracle_table(chosen, _masked(model, windows, chosen, tokens, track))
+        samples = sum(model.count(targets) for _, targets in _first(model, windows, tokens))
+        return _oracle_table(chosen, _masked(model, windows, chosen, tokens, track)).assign(samples=samples)
     _check_text(windows, tokens, most)
     generator = torch.Generator().manual_seed(seed)
     with evaluating(model), torch.inference_mode():
@@ -151,15 +152,18 @@ def _masked(
         ValueError: If there are fewer than two batches.
     """
     text = _first(model, batches, tokens)
-    if len(text) < 2:
-        raise ValueError(f"Expected at least two batches to measure removal on, got {len(text)}.")
+    counted = [index for index, (_, targets) in enumerate(text) if model.weight(targets)]
+    if len(counted) < 2:
+        raise ValueError(f"Expected at least two batches with targets to measure removal on, got {len(counted)}.")
     dense, widths = cluster_losses(model, text), {layer.name: layer.width for layer in model.layers()}
     neurons = [(name, neuron) for name, own in chosen.items() for neuron in own.tolist()]
     halves = [ClusteredMean.empty(len(neurons)) for _ in range(2)]
     for place, (name, neuron) in enumerate(track(neurons, "oracle")):
         masked = silence(model, {name: _others(widths[name], [neuron])})
-        for index, ((ours, counts), (theirs, _)) in enumerate(zip(cluster_losses(masked, text), dense, strict=True)):
-            halves[index % 2].update((ours - theirs)[:, None], counts, torch.tensor([place]))
+        found = cluster_losses(masked, text)
+        for number, index in enumerate(counted):
+            (ours, counts), (theirs, _) = found[index], dense[index]
+            halves[number % 2].update((ours - theirs)[:, None], counts, torch.tensor([place]))
     return halves
 
 

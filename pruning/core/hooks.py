@@ -1,15 +1,20 @@
 """Seeing what layers do while a model runs, and leaving the model as it was."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from pruning.core.neurons import NeuronLayer
+from pruning.core.neurons import NeuronLayer, Slice
 
 Observer = Callable[[str, Tensor], None]
 """Called with a layer's name and its activations, (samples, width), each time the layer has run."""
+Found = TypeVar("Found")
 
 
 @contextmanager
@@ -26,14 +31,9 @@ def record(model: nn.Module, layers: Sequence[NeuronLayer], observe: Observer) -
             samples of its first place first.
     """
 
-    def hook_of(layer: NeuronLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor | tuple[Tensor, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor | tuple[Tensor, ...]) -> None:
-            if layer.seen is not None:
-                observe(layer.name, layer.seen.split(inputs[0].detach()).flatten(1).T)
-                return
-            activations = outputs if isinstance(outputs, Tensor) else outputs[0]
-            activations = activations.data if isinstance(activations, PackedSequence) else activations
-            observe(layer.name, activations.detach().reshape(-1, layer.width))
+    def hook_of(layer: NeuronLayer) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
+            observe(layer.name, _activations(layer, inputs, outputs)[0])
 
         return hook
 
@@ -41,3 +41,132 @@ def record(model: nn.Module, layers: Sequence[NeuronLayer], observe: Observer) -
         for layer in layers:
             handles.enter_context(model.get_submodule(layer.output).register_forward_hook(hook_of(layer)))
         yield
+
+
+def recorded(
+    model: nn.Module, layers: Sequence[NeuronLayer], run: Callable[[], Found], *, wanted: Tensor, example_dim: int
+) -> tuple[dict[str, Tensor], Found]:
+    """Run a model once and return each layer's activations where a target counts, (samples, width), and what it gave.
+
+    Samples are in the order in which `record` passes them. As many targets belong to each example, and each target to
+    as many of the layer's places in the example, in their order. Where these are no whole number for each (the places
+    of an encoder, say), all places of an example count if any of its targets does; where a layer's outputs do not tell
+    the examples apart, all count if any target of the batch does.
+
+    Args:
+        model: The model whose modules the layers name.
+        layers: Which layers to observe.
+        run: Runs the model.
+        wanted: Whether each target counts, (n,); examples come first if `example_dim` is 0, else last.
+        example_dim: The dimension of the layers' outputs (…, width) that runs over the examples.
+    """
+    calls: dict[str, list[tuple[Tensor, Places | None]]] = {layer.name: [] for layer in layers}
+
+    def hook_of(layer: NeuronLayer) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
+            values, shape = _activations(layer, inputs, outputs)
+            calls[layer.name].append((values, None if shape is None else _places(layer, shape, example_dim)))
+
+        return hook
+
+    with ExitStack() as handles:
+        for layer in layers:
+            handles.enter_context(model.get_submodule(layer.output).register_forward_hook(hook_of(layer)))
+        given = run()
+    if not wanted.any():
+        return {}, given
+    some = not wanted.all()
+    found = {}
+    for name, own in calls.items():
+        values = [values for values, _ in own]
+        if some:
+            masks = counting(wanted, [places for _, places in own], targets_last=example_dim > 0)
+            values = values if masks is None else [v[mask] for v, mask in zip(values, masks, strict=True)]
+        if own:
+            found[name] = values[0] if len(values) == 1 else torch.cat(values)
+    return found, given
+
+
+def at_targets(outputs: Tensor, wanted: Tensor, example_dim: int) -> Tensor:
+    """Return what belongs to a layer's outputs, (steps, examples, …), where a target counts, (samples, …).
+
+    See `recorded` on which those are; all of them if every target counts.
+    """
+    flat = outputs.flatten(0, 1)
+    if wanted.all():
+        return flat
+    masks = counting(wanted, [Places(tuple(outputs.shape[:2]), 1)], targets_last=example_dim > 0)
+    return flat if masks is None else flat[masks[0]]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the samples of one run of a layer come from.
+
+    Attributes:
+        shape: Of the samples, but for the neuron's own several places.
+        example: Which of its dimensions runs over examples.
+        repeats: How many places the neuron has at each; the samples of its first place come first.
+    """
+
+    shape: tuple[int, ...]
+    example: int
+    repeats: int = 1
+
+
+def counting(wanted: Tensor, calls: Sequence[Places | None], *, targets_last: bool) -> list[Tensor] | None:
+    """Return whether each sample of each of a layer's runs counts; None if they do not tell examples apart.
+
+    Args:
+        wanted: Whether each target counts, (n,).
+        calls: Where the samples come from, for each run of the layer; later runs are later steps.
+        targets_last: Whether examples are the last dimension of the targets, not the first.
+    """
+    sizes = {0 if places is None else places.shape[places.example] for places in calls}
+    examples = sizes.pop() if sizes else 0
+    if sizes or not examples:
+        return None
+    if examples > len(wanted) and examples % len(wanted) == 0:  # steps and examples lie in one dimension
+        each = examples // len(wanted)
+        wanted = wanted.repeat(each) if targets_last else wanted.repeat_interleave(each)
+    if len(wanted) % examples:
+        return None
+    own = wanted.view(-1, examples).T if targets_last else wanted.view(examples, -1)
+    steps = [math.prod(places.shape) // examples for places in calls if places is not None]
+    whole = sum(steps) % own.shape[1] == 0
+    each = sum(steps) // own.shape[1] if whole else sum(steps)
+    by_step = (own if whole else own.any(1, keepdim=True)).repeat_interleave(each, dim=1)
+    found = []
+    for places, part in zip(calls, torch.split(by_step, steps, dim=1), strict=True):
+        assert places is not None  # noqa: S101 - for the type checker: then there were no examples
+        others = [size for dim, size in enumerate(places.shape) if dim != places.example]
+        found.append(part.reshape(examples, *others).movedim(0, places.example).flatten().repeat(places.repeats))
+    return found
+
+
+def _activations(layer: NeuronLayer, inputs: tuple[Any, ...], outputs: Any) -> tuple[Tensor, torch.Size | None]:
+    """Return a layer's activations, (samples, width), and the shape of what shows them; None if that is packed."""
+    if layer.seen is not None:
+        values = inputs[0].detach()
+        return layer.seen.split(values).flatten(1).T, values.shape
+    activations = outputs if isinstance(outputs, Tensor) else outputs[0]
+    if isinstance(activations, PackedSequence):
+        return activations.data.detach().reshape(-1, layer.width), None
+    return activations.detach().reshape(-1, layer.width), activations.shape
+
+
+def _places(layer: NeuronLayer, shape: torch.Size, example_dim: int) -> Places | None:
+    """Return where the samples of a tensor that shows a layer's activations come from; None if it has no examples."""
+    neurons = (-1 if layer.seen is None else layer.seen.dim) % len(shape)
+    others = tuple(size for dim, size in enumerate(shape) if dim != neurons)
+    if layer.seen is not None and example_dim == neurons:
+        return None
+    example = example_dim - (layer.seen is not None and example_dim > neurons)
+    if example >= len(others):  # one step alone has no dimension of steps
+        example = 0
+    repeats = 1 if layer.seen is None else _length(layer.seen, shape) // layer.width
+    return Places(others, example, repeats) if others else None
+
+
+def _length(piece: Slice, shape: torch.Size) -> int:
+    return shape[piece.dim] - piece.start if piece.length is None else piece.length

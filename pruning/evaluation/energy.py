@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pruning.core.hooks import record
+from pruning.core.hooks import recorded
 from pruning.core.modes import evaluating
 from pruning.core.neurons import NeuronLayer, gather, named_tensors
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments
 from pruning.data.windows import IGNORED, Batches
-from pruning.models.base import LanguageModel, Measurable
+from pruning.models.base import Measurable
 
 MULTIPLY_ADD, ACCUMULATE = 4.6, 0.9
 """pJ of a 32-bit floating-point multiplication with its addition (3.7 + 0.9) and of an addition alone, at 45 nm
@@ -80,15 +81,11 @@ def firing_rates(
         what: What the progress is called.
     """
     moments = {layer.name: Moments.empty(layer.width) for layer in layers}
-    counted: Any = slice(None)
-
-    def observe(layer: str, batch: Tensor) -> None:
-        moments[layer].update(batch[counted])
-
     state: Any = None
-    with evaluating(model), torch.no_grad(), record(model, layers, observe):
+    with evaluating(model), torch.no_grad():
         for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):
-            if isinstance(model, LanguageModel):
-                counted = model.labels(targets) != IGNORED
-            state = model.read(inputs, state)
+            wanted, read = model.labels(targets) != IGNORED, partial(model.read, inputs, state)
+            found, state = recorded(model, layers, read, wanted=wanted, example_dim=model.example_dim)
+            for name, spikes in found.items():
+                moments[name].update(spikes)
     return {name: state.mean for name, state in moments.items()}

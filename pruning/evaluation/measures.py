@@ -20,16 +20,18 @@ class Loss:
         total: Summed negative log-likelihood, nat (or whatever else the model's own criterion gives).
         tokens: How many targets were predicted; tokens of a language model.
         correct: How many of them have the highest logit.
+        weight: What the mean is one over, where classes have weights; None where that is `tokens`.
     """
 
     total: float
     tokens: int
     correct: int = 0
+    weight: float | None = None
 
     @property
     def mean(self) -> float:
         """Cross-entropy, nat/token."""
-        return self.total / self.tokens
+        return self.total / (self.tokens if self.weight is None else self.weight)
 
     @property
     def accuracy(self) -> float:
@@ -42,19 +44,38 @@ class Loss:
         return math.exp(min(self.mean, 700.0))
 
 
-def loss_of(model: Measurable, windows: Batches, *, track: Track = silently, what: str = "evaluate") -> Loss:
+def loss_of(
+    model: Measurable, windows: Batches, *, finite: bool = True, track: Track = silently, what: str = "evaluate"
+) -> Loss:
     """Return the model's loss over all batches: state carried from window to window, every token predicted once.
 
-    The model is evaluated without dropout and left in the mode it was in.
+    The model is evaluated without dropout and left in the mode it was in. Targets that are ignored count nowhere, and
+    classes by their weights, where the criterion has some.
+
+    Args:
+        model: Any model that knows its loss.
+        windows: The batches, in order.
+        finite: Whether to refuse a loss that is no finite number; else it is returned.
+        track: Shows progress.
+        what: What the progress is called.
+
+    Raises:
+        ValueError: If no target counts.
+        FloatingPointError: If the loss is not finite.
     """
-    total, tokens, correct, state = 0.0, 0, 0, None
+    total, tokens, weight, correct, state = 0.0, 0, 0.0, 0, None
     with evaluating(model), torch.no_grad():
         for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):
             logits, state = model.logits(inputs, state)
             total += model.judged(logits, targets, reduction="sum").item()
             tokens += model.count(targets)
+            weight += model.weight(targets)
             correct += int((logits.argmax(-1) == model.labels(targets)).sum())
-    return Loss(total, tokens, correct)
+    if finite and not math.isfinite(total):
+        raise FloatingPointError(f"Expected a finite loss, got {total}; look for inputs that are not finite.")
+    if not weight:
+        raise ValueError(f"Expected targets that count in some of {len(windows)} batches, got none; all are ignored.")
+    return Loss(total, tokens, correct, None if weight == tokens else weight)
 
 
 def next_token_loss(

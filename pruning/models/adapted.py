@@ -75,8 +75,8 @@ def adapt(
     Raises:
         ValueError: For a criterion that does not take the mean, or a network in which no neurons are found.
     """
-    if getattr(criterion, "reduction", "mean") != "mean":
-        raise ValueError(f"Expected a criterion with reduction 'mean', got {criterion.reduction!r}.")  # type: ignore[attr-defined]
+    if (reduction := _setting(criterion, "reduction", "mean")) != "mean":
+        raise ValueError(f"Expected a criterion with reduction 'mean', got {reduction!r}.")
     carries = hasattr(own_module(network), "init_hidden")
     dim = int(carries) if example_dim is None else example_dim
     use = Use(inputs=inputs, criterion=criterion, call=call or usual_call(network), example_dim=dim, carries=carries)
@@ -195,7 +195,7 @@ class Adapted(Measurable):
     def _wanted(self, targets: Tensor) -> Tensor:
         """Return the targets as class numbers where they are, `IGNORED` where the criterion ignores them."""
         flat = _class_numbers(targets)
-        return flat.masked_fill(flat == getattr(self.use.criterion, "ignore_index", IGNORED), IGNORED)
+        return flat.masked_fill(flat == _setting(self.use.criterion, "ignore_index", IGNORED), IGNORED)
 
     def judged(
         self,
@@ -205,7 +205,7 @@ class Adapted(Measurable):
         reduction: str = "mean",
         logarithms: Tensor | None = None,  # noqa: ARG002 - a criterion takes what it takes
     ) -> Tensor:
-        """Return the criterion's loss, `mean` or `sum` (the mean times the targets that count).
+        """Return the criterion's loss, `mean` or `sum` (the mean times `weight`, and 0 where nothing counts).
 
         Raises:
             ValueError: If there is not one row of logits for each target, or no single loss.
@@ -216,7 +216,21 @@ class Adapted(Measurable):
         loss = self.use.criterion(logits, flat)
         if loss.ndim:
             raise ValueError(f"Expected a criterion that gives one number, got {tuple(loss.shape)}.")
-        return loss if reduction == "mean" else loss * self.count(targets)
+        if reduction == "mean":
+            return loss
+        weight = self.weight(targets)
+        return loss * weight if weight else logits.sum() * 0
+
+    def weight(self, targets: Tensor) -> float:
+        """Return the sum of the weights of the targets' classes, where PyTorch's criterion has weights; else `count`.
+
+        That is what its mean is divided by. Another criterion's mean is taken as one over the targets that count.
+        """
+        weights = _setting(self.use.criterion, "weight", None) if _is_weighted(self.use.criterion) else None
+        if weights is None:
+            return self.count(targets)
+        wanted = self._wanted(targets)
+        return float(weights.cpu()[wanted[wanted != IGNORED].cpu()].double().sum())
 
     def example(self, batch: int) -> Any:
         """Return inputs of `batch` examples; of their first step, where a state is carried."""
@@ -234,6 +248,19 @@ class Adapted(Measurable):
         with evaluating(self), torch.no_grad(), twice_differentiable(), _unfused(), counter:
             self.read(self.example(1))
         return int(counter.get_total_flops()) // 2
+
+
+def _setting(criterion: Criterion, name: str, usual: Any) -> Any:
+    """Return a setting of a criterion, also where it is a function with some arguments given (`functools.partial`)."""
+    if isinstance(criterion, partial):
+        return criterion.keywords.get(name, usual)
+    return getattr(criterion, name, usual)
+
+
+def _is_weighted(criterion: Criterion) -> bool:
+    """Return whether the criterion's mean is one over the weights of classes, should it have some."""
+    function = criterion.func if isinstance(criterion, partial) else None
+    return isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) or function in (F.cross_entropy, F.nll_loss)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from pruning.core.devices import moved
 from pruning.core.hooks import record
+from pruning.core.modes import carried
 from pruning.core.neurons import PrunableModule
 from pruning.data.windows import IGNORED
 
@@ -37,6 +38,11 @@ class Measurable(PrunableModule):
     @abstractmethod
     def read(self, inputs: Any, state: Any = None) -> Any:
         """Run every layer on the inputs and return the state; for whoever watches the layers and needs no logits."""
+
+    def passed(self, inputs: Any, state: Any) -> Any:
+        """Return the state after a batch in which no target counts: it is read, and nothing is measured on it."""
+        with torch.no_grad():
+            return self.read(inputs, carried(state))
 
     @abstractmethod
     def logits(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
@@ -70,7 +76,9 @@ class Measurable(PrunableModule):
     def judged(
         self, logits: Tensor, targets: Tensor, *, reduction: str = "mean", logarithms: Tensor | None = None
     ) -> Tensor:
-        """Return the loss of logits (n, classes), `mean` (per target that counts) or `sum`.
+        """Return the loss of logits (n, classes), `mean` (per target that counts) or `sum`, the mean times `weight`.
+
+        The sum over no target is 0, their mean is not a number.
 
         Args:
             logits: One row for each target.
@@ -87,6 +95,10 @@ class Measurable(PrunableModule):
     def count(self, targets: Tensor) -> int:
         """Return how many of the targets count."""
         return int((self.labels(targets) != IGNORED).sum())
+
+    def weight(self, targets: Tensor) -> float:
+        """Return what the `mean` loss of a batch is a mean over: the targets that count, each by its class's weight."""
+        return self.count(targets)
 
     def widths(self) -> tuple[int, ...]:
         """Return the number of neurons of each layer."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pruning.core.devices import moved
 from pruning.core.modes import carried, differentiating, evaluating
 from pruning.core.progress import Track, silently
-from pruning.data.windows import Window, Windows
+from pruning.data.windows import IGNORED, Window, Windows
 from pruning.models.base import LanguageModel, State
 from pruning.training.schedule import paces_of, rate_at
 
@@ -84,7 +84,7 @@ def imitate(
 
 
 def feature_metric(teacher: LanguageModel, windows: Sequence[Window]) -> Tensor:
-    """Return F = Dᵀ E[diag(p) − p pᵀ] D over the windows' tokens, (features, features), nat/token."""
+    """Return F = Dᵀ E[diag(p) − p pᵀ] D over the tokens that are no padding, (features, features), nat/token."""
     decoder = teacher.decoder_weight.detach()
     shares, outer = decoder.new_zeros(len(decoder)), decoder.new_zeros(decoder.shape[1], decoder.shape[1])
     state: State | None = None
@@ -92,10 +92,16 @@ def feature_metric(teacher: LanguageModel, windows: Sequence[Window]) -> Tensor:
     with torch.no_grad(), evaluating(teacher):
         for window in windows:
             features, state = teacher.features(moved(window.tokens, decoder.device), state)
-            p = teacher.decode(features).flatten(0, 1).softmax(-1)
+            p = _counted(teacher.decode(features).flatten(0, 1), window).softmax(-1)
             mean = p @ decoder
             shares, outer, count = shares + p.sum(0), outer + mean.T @ mean, count + len(p)
     return (decoder.T * (shares / count)) @ decoder - outer / count
+
+
+def _counted(values: Tensor, window: Window) -> Tensor:
+    """Return the rows, one for each place of a window, that are no padding."""
+    counted = window.targets.flatten() != IGNORED
+    return values if counted.all() else values[counted.to(values.device)]
 
 
 def _alignment(student: LanguageModel, teacher: LanguageModel) -> nn.Module:
@@ -143,8 +149,7 @@ def _learn(
         for step in track(range(steps), "imitation"):
             place = step % len(windows)
             states = states if place else (None, None)  # the text begins again
-            tokens = moved(windows[place].tokens, metric.device)
-            loss, states = _imitation_loss(learner, alignment, teacher, tokens, metric, states)
+            loss, states = _imitation_loss(learner, alignment, teacher, windows[place], metric, states)
             gradients = torch.autograd.grad(loss, learning)
             for parameter, gradient in zip(learning, gradients, strict=True):
                 parameter.grad = gradient
@@ -160,16 +165,17 @@ def _imitation_loss(
     learner: LanguageModel,
     alignment: nn.Module,
     teacher: LanguageModel,
-    tokens: Tensor,
+    window: Window,
     metric: Tensor,
     states: tuple[State | None, State | None],
 ) -> tuple[Tensor, tuple[State, State]]:
-    """Return the mean of ½ (f_s − f_t)ᵀ F (f_s − f_t), nat/token, and both states to carry on from."""
+    """Return the mean of ½ (f_s − f_t)ᵀ F (f_s − f_t) over tokens that are no padding, nat/token, and both states."""
+    tokens = moved(window.tokens, metric.device)
     with torch.no_grad():
         wanted, after = teacher.features(tokens, states[1])
     features, own = learner.features(tokens, carried(states[0]))
     difference = alignment(features) - wanted
-    loss = 0.5 * ((difference @ metric) * difference).sum(-1).mean()
+    loss = 0.5 * _counted(((difference @ metric) * difference).sum(-1).flatten(), window).mean()
     if not loss.isfinite():
         raise FloatingPointError(f"Expected a finite imitation loss, got {loss.item()}; lower learning_rate or clip.")
     return loss, (own, after)

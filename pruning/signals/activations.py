@@ -3,21 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.core.hooks import record
+from pruning.core.hooks import recorded
 from pruning.core.modes import evaluating
 from pruning.core.neurons import NeuronLayer
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Covariance, Histogram, Moments
 from pruning.core.tables import ACTIVATIONS
-from pruning.data.windows import Batches
+from pruning.data.windows import IGNORED, Batches
 from pruning.models.base import Measurable
-from pruning.signals.jackknife import empty_groups, expect_several, group_of, grouped_table, groups_that_fit
+from pruning.signals.jackknife import empty_groups, expect_several, filled, group_of, grouped_table, groups_that_fit
 from pruning.signals.scaling import weighted
 
 
@@ -92,7 +92,7 @@ def activations(
 ) -> tuple[pd.DataFrame, Covariances]:
     """Return the `activations` table and the covariance of each layer's activations, for later stages.
 
-    For each neuron with activations h over the tokens read:
+    For each neuron with activations h over the tokens read, those aside whose target is ignored (padding):
 
     - frequency: share of |h| at or above the layer's root mean square (of the first window) and not zero; of spikes,
       0 or 1, it is the firing rate, even where all fire all the time;
@@ -123,26 +123,27 @@ def activations(
         layer.name: empty_groups(partial(Activity.empty, layer.width, bins, scales[layer.name]), count, most)
         for layer in layers
     }
-    place = 0
-
-    def observe(layer: str, batch: Tensor) -> None:
-        group_of(groups[layer], place, count).update(batch)
-
     state = None
-    with evaluating(model), torch.no_grad(), record(model, layers, observe):
-        for index, (inputs, _) in zip(track(range(count), "activations"), windows, strict=False):
-            place = index
-            state = model.read(inputs, state)
+    with evaluating(model), torch.no_grad():
+        for index, batch in zip(track(range(count), "activations"), windows, strict=False):
+            found, state = _read(model, layers, batch, state)
+            for name, values in found.items():
+                group_of(groups[name], index, count).update(values)
+    groups = {name: filled(parts, "activations") for name, parts in groups.items()}
     return grouped_table("activations", groups), {name: [g.values for g in parts] for name, parts in groups.items()}
 
 
 def _scales(model: Measurable, layers: list[NeuronLayer], windows: Batches) -> dict[str, Tensor]:
-    """Return the root mean square activation of each layer on the first window."""
-    scales: dict[str, Tensor] = {}
+    """Return the root mean square activation of each layer on the first window in which a target counts."""
+    with evaluating(model), torch.no_grad():
+        found = next(filter(None, (_read(model, layers, batch, None)[0] for batch in windows)), None)
+    if found is None:
+        raise ValueError("Expected a batch with targets that count, got none; all are ignored.")
+    return {name: values.square().mean().sqrt().cpu() for name, values in found.items()}
 
-    def observe(layer: str, batch: Tensor) -> None:
-        scales[layer] = batch.square().mean().sqrt().cpu()  # where the states are
 
-    with evaluating(model), torch.no_grad(), record(model, layers, observe):
-        model.read(next(iter(windows))[0])
-    return scales
+def _read(model: Measurable, layers: list[NeuronLayer], batch: Any, state: Any) -> tuple[dict[str, Tensor], Any]:
+    """Return each layer's activations where a target counts, (samples, width), and the state."""
+    inputs, targets = batch
+    wanted, read = model.labels(targets) != IGNORED, partial(model.read, inputs, state)
+    return recorded(model, layers, read, wanted=wanted, example_dim=model.example_dim)

@@ -16,7 +16,7 @@ from pruning.data.windows import Batches
 from pruning.models.base import Measurable
 from pruning.signals.cooperative import edges_of, recurrent_coupling
 from pruning.signals.evidence import Evidence, gather_evidence, partition
-from pruning.signals.jackknife import expect_several, group_of, groups_that_fit
+from pruning.signals.jackknife import empty_groups, expect_several, filled, group_of, groups_that_fit
 from pruning.signals.sensitivity import tappable
 
 DAMPING = 0.85
@@ -64,19 +64,23 @@ def criteria(
     left_out = [(layer.name, layer.width) for layer in model.layers() if layer not in layers]
     if not layers:
         return unmeasured("criteria", left_out)
-    generator, most = torch.Generator().manual_seed(seed), groups_that_fit(layers)
-    groups: list[dict[str, Evidence]] = []
-    state = None
+    generator = torch.Generator().manual_seed(seed)
+    groups: list[list[dict[str, Evidence]]] = empty_groups(list, count, groups_that_fit(layers))
+    parts = state = None
     with evaluating(model), thawed(model):
-        parts = partition(model, next(iter(windows)), bins=bins, classes=classes)
         for index, batch in zip(track(range(count), "criteria"), windows, strict=False):
+            if not model.count(batch[1]):
+                state = model.passed(batch[0], state)
+                continue
+            parts = parts or partition(model, batch, bins=bins, classes=classes)
             found, state = gather_evidence(model, layers, batch, state, partition=parts, generator=generator)
-            place = group_of(range(min(most, count)), index, count)
-            if place == len(groups):
-                groups.append(found)
-            else:
-                groups[place] = {name: groups[place][name].merge(new) for name, new in found.items()}
-    rows = [_rows(model, layer, [group[layer.name] for group in groups], ridge) for layer in layers]
+            group = group_of(groups, index, count)
+            before = group.pop() if group else {}
+            group.append({name: before[name].merge(new) if before else new for name, new in found.items()})
+    rows = [
+        _rows(model, layer, filled([one[layer.name] for group in groups for one in group], "criteria"), ridge)
+        for layer in layers
+    ]
     rows += [unmeasured("criteria", left_out)] if left_out else []
     return table("criteria", pd.concat(rows, ignore_index=True))
 

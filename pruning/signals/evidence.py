@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pruning.core.devices import twice_differentiable
+from pruning.core.hooks import at_targets
 from pruning.core.modes import carried
 from pruning.core.neurons import NeuronLayer, gather
 from pruning.core.statistics import Covariance
@@ -34,7 +35,7 @@ class Evidence:
             Σ_windows Σ_w w² g² with sampled labels; Σ_windows Σ_w |w g|; Σ_windows Σ_w w (H g)_w / tokens, H being
             the Hessian of Σℓ.
         states: Of the outputs h_t.
-        readers: Σ_t γ_t² with sampled labels, (width,).
+        readers: Σ_t γ_t² with sampled labels, (width,); like `states` and `joint`, over tokens that count.
         joint: Tokens by bin of h_t and by group of the prediction, (width, bins, classes).
     """
 
@@ -43,6 +44,11 @@ class Evidence:
     states: Covariance
     readers: Tensor
     joint: Tensor
+
+    @property
+    def samples(self) -> int:
+        """Tokens so far."""
+        return self.tokens
 
     def merge(self, other: Self) -> Self:
         """Return the state of both samples together."""
@@ -71,8 +77,8 @@ class Partition:
 def partition(model: Measurable, batch: Sequence[Any], *, bins: int, classes: int) -> Partition:
     """Return bins of equal frequency for each neuron, and groups of token types of equal predicted probability.
 
-    Both are taken from one window and then fixed. Token types are grouped in the order of their mean predicted
-    probability on it, likely ones first.
+    Both are taken from one window, where its targets count, and then fixed. Token types are grouped in the order of
+    their mean predicted probability on it, likely ones first.
 
     Args:
         model: In evaluation mode.
@@ -80,9 +86,11 @@ def partition(model: Measurable, batch: Sequence[Any], *, bins: int, classes: in
         bins: Bins of each neuron's outputs.
         classes: Groups of token types.
     """
+    wanted = model.labels(batch[1]) != IGNORED
     with torch.no_grad():
-        outputs = {name: found.flatten(0, 1) for name, found in model.outputs(batch[0]).items()}
-        likely = model.logits(batch[0])[0].softmax(-1).cpu().double().mean(0)
+        found = model.outputs(batch[0])
+        outputs = {name: at_targets(values, wanted, model.example_dim) for name, values in found.items()}
+        likely = model.logits(batch[0])[0][wanted].softmax(-1).cpu().double().mean(0)
     shares = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
     edges = {name: torch.quantile(h.cpu().double(), shares, dim=0).T.contiguous() for name, h in outputs.items()}
     ordered, types = likely.sort(descending=True, stable=True)
@@ -117,6 +125,7 @@ def gather_evidence(
         hidden = outputs[layer.name].cpu().double()
         true, sampled = (found.by_output[labels][layer.name].cpu().double() for labels in ("true", "sampled"))
         counted = _at_outputs(wanted, hidden.shape, model.example_dim)
+        reading = sampled * counted.view(*hidden.shape[:2], 1)
         kept = hidden.flatten(0, 1)[counted]
         states = Covariance.empty(layer.width)
         states.update(kept)
@@ -124,7 +133,7 @@ def gather_evidence(
             int(wanted.sum()),
             {**_gate_totals(hidden, true, sampled, int(wanted.sum())), **found.by_weight[layer.name]},
             states,
-            sampled.square().sum((0, 1)),
+            reading.square().sum((0, 1)),
             _joint(kept, partition.edges[layer.name], _at_outputs(predicted, hidden.shape, model.example_dim)[counted]),
         )
     return evidence, carried(after)

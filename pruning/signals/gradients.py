@@ -16,7 +16,7 @@ from pruning.core.statistics import Moments
 from pruning.core.tables import GRADIENTS
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable
-from pruning.signals.jackknife import empty_groups, expect_several, group_of, grouped_table
+from pruning.signals.jackknife import empty_groups, expect_several, filled, group_of, grouped_table
 from pruning.signals.scaling import weighted
 
 
@@ -96,10 +96,13 @@ def gradients(model: Measurable, windows: Batches, *, batches: int, track: Track
     state = None
     with differentiating(model), thawed(model):
         for index, (inputs, targets) in zip(track(range(count), "gradients"), windows, strict=False):
+            if not model.weight(targets):
+                state = model.passed(inputs, state)
+                continue
             found, state = gate_gradients(model, layers, inputs, targets, carried(state))
             for name, values in found.items():
                 group_of(groups[name], index, count).update(values[None])
-    return grouped_table("gradients", groups)
+    return grouped_table("gradients", {name: filled(parts, "gradients") for name, parts in groups.items()})
 
 
 def gate_gradients(

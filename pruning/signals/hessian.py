@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
 import pandas as pd
@@ -82,11 +82,11 @@ def hessian(
     squares = {layer.name: gather(layer.owned, tensors).cpu().double().square().mean(1) for layer in layers}
     groups = {layer.name: [Moments.empty(layer.width) for _ in range(GROUPS)] for layer in layers}
     generator = torch.Generator().manual_seed(seed)
-    state = None
+    state, text = None, _Text(windows)
     reached: float | None = None
     with evaluating(model), thawed(model):
-        for index, (inputs, targets) in zip(track(range(probes), "hessian"), endless(windows), strict=False):
-            state = carried(state) if index % len(windows) else None
+        for index in track(range(probes), "hessian"):
+            (inputs, targets), state = text.next(model, state)
             traces, state = _probe(model, layers, inputs, targets, state, generator)
             for name, trace in traces.items():
                 groups[name][index % GROUPS].update(trace[None])
@@ -100,6 +100,27 @@ def hessian(
             "The Hessian's ranking is not stable to %.2f: after %d probes it is %s.", stability, probes, known
         )
     return _hessian_table(groups, squares)
+
+
+class _Text:
+    """The batches again and again, without those in which no target counts: their state alone is carried on."""
+
+    def __init__(self, windows: Batches) -> None:
+        self.stream, self.length, self.read = endless(windows), len(windows), 0
+
+    def next(self, model: Measurable, state: Any) -> tuple[Any, Any]:
+        """Return the next batch (inputs, targets) to probe on, and the state to read it with.
+
+        Raises:
+            ValueError: If no target counts in any batch.
+        """
+        for batch in islice(self.stream, self.length):
+            before = carried(state) if self.read % self.length else None
+            self.read += 1
+            if model.weight(batch[1]):
+                return batch, before
+            state = model.passed(batch[0], before)
+        raise ValueError(f"Expected targets that count in some of {self.length} batches, got none; all are ignored.")
 
 
 def _probe(

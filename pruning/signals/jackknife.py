@@ -17,6 +17,14 @@ LARGEST = 2**29
 """Bytes that the covariances of all layers and groups may take together, as long as there are two groups."""
 
 
+class Sampled(Protocol):
+    """What some text has told."""
+
+    @property
+    def samples(self) -> int:
+        """Observations so far."""
+
+
 class Measured(Protocol):
     """Mergeable statistics of one layer, from which a signal's components follow."""
 
@@ -37,6 +45,7 @@ class Measured(Protocol):
 
 
 State = TypeVar("State", bound=Measured)
+Counted = TypeVar("Counted", bound=Sampled)
 Group = TypeVar("Group")
 
 
@@ -66,6 +75,21 @@ def expect_several(count: int, signal: str) -> None:
             f"Expected at least two batches for {signal}, whose spread is its error, got {count}; "
             "read more of them, or cut the text into more and smaller ones."
         )
+
+
+def filled(groups: Sequence[Counted], signal: str) -> list[Counted]:
+    """Return the groups in which something was seen, for in all batches of one every target may be ignored.
+
+    Raises:
+        ValueError: If there are fewer than two.
+    """
+    found = [group for group in groups if group.samples]
+    if len(found) < 2:
+        raise ValueError(
+            f"Expected targets that count in at least two stretches of the text for {signal}, got {len(found)}; "
+            "the others hold ignored ones alone."
+        )
+    return found
 
 
 def group_of(groups: Sequence[Group], index: int, count: int) -> Group:

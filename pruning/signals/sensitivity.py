@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pruning.core.hooks import at_targets
 from pruning.core.modes import carried, differentiating, evaluating
 from pruning.core.neurons import NeuronLayer
 from pruning.core.progress import Track, silently
@@ -30,6 +31,7 @@ def sensitivities(
     that M = E[γ γᵀ] is the Fisher information of h, and an error e in what is read costs ½ eᵀ M e nat/token to second
     order. With readers' weights W and pre-activation gradients g, γ = Wᵀ g: M is the sum over pairs of readers of
     Wᵀ E[g gᵀ] W, which is how K-FAC weighs their rows (Martens & Grosse 2015), without its matrices ever being made.
+    Tokens whose target is ignored (padding) are left out of the mean.
     A layer whose outputs cannot be tapped is left out, and a warning says why.
 
     Args:
@@ -49,10 +51,15 @@ def sensitivities(
     state = None
     with differentiating(model):
         for index, (inputs, targets) in zip(track(range(count), "sensitivities"), windows, strict=False):
+            if not model.count(targets):
+                state = model.passed(inputs, state)
+                continue
             found, state = _of_batch(model, inputs, targets, carried(state), generator)
+            wanted = model.labels(targets) != IGNORED
             for name, gradients in found.items():
-                group_of(groups[name], index, count).update(gradients.flatten(0, 1))
-    return groups
+                values = at_targets(gradients, wanted, model.example_dim)
+                group_of(groups[name], index, count).update(values)
+    return {name: [group for group in parts if group.count] for name, parts in groups.items()}
 
 
 def tappable(model: Measurable, windows: Batches, signal: str) -> list[NeuronLayer]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from pruning.core.neurons import Keep, NeuronLayer, Slice, cut, gather, named_tensors, select
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Windows
-from pruning.evaluation.measures import loss_of
 from pruning.models.base import LanguageModel, State
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.gradients import gate_sums
@@ -22,11 +21,11 @@ from pruning.training.loop import (
     Trained,
     after_epoch,
     expect_learning,
-    finite,
     optimizer_of,
     restore,
     steps_an_epoch,
     under,
+    validated,
 )
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -354,7 +353,7 @@ def _epoch(loop: Loop, thinning: _Thinning, before: Trained, valid: Windows) -> 
     """Make one more pass and return the state after it."""
     ends, thinning.counts = _ends(before), []
     rows = loop.epoch(len(ends)).assign(neurons=lambda _: thinning.counts)
-    rows.loc[rows.index[-1], "valid_loss"] = finite(loss_of(loop.model, valid).mean, "validation")
+    rows.loc[rows.index[-1], "valid_loss"] = validated(loop.model, valid, rows["step"].iloc[-1])
     larger = sum(neurons > thinning.last for neurons in ends)
     after = after_epoch(loop.model, loop.optimizer, before, rows, loop.recipe, since=larger)
     return replace(after, tensors=after.tensors | thinning.tensors())

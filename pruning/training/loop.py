@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.devices import seeded
-from pruning.core.modes import carried
+from pruning.core.modes import carried, evaluating
 from pruning.core.neurons import named_buffers, named_tensors
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches
@@ -22,6 +22,9 @@ from pruning.training.schedule import rate_at
 
 _States = tuple[Any, Any]
 
+UNREAD = 32
+"""Losses that may stay on an accelerator unread: reading one waits for its step, so a loss that is no number is noticed
+up to as many steps later. A CPU waits for nothing, and there each loss is read at once."""
 CHECKPOINTED = ("exp_avg", "exp_avg_sq", "step")
 """What AdamW remembers of each parameter."""
 
@@ -57,7 +60,8 @@ class Trained:
     Attributes:
         tensors: `model.*` as it is, `best.*` as it was at the lowest validation loss, `optimizer.*`.
         history: One row a step: `step`, `tokens` read so far, `train_loss`, `valid_loss` (nat/token; at the ends of
-            epochs only), `learning_rate`. The loss is the labels', also where a teacher is imitated too.
+            epochs only), `learning_rate`. The loss is the labels', also where a teacher is imitated too; NaN of a batch
+            in which no target counts, by which nothing is learnt.
         finished: Whether no epoch is left to do.
     """
 
@@ -111,7 +115,7 @@ def train(
         if state.finished:
             return
         rows = loop.epoch(epoch)
-        rows.loc[rows.index[-1], "valid_loss"] = finite(loss_of(model, valid).mean, "validation")
+        rows.loc[rows.index[-1], "valid_loss"] = validated(model, valid, rows["step"].iloc[-1])
         state = after_epoch(model, loop.optimizer, state, rows, recipe)
         yield state
 
@@ -147,27 +151,59 @@ class Loop:
         steps = range(epoch * used, (epoch + 1) * used)
         rates = [rate_at(self.recipe, step, self.recipe.epochs * used) for step in steps]
         with seeded(self.model, self.seed * 1_000_003 + epoch):
-            losses, per_step = self._steps(rates, f"epoch {epoch + 1} of {self.recipe.epochs}")
-        finite(sum(losses), "training")
+            losses, per_step = self._steps(rates, steps.start, f"epoch {epoch + 1} of {self.recipe.epochs}")
         read = epoch * sum(per_step) + np.cumsum(per_step)
         numbers = {"step": np.array(steps) + 1, "tokens": read, "train_loss": losses, "valid_loss": math.nan}
         return pd.DataFrame({**numbers, "learning_rate": rates})
 
-    def _steps(self, rates: Sequence[float], what: str) -> tuple[list[float], list[int]]:
+    def _steps(self, rates: Sequence[float], first: int, what: str) -> tuple[list[float], list[int]]:
         """Take one step at each of the learning rates, the state carried; return their losses and targets."""
-        losses: list[float] = []
+        losses: list[Tensor | None] = []
+        known: list[float] = []
         counts: list[int] = []
         states: _States = (None, None)
+        every = 1 if self.model.device.type == "cpu" else UNREAD
         self.model.train()
         for rate, (inputs, targets) in zip(self.track(rates, what), self.windows, strict=False):
-            loss, learnt, own, taught = self._losses(inputs, targets, states)
-            self._step(learnt, rate)
-            losses.append(loss.item())
             counts.append(self.model.count(targets))
+            if self.model.weight(targets):
+                loss, learnt, own, taught = self._losses(inputs, targets, states)
+                self._step(learnt, rate)
+                losses.append(loss.detach())
+            else:
+                own, taught = self._passed(inputs, states)
+                losses.append(None)
+            if len(losses) == every:
+                known += self._read(losses, first + len(known), rates[len(known) :])
+                losses = []
             if self.companion:
                 self.model, self.optimizer, own = self.companion.after(self.model, self.optimizer, own, rate)
             states = (own, taught)
-        return losses, counts
+        return known + self._read(losses, first + len(known), rates[len(known) :]), counts
+
+    def _read(self, losses: Sequence[Tensor | None], first: int, rates: Sequence[float]) -> list[float]:
+        """Return losses as numbers, all brought from the device at once; NaN of a batch in which no target counts.
+
+        Args:
+            losses: Of steps one after the other.
+            first: The number of the first of these steps, from 0.
+            rates: Their learning rates.
+        """
+        learnt = [loss for loss in losses if loss is not None]
+        numbers = iter(torch.stack(learnt).tolist() if learnt else [])
+        found = [math.nan if loss is None else next(numbers) for loss in losses]
+        for step, (loss, number, rate) in enumerate(zip(losses, found, rates, strict=False), start=first + 1):
+            if loss is not None and not math.isfinite(number):
+                raise FloatingPointError(_broken(number, step, rate))
+        return found
+
+    def _passed(self, inputs: Any, states: "_States") -> "_States":
+        """Return the states after a batch in which no target counts, from which nothing can be learnt."""
+        own = self.model.passed(inputs, states[0])
+        if self.teacher is None:
+            return own, None
+        with evaluating(self.teacher.model):
+            return own, self.teacher.model.passed(inputs, states[1])
 
     def _losses(self, inputs: Any, targets: Tensor, states: "_States") -> tuple[Tensor, Tensor, Any, Any]:
         """Return the batch's loss (nat/token), what is minimised, and the model's and the teacher's states after."""
@@ -203,11 +239,25 @@ def expect_learning(model: nn.Module) -> None:
         )
 
 
-def finite(loss: float, which: str) -> float:
-    """Return the loss, or refuse one that is not a number."""
+def validated(model: Measurable, valid: Batches, step: int) -> float:
+    """Return the loss on the validation text, nat/token, after a step.
+
+    Raises:
+        FloatingPointError: If it is not finite.
+    """
+    loss = loss_of(model, valid, finite=False).mean
     if not math.isfinite(loss):
-        raise FloatingPointError(f"Expected a finite {which} loss, got {loss}; lower learning_rate or clip.")
+        raise FloatingPointError(
+            f"Expected a finite validation loss, got {loss} after step {step}; lower learning_rate or clip."
+        )
     return loss
+
+
+def _broken(loss: float, step: int, rate: float) -> str:
+    """Return what to say of a step whose loss is not finite."""
+    learnt = "lower learning_rate or clip"
+    advice = learnt if step > 1 else "nothing was learnt yet, so look for numbers in the inputs that are not finite"
+    return f"Expected a finite training loss, got {loss} at step {step} (learning rate {rate:.3g}); {advice}."
 
 
 def steps_an_epoch(recipe: Recipe, windows: Batches) -> int:

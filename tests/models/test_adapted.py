@@ -522,5 +522,5 @@ def test_joint_removal_of_a_classifier_is_the_rise_of_its_loss():
 
 
 def test_measured_removal_needs_two_batches():
-    with pytest.raises(ValueError, match=r"Expected at least two batches to measure removal on, got 1."):
+    with pytest.raises(ValueError, match=r"Expected at least two batches with targets to measure removal on, got 1."):
         oracle(classifier(), BATCHES[:1], neurons="all", **MEASURE)
