@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 CLOSE = {torch.float64: 1e-6, torch.float32: 0.05}
 """Largest difference from the CPU's values, relative to the column's largest, that passes."""
+ALIKE = 0.9
+"""Rank correlation that passes in float32 for standard errors: those of graphs whose edges a threshold chooses jump
+with the last digit of an edge."""
 
 
 @dataclass
@@ -168,19 +171,9 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """Within the context a GPU computes float32 as float32: cuDNN's recurrent layers do not by default."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
 def pipeline(bench: Bench) -> None:
     """Run the main job from end to end on the device, for a continuous and a mixed model, in float32."""
+    from pruning.core.devices import twin_of
     from pruning.core.neurons import select
     from pruning.evaluation.latency import latencies
     from pruning.evaluation.measures import loss_of
@@ -224,7 +217,7 @@ def pipeline(bench: Bench) -> None:
         imitation = Imitation(tokens=16 * 20 * steps, learning_rate=4e-3, warmup=0.05, clip=1.0)
         phases["imitate"] = imitate(phases["ridge"], dense, corpus, imitation=imitation)
         lap("imitate")
-        phases["finetuned"] = copy.deepcopy(phases["imitate"])
+        phases["finetuned"] = twin_of(phases["imitate"])
         teacher = Teacher.of(model, share=0.5)
         for _ in train(phases["finetuned"], corpus, valid, recipe=recipe(1, 0.2, 1e-3), seed=1, teacher=teacher):
             pass
@@ -344,6 +337,11 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     return worst, float(ranks)
 
 
+def passes(column: str, error: float, rank: float, dtype: torch.dtype) -> bool:
+    """Return whether a column agrees well enough with the CPU's."""
+    return error <= CLOSE[dtype] or (dtype == torch.float32 and column.endswith("_error") and rank >= ALIKE)
+
+
 def compared(bench: Bench, families: Sequence[str], dtype: torch.dtype, *, full: bool) -> None:
     """Compare every number of some families with the CPU's, from the same model; the text and seeds are the same."""
     rows, failures = [], []
@@ -364,16 +362,17 @@ def compared(bench: Bench, families: Sequence[str], dtype: torch.dtype, *, full:
                 rows.append((family, name, "–", "–", "–", f"FAILED: {sys.exc_info()[1]!s:.80}".replace("\n", " ")))
                 continue
             apart = {column: difference(found[column], expected[column]) for column in expected}
+            far = {column for column, found_apart in apart.items() if not passes(column, *found_apart, dtype)}
+            failures += [f"{family}, {name}, {column}: {apart[column]} from the CPU's values" for column in far]
             if not full:
-                worst = max(apart, key=lambda column: apart[column][0])
+                worst = max(apart, key=lambda column: (column in far, apart[column][0]))
                 ranks = [rank for _, rank in apart.values() if np.isfinite(rank)]
-                apart = {f"worst of {len(apart)}: {worst}": (apart[worst][0], min(ranks, default=float("nan")))}
+                shown = f"worst of {len(apart)}: {worst}"
+                far = {shown} if far else set()
+                apart = {shown: (apart[worst][0], min(ranks, default=float("nan")))}
             for column, (error, rank) in apart.items():
-                far = not error <= CLOSE[dtype]
-                if far:
-                    failures.append(f"{family}, {name}, {column}: {error:.2g} from the CPU's values")
-                shown = f"{rank:.6f}" if np.isfinite(rank) else "–"
-                rows.append((family, name, column, f"{error:.1e}", shown, "TOO FAR" if far else ""))
+                correlation = f"{rank:.6f}" if np.isfinite(rank) else "–"
+                rows.append((family, name, column, f"{error:.1e}", correlation, "TOO FAR" if column in far else ""))
     bench.table(("family", "number", "column", "largest difference", "rank correlation", ""), rows)
     if failures:
         bench.say("```", *failures, "```")
@@ -382,11 +381,13 @@ def compared(bench: Bench, families: Sequence[str], dtype: torch.dtype, *, full:
 
 def double(bench: Bench) -> None:
     """Compare in float64, where nothing but a wrong formula or a wrong place makes a difference."""
-    compared(bench, ["lstm"] if bench.quick else list(FAMILIES), torch.float64, full=False)
+    compared(bench, ["lstm"] if bench.quick else ["lstm", "gru", "rnn", "mixed"], torch.float64, full=False)
 
 
 def single(bench: Bench) -> None:
     """Compare in float32 with full precision, the type that stages use."""
+    from pruning.core.devices import full_precision
+
     with full_precision():
         compared(bench, ["lstm"], torch.float32, full=True)
         compared(bench, ["mixed"] if bench.quick else list(FAMILIES)[1:], torch.float32, full=False)
@@ -583,7 +584,7 @@ class Load:
         from pruning.signals.hessian import hessian
         from pruning.training.loop import train
 
-        model, corpus, tokens, probes = self.model, self.corpus, self.tokens, max(1, self.steps // 4)
+        model, corpus, tokens, probes = self.model, self.corpus, self.tokens, max(2, self.steps // 4)
         how = recipe(1, self.steps / len(corpus), 1e-3)
         imitation = Imitation(tokens=self.steps * tokens, learning_rate=1e-4, warmup=0.05, clip=1.0)
         asked: dict[str, Any] = {"tokens": 2 * tokens, "most": 2 * tokens, "tolerance": 0.1, "words": 64, "seed": 1}
@@ -654,8 +655,8 @@ PARTS: dict[str, tuple[str, float, Callable[[Bench], None]]] = {
     "pipeline": ("The main job from end to end", 60, pipeline),
     "resumed": ("Training interrupted and resumed", 20, resumed),
     "foreign": ("Models that are not built in", 30, foreign),
-    "double": ("Every number in float64 beside the CPU's", 60, double),
-    "single": ("Every number in float32 beside the CPU's", 60, single),
+    "double": ("Every number in float64 beside the CPU's", 75, double),
+    "single": ("Every number in float32 beside the CPU's", 75, single),
     "synchronisations": ("Waiting for the device", 15, synchronisations),
     "throughput": ("Throughput", 60, throughput),
     "tensor_cores": ("Every number in float32 as PyTorch computes it by default, beside the CPU's", 30, tensor_cores),

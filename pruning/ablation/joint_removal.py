@@ -1,6 +1,5 @@
 """The truth that importance is judged by: how much the loss rises when neurons are really removed."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pruning.ablation.losses import ClusterLosses, _first, cluster_losses
+from pruning.core.devices import twin_of
 from pruning.core.neurons import Keep, select
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean
@@ -86,7 +86,7 @@ def joint_removal(
     dense, samples = cluster_losses(model, text), sum(model.count(targets) for _, targets in text)
     if sum(int((counts > 0).sum()) for _, counts in dense) < 2:
         raise ValueError("Expected targets in at least two columns or batches of text, to know how much they differ.")
-    trained = None if finetune is None else cluster_losses(finetune(copy.deepcopy(model)), text)
+    trained = None if finetune is None else cluster_losses(finetune(twin_of(model)), text)
     single = measured.set_index(["layer", "neuron"])["loss_increase"]
     rows = []
     for name, removed in track([*sets.items()], "joint removal"):
@@ -97,7 +97,7 @@ def joint_removal(
             smaller = repair(model, keep)
             phases["repaired"] = (smaller, dense)
         if finetune is not None and trained is not None:
-            phases["finetuned"] = (finetune(copy.deepcopy(smaller)), trained)
+            phases["finetuned"] = (finetune(twin_of(smaller)), trained)
         gone = [(layer.name, neuron) for layer in layers for neuron in removed.get(layer.name, ())]
         for phase, (pruned, reference) in phases.items():
             rows.append({"set": name, "phase": phase, "neurons": len(gone), "single_sum": float(single[gone].sum())})

@@ -1,12 +1,15 @@
 """What depends on where tensors live: random states, waiting, kernels for derivatives, and float32's precision."""
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -80,6 +83,15 @@ def drawing(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         states.restore()
+
+
+def twin_of(module: Module) -> Module:
+    """Return a copy of a module, its recurrent layers laid out as cuDNN reads them, which copying alone undoes."""
+    twin = copy.deepcopy(module)
+    for part in twin.modules():
+        if isinstance(part, nn.RNNBase):
+            part.flatten_parameters()
+    return twin
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """One dense model pruned by each choice of neurons, then the same repair and the same extra training."""
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pruning.ablation.losses import cluster_losses
+from pruning.core.devices import twin_of
 from pruning.core.neurons import Keep, select
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean
@@ -211,7 +211,7 @@ def _finetuned(
     model: LanguageModel, dense: LanguageModel, texts: Texts, treatment: Treatment, seed: int
 ) -> LanguageModel:
     """Return the model as the last epoch of the extra training leaves it."""
-    learner = copy.deepcopy(model)
+    learner = twin_of(model)
     teacher = Teacher.of(dense, share=treatment.distillation)
     glance = _glance(texts.judged)
     for _ in train(learner, texts.training, glance, recipe=treatment.recipe, seed=seed, teacher=teacher):

@@ -1,13 +1,12 @@
 """Learning from the dense model: its features without labels as a repair, its logits beside labels in training."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from pruning.core.devices import moved
+from pruning.core.devices import moved, twin_of
 from pruning.core.modes import carried, differentiating, evaluating
 from pruning.core.progress import Track, silently
 from pruning.data.windows import IGNORED, Window, Windows
@@ -74,7 +73,7 @@ def imitate(
         FloatingPointError: If the loss stops being a number.
         ValueError: If everything that could learn is frozen.
     """
-    learner = copy.deepcopy(student)
+    learner = twin_of(student)
     alignment = _alignment(student, teacher)
     metric = feature_metric(teacher, [windows[index] for index in range(min(METRIC_WINDOWS, len(windows)))])
     _learn(learner, alignment, teacher, windows, metric, imitation, track)

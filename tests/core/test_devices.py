@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import pruning
 from pruning import Imitation, Schedule, Teacher, Texts, Treatment, Windows
 from pruning.ablation.batched import OneByOne, removals
-from pruning.core.devices import full_precision, seeded, without_cudnn
+from pruning.core.devices import full_precision, seeded, twin_of, without_cudnn
 from pruning.core.modes import differentiating, evaluating
 from pruning.core.statistics import merged
 from pruning.evaluation.latency import latencies
@@ -133,7 +133,7 @@ def imitated(model: Any, windows: Windows) -> Numbers:
 
 
 def jointly(model: Any, windows: Windows) -> Numbers:
-    single = pruning.ablation.oracle(model, windows, **MEASURED)
+    single = pruning.oracle(model, windows, **MEASURED)
     sets = {"two": {layer.name: [0, 1] for layer in model.layers()}}
     return columns(pruning.joint_removal(model, windows, single, sets=sets, tokens=120))
 
@@ -188,7 +188,7 @@ def adapted(model: Any, _: Windows) -> Numbers:
     for name in ("gradients", "criteria"):
         seed = {"seed": 1} if name == "criteria" else {}
         found |= columns(getattr(pruning, name)(other, batches, **EFFORT[name], **seed))
-    return found | columns(pruning.ablation.oracle(other, batches, **MEASURED))
+    return found | columns(pruning.oracle(other, batches, **MEASURED))
 
 
 def built(model: Any, _: Windows) -> Numbers:
@@ -220,7 +220,7 @@ CASES: dict[str, Case] = {
     "surgeon": surgeon,
     "reconstruct": reconstructed,
     "imitate": imitated,
-    "oracle": lambda model, windows: columns(pruning.ablation.oracle(model, windows, **MEASURED)),
+    "oracle": lambda model, windows: columns(pruning.oracle(model, windows, **MEASURED)),
     "joint_removal": jointly,
     "fuse": fused,
     "budget_of": lambda model, _: {
@@ -379,7 +379,7 @@ def test_a_training_step_waits_for_the_device_once_and_measured_removal_not_at_e
             pass
         training = Counter(waits)
         waits.clear()
-        pruning.ablation.oracle(model, windows, **MEASURED)
+        pruning.oracle(model, windows, **MEASURED)
         removal = len(waits)
     assert sum(training.values()) <= len(windows) + 3, (
         training
@@ -465,3 +465,13 @@ def test_the_pretended_device_refuses_the_cpus_tensors() -> None:
                 wrong()
         with pytest.raises(TypeError, match="numpy"):
             there.numpy()
+
+
+def test_a_copy_of_a_recurrent_model_is_laid_out_for_cudnn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out: list[nn.Module] = []
+    monkeypatch.setattr(nn.RNNBase, "flatten_parameters", lambda layer: laid_out.append(layer))
+    model = tiny()
+    twin = twin_of(model)
+    assert {id(layer) for layer in laid_out} >= {id(layer) for layer in twin.modules() if isinstance(layer, nn.LSTM)}
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), twin.parameters(), strict=True))
+    assert not {id(parameter) for parameter in model.parameters()} & {id(parameter) for parameter in twin.parameters()}
