@@ -1,5 +1,6 @@
 """`python -m tasks check`: refuse bad parameters and a missing corpus before any work, and mend what a kill left."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,11 @@ from ruamel.yaml.error import YAMLError
 from tasks.commands.foreseen import Text, check_memory, check_place, check_text, read_text
 from tasks.common.console import say
 from tasks.common.parameters import Parameters, checked
-from tasks.common.pipeline import LOCK, PARAMETERS, read_stages
+from tasks.common.pipeline import LOCK, PARAMETERS, PIPELINE, read_stages
 from tasks.common.reading import read_yaml
 
+CHECKED = Path(".dvc/tmp/checked")
+"""The digest of what was last found to be fine."""
 SHAPED = ("ceiling", "budget", "snn_ratio", "quota")
 """Settings of `prune` that the model's layers may not be able to fulfil."""
 
@@ -24,11 +27,42 @@ def run() -> None:
         Unexpected: With one sentence on what is wrong.
     """
     values = read_yaml(PARAMETERS)
-    check(values, checked(values))
+    parameters = checked(values)
+    check(values, parameters)
+    _remember(parameters)
     say("params.yaml: fine")
     if LOCK.is_file() and not is_whole(LOCK):
         LOCK.unlink()
         say(f"{LOCK}: half-written by a run that was killed, removed; `dvc repro` restores it from DVC's run cache")
+
+
+def check_once(values: Mapping[str, Any], parameters: Parameters) -> None:
+    """Check as `check` does, unless the same was checked before: for stages that DVC starts, one after the other.
+
+    `dvc repro` and `dvc exp run -S` know nothing of `python -m tasks check`; so the first stage that they start refuses
+    what any stage would.
+
+    Raises:
+        Unexpected: With one sentence on what is wrong.
+    """
+    if not (CHECKED.is_file() and CHECKED.read_text(encoding="utf-8") == _digest(parameters)):
+        check(values, parameters)
+        _remember(parameters)
+
+
+def _remember(parameters: Parameters) -> None:
+    if CHECKED.parent.is_dir():  # not where DVC was never initialised
+        CHECKED.write_text(_digest(parameters), encoding="utf-8")
+
+
+def _digest(parameters: Parameters) -> str:
+    """Return what changes with anything that is checked: the values, and when files were last written."""
+    digest = hashlib.sha256(repr(parameters).encode("utf-8", "replace") + PIPELINE.read_bytes())
+    for place in (Path(parameters.corpus.source), Path("own"), Path("learned")):
+        for path in [place, *sorted(place.rglob("*"))]:
+            if path.is_file() and path.suffix != ".pyc":
+                digest.update(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def check(values: Mapping[str, Any], parameters: Parameters) -> None:

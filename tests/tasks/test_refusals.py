@@ -27,7 +27,7 @@ from tasks.common.reading import read_yaml
 from tasks.common.wording import sentence
 from tasks.own import adapted, read_own
 from tasks.stages.prepare import read_texts
-from tests.projects import ENVIRONMENT, ROOT, TINY, copy, set_parameters, write_text
+from tests.projects import ENVIRONMENT, ROOT, TINY, copy, run, set_parameters, tiny_project, write_text
 
 Change = Callable[[Path], Any]
 """What is done to a project to make it wrong."""
@@ -764,3 +764,42 @@ def test_a_fault_of_a_model_of_ones_own_that_only_a_stage_meets_is_one_sentence_
         r"\(own/mine.py, line \d+\).\n",
         said,
     )
+
+
+def test_the_first_stage_that_dvc_starts_refuses_what_a_later_one_would(tmp_path: Path) -> None:
+    folder = tiny_project(tmp_path / "project", finetune={"batch": 100_000})
+    before = contents(folder / "text")
+    said = run(["dvc", "repro"], folder, fails=True)
+    assert (
+        "Expected at least 100,000 tokens in the train split of text for each column of finetune.batch" in said.stderr
+    )
+    assert "Traceback" not in said.stderr
+    assert not list((folder / "data").rglob("*.parquet"))
+    set_parameters(folder, {"finetune": {"batch": 4}})
+    run(["dvc", "repro", "--single-item", "sotu"], folder)
+    remembered = (folder / ".dvc/tmp/checked").read_text()
+    run(["dvc", "repro", "--single-item", "prepare"], folder)
+    assert (folder / ".dvc/tmp/checked").read_text() == remembered
+    assert contents(folder / "text") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (YAML["NUL"], "Expected YAML in params.yaml, got the character U+0000"),
+        (OWN_MODELS["sys.exit"], "got a call of sys.exit(3)"),
+        (CORPORA["a pipe"], "which is no file but a pipe or a device."),
+    ],
+)
+def test_the_command_itself_says_so_in_one_line(project: Path, change: tuple[Change, str], expected: str) -> None:
+    change[0](project)
+    before = contents(project)
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks", "check"],
+        cwd=project, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert contents(project) == before
