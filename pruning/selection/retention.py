@@ -54,6 +54,7 @@ def retention(
     budget: Budget | None = None,
     snn_ratio: float | None = None,
     quota: Mapping[str, float] | None = None,
+    otherwise: str | None = None,
 ) -> pd.DataFrame:
     """Return the `retention` table: which neurons the variant keeps.
 
@@ -77,6 +78,10 @@ def retention(
     own, so the importance is comparable between kinds where it is between layers (see `pruning.fusion.calibration`, or
     the surgeon's order) and `scope` is `absolute`.
 
+    A layer of which `by` has no numbers (the surgeon's order, where its outputs cannot be tapped) is refused, unless
+    `otherwise` names a column that has them. It ranks the layer's neurons then, and since its numbers say nothing
+    beside the others', the layer keeps its share whatever the scope: `retain`, or its own adaptive rate.
+
     >>> importance = pd.DataFrame({"layer": ["a"] * 4 + ["b"] * 4, "neuron": [*range(4)] * 2, "score": np.arange(8.0)})
     >>> halves = {"snn_ratio": 0.25, "kinds": {"a": "rnn", "b": "snn"}, "scope": "layer", "floor": 1}
     >>> kept = keep_of(retention(importance, variant="mixed", by="score", retain=1.0, **halves))
@@ -97,6 +102,7 @@ def retention(
         budget: What the kept neurons may cost; `retain` and `rate` then have no say.
         snn_ratio: r in [0, 1]: keep 1 − r of the `rnn` neurons and r of the `snn` ones; `retain` then has no say.
         quota: Network type → its share of the kept neurons, summing to 1; it has no say where `retain` is all.
+        otherwise: The column that ranks the layers of which `by` has no numbers; None refuses them.
 
     Raises:
         ValueError: For an unknown column, scope, rate or layer, a share outside (0, 1], importance that is not a
@@ -106,12 +112,19 @@ def retention(
     _check(importance, by, retain, scope, rate)
     _check_kinds(snn_ratio, quota, alone=budget is None and rate == "fixed")
     ordered = importance.sort_values(["layer", "neuron"], ignore_index=True)
-    frame = ordered[["layer", "neuron"]].assign(variant=variant, importance=ordered[by])
+    apart = _without_numbers(ordered, by, otherwise)
+    values = ordered[by].mask(ordered["layer"].isin(apart), ordered[otherwise or by])
+    frame = ordered[["layer", "neuron"]].assign(variant=variant, importance=values)
     ranks = frame.groupby("layer")["importance"].rank(method="first", ascending=False).astype("int64")
     frame = frame.assign(rank=ranks, worth=_comparable(frame, scope))
     sizes = {str(layer): int(size) for layer, size in frame.groupby("layer").size().items()}
     choices = _choices(sizes, floor, ceiling, multiple)
-    shares = _shares(frame, scope, kinds or {}) if rate == "adaptive" else dict.fromkeys(sizes, retain)
+    shares = dict.fromkeys(sizes, retain)
+    if rate == "adaptive":
+        beside = frame["layer"].isin(apart)
+        shares = _shares(frame[beside], "layer", kinds or {})
+        shares |= {} if beside.all() else _shares(frame[~beside], scope, kinds or {})
+    choices |= {layer: np.array([_nearest(choices[layer], shares[layer] * sizes[layer])]) for layer in apart}
     if snn_ratio is not None:
         of_kinds = {"rnn": 1 - snn_ratio, "snn": snn_ratio}
         widths = _by_kind(frame, choices, _layers_of(kinds or {}, sizes, of_kinds), of_kinds, scope)
@@ -121,7 +134,8 @@ def retention(
     elif budget is not None:
         widths = _within(frame, choices, budget, scope)
     else:
-        widths = _shared(frame, choices, shares, scope)
+        fixed = {layer: int(choices.pop(layer)[0]) for layer in apart}
+        widths = fixed | (_shared(frame[~frame["layer"].isin(apart)], choices, shares, scope) if choices else {})
     kept = frame["rank"] <= frame["layer"].map(widths)
     columns = ["variant", "layer", "neuron", "importance", "rank", "kept"]
     return table("retention", frame.assign(kept=kept)[columns])
@@ -310,7 +324,7 @@ def _shared(
     sizes = frame.groupby("layer").size()
     if scope == "layer":
         return {layer: _nearest(choices[layer], shares[layer] * int(sizes[layer])) for layer in choices}
-    wanted = math.floor(next(iter(shares.values())) * len(frame) + 0.5)
+    wanted = math.floor(shares[next(iter(choices))] * len(frame) + 0.5)
     if all(len(step) == step[-1] - step[0] + 1 and step[-1] == sizes[layer] for layer, step in choices.items()):
         return _ranked(frame, wanted, {layer: int(step[0]) for layer, step in choices.items()})
     narrowest = sum(int(step[0]) for step in choices.values())
@@ -342,8 +356,26 @@ def _check(importance: pd.DataFrame, by: str, retain: float, scope: str, rate: s
             raise ValueError(f"Unknown {what} {name!r}; known: {list(names)}.")
     if not 0 < retain <= 1:
         raise ValueError(f"Expected retain in (0, 1], got {retain}.")
-    if not importance[by].map(math.isfinite).all():
-        raise ValueError(f"Expected a finite importance for every neuron, got others in {by!r}.")
+
+
+def _without_numbers(importance: pd.DataFrame, by: str, otherwise: str | None) -> list[str]:
+    """Return the layers of which `by` has no numbers, if `otherwise` has them; refuse what else is not finite."""
+    names = [column for column in importance.columns if column not in ("layer", "neuron")]
+    if otherwise is not None and otherwise not in names:
+        raise ValueError(f"Unknown importance {otherwise!r} at otherwise; known: {names}.")
+    missing = importance.loc[~np.isfinite(importance[by].to_numpy(float)), "layer"]
+    wrong = [str(layer) for layer in missing.unique()]
+    if not wrong:
+        return []
+    own = importance[importance["layer"].isin(wrong)]
+    known = [name for name in names if np.isfinite(own[name].to_numpy(float)).all()]
+    empty = bool(own[by].isna().all())
+    if empty and otherwise in known:
+        return wrong
+    out = f"choose by one of {known}" + (", or let otherwise name one of them for what has no numbers" if empty else "")
+    where = f"layer {wrong[0]!r}" if len(wrong) == 1 else f"the layers {wrong}"
+    what = repr(by) if not empty or otherwise is None else f"{by!r} and in {otherwise!r}"
+    raise ValueError(f"Expected a finite importance for every neuron, got others for {where} in {what}; {out}.")
 
 
 def _check_kinds(snn_ratio: float | None, quota: Mapping[str, float] | None, *, alone: bool) -> None:

@@ -359,6 +359,7 @@ class Prune(Section):
     budget: BudgetOf | None
     snn_ratio: Ratio | None
     quota: Quota | None
+    otherwise: By | None
     tied: Literal["project", "untie"]
 
     @model_validator(mode="after")
@@ -410,6 +411,7 @@ class Variant(Section):
     budget: BudgetOf | None = None
     snn_ratio: Ratio | None = None
     quota: Quota | None = None
+    otherwise: By | None = None
     tied: Literal["project", "untie"] | None = None
     repair: Repair | None = None
 

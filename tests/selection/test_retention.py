@@ -143,8 +143,81 @@ def test_impossible_settings_are_refused(settings, sentence):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_importance_that_is_not_a_number_is_refused(bad, scope):
-    with pytest.raises(ValueError, match=r"Expected a finite importance for every neuron, got others in 'fused'."):
-        kept_of({"lstm.0": [1, bad]}, scope=scope)
+    with pytest.raises(
+        ValueError, match=r"Expected a finite importance for every neuron, got others for layer 'lstm.0'"
+    ):
+        kept_of({"lstm.0": [1, bad], "lstm.1": [1, 2]}, scope=scope)
+
+
+def partly_measured():
+    """Return a table whose column `surgeon` has no numbers of `b`, and whose `fused` has them on another scale."""
+    frame = importance_of({"a": [4, 3, 2, 1], "b": [1, 5, 3, 2, 4, 0], "c": [9, 8, 7, 6]})
+    return frame.assign(fused=1000 * frame["fused"], surgeon=frame["fused"].mask(frame["layer"] == "b"))
+
+
+ASKED = {"variant": "v", "by": "surgeon", "retain": 0.5, "floor": 1}
+
+
+def test_a_layer_without_numbers_is_named_with_the_ways_out():
+    sentence = (
+        r"^Expected a finite importance for every neuron, got others for layer 'b' in 'surgeon'; choose by one of "
+        r"\['fused'\], or let otherwise name one of them for what has no numbers\.$"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        retention(partly_measured(), scope="absolute", **ASKED)
+
+
+@pytest.mark.parametrize(
+    ("change", "otherwise", "sentence"),
+    [
+        ({}, "surgeon", "got others for layer 'b' in 'surgeon' and in 'surgeon'; choose by one of"),
+        ({}, "hessian", r"Unknown importance 'hessian' at otherwise; known: \['fused', 'surgeon'\]."),
+        (
+            {"surgeon": [math.inf, *range(13)]},
+            "fused",
+            "got others for layer 'a' in 'surgeon'; choose by one of .'fused'",
+        ),
+        (
+            {"surgeon": math.nan, "fused": math.nan},
+            "fused",
+            r"the layers \['a', 'b', 'c'\] in 'surgeon' and in 'fused'",
+        ),
+    ],
+)
+def test_what_cannot_stand_in_for_missing_numbers_is_refused(change, otherwise, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        retention(partly_measured().assign(**change), scope="absolute", otherwise=otherwise, **ASKED)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"scope": "layer"}, {"a": [0, 1], "b": [1, 2, 4], "c": [0, 1]}),
+        ({"scope": "absolute"}, {"a": [0], "b": [1, 2, 4], "c": [0, 1, 2]}),
+        ({"scope": "absolute", "floor": 2, "multiple": 2}, {"a": [0, 1], "b": [1, 2, 3, 4], "c": [0, 1]}),
+        ({"scope": "absolute", "budget": 8}, {"a": [0], "b": [1, 2, 4], "c": [0, 1, 2, 3]}),
+        ({"scope": "absolute", "rate": "adaptive"}, {"a": [0], "b": [1, 2, 3, 4], "c": [0, 1, 2, 3]}),
+    ],
+)
+def test_a_layer_without_numbers_keeps_its_share_by_another_column(settings, expected):
+    if "budget" in settings:
+        budget = Budget("neurons", settings["budget"], ("a", "b", "c"), lambda widths: widths.sum(axis=1))
+        settings = {**settings, "budget": budget}
+    table = retention(partly_measured(), otherwise="fused", **{**ASKED, **settings})
+    assert {layer: kept.tolist() for layer, kept in keep_of(table).items()} == expected
+
+
+@pytest.mark.parametrize("rate", ["fixed", "adaptive"])
+def test_otherwise_has_no_say_where_every_layer_has_numbers(rate):
+    frame = partly_measured().assign(surgeon=np.arange(14.0))
+    asked = {**ASKED, "scope": "global", "rate": rate}
+    pd.testing.assert_frame_equal(retention(frame, otherwise="fused", **asked), retention(frame, **asked))
+
+
+def test_a_model_without_any_numbers_keeps_each_layers_share():
+    frame = partly_measured().assign(surgeon=math.nan)
+    table = retention(frame, otherwise="fused", scope="absolute", **ASKED)
+    assert table.groupby("layer")["kept"].sum().tolist() == [2, 3, 2]
 
 
 def test_a_ranking_by_absolute_importance_takes_the_largest_numbers_of_all_layers():

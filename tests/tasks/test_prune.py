@@ -1,9 +1,12 @@
 """What a variant says of itself against what the section `prune` says, and budgets before any work."""
 
+from inspect import signature
+
 import pytest
 from ruamel.yaml import YAML
 
-from tasks.common.parameters import Unexpected, checked, settings_of
+from pruning.selection.retention import retention
+from tasks.common.parameters import Prune, Unexpected, checked, settings_of
 from tests.projects import ROOT
 
 SECTION = {"retain": 0.5, "rate": "adaptive", "budget": None, "floor": 8}
@@ -91,6 +94,22 @@ def test_kinds_of_neurons_that_contradict_each_other_get_one_sentence(prune, var
         checked(mixed(prune, variant))
     assert sentence in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_every_setting_of_the_section_is_one_of_the_library_but_what_the_stage_makes_of_it():
+    assert set(Prune.model_fields) - {"tied"} <= set(signature(retention).parameters)
+
+
+def test_a_variant_says_by_what_a_layer_without_numbers_is_ranked():
+    parameters = values()
+    parameters["variants"]["surgeon"] |= {"otherwise": "hessian"}
+    found = checked(parameters)
+    assert (found.prune.otherwise, found.variants["surgeon"].otherwise) == (None, "hessian")
+    own = settings_of(found.prune.model_dump(), found.variants["surgeon"].model_dump())
+    assert (own["otherwise"], own["retain"]) == ("hessian", 0.5)
+    parameters["variants"]["surgeon"] |= {"otherwise": "hesian"}
+    with pytest.raises(Unexpected, match=r"variants\.surgeon\.otherwise.*Did you mean 'hessian'\?"):
+        checked(parameters)
 
 
 def test_kinds_of_neurons_are_refused_for_a_family_that_has_one_kind():
