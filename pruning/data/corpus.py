@@ -5,9 +5,11 @@ publishers: it is split at white space and otherwise kept as it is. Raw text is 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,9 @@ PUBLISHED = ("ptb.{}.txt", "wiki.{}.tokens", "wiki.{}.raw", "{}.txt", "{}.tokens
 ALIASES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test": ("test",)}
 WORD = re.compile(r"\w+|[^\w\s]+")
 """Words and runs of punctuation, the pre-tokenisation that `tokenizers` calls Whitespace."""
+Line = TypeVar("Line")
+CHUNK = 2**20
+"""So many tokens are counted and renumbered together."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,12 @@ class Fractions(NamedTuple):
     test: float
 
 
-def number(texts: Mapping[str, Sequence[Sequence[str]]], vocabulary_size: int) -> Corpus:
+def number(texts: Mapping[str, Iterable[Sequence[str]]], vocabulary_size: int) -> Corpus:
     """Return a corpus with the `vocabulary_size` most frequent training tokens; the others become `<unk>`.
 
     `<eos>` and `<unk>` count towards the size. Ties in frequency are broken by spelling, so that the numbering does
-    not depend on the order of reading.
+    not depend on the order of reading. Lines are read once, split after split: what is held is four bytes a token and
+    every type once, so the lines may come from a generator.
 
     Args:
         texts: Split → lines, each a sequence of tokens.
@@ -58,14 +64,24 @@ def number(texts: Mapping[str, Sequence[Sequence[str]]], vocabulary_size: int) -
     """
     if vocabulary_size < 3:
         raise ValueError(f"Expected a vocabulary of at least 3 types (<eos>, <unk> and a word), got {vocabulary_size}.")
-    streams = {split: _stream(lines) for split, lines in texts.items()}
-    for split, stream in streams.items():
-        if len(stream) == 0:
+    types: defaultdict[str, int] = defaultdict()
+    types.default_factory = types.__len__  # a new type gets the next number
+    tokens = {}
+    for split, lines in texts.items():
+        tokens[split] = _stream(lines, types)
+        if len(tokens[split]) == 0:
             raise ValueError(f"Expected text in the {split} split, got none.")
-    vocabulary = _vocabulary(streams["train"], vocabulary_size)
-    numbers = pd.Series(vocabulary["token"].to_numpy(), index=vocabulary["text"])
-    unknown = numbers[UNKNOWN]
-    tokens = {split: stream.map(numbers).fillna(unknown).to_numpy(np.int32) for split, stream in streams.items()}
+    counts = np.zeros(len(types), dtype=np.int64)
+    for part in _parts(tokens["train"]):
+        counts += np.bincount(part, minlength=len(types))
+    read = np.flatnonzero(counts)
+    words = np.array(list(types), dtype=object)
+    vocabulary = _vocabulary(pd.Series(counts[read], index=words[read]), vocabulary_size)
+    final = dict(zip(vocabulary["text"], vocabulary["token"].tolist(), strict=True))
+    numbers = np.array([final.get(word, final[UNKNOWN]) for word in types], dtype=np.int32)
+    for stream in tokens.values():
+        for part in _parts(stream):
+            part[:] = numbers[part]
     return Corpus(tokens, vocabulary)
 
 
@@ -95,7 +111,7 @@ def numbered(lines: Iterable[Sequence[str]], vocabulary: Mapping[str, int]) -> n
     [2, 1, 0]
     """
     words = (word for line in lines for word in (*line, END_OF_LINE))
-    return np.array([vocabulary[word if word in vocabulary else UNKNOWN] for word in words], dtype=np.int64)
+    return np.fromiter((vocabulary[word if word in vocabulary else UNKNOWN] for word in words), dtype=np.int64)
 
 
 def published_lines(text: str) -> list[list[str]]:
@@ -139,27 +155,36 @@ def assign_documents(lengths: Mapping[str, int], fractions: Fractions, seed: int
     return splits
 
 
-def divide_lines(lines: Sequence[Sequence[str]], fractions: Fractions) -> dict[str, Sequence[Sequence[str]]]:
+def divide_lines(lines: Sequence[Line], fractions: Fractions) -> dict[str, Sequence[Line]]:
     """Return one text cut into its beginning for training, then validation, then test."""
     first = round(len(lines) * (1 - fractions.valid - fractions.test))
     second = round(len(lines) * (1 - fractions.test))
     return {"train": lines[:first], "valid": lines[first:second], "test": lines[second:]}
 
 
-def _stream(lines: Sequence[Sequence[str]]) -> pd.Series:
-    """Return the lines as one run of tokens, each line ended by `<eos>`."""
-    return pd.Series([token for line in lines for token in (*line, END_OF_LINE)], dtype=object)
+def _parts(stream: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield views of consecutive parts, so that what is computed of one needs little memory."""
+    return (stream[start : start + CHUNK] for start in range(0, len(stream), CHUNK))
 
 
-def _vocabulary(stream: pd.Series, size: int) -> pd.DataFrame:
-    """Return the most frequent tokens, `<eos>` and `<unk>` always among them."""
-    counts = stream.value_counts()
+def _stream(lines: Iterable[Sequence[str]], types: defaultdict[str, int]) -> np.ndarray:
+    """Return the lines as one run of numbers by order of appearance, each line ended by `<eos>`, (length,) int32."""
+    stream = array("i")
+    for line in lines:
+        stream.extend([types[token] for token in line])
+        stream.append(types[END_OF_LINE])
+    return np.frombuffer(stream, dtype=np.int32)
+
+
+def _vocabulary(counts: pd.Series, size: int) -> pd.DataFrame:
+    """Return the most frequent of the counted tokens, `<eos>` and `<unk>` always among them."""
+    total = counts.sum()
     for needed in NEEDED:
         counts[needed] = counts.get(needed, 0)
     frame = counts.rename_axis("text").rename("count").reset_index().sort_values("text")
     by_count = frame.sort_values("count", ascending=False, kind="stable")
     special = by_count["text"].isin(NEEDED)
     kept = pd.concat([by_count[special], by_count[~special].head(size - len(NEEDED))])
-    kept.loc[kept["text"] == UNKNOWN, "count"] += len(stream) - kept["count"].sum()  # it stands for all that are left
+    kept.loc[kept["text"] == UNKNOWN, "count"] += total - kept["count"].sum()  # it stands for all that are left
     ordered = kept.sort_values(["count", "text"], ascending=[False, True], ignore_index=True)
     return ordered.assign(token=np.arange(len(ordered), dtype=np.int32))[["token", "text", "count"]]

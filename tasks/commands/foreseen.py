@@ -3,17 +3,16 @@
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from pruning.data.corpus import END_OF_LINE, SPLITS, UNKNOWN, WORD, Fractions, assign_documents
 from tasks.common.parameters import Corpus, Parameters, Unexpected
-from tasks.common.reading import decoded
-from tasks.stages.prepare import check_source, published_files
+from tasks.stages.prepare import check_source, published_files, read_lines
 
 Open = Callable[[], Iterator[str]]
 """Opens a text anew and gives its lines."""
-MARK = "\ufeff"
 GATES = {"lstm": 4, "gru": 3}
 """Matrices that a neuron has of what it reads; 1 in every other family."""
 
@@ -221,18 +220,7 @@ def _length(text: Open) -> int:
 
 def _opened(path: Path) -> Open:
     """Return what opens a file's lines, their ends included."""
-
-    def lines() -> Iterator[str]:
-        try:
-            with path.open(encoding="utf-8") as file:
-                for number, line in enumerate(file):
-                    if number == 0 and line.startswith(MARK):
-                        decoded(path.read_bytes(), path)
-                    yield from line.splitlines(keepends=True)
-        except UnicodeDecodeError:
-            decoded(path.read_bytes(), path)  # which says where
-
-    return lines
+    return partial(read_lines, path)
 
 
 def _packaged() -> dict[str, Open]:

@@ -6,11 +6,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pruning.data.corpus import END_OF_LINE, numbered, published_lines
+from pruning.data.corpus import END_OF_LINE, numbered
 from pruning.models.base import LanguageModel
 from pruning.models.checkpoint import unstacked
 from tasks.common.parameters import Unexpected
-from tasks.stages.prepare import published_files, read_text
+from tasks.stages.prepare import published_files, read_lines, read_published
 
 
 def read_checkpoint(path: Path, *, dropout: float = 0.0) -> LanguageModel:
@@ -43,7 +43,7 @@ def read_vocabulary(checkpoint: Path) -> dict[str, int]:
     found = sorted(checkpoint.parent.glob("*vocabulary*.txt"))
     if len(found) != 1:
         raise ValueError(f"Expected one *vocabulary*.txt beside {checkpoint}, got {[path.name for path in found]}.")
-    lines = read_text(found[0]).removesuffix("\n").split("\n")
+    lines = "".join(read_lines(found[0])).removesuffix("\n").split("\n")
     if END_OF_LINE not in lines:
         raise ValueError(f"Expected {END_OF_LINE} in {found[0]}, got none.")
     return {word: number for number, word in enumerate(lines)}
@@ -58,9 +58,4 @@ def read_splits(corpus: Path, vocabulary: dict[str, int]) -> dict[str, Tensor]:
     files = published_files(corpus)
     if not files:
         raise ValueError(f"Expected published train, valid and test files in {corpus}, got none.")
-    return {split: _tokens(read_text(path), vocabulary) for split, path in files.items()}
-
-
-def _tokens(text: str, vocabulary: dict[str, int]) -> Tensor:
-    """Return the token numbers of a text, each line ended by `<eos>`."""
-    return torch.from_numpy(numbered(published_lines(text), vocabulary))
+    return {split: torch.from_numpy(numbered(read_published(path), vocabulary)) for split, path in files.items()}

@@ -8,7 +8,7 @@ from pruning.data.corpus import END_OF_LINE
 from pruning.data.windows import Batches, Windows
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
-from tasks.common.tables import read_table
+from tasks.common.tables import read_table, read_tokens
 from tasks.own import read_own
 
 
@@ -20,8 +20,7 @@ def read_batches(job: Job, split: str, *, batch: int, bptt: int) -> Batches:
 
 def read_windows(job: Job, split: str, *, batch: int, bptt: int) -> Windows:
     """Return one split of the job's corpus as windows of `bptt` steps of `batch` columns."""
-    corpus = read_table(job.input("prepare/corpus"))
-    tokens = torch.tensor(corpus.loc[corpus["split"] == split, "token"].to_numpy(), dtype=torch.long)
+    tokens = torch.tensor(read_tokens(job.input("prepare/corpus"), split), dtype=torch.long)
     return Windows(tokens, first=first_token(job.input("prepare/vocabulary")), batch=batch, bptt=bptt)
 
 

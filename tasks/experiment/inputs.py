@@ -11,7 +11,7 @@ from torch import Tensor
 
 import pruning
 from pruning.ablation.oracle import neurons_to_measure
-from pruning.data.corpus import END_OF_LINE
+from pruning.data.corpus import END_OF_LINE, SPLITS
 from pruning.data.windows import Windows
 from pruning.experiment.choices import FOLDS
 from pruning.experiment.measured import MEASURED
@@ -25,7 +25,7 @@ from tasks.common.parameters import Parameters, Unexpected, checked
 from tasks.common.pipeline import DATA, PARAMETERS
 from tasks.common.published import read_checkpoint, read_splits, read_vocabulary
 from tasks.common.reading import read_yaml
-from tasks.common.tables import read_table
+from tasks.common.tables import read_table, read_tokens
 from tasks.common.windows import first_token
 from tasks.experiment.settings import Settings
 
@@ -143,11 +143,7 @@ class Inputs:
     def _splits(self) -> Mapping[str, Tensor]:
         if self.settings.checkpoint is not None:
             return read_splits(self._corpus, read_vocabulary(Path(self.settings.checkpoint)))
-        corpus = read_table(CORPUS)
-        return {
-            str(split): torch.tensor(own["token"].to_numpy(), dtype=torch.long)
-            for split, own in corpus.groupby("split")
-        }
+        return {split: torch.tensor(read_tokens(CORPUS, split), dtype=torch.long) for split in SPLITS}
 
     @cached_property
     def _first(self) -> int:

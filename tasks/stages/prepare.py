@@ -1,14 +1,11 @@
 """The stage `prepare`: which files are the corpus, and what they become."""
 
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-
-import pandas as pd
 
 from pruning.data.corpus import (
     SPLITS,
-    Corpus,
     Fractions,
     assign_documents,
     divide_lines,
@@ -20,9 +17,11 @@ from pruning.data.corpus import (
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
 from tasks.common.reading import decoded
-from tasks.common.tables import write_table
+from tasks.common.tables import write_table, write_tokens
 
-Lines = Sequence[Sequence[str]]
+Lines = Iterable[list[str]]
+MARK = "\ufeff"
+"""A byte order mark, once it is read."""
 
 
 def run(job: Job) -> None:
@@ -32,7 +31,7 @@ def run(job: Job) -> None:
         Path(settings.source), settings.lowercase, Fractions(settings.valid, settings.test), settings.seed
     )
     corpus = number(texts, settings.vocabulary)
-    write_table(job.output("corpus"), _corpus_table(corpus))
+    write_tokens(job.output("corpus"), corpus.tokens)
     write_table(job.output("vocabulary"), corpus.vocabulary)
 
 
@@ -71,18 +70,30 @@ def _instead(path: Path) -> str:
 
 
 def read_texts(source: Path, lowercase: bool, fractions: Fractions, seed: int) -> dict[str, Lines]:
-    """Return the lines of each split of whatever is at `source`."""
+    """Return the lines of each split of whatever is at `source`, to be read once, in the order of the splits."""
     check_source(source)
     if source.is_file():
-        return dict(divide_lines(raw_lines(read_text(source), lowercase=lowercase), fractions))
+        count = sum(bool(line.strip()) for line in read_lines(source))
+        lines = _raw([source], lowercase)
+        return {split: islice(lines, len(part)) for split, part in divide_lines(range(count), fractions).items()}
     if files := published_files(source):
-        return {split: published_lines(read_text(path)) for split, path in files.items()}
-    texts = {path.name: read_text(path) for path in sorted(source.glob("*.txt"))}
-    splits = assign_documents({name: len(text) for name, text in texts.items()}, fractions, seed)
-    return {
-        split: [line for name in texts if splits[name] == split for line in raw_lines(texts[name], lowercase=lowercase)]
-        for split in SPLITS
-    }
+        return {split: read_published(path) for split, path in files.items()}
+    texts = {path.name: path for path in sorted(source.glob("*.txt"))}
+    lengths = {name: sum(map(len, read_lines(path))) for name, path in texts.items()}
+    splits = assign_documents(lengths, fractions, seed)
+    return {split: _raw([path for name, path in texts.items() if splits[name] == split], lowercase) for split in SPLITS}
+
+
+def _raw(paths: Iterable[Path], lowercase: bool) -> Iterator[list[str]]:
+    for path in paths:
+        for line in read_lines(path):
+            yield from raw_lines(line, lowercase=lowercase)
+
+
+def read_published(path: Path) -> Iterator[list[str]]:
+    """Yield the tokens of each line of a file that its publishers have already prepared; empty lines are skipped."""
+    for line in read_lines(path):
+        yield from published_lines(line)
 
 
 def published_files(folder: Path) -> dict[str, Path]:
@@ -94,19 +105,17 @@ def published_files(folder: Path) -> dict[str, Path]:
     return {split: folder / name for split, name in found.items()}
 
 
-def read_text(path: Path) -> str:
-    """Return a file's text, its lines ended as Python ends them.
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield a file's lines, their ends included and as Python ends them.
 
     Raises:
         Unexpected: If it is not UTF-8.
     """
-    return io.StringIO(decoded(path.read_bytes(), path), newline=None).read()
-
-
-def _corpus_table(corpus: Corpus) -> pd.DataFrame:
-    """Return all splits as one table, a row a token."""
-    parts = [
-        pd.DataFrame({"split": split, "position": range(len(tokens)), "token": tokens})
-        for split, tokens in corpus.tokens.items()
-    ]
-    return pd.concat(parts, ignore_index=True)
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file):
+                if number == 0 and line.startswith(MARK):
+                    decoded(path.read_bytes(), path)
+                yield from line.splitlines(keepends=True)
+    except UnicodeDecodeError:
+        decoded(path.read_bytes(), path)  # which says where

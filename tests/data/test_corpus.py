@@ -1,6 +1,7 @@
 """Vocabulary, splits and numbering, on toy text and on the published Penn Treebank."""
 
 import os
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pruning.data import corpus as corpus_module
 from pruning.data.corpus import (
     END_OF_LINE,
     SPLITS,
@@ -159,3 +161,34 @@ def test_the_penn_treebank_has_its_published_numbers():
     }
     assert len(corpus.vocabulary) == 10_000
     assert corpus.vocabulary["text"][:3].tolist() == ["the", UNKNOWN, END_OF_LINE]
+
+
+def test_numbering_holds_a_number_for_each_token_and_each_type_once(monkeypatch):
+    monkeypatch.setattr(corpus_module, "CHUNK", 2**14)
+    words = [f"w{index}" for index in range(100)]
+    lines = ([words[(7 * row + place) % 100] for place in range(20)] for row in range(20_000))
+    tracemalloc.start()
+    corpus = number({"train": lines, "valid": [["w1"]], "test": [["w2"]]}, 50)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(corpus.tokens["train"]) == 420_000
+    assert peak < 2.5 * 4 * 420_000  # what grows is copied once in a while
+
+
+@given(
+    lines=st.lists(st.lists(st.sampled_from(["a", "B", "é", UNKNOWN, END_OF_LINE, "ﬀ", "😀"])), min_size=1, max_size=9),
+    other=st.lists(st.lists(st.sampled_from(["a", "z", UNKNOWN])), min_size=1, max_size=3),
+    size=st.integers(3, 9),
+)
+def test_tokens_and_vocabulary_are_those_of_counting_and_sorting_words(lines, other, size):
+    counts = Counter(word for line in lines for word in (*line, END_OF_LINE))
+    ranked = sorted((word for word in counts if word not in (END_OF_LINE, UNKNOWN)), key=lambda w: (-counts[w], w))
+    kept = {word: counts[word] for word in ranked[: size - 2]} | {END_OF_LINE: counts[END_OF_LINE]}
+    kept[UNKNOWN] = counts.total() - sum(kept.values())
+    expected = sorted(kept, key=lambda word: (-kept[word], word))
+    corpus = corpus_of(iter(lines), size, valid=iter(other), test=other)
+    assert corpus.vocabulary["text"].tolist() == expected
+    assert corpus.vocabulary["count"].tolist() == [kept[word] for word in expected]
+    for split, own in {"train": lines, "valid": other, "test": other}.items():
+        words = [word if word in kept else UNKNOWN for line in own for word in (*line, END_OF_LINE)]
+        assert words_of(corpus, split) == words
