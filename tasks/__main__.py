@@ -14,9 +14,10 @@ import pandas as pd
 
 from tasks.common.blame import blaming
 from tasks.common.console import log_to_console, say, track
+from tasks.common.devices import compute_on
 from tasks.common.interruption import INTERRUPTED
 from tasks.common.job import Job, seconds
-from tasks.common.parameters import Unexpected, checked
+from tasks.common.parameters import Compute, Unexpected, checked
 from tasks.common.pipeline import PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import write_table
@@ -25,6 +26,11 @@ from tasks.common.tables import write_table
 # speed. Read when torch is first imported; it changes no result.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# With it cuBLAS gives the same bytes each time; read when CUDA is first used.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+ON_CPU = Compute(device="cpu", float32="highest")
+"""Where stages compute whose numbers come from weights and tables alone, whatever the device of the others."""
 ELSEWHERE = ("check", "choose", "export", "report", "track")
 """Commands that are no stages: they read results and change none; `choose` and `export` read the words after them."""
 WITH_WORDS = ("choose", "export")
@@ -72,6 +78,7 @@ def _run(name: str, words: Sequence[str]) -> None:
 def _run_stage(job: Job) -> None:
     """Run the stage's function and write how long it took beside what it returns of its own timings."""
     start = time.perf_counter()
+    compute_on(job.parameters.compute if "compute" in job.stage.sections else ON_CPU)
     source = job.parameters.model.source
     with blaming(f"stage {job.stage.address} to run with the model of {source}") if source else nullcontext():
         measured = importlib.import_module(f"tasks.stages.{job.stage.name}").run(job)

@@ -295,6 +295,7 @@ TABLES = {
                 "batch": Column("integer", "", "sequences side by side, or 0"),
                 "seconds": Column("number", "s", "median, or the only measurement"),
                 "spread": Column("number", "s", "interquartile range; 0 for one measurement"),
+                "device": Column("text", "", "what computed: `cpu`, or the accelerator's name"),
             },
         ),
         Table(

@@ -10,6 +10,7 @@ from ruamel.yaml.error import YAMLError
 
 from tasks.commands.foreseen import Text, check_memory, check_place, check_text, read_text
 from tasks.common.console import say
+from tasks.common.devices import compute_on, device
 from tasks.common.parameters import Parameters, checked
 from tasks.common.pipeline import LOCK, PARAMETERS, PIPELINE, read_stages
 from tasks.common.reading import read_yaml
@@ -74,6 +75,9 @@ def check(values: Mapping[str, Any], parameters: Parameters) -> None:
     outputs = {stage.address: stage.outputs.values() for stage in read_stages(values)}
     check_place(parameters, outputs)
     text = read_text(parameters.corpus, outputs.get("sotu", ()))
+    if parameters.compute.device not in ("auto", "cpu"):
+        compute_on(parameters.compute)
+        device()
     check_text(parameters, text)
     if parameters.fuse.weights:
         from tasks.stages.fuse import read_weights

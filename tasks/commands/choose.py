@@ -11,6 +11,7 @@ import pandas as pd
 from pruning.evaluation.measures import size_of
 from pruning.models.base import Measurable
 from tasks.common.console import say, track
+from tasks.common.devices import compute_on
 from tasks.common.job import Job
 from tasks.common.models import read_model, write_model
 from tasks.common.parameters import Unexpected, checked
@@ -34,6 +35,7 @@ def run(words: Sequence[str]) -> None:
     wanted = _parsed(words)
     values = read_yaml(PARAMETERS)
     job = Job(read_stage("path", None, values), checked(values), track)
+    compute_on(job.parameters.compute)
     path = read_table(job.output("path"))
     path = path.assign(milliseconds=_milliseconds(read_table(job.output("timing")), path["retain"], wanted.batch))
     rows: list[dict[Any, float]] = path.to_dict("records")

@@ -21,6 +21,7 @@ from pruning.export import initial_state, largest_difference, onnx_of, program_o
 from pruning.models import describe
 from pruning.models.base import LanguageModel, State
 from tasks.common.console import say, track
+from tasks.common.devices import compute_on
 from tasks.common.job import Job
 from tasks.common.models import CONFIG, WEIGHTS, read_language_model, write_model
 from tasks.common.parameters import Unexpected, checked
@@ -86,6 +87,7 @@ def run(words: Sequence[str]) -> None:
     variant, phase, to = given.variant, given.phase, given.to
     values = read_yaml(PARAMETERS)
     parameters = checked(values)
+    compute_on(parameters.compute)
     _check_words(variant, phase, list(parameters.variants))
     _check_packages()
     folder = Path(to).resolve() if to else DATA / "export" / f"{variant}-{phase}"

@@ -97,6 +97,11 @@ class State:
         timing = pd.concat([self.table(stage, "timing") for stage in stages]).query("measure == 'stage'")
         return {f"seconds_{row['stage']}": row["seconds"] for row in timing.to_dict("records")}
 
+    def device(self, *stages: Stage) -> dict[str, str]:
+        """Return the tag that says what computed the stages: `cpu`, or the accelerators' names."""
+        used = pd.concat([self.table(stage, "timing") for stage in stages])["device"]
+        return {"device": ", ".join(sorted(set(used) - {"cpu"}) or ["cpu"])}
+
 
 def run() -> None:
     """Log the results to MLflow, unless that was done; without a server, say how to make it up later.
@@ -152,12 +157,13 @@ def _pipeline(state: State) -> Record:
     """Return the record of the whole: every setting, the comparison, the pictures, what identifies the state."""
     compare, stages = state.stage("compare"), read_yaml(PIPELINE)["stages"]
     comparison = state.table(compare, "comparison")
-    metrics = _dense(state) | state.seconds(*(state.stage(name) for name in stages if name in state.lock))
+    ran = [state.stage(name) for name in stages if name in state.lock]
+    metrics = _dense(state) | state.seconds(*ran)
     for row in comparison.to_dict("records"):
         for phase in PHASES:
             metrics[f"perplexity_{phase}_test/{row['variant']}"] = row[f"{phase}_perplexity"]
     files = {"": [compare.outputs["comparison"], PARAMETERS, LOCK], "plots": sorted(compare.outputs["plots"].glob("*"))}
-    tables, tags = {"comparison": comparison}, {"kind": "pipeline"}
+    tables, tags = {"comparison": comparison}, {"kind": "pipeline", **state.device(*ran)}
     return Record("pipeline", _flat(state.values), metrics, tags=tags, tables=tables, files=files)
 
 
@@ -167,7 +173,7 @@ def _training(state: State) -> Record:
         name=stage.name,
         params=_flat({stage.name: state.values[stage.name]}),
         metrics=_dense(state) | state.seconds(stage),
-        tags={"kind": "training", "dvc.model": state.hashes[stage.outputs["model"]]},
+        tags={"kind": "training", "dvc.model": state.hashes[stage.outputs["model"]], **state.device(stage)},
         curves=state.table(stage, "history"),
         files={"": [stage.outputs["history"], stage.outputs["model"] / "config.json"]},
     )
@@ -188,7 +194,11 @@ def _variant(state: State, variant: str) -> Record:
         name=variant,
         params={"by": own["by"], **{name: value for name, value in settings.items() if value is not None}},
         metrics=changes | perplexity | latency | state.seconds(*stages),
-        tags={"kind": "variant", **{f"dvc.model.{phase}": state.hashes[path] for phase, path in models.items()}},
+        tags={
+            "kind": "variant",
+            **{f"dvc.model.{phase}": state.hashes[path] for phase, path in models.items()},
+            **state.device(*stages),
+        },
         curves=state.table(finetune, "history"),
         tables=tables,
         files={"": [finetune.outputs["model"] / "config.json"]},

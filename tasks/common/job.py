@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pruning.core.progress import Track
+from tasks.common.devices import device_used
 from tasks.common.parameters import Parameters, settings_of
 from tasks.common.pipeline import DATA, Stage
 
@@ -78,5 +79,6 @@ def seconds(
         "batch": batch,
         "seconds": float(value),
         "spread": float(spread),
+        "device": device_used(),
     }
     return pd.DataFrame([row])

@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
-import torch
 from safetensors.torch import save
 
 from pruning.models import describe, rebuild
 from pruning.models.adapted import Adapted
 from pruning.models.base import LanguageModel, Measurable
 from tasks import own
+from tasks.common.devices import device
 from tasks.common.parameters import Unexpected, file_of_source
 from tasks.common.tables import ANEW
 from tasks.common.weights import read_weights
@@ -18,17 +18,6 @@ from tasks.common.writing import read_json, replacing
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MISFITS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
 """What is raised where a configuration's values, or the tensors beside it, are no model's."""
-
-
-def device() -> torch.device:
-    """Return where to compute: the accelerator if there is one, else the CPU, which is then told to flush denormals.
-
-    A young LSTM is full of denormal numbers, on which a CPU computes several times slower. It is a setting of the
-    process, so it stands here, where every stage that computes passes by, and not in the library.
-    """
-    torch.set_flush_denormal(True)
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
 
 
 def write_model(folder: Path, model: Measurable) -> None:

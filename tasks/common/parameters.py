@@ -56,6 +56,16 @@ class Model(Section):
         return self
 
 
+class Compute(Section):
+    """Where every stage computes that runs a model, and how precisely a GPU multiplies float32."""
+
+    device: Annotated[
+        str,
+        Field(pattern=r"^(auto|cpu|mps|xpu|cuda|cuda:[0-9]{1,2})$", description="auto, cpu, cuda, cuda:1, mps or xpu"),
+    ]
+    float32: Literal["highest", "high", "medium"]
+
+
 def file_of_source(source: object, place: str) -> Path:
     """Return the file in `own/` that defines the function `own.<module>:<function>`, without running any of it.
 
@@ -454,6 +464,7 @@ class PathSettings(Section):
 class Parameters(Section):
     """All of params.yaml."""
 
+    compute: Compute
     model: Model
     corpus: Corpus
     train: Train

@@ -26,7 +26,8 @@ from pruning.models.base import LanguageModel
 from pruning.training.loop import Recipe, train
 from tasks.common.console import track
 from tasks.common.covariances import read_covariances
-from tasks.common.models import device, read_language_model, write_model
+from tasks.common.devices import device
+from tasks.common.models import read_language_model, write_model
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table, write_table
 from tasks.common.writing import read_json, replacing
@@ -232,7 +233,8 @@ class Experiment:
     def _key(self, cell: Cell) -> str:
         """Return a digest of the code, the inputs, the cell's settings, and the keys of the cells that it needs."""
         needs = [self._key(other) for other in self._needs(cell)]
-        determined = [self.inputs.digest, cell.slug, self._determining(cell), needs]
+        where = repr(self.inputs.parameters.compute)
+        determined = [self.inputs.digest, where, cell.slug, self._determining(cell), needs]
         return hashlib.sha256(json.dumps(determined, sort_keys=True).encode()).hexdigest()[:12]
 
     def _needs(self, cell: Cell) -> list[Cell]:

@@ -20,7 +20,8 @@ from pruning.experiment.trials import Texts, Treatment
 from pruning.models.base import LanguageModel
 from pruning.repair.imitation import Imitation
 from pruning.training.loop import Recipe
-from tasks.common.models import device, read_language_model
+from tasks.common.devices import compute_on, device
+from tasks.common.models import read_language_model
 from tasks.common.parameters import Parameters, Unexpected, checked
 from tasks.common.pipeline import DATA, PARAMETERS
 from tasks.common.published import read_checkpoint, read_splits, read_vocabulary
@@ -49,6 +50,7 @@ class Inputs:
         """
         self.settings = settings
         self.parameters: Parameters = checked(read_yaml(PARAMETERS))
+        compute_on(self.parameters.compute)
         self._check_files()
         self._check_oracle()
 

@@ -11,8 +11,9 @@ from pruning.models import build
 from pruning.models import settings as settings_of
 from pruning.training.loop import Recipe
 from tasks.common.checkpoints import forget, train_to_the_end
+from tasks.common.devices import device
 from tasks.common.job import Job
-from tasks.common.models import device, write_model
+from tasks.common.models import write_model
 from tasks.common.tables import write_table
 from tasks.common.windows import read_windows, vocabulary_size
 from tasks.own import adapted, read_own

@@ -118,7 +118,7 @@ def timing(stage: str, variant: str | None) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["phase", "measure", "batch", "seconds", "spread"])
     frame.insert(0, "variant", variant or "")
     frame.insert(0, "stage", stage)
-    return frame
+    return frame.assign(device="a GPU (cuda:0)" if stage == "train" else "cpu")
 
 
 def history(stage: str, _variant: str | None) -> pd.DataFrame:
@@ -222,6 +222,11 @@ def test_the_training_and_each_variant_are_finished_children_of_one_pipeline(log
     whole = found.pop("pipeline")
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {whole.info.run_id}
     assert {run.info.status for run in (whole, *found.values())} == {"FINISHED"}
+
+
+def test_each_run_says_what_computed_it(logged: Path) -> None:
+    used = {name: run.data.tags["device"] for name, run in runs(logged).items()}
+    assert used == {"pipeline": "a GPU (cuda:0)", "train": "a GPU (cuda:0)", **dict.fromkeys(VARIANTS, "cpu")}
 
 
 def test_the_pipeline_holds_every_setting_the_comparison_and_the_plots(logged: Path) -> None:

@@ -1,0 +1,61 @@
+"""Where a process computes, and how finely: what params.yaml asks for, said once, and what this machine has of it."""
+
+from typing import TYPE_CHECKING
+
+from tasks.common.parameters import Compute, Unexpected
+
+if TYPE_CHECKING:
+    import torch
+
+_asked = Compute(device="auto", float32="highest")
+_used = ""
+
+
+def compute_on(settings: Compute) -> None:
+    """Let this process compute on the device of the settings from now on; it is looked for when it is first used."""
+    global _asked, _used
+    _asked, _used = settings, ""
+
+
+def device() -> "torch.device":
+    """Return where to compute, with float32's precision and the CPU's flushing of denormal numbers set.
+
+    A young LSTM is full of denormal numbers, on which a CPU computes several times slower. These are settings of the
+    process, so they stand here, where every stage that computes passes by, and not in the library.
+
+    Raises:
+        Unexpected: If there is no such device.
+    """
+    global _used
+    import torch  # a second, and not for stages that only look at tables
+
+    there = devices_there()
+    asked = there[-1] if _asked.device == "auto" else _asked.device
+    wanted = f"{asked}:0" if asked == "cuda" else asked
+    if wanted not in (*there, *(name.partition(":")[0] for name in there)):
+        raise Unexpected(f"Expected compute.device auto or one of {there}, which are here, got {_asked.device!r}.")
+    torch.set_flush_denormal(True)
+    torch.set_float32_matmul_precision(_asked.float32)
+    if torch.backends.cudnn.is_available():  # type: ignore[no-untyped-call]
+        torch.backends.cudnn.allow_tf32 = _asked.float32 != "highest"
+    found = torch.device(wanted)
+    _used = f"{torch.cuda.get_device_name(found)} ({found})" if found.type == "cuda" else str(found)
+    return found
+
+
+def devices_there() -> list[str]:
+    """Return the devices of this machine by name, the one that `auto` takes last."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        return ["cpu"]
+    kind = torch.accelerator.current_accelerator()
+    assert kind is not None  # noqa: S101 - for the type checker
+    if kind.type == "mps":
+        return ["cpu", "mps"]
+    return ["cpu", *(f"{kind.type}:{index}" for index in reversed(range(torch.accelerator.device_count())))]
+
+
+def device_used() -> str:
+    """Return the name of the device that this process has computed on: `cpu` unless another was asked for and found."""
+    return _used or "cpu"
