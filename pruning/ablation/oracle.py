@@ -121,8 +121,11 @@ def clear_places(pilot: ClusteredMean, tokens: int, tolerance: float) -> Tensor:
         tokens: Tokens to be measured on.
         tolerance: Share of the ranking.
     """
+    if len(pilot.mean) < 2:
+        return torch.ones(len(pilot.mean), dtype=torch.bool)
     spread, noise = pilot.mean.var(), pilot.standard_error.square().mean()
-    mean = pilot.mean * ((spread - noise).clamp(min=0) / spread).sqrt()
+    true = (spread - noise).clamp(min=0) / spread if spread > 0 else spread
+    mean = pilot.mean * true.sqrt()
     variance = pilot.standard_error.square() * pilot.tokens / tokens
     near = (mean[:, None] - mean[None, :]).square() < variance[:, None] + variance[None, :]
     return near.fill_diagonal_(False).sum(1) / 2 <= tolerance * len(mean)

@@ -59,8 +59,8 @@ def removal_curves(
 ) -> pd.DataFrame:
     """Return what removing a layer's least important neurons *together* costs: `layer`, `removed`, `loss_increase`.
 
-    One reading of the windows for each layer and share, without repair. One neuron at a time misses what neurons do
-    for each other (arXiv 2412.00143); this measures it.
+    One reading of the windows for each layer and number of neurons, without repair. One neuron at a time misses what
+    neurons do for each other (arXiv 2412.00143); this measures it.
 
     Args:
         model: The dense model, whose layers have readers of their own.
@@ -71,7 +71,11 @@ def removal_curves(
         track: Shows progress.
     """
     dense = loss_of(model, windows).mean
-    cases = [(layer, round(share * layer.width)) for layer in model.layers() for share in shares]
+    cases = [
+        (layer, removed)
+        for layer in model.layers()
+        for removed in dict.fromkeys(round(share * layer.width) for share in shares)  # few neurons have fewer shares
+    ]
     rows = []
     for layer, removed in track([case for case in cases if 0 < case[1] < case[0].width], "removal curves"):
         own = scores[scores["layer"] == layer.name].sort_values([by, "neuron"], kind="stable")
@@ -92,12 +96,17 @@ def by_curves(scores: pd.DataFrame, by: str, curves: pd.DataFrame) -> np.ndarray
         by: What ranked the neurons when the curves were measured.
         curves: What `removal_curves` gives.
 
+    A layer of one neuron, which always stays, has no curve; its neuron's loss is 0.
+
     Raises:
-        ValueError: For a layer without a curve.
+        ValueError: For another layer without a curve.
     """
     found = np.empty(len(scores))
     for layer, places in scores.groupby("layer").indices.items():
         own = curves[curves["layer"] == layer].sort_values("removed")
+        if own.empty and len(places) == 1:
+            found[places] = 0.0
+            continue
         if own.empty:
             raise ValueError(f"Expected a removal curve of every layer, got none of {layer!r}.")
         removed = np.concatenate([[0], own["removed"].to_numpy()])

@@ -314,6 +314,18 @@ def test_hardly_a_token_of_an_ordinary_model_needs_all_words(trained, windows, m
     assert sum(counts) <= 0.02 * table["samples"].sum()
 
 
+def test_one_neuron_alone_is_measured_with_a_pilot_too():
+    windows = Windows(text(400), first=0, batch=4, bptt=10)
+    table = oracle(tiny(widths=(1,)), windows, **{**ALL, "tokens": 100, "most": 300})
+    assert table["loss_increase"].notna().all()
+
+
+def test_neurons_that_all_cost_the_same_without_error_have_no_place_to_look_for():
+    pilot = ClusteredMean.empty(4)
+    pilot.update(torch.ones(5, 4), torch.ones(5))
+    assert clear_places(pilot, 100, 0.0).all()
+
+
 def test_a_sample_holds_neurons_of_each_layer_in_proportion_and_repeats_itself(trained, windows):
     layers = tiny(widths=WIDTHS[3]).layers()
     found = neurons_to_measure(layers, 9, seed=3)

@@ -11,7 +11,7 @@ from pruning.evaluation.measures import loss_of
 from pruning.fusion.calibration import by_curves, by_quantiles, removal_curves
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.gradients import gradients
-from tests.tiny import bytes_of, tensors_of
+from tests.tiny import bytes_of, tensors_of, tiny
 
 
 def table_of(name, values):
@@ -118,3 +118,17 @@ def test_on_a_trained_model_the_global_choice_by_curves_loses_no_more_than_the_u
         for scope, frame in (("layer", scores), ("absolute", calibrated))
     }
     assert loss["absolute"] <= loss["layer"] + 1e-9
+
+
+@pytest.mark.parametrize("widths", [(4, 6), (2, 3), (1, 4)])
+def test_narrow_layers_have_a_loss_for_every_neuron(widths, windows):
+    """Several shares of few neurons are the same number of them, and one neuron is all of its layer."""
+    model = tiny(widths=widths)
+    rows = [(layer.name, neuron, neuron % 3) for layer in model.layers() for neuron in range(layer.width)]
+    scores = pd.DataFrame(rows, columns=["layer", "neuron", "score"])
+    curves = removal_curves(model, windows, scores, by="score", shares=[0.1, 0.25, 0.4, 0.55, 0.7, 0.85])
+    assert not curves.duplicated(["layer", "removed"]).any()
+    found = by_curves(scores, "score", curves)
+    assert np.isfinite(found).all()
+    for places in scores.groupby("layer").indices.values():
+        assert (np.diff(found[places][np.argsort(scores["score"].to_numpy()[places], kind="stable")]) >= 0).all()
