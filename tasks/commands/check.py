@@ -87,7 +87,7 @@ def check(values: Mapping[str, Any], parameters: Parameters) -> None:
         from tasks.commands.trial import try_own
         from tasks.commands.widths import check_layers
 
-        check_layers(parameters, try_own(source, tokens=parameters.oracle.tokens))
+        check_layers(parameters, *try_own(source, tokens=parameters.oracle.tokens))
     else:
         check_memory(parameters, text, _memory())
         _check_shape(values, parameters, text)

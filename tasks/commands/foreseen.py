@@ -112,6 +112,12 @@ def check_memory(parameters: Parameters, text: Text, bytes_here: int) -> None:
             f"Expected train.embedding and train.widths that {_gibibytes(bytes_here)} of memory can hold, got weights "
             f"of {_gibibytes(4 * weights)}; make them smaller in params.yaml."
         )
+    counts = 8 * parameters.criteria.bins * parameters.criteria.classes * max(train.widths)
+    if counts > bytes_here:
+        raise Unexpected(
+            f"Expected criteria.bins × criteria.classes whose counts {_gibibytes(bytes_here)} of memory can hold, got "
+            f"{_gibibytes(counts)}; lower one of them in params.yaml."
+        )
     for section, split in (("train", "train"), ("calibration", "train"), ("finetune", "train"), ("evaluate", "valid")):
         asked = getattr(parameters, section)
         tokens = asked.batch * asked.bptt

@@ -22,8 +22,8 @@ FEWEST = {"train": 2, "valid": 2, "test": 1}
 """Batches that a split is to have: what signals and removals say of themselves comes from two or more."""
 
 
-def try_own(source: str, *, tokens: int) -> Adapted:
-    """Return the user's model as stages take it, once it has been tried.
+def try_own(source: str, *, tokens: int) -> tuple[Adapted, dict[str, str]]:
+    """Return the user's model as stages take it, once it has been tried, and why layers cannot be tapped, by layer.
 
     Args:
         source: `own.module:function`.
@@ -54,7 +54,9 @@ def try_own(source: str, *, tokens: int) -> Adapted:
                 f"Expected oracle.tokens above the {first} targets in the first batch of valid ({source}), "
                 f"got {tokens}; raise it, or make the batches smaller."
             )
-    return model
+        with evaluating(model):
+            reasons = model.untappable(batches["train"][0][0])
+    return model, reasons
 
 
 def _check_parts(own: UserModel, source: str) -> None:

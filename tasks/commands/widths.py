@@ -1,18 +1,24 @@
 """What the layers will refuse later, known before: bounds without a width, budgets too small, too few neurons."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Container, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from pruning.ablation.oracle import neurons_to_measure
 from pruning.core.neurons import NeuronLayer
+from pruning.core.tables import BESIDE, CHOICES, CRITERIA, SIGNALS
 from pruning.models import build, settings
 from pruning.models.base import LanguageModel, Measurable
 from pruning.selection.budgets import allowed_widths, budget_of
 from pruning.selection.retention import retention
 from tasks.common.parameters import Parameters, Unexpected, settings_of
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def dense_shape(parameters: Parameters, vocabulary: int) -> LanguageModel:
@@ -23,8 +29,13 @@ def dense_shape(parameters: Parameters, vocabulary: int) -> LanguageModel:
         return build(asked["family"], vocabulary=vocabulary, **made)
 
 
-def check_layers(parameters: Parameters, model: Measurable) -> None:
+def check_layers(parameters: Parameters, model: Measurable, untapped: Mapping[str, str] = NOTHING) -> None:
     """Refuse what `fuse`, `prune` and `path` would refuse of the model's layers, whatever their importance.
+
+    Args:
+        parameters: What params.yaml says.
+        model: The dense model, or one of its shape.
+        untapped: Layer → why the surgeon and the criteria will have no numbers of it.
 
     Raises:
         Unexpected: With the layer, and where params.yaml asks for what cannot be.
@@ -32,10 +43,17 @@ def check_layers(parameters: Parameters, model: Measurable) -> None:
     section = parameters.prune.model_dump()
     if parameters.fuse.strategy == "learned" and parameters.fuse.weights is None:
         _check_measured(parameters, model.decoupled().layers())
+    for layer, reason in untapped.items():
+        if criteria := [name for name in parameters.fuse.signals if name in CRITERIA]:
+            raise Unexpected(
+                f"Expected fuse.signals among {list(SIGNALS)} for this model, got {criteria[0]!r}, which has no "
+                f"numbers of layer {layer}, because {reason} (params.yaml)."
+            )
     for name, variant in parameters.variants.items():
-        _check_kept(settings_of(section, variant.model_dump()), model, f"variants.{name}")
+        asked = settings_of(section, variant.model_dump())
+        _check_kept(asked, model, f"variants.{name}", by=variant.by, without=untapped)
     free = {"ceiling": None, "multiple": 1, "rate": "fixed", "budget": None, "snn_ratio": None, "quota": None}
-    _check_kept({**section, **free}, model, "prune")  # as `path` reads the section
+    _check_kept({**section, **free}, model, "prune", by="fused", without={})  # as `path` reads the section
 
 
 def _check_measured(parameters: Parameters, layers: Sequence[NeuronLayer]) -> None:
@@ -52,19 +70,19 @@ def _check_measured(parameters: Parameters, layers: Sequence[NeuronLayer]) -> No
             )
 
 
-def _check_kept(asked: Mapping[str, Any], model: Measurable, place: str) -> None:
+def _check_kept(asked: Mapping[str, Any], model: Measurable, place: str, *, by: str, without: Container[str]) -> None:
     """Refuse what no choice of widths fulfils."""
     separate = model.decoupled(asked["tied"])
     layers, budget = separate.layers(), asked["budget"]
     _check_bounds(asked, layers, place)
     counted = budget is not None and budget["kind"] != "latency"  # a latency is measured when it is needed
-    rows = [(layer.name, neuron, float(neuron)) for layer in layers for neuron in range(layer.width)]
     adaptive = asked["rate"] == "adaptive"  # then importance decides how many stay
     try:
         retention(
-            pd.DataFrame(rows, columns=["layer", "neuron", "any"]),
+            _any_importance(layers, without),
             variant=place,
-            by="any",
+            by=by,
+            otherwise=asked["otherwise"],
             scope="layer",
             budget=budget_of(separate, kind=budget["kind"], value=budget["value"]) if counted else None,
             kinds={layer.name: layer.kind for layer in layers},
@@ -73,6 +91,16 @@ def _check_kept(asked: Mapping[str, Any], model: Measurable, place: str) -> None
         )
     except ValueError as error:
         raise Unexpected(f"{str(error).rstrip('.')} ({place} in params.yaml).") from None
+
+
+def _any_importance(layers: Sequence[NeuronLayer], without: Container[str]) -> pd.DataFrame:
+    """Return a table of importance, whatever its numbers; layers that cannot be tapped have only some of them."""
+    parts = []
+    for layer in layers:
+        some = dict.fromkeys(CHOICES, np.arange(float(layer.width)))
+        none = dict.fromkeys((*BESIDE, *CRITERIA), math.nan) if layer.name in without else {}
+        parts.append(pd.DataFrame({"layer": layer.name, "neuron": range(layer.width), **some, **none}))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _check_bounds(asked: Mapping[str, Any], layers: Sequence[NeuronLayer], place: str) -> None:

@@ -490,6 +490,10 @@ LAYERS: dict[str, tuple[Change, str]] = {
         ),
         "Expected a quota that 12 snn neurons can fill, got 0.95 of 22 in all (variants.own in params.yaml).",
     ),
+    "more counts than memory": (
+        values(criteria={"bins": 65536, "classes": 65536}),
+        "Expected criteria.bins × criteria.classes whose counts ",
+    ),
     "more weights than memory": (
         values(train={"widths": [10**6, 8], "decoder": "untied", "embedding": 10**6}),
         "Expected train.embedding and train.widths that ",
@@ -567,6 +571,11 @@ def returns(changes: str, before: str = "pass") -> Change:
     return own(f"def build():\n    {before}\n    return user_model({changes})\n")
 
 
+TWICE = """
+    def twice(network, inputs, _):
+        return network(inputs) + network(-inputs), None
+    def build(): return user_model(call=twice)
+"""
 LAST = len(MODEL.splitlines()) + 2
 """The line of the first statement in `build`."""
 OWN_MODELS: dict[str, tuple[Change, str]] = {
@@ -710,6 +719,22 @@ OWN_MODELS: dict[str, tuple[Change, str]] = {
         lambda folder: (returns("")(folder), put(folder, "oracle", {"tokens": 8, "most": 8})),
         "Expected oracle.tokens above the 8 targets in the first batch of valid (own.mine:build), got 8; raise it, or",
     ),
+    "a choice by what a layer has no numbers of": (
+        lambda folder: (own(TWICE)(folder), put(folder, "variants", {"own": {"by": "surgeon"}})),
+        "Expected a finite importance for every neuron, got others for layer '0' in 'surgeon'; choose by one of ['wei",
+    ),
+    "criteria that a layer has no numbers of": (
+        lambda folder: (
+            own(TWICE)(folder),
+            put(folder, "fuse", {"strategy": "learned", "folds": 2, "signals": ["weights", "wanda"]}),
+            put(folder, "oracle", {"neurons": "all"}),
+        ),
+        "got 'wanda', which has no numbers of layer 0, because it runs more than once in a batch (params.yaml).",
+    ),
+    "bounds of a layer that it does not have": (
+        lambda folder: (returns("")(folder), put(folder, "prune", {"floor": {"lstm.0": 2}})),
+        "Unknown layer 'lstm.0' of a floor; known: ['0'] (variants.dense in params.yaml).",
+    ),
     "imitation": (
         lambda folder: (returns("")(folder), put(folder, "variants", {"own": {"by": "fused", "repair": "imitate"}})),
         "Expected variants.own.repair none, mean or ridge with model.source, got 'imitate'",
@@ -724,6 +749,12 @@ def test_a_model_of_ones_own_that_a_stage_would_fail_on_is_refused_before(
     change, expected = OWN_MODELS[name]
     change(project)
     assert expected in refusal(project, capsys)
+
+
+def test_a_choice_by_what_a_layer_has_no_numbers_of_passes_where_another_column_is_named(project: Path) -> None:
+    own(TWICE)(project)
+    put(project, "variants", {"own": {"by": "surgeon", "otherwise": "fused"}})
+    assert main(["check"]) == 0
 
 
 def test_a_model_of_ones_own_in_which_nothing_is_wrong_is_left_as_it_was(project: Path) -> None:
