@@ -43,6 +43,7 @@ class _Module(backend_registration._DummyBackendModule):
     """What `torch.pretended` is; not there unless somebody pretends, for whoever asks for an accelerator."""
 
     active = False
+    float64 = True
     default_generators = (torch.Generator(),)
 
     def is_available(self) -> bool:
@@ -138,6 +139,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any], waits: list[str] | None) 
             return leaf
         return raw.get(id(leaf)) or (Pretended(leaf) if elsewhere else leaf) if id(leaf) not in raw else raw[id(leaf)]
 
+    results = [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
+    if elsewhere and not MODULE.float64 and any(leaf.dtype == torch.float64 for leaf in results):
+        raise TypeError(f"Cannot convert to float64 as the {NAME} framework doesn't support float64 ({func}).")
     if func is aten.copy_.default:
         return args[0]
     return pytree.tree_map(wrapped, found)
@@ -223,17 +227,21 @@ def _without_graph(mode: bool = True) -> Any:
 
 
 @contextmanager
-def pretending() -> Iterator[list[str]]:
-    """Within the context there is a device `pretended`; yields what a program has waited for it for, in order."""
+def pretending(*, float64: bool = True) -> Iterator[list[str]]:
+    """Within the context there is a device `pretended`; yields what a program has waited for it for, in order.
+
+    Args:
+        float64: Whether it has this type; Apple's chips have not.
+    """
     before, inference = torch.__future__.get_overwrite_module_params_on_conversion(), torch.inference_mode
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # a wrapper's numbers cannot be put into another
     torch.inference_mode = _without_graph  # type: ignore[assignment,misc]  # a wrapper cannot be an inference tensor
     mode = _Mode()
-    MODULE.active = True
+    MODULE.active, MODULE.float64 = True, float64
     try:
         with mode:
             yield mode.waits
     finally:
-        MODULE.active = False
+        MODULE.active, MODULE.float64 = False, True
         torch.inference_mode = inference  # type: ignore[misc]
         torch.__future__.set_overwrite_module_params_on_conversion(before)

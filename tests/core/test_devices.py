@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import pruning
 from pruning import Imitation, Schedule, Teacher, Texts, Treatment, Windows
+from pruning.ablation import losses
 from pruning.ablation.batched import OneByOne, removals
 from pruning.core.devices import full_precision, seeded, twin_of, without_cudnn
 from pruning.core.modes import differentiating, evaluating
@@ -89,7 +90,7 @@ def gathered(model: Any, _: Windows) -> Numbers:
 
 def recorded(model: Any, windows: Windows) -> Numbers:
     found: dict[str, list[Tensor]] = {}
-    with pruning.core.hooks(model, model.layers(), lambda name, seen: found.setdefault(name, []).append(seen.cpu())):
+    with pruning.record(model, model.layers(), lambda name, seen: found.setdefault(name, []).append(seen.cpu())):
         model.read(windows[0].tokens)
     return {name: torch.cat(seen).numpy() for name, seen in found.items()}
 
@@ -280,6 +281,18 @@ def test_a_public_function_gives_on_another_device_what_it_gives_on_the_cpu(
     with there():
         found = CASES[name](copy.deepcopy(dense).to(where), windows)
     far = {column: error for column, error in apart(found, expected).items() if error > 1e-6}
+    assert not far
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_public_function_runs_on_a_device_without_float64(
+    name: str, dense: LanguageModel, windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "finest", lambda _: torch.float32)
+    expected = CASES[name](copy.deepcopy(dense).float(), windows)
+    with pretending(float64=False):
+        found = CASES[name](copy.deepcopy(dense).float().to(DEVICE), windows)
+    far = {column: error for column, error in apart(found, expected).items() if error > 1e-2}
     assert not far
 
 
