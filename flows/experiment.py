@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the flow and return the exit code: 0, or 1 after one sentence on what was wrong."""
     try:
         settings = _settings(arguments)
-        Experiment(settings)  # refuses what cannot work before a server is started
+        work = Experiment(settings)  # refuses what cannot work before a server is started
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -81,7 +81,11 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{problem}\n")
         return 1
     try:
-        state = experiment(settings.model_dump(), return_state=True)
+        with work.alone():
+            state = experiment(settings.model_dump(), return_state=True)
+    except Unexpected as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; the same command goes on from the finished cells.\n")
         return 130

@@ -10,6 +10,7 @@ import pandas as pd
 
 from pruning.evaluation.measures import size_of
 from pruning.models.base import Measurable
+from tasks.commands.folders import check_folder, replacing_folder
 from tasks.common.console import say, track
 from tasks.common.devices import compute_on
 from tasks.common.job import Job
@@ -30,9 +31,10 @@ def run(words: Sequence[str]) -> None:
     """Choose a model on the path by validation perplexity and measured latency, and write it.
 
     Raises:
-        Unexpected: With one sentence, if nothing on the path is good or fast enough.
+        Unexpected: With one sentence, if nothing on the path is good or fast enough, or the folder is not its own.
     """
     wanted = _parsed(words)
+    check_folder(wanted.to, "choice")
     values = read_yaml(PARAMETERS)
     job = Job(read_stage("path", None, values), checked(values), track)
     compute_on(job.parameters.compute)
@@ -43,7 +45,8 @@ def run(words: Sequence[str]) -> None:
     row = best_within(rows, wanted.latency) if wanted.within is None else fastest_within(rows, dense, wanted.within)
     retain = row["retain"]
     model = read_model(job.input("train/model")) if retain == DENSE else model_at(job, retain)
-    write_model(wanted.to, model)
+    with replacing_folder(wanted.to, "choice") as aside:
+        write_model(aside, model)
     _say(row, dense, wanted, model)
 
 

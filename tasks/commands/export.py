@@ -20,6 +20,7 @@ from pruning.evaluation.measures import loss_of, size_of
 from pruning.export import initial_state, largest_difference, onnx_of, program_of
 from pruning.models import describe
 from pruning.models.base import LanguageModel, State
+from tasks.commands.folders import check_folder, replacing_folder
 from tasks.common.console import say, track
 from tasks.common.devices import compute_on
 from tasks.common.job import Job
@@ -30,7 +31,6 @@ from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
 from tasks.common.windows import read_windows
 from tasks.common.wording import nearest
-from tasks.common.writing import replacing
 from tasks.stages.evaluate import BATCHES
 
 PHASES = {"pruned": "prune/model", "reconstructed": "reconstruct/model", "finetuned": "finetune/model"}
@@ -91,7 +91,7 @@ def run(words: Sequence[str]) -> None:
     _check_words(variant, phase, list(parameters.variants))
     _check_packages()
     folder = Path(to).resolve() if to else DATA / "export" / f"{variant}-{phase}"
-    _check_target(folder)
+    check_folder(folder, "export")
     job = Job(read_stage("evaluate", variant, values), parameters, track)
     measured = _write(folder, job, phase)
     _print(measured)
@@ -115,20 +115,10 @@ def _check_packages() -> None:
         )
 
 
-def _check_target(folder: Path) -> None:
-    """Refuse to replace anything but an earlier export."""
-    if folder.exists() and not folder.is_dir():
-        raise Unexpected(f"Expected a folder to write to, got the file {folder}.")
-    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    others = sorted(held if REPORT not in held else held - FILES)
-    if others:
-        raise Unexpected(f"Expected a new or empty folder or an earlier export, got {folder} with {others[0]!r} in it.")
-
-
 def _write(folder: Path, job: Job, phase: str) -> list[Measured]:
     model = _model(job, phase)
     tokens = list(read_table(job.input("prepare/vocabulary"))["text"])
-    with replacing(folder) as aside:
+    with replacing_folder(folder, "export") as aside:
         write_model(aside, model)
         (aside / VOCABULARY).write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
         readers = _write_formats(aside, model)

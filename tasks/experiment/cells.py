@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pruning.models import build
 from pruning.models import settings as settings_of
 from pruning.models.base import LanguageModel
 from pruning.training.loop import Recipe, train
+from tasks.commands.folders import alone, check_folder, claim
 from tasks.common.console import track
 from tasks.common.covariances import read_covariances
 from tasks.common.devices import device
@@ -35,6 +37,8 @@ from tasks.experiment.inputs import Inputs
 from tasks.experiment.settings import Settings
 
 OUTCOME, COST, COVARIANCE, WEIGHTS = "outcome.json", "cost.json", "covariance.safetensors", "weights.json"
+EXPERIMENT, CELLS = "experiment", "cells"
+"""Who writes the folder, and where in it computed cells gather."""
 AGAIN = "delete its folder, and the same command computes it again"
 SEED = 1
 """Of what is the same in all cells: the extra training, sets of neurons, the bootstrap."""
@@ -84,7 +88,14 @@ class Experiment:
         Raises:
             Unexpected: With one sentence on what is missing or does not fit.
         """
-        self.settings, self.inputs, self.folder = settings, Inputs(settings), Path(settings.to)
+        self.folder = Path(settings.to)
+        check_folder(self.folder, EXPERIMENT, growing=CELLS)
+        self.settings, self.inputs = settings, Inputs(settings)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep other runs out of the folder for the length of a `with`."""
+        claim(self.folder, EXPERIMENT, growing=CELLS)
+        return alone(self.folder)
 
     def cells(self) -> list[Cell]:
         """Return the cells in an order in which none precedes what it needs."""
@@ -104,7 +115,7 @@ class Experiment:
 
     def place(self, cell: Cell) -> Path:
         """Return the cell's folder, whose name changes with all that determines the cell."""
-        return self.folder / "cells" / f"{cell.slug}-{self._key(cell)}"
+        return self.folder / CELLS / f"{cell.slug}-{self._key(cell)}"
 
     def compute(self, cell: Cell) -> bool:
         """Compute a cell unless it is there already, whole or not at all; return whether it was computed now."""
@@ -120,6 +131,7 @@ class Experiment:
         place = self.place(cell)
         if place.is_dir():
             return False
+        claim(self.folder, EXPERIMENT, growing=CELLS)
         with replacing(place) as aside:
             aside.mkdir()
             makers[cell.kind](cell, aside)

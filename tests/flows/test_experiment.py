@@ -26,11 +26,12 @@ from pruning.experiment.verdict import verdict
 from pruning.fusion import learned
 from pruning.models import build
 from pruning.training.loop import train
+from tasks.commands.folders import alone, claim
 from tasks.common.models import write_model
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table, write_table
 from tasks.experiment import inputs
-from tasks.experiment.cells import COST, OUTCOME, Cell, Experiment, read_outcome
+from tasks.experiment.cells import CELLS, COST, EXPERIMENT, OUTCOME, Cell, Experiment, read_outcome
 from tasks.experiment.report import PAGE, REPORT, write_report
 from tasks.experiment.settings import QUICK, Settings, settings_from
 from tests.projects import ENVIRONMENT, ROOT, TINY, set_parameters
@@ -326,6 +327,11 @@ def test_the_command_reports_logs_and_computes_nothing_that_is_there(whole, here
         (["--checkpoint", "some", "--corpus", "."], "Expected a file at --checkpoint, got none at 'some'."),
         (["--oracle-neurons", "12"], "Expected at least 10 measured neurons in each layer, got 6 in lstm.0; .*"),
         (["--to"], "Argument --to: expected one argument."),
+        (
+            ["--to", "data"],
+            "Expected a new or empty folder, or an earlier experiment as it .*, got data with '.*' in it; .*",
+        ),
+        (["--to", "params.yaml"], "Expected a folder to write to, got the file params.yaml."),
     ],
 )
 def test_a_wrong_option_is_one_sentence_before_any_work(capsys, given, sentence):
@@ -333,6 +339,13 @@ def test_a_wrong_option_is_one_sentence_before_any_work(capsys, given, sentence)
     said = capsys.readouterr()
     assert re.fullmatch(sentence.replace("?", r"\?").replace("[.*]", r"\[.*\]"), said.err.strip()), said.err
     assert said.out == ""
+
+
+def test_two_experiments_do_not_write_to_one_folder_at_once(here, capsys):
+    claim(here / "new", EXPERIMENT, growing=CELLS)
+    with alone(here / "new"):
+        assert main([*words(OPTIONS), "--to", "new"]) == 1
+    assert "Expected one command at a time to write to new, got another" in capsys.readouterr().err
 
 
 def test_without_the_pipelines_model_one_sentence_says_what_to_run(tmp_path, monkeypatch, capsys):

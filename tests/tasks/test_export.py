@@ -16,6 +16,7 @@ from pruning.data.windows import Windows
 from pruning.evaluation.measures import loss_of
 from tasks.__main__ import main
 from tasks.commands import export
+from tasks.commands.folders import MANIFEST
 from tasks.common.models import read_model, write_model
 from tasks.common.parameters import checked
 from tasks.common.reading import read_yaml
@@ -125,7 +126,7 @@ def test_every_file_may_be_read_by_whom_the_others_may(exported: dict[str, Path]
 def test_a_folder_holds_the_files_it_promises_and_a_line_for_each_token(
     exported: dict[str, Path], results: Path
 ) -> None:
-    assert {path.name for path in exported["tied"].iterdir()} == export.FILES
+    assert {path.name for path in exported["tied"].iterdir()} == {*export.FILES, MANIFEST}
     lines = (exported["tied"] / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
     assert lines == [*read_table(results / "data/prepare/vocabulary.parquet")["text"], ""]
 
@@ -191,7 +192,7 @@ def test_the_command_prints_a_row_for_each_file_and_replaces_an_earlier_export(
         ),
         (["tied", "--phase", "pruned"], "Expected the pruned model of tied in data/prune/tied/model, got none; run"),
         (["dense"], "Expected the finetuned model of dense in data/finetune/dense/model, got none; run `dvc repro`."),
-        (["tied", "--to", "text"], "with 'test.txt' in it."),
+        (["tied", "--to", "text"], "with 'test.txt' in it; move that away, or name"),
         (["tied", "--to", "params.yaml"], "Expected a folder to write to, got the file "),
     ],
 )
@@ -215,7 +216,7 @@ def test_a_file_beside_an_earlier_export_is_not_lost(exported: dict[str, Path], 
     shutil.copytree(exported["tied"], tmp_path / "chosen")
     (tmp_path / "chosen/notes").write_text("mine")
     capsys.readouterr()
-    assert "with 'notes' in it." in refused(["export", "tied", "--to", str(tmp_path / "chosen")], capsys)
+    assert "with 'notes' in it;" in refused(["export", "tied", "--to", str(tmp_path / "chosen")], capsys)
     assert (tmp_path / "chosen/notes").read_text() == "mine"
 
 
