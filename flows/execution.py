@@ -21,6 +21,12 @@ LAST_LINES = 12
 GRACE_SECONDS = 5.0
 """Between asking a process group to end and killing it."""
 
+BUSY = ("is busy, it is being blocked by", "Unable to acquire lock.")
+"""DVC's words where another `dvc` holds its lists of files, which `--wait-for-lock` does not wait for."""
+AGAIN_SECONDS = 2.0
+PATIENCE_SECONDS = 7200.0
+"""Between two tries while files are busy, and in all: no longer than most stages may take (`timeout_seconds`)."""
+
 Log = Callable[[str], None]
 
 
@@ -40,6 +46,11 @@ class Commands:
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
         self._ended = False
+        self._ending = threading.Event()
+
+    def wait(self, seconds: float) -> None:
+        """Wait, or until the flow ends."""
+        self._ending.wait(seconds)
 
     def run(self, name: str, command: list[str], log: Log, *, limit: float | None = None) -> list[str]:
         """Run a command to its end and return its lines, each given to `log` as soon as it is written.
@@ -76,6 +87,7 @@ class Commands:
         """End all that runs, and refuse to start more: Prefect would retry what was ended."""
         with self._lock:
             self._ended = True
+            self._ending.set()
             running = list(self._running)
         for process in running:
             _signal_group(process, signal.SIGTERM)
@@ -118,8 +130,38 @@ class Commands:
 def reproduce(commands: Commands, stage: Stage, log: Log, *, force: bool) -> str:
     """Let DVC reproduce one stage whose needs are met, and return what it did: ran, up to date or restored."""
     command = ["dvc", "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage.address]
-    lines = commands.run(f"Stage '{stage.address}'", command, log, limit=stage.timeout_seconds)
+    lines = _when_free(commands, stage, command, log)
     return what_dvc_did(stage.address, lines)
+
+
+def _when_free(commands: Commands, stage: Stage, command: list[str], log: Log) -> list[str]:
+    """Run DVC's command, again and again while files that it needs are busy in another process of DVC's."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return commands.run(f"Stage '{stage.address}'", command, log, limit=stage.timeout_seconds)
+        except CommandError as failure:
+            if not is_busy(str(failure)):
+                raise
+            if time.monotonic() > deadline:
+                raise CommandError(
+                    f"Stage '{stage.address}' waited {PATIENCE_SECONDS:g} s for another `dvc` in vain; {failure}"
+                ) from failure
+        log(f"Stage '{stage.address}' waits for another `dvc` that is at work on the same files")
+        commands.wait(AGAIN_SECONDS)
+
+
+def is_busy(words: str) -> bool:
+    """Return whether DVC says that another process of its own holds what it wants.
+
+    >>> is_busy("ERROR: 'data/train/model' is busy, it is being blocked by:")
+    True
+    >>> is_busy("ERROR: Unable to acquire lock. Most likely another DVC process is running")
+    True
+    >>> is_busy("ERROR: failed to reproduce 'train': output 'data/train/model' does not exist")
+    False
+    """
+    return any(said in words for said in BUSY)
 
 
 def what_dvc_did(address: str, lines: list[str]) -> str:

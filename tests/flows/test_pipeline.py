@@ -27,6 +27,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Cancelling
 
+from flows import execution
 from flows.pipeline import pipeline
 from flows.stages import read_stages
 from tests.flow_project import STAGES, alive, behave, log, make_project
@@ -284,6 +285,33 @@ def test_the_nightly_deployment_has_a_schedule_a_pool_and_a_limit(
     assert deployment.global_concurrency_limit.limit == 1
     assert deployment.concurrency_options.collision_strategy == ConcurrencyLimitStrategy.CANCEL_NEW
     assert deployment.pull_steps[0].popitem()[1]["directory"] == str(REPOSITORY)
+
+
+@pytest.mark.parametrize("other", ["dvc repro", "flow"])
+def test_a_flow_waits_for_another_dvc_that_is_at_work_on_the_same_files(
+    project: Path, watched: dict[str, str], tmp_path: Path, other: str
+) -> None:
+    behave(project, "left", "sleep 8")
+    command = ["dvc", "repro", "bottom"] if other == "dvc repro" else [*FLOW, "bottom"]
+    with _running(command, watched, tmp_path) as beside:
+        _wait_for(lambda: ("start", "left") in _times(project), 60)
+        state = pipeline(["bottom"], return_state=True)
+        assert state.is_completed(), state.message
+        assert beside.wait(60) == 0, (tmp_path / "output.txt").read_text()
+    assert [what for what, name, _ in log(project) if name in ("left", "bottom")] == ["start", "end"] * 2
+    assert pipeline(["bottom"], return_state=True).message == "4 up to date"
+
+
+def test_a_flow_does_not_wait_for_ever(
+    project: Path, watched: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "PATIENCE_SECONDS", 1.0)
+    behave(project, "left", "sleep 600")
+    with _running(["dvc", "repro"], watched, tmp_path):
+        _wait_for(lambda: ("start", "left") in _times(project), 60)
+        state = pipeline(["side@left"], return_state=True)
+        assert state.is_failed()
+        assert " waited 1 s for another `dvc` in vain; " in state.message
 
 
 def _times(root: Path) -> dict[tuple[str, str], float]:
