@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.error import YAMLError
-
 from tasks.commands.foreseen import Text, check_memory, check_place, check_text, read_text
+from tasks.commands.lock import mend
 from tasks.common.console import say
 from tasks.common.devices import compute_on, device
 from tasks.common.parameters import Parameters, checked
-from tasks.common.pipeline import LOCK, PARAMETERS, PIPELINE, read_stages
+from tasks.common.pipeline import PARAMETERS, PIPELINE, read_stages
 from tasks.common.reading import read_yaml
 
 CHECKED = Path(".dvc/tmp/checked")
@@ -22,7 +21,7 @@ SHAPED = ("ceiling", "budget", "snn_ratio", "quota")
 
 
 def run() -> None:
-    """Check params.yaml, dvc.yaml and the corpus's source, and drop a half-written dvc.lock.
+    """Check params.yaml, dvc.yaml and the corpus's source, and mend a half-written dvc.lock.
 
     Raises:
         Unexpected: With one sentence on what is wrong.
@@ -32,9 +31,7 @@ def run() -> None:
     check(values, parameters)
     _remember(parameters)
     say("params.yaml: fine")
-    if LOCK.is_file() and not is_whole(LOCK):
-        LOCK.unlink()
-        say(f"{LOCK}: half-written by a run that was killed, removed; `dvc repro` restores it from DVC's run cache")
+    mend()
 
 
 def check_once(values: Mapping[str, Any], parameters: Parameters) -> None:
@@ -111,15 +108,3 @@ def _check_shape(values: Mapping[str, Any], parameters: Parameters, text: Text) 
 def _memory() -> int:
     """Return the bytes of memory that this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def is_whole(lock: Path) -> bool:
-    """Return whether DVC can read a lock file: it rewrites the file in place, so a kill may leave a part of it."""
-    from dvc.schema import COMPILED_LOCKFILE_SCHEMA  # a tenth of a second, and only here: no stage needs DVC
-    from voluptuous import Invalid
-
-    try:
-        COMPILED_LOCKFILE_SCHEMA(read_yaml(lock))
-    except (YAMLError, Invalid, ValueError):  # the last: a file that is no mapping at all
-        return False
-    return True

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from pruning.evaluation.comparison import COSTS, PHASES
+from tasks.commands.lock import read_lock
 from tasks.common.console import say
 from tasks.common.parameters import Unexpected, checked, settings_of
 from tasks.common.pipeline import LOCK, PARAMETERS, PIPELINE, Stage, read_stage
@@ -67,7 +68,7 @@ class State:
         self.values = read_yaml(PARAMETERS)
         self.parameters = checked(self.values)
         self.digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()
-        self.lock: dict[str, Any] = read_yaml(LOCK)["stages"]
+        self.lock: dict[str, Any] = read_lock()
         outputs = (output for stage in self.lock.values() for output in stage.get("outs", []))
         self.hashes = {Path(output["path"]): str(output["md5"]) for output in outputs}
 

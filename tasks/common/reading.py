@@ -26,11 +26,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         got = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "none"
         raise Unexpected(f"Expected {path} in the current folder, got {got}; run from the repository's root.")
     content = path.read_bytes()
-    if conflict := CONFLICT.search(content):
-        line = content.count(b"\n", 0, conflict.start()) + 1
-        raise Unexpected(
-            f"Expected {path} after a merge that is done, got a conflict marker in line {line}; choose one side."
-        )
+    refuse_conflict(content, path)
     text = decoded(content, path)
     try:
         values = YAML(typ="safe").load(text)
@@ -39,6 +35,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not values:
         raise Unexpected(f"Expected sections with names in {path}, got {_kind(values)}.")
     return values
+
+
+def refuse_conflict(content: bytes, path: Path) -> None:
+    """Refuse a file in which a merge has left both sides."""
+    if conflict := CONFLICT.search(content):
+        line = content.count(b"\n", 0, conflict.start()) + 1
+        raise Unexpected(
+            f"Expected {path} after a merge that is done, got a conflict marker in line {line}; choose one side."
+        )
 
 
 def decoded(content: bytes, path: Path) -> str:

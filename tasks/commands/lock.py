@@ -1,0 +1,247 @@
+"""Whether dvc.lock is whole, and how one that a kill has cut is mended so that nothing of it is lost.
+
+DVC rewrites the file in place. A cut need not be seen by a reader of YAML: between two lines of it everything before is
+a lock file too, of fewer stages. What is missing is told from the copy of the last whole one, from git, and from the
+results that stand there without an entry.
+"""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tasks.common.console import say
+from tasks.common.parameters import Unexpected
+from tasks.common.pipeline import LOCK, PARAMETERS, read_stages
+from tasks.common.reading import read_yaml, refuse_conflict
+from tasks.common.writing import replacing
+
+INTERNALS = Path(".dvc/tmp")
+COPY = INTERNALS / "dvc.lock.whole"
+"""The last whole lock file that was seen, where DVC keeps what is this machine's alone."""
+HEADER = "schema: '2.0'\nstages:\n"
+PATIENCE_SECONDS = 60.0
+"""How long another `dvc` may write before the user is asked to see to it."""
+Outputs = Mapping[str, Sequence[Path]]
+
+
+def read_lock() -> dict[str, Any]:
+    """Return what dvc.lock says of each stage, and keep a copy of it if it is whole.
+
+    Raises:
+        Unexpected: If it has conflict markers, or cannot be read to its end.
+    """
+    content = LOCK.read_bytes()
+    refuse_conflict(content, LOCK)
+    try:
+        stages: dict[str, Any] = read_yaml(LOCK)["stages"]
+        files = [file for entry in stages.values() for file in (*entry.get("deps", []), *entry.get("outs", []))]
+        readable = content.endswith(b"\n") and all({"path", "md5"} <= set(file) for file in files)
+    except (Unexpected, LookupError, TypeError, AttributeError):
+        readable = False
+    if not readable:
+        raise Unexpected(f"Expected {LOCK} as DVC writes it, got a part of one; `python -m tasks check` mends it.")
+    if _problem(content, _outputs()) is None:
+        _keep(content)
+    return stages
+
+
+def is_whole(lock: Path = LOCK) -> bool:
+    """Return whether a lock file is all that DVC wrote."""
+    return _problem(lock.read_bytes(), _outputs()) is None
+
+
+def mend() -> None:
+    """Put back what a lock file lacks and keep the cut one beside it, or copy it if it is whole.
+
+    Raises:
+        Unexpected: If it has conflict markers, which are the user's to resolve, or another `dvc` is at work.
+    """
+    outputs = _outputs()
+    if LOCK.is_file():
+        refuse_conflict(LOCK.read_bytes(), LOCK)
+        if _problem(LOCK.read_bytes(), outputs):
+            with _dvc_at_rest("lock"):
+                _mend(LOCK.read_bytes(), outputs)  # read again: what looked cut may have been half-way written
+        else:
+            _keep(LOCK.read_bytes())
+    _mend_rwlock()
+
+
+def _mend(content: bytes, outputs: Outputs) -> None:
+    problem = _problem(content, outputs)
+    if problem is None:
+        _keep(content)
+        return
+    found = _entries(_text(content), outputs)
+    known = {name: entry for name, entry in {**_committed(), **_kept()}.items() if name in outputs}
+    whole = HEADER + "".join({**found, **{name: own for name, own in known.items() if name not in found}}.values())
+    if whole == _text(content):
+        say(f"{LOCK}: {problem}; a run was killed before it wrote that down, and `dvc repro` does")
+        return
+    beside = _free(LOCK.with_name(f"{LOCK.name}.cut"))
+    beside.write_bytes(content)
+    if whole == HEADER:
+        LOCK.unlink()
+    else:
+        with replacing(LOCK) as aside:
+            aside.write_text(whole, encoding="utf-8", newline="\n")
+    back = f"{len(whole.splitlines()) - 2} lines of entries put back" if whole != HEADER else "nothing left of it"
+    say(
+        f"{LOCK}: {problem}, since a run was killed while it was written; kept as {beside}, {back}; "
+        "`dvc repro` restores the rest from DVC's run cache"
+    )
+
+
+def _problem(content: bytes, outputs: Outputs) -> str | None:
+    """Return what a lock file lacks, to follow its name, None if nothing."""
+    text = _text(content)
+    if not text.strip():
+        return "is empty"
+    if not text.endswith("\n"):
+        return "ends within a line"
+    if not text.startswith(HEADER):
+        return "does not begin as DVC begins it"
+    committed = _committed_text()
+    if text == committed or (COPY.is_file() and COPY.read_bytes() == content):
+        return None
+    found, names = _entries(text, outputs), [_name(block) for block in _blocks(text)]
+    if broken := [name for name in names if name not in found]:
+        return f"says only a part of stage {broken[-1]}"
+    if len(set(names)) != len(names):
+        return "says something twice"
+    if lost := [name for name in _kept() if name in outputs and name not in found]:
+        return f"says nothing any more of stage {lost[0]}"
+    if committed.startswith(text):
+        return "ends before the one that git has"
+    there = [name for name, own in outputs.items() if name not in found and own and all(path.exists() for path in own)]
+    return f"says nothing of stage {there[0]}, whose results are there" if there else None
+
+
+def _entries(text: str, outputs: Outputs) -> dict[str, str]:
+    """Return the text of each stage's entry that is complete, by the stage's address."""
+    blocks, found = _blocks(text), dict[str, str]()
+    for place, block in enumerate(blocks):
+        name = _name(block)
+        wanted = outputs.get(name, ()) if place == len(blocks) - 1 else ()  # a cut is in the last one
+        if block.endswith("\n") and _is_complete(name, block, wanted):
+            found[name] = block
+    return found
+
+
+def _is_complete(name: str, block: str, wanted: Sequence[Path]) -> bool:
+    try:
+        entry = YAML(typ="safe").load(block)[name]
+        files = [*entry.get("deps", []), *entry["outs"]]
+        whole = all("path" in file and "size" in file and (not _is_folder(file) or "nfiles" in file) for file in files)
+        missing = {str(path) for path in wanted} - {file["path"] for file in entry["outs"]}
+        return whole and "cmd" in entry and bool(entry["outs"]) and not missing
+    except (YAMLError, LookupError, TypeError, AttributeError, ValueError):
+        return False
+
+
+def _is_folder(file: Mapping[str, Any]) -> bool:
+    return str(file.get("md5", "")).endswith(".dir")
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", errors="replace").replace("\r\n", "\n")
+
+
+def _blocks(text: str) -> list[str]:
+    """Return the entries of the stages as they stand in the text."""
+    return re.split(r"(?m)^(?=  \S)", text.removeprefix(HEADER))[1:] if text.startswith(HEADER) else []
+
+
+def _name(block: str) -> str:
+    return block.partition("\n")[0].strip().removesuffix(":").strip("'\"")
+
+
+def _outputs() -> Outputs:
+    """Return what each stage of dvc.yaml writes, by its address."""
+    return {stage.address: list(stage.outputs.values()) for stage in read_stages(read_yaml(PARAMETERS))}
+
+
+def _kept() -> dict[str, str]:
+    """Return the entries of the last whole lock file that was seen."""
+    return _entries(_text(COPY.read_bytes()), {}) if COPY.is_file() else {}
+
+
+def _committed() -> dict[str, str]:
+    return _entries(_committed_text(), {})
+
+
+def _committed_text() -> str:
+    """Return the lock file of the last commit, nothing without git or before the first one."""
+    try:
+        shown = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return _text(shown.stdout)
+
+
+def _keep(content: bytes) -> None:
+    if INTERNALS.parent.is_dir() and not (COPY.is_file() and COPY.read_bytes() == content):
+        with replacing(COPY) as aside:
+            aside.write_bytes(content)
+
+
+def _free(path: Path) -> Path:
+    """Return a path that nothing stands at: this one, or the first with a number behind it."""
+    number = 2
+    free = path
+    while free.exists():
+        free, number = path.with_name(f"{path.name}{number}"), number + 1
+    return free
+
+
+def _mend_rwlock() -> None:
+    """Drop the list of files that DVC's processes are busy with if a kill left half of it: no DVC could start then."""
+    path = INTERNALS / "rwlock"
+    if path.is_file() and not _is_json(path):
+        with _dvc_at_rest("rwlock.lock"):
+            if not _is_json(path):
+                path.replace(beside := _free(path.with_name("rwlock.cut")))
+                say(f"{path}: half-written by a run that was killed, kept as {beside}")
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def _dvc_at_rest(name: str) -> Iterator[None]:
+    """Hold one of DVC's own locks for the length of a `with`."""
+    import zc.lockfile  # of DVC's, and needed here alone
+
+    if not INTERNALS.parent.is_dir():
+        yield
+        return
+    INTERNALS.mkdir(exist_ok=True)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            held = zc.lockfile.LockFile(str(INTERNALS / name))
+            break
+        except zc.lockfile.LockError:
+            if time.monotonic() > deadline:
+                raise Unexpected(
+                    f"Expected DVC at rest to mend {LOCK}, got another `dvc` at work for {PATIENCE_SECONDS:g} s; "
+                    "let it finish, then run the same command."
+                ) from None
+            time.sleep(0.2)
+    try:
+        yield
+    finally:
+        held.close()
