@@ -6,6 +6,8 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 INSTALLED = .venv/.installed
+# What stages write, each below its own name, and commands by default; `make clean` leaves the rest of data/ alone.
+MADE = $(shell sed -n 's|^  \([a-z_]*\):$$|data/\1|p' dvc.yaml) data/choice data/experiment data/export
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check mlflow prefect report clean
@@ -43,7 +45,7 @@ prefect: $(INSTALLED)  ## Watch and schedule the pipeline in the browser
 	@PREFECT_UI_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api prefect server start --port $(PREFECT_PORT)
 
 clean:           ## Remove results and caches; the installation stays
-	rm -rf $(filter-out data/README.md,$(wildcard data/*)) data/.partial .dvc/cache .dvc/tmp mlflow.db mlartifacts
+	rm -rf $(MADE) data/.partial .dvc/cache .dvc/tmp mlflow.db mlartifacts
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(INSTALLED): pyproject.toml constraints.txt

@@ -1,6 +1,8 @@
 """Every home of a fact agrees with the others: dvc.yaml, params.yaml, code, README."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import grimp
@@ -94,6 +96,16 @@ def test_the_readme_names_only_commands_that_exist() -> None:
     modules = re.findall(r"python -m ((?:tasks|flows|benchmarks)[\w.]*)", README)
     assert modules
     assert all(_is_module(module) for module in modules)
+
+
+def test_cleaning_removes_what_stages_and_commands_make_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("Makefile", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in (*PIPELINE, "choice", "experiment", "export", "mine", ".partial"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "data/README.md").touch()
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"mine", "README.md"}
 
 
 def test_the_readme_names_only_parameters_that_exist() -> None:
