@@ -342,11 +342,77 @@ def test_a_budget_that_nothing_meets_gets_one_sentence_and_leaves_no_file(touche
     assert not (touched / "chosen").exists()
 
 
+@pytest.mark.parametrize("place", ["data", ".", "data/train/model", "own", "params.yaml"])
+def test_a_choice_never_takes_the_place_of_anything_else(touched: Path, place: str) -> None:
+    before = {path: path.read_bytes() for path in touched.rglob("*") if path.is_file()}
+    said = stage(touched, "choose", "--within", "1000", "--to", place, fails=True).stderr
+    assert said.startswith("Expected a ")
+    assert said.count("\n") == 1
+    assert {path: path.read_bytes() for path in touched.rglob("*") if path.is_file()} == before
+
+
 def test_dvc_shows_the_metrics(finished: Path) -> None:
     shown = json.loads(run(["dvc", "metrics", "show", "--json"], finished).stdout)
     metrics = shown[""]["data"]["data/compare/metrics.json"]["data"]
     assert metrics["enhanced"]["retention"] == pytest.approx(0.5)
     assert metrics["dense"]["pruned_change"] == 0
+
+
+def test_metrics_are_there_in_every_commit_in_experiments_and_in_a_fresh_clone(touched: Path, tmp_path: Path) -> None:
+    for name in (".gitignore", ".dvcignore"):
+        copy(ROOT / name, touched / name)
+    committing = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", "commit", "--quiet"]
+    run(["dvc", "config", "core.no_scm", "false"], touched)
+    run(["dvc", "config", "core.autostage", "false"], touched)
+    run(["git", "init", "--quiet", "--initial-branch=main"], touched)
+    run(["git", "config", "user.name", "a"], touched)
+    run(["git", "config", "user.email", "a@b"], touched)
+    run(["git", "add", "."], touched)
+    run(["git", *committing, "-m", "one"], touched)
+    assert not run(["git", "ls-files", "data"], touched).stdout
+
+    # What a change of a value did, before it is committed and after.
+    run(["dvc", "exp", "run", "-S", "prune.retain=0.3"], touched)
+    for revisions in ([], ["HEAD~1"]):
+        diff = json.loads(run(["dvc", "metrics", "diff", "--json", *revisions], touched).stdout)["diff"]
+        changed = diff["data/compare/metrics.json"]
+        assert (changed["enhanced.retention"]["old"], changed["enhanced.retention"]["new"]) == pytest.approx(
+            (0.5, 0.3), abs=0.05
+        )
+        run(["git", *committing, "--allow-empty", "-a", "-m", "two"], touched)
+
+    # Experiments beside each other.
+    run(["dvc", "exp", "run", "--name", "more", "-S", "prune.retain=0.6"], touched)
+    shown = json.loads(run(["dvc", "exp", "show", "--json"], touched).stdout)
+    found = [
+        one for row in shown for one in [row, *(rev for exp in row.get("experiments") or [] for rev in exp["revs"])]
+    ]
+    kept = {one["name"] or one["rev"][:7]: _retention(one) for one in found}
+    assert kept["more"] == pytest.approx(0.6, abs=0.05)
+    assert kept["main"] == pytest.approx(0.3, abs=0.05)
+
+    # A fresh clone of what was committed and pushed.
+    run(["git", "checkout", "--quiet", "."], touched)
+    run(["dvc", "checkout", "--quiet"], touched)
+    run(["dvc", "remote", "add", "--default", "local", str(tmp_path / "remote")], touched)
+    run(["git", *committing, "-a", "-m", "remote"], touched)
+    run(["dvc", "push", "--quiet"], touched)
+    run(["git", "clone", "--quiet", str(touched), str(tmp_path / "clone")], tmp_path)
+    clone = tmp_path / "clone"
+    run(["dvc", "pull", "--quiet"], clone)
+    said = run(["dvc", "repro"], clone).stdout
+    assert "Data and pipelines are up to date." in said
+    assert digests(clone) == digests(touched)
+    shown = json.loads(run(["dvc", "metrics", "show", "--json"], clone).stdout)
+    metrics = shown[""]["data"]["data/compare/metrics.json"]["data"]
+    assert metrics["enhanced"]["retention"] == pytest.approx(0.3, abs=0.05)
+    stage(clone, "report")
+
+
+def _retention(shown: dict[str, Any]) -> float:
+    """Return the share of neurons that `enhanced` keeps, of one row of `dvc exp show`."""
+    metrics = shown["data"]["metrics"]["data/compare/metrics.json"]["data"]
+    return float(metrics["enhanced"]["retention"])
 
 
 @pytest.mark.parametrize(
