@@ -274,7 +274,15 @@ def _checkpoint(path: Path) -> tuple[LanguageModel, dict[str, int]]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             model = unstacked(file.metadata() or {}, tensors, name=str(path))
-    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        json.JSONDecodeError,
+    ) as error:
         raise ValueError(f"Expected a checkpoint at {str(path)!r}, got something else ({error}).") from error
     words = _read(beside[0]).removesuffix("\n").split("\n")
     return model, {word: place for place, word in enumerate(words)}

@@ -43,15 +43,21 @@ def read_table(file: str | Path, name: str, about: Mapping[str, str]) -> pd.Data
         raise ValueError(f"Expected the table {name!r} in {path}, got a folder.")
     try:
         content = pq.read_table(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise ValueError(f"Expected the table {name!r} in {path}, got something else ({error}); {ANEW}.") from error
-    held = {key.decode(): value.decode() for key, value in (content.schema.metadata or {}).items()}
+    held = {
+        key.decode(errors="replace"): value.decode(errors="replace")
+        for key, value in (content.schema.metadata or {}).items()
+    }
     if held.get("table") != name:
         raise ValueError(f"Expected the table {name!r} in {path}, got {held.get('table', 'no name')!r}.")
     for key, value in about.items():
         if held.get(key) != value:
             raise ValueError(f"Expected the {name} of this {key} in {path}, got that of another; {ANEW}.")
-    return table(name, content.to_pandas())
+    try:
+        return table(name, content.to_pandas())
+    except ValueError as error:
+        raise ValueError(f"Expected the table {name!r} in {path}, got a damaged one ({error}); {ANEW}.") from error
 
 
 def beside(file: str | Path, name: str) -> str:

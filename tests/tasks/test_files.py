@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pruning.compat import files
 from pruning.models import describe, rebuild
 from tasks.__main__ import main
 from tasks.common.covariances import read_covariances
@@ -101,6 +102,21 @@ def test_a_table_cut_anywhere_is_refused_by_name(project: Path) -> None:
         with pytest.raises(Unexpected, match=r"Expected a Parquet file at data/weights/weights.parquet, got a damaged"):
             read_table(path)
     assert project.is_dir()
+
+
+def test_the_older_interface_refuses_a_changed_file_by_name_too(tmp_path: Path) -> None:
+    path = tmp_path / "traces.parquet"
+    rows = pd.DataFrame({"token": range(40), "text": [f"w{n}" for n in range(40)], "count": range(40)})
+    files.write_table(path, "vocabulary", rows, {"model": "one"})
+    content, sentences = path.read_bytes(), []
+    for changed in flipped(content)[::5]:
+        path.write_bytes(changed)
+        try:
+            pd.testing.assert_frame_equal(files.read_table(path, "vocabulary", {"model": "one"}), rows)
+        except ValueError as error:
+            sentences.append(str(error))
+    assert len(sentences) > len(content) / 10
+    assert all(str(path) in sentence for sentence in sentences)
 
 
 def test_a_page_whose_numbers_have_changed_is_refused(tmp_path: Path) -> None:
