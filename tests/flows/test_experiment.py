@@ -108,7 +108,7 @@ def killed(folder):
     environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", RUN, json.dumps(OPTIONS)]
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while len(list(folder.glob(f"data/experiment/cells/pruning-*/{OUTCOME}"))) < 2:
         assert process.poll() is None
         assert time.monotonic() < deadline

@@ -361,6 +361,7 @@ def test_dvc_shows_the_metrics(finished: Path) -> None:
 def test_metrics_are_there_in_every_commit_in_experiments_and_in_a_fresh_clone(touched: Path, tmp_path: Path) -> None:
     for name in (".gitignore", ".dvcignore"):
         copy(ROOT / name, touched / name)
+    (touched / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
     committing = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", "commit", "--quiet"]
     run(["dvc", "config", "core.no_scm", "false"], touched)
     run(["dvc", "config", "core.autostage", "false"], touched)
@@ -369,27 +370,28 @@ def test_metrics_are_there_in_every_commit_in_experiments_and_in_a_fresh_clone(t
     run(["git", "config", "user.email", "a@b"], touched)
     run(["git", "add", "."], touched)
     run(["git", *committing, "-m", "one"], touched)
-    assert not run(["git", "ls-files", "data"], touched).stdout
+    assert not run(["git", "ls-files", "data", ".dvc/cache"], touched).stdout
 
     # What a change of a value did, before it is committed and after.
-    run(["dvc", "exp", "run", "-S", "prune.retain=0.3"], touched)
+    run(["dvc", "exp", "run", "-S", "compare.control=enhanced"], touched)
     for revisions in ([], ["HEAD~1"]):
-        diff = json.loads(run(["dvc", "metrics", "diff", "--json", *revisions], touched).stdout)["diff"]
-        changed = diff["data/compare/metrics.json"]
-        assert (changed["enhanced.retention"]["old"], changed["enhanced.retention"]["new"]) == pytest.approx(
-            (0.5, 0.3), abs=0.05
-        )
+        diff = json.loads(run(["dvc", "metrics", "diff", "--json", *revisions], touched).stdout)
+        changed = diff["data/compare/metrics.json"]["enhanced.finetuned_change"]
+        assert changed["old"] != 0
+        assert changed["new"] == 0
         run(["git", *committing, "--allow-empty", "-a", "-m", "two"], touched)
+        if not revisions:
+            assert json.loads(run(["dvc", "metrics", "diff", "--json"], touched).stdout) == {}
 
     # Experiments beside each other.
-    run(["dvc", "exp", "run", "--name", "more", "-S", "prune.retain=0.6"], touched)
+    run(["dvc", "exp", "run", "--name", "more", "-S", "compare.control=dense"], touched)
     shown = json.loads(run(["dvc", "exp", "show", "--json"], touched).stdout)
     found = [
         one for row in shown for one in [row, *(rev for exp in row.get("experiments") or [] for rev in exp["revs"])]
     ]
-    kept = {one["name"] or one["rev"][:7]: _retention(one) for one in found}
-    assert kept["more"] == pytest.approx(0.6, abs=0.05)
-    assert kept["main"] == pytest.approx(0.3, abs=0.05)
+    changes = {one["name"] or one["rev"]: _change(one) for one in found}
+    assert changes["more"] == changes["workspace"] == changed["old"]
+    assert changes["main"] == 0
 
     # A fresh clone of what was committed and pushed.
     run(["git", "checkout", "--quiet", "."], touched)
@@ -405,14 +407,14 @@ def test_metrics_are_there_in_every_commit_in_experiments_and_in_a_fresh_clone(t
     assert digests(clone) == digests(touched)
     shown = json.loads(run(["dvc", "metrics", "show", "--json"], clone).stdout)
     metrics = shown[""]["data"]["data/compare/metrics.json"]["data"]
-    assert metrics["enhanced"]["retention"] == pytest.approx(0.3, abs=0.05)
+    assert metrics["enhanced"]["finetuned_change"] == 0
     stage(clone, "report")
 
 
-def _retention(shown: dict[str, Any]) -> float:
-    """Return the share of neurons that `enhanced` keeps, of one row of `dvc exp show`."""
+def _change(shown: dict[str, Any]) -> float:
+    """Return how `enhanced` compares with the control, of one row of `dvc exp show`."""
     metrics = shown["data"]["metrics"]["data/compare/metrics.json"]["data"]
-    return float(metrics["enhanced"]["retention"])
+    return float(metrics["enhanced"]["finetuned_change"])
 
 
 @pytest.mark.parametrize(
