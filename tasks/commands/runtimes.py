@@ -60,6 +60,7 @@ class _Loaded(nn.Module):
 
     device, example, count = LanguageModel.device, LanguageModel.example, LanguageModel.count
     logits, labels, judged = LanguageModel.logits, LanguageModel.labels, LanguageModel.judged
+    weight = LanguageModel.weight
 
     def __init__(self, step: Step, model: LanguageModel) -> None:
         super().__init__()
