@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pruning.ablation.losses import ClusterLosses, _first, cluster_losses
 from pruning.core.devices import twin_of
-from pruning.core.neurons import Keep, select
+from pruning.core.neurons import Keep, expect_finite, select
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean
 from pruning.core.tables import table
@@ -82,6 +82,7 @@ def joint_removal(
     Raises:
         ValueError: If the text is a single column of a window, or a single batch.
     """
+    expect_finite(model)
     layers, text = model.layers(), _first(model, windows, tokens)
     dense, samples = cluster_losses(model, text), sum(model.count(targets) for _, targets in text)
     if sum(int((counts > 0).sum()) for _, counts in dense) < 2:

@@ -13,7 +13,7 @@ from pruning.ablation.joint_removal import _others
 from pruning.ablation.losses import _dense_loss, _first, cluster_losses
 from pruning.core.devices import moved
 from pruning.core.modes import evaluating
-from pruning.core.neurons import NeuronLayer, silence
+from pruning.core.neurons import NeuronLayer, expect_finite, silence
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean, merged
 from pruning.core.tables import table
@@ -77,6 +77,7 @@ def oracle(
     Raises:
         ValueError: If there are fewer than two windows of text after the pilot, or `most` is below `tokens`.
     """
+    expect_finite(model)
     layers = model.layers()
     chosen = neurons_to_measure(layers, neurons, seed)
     if not isinstance(model, LanguageModel) or not isinstance(windows, Windows):

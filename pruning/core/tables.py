@@ -1,9 +1,10 @@
 """The columns, types, units and keys of every table, and the check that a table is the one it is said to be."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_float_dtype, is_integer_dtype, is_string_dtype
 
@@ -20,11 +21,18 @@ BESIDE = ("surgeon",)
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its type (`text`, `integer`, `number` or `flag`), its unit, and what it means."""
+    """One column: its type (`text`, `integer`, `number` or `flag`), its unit, and what it means.
+
+    Numbers are finite. Where one may be missing (NaN), `missing` says when; with `UNMEASURED` only where that is so.
+    """
 
     type: str
     unit: str
     meaning: str
+    missing: str = ""
+
+
+UNMEASURED = "nothing was measured: `samples` is 0"
 
 
 @dataclass(frozen=True)
@@ -85,8 +93,14 @@ def _with_error(name: str, column: Column) -> dict[str, Column]:
     return {name: column, f"{name}_error": Column("number", column.unit, f"standard error of {name}")}
 
 
+def _missing(when: str, columns: dict[str, Column]) -> dict[str, Column]:
+    """Return the columns, whose numbers may be missing then."""
+    return {name: replace(c, missing=when) if c.type == "number" else c for name, c in columns.items()}
+
+
 def _signal(name: str, components: dict[str, Column]) -> Table:
-    return Table(name, ("layer", "neuron"), {"layer": LAYER, "neuron": NEURON, **components, **IMPORTANCE})
+    columns = {"layer": LAYER, "neuron": NEURON, **components, **IMPORTANCE}
+    return Table(name, ("layer", "neuron"), _missing(UNMEASURED, columns))
 
 
 TABLES = {
@@ -117,8 +131,15 @@ TABLES = {
                 "phase": Column("text", "", "`train` or `finetune`"),
                 "step": Column("integer", "", "optimisation step, from 1"),
                 "tokens": Column("integer", "token", "training tokens read so far"),
-                "train_loss": Column("number", "nat/token", "loss of this step's window"),
-                "valid_loss": Column("number", "nat/token", "loss on the validation split; at ends of epochs only"),
+                "train_loss": Column(
+                    "number", "nat/token", "loss of this step's window", missing="nothing was predicted in the step"
+                ),
+                "valid_loss": Column(
+                    "number",
+                    "nat/token",
+                    "loss on the validation split; at ends of epochs only",
+                    missing="the step ends no epoch",
+                ),
                 "learning_rate": Column("number", "1", "learning rate of the step"),
             },
         ),
@@ -181,7 +202,10 @@ TABLES = {
             {
                 "layer": LAYER,
                 "neuron": NEURON,
-                **{name: one for key, column in CRITERIA.items() for name, one in _with_error(key, column).items()},
+                **_missing(
+                    UNMEASURED,
+                    {name: one for key, column in CRITERIA.items() for name, one in _with_error(key, column).items()},
+                ),
                 "samples": Column("integer", "token", "tokens behind the estimates"),
             },
         ),
@@ -193,9 +217,14 @@ TABLES = {
                 "neuron": NEURON,
                 "loss_increase": Column("number", "nat/token", "rise of the loss when this neuron alone is removed"),
                 "standard_error": Column("number", "nat/token", "standard error of the loss increase"),
-                "even": Column("number", "nat/token", "the loss increase on windows 0, 2, 4, …"),
-                "odd": Column("number", "nat/token", "the loss increase on windows 1, 3, 5, …"),
-                "reliability": Column("number", "1", "Spearman–Brown of even against odd in this layer"),
+                **_missing(
+                    "no such window was read, or (reliability) fewer than two neurons of the layer vary",
+                    {
+                        "even": Column("number", "nat/token", "the loss increase on windows 0, 2, 4, …"),
+                        "odd": Column("number", "nat/token", "the loss increase on windows 1, 3, 5, …"),
+                        "reliability": Column("number", "1", "Spearman–Brown of even against odd in this layer"),
+                    },
+                ),
                 "samples": Column("integer", "token", "tokens that the neuron was measured on"),
             },
         ),
@@ -222,10 +251,15 @@ TABLES = {
                 **{f"{signal}_share": Column("number", "1", f"weight of {signal} in `fused`") for signal in SIGNALS},
                 "fused": Column("number", "1", "weighted mean of the scaled signals, in [0, 1]; calibrated: nat/token"),
                 "random": Column("number", "1", "uniform random numbers, the control"),
-                "surgeon": Column(
-                    "number", "1", "place in the order of removal with repair, over the number of neurons"
+                **_missing(
+                    "the signal has no numbers for the layer",
+                    {
+                        "surgeon": Column(
+                            "number", "1", "place in the order of removal with repair, over the number of neurons"
+                        ),
+                        **CRITERIA,
+                    },
                 ),
-                **CRITERIA,
             },
         ),
         Table(
@@ -240,17 +274,37 @@ TABLES = {
                 "weight": Column("number", "1", "its weight; they sum to 1 in a layer"),
                 "reliability": Column("number", "1", "share of its variance over neurons that is no noise"),
                 "agreement": Column("number", "1", "rank correlation with the mean of the other signals"),
-                "alone": Column("number", "1", "its own Spearman correlation with measured removal"),
-                "held_out": Column(
-                    "number", "1", "Spearman of the fused score, on neurons that no weight was fitted to"
+                "alone": Column(
+                    "number",
+                    "1",
+                    "its own Spearman correlation with measured removal",
+                    missing="no removal was measured",
                 ),
-                "held_out_low": Column("number", "1", "lower end of its 95% bootstrap interval"),
-                "held_out_high": Column("number", "1", "upper end"),
+                "held_out": Column(
+                    "number",
+                    "1",
+                    "Spearman of the fused score, on neurons that no weight was fitted to",
+                    missing="no removal was measured",
+                ),
+                "held_out_low": Column(
+                    "number", "1", "lower end of its 95% bootstrap interval", missing="no removal was measured"
+                ),
+                "held_out_high": Column("number", "1", "upper end", missing="no removal was measured"),
                 "best_signal": Column("text", "", "the signal that ranks measured removal best alone"),
-                "best_held_out": Column("number", "1", "its Spearman correlation"),
-                "gain_low": Column("number", "1", "lower end of the 95% interval of held_out − best_held_out, paired"),
-                "gain_high": Column("number", "1", "upper end"),
-                "oracle_reliability": Column("number", "1", "share of measured removal's variance that is no noise"),
+                "best_held_out": Column("number", "1", "its Spearman correlation", missing="no removal was measured"),
+                "gain_low": Column(
+                    "number",
+                    "1",
+                    "lower end of the 95% interval of held_out − best_held_out, paired",
+                    missing="no removal was measured",
+                ),
+                "gain_high": Column("number", "1", "upper end", missing="no removal was measured"),
+                "oracle_reliability": Column(
+                    "number",
+                    "1",
+                    "share of measured removal's variance that is no noise",
+                    missing="no removal was measured",
+                ),
                 "measured": Column("integer", "", "neurons whose removal was measured"),
                 "fell_back": Column("flag", "", "whether the best signal alone took the place of learned weights"),
             },
@@ -343,10 +397,30 @@ TABLES = {
                 "perplexity": Column("number", "1", "exp(loss)"),
                 "tokens": Column("integer", "token", "tokens predicted"),
                 "change": Column("number", "1", "perplexity over that of dense with the same extra training, less 1"),
-                "above_traditional": Column("number", "nat/token", "loss above that of `traditional`, same tokens"),
-                "above_traditional_error": Column("number", "nat/token", "its standard error over the text, paired"),
-                "above_random": Column("number", "nat/token", "loss above that of `random`, same tokens"),
-                "above_random_error": Column("number", "nat/token", "its standard error over the text, paired"),
+                "above_traditional": Column(
+                    "number",
+                    "nat/token",
+                    "loss above that of `traditional`, same tokens",
+                    missing="the other variant was not run",
+                ),
+                "above_traditional_error": Column(
+                    "number",
+                    "nat/token",
+                    "its standard error over the text, paired",
+                    missing="the other variant was not run",
+                ),
+                "above_random": Column(
+                    "number",
+                    "nat/token",
+                    "loss above that of `random`, same tokens",
+                    missing="the other variant was not run",
+                ),
+                "above_random_error": Column(
+                    "number",
+                    "nat/token",
+                    "its standard error over the text, paired",
+                    missing="the other variant was not run",
+                ),
             },
         ),
         Table(
@@ -364,9 +438,19 @@ TABLES = {
                 "best_single": Column("text", "", "signal or criterion with the highest spearman"),
                 "gain_low": Column("number", "1", "lower end of the 95% interval of spearman − best_single's, paired"),
                 "gain_high": Column("number", "1", "upper end"),
-                "joint": Column("number", "1", "rank correlation of its sum over a set with the set's joint removal"),
+                "joint": Column(
+                    "number",
+                    "1",
+                    "rank correlation of its sum over a set with the set's joint removal",
+                    missing="no sets were removed together",
+                ),
                 "held_out": Column("flag", "", "whether it is judged on neurons that it was not fitted to"),
-                "oracle_reliability": Column("number", "1", "Spearman–Brown of measured removal's halves of text"),
+                "oracle_reliability": Column(
+                    "number",
+                    "1",
+                    "Spearman–Brown of measured removal's halves of text",
+                    missing="fewer than two neurons of a layer vary",
+                ),
                 "measured": Column("integer", "", "neurons whose removal was measured"),
             },
         ),
@@ -377,16 +461,38 @@ TABLES = {
                 "score": Column("text", "", "signal, criterion, variant, or `dense`"),
                 "over": Column("text", "", "seeds of `calibration` (text and probes) or of `training`"),
                 "runs": Column("integer", "", "seeds compared"),
-                "overlap": Column("number", "1", "share of the kept half that two seeds keep, mean over pairs"),
-                "overlap_low": Column("number", "1", "the lowest pair's"),
-                "rank_correlation": Column("number", "1", "Spearman between seeds within layers, mean over pairs"),
-                "rank_correlation_low": Column("number", "1", "the lowest pair's"),
-                "pruned_perplexity": Column("number", "1", "mean over seeds, right after removal"),
-                "pruned_spread": Column("number", "1", "its standard deviation over seeds"),
-                "reconstructed_perplexity": Column("number", "1", "mean over seeds, after the repair"),
-                "reconstructed_spread": Column("number", "1", "its standard deviation over seeds"),
-                "finetuned_perplexity": Column("number", "1", "mean over seeds, after the extra training"),
-                "finetuned_spread": Column("number", "1", "its standard deviation over seeds"),
+                "overlap": Column(
+                    "number",
+                    "1",
+                    "share of the kept half that two seeds keep, mean over pairs",
+                    missing="too few seeds have it",
+                ),
+                "overlap_low": Column("number", "1", "the lowest pair's", missing="too few seeds have it"),
+                "rank_correlation": Column(
+                    "number",
+                    "1",
+                    "Spearman between seeds within layers, mean over pairs",
+                    missing="too few seeds have it",
+                ),
+                "rank_correlation_low": Column("number", "1", "the lowest pair's", missing="too few seeds have it"),
+                "pruned_perplexity": Column(
+                    "number", "1", "mean over seeds, right after removal", missing="too few seeds have it"
+                ),
+                "pruned_spread": Column(
+                    "number", "1", "its standard deviation over seeds", missing="too few seeds have it"
+                ),
+                "reconstructed_perplexity": Column(
+                    "number", "1", "mean over seeds, after the repair", missing="too few seeds have it"
+                ),
+                "reconstructed_spread": Column(
+                    "number", "1", "its standard deviation over seeds", missing="too few seeds have it"
+                ),
+                "finetuned_perplexity": Column(
+                    "number", "1", "mean over seeds, after the extra training", missing="too few seeds have it"
+                ),
+                "finetuned_spread": Column(
+                    "number", "1", "its standard deviation over seeds", missing="too few seeds have it"
+                ),
             },
         ),
         Table(
@@ -411,7 +517,8 @@ def table(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """Return `frame` as the table of that name: columns in order and of their types, rows sorted by key.
 
     Raises:
-        ValueError: For an unknown table, a missing, unexpected or wrongly typed column, or a repeated key.
+        ValueError: For an unknown table, a missing, unexpected or wrongly typed column, a repeated key, or a number
+            that is not finite where the schema does not let it be missing.
     """
     schema = _schema(name)
     if list(frame.columns) != list(schema.columns):
@@ -422,6 +529,7 @@ def table(name: str, frame: pd.DataFrame) -> pd.DataFrame:
             raise ValueError(f"Expected {wanted.type}s in column {column!r} of {name}, got {ordered[column].dtype}.")
     if ordered.duplicated(list(schema.key)).any():
         raise ValueError(f"Expected one row for each {' × '.join(schema.key)} in {name}, got repeated ones.")
+    _refuse_numbers(schema, ordered)
     return ordered
 
 
@@ -464,6 +572,25 @@ def _refuse_columns(schema: Table, got: list[str]) -> None:
     extra = [column for column in got if column not in schema.columns]
     if missing or extra:
         raise ValueError(f"Expected the columns of table {schema.name}, got missing {missing}, unexpected {extra}.")
+
+
+def _refuse_numbers(schema: Table, frame: pd.DataFrame) -> None:
+    """Refuse infinite numbers, and missing ones where the schema does not allow it."""
+    for name, column in schema.columns.items():
+        if column.type != "number":
+            continue
+        values = frame[name].to_numpy(dtype=float, na_value=np.nan)
+        allowed = np.isnan(values) & bool(column.missing)
+        if column.missing == UNMEASURED:
+            allowed &= frame["samples"].to_numpy() == 0
+        wrong = np.flatnonzero(~np.isfinite(values) & ~allowed)
+        if len(wrong):
+            key = ", ".join(f"{part} {frame[part].iloc[wrong[0]]}" for part in schema.key)
+            raise ValueError(
+                f"Expected finite numbers in column {name!r} of {schema.name}, got {values[wrong[0]]} at {key}"
+                + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "")
+                + "; look for weights or inputs that are not finite."
+            )
 
 
 def _is(column: pd.Series, wanted: str) -> bool:

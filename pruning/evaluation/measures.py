@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pruning.core.modes import evaluating
+from pruning.core.neurons import expect_finite
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches
 from pruning.models.base import LanguageModel, Measurable, State
@@ -61,8 +62,10 @@ def loss_of(
 
     Raises:
         ValueError: If no target counts.
-        FloatingPointError: If the loss is not finite.
+        FloatingPointError: If a weight or the loss is not finite.
     """
+    if finite:
+        expect_finite(model)
     total, tokens, weight, correct, state = 0.0, 0, 0.0, 0, None
     with evaluating(model), torch.no_grad():
         for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):

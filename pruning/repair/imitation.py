@@ -1,5 +1,6 @@
 """Learning from the dense model: its features without labels as a repair, its logits beside labels in training."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,9 +9,11 @@ from torch import Tensor, nn
 
 from pruning.core.devices import moved, twin_of
 from pruning.core.modes import carried, differentiating, evaluating
+from pruning.core.neurons import expect_finite
 from pruning.core.progress import Track, silently
 from pruning.data.windows import IGNORED, Window, Windows
 from pruning.models.base import LanguageModel, State
+from pruning.training.loop import AT_ONCE, UNREAD
 from pruning.training.schedule import paces_of, rate_at
 
 METRIC_WINDOWS = 8
@@ -70,9 +73,11 @@ def imitate(
         track: Shows progress.
 
     Raises:
-        FloatingPointError: If the loss stops being a number.
+        FloatingPointError: If a weight or the loss is not finite.
         ValueError: If everything that could learn is frozen.
     """
+    expect_finite(student)
+    expect_finite(teacher)
     learner = twin_of(student)
     alignment = _alignment(student, teacher)
     metric = feature_metric(teacher, [windows[index] for index in range(min(METRIC_WINDOWS, len(windows)))])
@@ -144,11 +149,17 @@ def _learn(
     optimizer = torch.optim.Adam([{"params": [p], "pace": paces.get(p, 1.0)} for p in learning], fused=True)
     steps = max(1, imitation.tokens // windows[0].tokens.numel())
     states: tuple[State | None, State | None] = (None, None)
+    unread: list[Tensor] = []
+    every = 1 if metric.device.type in AT_ONCE else UNREAD
     with differentiating(learner), evaluating(teacher):
         for step in track(range(steps), "imitation"):
             place = step % len(windows)
             states = states if place else (None, None)  # the text begins again
             loss, states = _imitation_loss(learner, alignment, teacher, windows[place], metric, states)
+            unread.append(loss.detach())
+            if len(unread) == every or step + 1 == steps:
+                _expect_finite_losses(unread, step, imitation.learning_rate)
+                unread = []
             gradients = torch.autograd.grad(loss, learning)
             for parameter, gradient in zip(learning, gradients, strict=True):
                 parameter.grad = gradient
@@ -158,6 +169,16 @@ def _learn(
             optimizer.step()
     for parameter in learning:
         parameter.grad = None
+
+
+def _expect_finite_losses(losses: Sequence[Tensor], last: int, rate: float) -> None:
+    """Refuse the first of some steps' losses, up to that of step `last` (from 0), that is no finite number."""
+    for step, loss in enumerate(torch.stack(list(losses)).tolist(), start=last + 2 - len(losses)):
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"Expected a finite imitation loss, got {loss} at step {step} (highest learning rate {rate:.3g}); "
+                "lower learning_rate or clip."
+            )
 
 
 def _imitation_loss(
@@ -175,8 +196,6 @@ def _imitation_loss(
     features, own = learner.features(tokens, carried(states[0]))
     difference = alignment(features) - wanted
     loss = 0.5 * _counted(((difference @ metric) * difference).sum(-1).flatten(), window).mean()
-    if not loss.isfinite():
-        raise FloatingPointError(f"Expected a finite imitation loss, got {loss.item()}; lower learning_rate or clip.")
     return loss, (own, after)
 
 

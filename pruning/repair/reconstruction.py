@@ -10,6 +10,7 @@ from pruning.core.neurons import (
     Keep,
     Model,
     NeuronLayer,
+    expect_finite,
     frozen_as,
     gather,
     named_buffers,
@@ -69,6 +70,7 @@ def reconstruct(model: Model, keep: Keep, covariances: Covariances, *, repair: s
     """
     if repair not in REPAIRS:
         raise ValueError(f"Unknown repair {repair!r}; known: {list(REPAIRS)}.")
+    expect_finite(model)
     smaller = select(model, keep)  # refuses a wrong choice before any work
     keep = {name: kept.cpu() for name, kept in keep.items()}  # where the covariances are
     if repair == "none":

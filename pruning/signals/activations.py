@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pruning.core.hooks import recorded
 from pruning.core.modes import evaluating
-from pruning.core.neurons import NeuronLayer
+from pruning.core.neurons import NeuronLayer, expect_finite
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Covariance, Histogram, Moments
 from pruning.core.tables import ACTIVATIONS
@@ -117,6 +117,7 @@ def activations(
     layers = model.layers()
     count = min(activation_samples, len(windows))
     expect_several(count, "activations")
+    expect_finite(model)
     scales = _scales(model, layers, windows)
     most = groups_that_fit(layers)
     groups = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pruning.core.modes import evaluating, thawed
-from pruning.core.neurons import NeuronLayer, PrunableModule, gather, named_tensors
+from pruning.core.neurons import NeuronLayer, PrunableModule, expect_finite, gather, named_tensors
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import entropy, inverse_diagonal, jackknife_error, merged
 from pruning.core.tables import CRITERIA, EXACT, table, unmeasured
@@ -60,6 +60,7 @@ def criteria(
     """
     count = min(batches, len(windows))
     expect_several(count, "criteria")
+    expect_finite(model)
     layers = tappable(model, windows, "criteria")
     left_out = [(layer.name, layer.width) for layer in model.layers() if layer not in layers]
     if not layers:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pruning.core.modes import carried, differentiating, thawed
-from pruning.core.neurons import NeuronLayer, gather
+from pruning.core.neurons import NeuronLayer, expect_finite, gather
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments
 from pruning.core.tables import GRADIENTS
@@ -92,6 +92,7 @@ def gradients(model: Measurable, windows: Batches, *, batches: int, track: Track
     layers = model.layers()
     count = min(batches, len(windows))
     expect_several(count, "gradients")
+    expect_finite(model)
     groups = {layer.name: empty_groups(partial(Flow.empty, layer.width), count) for layer in layers}
     state = None
     with differentiating(model), thawed(model):

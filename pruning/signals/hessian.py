@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pruning.core.devices import twice_differentiable
 from pruning.core.modes import carried, evaluating, thawed
-from pruning.core.neurons import NeuronLayer, gather, named_tensors
+from pruning.core.neurons import NeuronLayer, expect_finite, gather, named_tensors
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments, merged
 from pruning.core.tables import table
@@ -78,6 +78,7 @@ def hessian(
     """
     if probes < 2:
         raise ValueError(f"Expected at least two probes for hessian, whose spread is its error, got {probes}.")
+    expect_finite(model)
     layers, tensors = model.layers(), named_tensors(model)
     squares = {layer.name: gather(layer.owned, tensors).cpu().double().square().mean(1) for layer in layers}
     groups = {layer.name: [Moments.empty(layer.width) for _ in range(GROUPS)] for layer in layers}

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pruning.core.hooks import at_targets
 from pruning.core.modes import carried, differentiating, evaluating
-from pruning.core.neurons import NeuronLayer
+from pruning.core.neurons import NeuronLayer, expect_finite
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Covariance
 from pruning.data.windows import IGNORED, Batches
@@ -42,6 +42,7 @@ def sensitivities(
         seed: Seed of the sampled labels.
         track: Shows progress.
     """
+    expect_finite(model)
     layers, count = tappable(model, windows, "surgeon"), min(batches, len(windows))
     most = groups_that_fit(layers)
     groups = {layer.name: empty_groups(partial(Covariance.empty, layer.width), count, most) for layer in layers}

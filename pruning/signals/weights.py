@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.core.neurons import NeuronLayer, PrunableModule, gather, named_tensors
+from pruning.core.neurons import NeuronLayer, PrunableModule, expect_finite, gather, named_tensors
 from pruning.core.statistics import Histogram, entropy
 from pruning.core.tables import WEIGHTS, table
 from pruning.signals.scaling import signal_rows, weighted
@@ -34,6 +34,7 @@ def weights(model: PrunableModule, *, threshold: float, bins: int) -> pd.DataFra
         threshold: Relative size below which a weight counts as zero.
         bins: Bins of the histogram.
     """
+    expect_finite(model)
     tensors = named_tensors(model)
     parts = []
     for layer in model.layers():

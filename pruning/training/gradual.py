@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.core.neurons import Keep, NeuronLayer, Slice, cut, gather, named_tensors, select
+from pruning.core.neurons import Keep, NeuronLayer, Slice, cut, expect_finite, gather, named_tensors, select
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Windows
 from pruning.models.base import LanguageModel, State
@@ -126,6 +126,7 @@ def prune_gradually(
     """
     _check(retain, floor, momentum, penalty)
     expect_learning(model)
+    expect_finite(model)
     state = resume or Trained({}, pd.DataFrame(), finished=False)
     layers, steps = model.layers(), recipe.epochs * steps_an_epoch(recipe, windows)
     neurons, least = sum(model.widths()), sum(min(floor, layer.width) for layer in layers)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pruning.core.devices import seeded
 from pruning.core.modes import carried, evaluating
-from pruning.core.neurons import named_buffers, named_tensors
+from pruning.core.neurons import expect_finite, named_buffers, named_tensors
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches
 from pruning.evaluation.measures import loss_of
@@ -24,7 +24,9 @@ _States = tuple[Any, Any]
 
 UNREAD = 32
 """Losses that may stay on an accelerator unread: reading one waits for its step, so a loss that is no number is noticed
-up to as many steps later. A CPU waits for nothing, and there each loss is read at once."""
+up to as many steps later."""
+AT_ONCE = ("cpu",)
+"""Kinds of devices on which nothing waits, so that each loss is read at once."""
 CHECKPOINTED = ("exp_avg", "exp_avg_sq", "step")
 """What AdamW remembers of each parameter."""
 
@@ -106,6 +108,7 @@ def train(
         ValueError: If every parameter is frozen.
     """
     expect_learning(model)
+    expect_finite(model)
     loop = Loop(model, optimizer_of(model, recipe), windows, recipe, teacher, seed, track)
     state = resume or Trained({}, pd.DataFrame(), finished=False)
     if resume:
@@ -162,7 +165,7 @@ class Loop:
         known: list[float] = []
         counts: list[int] = []
         states: _States = (None, None)
-        every = 1 if self.model.device.type == "cpu" else UNREAD
+        every = 1 if self.model.device.type in AT_ONCE else UNREAD
         self.model.train()
         for rate, (inputs, targets) in zip(self.track(rates, what), self.windows, strict=False):
             counts.append(self.model.count(targets))
