@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -15,6 +16,7 @@ from pruning.compat.seeing import Site, site_of, watching
 from pruning.core.neurons import NeuronLayer, gather
 from pruning.core.statistics import Covariance, jackknife_error, merged
 from pruning.core.tables import COOPERATIVE, SIGNALS, WEIGHTS
+from pruning.data.windows import IGNORED
 from pruning.signals import cooperative
 from pruning.signals import weights as weights_signal
 from pruning.signals.activations import Activity
@@ -29,6 +31,7 @@ THRESHOLD, BINS, STRONG = 0.1, 32, 0.75
 WIDEST = 2048
 """Neurons of a layer up to which activations are kept: their covariance takes width² numbers."""
 
+Group = TypeVar("Group", bound=Measured)
 Tables = dict[str, pd.DataFrame]
 """Signal → `layer`, `neuron`, `importance`, `standard_error`."""
 
@@ -88,7 +91,7 @@ def measure(
         if switches.structural:
             found["cooperative"] = [_wired(layer, own.tensors, activities.get(layer.name)) for layer in own.layers]
         if flowing:
-            found["gradients"] = [_estimate(layer, flows[layer.name]) for layer in own.layers]
+            found["gradients"] = [_estimate(layer, flows[layer.name] or None) for layer in own.layers]
     return {name: _table(own.layers, found[name]) for name in SIGNALS if name in found}
 
 
@@ -147,9 +150,13 @@ def _read(
     wanted = {site for site in sites.values() if site is not None and site.width <= WIDEST}
     seen: dict[Site, list[Activity]] = {}
     flows = {layer.name: empty_groups(partial(Flow.empty, layer.width), len(batches)) for layer in own.layers}
-    place = 0
+    place, counted = 0, torch.empty(0, dtype=torch.bool)
 
     def observe(site: Site, batch: Tensor) -> None:
+        if len(batch) == len(counted) and not counted.all():  # a place for each target
+            batch = batch[counted.to(batch.device)]
+        if not len(batch):
+            return
         if site not in seen:
             scale = batch.square().mean().sqrt().cpu()
             seen[site] = empty_groups(partial(Activity.empty, site.width, BINS, scale), len(batches))
@@ -158,7 +165,8 @@ def _read(
     caller, parameters = Caller(model, device), list(own.parameters.values())
     with untouched(model, parameters if criterion else ()), watching(model, sorted(wanted), observe):
         for place, (data, targets) in enumerate(batches):
-            if criterion is None:
+            counted = _counted(targets, criterion)
+            if criterion is None or (len(counted) and not counted.any()):
                 with torch.no_grad():
                     caller(data)
                 continue
@@ -166,14 +174,22 @@ def _read(
                 found = _gate_gradients(caller.loss(data, targets, criterion), own.parameters, own.gated)
             for name, values in found.items():
                 group_of(flows[name], place, len(batches)).update(values[None])
+    flows = {name: _filled(groups) for name, groups in flows.items()}
     activities = {name: _filled(seen[site]) for name, site in sites.items() if site in seen}
     for name in sites.keys() - activities.keys():
         logger.warning("What the neurons of %s say is not seen; other signals rank them.", name)
     return activities, flows
 
 
-def _filled(groups: Sequence[Activity]) -> list[Activity]:
+def _filled(groups: Sequence[Group]) -> list[Group]:
     return [group for group in groups if group.samples]
+
+
+def _counted(targets: Any, criterion: Criterion | None) -> Tensor:
+    """Return which class numbers the criterion does not ignore, (n,); none where the targets are something else."""
+    if not isinstance(targets, Tensor) or targets.is_floating_point():
+        return torch.empty(0, dtype=torch.bool)
+    return targets.flatten() != getattr(criterion, "ignore_index", IGNORED)
 
 
 def _gate_gradients(
