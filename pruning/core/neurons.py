@@ -18,6 +18,10 @@ Keep = Mapping[str, Tensor]
 """Kept neurons of each layer: layer name → indices, on any device, in the order that the smaller layer will have."""
 
 
+TIED = "computes its neurons as well as reading them"
+"""How an obstacle ends where one parameter does both."""
+
+
 @dataclass(frozen=True)
 class Slice:
     """Where one parameter holds a layer's neurons: along `dim`, in `blocks` stacked copies.
@@ -84,6 +88,9 @@ class NeuronLayer:
         buffers: Slices of buffers that go with the neurons (running statistics), which are no parameters.
         seen: Where the first input of the module `output`, a reader, holds the activations; None where its output does.
         obstacle: Why the readers cannot be refitted on what is recorded; empty if they can.
+        silenced: Owned slices that are zeroed, too, to mask a neuron that something reads without a parameter.
+        exact: Whether removing neurons gives what masking them gives. It does not where a normalisation runs over them:
+            what is left of them then has other statistics.
     """
 
     name: str
@@ -95,6 +102,8 @@ class NeuronLayer:
     buffers: tuple[Slice, ...] = ()
     seen: Slice | None = None
     obstacle: str = ""
+    silenced: tuple[Slice, ...] = ()
+    exact: bool = True
 
 
 class PrunableModule(nn.Module, ABC):
@@ -222,14 +231,14 @@ def silence(model: Model, keep: Keep) -> Model:
     """Return a model of the same size in which nobody reads the neurons outside `keep`.
 
     Masking, as a reference for `select`: the columns of every reader are zero, so a removed neuron still computes,
-    but its output reaches nothing.
+    but its output reaches nothing. Where something reads it without a parameter, it says zero instead.
     """
     layers = model.layers()
     _check_keep(layers, keep)
     tensors = {name: tensor.clone() for name, tensor in named_tensors(model).items()} | named_buffers(model)
     for layer in layers:
         removed = removed_neurons(layer, keep)
-        for piece in layer.read:
+        for piece in (*layer.read, *layer.silenced):
             tensor = tensors[piece.parameter]
             tensor.index_fill_(piece.dim, piece.indices(removed.to(tensor.device), layer.width), 0.0)
     masked = model.resized([layer.width for layer in layers])

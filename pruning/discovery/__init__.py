@@ -1,46 +1,47 @@
 """The layers of neurons of any PyTorch model: found by tracing it, proved by removing some.
 
-Why `torch.export`, and a propagation of our own over its graph:
+How:
 
-- It gives one graph of some two thousand operations with fixed meanings whatever the user's code looks like, with the
-  parameters named as in the model, tied ones recognised, and the module of each operation. `torch.fx` traces Python
-  symbolically, so that it fails on control flow that depends on shapes, which `transformers` is full of, and stops at
-  modules, whose every class would need a rule of its own.
-- `torch-pruning`'s dependency graph finds couplings from the graph of gradients: it knows no recurrent layers, silently
-  unties tied weights, and passes over what it does not know. Here an operation that is not known is a reason, by name,
-  why the neurons that it reads stay.
-- Only structure is taken from the graph. What is pruned and deployed is the user's own module, with its own code.
+- The model runs on the example inputs, and beside every tensor run the numbers of the places in parameters that compute
+  its elements (`tracing`, `propagation`, `positions`). PyTorch hands over each operation as it was called, so an LSTM
+  is one whatever its length, and control flow, packed sequences, attributes and autocast are simply what happens.
+- What an operation does with neurons is told by a rule (`operations`, `products`, `recurrences`), or else by taking it
+  apart, or else by a probe (`probing`): it runs again with some neurons changed.
+- Only structure is taken from that. What is pruned and deployed is the user's own module, with its own code.
 
 Recurrent layers and `nn.MultiheadAttention` cannot hold unequal widths and fewer heads; they are first replaced by
-equivalents that can (`Recurrent`, `Attention`). At last every layer is put to the proof on the example inputs: with
-random weights, a model without some of its neurons, the others in another order, must give what a model gives in which
-nobody reads them. Where the user's own code counts on a width this fails, and the layer is named with the error.
+equivalents that can (`Recurrent`, `Attention`), and the model with these is compared with the given one. Parameters
+that something computes are folded (`folding`). At last every layer is put to the proof on the example inputs
+(`proving`): with random weights, a model without some of its neurons, the others in another order, must give what a
+model gives in which nobody reads them. Where the user's own code counts on a width, numbers in its modules are tried
+that may follow it (`numbers`); else the layer is named with the error.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from pruning.core.devices import drawing, full_precision
-from pruning.core.neurons import NeuronLayer, select, silence
 from pruning.discovery.attention import Attention, is_attention
 from pruning.discovery.discovered import PREFIX, Discovered
+from pruning.discovery.folding import fold
+from pruning.discovery.propagation import Propagation, Reading
+from pruning.discovery.proving import close, proved
 from pruning.discovery.recurrent import Narrowed, Recurrent, is_recurrent
-from pruning.discovery.structure import layers_of
-from pruning.discovery.tracing import Inputs, copied, propagated
+from pruning.discovery.structure import structure_of
+from pruning.discovery.tracing import Inputs, Seeing, copied, propagated, running
 
 __all__ = ["Attention", "Discovered", "Narrowed", "Recurrent", "discover"]
 
 
-def discover(model: nn.Module, example_inputs: tuple[Any, ...] | Mapping[str, Any]) -> Discovered:
+def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mapping[str, Any]) -> Discovered:
     """Return the model with its layers of neurons found, ready for every signal, choice and cut.
 
     Recurrent states keep the shape that they have in the model, whatever the widths become: see `Recurrent`.
 
+    >>> from pruning.core.neurons import select
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> found = discover(model, (torch.ones(1, 3),))
     >>> [(layer.name, layer.width) for layer in found.layers()], found.unprunable
@@ -54,32 +55,87 @@ def discover(model: nn.Module, example_inputs: tuple[Any, ...] | Mapping[str, An
 
     Args:
         model: Any module; it is left as it was.
-        example_inputs: What it is called with: positional arguments, or arguments by name. A few samples do; every
-            part of the model that shall be pruned must take part in the answer.
+        example_inputs: What it is called with: a tensor, positional arguments, or arguments by name. A few samples do;
+            every part of the model that shall be pruned must take part in the answer.
 
     Raises:
-        TypeError: If the inputs are neither a tuple nor named.
-        ValueError: If the model does not run on the inputs, computes something else once its recurrent layers and
-            attention are replaced, cannot be traced, or has not one layer that can be pruned; the sentence says why.
+        TypeError: If the inputs are neither a tensor nor a tuple nor named.
+        ValueError: If the model does not run on the inputs, or computes something else once its recurrent layers and
+            attention are replaced; the sentence says why.
     """
+    if isinstance(example_inputs, Tensor):
+        example_inputs = (example_inputs,)
     if not isinstance(example_inputs, (tuple, Mapping)):
-        raise TypeError(f"Expected a tuple or a mapping of inputs, got {type(example_inputs).__name__}.")
+        raise TypeError(f"Expected a tensor, a tuple or a mapping of inputs, got {type(example_inputs).__name__}.")
     inputs: Inputs = ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (example_inputs, {})
-    network = _replaced(_forgetful(copied(model)))
+    network, folded = _prepared(model)
     _compare(model, network, inputs)
     modes = {name: module.training for name, module in network.named_modules()}
     with _uncached(network):
-        found = propagated(network, inputs, PREFIX)
-        layers, reasons = layers_of(found, Discovered(network.eval(), [], {}), PREFIX)
+        found = _followed(network.eval(), inputs)
+        structure = structure_of(found, Discovered(network, [], {}), PREFIX)
         for reading in found.readings:
-            if reading.padded and any(reading.axis == (p.parameter, p.dim) for layer in layers for p in layer.read):
+            read = ((p.parameter, p.dim) for layer in structure.layers for p in layer.read)
+            if reading.padded and reading.axis in read:
                 _narrow(network, reading.module.removeprefix(PREFIX))
-        proved, refuted = _proved(Discovered(network, layers, {}), inputs, found.states)
+        model, refuted = proved(
+            Discovered(network, structure.layers, {}, folded=folded), structure, inputs, found.states
+        )
     for name, module in network.named_modules():
         module.training = modes.get(name, module.training)
-    if not proved:
-        raise ValueError(f"Expected a model with a layer that can be pruned, got none: {dict(reasons, **refuted)}.")
-    return Discovered(network, proved, {**reasons, **refuted})
+    reasons = {**structure.reasons, **refuted}
+    return Discovered(network, model.layers(), reasons, model.numbers, model.folded)
+
+
+def _followed(network: nn.Module, inputs: Inputs) -> Propagation:
+    """Return what a run tells, its recurrent layers even where their states are read as wide as they are."""
+    while True:
+        found = propagated(network, inputs, PREFIX)
+        wide = {name for reading in found.readings if not _can_narrow(network, reading) for name in reading.padded}
+        even = [module for module in map(network.get_submodule, found.even | wide) if isinstance(module, Recurrent)]
+        if all(module.even for module in even):
+            return found
+        for module in even:
+            module.even = True
+
+
+def _can_narrow(network: nn.Module, reading: Reading) -> bool:
+    """Return whether a reader of a padded state can be told to read a part of it."""
+    reader = network.get_submodule(reading.module.removeprefix(PREFIX).rstrip("."))
+    if isinstance(reader, nn.RNNBase):
+        return "weight_hh" in reading.axis[0]
+    return type(reader) in (nn.Linear, Narrowed) and reading.axis[1] == 1
+
+
+def _prepared(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
+    """Return a copy of the model that can be cut, and what was folded into its parameters."""
+    network = _unwrapped(_forgetful(copied(model)))
+    folded = fold(network)
+    for module in network.modules():
+        for name, value in list(vars(module).items()):
+            if type(value) is Tensor and not name.startswith("_"):  # an attribute is cut as a buffer is
+                delattr(module, name)
+                module.register_buffer(name, value)
+    return _replaced(network), folded
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network without what runs it on several devices or compiles it, wherever in it that is."""
+    while (inner := _within(network)) is not None:
+        network = inner
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            while (inner := _within(child)) is not None:
+                child = inner
+                setattr(parent, name, child)
+    return network
+
+
+def _within(module: nn.Module) -> nn.Module | None:
+    """Return what a wrapper of PyTorch's wraps; None if the module is none."""
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return module.module  # type: ignore[no-any-return]
+    return getattr(module, "_orig_mod", None) if type(module).__name__ == "OptimizedModule" else None
 
 
 def _forgetful(network: nn.Module) -> nn.Module:
@@ -114,9 +170,9 @@ _REPLACEMENTS: tuple[tuple[Callable[[nn.Module], bool], Callable[[Any], nn.Modul
 
 def _compare(model: nn.Module, network: nn.Module, inputs: Inputs) -> None:
     """Refuse a network that, only because of what stands in for some of its modules, gives something else."""
-    given = _forgetful(copied(model, sharing=True)).eval()
+    given = _forgetful(copied(model, sharing=True))
     try:
-        expected = _outputs(given, inputs, set())
+        expected = _outputs(given, inputs)
     except Exception as error:  # whatever a user's code raises
         raise ValueError(f"Expected a model that runs on the example inputs, got {_said(error)}.") from error
     names = [name or "it" for name, module in network.named_modules() if isinstance(module, (Recurrent, Attention))]
@@ -124,16 +180,22 @@ def _compare(model: nn.Module, network: nn.Module, inputs: Inputs) -> None:
         return
     what = f"that replacing {', '.join(names)} by a module of the same class, but of widths of its own, changes nothing"
     try:
-        found = _outputs(copied(network, sharing=True).eval(), inputs, set())
+        found = _outputs(network, inputs)
     except Exception as error:  # whatever a user's code raises
         raise ValueError(f"Expected {what}, got {_said(error)}; ask nothing else of it than its class says.") from error
     if [part.shape for part in found] != [part.shape for part in expected]:
         raise ValueError(f"Expected {what}, got outputs of other shapes; ask for its class by `isinstance` alone.")
-    if not all(map(_close, found, expected)):
+    if not all(map(close, found, expected)):
         apart = max((a - b).abs().max().item() for a, b in zip(found, expected, strict=True) if a.numel())
         raise ValueError(
             f"Expected {what}, got outputs that are {apart:.1e} apart; ask for its class by `isinstance` alone."
         )
+
+
+def _outputs(network: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """Return the tensors that a network gives."""
+    with running(network, inputs, Seeing()) as (_, found):
+        return [tensor.clone() for tensor in found]
 
 
 def _said(error: Exception) -> str:
@@ -161,58 +223,3 @@ def _uncached(network: nn.Module) -> Iterator[None]:
     finally:
         for config in cached:
             config.use_cache = True
-
-
-def _proved(model: Discovered, inputs: Inputs, states: set[int]) -> tuple[list[NeuronLayer], dict[str, str]]:
-    """Return the layers that can be cut, and why the others cannot after all."""
-    layers, model = model.layers(), _generic(model, inputs)
-    if not _failure(model, layers, inputs, states):
-        return layers, {}
-    failures = {layer.name: _failure(model, [layer], inputs, states) for layer in layers}
-    return [layer for layer in layers if not failures[layer.name]], {n: f for n, f in failures.items() if f}
-
-
-def _generic(model: Discovered, inputs: Inputs) -> Discovered:
-    """Return the model with weights in general position, so that none hides what depends on a neuron by being zero.
-
-    Its own weights stay where others give no finite answer.
-    """
-    found = model.resized([layer.width for layer in model.layers()])
-    generator = torch.Generator().manual_seed(0)
-    for tensor in found.parameters():
-        if tensor.is_floating_point() and tensor.ndim:
-            drawn = torch.randn(tensor.shape, generator=generator) * (len(tensor) / tensor.numel()) ** 0.5
-            tensor.data.copy_(drawn if tensor.ndim > 1 else 1 + drawn / 4)
-    finite = all(bool(leaf.isfinite().all()) for leaf in _outputs(found, inputs, set()))
-    return found if finite else model
-
-
-def _failure(model: Discovered, layers: Sequence[NeuronLayer], inputs: Inputs, states: set[int]) -> str:
-    """Return why removing neurons of these layers differs from nobody reading them; empty if it does not."""
-    keep = {
-        layer.name: torch.arange(layer.width - 1, 0, -1) for layer in layers
-    }  # all but the first, the last one first
-    expected = _outputs(silence(model, keep), inputs, states)
-    try:
-        found = _outputs(select(model, keep), inputs, states)
-    except Exception as error:  # whatever a user's code raises at other widths
-        return f"its model's own code counts on its width: {str(error).strip().partition(chr(10))[0]}"
-    if len(found) == len(expected) and all(map(_close, found, expected)):
-        return ""
-    return "its model's own code counts on its width or order: without some neurons it computes something else"
-
-
-def _outputs(model: nn.Module, inputs: Inputs, states: set[int]) -> list[Tensor]:
-    """Return the tensors that a model gives, but for its states, whose neurons lie elsewhere in a smaller model."""
-    args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
-    with drawing(model), full_precision(), torch.no_grad():
-        leaves = pytree.tree_leaves(model(*args, **kwargs))
-    return [leaf for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and index not in states]
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors are equal up to the rounding of a sum in another order."""
-    if one.shape != other.shape or not (one.is_floating_point() or one.is_complex()):
-        return one.shape == other.shape and torch.equal(one, other)
-    scale = max(other.detach().abs().max().item(), 1e-30) if other.numel() else 1.0
-    return torch.allclose(one, other, rtol=0, atol=scale * torch.finfo(one.dtype).eps ** 0.75, equal_nan=True)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pruning.core.neurons import NeuronLayer, PrunableModule, Slice, named_buffers
 from pruning.discovery.attention import Attention
 from pruning.discovery.recurrent import Narrowed, Recurrent
-from pruning.discovery.tracing import canonical, copied
+from pruning.discovery.tracing import canonical, copied, kept_tensors
 
 PREFIX = "network."
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead")
@@ -20,19 +20,58 @@ ROWS = ("split_size", "all_head_size", "inner_dim")
 """What they call the dimensions of all heads together, where it is not the width of what they read."""
 
 
+@dataclass(frozen=True)
+class Number:
+    """A number in a user's own module that is so many times the width of a layer.
+
+    Attributes:
+        module: The module's path in the network.
+        attribute: Its name.
+        place: Where in it, if it is a tuple or list.
+        layer: The layer's name.
+        factor: What the width is multiplied by.
+    """
+
+    module: str
+    attribute: str
+    place: int | None
+    layer: str
+    factor: int
+
+    def set(self, network: nn.Module, width: int) -> None:
+        """Let the number be what it is for this width."""
+        module, number = network.get_submodule(self.module), self.factor * width
+        if self.place is None:
+            setattr(module, self.attribute, number)
+            return
+        numbers = list(getattr(module, self.attribute))
+        numbers[self.place] = number
+        kind = type(getattr(module, self.attribute))
+        setattr(module, self.attribute, kind(numbers))
+
+
 class Discovered(PrunableModule):
     """A model that `discover` found the neurons of.
 
     Attributes:
         network: The model itself, which a user deploys; it is called, and returns, as the user's.
         unprunable: Module → why what it computes is no layer of neurons that can be pruned.
+        numbers: Numbers in the user's own modules that follow the widths of layers.
+        folded: Parameter → what computed it, the values of which it now has.
     """
 
     network: nn.Module
 
-    def __init__(self, network: nn.Module, layers: Sequence[NeuronLayer], unprunable: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: Sequence[NeuronLayer],
+        unprunable: Mapping[str, str],
+        numbers: Sequence[Number] = (),
+        folded: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.numbers, self.folded = network, tuple(numbers), dict(folded or {})
         self.unprunable = dict(unprunable)
         self._layers = list(layers)
         self._register_load_state_dict_pre_hook(self._complete)  # type: ignore[no-untyped-call]
@@ -56,8 +95,11 @@ class Discovered(PrunableModule):
         for before, after in zip(self._layers, layers, strict=True):
             _agree_heads(network, before, after)
         _agree_parts(network, self._layers, layers)
+        widths_of = {layer.name: layer.width for layer in layers}
+        for number in self.numbers:
+            number.set(network, widths_of[number.layer])
         modes = {name: module.training for name, module in self.network.named_modules()}
-        found = type(self)(network, layers, self.unprunable)
+        found = type(self)(network, layers, self.unprunable, self.numbers, self.folded)
         for name, module in network.named_modules():
             module.training = modes[name]
         return found
@@ -90,25 +132,26 @@ def _moved(layer: NeuronLayer, width: int, moved: Mapping[Slice, Slice]) -> Neur
     if seen is not None:
         (source,) = {p for p in layer.read if replace(p, dim=seen.dim) == seen}
         seen = replace(moved[source], dim=seen.dim)
-    owned, read, buffers = (tuple(moved[p] for p in pieces) for pieces in (layer.owned, layer.read, layer.buffers))
-    return replace(layer, width=width, owned=owned, read=read, buffers=buffers, seen=seen)
+    kinds = ("owned", "read", "buffers", "silenced")
+    pieces: dict[str, Any] = {kind: tuple(moved[p] for p in getattr(layer, kind)) for kind in kinds}
+    return replace(layer, width=width, seen=seen, **pieces)
 
 
 def _shared(layers: Iterable[NeuronLayer]) -> dict[tuple[str, int], list[tuple[Slice, str]]]:
     """Return, for each dimension of a parameter or buffer, the slices in it and whose they are, by where they begin."""
     found: dict[tuple[str, int], list[tuple[Slice, str]]] = {}
     for layer in layers:
-        for piece in (*layer.owned, *layer.read, *layer.buffers):
+        for piece in dict.fromkeys((*layer.owned, *layer.read, *layer.buffers)):
             found.setdefault((piece.parameter, piece.dim), []).append((piece, layer.name))
     return {axis: sorted(pieces, key=lambda pair: pair[0].start) for axis, pieces in found.items()}
 
 
 def _reshape(network: nn.Module, before: Sequence[NeuronLayer], after: Sequence[NeuronLayer]) -> None:
     """Put new parameters and buffers into the network where the widths change their shapes; what is tied stays tied."""
-    tensors = dict(itertools.chain(network.named_parameters(), network.named_buffers()))
+    tensors = kept_tensors(network)
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     for old, new in zip(before, after, strict=True):
-        for piece in (*old.owned, *old.read, *old.buffers):
+        for piece in dict.fromkeys((*old.owned, *old.read, *old.buffers)):
             shapes[piece.parameter.removeprefix(PREFIX)][piece.dim] -= (
                 piece.blocks * piece.size * (old.width - new.width)
             )
@@ -121,6 +164,9 @@ def _reshape(network: nn.Module, before: Sequence[NeuronLayer], after: Sequence[
         if id(tensor) in changed and isinstance(tensor, nn.Parameter):
             changed[id(tensor)] = nn.Parameter(changed[id(tensor)], requires_grad=tensor.requires_grad)
     for module in network.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, (tuple, list)) and any(id(part) in changed for part in value):
+                setattr(module, name, type(value)(changed.get(id(part), part) for part in value))
         registered: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for own in registered:
             own.update({name: changed[id(tensor)] for name, tensor in own.items() if id(tensor) in changed})
@@ -130,16 +176,12 @@ def _agree(module: nn.Module) -> None:
     """Let a module's own numbers agree with the shapes of its parameters."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
-        outputs, inputs = module.weight.shape[:2]
-        if 1 < module.groups == module.in_channels:  # each channel for itself
-            module.groups = outputs // (module.out_channels // module.groups)
-        module.out_channels, module.in_channels = outputs, inputs * module.groups
-    elif isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1:
-        module.in_channels, module.out_channels = module.weight.shape[:2]
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
-        known = module.weight if module.weight is not None else module.running_mean
-        module.num_features = module.num_features if known is None else len(known)
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        _agree_convolution(module)
+    elif isinstance(module, _NORMS):
+        _agree_norm(module)
+    elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         _agree_recurrent(module)
     elif isinstance(module, Attention):
@@ -149,19 +191,51 @@ def _agree(module: nn.Module) -> None:
             setattr(module, name, size)
 
 
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+
+
+def _agree_norm(module: Any) -> None:
+    """Let a normalisation agree with the shapes of its parameters; a group keeps as many channels as it has."""
+    known = getattr(module, "weight", None)
+    known = getattr(module, "running_mean", None) if known is None else known
+    if known is None:
+        return
+    if isinstance(module, nn.GroupNorm):
+        if module.num_groups > 1:
+            module.num_groups = module.num_groups * len(known) // module.num_channels
+        module.num_channels = len(known)
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = len(known)
+    else:
+        module.normalized_shape = tuple(known.shape)
+
+
+def _agree_convolution(module: nn.modules.conv._ConvNd) -> None:
+    """Let a convolution agree with the shape of its weight; a group keeps as many channels as it has."""
+    before, after = module.in_channels if module.transposed else module.out_channels, module.weight.shape[0]
+    if module.groups > 1:
+        module.groups = after // (before // module.groups)
+    one, other = after, module.weight.shape[1] * module.groups
+    module.in_channels, module.out_channels = (one, other) if module.transposed else (other, one)
+
+
 def _agree_recurrent(module: nn.RNNBase | nn.RNNCellBase) -> None:
     """Let a recurrent layer or cell agree with the shapes of its parameters; a state of several keeps its width."""
     if isinstance(module, Recurrent):
         module.input_size = module.get_parameter("weight_ih_l0").shape[1]
-    if isinstance(module, nn.RNNBase) and (isinstance(module, Recurrent) or module.num_layers > 1):
+        if module.even:
+            part: Any = module.get_submodule("0")
+            module.hidden_size, module.proj_size = part.hidden_size, part.proj_size
         return
     end = "_l0" if isinstance(module, nn.RNNBase) else ""
     inputs, width = (module.get_parameter(f"weight_{name}{end}").shape[1] for name in ("ih", "hh"))
     module.input_size = inputs
-    if isinstance(module, nn.RNNBase):
-        module._init_flat_weights()
-    if not getattr(module, "proj_size", 0):
+    if getattr(module, "proj_size", 0):
+        module.proj_size = width
+    else:
         module.hidden_size = width
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()  # cuDNN lays them out by the module's sizes
 
 
 def _agree_heads(network: nn.Module, before: NeuronLayer, after: NeuronLayer) -> None:

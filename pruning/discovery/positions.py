@@ -22,7 +22,7 @@ class Group:
         places: Axis → indices along it, ascending.
         reason: Why it cannot go; empty if it can.
         mixed: What mixes its places, so that they go as one; empty if nothing does.
-        marks: What is known of it: `conv`, `head`, `rnn`, `snn`.
+        marks: What is known of it: `conv`, `head`, `rnn`, `snn`, `random`.
     """
 
     places: Mapping[Axis, tuple[int, ...]]
@@ -86,15 +86,20 @@ class Positions:
         """Say what kind of neuron these places belong to."""
         self._say("mark", places, kind)
 
-    def groups(self) -> list[Group]:
-        """Return what belongs together, in the order in which the places were numbered; the first reason counts."""
+    def members(self) -> Tensor:
+        """Return for each place the number of the group that it is in, as far as is known."""
         members = self._members()
         for one, other, dim, reason in self._shares:
             if self._runs(members, other, [dim]):
                 self.link(one, other)
             else:
                 self.freeze(one, reason)
-        members = self._members()
+        self._shares.clear()
+        return torch.from_numpy(self._members())
+
+    def groups(self) -> list[Group]:
+        """Return what belongs together, in the order in which the places were numbered; the first reason counts."""
+        members = self.members().numpy()
         for places, dims, reason in self._widths:
             if self._runs(members, places, dims):
                 self.freeze(places, reason)

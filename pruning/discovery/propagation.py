@@ -1,18 +1,21 @@
-"""A traced model run once more, on numbers of places instead of activations.
+"""What is learnt of a network's neurons while it runs: every tensor beside the numbers of the places that compute it.
 
 Each element of an intermediate tensor carries the number of the place in a parameter that computes it, 0 where it
-belongs to no neuron. An operation for which there is no rule is a reason, by its name, why the neurons it reads stay.
+belongs to no neuron. An operation for which there is no rule is probed: see `probing`.
 """
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, nn
 
 from pruning.discovery.positions import Axis, Positions, compact, varies
+from pruning.discovery.probing import owners
+
+MADE = -1
+"""The number of what computes nothing from anything: `zeros`, `new_ones`, …"""
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,23 @@ class Value:
     Attributes:
         places: Numbers of places, shaped like the tensor; 0 belongs to nobody.
         functions: The operation that computed each element, by a number, whatever moved it since: two readers of one
-            neuron may read different functions of it.
-        padded: Whether it is a recurrent state, which keeps its width and has zeros behind the neurons that are left.
+            neuron may read different functions of it. `MADE` is what the network's code made of numbers.
+        padded: The recurrent layers whose state it is, or is made of, as far as this keeps its width and has zeros
+            behind the neurons that are left.
     """
 
     places: Tensor
     functions: Tensor
-    padded: bool = False
+    padded: frozenset[str] = frozenset()
+
+    @property
+    def free(self) -> bool:
+        """Whether the network's code made it of numbers, in a shape that may follow from the neurons' own."""
+        return bool((self.functions == MADE).all()) and not bool(self.places.any())
+
+    def shaped(self, shape: Sequence[int]) -> "Value":
+        """Return the value in another shape."""
+        return replace(self, places=self.places.reshape(shape), functions=self.functions.reshape(shape))
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,26 @@ class Reading:
     module: str
     functions: Tensor
     padding: bool = False
-    padded: bool = False
+    padded: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Blend:
+    """An operation that takes all neurons together, so that what is left of them gives another number.
+
+    Attributes:
+        index: When the operation came.
+        places: The neurons, by the places that compute them.
+        dim: The dimension along which they are taken together.
+        other: The same of a second tensor, which is summed over together with the first.
+        what: The operation, for a sentence.
+    """
+
+    index: int
+    places: Tensor
+    dim: int
+    what: str
+    other: int | None = None
 
 
 @dataclass
@@ -90,37 +122,19 @@ class Propagation:
         positions: Which places belong together.
         readings: Who reads neurons, in the order in which they do.
         owning: Axes that compute neurons or go along with them.
-        states: Which of the model's outputs, counted as they lie flat, are padded states.
+        states: Which of the model's outputs, counted as they lie flat, are recurrent states to be given back.
+        even: Recurrent layers whose state is read as wide as their neurons are many, so that all must be as wide.
+        blends: Operations that take neurons together.
     """
 
     positions: Positions = field(default_factory=Positions)
     readings: list[Reading] = field(default_factory=list)
     owning: dict[Axis, None] = field(default_factory=dict)
     states: set[int] = field(default_factory=set)
+    even: set[str] = field(default_factory=set)
+    blends: list[Blend] = field(default_factory=list)
     _functions: dict[tuple[str, str, int], int] = field(default_factory=dict)
-    _calls: dict[tuple[str, str], int] = field(default_factory=dict)
-
-    def run(self, graph: fx.Graph, inputs: Mapping[str, Value | Address], rules: Mapping[str, "Rule"]) -> None:
-        """Go through the graph, whose placeholders have these values, by a rule for each operation."""
-        values: dict[fx.Node, Any] = {}
-        for node in graph.nodes:
-            if node.op == "placeholder":
-                values[node] = inputs[node.name]
-            elif node.op == "output":
-                self._outputs(fx.node.map_arg(node.args, lambda argument: values.get(argument)))
-            elif node.op == "call_function":
-                values[node] = Call(self, node, values).result(rules)
-            else:
-                values[node] = None
-
-    def _outputs(self, outputs: object) -> None:
-        for index, value in enumerate(flat(outputs)):
-            if not isinstance(value, Value):
-                continue
-            if value.padded:
-                self.states.add(index)
-            else:
-                self.positions.freeze(value.places, "the model returns it")
+    _calls: dict[tuple[int, str], int] = field(default_factory=dict)
 
     def place(self, address: Address, dim: int) -> Tensor:
         """Return the numbers of an address's places along one dimension of the whole."""
@@ -128,62 +142,151 @@ class Propagation:
         first = self.positions.number((address.name, dim), address.shape[dim])
         return (first + distinct).expand(address.extent)
 
-    def function(self, node: fx.Node) -> Tensor:
+    def axis(self, address: Address, dim: int) -> Tensor:
+        """Return the numbers of all places along one dimension of a parameter, (size,)."""
+        size = address.shape[dim]
+        return self.positions.number((address.name, dim), size) + torch.arange(size)
+
+    def function(self, path: str, entered: int, kind: str) -> Tensor:
         """Return the number of an operation: the same each time that its module is called."""
-        stack = node.meta.get("nn_module_stack") or {"": ("", None)}
-        call, kind = next(reversed(stack)), str(node.target)
-        self._calls[call, kind] = self._calls.get((call, kind), 0) + 1
-        key = stack[call][0], kind, self._calls[call, kind]
+        self._calls[entered, kind] = self._calls.get((entered, kind), 0) + 1
+        key = path, kind, self._calls[entered, kind]
         return torch.tensor(self._functions.setdefault(key, len(self._functions) + 1))
 
 
 class Call:
-    """One operation of the graph, with its arguments' values at hand."""
+    """One operation, with its arguments' values at hand.
 
-    def __init__(self, into: Propagation, node: fx.Node, values: Mapping[fx.Node, Any]) -> None:
-        self.into, self.positions, self.node = into, into.positions, node
-        self.args: tuple[Any, ...] = fx.node.map_arg(node.args, values.get)
-        self.kwargs: dict[str, Any] = fx.node.map_arg(node.kwargs, values.get)
-        stack: Mapping[str, tuple[str, object]] = node.meta.get("nn_module_stack") or {}
-        self.module, self.module_type = next(reversed([(path, str(kind)) for path, kind in stack.values()]), ("", ""))
+    Attributes:
+        args: Its positional arguments, all of them, with values in the place of tensors.
+        kwargs: Its other arguments, likewise.
+        given: The arguments that it was called with, tensors in them.
+        outputs: What it gave.
+        module: The path of the module that called it.
+        module_type: That module's class.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __init__(
+        self,
+        into: Propagation,
+        target: Any,
+        index: int,
+        outputs: Any,
+        given: tuple[tuple[Any, ...], dict[str, Any]],
+        stack: Sequence[tuple[str, nn.Module, int]],
+    ) -> None:
+        self.into, self.positions, self.target, self.index = into, into.positions, target, index
+        self.outputs, self.given = outputs, given
+        self.module, module, self._entered = stack[-1] if stack else ("", None, 0)
+        self.module_type = str(type(module))
+        self._function: Tensor | None = None
 
     @property
     def name(self) -> str:
         """The operation's name without its overload."""
-        packet = getattr(self.node.target, "overloadpacket", None)
-        return str(packet or getattr(self.node.target, "__name__", self.node.target)).removeprefix("aten.")
+        return str(self.target.overloadpacket).removeprefix("aten.")
 
     @property
     def place(self) -> str:
         """The operation and its module, for a sentence."""
         return f"{self.name.strip('_')} in {self.module}" if self.module else self.name.strip("_")
 
+    @property
+    def function(self) -> Tensor:
+        """The number of this operation."""
+        if self._function is None:
+            self._function = self.into.function(self.module, self._entered, str(self.target))
+        return self._function
+
+    def another(self, name: str) -> Tensor:
+        """Return the number of something else that this operation gives."""
+        return self.into.function(self.module, self._entered, f"{self.target} {name}")
+
     def result(self, rules: Mapping[str, "Rule"]) -> Any:
         """Return the operation's outputs' values, after noting what it binds."""
-        if self.node.target is operator.getitem:
-            found, index = self.args
-            return found[index] if isinstance(found, (tuple, list)) else self.unknown([found])
         tensors = [value for value in flat((self.args, self.kwargs)) if isinstance(value, (Value, Address))]
-        if not tensors:
-            return self.fresh()
+        if all(isinstance(value, Value) and not value.places.any() for value in tensors):
+            parts = [(value.functions == MADE) for value in tensors if isinstance(value, Value)]
+            made = self.name.startswith("new_") or all(bool(part.all()) for part in parts)
+            if made or not any(bool(part.any()) for part in parts):
+                return self.fresh(made=made)
         rule = rules.get(self.name) or rules.get(self.name.removesuffix("_"))
         try:
             return self.unknown(tensors) if rule is None else rule(self)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             return self.unknown(tensors)  # a form of the operation that its rule does not foresee
 
-    def value(self, places: Tensor, *, padded: bool = False) -> Value:
+    def value(self, places: Tensor, *, padded: frozenset[str] = frozenset()) -> Value:
         """Return what this operation computes for neurons."""
-        return Value(places, self.into.function(self.node).expand(places.shape), padded)
+        return Value(places, self.function.expand(places.shape), padded)
 
-    def fresh(self) -> Any:
+    def fresh(self, *, made: bool = False) -> Any:
         """Return outputs that belong to nobody."""
-        return mapped(self.node.meta.get("val"), lambda tensor: self.value(nobody(tensor.shape)))
+        function = torch.tensor(MADE if made else 0)
+        return mapped(self.outputs, lambda tensor: Value(nobody(tensor.shape), function.expand(tensor.shape)))
 
     def unknown(self, tensors: Iterable[Value | Address | None]) -> Any:
-        """Return outputs that belong to nobody, for nothing is known of what the operation does with these."""
+        """Return outputs' values as a probe tells them, or nobody's where nothing is known of the operation."""
+        if all(isinstance(value, Value) for value in tensors if value is not None):
+            self.even([value for value in tensors if isinstance(value, Value)])
+            found = self._probed()
+            if found is not None:
+                return found
         self.freeze(tensors, f"it is read by {self.place}, which is not known to keep neurons apart")
         return self.fresh()
+
+    def _probed(self) -> Any:
+        """Return outputs' values by what changes in them when neurons do; None if the operation cannot be probed."""
+        places = [v.places if isinstance(v, Value) else None for v in flat((self.args, self.kwargs))]
+        arguments = normalised(self.target, *self.given)
+        told = owners(self.target, arguments, places, self.outputs)
+        if told is None:
+            return None
+        found: list[Tensor | None] = []
+        for owner in told.owners:
+            result = owner[0] if owner else None
+            for one in owner[1:]:
+                result = torch.where(result > 0, result, one) if result is not None else one
+            for one in owner:
+                self.positions.link(one, one if result is None else result)
+            found.append(result)
+        for blended in told.mixed:
+            self.positions.freeze(blended, f"{self.place} mixes all of it")
+        each = iter(found)
+        return mapped(self.outputs, lambda tensor: self.value(_or_nobody(next(each), tensor)))
+
+    def as_value(self, value: Any, along: Iterable[int] = ()) -> Value:
+        """Return a parameter that stands where values are expected as one of them: its neurons run along one axis.
+
+        Args:
+            value: A parameter, or what is a value already.
+            along: The axes along which neurons may run; by default the last that has several places.
+        """
+        if not isinstance(value, Address):
+            return value  # type: ignore[no-any-return]
+        wide = [axis for axis, size in enumerate(value.extent) if size > 1 and len(value.dims(axis)) == 1]
+        chosen = [axis for axis in wide if axis in set(along)] or wide[-1:]
+        found = nobody(value.extent)
+        for axis in range(len(value.extent)):
+            dims = value.dims(axis)
+            if axis in chosen[-1:]:
+                found = self.into.place(value, dims[0])
+                self.into.owning[value.name, dims[0]] = None
+            else:
+                self.fixed(value, dims)
+        return self.value(found)
+
+    def even(self, values: Iterable[Value]) -> None:
+        """Note that recurrent states are read as wide as their neurons are many."""
+        for value in values:
+            self.into.even |= value.padded
+
+    def blend(self, places: Tensor, dim: int, other: int | None = None) -> None:
+        """Note that neurons along a dimension are taken together."""
+        self.into.blends.append(Blend(self.index, places, dim % places.ndim, self.place, other))
 
     def freeze(self, tensors: Iterable[Value | Address | None], reason: str) -> None:
         """Say why nobody can go to whom these belong."""
@@ -199,8 +302,7 @@ class Call:
 
     def shape(self) -> tuple[int, ...]:
         """Return the shape of the first output."""
-        value = self.node.meta["val"]
-        return tuple((value if isinstance(value, Tensor) else value[0]).shape)
+        return tuple((self.outputs if isinstance(self.outputs, Tensor) else self.outputs[0]).shape)
 
     def own(self, address: Address, places: Tensor, offset: int) -> None:
         """Link a parameter that is combined element by element with neurons.
@@ -237,9 +339,10 @@ class Call:
             self.into.owning[address.name, dim] = None
             self.positions.freeze(axis, f"no neurons run along it where {self.place} uses it")
 
-    def read(self, seen: Tensor, functions: Tensor, weight: Address, dim: int, bias: str, **extra: bool) -> None:
+    def read(self, seen: Tensor, functions: Tensor, weight: Address, dim: int, bias: str, **extra: Any) -> None:
         """Note that the neurons in `seen`, one for each place along a dimension of a weight, are read by it."""
         columns = self.positions.number((weight.name, dim), weight.shape[dim]) + torch.arange(len(seen))
+        columns = columns.masked_fill((seen == 0) & (functions == MADE), 0)  # what the code made may go
         if not bool(seen.any()):
             self.positions.freeze(columns, "it reads the model's inputs, or what no neuron gives")
             return
@@ -270,6 +373,40 @@ def mapped(values: Any, change: Callable[[Tensor], Any]) -> Any:
 def nobody(shape: Sequence[int]) -> Tensor:
     """Return places that belong to no neuron."""
     return torch.zeros((), dtype=torch.int64).expand(tuple(int(size) for size in shape))
+
+
+def column(places: Tensor, dim: int) -> Tensor:
+    """Return what is found along one dimension where all others are at 0."""
+    for other in reversed(range(places.ndim)):
+        if other != dim:
+            places = places.select(other, 0)
+    return places
+
+
+def squeezed(places: Tensor) -> Tensor:
+    """Return the same places, repeated by strides of 0 wherever they are the same along a dimension."""
+    shape = places.shape
+    for dim in range(places.ndim):
+        if places.shape[dim] > 1 and (places.stride(dim) == 0 or bool((places == places.narrow(dim, 0, 1)).all())):
+            places = places.narrow(dim, 0, 1)
+    return places.expand(shape)
+
+
+def normalised(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments with what PyTorch leaves out because it is the default."""
+    whole: list[Any] = list(args)
+    named = dict(kwargs)
+    for argument in operation._schema.arguments[len(args) :]:
+        default = argument.default_value if argument.has_default_value() else None
+        if argument.kwarg_only:
+            named.setdefault(argument.name, default)
+        else:
+            whole.append(named.pop(argument.name, default))
+    return tuple(whole), named
+
+
+def _or_nobody(places: Tensor | None, tensor: Tensor) -> Tensor:
+    return nobody(tensor.shape) if places is None else places
 
 
 Rule = Callable[[Call], Any]

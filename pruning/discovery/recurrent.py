@@ -20,12 +20,17 @@ class Recurrent(nn.Module):
     A stacked `nn.LSTM(num_layers=2)` cannot hold layers of unequal width. Its state can, if it keeps its shape: the
     state taken and returned is (layers · directions, B, `hidden_size`) as it was before any neuron was removed, each
     part holding its neurons first and zeros behind, which nobody reads. So a user's code that makes, detaches or
-    carries states runs unchanged. `Recurrent.of` gives an instance that is also one of PyTorch's own class and answers
+    carries states runs unchanged. Where this code reads a state as wide as the neurons are many (a product with the
+    outputs, a normalisation, a cell), all layers and directions are as wide (`even`), and so is the state; one that is
+    given may be wider. `Recurrent.of` gives an instance that is also one of PyTorch's own class and answers
     what a user's code asks of it (`isinstance`, `weight_hh_l0`, `batch_first`, …).
 
     Attributes:
         mode: `LSTM`, `GRU`, `RNN_TANH` or `RNN_RELU`.
-        hidden_size: Width of the state, that of the layers before pruning.
+        hidden_size: Width of the state, that of the layers before pruning, unless they are even; of what cells
+            remember, if it is projected.
+        proj_size: Width of what is given if that is a projection of it, else 0.
+        even: Whether the state is as wide as the layers, which are all as wide.
         num_layers: How many layers lie on each other.
         bidirectional: Whether each layer has a second part that reads the sequence backwards.
         batch_first: Whether sequences are (B, T, …) instead of (T, B, …).
@@ -37,9 +42,9 @@ class Recurrent(nn.Module):
         self.mode = like.mode
         self.input_size, self.hidden_size, self.num_layers = like.input_size, like.hidden_size, like.num_layers
         self.bidirectional, self.batch_first, self.dropout = like.bidirectional, like.batch_first, like.dropout
-        self.bias, self.proj_size = like.bias, 0
+        self.bias, self.proj_size, self.even = like.bias, like.proj_size, False
         for index, (name, suffix) in enumerate(self._parts()):
-            inputs = self.input_size if index < self._directions else self.hidden_size * self._directions
+            inputs = self.input_size if index < self._directions else self._width * self._directions
             part = _like(like, inputs)
             for parameter in list(part._parameters):
                 part.register_parameter(parameter, like.get_parameter(parameter.replace("_l0", suffix)))
@@ -52,6 +57,10 @@ class Recurrent(nn.Module):
     def of(like: nn.RNNBase) -> "Recurrent":
         """Return what computes the same as `like`, with its parameters, and is of its class too."""
         return _STANDING[type(like)](like)
+
+    @property
+    def _width(self) -> int:
+        return self.proj_size or self.hidden_size
 
     @property
     def _directions(self) -> int:
@@ -116,8 +125,11 @@ class Recurrent(nn.Module):
                 outputs = []
                 if index + 1 < self.num_layers * self._directions and self.dropout:
                     hidden = F.dropout(hidden, self.dropout, self.training)
-        kinds = zip(*carried, strict=True)
-        return hidden, tuple(torch.cat([_padded(part, self.hidden_size) for part in kind]) for kind in kinds)
+        kinds, widths = zip(*carried, strict=True), (self._width, self.hidden_size)
+        return hidden, tuple(
+            torch.cat([part if self.even else _padded(part, width) for part in kind])
+            for kind, width in zip(kinds, widths, strict=False)
+        )
 
     def _part(
         self,
@@ -131,7 +143,8 @@ class Recurrent(nn.Module):
     ) -> tuple[Tensor, State]:
         """Return what one direction of one layer gives for each step, in the order of the steps, and its state."""
         part: Any = self.get_submodule(name)
-        before = state and tuple(piece[..., : part.hidden_size].contiguous() for piece in state)
+        widths = (part.proj_size or part.hidden_size, part.hidden_size)
+        before = state and tuple(piece[..., :width].contiguous() for piece, width in zip(state, widths, strict=False))
         given = before if before is None or len(before) > 1 else before[0]
 
         def turn(steps: Tensor) -> Tensor:
@@ -194,8 +207,8 @@ _STANDING: dict[type[nn.RNNBase], type[Recurrent]] = {
 
 
 def is_recurrent(module: nn.Module) -> bool:
-    """Return whether the module is one that `Recurrent` can stand for: of PyTorch's own classes, not projected."""
-    return type(module) in _STANDING and not getattr(module, "proj_size", 0)
+    """Return whether the module is one that `Recurrent` can stand for: of PyTorch's own classes."""
+    return type(module) in _STANDING
 
 
 class Narrowed(nn.Linear):
@@ -223,7 +236,8 @@ class Narrowed(nn.Linear):
 
 def _like(like: nn.RNNBase, inputs: int) -> nn.RNNBase:
     """Return one layer in one direction of the kind of `like`, its parameters not yet meaningful."""
-    extra = {"nonlinearity": like.nonlinearity} if isinstance(like, nn.RNN) else {}
+    extra: dict[str, Any] = {"nonlinearity": like.nonlinearity} if isinstance(like, nn.RNN) else {}
+    extra |= {"proj_size": like.proj_size} if like.proj_size else {}
     with torch.device("meta"):
         make: Callable[..., nn.RNNBase] = type(like)
         return make(inputs, like.hidden_size, bias=like.bias, batch_first=like.batch_first, **extra)

@@ -1,19 +1,36 @@
 """Layers of neurons from the groups of places that go together, and the reasons why the rest does not."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from pruning.core.neurons import NeuronLayer, Slice
-from pruning.discovery.positions import Axis, Group
-from pruning.discovery.propagation import Propagation, Reading
-from pruning.discovery.recurrent import Narrowed
+from pruning.core.neurons import TIED, NeuronLayer, Slice
+from pruning.discovery.positions import Axis, Group, varies
+from pruning.discovery.propagation import Blend, Propagation, Reading
 from pruning.discovery.tracing import canonical
 
 
-def layers_of(found: Propagation, model: nn.Module, prefix: str) -> tuple[list[NeuronLayer], dict[str, str]]:
-    """Return the layers of neurons, from input to output, and a reason for each module that computes something else.
+@dataclass(frozen=True)
+class Structure:
+    """What is known of a network's neurons before it is proved.
+
+    Attributes:
+        layers: The layers, from input to output.
+        reasons: Why each module that computes something else cannot be pruned.
+        owners: Place → the number of the layer that it belongs to, and of the neuron; −1 for none.
+        blends: The operations that take neurons of these layers together.
+    """
+
+    layers: list[NeuronLayer]
+    reasons: dict[str, str]
+    owners: tuple[Tensor, Tensor]
+    blends: list[Blend]
+
+
+def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure:
+    """Return the layers of neurons and a reason for each module that computes something else.
 
     Args:
         found: What is known of the places in the model's parameters.
@@ -23,19 +40,62 @@ def layers_of(found: Propagation, model: nn.Module, prefix: str) -> tuple[list[N
     readings: dict[Axis, list[Reading]] = {}
     for reading in found.readings:
         readings.setdefault(reading.axis, []).append(reading)
-    layers: list[NeuronLayer] = []
+    members, blends = _blended(found)
+    blended = {int(group) for blend in blends for group in torch.unique(members[blend.places])}
+    made: list[tuple[NeuronLayer, list[Group]]] = []
     reasons: dict[str, str] = {}
     for groups in _alike(found.positions.groups()):
-        made = _layer(groups, found, readings, model, prefix)
-        if isinstance(made, NeuronLayer):
-            layers.append(made)
+        layer = _layer(groups, found, readings, model, prefix)
+        if isinstance(layer, NeuronLayer):
+            if int(members[_first_place(found, groups[0])]) in blended:
+                layer = replace(layer, silenced=_unread(layer.owned, layer.read))
+            made.append((layer, groups))
             continue
         for axis in groups[0].places:
             if axis in found.owning:
-                reasons.setdefault(_owner(axis, prefix), made)
+                reasons.setdefault(_owner(axis, prefix), layer)
     order = list(found.owning)
-    layers.sort(key=lambda layer: min(order.index((piece.parameter, piece.dim)) for piece in layer.owned))
-    return _apart(layers), _completed(reasons, layers, model, prefix)
+    made.sort(key=lambda pair: min(order.index((piece.parameter, piece.dim)) for piece in pair[0].owned))
+    layers = _apart([layer for layer, _ in made], prefix)
+    owners = _owners(found, [groups for _, groups in made], len(members))
+    return Structure(layers, _completed(reasons, layers, model, prefix), owners, blends)
+
+
+def _blended(found: Propagation) -> tuple[Tensor, list[Blend]]:
+    """Return the groups of all places, and the operations that take several together; what else they do freezes."""
+    members = found.positions.members()
+    blends = []
+    for blend in found.blends:
+        groups = torch.where(blend.places > 0, members[blend.places], -1)
+        if not varies(groups, blend.dim):
+            continue
+        if any(varies(groups, dim) for dim in range(groups.ndim) if dim != blend.dim):
+            found.positions.freeze(blend.places, f"{blend.what} mixes all of it")
+        else:
+            blends.append(blend)
+    return members, blends
+
+
+def _first_place(found: Propagation, group: Group) -> int:
+    axis, places = next(iter(group.places.items()))
+    return found.positions.first[axis] + places[0]
+
+
+def _owners(found: Propagation, made: Sequence[Sequence[Group]], size: int) -> tuple[Tensor, Tensor]:
+    """Return for each place the layer and the neuron that it belongs to."""
+    layers, neurons = torch.full((size,), -1), torch.full((size,), -1)
+    for number, groups in enumerate(made):
+        for neuron, group in enumerate(groups):
+            for axis, places in group.places.items():
+                where = found.positions.first[axis] + torch.tensor(places)
+                layers[where], neurons[where] = number, neuron
+    return layers, neurons
+
+
+def _unread(owned: Iterable[Slice], read: Iterable[Slice]) -> tuple[Slice, ...]:
+    """Return the slices that compute neurons and do not read them."""
+    axes = {(piece.parameter, piece.dim) for piece in read}
+    return tuple(piece for piece in owned if (piece.parameter, piece.dim) not in axes)
 
 
 def _alike(groups: Iterable[Group]) -> list[list[Group]]:
@@ -52,27 +112,24 @@ def _layer(
 ) -> NeuronLayer | str:
     """Return the layer that these groups are the neurons of, or why they are none."""
     axes = groups[0].places
-    own = [axis for axis in found.owning if axis in axes]
+    all_own = [axis for axis in found.owning if axis in axes]
     read = [reading for axis in axes for reading in readings.get(axis, [])]
     if groups[0].reason:
-        tied = not groups[0].mixed and any(axis in readings for axis in own)
-        return groups[0].reason + ("; it is tied to a reader, which needs a weight of its own first" if tied else "")
-    if not own:
+        return groups[0].reason
+    parameters = dict(model.named_parameters())
+    own = sorted((axis for axis in all_own if axis not in readings), key=lambda axis: axis[0] not in parameters)
+    if not all_own:
         return "nothing computes it"
     if not read:
-        return "nothing reads it"
-    if any(axis in readings for axis in own):
+        return "nothing reads it by weights of its own"
+    if not own or own[0][0] not in parameters:
         return "it is tied: one matrix computes its neurons and reads them"
     if len(groups) < 2:
         return groups[0].mixed or "all of it goes together, so it is a single neuron"
-    alone = next((reading for reading in read if reading.padded and not _can_narrow(model, reading)), None)
-    if alone is not None:
-        return f"{alone.module.removeprefix(prefix)} reads its state, which keeps its width"
     slices = {axis: _slices(axis, groups) for axis in axes}
     irregular = next((axis for axis, pieces in slices.items() if not pieces), None)
     if irregular is not None:
         return f"its places in {irregular[0].removeprefix(prefix)} follow no regular order"
-    buffers = dict(model.named_buffers())
     readers = {reading.axis: reading for reading in read}
     reading_slices = tuple(replace(piece, bias=readers[axis].bias) for axis in readers for piece in slices[axis])
     output, seen = _observed(read, reading_slices, model)
@@ -82,12 +139,13 @@ def _layer(
         name=_owner(own[0], prefix),
         kind=_kind(groups[0].marks),
         width=len(groups),
-        owned=tuple(piece for axis in own if axis[0] not in buffers for piece in slices[axis]),
+        owned=tuple(piece for axis in own if axis[0] in parameters for piece in slices[axis]),
         read=reading_slices,
         output=output,
-        buffers=tuple(piece for axis in own if axis[0] in buffers for piece in slices[axis]),
+        buffers=tuple(piece for axis in own if axis[0] not in parameters for piece in slices[axis]),
         seen=seen,
-        obstacle=_obstacle(read, groups, prefix),
+        obstacle=_obstacle(read, groups, prefix, [axis for axis in all_own if axis in readings]),
+        exact="random" not in groups[0].marks,
     )
 
 
@@ -135,8 +193,10 @@ def _observed(read: Sequence[Reading], slices: Sequence[Slice], model: nn.Module
     return "", None
 
 
-def _obstacle(read: Sequence[Reading], groups: Sequence[Group], prefix: str) -> str:
+def _obstacle(read: Sequence[Reading], groups: Sequence[Group], prefix: str, tied: Sequence[Axis]) -> str:
     """Return why refitting the readers on the recorded activations would not be exact; empty if it would."""
+    if tied:
+        return f"{tied[0][0].removeprefix(prefix)} {TIED}"
     functions = [set(reading.functions[list(groups[0].places[reading.axis])].tolist()) for reading in read]
     other = next((reading for reading, own in zip(read, functions, strict=True) if own != functions[0]), None)
     if other is not None:
@@ -150,23 +210,23 @@ def _kind(marks: frozenset[str]) -> str:
     return next((kind for kind in ("rnn", "head", "snn", "conv") if kind in marks), "dense")
 
 
-def _can_narrow(model: nn.Module, reading: Reading) -> bool:
-    """Return whether a reader of a padded state can be told to read a part of it."""
-    return type(model.get_submodule(reading.module)) in (nn.Linear, Narrowed) and reading.axis[1] == 1
-
-
 def _owner(axis: Axis, prefix: str) -> str:
     """Return the module whose parameter or buffer the axis belongs to."""
     return axis[0].removeprefix(prefix).rpartition(".")[0] or axis[0].removeprefix(prefix)
 
 
-def _apart(layers: Sequence[NeuronLayer]) -> list[NeuronLayer]:
-    """Return the layers with names of their own, where two lie in one module."""
-    names = [layer.name for layer in layers]
-    return [
-        layer if names.count(layer.name) == 1 else replace(layer, name=f"{layer.name}:{layer.owned[0].start}")
-        for layer in layers
-    ]
+def _apart(layers: Sequence[NeuronLayer], prefix: str) -> list[NeuronLayer]:
+    """Return the layers with names of their own, where two lie in one module or in one parameter."""
+    for name_of in (
+        lambda layer: f"{layer.name}:{layer.owned[0].start}",
+        lambda layer: layer.owned[0].parameter.removeprefix(prefix),
+        lambda layer: f"{layer.owned[0].parameter.removeprefix(prefix)}:{layer.owned[0].dim}",
+    ):
+        names = [layer.name for layer in layers]
+        again = [layer if names.count(layer.name) == 1 else replace(layer, name=name_of(layer)) for layer in layers]
+        if len({layer.name for layer in again}) == len(layers):
+            return again
+    return [replace(layer, name=f"{layer.name}:{number}") for number, layer in enumerate(layers)]
 
 
 def _completed(
@@ -178,7 +238,7 @@ def _completed(
     told: dict[str, str] = {}
     for name, _ in model.named_parameters(remove_duplicate=False):
         owner, first = _owner((name, 0), prefix), _owner((names[name], 0), prefix)
-        if owner in reasons or owner not in pruned:
+        if owner not in pruned:
             tied = f"it is tied to {first}: {reasons.get(first, 'which is pruned')}"
             told.setdefault(owner, reasons.get(owner, tied if owner != first else "the example inputs do not reach it"))
     return told

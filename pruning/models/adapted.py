@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.core.devices import moved, twice_differentiable
 from pruning.core.modes import evaluating
-from pruning.core.neurons import NeuronLayer, PrunableModule, Slice
+from pruning.core.neurons import TIED, NeuronLayer, PrunableModule, Slice
 from pruning.data.windows import IGNORED
-from pruning.discovery import discover
+from pruning.discovery import Recurrent, discover
 from pruning.models.base import Measurable
 from pruning.models.cells import recurrent_cell
 
@@ -82,7 +82,10 @@ def adapt(
     use = Use(inputs=inputs, criterion=criterion, call=call or usual_call(network), example_dim=dim, carries=carries)
     if isinstance(network, PrunableModule):
         return Adapted(network, use)
-    return Adapted(discover(network, _arguments(network, inputs)), use)
+    found = discover(network, _arguments(network, inputs))
+    if not found.layers():
+        raise ValueError(f"Expected a network with a layer that can be pruned, got none: {found.unprunable}.")
+    return Adapted(found, use)
 
 
 def _arguments(network: Any, inputs: Any) -> tuple[Any, ...] | Mapping[str, Any]:
@@ -280,9 +283,10 @@ def _within(layer: NeuronLayer) -> NeuronLayer:
         bias = piece.bias and f"{WITHIN}.{piece.bias}"
         return replace(piece, parameter=f"{WITHIN}.{piece.parameter}", bias=bias)
 
-    owned, read, buffers = (tuple(map(moved, pieces)) for pieces in (layer.owned, layer.read, layer.buffers))
+    kinds = ("owned", "read", "buffers", "silenced")
+    pieces: dict[str, Any] = {kind: tuple(map(moved, getattr(layer, kind))) for kind in kinds}
     seen = layer.seen and moved(layer.seen)
-    return replace(layer, owned=owned, read=read, buffers=buffers, seen=seen, output=f"{WITHIN}.{layer.output}")
+    return replace(layer, **pieces, seen=seen, output=f"{WITHIN}.{layer.output}")
 
 
 def _call_plainly(network: nn.Module, inputs: Any, _state: Any) -> tuple[Any, None]:
@@ -344,6 +348,7 @@ def _tapping(model: Adapted) -> Iterator[_Taps]:
                 module = model.get_submodule(name)
                 register = module.register_forward_hook if layer.seen is None else module.register_forward_pre_hook
                 tap = partial(_tap, found, layer, piece, model.example_dim, number == 0)
+                tap = tap if (time := _backwards(model, name)) is None else partial(_turned, tap, time)
                 hook = (_output_hook if layer.seen is None else _input_hook)(tap)
                 handles.enter_context(register(hook, with_kwargs=True))
         yield found
@@ -373,6 +378,21 @@ def _tap(
     return place.restored(found.zeros[layer.name])
 
 
+def _backwards(model: Adapted, name: str) -> int | None:
+    """Return the dimension of steps of a module that is given them from the last to the first; None for any other."""
+    above, _, own = name.rpartition(".")
+    around = model.get_submodule(above)
+    if not isinstance(around, Recurrent) or not own.endswith("_reverse"):
+        return None
+    return 1 if around.batch_first else 0
+
+
+def _turned(tap: Callable[[Tensor], Tensor], time: int, values: Tensor) -> Tensor:
+    """Return what `tap` gives for values in the order of their steps, in the order in which they are."""
+    added = tap(values.flip(time))
+    return added.flip(time) if added.ndim else added
+
+
 def _places(model: Adapted, layer: NeuronLayer) -> list[tuple[str, Slice]]:
     """Return the modules that show the layer's outputs, and where in them: its own module, or all that read it."""
     if layer.seen is None:
@@ -388,6 +408,8 @@ def _reason(model: Adapted, layer: NeuronLayer) -> str:
     module = model.get_submodule(layer.output)
     if layer.seen is not None:
         return layer.obstacle if len(layer.read) > 1 else ""
+    if layer.obstacle.endswith(TIED):
+        return layer.obstacle
     if isinstance(module, nn.RNNBase):
         several = module.num_layers > 1 or module.bidirectional or module.proj_size or not module.bias
         return "it is not one recurrent layer in one direction with biases" if several else ""

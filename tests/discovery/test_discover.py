@@ -49,10 +49,10 @@ def answer(model: nn.Module, inputs: Any) -> Tensor:
     return answers(model, inputs)[0]
 
 
-def assert_equal(one: Tensor, other: Tensor) -> None:
+def assert_equal(one: Tensor, other: Tensor, rounding: float = 1e-10) -> None:
     assert one.isfinite().all()
     assert one.std() > 1e-3
-    torch.testing.assert_close(one, other, rtol=0, atol=1e-10 * other.abs().max().item())
+    torch.testing.assert_close(one, other, rtol=0, atol=rounding * other.abs().max().item())
 
 
 @every_model
@@ -67,16 +67,18 @@ def test_the_discovered_model_answers_and_carries_state_as_the_users_own(name):
 def test_relabelling_neurons_changes_no_output(name, seed):
     model, inputs = found(name)
     orders = {layer.name: shuffled(layer.width, seed) for layer in model.layers()}
-    assert_equal(answer(select(model, orders), inputs), answer(model, inputs))
+    rounding = 1e-10 if name != "Qwen3" else 1e-6  # it normalises in float32
+    assert_equal(answer(select(model, orders), inputs), answer(model, inputs), rounding)
 
 
 @every_model
 @every_seed
 def test_removing_neurons_equals_masking_them(name, seed):
     model, inputs = found(name)
-    keep = {layer.name: subset(layer.width, seed + place) for place, layer in enumerate(model.layers())}
+    layers = [layer for layer in model.layers() if layer.exact]
+    keep = {layer.name: subset(layer.width, seed + place) for place, layer in enumerate(layers)}
     smaller = select(model, keep)
-    assert [layer.width for layer in smaller.layers()] == [len(kept) for kept in keep.values()]
+    assert [layer.width for layer in smaller.layers() if layer.exact] == [len(kept) for kept in keep.values()]
     torch.testing.assert_close(answer(smaller, inputs), answer(silence(model, keep), inputs), rtol=0, atol=1e-10)
 
 
@@ -138,12 +140,13 @@ def test_discovering_leaves_the_model_and_the_random_state_as_they_were(name):
 
 
 LAYERS = {
-    "LSTM language model": {"rnn.0": ("rnn", 6), "rnn.1": ("rnn", 6)},
-    "tied LSTM language model": {"rnn.0": ("rnn", 6)},
+    "LSTM language model": {"encoder": ("dense", 6), "rnn.0": ("rnn", 6), "rnn.1": ("rnn", 6)},
+    "tied LSTM language model": {"rnn.0": ("rnn", 6), "rnn.1": ("rnn", 6)},
     "LSTM and linear": {"lstm.0": ("rnn", 4), "lstm.1": ("rnn", 4)},
-    "classifier of states": {f"lstm.{part}": ("rnn", 5) for part in ("0", "0_reverse", "1", "1_reverse")},
+    "classifier of states": {"embedding": ("dense", 4)}
+    | {f"lstm.{part}": ("rnn", 5) for part in ("0", "0_reverse", "1", "1_reverse")},
     "translator": {"encoder.0": ("rnn", 6)},
-    "concatenated": {"left": ("conv", 4), "right": ("conv", 6), "gate": ("dense", 6)},
+    "concatenated": {"left": ("conv", 4), "right": ("conv", 6), "wide": ("conv", 2), "gate": ("dense", 6)},
     "hard-coded": {"fc1": ("dense", 8)},
     "ResNet": {
         "conv1": ("conv", 64),
@@ -157,23 +160,27 @@ LAYERS = {
     },
     "VGG": {f"features.{place}": ("conv", width) for place, width in ((0, 8), (4, 12), (7, 10), (11, 6))}
     | {"classifier.0": ("dense", 20)},
-    "GPT-2": {
+    "GPT-2": {"transformer.wpe": ("dense", 16)}
+    | {
         f"transformer.h.{block}.{part}": shape
         for block in (0, 1)
         for part, shape in (("attn.c_attn", ("head", 4)), ("mlp.c_fc", ("dense", 20)))
     },
-    "Qwen3": {
+    "Qwen3": {"model.embed_tokens": ("dense", 16)}
+    | {
         f"model.layers.{block}.{part}": shape
         for block in (0, 1)
         for part, shape in (("self_attn.q_proj", ("head", 3)), ("mlp.gate_proj", ("dense", 20)))
     },
-    "BERT": {
+    "BERT": {"bert.embeddings.word_embeddings": ("dense", 16)}
+    | {
         f"bert.encoder.layer.{block}.{part}": shape
         for block in (0, 1)
         for part, shape in (("attention.self.query", ("head", 4)), ("intermediate.dense", ("dense", 24)))
     }
     | {"bert.pooler.dense": ("dense", 16)},
-    "ViT": {
+    "ViT": {"conv_proj": ("conv", 16)}
+    | {
         f"encoder.layers.encoder_layer_{block}.{part}": shape
         for block in (0, 1)
         for part, shape in (("self_attention", ("head", 4)), ("mlp.0", ("dense", 24)))
@@ -191,16 +198,14 @@ def test_the_layers_are_those_that_one_finds_by_reading_the_model(name):
 @pytest.mark.parametrize(
     ("name", "module", "reason"),
     [
-        ("LSTM language model", "encoder", "it has the width of the embedding encoder"),
-        ("tied LSTM language model", "rnn.1", "encoder; it is tied to a reader, which needs a weight of its own"),
+        ("LSTM language model", "decoder", "the model returns it"),
         ("tied LSTM language model", "decoder", "a row for each type of the embedding encoder"),
         ("LSTM and linear", "lstm.2", "the model returns it"),
-        ("LSTM, norm and linear", "lstm.1", "layer_norm in norm mixes all of it"),
-        ("concatenated", "wide", "grouped is a grouped convolution"),
+        ("encoder", "0.layers.0.norm1", "add in 0.layers.0 combines it with values of a fixed width"),
         ("hard-coded", "conv", "its model's own code counts on its width"),
         ("ResNet", "fc", "the model returns it"),
         ("GPT-2", "lm_head", "it is tied to transformer.wte"),
-        ("ViT", "conv_proj", "layer_norm in encoder.layers.encoder_layer_0.ln_1 mixes all of it"),
+        ("Qwen3", "model.layers.0.self_attn.q_norm", "all neurons share it where mul in"),
     ],
 )
 def test_what_cannot_be_pruned_is_named_with_the_reason(name, module, reason):
@@ -216,6 +221,7 @@ def test_what_cannot_be_pruned_is_named_with_the_reason(name, module, reason):
         ("ResNet", "conv1", "layer1.0.conv1.weight and layer2.0.conv1.weight read different functions"),
         ("ResNet", "layer1.0.conv1", "layer1.0.conv2 puts zeros around what it reads"),
         ("VGG", "features.11", ""),
+        ("tied LSTM language model", "rnn.1", "encoder.weight computes its neurons as well as reading them"),
         ("GPT-2", "transformer.h.0.mlp.c_fc", ""),
     ],
 )
@@ -248,7 +254,8 @@ def test_recorded_activations_give_what_the_reader_computes_from_them(name, modu
 @pytest.mark.parametrize("name", ["LSTM language model", "GRU language model", "tied ReLU language model"])
 def test_a_pruned_recurrent_model_carries_the_state_that_the_users_code_makes(name):
     model, (text, state) = found(name)
-    keep = {layer.name: torch.arange(layer.width - 1, place, -1) for place, layer in enumerate(model.layers())}
+    layers = [layer for layer in model.layers() if layer.kind == "rnn"]
+    keep = {layer.name: torch.arange(layer.width - 1, place, -1) for place, layer in enumerate(layers)}
     smaller, masked = select(model, keep), silence(model, keep)
     small, large = state, state
     for _ in range(3):
@@ -303,12 +310,13 @@ def test_a_pruned_model_trains_and_its_weights_load_into_one_of_its_widths(name)
 @pytest.mark.parametrize("name", ["LSTM language model", "classifier of states", "concatenated", "ViT", "GPT-2"])
 def test_a_pruned_network_is_found_and_pruned_again_as_any_other(name):
     model, inputs = found(name)
-    keep = {layer.name: torch.arange(layer.width - 1, place % 2, -1) for place, layer in enumerate(model.layers())}
+    wide = [layer for layer in model.layers() if layer.width > 2]  # a single group is no grouped convolution
+    keep = {layer.name: torch.arange(layer.width - 1, place % 2, -1) for place, layer in enumerate(wide)}
     smaller = select(model, keep)
     again = pruning.discover(smaller.network, inputs)
     assert again.layers() == smaller.layers()
     assert torch.equal(answer(again, inputs), answer(smaller, inputs))
-    keep = {layer.name: torch.tensor([1, 0]) for layer in again.layers()}
+    keep = {layer.name: torch.tensor([1, 0]) for layer in again.layers() if layer.exact}
     torch.testing.assert_close(
         answer(select(again, keep), inputs), answer(silence(smaller, keep), inputs), rtol=0, atol=1e-11
     )
@@ -366,7 +374,7 @@ def test_the_same_kept_neurons_give_bit_for_bit_what_torch_pruning_gives(name):
     peer = pytest.importorskip("torch_pruning")
     theirs, inputs = made(name)
     model, _ = found(name)
-    layers = [layer for layer in model.layers() if layer.kind != "head"]  # it cannot remove a head of PyTorch's own
+    layers = [layer for layer in model.layers() if layer.kind != "head" and layer.exact]
     keep = {layer.name: torch.arange(place % 2, layer.width, 2) for place, layer in enumerate(layers)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -378,16 +386,20 @@ def test_the_same_kept_neurons_give_bit_for_bit_what_torch_pruning_gives(name):
     assert torch.equal(answer(select(model, keep), inputs), answer(theirs, inputs))
 
 
-def test_inputs_that_are_neither_a_tuple_nor_named_are_refused():
-    with pytest.raises(TypeError, match="Expected a tuple or a mapping of inputs, got Tensor"):
-        pruning.discover(nn.Linear(2, 2), torch.ones(1, 2))
+def test_a_lone_tensor_is_an_input():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    assert [layer.name for layer in pruning.discover(model, floats(5, 3)).layers()] == ["0"]
 
 
-def test_a_model_that_no_neuron_can_leave_is_refused_with_all_reasons():
-    with pytest.raises(
-        ValueError, match=r"got none: \{'0': 'layer_norm in 1 mixes all of it'.*'2': 'the model returns"
-    ):
-        pruning.discover(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)), (torch.ones(2, 3),))
+def test_inputs_that_are_no_tensor_nor_a_tuple_nor_named_are_refused():
+    with pytest.raises(TypeError, match="Expected a tensor, a tuple or a mapping of inputs, got list"):
+        pruning.discover(nn.Linear(2, 2), [torch.ones(1, 2)])
+
+
+def test_a_model_that_no_neuron_can_leave_is_returned_with_all_reasons():
+    model = pruning.discover(nn.Linear(3, 2).double(), floats(4, 3))
+    assert model.layers() == []
+    assert model.unprunable == {"weight": "the model returns it", "bias": "the model returns it"}
 
 
 def test_a_model_that_does_not_run_on_the_inputs_is_refused_in_one_sentence():
@@ -452,13 +464,15 @@ def test_a_width_that_the_code_counts_on_is_found_though_the_weights_hide_it():
     assert "without some neurons it computes something else" in discovered.unprunable["first"]
 
 
-def test_a_recurrent_layer_with_a_projected_state_is_named():
+def test_what_a_recurrent_layer_projects_its_cells_to_is_a_layer():
     model = nn.Sequential(
         nn.Linear(3, 6), nn.Tanh(), First(nn.LSTM(6, 4, proj_size=2)), nn.Linear(2, 5), nn.Linear(5, 3)
     )
     discovered = pruning.discover(model.double(), (floats(5, 2, 3),))
-    assert discovered.unprunable["2.layer"] == "2.layer projects its state (proj_size)"
-    assert [layer.name for layer in discovered.layers()] == ["3"]
+    assert [(layer.name, layer.width) for layer in discovered.layers()] == [("0", 6), ("2.layer.0", 2), ("3", 5)]
+    keep = {"2.layer.0": torch.tensor([1]), "0": torch.tensor([5, 2])}
+    expected = answer(silence(discovered, keep), (floats(5, 2, 3),))
+    torch.testing.assert_close(answer(select(discovered, keep), (floats(5, 2, 3),)), expected, rtol=0, atol=1e-12)
 
 
 def test_gathered_weights_are_those_of_each_neuron_by_hand():

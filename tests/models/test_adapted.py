@@ -153,7 +153,8 @@ def test_networks_that_nobody_here_wrote_are_tapped_and_measured(name):
     gammas = torch.autograd.grad(model.judged(logits, targets), list(taps.values()))
     outputs = model.outputs(given)
     expected, _ = gate_gradients(model, model.layers(), given, targets, None)
-    assert model.untappable(given) == {}
+    left_out = {layer.name for layer in model.layers() if not layer.exact or "as well as reading" in layer.obstacle}
+    assert set(model.untappable(given)) == left_out
     for layer, gamma in zip(taps, gammas, strict=True):
         assert torch.allclose((gamma * outputs[layer]).sum((0, 1)), expected[layer], rtol=1e-8, atol=1e-14)
     found = SIGNALS["hessian"](model, [(given, targets)] * 4)
@@ -255,7 +256,7 @@ def test_what_is_tapped_adds_up_to_the_gradients_by_gates_on_the_neurons(kind):
     reasons = model.untappable(inputs)
     assert list(taps) == [layer.name for layer in model.layers() if layer.name not in reasons]
     assert all("read different functions of its neurons" in reason for reason in reasons.values())
-    assert bool(reasons) == (kind == "branches")
+    assert set(reasons) == {"branches": {"one"}, "transformer": {"encoder"}}.get(kind, set())
     for name, gamma in zip(taps, gammas, strict=True):
         assert expected[name].abs().max() > 1e-6
         assert torch.allclose((gamma * outputs[name]).sum((0, 1)), expected[name], rtol=1e-9, atol=1e-14)
@@ -267,6 +268,7 @@ def test_a_discovered_model_is_measured_fused_pruned_and_fine_tuned(kind):
     tables = {name: measure(model, batches) for name, measure in ALL.items()}
     importance = pruning.fuse(tables, strategy="adaptive", seed=1)
     keep = keep_of(retention(importance, variant="v", by="fused", retain=0.6, floor=1, scope="layer"))
+    keep = {layer.name: keep[layer.name] for layer in model.layers() if layer.exact}
     smaller = select(model, keep)
     assert torch.allclose(smaller.logits(batches[0][0])[0], silence(model, keep).logits(batches[0][0])[0], atol=1e-10)
     assert size_of(smaller).multiply_adds < size_of(model).multiply_adds
@@ -457,7 +459,7 @@ def test_a_layer_that_cannot_be_tapped_is_named_with_the_reason_and_has_no_numbe
 @pytest.mark.parametrize(
     ("change", "error", "sentence"),
     [
-        ({"network": nn.Linear(5, 3).double()}, ValueError, r"Expected a model with a layer that can be pruned"),
+        ({"network": nn.Linear(5, 3).double()}, ValueError, r"Expected a network with a layer that can be pruned"),
         (
             {"criterion": nn.CrossEntropyLoss(reduction="sum")},
             ValueError,

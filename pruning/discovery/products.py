@@ -1,0 +1,248 @@
+"""What reads neurons linearly and computes others: linear maps, products of tensors, attention, convolutions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruning.discovery.positions import varies
+from pruning.discovery.propagation import Address, Call, Value, column, flat, nobody
+
+
+def linear(call: Call) -> Any:
+    """`linear(x, W (out, in), b)`."""
+    value, weight, bias = call.args[:3]
+    return _product(call, value, weight, 1, 0, bias)
+
+
+def addmm(call: Call) -> Any:
+    """`addmm(b, x, W (in, out))`."""
+    bias, value, weight = call.args[:3]
+    if isinstance(bias, Value):
+        return call.unknown([v for v in call.args if isinstance(v, (Value, Address))])
+    return _product(call, value, weight, 0, 1, bias)
+
+
+def matmul(call: Call) -> Any:
+    """`x @ W`, or attention's products of two values."""
+    value, other = call.args[:2]
+    if isinstance(other, Address):
+        other = _flattened(other)
+    if isinstance(other, Address) and len(other.extent) == 2 and isinstance(value, Value):
+        return _product(call, value, other, 0, 1, None)
+    return _between(call, call.as_value(value), call.as_value(other))
+
+
+def _flattened(address: Address) -> Address:
+    """Return a matrix that is the same for a whole batch as one matrix."""
+    while len(address.extent) > 2 and not address.dims(0):
+        address = Address(address.name, address.shape, tuple(part.select(0, 0) for part in address.coordinates))
+    return address
+
+
+def _between(call: Call, one: Value, other: Value) -> Value:
+    """Link what a product of two values sums over; with heads in it, what is summed is one head."""
+    call.even([one, other])
+    shape = call.shape()
+    vectors = one.places.ndim == 1, other.places.ndim == 1
+    left = one.places.unsqueeze(0) if vectors[0] else one.places
+    right = other.places.unsqueeze(1) if vectors[1] else other.places
+    whole = (*shape, *([1] if vectors[1] else []))
+    whole = (*whole[:-1], 1, whole[-1]) if vectors[0] else whole
+    left = left.expand(*whole[:-2], *left.shape[-2:])
+    right = right.expand(*whole[:-2], *right.shape[-2:])
+    summed = varies(left, -1) or varies(right, -2)
+    heads = any(varies(part, dim) for part in (left, right) for dim in range(part.ndim - 2))
+    if summed and not heads:
+        return _contracted(call, left, right, whole).shaped(shape)
+    call.positions.link(left.narrow(-1, 0, 1), left)
+    call.positions.link(right.narrow(-2, 0, 1), right)
+    for wide, dim, also in ((left, -1, right), (right, -2, left)):
+        if varies(wide, dim) and bool((also == 0).any() or (wide == 0).any()):
+            call.positions.freeze(wide, f"{call.place} sums over it with values of a fixed width")
+    rows, columns = left.narrow(-1, 0, 1).expand(whole), right.narrow(-2, 0, 1).expand(whole)
+    if heads:
+        call.positions.link(rows, columns)
+    elif bool(rows.any()) and bool(columns.any()):
+        call.freeze([one, other], f"{call.place} pairs each of it with each")
+    result = torch.where(columns > 0, columns, rows)
+    if heads:
+        call.positions.mark(result, "head")
+    return call.value(result).shaped(shape)
+
+
+def _contracted(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
+    """Link what is summed over one by one: each neuron adds its own part."""
+    along, across = left.transpose(-1, -2).narrow(-1, 0, 1), right.narrow(-1, 0, 1)
+    along, across = along + 0 * across, across + 0 * along
+    call.positions.link(along, across)
+    for part, other in ((along, across), (across, along)):
+        call.positions.freeze(part[other == 0], f"{call.place} sums over it with values of a fixed width")
+    if varies(left, -2) or varies(right, -1):
+        call.positions.mix(left, -2, f"{call.place} sums over it")
+        call.positions.mix(right, -1, f"{call.place} sums over it")
+    call.blend(left, -1, -2)
+    return call.value(nobody(shape))
+
+
+def attention(call: Call) -> Any:
+    """`scaled_dot_product_attention(q, k, v)`: a head's queries, keys and values go as one."""
+    queries, keys, values = (call.as_value(value) for value in call.args[:3])
+    call.even([queries, keys, values])
+    if any(varies(value.places, -2) for value in (queries, keys, values)):
+        call.freeze([queries, keys, values], f"{call.place} mixes all of it")
+    if not any(varies(value.places, dim) for value in (queries, keys, values) for dim in range(value.places.ndim - 2)):
+        for value in (queries, keys):
+            call.positions.hold(value.places, [value.places.ndim - 1], f"{call.place} scales by the width of its head")
+        return call.value(values.places.narrow(-2, 0, 1).expand(call.shape()))
+    if any(bool((value.places == 0).any()) for value in (queries, keys, values)):
+        call.freeze([queries, keys, values], f"{call.place} combines it with values of a fixed width")
+    parts = [queries.places, keys.places, values.places]
+    if call.kwargs.get("enable_gqa"):
+        heads = parts[0].shape[-3]
+        parts = [part.repeat_interleave(heads // part.shape[-3], dim=-3) for part in parts]
+    head = parts[0].narrow(-1, 0, 1).narrow(-2, 0, 1)
+    for part in parts:
+        call.positions.link(head, part)
+    mask = call.args[3]
+    if isinstance(mask, Value) and mask.places.ndim > 2 and mask.places.shape[-3] > 1:
+        call.positions.freeze(head, f"{call.place} has a mask for each head")
+    call.positions.mark(head, "head")
+    return call.value(parts[2].narrow(-2, 0, 1).expand(call.shape()))
+
+
+def _product(
+    call: Call, given: Value | Address, weight: Address | Value, inner: int, outer: int, bias: Address | Value | None
+) -> Any:
+    """Note a weight's columns as readers along axis `inner` of its view, and its rows as neurons along `outer`."""
+    value = call.as_value(given)
+    if not isinstance(weight, Address) or len(weight.extent) != 2 or isinstance(bias, Value):
+        if isinstance(weight, Value) and bias is None:
+            turned = Value(weight.places.mT, weight.functions.mT, weight.padded) if inner == 1 else weight
+            return _between(call, value, turned)
+        return call.unknown([v for v in (value, weight, bias) if isinstance(v, (Value, Address))])
+    along, across = weight.dims(inner), weight.dims(outer)
+    if len(along) > 1 or len(across) > 1 or (along and not _whole(weight, inner, along[0])):
+        return call.unknown([value, weight, bias])
+    crossing = [dim for dim in range(value.places.ndim - 1) if varies(value.places, dim)]
+    if crossing and not varies(value.places, value.places.ndim - 1):
+        return _applied(call, value, weight, bias)
+    for dim in crossing:
+        call.positions.mix(value.places, dim, f"{call.place} reads all of it by the same weights")
+        call.even([value])
+    bias_name = bias.name if isinstance(bias, Address) else ""
+    if along and not value.free:
+        seen, functions = (column(part, value.places.ndim - 1) for part in (value.places, value.functions))
+        call.read(seen, functions, weight, along[0], bias_name, padded=value.padded)
+    if not across:
+        single = next(dim for dim in (0, 1) if dim not in along)
+        call.into.owning[weight.name, single] = None
+        call.positions.freeze(call.into.place(weight, single), "it computes a single number")
+        return call.fresh()
+    rows = call.into.place(weight, across[0]).select(inner, 0)
+    call.into.owning[weight.name, across[0]] = None
+    if isinstance(bias, Address) and len(bias.extent) == 1:
+        call.positions.link(call.into.place(bias, bias.dims(0)[0]), rows)
+        call.into.owning[bias.name, bias.dims(0)[0]] = None
+    result = rows.expand(call.shape())
+    if "snntorch" in call.module_type:
+        call.positions.mark(result, "snn")
+    return call.value(result)
+
+
+def _applied(call: Call, value: Value, weight: Address, bias: Address | None) -> Value:
+    """Pass neurons on to each of which the same weights are applied, along another dimension than theirs."""
+    call.even([value])
+    call.freeze([weight, bias], f"{call.place} applies it to each neuron alike")
+    return call.value(value.places.narrow(-1, 0, 1).expand(call.shape()))
+
+
+def _whole(weight: Address, axis: int, dim: int) -> bool:
+    """Return whether an axis of the view is a dimension of the whole from its beginning to its end."""
+    return torch.equal(column(weight.coordinates[dim], axis), torch.arange(weight.shape[dim]))
+
+
+def convolution(call: Call) -> Any:
+    """`conv(x (N, C, …), W (out, in / groups, …), b, stride, padding, dilation, groups)`."""
+    value, weight, bias, _, padding, _, groups = call.args[:7]
+    if call.name == "convolution":
+        transposed, groups = call.args[6], call.args[8]
+        if transposed:
+            call.args = (*call.args[:5], 0, groups, 1)
+            return transposed_convolution(call)
+    value = call.as_value(value)
+    if not isinstance(weight, Address) or len(weight.extent) != len(weight.shape):
+        return call.unknown([v for v in call.args if isinstance(v, (Value, Address))])
+    shape = call.shape()
+    channel = len(shape) - (len(weight.shape) - 2) - 1
+    _as_channels(call, value, channel)
+    rows = column(call.into.place(weight, 0), 0)
+    call.into.owning[weight.name, 0] = None
+    if isinstance(bias, Address):
+        call.positions.link(call.into.place(bias, 0), rows)
+        call.into.owning[bias.name, 0] = None
+    seen = column(value.places, channel)
+    if groups == 1:
+        bordered = any(size not in (0, "valid") for size in flat([padding]))
+        name = bias.name if isinstance(bias, Address) else ""
+        if not value.free:
+            functions = column(value.functions, channel)
+            call.read(seen, functions, weight, 1, name, padding=bordered, padded=value.padded)
+    else:
+        call.even([value])
+        _grouped(call, seen, rows, groups)
+    call.positions.mark(rows, "conv")
+    view = [len(rows) if dim == channel else 1 for dim in range(len(shape))]
+    return call.value(rows.view(view).expand(shape))
+
+
+def _as_channels(call: Call, value: Value, channel: int) -> None:
+    """Let what lies in one channel go as one."""
+    for dim in range(value.places.ndim):
+        if dim != channel and varies(value.places, dim):
+            call.positions.mix(value.places, dim, f"{call.place} reads all of it by the same weights")
+
+
+def _grouped(call: Call, seen: Tensor, rows: Tensor, groups: int) -> None:
+    """Let the channels that a group reads and those that it computes go as one."""
+    own, read = rows.view(groups, -1), seen.view(groups, -1)
+    call.positions.link(own, own[:, :1])
+    call.positions.link(read, own[:, :1])
+    if not bool(seen.any()):
+        call.positions.freeze(rows, "each of its groups reads some of the model's inputs")
+
+
+def transposed_convolution(call: Call) -> Any:
+    """`conv_transpose(x (N, C, …), W (in, out / groups, …), b, stride, padding, output padding, groups, dilation)`."""
+    value, weight, bias, *_, groups, _ = call.args[:8]
+    value = call.as_value(value)
+    if not isinstance(weight, Address) or len(weight.extent) != len(weight.shape):
+        return call.unknown([v for v in call.args if isinstance(v, (Value, Address))])
+    shape = call.shape()
+    channel = len(shape) - (len(weight.shape) - 2) - 1
+    _as_channels(call, value, channel)
+    seen, functions = (column(part, channel) for part in (value.places, value.functions))
+    call.into.owning[weight.name, 1] = None
+    name = bias.name if isinstance(bias, Address) else ""
+    if groups == 1:
+        rows = column(call.into.place(weight, 1), 1)
+        if not value.free:
+            call.read(seen, functions, weight, 0, name, padding=True, padded=value.padded)
+    else:
+        call.even([value])
+        entering = column(call.into.place(weight, 0), 0)
+        del call.into.owning[weight.name, 1]
+        call.into.owning[weight.name, 0] = None
+        rows = entering.view(groups, -1)[:, :1].expand(groups, weight.shape[1]).reshape(-1)
+        call.positions.link(entering.view(groups, -1), entering.view(groups, -1)[:, :1])
+        call.positions.link(entering, seen)
+        if not bool(seen.any()):
+            call.positions.freeze(rows, "each of its groups reads some of the model's inputs")
+        call.positions.freeze(call.into.place(weight, 1), f"all groups of {call.module} share it")
+    if isinstance(bias, Address):
+        call.positions.link(column(call.into.place(bias, 0), 0), rows)
+        call.into.owning[bias.name, 0] = None
+    call.positions.mark(rows, "conv")
+    view = [len(rows) if dim == channel else 1 for dim in range(len(shape))]
+    return call.value(rows.view(view).expand(shape))

@@ -1,0 +1,233 @@
+"""What was found put to the proof: a network without some neurons beside one in which nobody reads them.
+
+Where an operation takes neurons together (a normalisation, a mean) removing some changes its result. There the
+reference is the same network with that operation done on the neurons that are left, and the layer is not `exact`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.neurons import Keep, NeuronLayer, removed_neurons, select, silence
+from pruning.discovery.discovered import Discovered, Number
+from pruning.discovery.numbers import candidates
+from pruning.discovery.propagation import Blend, flat
+from pruning.discovery.structure import Structure
+from pruning.discovery.tracing import Inputs, Seeing, kept_tensors, name_of, running
+
+_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
+_RANDOM = ("rand", "randn", "rand_like", "randn_like", "bernoulli", "normal")
+
+
+class Still(Seeing):  # type: ignore[no-untyped-call]
+    """A mode in which nothing is random, and in which chosen operations are done otherwise."""
+
+    def __init__(self, instead: Mapping[int, Callable[..., Any]] | None = None) -> None:
+        super().__init__()
+        self.instead = instead or {}
+        self.rounding = 0.0
+
+    def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what the operation gives, or what is to stand for it."""
+        name = name_of(operation)
+        if self.index in self.instead:
+            return self.instead[self.index](operation, args, kwargs)
+        found = operation(*args, **kwargs)
+        if name.removesuffix("_") in _DROPOUTS and not name.endswith("_"):
+            return found if isinstance(found, tuple) else args[0].clone()
+        if name in _RANDOM:
+            return torch.full_like(found, 0.5)
+        for tensor in flat(found):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                self.rounding = max(self.rounding, torch.finfo(tensor.dtype).eps)
+        return found
+
+
+def proved(model: Discovered, found: Structure, inputs: Inputs, states: set[int]) -> tuple[Discovered, dict[str, str]]:
+    """Return the model with the layers that can be cut, and why the others cannot after all."""
+    prover = Prover(generic(model, inputs), found, inputs, states)
+    layers = model.layers()
+    numbers: list[Number] = []
+    reasons: dict[str, str] = {}
+    if prover.failure(layers, numbers):
+        numbers, reasons = _each(prover, layers)
+        layers = [layer for layer in layers if layer.name not in reasons]
+        if layers and prover.failure(layers, numbers):
+            layers, more = _together(prover, layers, numbers)
+            reasons |= more
+    numbers = [number for number in numbers if number.layer in {layer.name for layer in layers}]
+    layers = [_said(layer, exact=layer.exact and prover.exact(layer, numbers)) for layer in layers]
+    return Discovered(model.network, layers, {}, numbers, model.folded), reasons
+
+
+def _said(layer: NeuronLayer, *, exact: bool) -> NeuronLayer:
+    """Return the layer with whether it is exact; if not, its readers read something else once some are gone."""
+    what = layer.obstacle or ("" if exact else "its readers read other numbers once some of its neurons are gone")
+    return replace(layer, exact=exact, obstacle=what)
+
+
+def _each(prover: "Prover", layers: Sequence[NeuronLayer]) -> tuple[list[Number], dict[str, str]]:
+    """Return the numbers that must follow so that each layer can be cut by itself, and why some cannot."""
+    numbers: list[Number] = []
+    reasons: dict[str, str] = {}
+    for layer in layers:
+        failure = prover.failure([layer], [])
+        if failure:
+            following = next(
+                (chosen for chosen in candidates(prover.model.network, layer) if not prover.failure([layer], chosen)),
+                None,
+            )
+            if following is None:
+                reasons[layer.name] = failure
+            else:
+                numbers += following
+    return numbers, reasons
+
+
+def _together(
+    prover: "Prover", layers: Sequence[NeuronLayer], numbers: Sequence[Number]
+) -> tuple[list[NeuronLayer], dict[str, str]]:
+    """Return the layers that can be cut together, the first ones first, and why the others cannot."""
+    kept: list[NeuronLayer] = []
+    reasons: dict[str, str] = {}
+    for layer in layers:
+        if failure := prover.failure([*kept, layer], numbers):
+            reasons[layer.name] = f"together with {kept[-1].name}, {failure}" if kept else failure
+        else:
+            kept.append(layer)
+    return kept, reasons
+
+
+class Prover:
+    """A model with weights in general position, cut and masked."""
+
+    def __init__(self, model: Discovered, found: Structure, inputs: Inputs, states: set[int]) -> None:
+        self.model, self.found, self.inputs, self.states = model, found, inputs, states
+
+    def failure(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> str:
+        """Return why removing neurons of these layers differs from what it should be; empty if it does not."""
+        names = {layer.name for layer in layers}
+        model = Discovered(
+            self.model.network, self.model.layers(), {}, [number for number in numbers if number.layer in names]
+        )
+        keep = {layer.name: _some(layer) for layer in layers}
+        try:
+            smaller = select(model, keep)
+            found, _ = self.outputs(smaller, Still())
+        except Exception as error:  # whatever a user's code raises at other widths
+            return f"its model's own code counts on its width: {str(error).strip().partition(chr(10))[0]}"
+        blends = [blend for blend in self.found.blends if self._concerns(blend, names)]
+        mode = Still({blend.index: self._instead(blend, keep) for blend in blends})
+        try:
+            expected, rounding = self.outputs(silence(model, keep), mode)
+        except Exception as error:  # what is left of the neurons may be no input of the operation
+            return f"{blends[0].what if blends else 'its model'} takes all of it together: {error}"
+        if len(found) == len(expected) and all(close(a, b, rounding) for a, b in zip(found, expected, strict=True)):
+            return ""
+        return "its model's own code counts on its width or order: without some neurons it computes something else"
+
+    def exact(self, layer: NeuronLayer, numbers: Sequence[Number]) -> bool:
+        """Return whether removing neurons of a layer equals masking them."""
+        if not any(self._concerns(blend, {layer.name}) for blend in self.found.blends):
+            return True
+        model = Discovered(
+            self.model.network, self.model.layers(), {}, [number for number in numbers if number.layer == layer.name]
+        )
+        keep = {layer.name: _some(layer)}
+        found, _ = self.outputs(select(model, keep), Still())
+        expected, rounding = self.outputs(silence(model, keep), Still())
+        return all(close(one, other, rounding) for one, other in zip(found, expected, strict=True))
+
+    def outputs(self, model: nn.Module, mode: Still) -> tuple[list[Tensor], float]:
+        """Return what a model gives but for its states, which lie elsewhere in a smaller one, and its rounding."""
+        with running(model, self.inputs, mode) as (_, found):
+            return [tensor.clone() for place, tensor in enumerate(found) if place not in self.states], mode.rounding
+
+    def _concerns(self, blend: Blend, names: set[str]) -> bool:
+        layers = torch.unique(self.found.owners[0][blend.places]).tolist()
+        known = self.found.layers
+        return any(number >= 0 and known[number].name in names for number in layers)
+
+    def _instead(self, blend: Blend, keep: Keep) -> Callable[..., Any]:
+        """Return what does an operation with the neurons that are left."""
+        layers, neurons = self.found.owners
+        along = blend.places
+        for dim in range(along.ndim):
+            if dim != blend.dim:
+                along = along.narrow(dim, 0, 1)
+        along = along.flatten()
+        left = torch.ones(len(along), dtype=torch.bool)
+        for number, layer in enumerate(self.found.layers):
+            if layer.name in keep:
+                removed = torch.zeros(layer.width, dtype=torch.bool)
+                removed[removed_neurons(layer, keep)] = True
+                own = layers[along] == number
+                left[own] = ~removed[neurons[along][own]]
+        kept = left.nonzero().flatten()
+        return lambda operation, args, kwargs: _of_some(operation, args, kwargs, blend, kept)
+
+
+def _of_some(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blend: Blend, kept: Tensor) -> Any:
+    """Do an operation on some of what lies along a dimension; where it keeps that dimension, the rest gets zeros."""
+    value, *others = args
+    kept = kept.to(value.device)
+    some = value.index_select(blend.dim, kept)
+    name = name_of(operation)
+    if blend.other is not None:
+        return operation(some, others[0].index_select(blend.other, kept), *others[1:], **kwargs)
+    if name in ("layer_norm", "rms_norm"):
+        shape, *weights = others
+        place = blend.dim - (value.ndim - len(shape))
+        chosen = [w.index_select(place, kept) if isinstance(w, Tensor) else w for w in weights]
+        shape = [len(kept) if dim == place else size for dim, size in enumerate(shape)]
+        return _put_back(operation(some, shape, *chosen, **kwargs), value, blend.dim, kept)
+    if name == "group_norm":
+        groups, *weights = others
+        chosen = [w.index_select(0, kept) if isinstance(w, Tensor) else w for w in weights]
+        return _put_back(operation(some, groups, *chosen, **kwargs), value, blend.dim, kept)
+    found = operation(some, *others, **kwargs)
+    if isinstance(found, Tensor) and found.ndim == value.ndim and found.shape[blend.dim] == len(kept) != 1:
+        return _put_back(found, value, blend.dim, kept)
+    return found
+
+
+def _put_back(found: Tensor, value: Tensor, dim: int, kept: Tensor) -> Tensor:
+    shape = list(found.shape)
+    shape[dim] = value.shape[dim]
+    return found.new_zeros(shape).index_copy(dim, kept, found)
+
+
+def _some(layer: NeuronLayer) -> Tensor:
+    """Return all neurons but the first, the last one first."""
+    return torch.arange(layer.width - 1, 0, -1)
+
+
+def generic(model: Discovered, inputs: Inputs) -> Discovered:
+    """Return the model with weights in general position, so that none hides what depends on a neuron by being zero.
+
+    What its modules remember is forgotten. Its own weights stay where others give no finite answer.
+    """
+    found = model.resized([layer.width for layer in model.layers()])
+    generator = torch.Generator().manual_seed(0)
+    for tensor in found.parameters():
+        if tensor.is_floating_point() and tensor.ndim:
+            drawn = torch.randn(tensor.shape, generator=generator) * (len(tensor) / tensor.numel()) ** 0.5
+            tensor.data.copy_(drawn if tensor.ndim > 1 else 1 + drawn / 4)
+    registered = {*dict(found.named_parameters()), *dict(found.named_buffers())}
+    for name, held in kept_tensors(found).items():
+        if name not in registered:
+            held.zero_()
+    with running(found, inputs, Still()) as (_, outputs):
+        return found if all(bool(tensor.isfinite().all()) for tensor in outputs) else model
+
+
+def close(one: Tensor, other: Tensor, rounding: float = 0.0) -> bool:
+    """Return whether two tensors are equal up to the rounding of a sum in another order."""
+    if one.shape != other.shape or not (one.is_floating_point() or one.is_complex()):
+        return one.shape == other.shape and torch.equal(one, other)
+    scale = max(other.detach().abs().max().item(), 1e-30) if other.numel() else 1.0
+    rounding = max(rounding, torch.finfo(one.dtype).eps)
+    return torch.allclose(one, other, rtol=0, atol=scale * rounding**0.75, equal_nan=True)
