@@ -147,8 +147,9 @@ def counting(wanted: Tensor, calls: Sequence[Places | None], *, targets_last: bo
 def _activations(layer: NeuronLayer, inputs: tuple[Any, ...], outputs: Any) -> tuple[Tensor, torch.Size | None]:
     """Return a layer's activations, (samples, width), and the shape of what shows them; None if that is packed."""
     if layer.seen is not None:
-        values = inputs[0].detach()
-        return layer.seen.split(values).flatten(1).T, values.shape
+        packed = isinstance(inputs[0], PackedSequence)
+        values = (inputs[0].data if packed else inputs[0]).detach()
+        return layer.seen.split(values).flatten(1).T, None if packed else values.shape
     activations = outputs if isinstance(outputs, Tensor) else outputs[0]
     if isinstance(activations, PackedSequence):
         return activations.data.detach().reshape(-1, layer.width), None

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.core.devices import moved, twice_differentiable
@@ -23,6 +24,8 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 """(logits (n, classes), class numbers (n,)) → their mean loss, such as `nn.CrossEntropyLoss()`."""
 Call = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
 """(network, inputs, state or None) → (logits (…, classes), state to carry on from)."""
+Tap = Callable[[Tensor], Tensor | None]
+"""(values that hold a layer's outputs) → zeros to add to them; None where nothing can be added."""
 WITHIN = "network"
 """The name of the network in what adapts it."""
 
@@ -347,7 +350,7 @@ def _tapping(model: Adapted) -> Iterator[_Taps]:
             for number, (name, piece) in enumerate(_places(model, layer)):
                 module = model.get_submodule(name)
                 register = module.register_forward_hook if layer.seen is None else module.register_forward_pre_hook
-                tap = partial(_tap, found, layer, piece, model.example_dim, number == 0)
+                tap: Tap = partial(_tap, found, layer, piece, model.example_dim, number == 0)
                 tap = tap if (time := _backwards(model, name)) is None else partial(_turned, tap, time)
                 hook = (_output_hook if layer.seen is None else _input_hook)(tap)
                 handles.enter_context(register(hook, with_kwargs=True))
@@ -364,6 +367,9 @@ def _tap(
 
     None where the layer turns out to be one that nothing can be added to.
     """
+    if isinstance(values, PackedSequence):
+        found.reasons[layer.name] = "its outputs are packed, so that examples are not apart"
+        return None
     dims = (example_dim, piece.dim % values.ndim)
     if first and layer.name in found.zeros:
         found.reasons[layer.name] = "it runs more than once in a batch"
@@ -387,10 +393,12 @@ def _backwards(model: Adapted, name: str) -> int | None:
     return 1 if around.batch_first else 0
 
 
-def _turned(tap: Callable[[Tensor], Tensor], time: int, values: Tensor) -> Tensor:
+def _turned(tap: Callable[[Tensor], Tensor | None], time: int, values: Tensor) -> Tensor | None:
     """Return what `tap` gives for values in the order of their steps, in the order in which they are."""
+    if isinstance(values, PackedSequence):
+        return tap(values)
     added = tap(values.flip(time))
-    return added.flip(time) if added.ndim else added
+    return None if added is None else added.flip(time)
 
 
 def _places(model: Adapted, layer: NeuronLayer) -> list[tuple[str, Slice]]:

@@ -12,8 +12,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 from torch.utils import _pytree as pytree
 
 import pruning
+from pruning.core.hooks import record
 from pruning.core.neurons import select, silence
 from pruning.discovery.tracing import copied
+from pruning.models.adapted import adapt
 from tests.foreign import floats, tokens
 
 Made = tuple[nn.Module, tuple[Any, ...]]
@@ -371,3 +373,16 @@ def test_in_each_form_removing_the_neurons_that_are_found_equals_masking_them(na
     keep = {layer.name: keep[layer.name] for layer in found.layers() if layer.exact}
     for one, other in zip(answers(select(found, keep), inputs), answers(silence(found, keep), inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["packed_sequences_read_in_their_last_states", "packed_sequences_padded_again"])
+def test_what_is_recorded_of_packed_sequences_are_the_steps_that_they_have(name):
+    network, inputs = made(name)
+    found, seen = pruning.discover(network, inputs), {}
+    with record(found, found.layers(), lambda layer, values: seen.setdefault(layer, values)):
+        answers(found, inputs)
+    for layer in found.layers():
+        assert seen[layer.name].shape == (LENGTHS.sum(), layer.width)
+    reasons = adapt(found, inputs, criterion=nn.CrossEntropyLoss()).untappable(inputs)
+    assert set(reasons) == set(seen)
+    assert all(reason.startswith("its outputs are packed") for reason in reasons.values())
