@@ -14,6 +14,7 @@ from pruning.ablation.losses import _dense_loss, _first, cluster_losses
 from pruning.core.devices import moved
 from pruning.core.modes import evaluating
 from pruning.core.neurons import NeuronLayer, expect_finite, silence
+from pruning.core.options import check_most
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean, merged
 from pruning.core.tables import table
@@ -257,8 +258,7 @@ def _first_windows(windows: Windows, tokens: int, *, after: int = 0) -> list[Win
 
 
 def _check_text(windows: Windows, tokens: int, most: int) -> None:
-    if most < tokens:
-        raise ValueError(f"Expected `most` to be at least `tokens` ({tokens}), got {most}.")
+    check_most(tokens, most)
     pilot = len(_first_windows(windows, round(PILOT * tokens))) if most > tokens else 0
     if len(_first_windows(windows, tokens, after=pilot)) < pilot + 2:
         raise ValueError(

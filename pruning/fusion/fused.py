@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
+from pruning.core.options import Calibrated, Strategy
 from pruning.core.tables import BESIDE, CRITERIA, SIGNALS, table
 from pruning.fusion.calibration import by_curves, by_quantiles
 from pruning.fusion.learned import Shares, bootstrapped, interval, learn, measured, scores, within_layers
@@ -15,8 +16,7 @@ from pruning.fusion.weights import TRANSFORMS, adaptive, agreements, relative, v
 
 logger = logging.getLogger(__name__)
 
-STRATEGIES = ("simple", "adaptive", "learned")
-CALIBRATIONS = ("none", "hessian", "oracle", "removal")
+STRATEGIES, CALIBRATIONS = get_args(Strategy), get_args(Calibrated)
 Curves = Callable[[pd.DataFrame], pd.DataFrame]
 ERROR = "_error"
 """What the column of a criterion's standard error has behind the criterion's name."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pruning.core import options
 from pruning.core.neurons import named_tensors
 from pruning.models.base import LanguageModel
 from pruning.models.gru import GRULanguageModel
@@ -30,7 +31,7 @@ class Family:
     model: Callable[[Any], LanguageModel]
 
 
-FAMILIES = {
+FAMILIES: dict[options.Family, Family] = {
     "lstm": Family(RecurrentConfig, LSTMLanguageModel),
     "gru": Family(RecurrentConfig, GRULanguageModel),
     "rnn": Family(RNNConfig, RNNLanguageModel),

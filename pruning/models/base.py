@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,11 @@ from pruning.core.devices import moved
 from pruning.core.hooks import record
 from pruning.core.modes import carried
 from pruning.core.neurons import PrunableModule
+from pruning.core.options import Decoupling
 from pruning.data.windows import IGNORED
 
 State: TypeAlias = list[tuple[Tensor, ...]]
 """What a model carries from window to window: some tensors for each layer."""
-Decoder = Literal["untied", "tied", "projected"]
 
 
 class Measurable(PrunableModule):
@@ -104,7 +104,7 @@ class Measurable(PrunableModule):
         """Return the number of neurons of each layer."""
         return tuple(layer.width for layer in self.layers())
 
-    def decoupled(self, how: Literal["untie", "project"] = "project") -> Self:  # noqa: ARG002 - for those who need it
+    def decoupled(self, how: Decoupling = "project") -> Self:  # noqa: ARG002 - for those who need it
         """Return an equal model in which every layer of neurons has readers of its own; itself if it is one already."""
         return self
 
@@ -218,7 +218,7 @@ class LanguageModel(Measurable):
         """Return the number of neurons of each layer."""
 
     @abstractmethod
-    def decoupled(self, how: Literal["untie", "project"] = "project") -> Self:
+    def decoupled(self, how: Decoupling = "project") -> Self:
         """Return an equal model in which every layer of neurons has readers of its own; itself if it is one already."""
 
     @abstractmethod

@@ -4,20 +4,20 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.core.neurons import NeuronLayer, Slice
+from pruning.core.options import RecurrentCell
 from pruning.models.spiking import LIF
 
 LayerState: TypeAlias = tuple[Tensor, ...] | None
 Run = Callable[[nn.Module, Tensor, LayerState, Tensor | None], tuple[Tensor, tuple[Tensor, ...]]]
 """(layer, inputs (T, B, n), state, offset (T, B, width) or None) → (outputs + offset, state): whoever reads the outputs
 reads the offset too, the layer itself at its next step included."""
-Recurrent = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def _within(module: str, piece: Slice) -> Slice:
     return replace(piece, parameter=f"{module}.{piece.parameter}", bias=piece.bias and f"{module}.{piece.bias}")
 
 
-def recurrent_cell(name: Recurrent) -> Cell:
+def recurrent_cell(name: RecurrentCell) -> Cell:
     """Return one of PyTorch's own cells: LSTM, GRU, or Elman's with tanh or ReLU.
 
     Raises:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from pruning.models.cells import Cell, Recurrent, recurrent_cell
+from pruning.core.options import RecurrentCell, check_halves
+from pruning.models.cells import Cell, recurrent_cell
 from pruning.models.recurrent import RecurrentLanguageModel
 from pruning.models.snn import SpikingConfig, cell_of
 
@@ -18,14 +19,11 @@ class MixedConfig(SpikingConfig):
         snn_widths: Spiking neurons of each layer, from input to output.
     """
 
-    cell: Recurrent
+    cell: RecurrentCell
     snn_widths: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if len(self.snn_widths) != len(self.widths):
-            raise ValueError(
-                f"Expected as many snn_widths as widths, got {len(self.snn_widths)} and {len(self.widths)}."
-            )
+        check_halves(self.widths, self.snn_widths)
         super().__post_init__()
 
     @property

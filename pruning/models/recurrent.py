@@ -4,14 +4,15 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Generic, Literal, Self, TypeVar, get_args
+from typing import Generic, Self, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.core.neurons import NeuronLayer, Slice, frozen_as
-from pruning.models.base import Decoder, LanguageModel, State
+from pruning.core.options import Decoder, Decoupling, check_tied
+from pruning.models.base import LanguageModel, State
 from pruning.models.cells import Cell
 from pruning.models.spiking import LIF, SPIKE_SIZE
 
@@ -45,11 +46,7 @@ class RecurrentConfig:
             raise ValueError(f"Unknown decoder {self.decoder!r}; known: {list(known)}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"Expected a dropout in [0, 1), got {self.dropout}.")
-        if self.decoder == "tied" and sum(self.rows[-1]) != self.embedding:
-            raise ValueError(
-                f"Expected a last layer as wide as the embedding ({self.embedding}) for a tied decoder, "
-                f"got {sum(self.rows[-1])}; use decoder 'projected' or 'untied'."
-            )
+        check_tied(self.decoder, self.embedding, self.rows[-1])
 
     @property
     def rows(self) -> tuple[tuple[int, ...], ...]:
@@ -164,7 +161,7 @@ class RecurrentLanguageModel(LanguageModel, Generic[Config]):
         """Return a new model with these widths on the same device and of the same type, not yet meaningful."""
         return self._like(self.config.resized(widths))
 
-    def decoupled(self, how: Literal["untie", "project"] = "project") -> Self:
+    def decoupled(self, how: Decoupling = "project") -> Self:
         """Return an equal model whose last layer has a reader of its own; itself if it has one already.
 
         The new reader is frozen if the shared matrix, which it stands for, is.

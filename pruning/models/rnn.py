@@ -1,12 +1,11 @@
 """The Elman language model (Elman 1990): one simple recurrent layer after the other, with tanh or ReLU."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
+from pruning.core.options import Nonlinearity
 from pruning.models.cells import Cell, recurrent_cell
 from pruning.models.recurrent import RecurrentConfig, RecurrentLanguageModel
-
-Nonlinearity = Literal["tanh", "relu"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +20,8 @@ class RNNConfig(RecurrentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"Unknown nonlinearity {self.nonlinearity!r}; known: ['relu', 'tanh'].")
+        if self.nonlinearity not in (known := get_args(Nonlinearity)):
+            raise ValueError(f"Unknown nonlinearity {self.nonlinearity!r}; known: {sorted(known)}.")
 
 
 class RNNLanguageModel(RecurrentLanguageModel[RNNConfig]):

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -18,12 +19,13 @@ from pruning.core.neurons import (
     removed_neurons,
     select,
 )
+from pruning.core.options import ClosedForm
 from pruning.core.statistics import Covariance, merged
 from pruning.signals.activations import Covariances
 
 logger = logging.getLogger(__name__)
 
-REPAIRS = ("none", "mean", "ridge")
+REPAIRS = get_args(ClosedForm)
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Ridge strengths tried, relative to the mean variance of the kept outputs."""
 HELD_OUT = 4

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement, product
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,12 @@ import torch
 from scipy.optimize import nnls
 
 from pruning.core.neurons import NeuronLayer
+from pruning.core.options import BudgetKind
 from pruning.core.progress import Track, silently
 from pruning.evaluation.latency import latencies
 from pruning.models.base import Measurable
 
-KINDS = ("neurons", "parameters", "multiply_adds", "latency")
+KINDS = get_args(BudgetKind)
 EXACT = 2**20
 """Up to this many combinations of widths are all looked at, so that the answer is the optimum."""
 CHUNK = 2**16

@@ -3,17 +3,18 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 import torch
 
 from pruning.core.neurons import Keep
+from pruning.core.options import HowMany, Scope, check_measures
 from pruning.core.tables import table
 from pruning.selection.budgets import Budget, allowed_widths, equal_shares_within, most_within, widths_within
 
-SCOPES = ("layer", "global", "absolute")
-RATES = ("fixed", "adaptive")
+SCOPES, RATES = get_args(Scope), get_args(HowMany)
 _FACTORS = {"rnn": 0.85, "snn": 1.15, "mixed": 1.0, "dense": 1.0, "conv": 1.0, "head": 1.0}
 
 
@@ -110,7 +111,9 @@ def retention(
             another measure, or a quota that its kind cannot fill.
     """
     _check(importance, by, retain, scope, rate)
-    _check_kinds(snn_ratio, quota, alone=budget is None and rate == "fixed")
+    check_measures(rate=rate, budget=budget, snn_ratio=snn_ratio, quota=quota)
+    if snn_ratio is not None and not 0 <= snn_ratio <= 1:
+        raise ValueError(f"Expected snn_ratio in [0, 1], got {snn_ratio}.")
     ordered = importance.sort_values(["layer", "neuron"], ignore_index=True)
     apart = _without_numbers(ordered, by, otherwise)
     values = ordered[by].mask(ordered["layer"].isin(apart), ordered[otherwise or by])
@@ -376,15 +379,3 @@ def _without_numbers(importance: pd.DataFrame, by: str, otherwise: str | None) -
     where = f"layer {wrong[0]!r}" if len(wrong) == 1 else f"the layers {wrong}"
     what = repr(by) if not empty or otherwise is None else f"{by!r} and in {otherwise!r}"
     raise ValueError(f"Expected a finite importance for every neuron, got others for {where} in {what}; {out}.")
-
-
-def _check_kinds(snn_ratio: float | None, quota: Mapping[str, float] | None, *, alone: bool) -> None:
-    """Refuse shares of the network types that are none, or that contradict what else says how many stay."""
-    if snn_ratio is not None and quota is not None:
-        raise ValueError("Expected snn_ratio or quota, got both.")
-    if snn_ratio is not None and not alone:
-        raise ValueError("Expected snn_ratio alone to say how many neurons stay, got a budget or an adaptive rate too.")
-    if snn_ratio is not None and not 0 <= snn_ratio <= 1:
-        raise ValueError(f"Expected snn_ratio in [0, 1], got {snn_ratio}.")
-    if quota is not None and not (min(quota.values(), default=-1) >= 0 and math.isclose(sum(quota.values()), 1)):
-        raise ValueError(f"Expected quotas of at least 0 that sum to 1, got {dict(quota)}.")

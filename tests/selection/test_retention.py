@@ -478,10 +478,10 @@ def test_a_tiny_mixed_model_is_cut_to_its_ratio_and_runs():
     [
         ({"snn_ratio": 1.5}, r"Expected snn_ratio in \[0, 1\], got 1\.5\."),
         ({"snn_ratio": 0.5, "quota": {"rnn": 1, "snn": 0}}, "Expected snn_ratio or quota, got both"),
-        ({"snn_ratio": 0.5, "rate": "adaptive"}, "Expected snn_ratio alone to say how many neurons stay"),
+        ({"snn_ratio": 0.5, "rate": "adaptive"}, "Expected snn_ratio or rate: adaptive, got both"),
         ({"snn_ratio": 0.5, "kinds": {"lstm.0": "rnn"}}, r"Expected layers of the kinds \['rnn', 'snn'\], got "),
-        ({"quota": {"rnn": 0.5, "snn": 0.6}}, "Expected quotas of at least 0 that sum to 1, got "),
-        ({"quota": {}}, "Expected quotas of at least 0 that sum to 1, got "),
+        ({"quota": {"rnn": 0.5, "snn": 0.6}}, "Expected the shares of quota to sum to 1, none below 0, got "),
+        ({"quota": {}}, "Expected the shares of quota to sum to 1, none below 0, got "),
         ({"quota": {"rnn": 1.0}}, r"Expected layers of the kinds \['rnn'\], got \['rnn', 'snn'\]"),
         ({"quota": {"rnn": 1.0, "snn": 0.0}}, "Expected a quota that 10 rnn neurons can fill, got 1 of 12 in all"),
     ],

@@ -1,0 +1,63 @@
+"""The words that settings may hold and the rules between settings, each said once.
+
+The library refuses by them what it is given, and whoever reads settings from a file checks them before any work, so
+this module imports nothing. `place` in a rule is what stands before the settings' names there, such as `train.`.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import isclose
+from typing import Literal
+
+Family = Literal["lstm", "gru", "rnn", "snn", "mixed"]
+Decoder = Literal["untied", "tied", "projected"]
+Decoupling = Literal["project", "untie"]
+"""What a tied decoder becomes, so that neurons have a reader of their own."""
+Nonlinearity = Literal["tanh", "relu"]
+RecurrentCell = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
+Half = Literal["rnn", "snn"]
+"""The kinds of neurons of a mixed model."""
+Strategy = Literal["simple", "adaptive", "learned"]
+Calibrated = Literal["none", "hessian", "oracle", "removal"]
+"""What turns a fused importance into a loss."""
+Scope = Literal["layer", "global", "absolute"]
+HowMany = Literal["fixed", "adaptive"]
+BudgetKind = Literal["neurons", "parameters", "multiply_adds", "latency"]
+ClosedForm = Literal["none", "mean", "ridge"]
+Repair = Literal["none", "mean", "ridge", "imitate"]
+
+
+def check_halves(widths: Sequence[int], snn_widths: Sequence[int], place: str = "") -> None:
+    """Refuse a mixed model whose halves have different numbers of layers."""
+    if len(snn_widths) != len(widths):
+        raise ValueError(
+            f"Expected as many {place}snn_widths as {place}widths ({len(widths)}) for family mixed, "
+            f"got {len(snn_widths)}."
+        )
+
+
+def check_tied(decoder: str, embedding: int, last: Sequence[int], place: str = "") -> None:
+    """Refuse a tied decoder that the last layer, of these halves, does not fit."""
+    if decoder == "tied" and sum(last) != embedding:
+        both = f"{place}widths and {place}snn_widths to end with, together,"
+        raise ValueError(
+            f"Expected {both if len(last) > 1 else f'{place}widths to end with'} {place}embedding ({embedding}) for a "
+            f"tied decoder, got {sum(last)}; use {place}decoder: projected."
+        )
+
+
+def check_most(tokens: int, most: int, place: str = "") -> None:
+    """Refuse a budget of tokens that the first reading exceeds."""
+    if most < tokens:
+        raise ValueError(f"Expected {place}most to be at least {place}tokens ({tokens}), got {most}.")
+
+
+def check_measures(
+    *, rate: str, budget: object, snn_ratio: float | None, quota: Mapping[str, float] | None, place: str = ""
+) -> None:
+    """Refuse a ratio of kinds beside another measure of how many neurons stay, and a quota that is none."""
+    given = {"rate: adaptive": rate == "adaptive", "budget": budget is not None, "quota": quota is not None}
+    for other in given if snn_ratio is not None else ():
+        if given[other]:
+            raise ValueError(f"Expected {place}snn_ratio or {place}{other}, got both.")
+    if quota is not None and not (min(quota.values(), default=-1) >= 0 and isclose(sum(quota.values()), 1)):
+        raise ValueError(f"Expected the shares of {place}quota to sum to 1, none below 0, got {dict(quota)}.")
