@@ -1,6 +1,6 @@
 """Which widths a choice gives each layer, and what it costs: one share for all layers against rankings over all layers.
 
-`python -m benchmarks.allocation`, after `dvc repro fuse`, or with `--seeds 3` after `python -m flows.experiment`:
+`python -m benchmarks.allocation`, after `dvc repro fuse`, or with `--seeds 3` after `dvc repro experiment/dvc.yaml`:
 perplexity on the validation split right after removal, without repair. Losses for calibration are measured on the
 training split, never on the split that the choices are judged by.
 """
@@ -57,7 +57,7 @@ def compared(
 
 
 def calibrated(seed: int) -> pd.DataFrame:
-    """Return the default fusion of the signals that a seed of `python -m flows.experiment` measured."""
+    """Return the default fusion of the signals that the experiment measured with a seed."""
     return fuse(signals(Path("data/experiment"), seed), strategy="simple", seed=seed)
 
 

@@ -23,7 +23,7 @@ from pruning.repair.reconstruction import reconstruct
 from pruning.signals.activations import activations
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import removal_order, swapped
-from tasks.common.console import track
+from tasks.shown.console import track
 
 DAMPING = 1e-4
 ROUNDS = 2

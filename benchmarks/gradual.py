@@ -1,7 +1,7 @@
 """Gradual pruning against removing all at once, from one dense checkpoint and with the same training tokens.
 
 `python -m benchmarks.gradual --corpus FOLDER --checkpoint FILE`: FOLDER holds published splits, FILE is read by
-`tasks.common.published`. For each share of neurons kept: gradual pruning over one epoch without and with the group
+`tasks.experiment.published`. For each share of neurons kept: gradual pruning over one epoch without and with the group
 lasso; the same criterion measured on the dense model, all removed at once, then one epoch of the same training. A
 dense row gets that epoch too. Seconds are those of training steps, validation left out; *measuring* is what the choice
 at once costs before; *last tenth* is the speed that gradual pruning ends at. `--portion 0.05` is a short try.
@@ -25,7 +25,7 @@ from pruning.models.base import LanguageModel
 from pruning.signals.gradients import gate_gradients
 from pruning.training.gradual import Schedule, most_important, prune_gradually, pruned, renewed
 from pruning.training.loop import Recipe, Trained, steps_an_epoch, train
-from tasks.common.published import read_checkpoint, read_splits, read_vocabulary
+from tasks.experiment.published import read_checkpoint, read_splits, read_vocabulary
 
 BATCH, BPTT = 20, 35
 VALID_BATCH, VALID_BPTT = 10, 100

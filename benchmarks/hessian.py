@@ -23,7 +23,7 @@ from pruning.data.corpus import END_OF_LINE
 from pruning.data.windows import Windows
 from pruning.models.base import LanguageModel
 from pruning.signals.hessian import hessian, owned_parameters
-from tasks.common.published import read_checkpoint, read_splits, read_vocabulary
+from tasks.experiment.published import read_checkpoint, read_splits, read_vocabulary
 
 PROBES = 300
 """Probes that HAP gives each neuron."""

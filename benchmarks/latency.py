@@ -16,7 +16,7 @@ from pruning.export import onnx_of
 from pruning.models import build
 from pruning.models.base import LanguageModel
 from tasks.commands.runtimes import load_onnx
-from tasks.common.console import track
+from tasks.shown.console import track
 
 DENSE = (256, 256)
 CHOSEN = (104, 152)

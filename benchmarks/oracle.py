@@ -22,7 +22,7 @@ from pruning.core.statistics import ClusteredMean
 from pruning.data.corpus import END_OF_LINE
 from pruning.data.windows import IGNORED, Window, Windows
 from pruning.models.base import LanguageModel, State
-from tasks.common.published import read_checkpoint, read_splits, read_vocabulary
+from tasks.experiment.published import read_checkpoint, read_splits, read_vocabulary
 
 
 class Masked:

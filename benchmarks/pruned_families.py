@@ -31,8 +31,8 @@ from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
 from pruning.training.distillation import Teacher
 from pruning.training.loop import Recipe, train
-from tasks.common.console import track
-from tasks.common.published import read_splits
+from tasks.experiment.published import read_splits
+from tasks.shown.console import track
 
 FAMILIES = {
     "lstm": {"family": "lstm", "widths": (128, 128)},

@@ -38,8 +38,8 @@ from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
 from pruning.training.distillation import Teacher
 from pruning.training.loop import Recipe, train
-from tasks.common.console import track
-from tasks.common.published import read_checkpoint, read_splits, read_vocabulary
+from tasks.experiment.published import read_checkpoint, read_splits, read_vocabulary
+from tasks.shown.console import track
 
 CALIBRATION = {"batch": 32, "bptt": 35}
 STATES, SENSITIVE, PROBES = 60, 15, 100

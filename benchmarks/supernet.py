@@ -34,7 +34,7 @@ from pruning.signals.hessian import hessian
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
 from pruning.signals.weights import weights
-from tasks.common.console import track
+from tasks.shown.console import track
 
 RATIOS, FLOOR = (0.25, 0.5, 0.75), 8
 CURVE, CURVE_WINDOWS, PROBES = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85), 20, 60

@@ -1,6 +1,6 @@
 """Learned weights of signals on another model and corpus: how they rank neurons whose removal was measured there.
 
-`python -m benchmarks.transfer FOLDER FOLDER …`, each what `python -m flows.experiment --to FOLDER` wrote of a model.
+`python -m benchmarks.transfer FOLDER FOLDER …`, each a copy of `data/experiment` after an experiment on a model.
 Spearman correlation with measured removal, within layers, with its 95% bootstrap interval: of weights from the model
 itself on neurons that they have not seen, of the other models' weights, of the mean of the signals, and of the best
 single signal or criterion.
@@ -14,30 +14,21 @@ from typing import Any
 import pandas as pd
 
 from pruning.core.tables import CRITERIA
-from pruning.experiment.choices import choice_of
 from pruning.experiment.measured import MEASURED, Calibration
+from pruning.experiment.variants import choice_of
 from pruning.fusion.fused import ALL, fusion
 from tasks.common.tables import read_table
 
 
-def newest(folder: Path, kind: str, seed: int = 0) -> Path:
-    """Return the newest cell of a kind, of the model that the experiment began with and a seed of calibration."""
-    found = sorted((folder / "cells").glob(f"{kind}-text{seed}-model0-*"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise SystemExit(f"Expected a cell {kind!r} of seed {seed} of an experiment in {folder}, got none.")
-    return found[-1]
-
-
 def signals(folder: Path, seed: int = 0) -> dict[str, pd.DataFrame]:
     """Return the tables that an experiment measured with a seed of calibration."""
-    place = newest(folder, "calibration", seed)
-    return {name: read_table(place / f"{name}.parquet") for name in MEASURED}
+    return {name: read_table(folder / f"calibrate/text{seed}/signals/{name}.parquet") for name in MEASURED}
 
 
 def read(folder: Path) -> tuple[Calibration, pd.DataFrame, dict[str, Any]]:
     """Return an experiment's signals, measured removals and learned weights."""
-    weights = json.loads((newest(folder, "weights") / "weights.json").read_text(encoding="utf-8"))
-    return Calibration(signals(folder), {}, 0), read_table(newest(folder, "oracle") / "oracle.parquet"), weights
+    weights = json.loads((folder / "fuse/text0/weights.json").read_text(encoding="utf-8"))
+    return Calibration(signals(folder), {}, 0), read_table(folder / "oracle/oracle.parquet"), weights
 
 
 def ranked(

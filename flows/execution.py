@@ -1,13 +1,15 @@
 """How one command runs as a process group that never outlives the flow, and what DVC's words say that it did."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import IO
 
@@ -125,6 +127,23 @@ class Commands:
             process.stdin.close()
         with self._lock:
             self._running.discard(process)
+
+
+def changed(commands: Commands, stages: Mapping[str, Stage]) -> set[str]:
+    """Return the stages that DVC may not leave as they are: what differs from its lock files, and what is below that.
+
+    It is asked once, for it takes a second to start, and a moment for each stage. If it does not answer, every stage
+    is one of them, and says itself what is wrong with it.
+    """
+    try:
+        lines = commands.run("`dvc status`", ["dvc", "--wait-for-lock", "status", "--json", *stages], lambda _: None)
+        found = set(json.loads(next(line for line in lines if line.startswith("{"))))
+    except (CommandError, StopIteration, json.JSONDecodeError):
+        return set(stages)
+    for address in TopologicalSorter({address: stage.needs for address, stage in stages.items()}).static_order():
+        if stages[address].needs & found:
+            found.add(address)
+    return found
 
 
 def reproduce(commands: Commands, stage: Stage, log: Log, *, force: bool) -> str:

@@ -27,7 +27,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows.execution import CommandError, Commands, CommandTimeoutError, reproduce
+from flows.execution import UP_TO_DATE, CommandError, Commands, CommandTimeoutError, changed, reproduce
 from flows.server import configured_server, unreachable
 from flows.stages import Stage, read_stages
 
@@ -52,7 +52,8 @@ def pipeline(
     """Let DVC reproduce the stages, then show the comparison and bring tracking up to date.
 
     Args:
-        targets: Stages to run with all that they need; all by default. `prune` stands for all `prune@...`.
+        targets: Stages, or files of stages such as `experiment/dvc.yaml`, to run with all that they need; dvc.yaml by
+            default. `prune` stands for all `prune@...`.
         jobs: How many stages run side by side.
         force: Run also what did not change.
 
@@ -65,7 +66,8 @@ def pipeline(
         if problem := _check(commands):
             return Failed(message=problem, data=list[Outcome]())
         stages = read_stages(root, targets)
-        outcomes = _run_all(stages, jobs, _task_maker(commands, force=force))
+        stale = set(stages) if force else changed(commands, stages)
+        outcomes = _run_all(stages, jobs, _task_maker(commands, stale, force=force))
         _show(commands, stages, outcomes)
         return _final_state(outcomes)
     except (ValueError, DvcException) as error:
@@ -84,12 +86,19 @@ def _check(commands: Commands) -> str | None:
     return None
 
 
-def _task_maker(commands: Commands, *, force: bool) -> Callable[[Stage], Task[[], State[str]]]:
-    """Return the function that makes a stage's task; Prefect's cache is off, since DVC's is the one cache."""
+def _task_maker(commands: Commands, stale: set[str], *, force: bool) -> Callable[[Stage], Task[[], State[str]]]:
+    """Return the function that makes a stage's task; Prefect's cache is off, since DVC's is the one cache.
+
+    Args:
+        commands: Where commands run.
+        stale: The stages that a command is started for.
+        force: Run also what did not change.
+    """
 
     def task_of(stage: Stage) -> Task[[], State[str]]:
         def run() -> State[str]:
-            did = reproduce(commands, stage, get_run_logger().info, force=force)
+            log = get_run_logger().info
+            did = reproduce(commands, stage, log, force=force) if stage.address in stale else UP_TO_DATE
             return Completed(name=did, message=f"{did}: {stage.description or stage.address}", data=did)
 
         # No timeout here: Prefect's does not interrupt a waiting thread, so `reproduce` keeps the stage's limit.
@@ -166,19 +175,23 @@ def _show(commands: Commands, stages: dict[str, Stage], outcomes: dict[str, Outc
         report = "\n".join(_try(commands, "report"))
         create_markdown_artifact(key="comparison", markdown=f"```text\n{report}\n```", description="All variants.")
         create_markdown_artifact(key="plots", markdown="\n\n".join(map(_embedded, plots)), description="All plots.")
+    for page in (page for stage in done for page in stage.pages):
+        create_markdown_artifact(key=page.stem, markdown=page.read_text("utf-8"), description="The whole report.")
     if len(done) == len(stages):
-        _try(commands, "track")
+        needed = {address for stage in stages.values() for address in stage.needs}
+        for folder in sorted({stage.folder for stage in done if stage.address not in needed}):
+            _try(commands, "track", *filter(None, [folder]))
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
     return {name: value for name, value in asdict(outcome).items() if name != "problem"}
 
 
-def _try(commands: Commands, name: str) -> list[str]:
-    """Return the output of `python -m tasks <name>`; a failure is a warning."""
-    logger = get_run_logger()
+def _try(commands: Commands, *words: str) -> list[str]:
+    """Return the output of `python -m tasks …`; a failure is a warning."""
+    logger, command = get_run_logger(), ["python", "-m", "tasks", *words]
     try:
-        return commands.run(f"`python -m tasks {name}`", ["python", "-m", "tasks", name], logger.info)
+        return commands.run(f"`{' '.join(command)}`", command, logger.info)
     except CommandError as failure:
         logger.warning("%s", failure)
         return [str(failure)]
@@ -196,7 +209,9 @@ def _embedded(picture: Path) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the flow and return the exit code: 0, or 1 after a summary that names what failed."""
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Run what changed, watched.")
-    parser.add_argument("targets", nargs="*", help="stages to run with all that they need; all by default")
+    parser.add_argument(
+        "targets", nargs="*", help="stages, or files of stages, with all that they need; dvc.yaml by default"
+    )
     parser.add_argument("--jobs", type=int, default=2, choices=range(1, 65), metavar="N", help="stages side by side")
     parser.add_argument("--force", action="store_true", help="run also what did not change")
     given = parser.parse_args(arguments)

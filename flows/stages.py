@@ -6,6 +6,7 @@ from typing import Any
 
 from dvc.repo import Repo
 
+FILE = "dvc.yaml"
 SETTINGS = ("tags", "retries", "timeout_seconds")
 """What a stage's `meta: {prefect: ...}` in dvc.yaml may say."""
 
@@ -15,30 +16,35 @@ class Stage:
     """A stage of dvc.yaml.
 
     Attributes:
-        address: DVC's name of it, as `prune@random`.
+        address: DVC's name of it, as `prune@random` or `experiment/dvc.yaml:prune@0.9`.
+        folder: The folder that its dvc.yaml stands in, relative to the root's; empty for the root.
         description: Its `desc`.
         needs: Addresses of the stages whose outputs it reads.
         plots: The outputs that are plots: pictures, or folders of them.
+        pages: The outputs that are pages of Markdown.
         tags: For Prefect.
         retries: How often a failed run is tried again.
         timeout_seconds: After this long it is killed; None waits for ever.
     """
 
     address: str
+    folder: str
     description: str
     needs: frozenset[str]
     plots: tuple[Path, ...]
+    pages: tuple[Path, ...]
     tags: tuple[str, ...] = ()
     retries: int = 0
     timeout_seconds: float | None = None
 
 
 def read_stages(root: Path, targets: list[str] | None) -> dict[str, Stage]:
-    """Return the targets with all stages that they need, or every stage, by address.
+    """Return the targets with all stages that they need, by address.
 
     Args:
         root: The folder that `dvc.yaml` is in.
-        targets: Addresses of stages; `prune` stands for all `prune@...`.
+        targets: Addresses of stages, or names of files of stages; `prune` stands for all `prune@...`, and None for the
+            root's dvc.yaml.
 
     Raises:
         ValueError: If a target or a setting in a stage's `meta` is unknown.
@@ -46,9 +52,7 @@ def read_stages(root: Path, targets: list[str] | None) -> dict[str, Stage]:
     with Repo(str(root)) as repo:
         graph = repo.index.graph
         stages = {node.addressing: _stage(node, graph.successors(node)) for node in graph}
-    if targets is None:
-        return stages
-    wanted = _with_needs(stages, [address for target in targets for address in _matching(stages, target)])
+    wanted = _with_needs(stages, [address for target in targets or [FILE] for address in _matching(stages, target)])
     return {address: stage for address, stage in stages.items() if address in wanted}
 
 
@@ -59,16 +63,22 @@ def _stage(node: Any, needed: Any) -> Stage:
             raise ValueError(f"Unknown setting '{name}' in the meta of stage '{node.addressing}'; known: {SETTINGS}.")
     return Stage(
         address=node.addressing,
+        folder=str(Path(node.path_in_repo).parent).removeprefix("."),
         description=node.desc or "",
         needs=frozenset(other.addressing for other in needed),
         plots=tuple(Path(out.fs_path) for out in node.outs if out.plot),
+        pages=tuple(Path(out.fs_path) for out in node.outs if Path(out.fs_path).suffix == ".md"),
         **{**settings, "tags": tuple(settings.get("tags", ()))},
     )
 
 
 def _matching(stages: dict[str, Stage], target: str) -> list[str]:
-    """Return the one stage of that address, or all that a `foreach` stage of that name makes."""
-    matching = [address for address in stages if address == target or address.split("@")[0] == target]
+    """Return the one stage of that address, all that a `foreach` stage of that name makes, or all of a file."""
+    matching = [
+        address
+        for address, stage in stages.items()
+        if target in (address, address.split("@")[0], str(Path(stage.folder, FILE)))
+    ]
     if not matching:
         raise ValueError(f"Unknown stage '{target}'; known: {sorted(stages)}.")
     return matching

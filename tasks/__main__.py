@@ -1,10 +1,8 @@
 """`python -m tasks <stage> [variant]`: run one stage on the files that dvc.yaml lists for it."""
 
 import argparse
-import ctypes
 import importlib
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -13,14 +11,14 @@ from contextlib import nullcontext
 import pandas as pd
 
 from tasks.common.blame import blaming
-from tasks.common.console import log_to_console, say, track
 from tasks.common.devices import compute_on
 from tasks.common.interruption import INTERRUPTED
-from tasks.common.job import Job, seconds
+from tasks.common.job import Job, end_with_parent, seconds
 from tasks.common.parameters import Compute, Unexpected, checked
 from tasks.common.pipeline import PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import write_table
+from tasks.shown.console import log_to_console, say, track
 
 # Threads that wait by spinning starve whatever else runs: two trainings side by side then crawl at a tenth of their
 # speed. Read when torch is first imported; it changes no result.
@@ -32,8 +30,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 ON_CPU = Compute(device="cpu", float32="highest")
 """Where stages compute whose numbers come from weights and tables alone, whatever the device of the others."""
 ELSEWHERE = ("check", "choose", "export", "report", "track")
-"""Commands that are no stages: they read results and change none; `choose` and `export` read the words after them."""
-WITH_WORDS = ("choose", "export")
+"""Commands that are no stages: they read results and change none; `WITH_WORDS` read the words after them."""
+WITH_WORDS = ("choose", "export", "track")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,12 +64,17 @@ def _run(name: str, words: Sequence[str]) -> None:
     if name in ELSEWHERE:
         importlib.import_module(f"tasks.commands.{name}").run()
         return
-    values = read_yaml(PARAMETERS)
-    parameters = checked(values)
-    _end_with_parent()
-    job = Job(read_stage(name, words[0] if words else None, values), parameters, track)
-    if os.environ.get("DVC_STAGE"):  # by name, for the check only refuses, and no result depends on its code
-        importlib.import_module("tasks.commands.check").check_once(values, parameters)
+    folder, _, stage = name.rpartition(".")
+    every = read_yaml(PARAMETERS)
+    values = read_yaml(folder / PARAMETERS) if folder else every
+    parameters, own = checked(every), None
+    if folder:
+        own = importlib.import_module(f"tasks.{folder}.settings").checked(values)
+    job = Job(read_stage(stage, words[0] if words else None, values, folder), parameters, track, own)
+    if os.environ.get("DVC_STAGE"):
+        end_with_parent()
+        # By name, for the check only refuses, and no result depends on its code.
+        importlib.import_module("tasks.commands.check").check_once(every, parameters)
     _run_stage(job)
 
 
@@ -81,17 +84,10 @@ def _run_stage(job: Job) -> None:
     compute_on(job.parameters.compute if "compute" in job.stage.sections else ON_CPU)
     source = job.parameters.model.source
     with blaming(f"stage {job.stage.address} to run with the model of {source}") if source else nullcontext():
-        measured = importlib.import_module(f"tasks.stages.{job.stage.name}").run(job)
+        measured = importlib.import_module(job.stage.module).run(job)
     whole = seconds(job, "stage", time.perf_counter() - start)
     write_table(job.output("timing"), whole if measured is None else pd.concat([whole, measured], ignore_index=True))
     say(f"{job.stage.address}: {whole['seconds'].iloc[0]:.1f} s")
-
-
-def _end_with_parent() -> None:
-    """Ask Linux to end this process when its parent dies, so that a killed `dvc` leaves no stage writing on."""
-    if sys.platform == "linux" and os.environ.get("DVC_STAGE"):
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
-CODE = ("pruning", "tasks", "learned", "own", "dvc.yaml", "params.yaml", "constraints.txt")
+CODE = ("pruning", "tasks", "learned", "own", "experiment", "dvc.yaml", "params.yaml", "constraints.txt")
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -36,8 +37,19 @@ TINY: dict[str, dict[str, Any]] = {
     "variants": {"dense": {"by": "fused", "retain": 1.0}, "enhanced": {"by": "fused"}},
 }
 
+TINY_EXPERIMENT: dict[str, Any] = {
+    "choices": ["random", "traditional", "simple", "learned", "surgeon"],
+    "keep": [0.75],
+    "texts": [0],
+    "models": [],
+    "treatment": {"floor": 2, "portion": 0.05, "batch": 4, "bptt": 8},
+    "validation": {"removed": 200, "judged": 160},
+    "joint": {"sets": 3},
+    "effort": {"windows": 8},
+}
 
-MEASURED = {"timing", "costs"}
+
+MEASURED = {"timing", "costs", "cost"}
 """Stems of the files that hold measured times, which never repeat."""
 
 
@@ -48,6 +60,7 @@ def tiny_project(folder: Path, **changes: dict[str, Any]) -> Path:
         copy(ROOT / name, folder / name)
     write_text(folder / "text")
     set_parameters(folder, {**TINY, **changes}, replace=("variants",))
+    set_parameters(folder, TINY_EXPERIMENT, replace=("choices", "keep", "texts", "models"), within="experiment")
     run(["dvc", "init", "--no-scm", "--quiet"], folder)
     run(["dvc", "config", "core.analytics", "false"], folder)
     return folder
@@ -64,9 +77,9 @@ def write_text(folder: Path) -> None:
         (folder / f"{split}.txt").write_text(text + "\n", encoding="utf-8")
 
 
-def set_parameters(folder: Path, changes: dict[str, dict[str, Any]], replace: tuple[str, ...] = ()) -> None:
-    """Change values of params.yaml; sections named in `replace` are replaced whole."""
-    path, yaml = folder / "params.yaml", YAML()
+def set_parameters(folder: Path, changes: Mapping[str, Any], replace: tuple[str, ...] = (), within: str = "") -> None:
+    """Change values of params.yaml, or of the one in a folder; sections named in `replace` are replaced whole."""
+    path, yaml = folder / within / "params.yaml", YAML()
     values = yaml.load(path)
     for section, fields in changes.items():
         values[section] = fields if section in replace else {**values[section], **fields}

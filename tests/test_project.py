@@ -4,19 +4,30 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any, get_args
 
 import grimp
 import pytest
 from ruamel.yaml import YAML
 
 import pruning
+from pruning.core import options
 from pruning.core.tables import ACTIVATIONS, CHOICES, COOPERATIVE, GRADIENTS, SIGNALS, TABLES, WEIGHTS
+from pruning.models import FAMILIES
+from pruning.repair.reconstruction import REPAIRS
 from tasks.common.parameters import Parameters, Variant
+from tasks.experiment.settings import Experiment
 from tests.projects import ROOT
 
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+EXPERIMENT = YAML(typ="safe").load(ROOT / "experiment/dvc.yaml")["stages"]
 VALUES = YAML(typ="safe").load(ROOT / "params.yaml")
+OWN = YAML(typ="safe").load(ROOT / "experiment/params.yaml")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+BY_MODULE = ("pruning/experiment", "tasks/experiment", "tasks/stages")
+"""Rooms of which a stage depends on single modules."""
+NO_RESULT = {"tasks/shown", "tasks/__main__.py"}
+"""What reads words and shows progress, and changes no result: a stage does not depend on it."""
 GRAPH = grimp.build_graph("pruning", "tasks", cache_dir=None)
 
 
@@ -24,26 +35,51 @@ def entry(name: str) -> dict[str, list[str]]:
     return dict(PIPELINE[name].get("do", PIPELINE[name]))
 
 
-def rooms_of(name: str) -> set[str]:
-    """Return the rooms, and the stages' own modules, of all that a stage's module imports, however indirectly."""
-    start = {f"tasks.stages.{name}", "tasks.__main__"}
+def own_entry(name: str) -> dict[str, list[Any]]:
+    return dict(EXPERIMENT[name].get("do", EXPERIMENT[name]))
+
+
+def rooms_of(*modules: str) -> set[str]:
+    """Return the rooms, and the stages' own modules, of all that a stage's modules import, however indirectly."""
+    start = {*modules, "tasks.__main__"}
     imported = start.union(*(GRAPH.find_upstream_modules(module) for module in start))
-    return {room for module in imported if (room := room_of(module))}
+    return {room for module in imported if (room := room_of(module))} - NO_RESULT
 
 
 def room_of(module: str) -> str | None:
-    """Return the folder below `pruning` or `tasks` that a module is in, or its file if it is in none, or a stage."""
+    """Return the folder below `pruning` or `tasks` that a module is in, or its file if it is in none, or a stage.
+
+    The rooms `experiment` hold what measures, what prunes and what compares; who needs one does not need the others.
+    """
     path = Path(module.replace(".", "/"))
-    room = path if path.parts[:2] == ("tasks", "stages") else Path(*path.parts[:2])
+    room = path if str(Path(*path.parts[:2])) in BY_MODULE else Path(*path.parts[:2])
     if room.with_suffix(".py").is_file():
         return f"{room}.py"
-    return str(room) if len(room.parts) > 1 and room != Path("tasks/stages") else None
+    return str(room) if len(room.parts) > 1 and str(room) not in BY_MODULE else None
 
 
 @pytest.mark.parametrize("name", PIPELINE)
 def test_a_stage_depends_on_exactly_the_rooms_it_imports_from(name: str) -> None:
     listed = {path for path in entry(name)["deps"] if path.startswith(("pruning/", "tasks/"))}
-    assert listed == rooms_of(name)
+    assert listed == rooms_of(f"tasks.stages.{name}")
+
+
+@pytest.mark.parametrize("name", EXPERIMENT)
+def test_a_stage_of_the_experiment_depends_on_exactly_the_rooms_it_imports_from(name: str) -> None:
+    listed = {path for path in own_entry(name)["deps"] if path.startswith(("pruning/", "tasks/"))}
+    assert listed == rooms_of(f"tasks.experiment.{name.partition('_')[0]}", "tasks.experiment.settings")
+
+
+@pytest.mark.parametrize("name", EXPERIMENT)
+def test_a_stage_of_the_experiment_has_one_name_everywhere_and_reads_what_another_writes(name: str) -> None:
+    own, verb = own_entry(name), name.partition("_")[0]
+    variant = " ${item}" if "foreach" in EXPERIMENT[name] else ""
+    assert own["cmd"] == f"exec python -m tasks experiment.{name}{variant}"
+    assert own["wdir"] == ".."
+    assert all(path.startswith(f"data/experiment/{verb}/") for path in own["outs"])
+    written = {path.partition("$")[0] for other in EXPERIMENT for path in own_entry(other)["outs"]}
+    read = {path.partition("$")[0] for path in own["deps"] if path.startswith("data/")}
+    assert all(any(path.startswith(out) or out.startswith(path) for out in written) for path in read)
 
 
 @pytest.mark.parametrize("name", PIPELINE)
@@ -62,6 +98,23 @@ def test_a_stage_has_one_name_everywhere(name: str) -> None:
 def test_every_section_of_the_parameters_is_read_by_a_stage() -> None:
     read = {section.split(".")[0] for name in PIPELINE for section in entry(name).get("params", [])}
     assert read == set(VALUES) == set(Parameters.model_fields)
+
+
+def test_every_section_of_the_experiments_parameters_is_read_by_a_stage_and_no_two_files_name_one_alike() -> None:
+    lists = [item for name in EXPERIMENT for item in own_entry(name).get("params", [])]
+    read = {name for item in lists if not isinstance(item, str) for name in item["experiment/params.yaml"]}
+    assert read == set(OWN) == set(Experiment.model_fields)
+    assert {item for item in lists if isinstance(item, str)} <= set(VALUES)
+    assert not set(OWN) & set(VALUES)
+
+
+def test_the_words_that_settings_may_hold_are_said_in_the_library_alone() -> None:
+    source = (ROOT / "tasks/common/parameters.py").read_text(encoding="utf-8")
+    precision = '"highest", "high", "medium"'  # of the process, which the library leaves alone
+    known = {'"all"', "CHOICES", "(*SIGNALS, *CRITERIA)", precision}
+    assert set(re.findall(r"Literal\[([^]]*)]", source)) == known
+    assert tuple(FAMILIES) == get_args(options.Family)
+    assert get_args(options.Repair) == (*REPAIRS, "imitate")
 
 
 def test_every_signal_has_its_module_stage_section_and_table() -> None:

@@ -118,3 +118,22 @@ def _others(width: int, removed: Sequence[int]) -> Tensor:
     kept = torch.ones(width, dtype=torch.bool)
     kept[torch.tensor(list(removed), dtype=torch.long)] = False
     return kept.nonzero().flatten()
+
+
+def joint_sets(oracle: pd.DataFrame, *, sets: int, share: float, seed: int) -> dict[str, dict[str, list[int]]]:
+    """Return random sets of a layer's measured neurons to remove together: name → layer → neurons.
+
+    Args:
+        oracle: Measured removals.
+        sets: How many sets of each layer.
+        share: Share of the layer's measured neurons in a set.
+        seed: Seed of the sets.
+    """
+    random = np.random.default_rng(seed)
+    found = {}
+    for layer, own in oracle.groupby("layer"):
+        size = max(1, round(share * len(own)))
+        for place in range(sets):
+            neurons = random.choice(own["neuron"].to_numpy(), size, replace=False)
+            found[f"{layer} {place:03}"] = {str(layer): sorted(neurons.tolist())}
+    return found

@@ -37,12 +37,13 @@ from pruning.data.corpus import (
 )
 from pruning.data.windows import Windows
 from pruning.evaluation.comparison import PHASES
-from pruning.experiment.choices import TRADITIONAL, VARIANTS, choice_of, fused_by
+from pruning.experiment.choices import fused_by
 from pruning.experiment.judging import compare_pruning_results
 from pruning.experiment.measured import MEASURED, Calibration
 from pruning.experiment.measuring import USUAL, Effort, calibrate
 from pruning.experiment.runs import run_enhanced_pruning, run_traditional_pruning
 from pruning.experiment.trials import Pruning, Texts, Treatment, run_dense_control
+from pruning.experiment.variants import TRADITIONAL, VARIANTS, choice_of
 from pruning.experiment.verdict import verdict
 from pruning.fusion.fused import to_plain
 from pruning.models import build

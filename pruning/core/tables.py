@@ -550,6 +550,17 @@ def unmeasured(name: str, layers: Iterable[tuple[str, int]]) -> pd.DataFrame:
     return table(name, rows_of(names, widths).assign(**rest))
 
 
+def empty(name: str) -> pd.DataFrame:
+    """Return a table without rows.
+
+    >>> empty("vocabulary").shape
+    (0, 3)
+    """
+    kinds = {"text": "str", "integer": "int64", "number": "float64", "flag": "bool"}
+    columns = {column: pd.Series(dtype=kinds[c.type]) for column, c in _schema(name).columns.items()}
+    return table(name, pd.DataFrame(columns))
+
+
 def metadata(name: str) -> dict[str, str]:
     """Return what travels in a table's file: its name, its key and the unit of each column.
 

@@ -13,9 +13,10 @@ from pruning.ablation.oracle import split_half_reliability
 from pruning.core.neurons import Keep
 from pruning.core.tables import BESIDE, CRITERIA, SIGNALS, table
 from pruning.evaluation.comparison import PHASES
-from pruning.experiment.choices import CONTROL, FOLDS, RANDOM, TRADITIONAL, VARIANTS, choice_of, importance_of
+from pruning.experiment.choices import importance_of
 from pruning.experiment.measured import Calibration
 from pruning.experiment.trials import Pruning
+from pruning.experiment.variants import CONTROL, FOLDS, RANDOM, TRADITIONAL, VARIANTS, choice_of
 from pruning.fusion.learned import BOOTSTRAPS, bootstrapped, interval, learn, measured, within_layers
 
 ALONE = (*SIGNALS, *BESIDE, *CRITERIA)
@@ -180,25 +181,6 @@ def overlap_drawn(layers: np.ndarray, truth: np.ndarray, score: np.ndarray, *, s
         both += (_upper(truth[drawn], half) & _upper(score[drawn], half)).sum(axis=-1)
         halves += half
     return np.asarray(both / halves)
-
-
-def joint_sets(oracle: pd.DataFrame, *, sets: int, share: float, seed: int) -> dict[str, dict[str, list[int]]]:
-    """Return random sets of a layer's measured neurons to remove together: name → layer → neurons.
-
-    Args:
-        oracle: Measured removals.
-        sets: How many sets of each layer.
-        share: Share of the layer's measured neurons in a set.
-        seed: Seed of the sets.
-    """
-    random = np.random.default_rng(seed)
-    found = {}
-    for layer, own in oracle.groupby("layer"):
-        size = max(1, round(share * len(own)))
-        for place in range(sets):
-            neurons = random.choice(own["neuron"].to_numpy(), size, replace=False)
-            found[f"{layer} {place:03}"] = {str(layer): sorted(neurons.tolist())}
-    return found
 
 
 def joint_correlation(

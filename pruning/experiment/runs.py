@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 
 from pruning.core.progress import Track, silently
-from pruning.experiment.choices import TRADITIONAL, choice_of
 from pruning.experiment.measured import MEASURED, Calibration
 from pruning.experiment.measuring import USUAL, Effort, calibrate
 from pruning.experiment.trials import Pruning, Texts, Treatment, prune_and_train
+from pruning.experiment.variants import TRADITIONAL, choice_of
 from pruning.models.base import LanguageModel
 
 

@@ -17,8 +17,9 @@ from pruning.core.statistics import ClusteredMean
 from pruning.data.windows import Window, Windows
 from pruning.evaluation.comparison import PHASES
 from pruning.evaluation.measures import Size, size_of
-from pruning.experiment.choices import CONTROL, choice_of, importance_of
+from pruning.experiment.choices import importance_of
 from pruning.experiment.measured import Calibration
+from pruning.experiment.variants import CONTROL, choice_of
 from pruning.models.base import LanguageModel
 from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct

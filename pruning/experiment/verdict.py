@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pruning.evaluation.comparison import PHASES
-from pruning.experiment.choices import CONTROL, RANDOM, TRADITIONAL, VARIANTS
+from pruning.experiment.variants import CONTROL, RANDOM, TRADITIONAL, VARIANTS
 
 PHASE = dict(zip(PHASES, ("after removal", "after repair", "after fine-tuning"), strict=True))
 ENHANCED = tuple(name for name in VARIANTS if name not in (RANDOM, TRADITIONAL))

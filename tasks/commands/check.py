@@ -1,6 +1,7 @@
 """`python -m tasks check`: refuse bad parameters and a missing corpus before any work, and mend what a kill left."""
 
 import hashlib
+import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import Any
 
 from tasks.commands.foreseen import Text, check_memory, check_place, check_text, read_text
 from tasks.commands.lock import mend
-from tasks.common.console import say
 from tasks.common.devices import compute_on, device
 from tasks.common.parameters import Parameters, checked
-from tasks.common.pipeline import PARAMETERS, PIPELINE, read_stages
+from tasks.common.pipeline import EXPERIMENT, LOCK, PARAMETERS, PIPELINE, read_stages
 from tasks.common.reading import read_yaml
+from tasks.shown.console import say
 
 CHECKED = Path(".dvc/tmp/checked")
 """The digest of what was last found to be fine."""
@@ -32,6 +33,10 @@ def run() -> None:
     _remember(parameters)
     say("params.yaml: fine")
     mend()
+    if (EXPERIMENT / PARAMETERS).is_file():
+        importlib.import_module(f"tasks.{EXPERIMENT}.settings").checked(read_yaml(EXPERIMENT / PARAMETERS))
+        say(f"{EXPERIMENT / PARAMETERS}: fine")
+        mend(EXPERIMENT / LOCK)
 
 
 def check_once(values: Mapping[str, Any], parameters: Parameters) -> None:

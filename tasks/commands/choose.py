@@ -11,7 +11,6 @@ import pandas as pd
 from pruning.evaluation.measures import size_of
 from pruning.models.base import Measurable
 from tasks.commands.folders import check_folder, replacing_folder
-from tasks.common.console import say, track
 from tasks.common.devices import compute_on
 from tasks.common.job import Job
 from tasks.common.models import read_model, write_model
@@ -19,6 +18,7 @@ from tasks.common.parameters import Unexpected, checked
 from tasks.common.pipeline import DATA, PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
+from tasks.shown.console import say, track
 from tasks.stages.evaluate import BATCHES
 from tasks.stages.path import DENSE, model_at
 

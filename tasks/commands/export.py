@@ -21,7 +21,6 @@ from pruning.export import initial_state, largest_difference, onnx_of, program_o
 from pruning.models import describe
 from pruning.models.base import LanguageModel, State
 from tasks.commands.folders import check_folder, replacing_folder
-from tasks.common.console import say, track
 from tasks.common.devices import compute_on
 from tasks.common.job import Job
 from tasks.common.models import CONFIG, WEIGHTS, read_language_model, write_model
@@ -30,7 +29,8 @@ from tasks.common.pipeline import DATA, PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
 from tasks.common.windows import read_windows
-from tasks.common.wording import nearest
+from tasks.shown.console import say, track
+from tasks.shown.wording import nearest
 from tasks.stages.evaluate import BATCHES
 
 PHASES = {"pruned": "prune/model", "reconstructed": "reconstruct/model", "finetuned": "finetune/model"}

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.common.console import say
 from tasks.common.parameters import Unexpected
 from tasks.common.writing import read_json, refusing, replacing
+from tasks.shown.console import say
 
 MANIFEST = ".made.json"
 """The list beside what a command made: who made it, and the SHA-256 that each file may have."""

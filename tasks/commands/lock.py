@@ -17,90 +17,88 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tasks.common.console import say
 from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import LOCK, PARAMETERS, read_stages
 from tasks.common.reading import read_yaml, refuse_conflict
 from tasks.common.writing import replacing
+from tasks.shown.console import say
 
 INTERNALS = Path(".dvc/tmp")
-COPY = INTERNALS / "dvc.lock.whole"
-"""The last whole lock file that was seen, where DVC keeps what is this machine's alone."""
 HEADER = "schema: '2.0'\nstages:\n"
 PATIENCE_SECONDS = 60.0
 """How long another `dvc` may write before the user is asked to see to it."""
 Outputs = Mapping[str, Sequence[Path]]
 
 
-def read_lock() -> dict[str, Any]:
-    """Return what dvc.lock says of each stage, and keep a copy of it if it is whole.
+def read_lock(lock: Path = LOCK) -> dict[str, Any]:
+    """Return what a dvc.lock says of each stage, and keep a copy of it if it is whole.
 
     Raises:
         Unexpected: If it has conflict markers, or cannot be read to its end.
     """
-    content = LOCK.read_bytes()
-    refuse_conflict(content, LOCK)
+    content = lock.read_bytes()
+    refuse_conflict(content, lock)
     try:
-        stages: dict[str, Any] = read_yaml(LOCK)["stages"]
+        stages: dict[str, Any] = read_yaml(lock)["stages"]
         files = [file for entry in stages.values() for file in (*entry.get("deps", []), *entry.get("outs", []))]
         readable = content.endswith(b"\n") and all({"path", "md5"} <= set(file) for file in files)
     except (Unexpected, LookupError, TypeError, AttributeError):
         readable = False
     if not readable:
-        raise Unexpected(f"Expected {LOCK} as DVC writes it, got a part of one; `python -m tasks check` mends it.")
-    if _problem(content, _outputs()) is None:
-        _keep(content)
+        raise Unexpected(f"Expected {lock} as DVC writes it, got a part of one; `python -m tasks check` mends it.")
+    if _problem(lock, content, _outputs(lock)) is None:
+        _keep(lock, content)
     return stages
 
 
 def is_whole(lock: Path = LOCK) -> bool:
     """Return whether a lock file is all that DVC wrote."""
-    return _problem(lock.read_bytes(), _outputs()) is None
+    return _problem(lock, lock.read_bytes(), _outputs(lock)) is None
 
 
-def mend() -> None:
+def mend(lock: Path = LOCK) -> None:
     """Put back what a lock file lacks and keep the cut one beside it, or copy it if it is whole.
 
     Raises:
         Unexpected: If it has conflict markers, which are the user's to resolve, or another `dvc` is at work.
     """
-    outputs = _outputs()
-    if LOCK.is_file():
-        refuse_conflict(LOCK.read_bytes(), LOCK)
-        if _problem(LOCK.read_bytes(), outputs):
+    outputs = _outputs(lock)
+    if lock.is_file():
+        refuse_conflict(lock.read_bytes(), lock)
+        if _problem(lock, lock.read_bytes(), outputs):
             with _dvc_at_rest("lock"):
-                _mend(LOCK.read_bytes(), outputs)  # read again: what looked cut may have been half-way written
+                _mend(lock, lock.read_bytes(), outputs)  # read again: what looked cut may have been half-way written
         else:
-            _keep(LOCK.read_bytes())
+            _keep(lock, lock.read_bytes())
     _mend_rwlock()
 
 
-def _mend(content: bytes, outputs: Outputs) -> None:
-    problem = _problem(content, outputs)
+def _mend(lock: Path, content: bytes, outputs: Outputs) -> None:
+    problem = _problem(lock, content, outputs)
     if problem is None:
-        _keep(content)
+        _keep(lock, content)
         return
     found = _entries(_text(content), outputs)
-    known = {name: entry for name, entry in {**_committed(), **_kept()}.items() if name in outputs}
+    known = {name: entry for name, entry in {**_committed(lock), **_kept(lock)}.items() if name in outputs}
     whole = HEADER + "".join({**found, **{name: own for name, own in known.items() if name not in found}}.values())
     if whole == _text(content):
-        say(f"{LOCK}: {problem}; a run was killed before it wrote that down, and `dvc repro` does")
+        say(f"{lock}: {problem}; a run was killed before it wrote that down, and `dvc repro` does")
         return
-    beside = _free(LOCK.with_name(f"{LOCK.name}.cut"))
+    beside = _free(lock.with_name(f"{lock.name}.cut"))
     beside.write_bytes(content)
     if whole == HEADER:
-        LOCK.unlink()
+        lock.unlink()
     else:
-        with replacing(LOCK) as aside:
+        with replacing(lock) as aside:
             aside.write_text(whole, encoding="utf-8", newline="\n")
     back = f"{len(whole.splitlines()) - 2} lines of entries put back" if whole != HEADER else "nothing left of it"
     say(
-        f"{LOCK}: {problem}, since a run was killed while it was written; kept as {beside}, {back}; "
+        f"{lock}: {problem}, since a run was killed while it was written; kept as {beside}, {back}; "
         "`dvc repro` restores the rest from DVC's run cache"
     )
 
 
-def _problem(content: bytes, outputs: Outputs) -> str | None:
+def _problem(lock: Path, content: bytes, outputs: Outputs) -> str | None:
     """Return what a lock file lacks, to follow its name, None if nothing."""
     text = _text(content)
     if not text.strip():
@@ -109,15 +107,15 @@ def _problem(content: bytes, outputs: Outputs) -> str | None:
         return "ends within a line"
     if not text.startswith(HEADER):
         return "does not begin as DVC begins it"
-    committed = _committed_text()
-    if text == committed or (COPY.is_file() and COPY.read_bytes() == content):
+    committed, copy = _committed_text(lock), _copy(lock)
+    if text == committed or (copy.is_file() and copy.read_bytes() == content):
         return None
     found, names = _entries(text, outputs), [_name(block) for block in _blocks(text)]
     if broken := [name for name in names if name not in found]:
         return f"says only a part of stage {broken[-1]}"
     if len(set(names)) != len(names):
         return "says something twice"
-    if lost := [name for name in _kept() if name in outputs and name not in found]:
+    if lost := [name for name in _kept(lock) if name in outputs and name not in found]:
         return f"says nothing any more of stage {lost[0]}"
     if committed.startswith(text):
         return "ends before the one that git has"
@@ -164,32 +162,40 @@ def _name(block: str) -> str:
     return block.partition("\n")[0].strip().removesuffix(":").strip("'\"")
 
 
-def _outputs() -> Outputs:
-    """Return what each stage of dvc.yaml writes, by its address."""
-    return {stage.address: list(stage.outputs.values()) for stage in read_stages(read_yaml(PARAMETERS))}
+def _outputs(lock: Path) -> Outputs:
+    """Return what each stage of the dvc.yaml beside a lock file writes, by its address."""
+    stages = read_stages(read_yaml(lock.with_name(PARAMETERS.name)), "/".join(lock.parent.parts))
+    return {stage.address: list(stage.outputs.values()) for stage in stages}
 
 
-def _kept() -> dict[str, str]:
+def _copy(lock: Path) -> Path:
+    """Return where the last whole lock file that was seen is, among what is this machine's alone."""
+    return INTERNALS / f"{'-'.join(lock.parts)}.whole"
+
+
+def _kept(lock: Path) -> dict[str, str]:
     """Return the entries of the last whole lock file that was seen."""
-    return _entries(_text(COPY.read_bytes()), {}) if COPY.is_file() else {}
+    copy = _copy(lock)
+    return _entries(_text(copy.read_bytes()), {}) if copy.is_file() else {}
 
 
-def _committed() -> dict[str, str]:
-    return _entries(_committed_text(), {})
+def _committed(lock: Path) -> dict[str, str]:
+    return _entries(_committed_text(lock), {})
 
 
-def _committed_text() -> str:
+def _committed_text(lock: Path) -> str:
     """Return the lock file of the last commit, nothing without git or before the first one."""
     try:
-        shown = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True, check=True)
+        shown = subprocess.run(["git", "show", f"HEAD:./{lock}"], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return _text(shown.stdout)
 
 
-def _keep(content: bytes) -> None:
-    if INTERNALS.parent.is_dir() and not (COPY.is_file() and COPY.read_bytes() == content):
-        with replacing(COPY) as aside:
+def _keep(lock: Path, content: bytes) -> None:
+    copy = _copy(lock)
+    if INTERNALS.parent.is_dir() and not (copy.is_file() and copy.read_bytes() == content):
+        with replacing(copy) as aside:
             aside.write_bytes(content)
 
 
@@ -237,7 +243,7 @@ def _dvc_at_rest(name: str) -> Iterator[None]:
         except zc.lockfile.LockError:
             if time.monotonic() > deadline:
                 raise Unexpected(
-                    f"Expected DVC at rest to mend {LOCK}, got another `dvc` at work for {PATIENCE_SECONDS:g} s; "
+                    f"Expected DVC at rest to mend its files, got another `dvc` at work for {PATIENCE_SECONDS:g} s; "
                     "let it finish, then run the same command."
                 ) from None
             time.sleep(0.2)

@@ -1,12 +1,13 @@
-"""`python -m tasks track`: what MLflow is told of the pipeline's state, from files alone and once for each dvc.lock."""
+"""`python -m tasks track [experiment]`: what MLflow is told of results, from files alone, once for each dvc.lock."""
 
 import hashlib
+import importlib
 import json
 import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ import pyarrow.parquet as pq
 
 from pruning.evaluation.comparison import COSTS, PHASES
 from tasks.commands.lock import read_lock
-from tasks.common.console import say
 from tasks.common.parameters import Unexpected, checked, settings_of
-from tasks.common.pipeline import LOCK, PARAMETERS, PIPELINE, Stage, read_stage
+from tasks.common.pipeline import EXPERIMENT, LOCK, PARAMETERS, PIPELINE, Stage, flat, read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
+from tasks.shown.console import say
 
 STORE, ARTIFACTS = Path("mlflow.db"), Path("mlartifacts")
-EXPERIMENT, STATE, PARENT = "neuron-pruning", "dvc.lock", "mlflow.parentRunId"
+PROJECT, STATE, PARENT = "neuron-pruning", "dvc.lock", "mlflow.parentRunId"
 SHOWN = ("retention", "parameters", *(f"perplexity_{phase}_test" for phase in PHASES), "latency_ms_batch_1")
 VARIANTS = {
     "searchFilter": "tags.kind = 'variant'",
@@ -60,26 +61,34 @@ class Record:
 
 
 class State:
-    """The pipeline's results as dvc.lock records them; whatever has changed since is refused."""
+    """The results of the pipeline, or of what stands in another folder, as dvc.lock records them.
 
-    def __init__(self) -> None:
-        if not LOCK.is_file():
-            raise Unexpected(f"Expected {LOCK} in the current folder, got none; run `dvc repro` to make the results.")
-        self.values = read_yaml(PARAMETERS)
-        self.parameters = checked(self.values)
-        self.digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()
-        self.lock: dict[str, Any] = read_lock()
-        outputs = (output for stage in self.lock.values() for output in stage.get("outs", []))
+    Whatever has changed since is refused.
+    """
+
+    def __init__(self, folder: str = "") -> None:
+        lock, self.folder = folder / LOCK, folder
+        if not lock.is_file():
+            again = f"dvc repro {folder / PIPELINE}" if folder else "dvc repro"
+            raise Unexpected(f"Expected {lock} in the current folder, got none; run `{again}` to make the results.")
+        self.values = read_yaml(folder / PARAMETERS)
+        every = read_yaml(PARAMETERS)
+        self.parameters, self._settings = checked(every), flat({**every, **self.values})
+        self.digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+        self.lock: dict[str, Any] = read_lock(lock)
+        stages = (stage for path in {LOCK, lock} if path.is_file() for stage in read_lock(path).values())
+        outputs = (output for stage in stages for output in stage.get("outs", []))
         self.hashes = {Path(output["path"]): str(output["md5"]) for output in outputs}
 
     def stage(self, name: str, variant: str | None = None) -> Stage:
         """Return a stage that has run with its present parameters and inputs."""
-        stage = read_stage(name, variant, self.values)
+        stage = read_stage(name, variant, self.values, self.folder)
         if stage.address not in self.lock:
             raise Unexpected(f"Expected results of stage {stage.address}, got none; run `dvc repro` to make them.")
         ran, sections = self.lock[stage.address], tuple(f"{section}." for section in stage.sections)
-        now = {name: value for name, value in _flat(self.values).items() if name.startswith(sections)}
-        then = _flat(ran.get("params", {}).get(str(PARAMETERS), {}))
+        known = self._settings.items()
+        now = {name: value for name, value in known if name in stage.sections or name.startswith(sections)}
+        then = {name: value for own in ran.get("params", {}).values() for name, value in flat(own).items()}
         changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
         changed += [dep["path"] for dep in ran["deps"] if self.hashes.get(Path(dep["path"]), dep["md5"]) != dep["md5"]]
         if changed:
@@ -104,38 +113,35 @@ class State:
         return {"device": ", ".join(sorted(set(used) - {"cpu"}) or ["cpu"])}
 
 
-def run() -> None:
+def run(words: Sequence[str]) -> None:
     """Log the results to MLflow, unless that was done; without a server, say how to make it up later.
+
+    Args:
+        words: `experiment`, or nothing for the pipeline.
 
     Raises:
         Unexpected: If there are no results, or others than dvc.lock and params.yaml say.
     """
-    state = State()
-    records = [_pipeline(state), _training(state), *(_variant(state, name) for name in state.parameters.variants)]
-    send(
-        records,
-        key=(STATE, state.digest),
-        tags={"mlflow.source.name": "python -m tasks track", **identity()},
-        corpus=lambda: _corpus(state),
-        later="All results are safe in data/; `python -m tasks track` logs them later.",
-    )
+    if list(words) not in ([], [EXPERIMENT]):
+        raise Unexpected(f"Expected {EXPERIMENT!r} or nothing after 'track', got {' '.join(words)!r}.")
+    command, state = " ".join(["python -m tasks track", *words]), State(*words)
+    source = importlib.import_module(f"tasks.{EXPERIMENT}.tracking").records if words else _records
+    records, tags = source(state), {"mlflow.source.name": command, **identity()}
+    _send(records, state, tags, f"All results are safe in data/; `{command}` logs them later.")
 
 
-def send(
-    records: Sequence[Record],
-    *,
-    key: tuple[str, str],
-    tags: Mapping[str, str],
-    corpus: Callable[[], Any] | None = None,
-    later: str,
-) -> None:
+def _records(state: State) -> list[Record]:
+    """Return the whole, the training, and each variant."""
+    return [_pipeline(state), _training(state), *(_variant(state, name) for name in state.parameters.variants)]
+
+
+def _send(records: Sequence[Record], state: State, tags: Mapping[str, str], later: str) -> None:
     """Log a parent and its children to MLflow unless that was done; whatever goes wrong there costs no result.
 
     Args:
         records: The parent first.
-        key: Tag and value that say which results these are; a finished parent with it is not logged again.
+        state: The results; a finished parent with their digest is not logged again.
         tags: What every run is tagged with beside.
-        corpus: Gives the data set of every run, as MLflow's `DatasetInput`.
         later: What to say beside the reason if MLflow cannot be reached.
     """
     for name, value in DEFAULTS.items():
@@ -146,8 +152,7 @@ def send(
     databases.MAX_RETRY_COUNT = 2  # ten, the default, are two minutes
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE.resolve()}"
     try:
-        datasets = [] if corpus is None else [corpus()]
-        say(_log_once(MlflowClient(store), store, records, key, {**tags, key[0]: key[1]}, datasets))
+        say(_log_once(MlflowClient(store), store, records, {**tags, STATE: state.digest}, [_corpus(state)]))
     except Exception as error:  # whatever a server, a database or its driver raises: the results stay
         reason = str(error).partition("\n")[0][-100:]  # the cause stands last in its chain
         sentence = f"MLflow at {store} could not be reached or refused (… {reason}). "
@@ -165,14 +170,14 @@ def _pipeline(state: State) -> Record:
             metrics[f"perplexity_{phase}_test/{row['variant']}"] = row[f"{phase}_perplexity"]
     files = {"": [compare.outputs["comparison"], PARAMETERS, LOCK], "plots": sorted(compare.outputs["plots"].glob("*"))}
     tables, tags = {"comparison": comparison}, {"kind": "pipeline", **state.device(*ran)}
-    return Record("pipeline", _flat(state.values), metrics, tags=tags, tables=tables, files=files)
+    return Record("pipeline", flat(state.values), metrics, tags=tags, tables=tables, files=files)
 
 
 def _training(state: State) -> Record:
     stage = state.stage("train")
     return Record(
         name=stage.name,
-        params=_flat({stage.name: state.values[stage.name]}),
+        params=flat({stage.name: state.values[stage.name]}),
         metrics=_dense(state) | state.seconds(stage),
         tags={"kind": "training", "dvc.model": state.hashes[stage.outputs["model"]], **state.device(stage)},
         curves=state.table(stage, "history"),
@@ -230,25 +235,16 @@ def _latency(timing: pd.DataFrame) -> dict[str, float]:
     return metrics
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings under dotted names, such as `train.widths`."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
-
-
 def _log_once(
     client: Any,
     store: str,
     records: Sequence[Record],
-    key: tuple[str, str],
     tags: Mapping[str, str],
     datasets: Sequence[Any],
 ) -> str:
-    """Log a parent run and its children unless a finished parent has this key; return what to say."""
+    """Log a parent run and its children unless a finished parent has this state; return what to say."""
     experiment = _experiment(client, store)
-    made = client.search_runs([experiment], f"tags.`{key[0]}` = '{key[1]}'")
+    made = client.search_runs([experiment], f"tags.`{STATE}` = '{tags[STATE]}'")
     for found in made:
         if PARENT not in found.data.tags and found.info.status == "FINISHED":
             return f"MLflow: this state is already logged (run {found.info.run_id})"
@@ -263,12 +259,12 @@ def _log_once(
 
 
 def _experiment(client: Any, store: str) -> str:
-    found = client.get_experiment_by_name(EXPERIMENT)
+    found = client.get_experiment_by_name(PROJECT)
     if found is None:
         tags = {"mlflow.experimentKind": "custom_model_development"}
         tags["mlflow.sharedViewState.variants"] = json.dumps(VARIANTS)
         here = None if store.startswith("http") else ARTIFACTS.resolve().as_uri()
-        return str(client.create_experiment(EXPERIMENT, artifact_location=here, tags=tags))
+        return str(client.create_experiment(PROJECT, artifact_location=here, tags=tags))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)

@@ -12,11 +12,11 @@ from pruning.data.windows import Batches
 from pruning.models.base import Measurable
 from pruning.training.distillation import Teacher
 from pruning.training.loop import Recipe, Trained, train
-from tasks.common.console import say
 from tasks.common.job import Job, seconds
 from tasks.common.tables import read_parquet, write_parquet
 from tasks.common.weights import read_weights
 from tasks.common.writing import remove, replacing
+from tasks.shown.console import say
 
 TENSORS, HISTORY = "tensors.safetensors", "steps.parquet"
 

@@ -1,11 +1,15 @@
 """What a stage's function is handed: where to read and write, its settings, and how to show progress."""
 
+import ctypes
 import hashlib
+import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel
 
 from pruning.core.progress import Track
 from tasks.common.devices import device_used
@@ -21,11 +25,13 @@ class Job:
         stage: The stage's files and sections.
         parameters: All of params.yaml, checked.
         track: Shows progress.
+        own: All of the params.yaml beside the stage's dvc.yaml where that is another one, checked.
     """
 
     stage: Stage
     parameters: Parameters
     track: Track
+    own: BaseModel | None = None
 
     def input(self, name: str) -> Path:
         """Return where an input is: `<stage>/<file stem>`, as dvc.yaml names it."""
@@ -41,9 +47,13 @@ class Job:
         Raises:
             KeyError: If dvc.yaml does not say that the stage reads this section.
         """
-        if section not in self.stage.sections:
-            raise KeyError(f"dvc.yaml does not list the section {section!r} in the params of {self.stage.name}")
-        return dict(self._section(section).model_dump())
+        return dict(self.setting(section).model_dump())
+
+    def setting(self, name: str) -> Any:
+        """Return what params.yaml holds under a name that dvc.yaml lists, as it is."""
+        if name not in self.stage.sections:
+            raise KeyError(f"dvc.yaml does not list the section {name!r} in the params of {self.stage.name}")
+        return self._section(name)
 
     def settings_of_variant(self, section: str) -> dict[str, Any]:
         """Return a section as the job's variant has it: its own values before the section's."""
@@ -59,12 +69,20 @@ class Job:
                     digest.update(f"{file}\0".encode() + file.read_bytes())
         for section in self.stage.sections:
             digest.update(repr(self._section(section)).encode())
-        return DATA / ".partial" / f"{self.stage.address}-{digest.hexdigest()[:16]}"
+        return DATA / self.stage.folder / ".partial" / f"{self.stage.address}-{digest.hexdigest()[:16]}"
 
     def _section(self, name: str) -> Any:
         section, _, entry = name.partition(".")
-        values = getattr(self.parameters, section)
+        known = self.own is not None and section in type(self.own).model_fields
+        values = getattr(self.own if known else self.parameters, section)
         return values[entry] if entry else values
+
+
+def end_with_parent() -> None:
+    """Ask Linux to end this process when its parent dies, so that what is killed leaves nothing writing on."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def seconds(

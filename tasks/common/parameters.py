@@ -3,14 +3,14 @@
 import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pruning.core import options
 from pruning.core.tables import CHOICES, CRITERIA, SIGNALS
-from tasks.common.wording import nearest, sentence
+from tasks.shown.wording import nearest, sentence
 
 MOST = 2**31 - 1
 """The largest whole number that every part of the pipeline can take, NumPy's and scikit-learn's seeds among them."""
@@ -159,13 +159,13 @@ class Learning(Section):
 class Train(Learning):
     """Settings of `train`."""
 
-    family: Literal["lstm", "gru", "rnn", "snn", "mixed"]
+    family: options.Family
     embedding: Count
     widths: Annotated[list[Count], Field(min_length=1)]
-    decoder: Literal["untied", "tied", "projected"]
+    decoder: options.Decoder
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    nonlinearity: Literal["tanh", "relu"]
-    cell: Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
+    nonlinearity: options.Nonlinearity
+    cell: options.RecurrentCell
     snn_widths: Annotated[list[Count], Field(min_length=1)]
     recurrent: bool
     leak: Fraction
@@ -173,26 +173,13 @@ class Train(Learning):
     slope: Scale
 
     @model_validator(mode="after")
-    def halves_fit(self) -> "Train":
-        """Refuse a mixed model whose halves have different numbers of layers."""
-        if self.family == "mixed" and len(self.snn_widths) != len(self.widths):
-            raise ValueError(
-                f"Expected as many train.snn_widths as train.widths ({len(self.widths)}) for family mixed, "
-                f"got {len(self.snn_widths)}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def tied_fits(self) -> "Train":
-        """Refuse a tied decoder that the last layer does not fit."""
-        mixed = self.family == "mixed"
-        last = self.widths[-1] + (self.snn_widths[-1] if mixed else 0)
-        if self.decoder == "tied" and last != self.embedding:
-            ends = "train.widths and train.snn_widths to end with, together," if mixed else "train.widths to end with"
-            raise ValueError(
-                f"Expected {ends} train.embedding ({self.embedding}) for a tied decoder, "
-                f"got {last}; use train.decoder: projected"
-            )
+    def layers_fit(self) -> "Train":
+        """Refuse halves of different numbers of layers, and a tied decoder that the last layer does not fit."""
+        last = [self.widths[-1]]
+        if self.family == "mixed":
+            options.check_halves(self.widths, self.snn_widths, "train.")
+            last += [self.snn_widths[-1]]
+        options.check_tied(self.decoder, self.embedding, last, "train.")
         return self
 
 
@@ -262,8 +249,7 @@ class Oracle(Section):
     @model_validator(mode="after")
     def most_is_no_less(self) -> "Oracle":
         """Refuse a budget that the first reading exceeds."""
-        if self.most < self.tokens:
-            raise ValueError(f"Expected oracle.most to be at least oracle.tokens ({self.tokens}), got {self.most}")
+        options.check_most(self.tokens, self.most, "oracle.")
         _check_distinct(self.joint, "oracle.joint")
         return self
 
@@ -286,10 +272,10 @@ else:
 class Fuse(Section):
     """Settings of `fuse`."""
 
-    strategy: Literal["simple", "adaptive", "learned"]
+    strategy: options.Strategy
     signals: Annotated[list[Signal], Field(min_length=1)]
     folds: Several
-    calibration: Literal["none", "hessian", "oracle", "removal"]
+    calibration: options.Calibrated
     removed: Annotated[list[Fraction], Field(min_length=1)]
     batches: Count
     weights: Annotated[str, Field(pattern=r"^learned/[^/\x00-\x1f]+\.json$", description=SAVED)] | None
@@ -326,13 +312,10 @@ class Surgeon(Section):
     seed: Seed
 
 
-Repair = Literal["none", "mean", "ridge", "imitate"]
-
-
 class BudgetOf(Section):
     """What the kept neurons may cost together; the last three are for `latency`, which is measured."""
 
-    kind: Literal["neurons", "parameters", "multiply_adds", "latency"]
+    kind: options.BudgetKind
     value: Annotated[float, Field(gt=0, le=1e18)]
     batch: Count | None = None
     repeats: Annotated[int, Field(ge=10, le=MOST)] | None = None
@@ -349,12 +332,10 @@ class BudgetOf(Section):
         return self
 
 
-Scope = Literal["layer", "global", "absolute"]
-HowMany = Literal["fixed", "adaptive"]
 Bound = Count | dict[str, Count]
 """For every layer, or for those that are named."""
 Ratio = Annotated[float, Field(ge=0, le=1)]
-Quota = dict[Literal["rnn", "snn"], Ratio]
+Quota = dict[options.Half, Ratio]
 
 
 class Prune(Section):
@@ -364,13 +345,13 @@ class Prune(Section):
     floor: Bound
     ceiling: Bound | None
     multiple: Count
-    scope: Scope
-    rate: HowMany
+    scope: options.Scope
+    rate: options.HowMany
     budget: BudgetOf | None
     snn_ratio: Ratio | None
     quota: Quota | None
     otherwise: By | None
-    tied: Literal["project", "untie"]
+    tied: options.Decoupling
 
     @model_validator(mode="after")
     def has_one_measure(self) -> "Prune":
@@ -379,25 +360,20 @@ class Prune(Section):
         return self
 
 
+MEASURES = ("rate", "budget", "snn_ratio", "quota")
+
+
 def _check_measures(prune: Mapping[str, Any], place: str) -> None:
     """Refuse contradictions among what `place` says of how many neurons stay."""
-    given = {
-        "rate: adaptive": prune["rate"] == "adaptive",
-        "budget": prune["budget"] is not None,
-        "snn_ratio": prune["snn_ratio"] is not None,
-        "quota": prune["quota"] is not None,
-    }
-    for one, other in (("rate: adaptive", "budget"), *(("snn_ratio", name) for name in given if name != "snn_ratio")):
-        if given[one] and given[other]:
-            raise ValueError(f"Expected {place}.{one} or {place}.{other}, got both")
-    if given["quota"] and not isclose(sum(prune["quota"].values()), 1):
-        raise ValueError(f"Expected the shares of {place}.quota to sum to 1, got {prune['quota']}")
+    if prune["rate"] == "adaptive" and prune["budget"] is not None:
+        raise ValueError(f"Expected {place}.rate: adaptive or {place}.budget, got both")
+    options.check_measures(**{name: prune[name] for name in MEASURES}, place=f"{place}.")
 
 
 class Reconstruct(Section):
     """Settings of `reconstruct`."""
 
-    repair: Repair
+    repair: options.Repair
     tokens: Count
     learning_rate: Rate
     warmup: Annotated[float, Field(ge=0, lt=1)]
@@ -416,14 +392,14 @@ class Variant(Section):
     floor: Bound | None = None
     ceiling: Bound | None = None
     multiple: Count | None = None
-    scope: Scope | None = None
-    rate: HowMany | None = None
+    scope: options.Scope | None = None
+    rate: options.HowMany | None = None
     budget: BudgetOf | None = None
     snn_ratio: Ratio | None = None
     quota: Quota | None = None
     otherwise: By | None = None
-    tied: Literal["project", "untie"] | None = None
-    repair: Repair | None = None
+    tied: options.Decoupling | None = None
+    repair: options.Repair | None = None
 
 
 class Finetune(Learning):
@@ -451,7 +427,7 @@ class PathSettings(Section):
     """Settings of `path`."""
 
     retain: Annotated[list[Fraction], Field(min_length=1)]
-    repair: Repair
+    repair: options.Repair
     repeats: Count
 
     @model_validator(mode="after")

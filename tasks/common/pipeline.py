@@ -1,16 +1,18 @@
 """Which files and parameters a stage has: what dvc.yaml says, with its `${…}` filled in."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.common.parameters import Unexpected
 from tasks.common.reading import read_yaml
-from tasks.common.wording import nearest
+from tasks.shown.wording import nearest
 
 PIPELINE, PARAMETERS, LOCK, DATA = Path("dvc.yaml"), Path("params.yaml"), Path("dvc.lock"), Path("data")
+EXPERIMENT = "experiment"
+"""The folder with the dvc.yaml, params.yaml and dvc.lock of the experiment."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,16 @@ class Stage:
     """One stage, for one variant where it has variants.
 
     Attributes:
-        name: The stage's name, without the variant.
+        folder: The folder of the dvc.yaml that it stands in; empty for the pipeline's own.
+        name: The stage's name, without the variant. `prune_text` is `prune` of other inputs: one function.
         variant: The variant, or None.
         inputs: `<stage>/<file stem>` → the file or folder it reads, code not among them.
         outputs: File stem → the file or folder it writes.
-        sections: Names of the sections of params.yaml that it reads.
+        sections: Names of the sections that it reads, of params.yaml and of the one beside its dvc.yaml.
         dependencies: Every file and folder that it depends on, code among them.
     """
 
+    folder: str
     name: str
     variant: str | None
     inputs: Mapping[str, Path]
@@ -38,57 +42,80 @@ class Stage:
         """The stage's name as DVC writes it: `prune@random`."""
         return f"{self.name}@{self.variant}" if self.variant else self.name
 
+    @property
+    def module(self) -> str:
+        """The module whose `run` is the stage."""
+        return ".".join(("tasks", self.folder or "stages", self.name.partition("_")[0]))
 
-def read_stage(name: str, variant: str | None, parameters: Mapping[str, Any]) -> Stage:
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings under dotted names, such as `train.widths`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def read_stage(name: str, variant: str | None, parameters: Mapping[str, Any], folder: str = "") -> Stage:
     """Return one stage as dvc.yaml describes it.
+
+    Args:
+        name: The stage.
+        variant: Its variant, where it has variants.
+        parameters: The params.yaml beside the dvc.yaml.
+        folder: Where both stand.
 
     Raises:
         Unexpected: For an unknown stage or variant, or a variant where the stage has none.
     """
-    stages = _entries()
+    stages = _entries(folder)
     if name not in stages:
         raise Unexpected(f"Unknown stage {name!r}; known: {list(stages)}.{nearest(name, stages)}")
-    _check_variant(name, variant, stages[name], parameters)
-    return _stage(name, variant, stages[name], parameters)
-
-
-def read_stages(parameters: Mapping[str, Any]) -> list[Stage]:
-    """Return every stage of dvc.yaml, for each variant where it has variants."""
-    return [
-        _stage(name, variant, entry, parameters)
-        for name, entry in _entries().items()
-        for variant in (parameters["variants"] if "foreach" in entry else [None])
-    ]
-
-
-def _entries() -> dict[str, Any]:
-    stages = read_yaml(PIPELINE).get("stages")
-    if not isinstance(stages, dict) or not all(isinstance(entry, dict) for entry in stages.values()):
-        raise Unexpected(f"Expected the pipeline's stages below `stages` in {PIPELINE}, got others.")
-    return stages
-
-
-def _stage(name: str, variant: str | None, entry: Mapping[str, Any], parameters: Mapping[str, Any]) -> Stage:
-    entry = entry.get("do", entry)
-    dependencies = [_path(text, variant, parameters) for text in entry.get("deps", [])]
-    outputs = [_path(text, variant, parameters) for text in _outputs(entry)]
-    return Stage(
-        name=name,
-        variant=variant,
-        inputs={_input_name(path): path for path in dependencies if path.is_relative_to(DATA)},
-        outputs={path.stem: path for path in outputs},
-        sections=tuple(_fill(text, variant, parameters) for text in entry.get("params", [])),
-        dependencies=tuple(dependencies),
-    )
-
-
-def _check_variant(name: str, variant: str | None, entry: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
-    known = list(parameters["variants"]) if "foreach" in entry else []
+    known = _variants(stages[name], parameters)
     if known and variant not in known:
         hint = nearest(variant, known) if variant else ""
         raise Unexpected(f"Expected a variant for stage {name}, one of {known}, got {variant!r}.{hint}")
     if not known and variant is not None:
         raise Unexpected(f"Expected no variant for stage {name}, got {variant!r}.")
+    return _stage(folder, name, variant, stages[name], parameters)
+
+
+def read_stages(parameters: Mapping[str, Any], folder: str = "") -> list[Stage]:
+    """Return every stage of a dvc.yaml, for each variant where it has variants."""
+    return [
+        _stage(folder, name, variant, entry, parameters)
+        for name, entry in _entries(folder).items()
+        for variant in (_variants(entry, parameters) if "foreach" in entry else [None])
+    ]
+
+
+def _entries(folder: str) -> dict[str, Any]:
+    stages = read_yaml(folder / PIPELINE).get("stages")
+    if not isinstance(stages, dict) or not all(isinstance(entry, dict) for entry in stages.values()):
+        raise Unexpected(f"Expected the pipeline's stages below `stages` in {folder / PIPELINE}, got others.")
+    return stages
+
+
+def _variants(entry: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[str]:
+    """Return what the stage's `foreach: ${…}` names, if it has one."""
+    return [str(value) for value in parameters[entry["foreach"].strip("${}")]] if "foreach" in entry else []
+
+
+def _stage(
+    folder: str, name: str, variant: str | None, entry: Mapping[str, Any], parameters: Mapping[str, Any]
+) -> Stage:
+    entry = entry.get("do", entry)
+    dependencies = [_path(text, variant, parameters) for text in entry.get("deps", [])]
+    outputs = [_path(text, variant, parameters) for text in _outputs(entry)]
+    return Stage(
+        folder=folder,
+        name=name,
+        variant=variant,
+        inputs={_input_name(path, folder): path for path in dependencies if path.is_relative_to(DATA / folder)},
+        outputs={path.stem: path for path in outputs},
+        sections=tuple(_fill(text, variant, parameters) for text in _names(entry.get("params", []))),
+        dependencies=tuple(dependencies),
+    )
 
 
 def _outputs(entry: Mapping[str, Any]) -> Iterator[str]:
@@ -98,16 +125,22 @@ def _outputs(entry: Mapping[str, Any]) -> Iterator[str]:
             yield item if isinstance(item, str) else next(iter(item))
 
 
+def _names(params: Iterable[str | Mapping[str, list[str]]]) -> Iterator[str]:
+    """Yield the names of sections, each written alone or below the file that it stands in."""
+    for item in params:
+        yield from [item] if isinstance(item, str) else (name for names in item.values() for name in names)
+
+
 def _path(text: str, variant: str | None, parameters: Mapping[str, Any]) -> Path:
     return Path(_fill(text, variant, parameters))
 
 
 def _fill(text: str, variant: str | None, parameters: Mapping[str, Any]) -> str:
-    """Return the text with `${key}` replaced by the variant and `${section.name}` by the parameter."""
+    """Return the text with `${key}` and `${item}` replaced by the variant and `${section.name}` by the parameter."""
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
-        if name == "key":
+        if name in ("key", "item"):
             return str(variant)
         section, _, field = name.partition(".")
         return str(parameters[section][field])
@@ -115,7 +148,7 @@ def _fill(text: str, variant: str | None, parameters: Mapping[str, Any]) -> str:
     return re.sub(r"\$\{([^}]+)\}", value, text)
 
 
-def _input_name(path: Path) -> str:
+def _input_name(path: Path, folder: str) -> str:
     """Return `<stage>/<file stem>` of `data/<stage>/[<variant>/]<file>`, or `<stage>` of a whole stage's folder."""
-    stage, *rest = path.relative_to(DATA).parts
+    stage, *rest = path.relative_to(DATA / folder).parts
     return f"{stage}/{Path(rest[-1]).stem}" if rest else stage

@@ -1,118 +1,121 @@
-"""The experiment's options: names, defaults and bounds, each an option of the command line of the same name."""
+"""What experiment/params.yaml may hold; the settings of signals, training and repair are those of params.yaml."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from pruning.experiment.choices import VARIANTS
-from tasks.common.parameters import Unexpected
-from tasks.common.wording import nearest
+from pruning.core import options
+from pruning.experiment.variants import VARIANTS
+from tasks.common.parameters import Count, Fraction, Rate, Section, Share, Unexpected
+from tasks.common.pipeline import EXPERIMENT, PARAMETERS
+from tasks.shown.wording import sentence
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+STRETCHES = 7
+"""Stretches of the training text that signals can be measured on: each seed begins this fraction further on."""
+
+SEED = 1
+"""Of what is the same everywhere: the extra training, which neurons are removed, sets of neurons, the bootstrap."""
+
+if TYPE_CHECKING:
+    Variant: TypeAlias = str
+else:
+    Variant = Literal[tuple(VARIANTS)]
 
 
-class Settings(BaseModel):
-    """The options of the experiment; each is an option of the command line of the same name."""
+class Source(Section):
+    """The dense model, its vocabulary and its corpus: the pipeline's, or those of a published checkpoint."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model: str
+    vocabulary: str
+    corpus: str
 
-    checkpoint: str | None = Field(None, description="a dense model, its vocabulary beside it; else the pipeline's")
-    corpus: str | None = Field(None, description="a folder of published splits, with --checkpoint")
-    to: str = Field("data/experiment", description="where cells, tables and the report go")
-    variants: list[str] = Field(list(VARIANTS), description="choices of neurons to compare")
-    keep: list[Share] = Field([0.9, 0.75, 0.5, 0.35, 0.25], description="shares of neurons to keep")
-    calibrations: Annotated[int, Field(ge=1, le=7)] = Field(3, description="seeds of calibration at the middle share")
-    trainings: Count = Field(3, description="dense models from different seeds; 1 with --checkpoint")
-    scope: Literal["layer", "global"] = Field("layer", description="what importance is compared across")
-    floor: Count = Field(8, description="fewest neurons of a layer")
-    repair: Literal["none", "mean", "ridge", "imitate"] = Field("ridge", description="what follows removal")
-    imitation: Count = Field(112_000, description="tokens that --repair imitate reads")
-    portion: Annotated[float, Field(gt=0, le=1)] = Field(0.05, description="of the training text, for fine-tuning")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="highest one of fine-tuning")
-    distillation: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="share of dense in what it minimises")
-    batch: Count = Field(20, description="columns of a fine-tuning window")
-    bptt: Count = Field(35, description="steps of a fine-tuning window")
-    judged: Count = Field(30_000, description="validation tokens that perplexity is measured on, at most")
-    oracle_neurons: Count | Literal["all"] = Field("all", description="neurons whose removal is measured")
-    oracle_tokens: Annotated[int, Field(ge=200)] = Field(
-        25_000, description="validation tokens for it, others than judged"
-    )
-    sets: Annotated[int, Field(ge=0)] = Field(24, description="sets of a layer's neurons removed together; 0 for none")
-    probes: Annotated[int, Field(ge=2)] | None = Field(None, description="of the Hessian, in place of params.yaml's")
-    windows: Annotated[int, Field(ge=8)] | None = Field(None, description="of every other signal, likewise at most")
+    @property
+    def published(self) -> bool:
+        """Whether the model is a file of weights that somebody published, and no folder of ours."""
+        return Path(self.model).suffix == ".safetensors"
 
-    @field_validator("variants")
-    @classmethod
-    def known(cls, variants: list[str]) -> list[str]:
-        """Refuse a variant that there is none of."""
-        for name in variants:
-            if name not in VARIANTS:
-                raise ValueError(f"Unknown variant {name!r}; known: {list(VARIANTS)}.{nearest(name, VARIANTS)}")
-        return variants
+
+class Treatment(Section):
+    """What follows each choice."""
+
+    scope: Literal["layer", "global"]
+    floor: Count
+    repair: options.Repair
+    imitation: Count
+    portion: Share
+    learning_rate: Rate
+    distillation: Annotated[float, Field(ge=0, le=1)]
+    batch: Count
+    bptt: Count
+
+
+class Validation(Section):
+    """How the validation text is divided."""
+
+    removed: Annotated[int, Field(ge=200)]
+    judged: Count
+
+
+class Removal(Section):
+    """Whose removal is measured."""
+
+    neurons: Annotated[int, Field(ge=2)] | Literal["all"]
+
+
+class Joint(Section):
+    """How many sets are removed together."""
+
+    sets: Annotated[int, Field(ge=0)]
+
+
+class Effort(Section):
+    """Limits in place of what params.yaml says of signals."""
+
+    probes: Annotated[int, Field(ge=2)] | None
+    windows: Annotated[int, Field(ge=8)] | None
+
+
+class Experiment(Section):
+    """All of experiment/params.yaml."""
+
+    source: Source
+    choices: Annotated[list[Variant], Field(min_length=1)]
+    keep: list[Fraction]
+    middle: Fraction
+    texts: list[Annotated[int, Field(ge=0, le=STRETCHES - 1)]]
+    models: list[Count]
+    treatment: Treatment
+    validation: Validation
+    removal: Removal
+    joint: Joint
+    effort: Effort
 
     @model_validator(mode="after")
-    def belong_together(self) -> "Settings":
-        """Refuse a checkpoint without its corpus, and shares or variants given twice."""
-        if (self.checkpoint is None) != (self.corpus is None):
-            raise ValueError("Expected --checkpoint and --corpus together, got only one of them.")
-        for name in ("keep", "variants"):
-            if len(set(getattr(self, name))) != len(getattr(self, name)) or not getattr(self, name):
-                raise ValueError(f"Expected different values for --{name}, got {getattr(self, name)}.")
+    def belong_together(self) -> "Experiment":
+        """Refuse what is named twice, texts without the first one, and other models than a published one."""
+        for name in ("choices", "keep", "texts", "models"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"Expected different values for {name}, got {values}")
+        if self.middle in self.keep:
+            raise ValueError(f"Expected keep to hold other shares than middle ({self.middle:g}), got {self.keep}")
+        if 0 not in self.texts:
+            raise ValueError(f"Expected 0 among texts, for it is what each share is measured with, got {self.texts}")
+        if self.source.published and self.models:
+            raise ValueError(f"Expected models: [] beside a published model, got {self.models}")
         return self
 
 
-QUICK: Mapping[str, Any] = {
-    "variants": ["random", "traditional", "simple", "learned", "surgeon"],
-    "keep": [0.75, 0.5, 0.25],
-    "calibrations": 2,
-    "trainings": 1,
-    "portion": 0.01,
-    "judged": 10_000,
-    "oracle_neurons": 96,
-    "oracle_tokens": 5_000,
-    "sets": 8,
-    "probes": 16,
-    "windows": 8,
-}
-"""What `--quick` stands for: a look at the whole in a few minutes, too coarse for conclusions."""
-
-
-def settings_from(given: Mapping[str, Any], *, quick: bool) -> Settings:
-    """Return the settings, checked.
+def checked(values: Mapping[str, Any]) -> Experiment:
+    """Return the values of experiment/params.yaml, checked.
 
     Raises:
-        Unexpected: With one sentence on the first value that is wrong.
+        Unexpected: With one sentence on the first value that is missing, unknown or out of bounds.
     """
     try:
-        return Settings(**{**(QUICK if quick else {}), **given})
+        return Experiment.model_validate(dict(values))
     except ValidationError as error:
-        raise Unexpected(_sentence(error.errors()[0])) from None
-
-
-def option_of(field: str) -> str:
-    """Return what a setting is called on the command line.
-
-    >>> option_of("oracle_tokens")
-    '--oracle-tokens'
-    """
-    return f"--{field.replace('_', '-')}"
-
-
-def unknown(option: str) -> str:
-    """Return the sentence on an option that does not exist."""
-    known = [option_of(field) for field in Settings.model_fields]
-    return f"Unknown option {option!r}; known: {known}.{nearest(option, known)}"
-
-
-def _sentence(error: Any) -> str:
-    """Return what was wrong with an option as one sentence."""
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    name = option_of(str(error["loc"][0]))
-    if error["type"] == "extra_forbidden":
-        return unknown(name)
-    wanted = error["msg"].removeprefix("Input should be ")
-    hint = nearest(str(error["input"]), wanted.split("'")[1::2])
-    return f"Expected {name} to be {wanted}, got {error['input']!r}.{hint}"
+        file = str(EXPERIMENT / PARAMETERS)
+        raise Unexpected(sentence(error.errors(), values, Experiment.model_json_schema(), file)) from None

@@ -2,12 +2,14 @@
 
 import json
 
+import pandas as pd
+
 from pruning.evaluation.comparison import compare
 from tasks.common.job import Job
-from tasks.common.plots import write_plots
 from tasks.common.tables import read_table, write_table
 from tasks.common.variants import read_variants
 from tasks.common.writing import replacing
+from tasks.stages.plots import write_costs, write_plots
 
 
 def run(job: Job) -> None:
@@ -26,3 +28,15 @@ def run(job: Job) -> None:
         importance=read_table(job.input("fuse/importance")),
         comparison=comparison,
     )
+    path, taken = read_table(job.input("path/path")), read_table(job.input("path/timing"))
+    measured = read_variants(job.input("evaluate"), "timing", job.parameters)
+    curve = _with_latency(path, path["retain"].map("{:g}".format), taken, "path")
+    write_costs(job.output("costs"), curve, _with_latency(comparison, comparison["variant"], measured, "finetuned"))
+
+
+def _with_latency(frame: pd.DataFrame, names: pd.Series, timing: pd.DataFrame, phase: str) -> pd.DataFrame:
+    """Return the rows with a column `latency`, ms a step at the smallest batch."""
+    rows = timing[(timing["measure"] == "latency") & (timing["phase"] == phase)]
+    rows = rows[rows["batch"] == rows["batch"].min()]
+    milliseconds = dict(zip(rows["variant"], rows["seconds"] * 1000, strict=True))
+    return frame.assign(latency=[milliseconds[name] for name in names])

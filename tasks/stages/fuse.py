@@ -17,8 +17,8 @@ from tasks.common.models import read_model
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_neurons, read_table, write_table
 from tasks.common.windows import calibration_batches
-from tasks.common.wording import nearest
 from tasks.common.writing import read_json, replacing
+from tasks.shown.wording import nearest
 
 
 def run(job: Job) -> None:

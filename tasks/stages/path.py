@@ -11,9 +11,7 @@ from pruning.models.base import Measurable
 from pruning.selection.retention import keep_of, retention
 from tasks.common.job import Job, seconds
 from tasks.common.models import read_model
-from tasks.common.plots import write_costs
-from tasks.common.tables import read_neurons, read_table, write_table
-from tasks.common.variants import read_variants
+from tasks.common.tables import read_neurons, write_table
 from tasks.common.windows import read_batches
 from tasks.stages.evaluate import BATCHES
 from tasks.stages.reconstruct import repaired
@@ -35,15 +33,8 @@ def run(job: Job) -> pd.DataFrame:
         }
         perplexity = {f"{split}_perplexity": loss.perplexity for split, loss in losses.items()}
         rows.append({"retain": retain, **asdict(size_of(model)), **perplexity})
-    path = pd.DataFrame(rows)
-    write_table(job.output("path"), path)
-    timing = _timing(job, models, settings["repeats"])
-    curve = _with_latency(path, path["retain"].map("{:g}".format), timing, "path")
-    comparison = read_table(job.input("compare/comparison"))
-    measured = read_variants(job.input("evaluate"), "timing", job.parameters)
-    variants = _with_latency(comparison, comparison["variant"], measured, "finetuned")
-    write_costs(job.output("costs"), curve, variants)
-    return timing
+    write_table(job.output("path"), pd.DataFrame(rows))
+    return _timing(job, models, settings["repeats"])
 
 
 def model_at(job: Job, retain: float) -> Measurable:
@@ -67,10 +58,3 @@ def _timing(job: Job, models: Mapping[float, Measurable], repeats: int) -> pd.Da
             row = seconds(job, "latency", found.seconds, phase="path", batch=batch, spread=found.spread)
             rows.append(row.assign(variant=name))
     return pd.concat(rows, ignore_index=True)
-
-
-def _with_latency(frame: pd.DataFrame, names: pd.Series, timing: pd.DataFrame, phase: str) -> pd.DataFrame:
-    """Return the rows with a column `latency`, ms a step at the smallest batch."""
-    rows = timing[(timing["measure"] == "latency") & (timing["phase"] == phase) & (timing["batch"] == min(BATCHES))]
-    milliseconds = dict(zip(rows["variant"], rows["seconds"] * 1000, strict=True))
-    return frame.assign(latency=[milliseconds[name] for name in names])

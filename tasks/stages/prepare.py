@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from pruning.core.tables import empty
 from pruning.data.corpus import (
     SPLITS,
     Fractions,
@@ -25,7 +26,11 @@ MARK = "\ufeff"
 
 
 def run(job: Job) -> None:
-    """Write the corpus and its vocabulary."""
+    """Write the corpus and its vocabulary; empty ones where a model of the user's own brings its data."""
+    if job.settings("model")["source"]:
+        write_tokens(job.output("corpus"), {})
+        write_table(job.output("vocabulary"), empty("vocabulary"))
+        return
     settings = job.parameters.corpus
     texts = read_texts(
         Path(settings.source), settings.lowercase, Fractions(settings.valid, settings.test), settings.seed

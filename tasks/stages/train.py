@@ -9,7 +9,8 @@ import torch
 from pruning.evaluation.measures import loss_of
 from pruning.models import build
 from pruning.models import settings as settings_of
-from pruning.training.loop import Recipe
+from pruning.models.base import LanguageModel
+from pruning.training.loop import Recipe, Trained
 from tasks.common.checkpoints import forget, train_to_the_end
 from tasks.common.devices import device
 from tasks.common.job import Job
@@ -27,8 +28,17 @@ def run(job: Job) -> pd.DataFrame | None:
     if source:
         _take(job, source)
         return None
+    last, model, timing = trained(job, 0)
+    write_model(job.output("model"), model)
+    write_table(job.output("history"), last.history.assign(phase="train")[["phase", *last.history.columns]])
+    forget(job)
+    return timing
+
+
+def trained(job: Job, further: int) -> tuple[Trained, LanguageModel, pd.DataFrame | None]:
+    """Return what `train_to_the_end` gives, and the model, from a seed that lies this much further than `train`'s."""
     settings = job.settings("train")
-    family, seed = settings["family"], settings["seed"]
+    family, seed = settings["family"], settings["seed"] + further
     make = {name: settings[name] for name in settings_of(family) if name != "vocabulary"}
     shape = {name: settings[name] for name in TEXT}
     recipe = Recipe(**{field.name: settings[field.name] for field in fields(Recipe)})
@@ -37,10 +47,7 @@ def run(job: Job) -> pd.DataFrame | None:
     windows, valid = read_windows(job, "train", **shape), read_windows(job, "valid", **shape)
     model.expect(windows.targets)
     last, timing = train_to_the_end(job, model, windows, valid, recipe, seed)
-    write_model(job.output("model"), model)
-    write_table(job.output("history"), last.history.assign(phase="train")[["phase", *last.history.columns]])
-    forget(job)
-    return timing
+    return last, model, timing
 
 
 def _take(job: Job, source: str) -> None:

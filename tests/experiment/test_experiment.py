@@ -9,18 +9,17 @@ import torch
 from scipy.stats import spearmanr
 
 import pruning
-from pruning.ablation.joint_removal import joint_removal
+from pruning.ablation.joint_removal import joint_removal, joint_sets
 from pruning.ablation.oracle import oracle
 from pruning.core.neurons import named_tensors, select
 from pruning.core.tables import CRITERIA, TABLES
 from pruning.data.windows import Windows
 from pruning.evaluation.measures import Size, loss_of
 from pruning.evaluation.passes import counted
-from pruning.experiment.choices import VARIANTS, importance_of
+from pruning.experiment.choices import importance_of
 from pruning.experiment.judging import (
     compare_pruning_results,
     joint_correlation,
-    joint_sets,
     overlap,
     overlap_drawn,
     precision,
@@ -41,6 +40,7 @@ from pruning.experiment.trials import (
     prune_and_train,
     run_dense_control,
 )
+from pruning.experiment.variants import VARIANTS
 from pruning.experiment.verdict import verdict
 from pruning.fusion import learned
 from pruning.fusion.fused import fuse

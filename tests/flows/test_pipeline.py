@@ -28,6 +28,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Cancelling
 
 from flows import execution
+from flows.execution import Commands, changed
 from flows.pipeline import pipeline
 from flows.stages import read_stages
 from tests.flow_project import STAGES, alive, behave, log, make_project
@@ -119,9 +120,31 @@ def test_the_first_run_says_that_every_stage_ran(first: tuple[Path, Any]) -> Non
     assert set(_states(state)) == {"top", "side@left", "side@right", "bottom", "alone"}
 
 
-def test_a_second_run_says_that_every_stage_is_up_to_date(project: Path) -> None:
+def test_a_second_run_asks_dvc_once_and_says_that_every_stage_is_up_to_date(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, run = [], Commands.run
+
+    def counted(commands: Commands, name: str, command: list[str], *args: Any, **kwargs: Any) -> list[str]:
+        started.append(command)
+        return run(commands, name, command, *args, **kwargs)
+
+    monkeypatch.setattr(Commands, "run", counted)
     assert pipeline(return_state=True).message == "5 up to date"
     assert log(project) == []
+    assert [command[2] for command in started if command[0] == "dvc"] == ["status"]
+
+
+def test_only_what_changed_and_what_is_below_it_gets_a_process(project: Path) -> None:
+    stages = read_stages(project, None)
+    commands = Commands(project)
+    assert changed(commands, stages) == set()
+    behave(project, "left", "otherwise")
+    assert changed(commands, stages) == {"side@left", "bottom"}
+    (project / "alone.txt").unlink()
+    assert changed(commands, stages) == {"side@left", "bottom", "alone"}
+    (project / "dvc.lock").write_text("no lock")
+    assert changed(commands, stages) == set(stages)
 
 
 def test_a_change_reruns_only_what_depends_on_it_and_its_undoing_is_restored(project: Path) -> None:

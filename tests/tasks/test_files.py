@@ -19,9 +19,9 @@ from tasks.__main__ import main
 from tasks.common.covariances import read_covariances
 from tasks.common.models import read_model, write_model
 from tasks.common.parameters import Unexpected
-from tasks.common.published import read_checkpoint
 from tasks.common.tables import read_table, write_table
 from tasks.common.writing import replacing
+from tasks.experiment.published import read_checkpoint
 from tests.projects import ENVIRONMENT, ROOT, TINY, set_parameters, write_text
 from tests.tasks.test_published import stacked
 from tests.tiny import FAMILIES, tiny

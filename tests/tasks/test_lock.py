@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.commands import lock
-from tasks.commands.lock import COPY, is_whole, mend, read_lock
+from tasks.commands.lock import INTERNALS, is_whole, mend, read_lock
 from tasks.common.parameters import Unexpected
 from tests.projects import ENVIRONMENT, run
 
@@ -69,7 +69,7 @@ def test_a_lock_file_cut_at_any_line_is_put_back_whole_from_the_last_whole_one(
     path = project / "dvc.lock"
     content = path.read_bytes()
     mend()
-    assert COPY.read_bytes() == content
+    assert (INTERNALS / "dvc.lock.whole").read_bytes() == content
     shutil.rmtree(project / "data")  # what is missing is told by the copy alone, too
     for cut in [*lines_cut(content), content[:-1], content[: len(content) // 2 + 3]]:
         path.write_bytes(cut)

@@ -80,7 +80,11 @@ def test_a_budget_in_parameters_is_read_with_its_bounds_for_each_layer():
         ({"snn_ratio": 0.5, "budget": BUDGET}, {}, "Expected prune.snn_ratio or prune.budget, got both"),
         ({"snn_ratio": 0.5, "rate": "adaptive"}, {}, "Expected prune.snn_ratio or prune.rate: adaptive, got both"),
         ({}, {"snn_ratio": 0.5, "quota": QUOTA}, "Expected variants.own.snn_ratio or variants.own.quota, got both"),
-        ({}, {"quota": {"rnn": 0.5, "snn": 0.25}}, "Expected the shares of variants.own.quota to sum to 1, got"),
+        (
+            {},
+            {"quota": {"rnn": 0.5, "snn": 0.25}},
+            "Expected the shares of variants.own.quota to sum to 1,",
+        ),
         ({"quota": {"rnn": 0.5, "ann": 0.5}}, {}, "ann"),
         (
             {"snn_ratio": 1.5},

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from tasks.common.published import read_checkpoint, read_splits, read_vocabulary
+from tasks.experiment.published import read_checkpoint, read_splits, read_vocabulary
 
 
 def stacked(folder, *, tied=True, metadata=True):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pruning.core.tables import SIGNALS
 from pruning.models import build
 from tasks.common.pipeline import Stage, read_stage
 from tasks.common.tables import read_table, write_table
@@ -45,15 +46,16 @@ def described(folder: Path, name: str, variant: str | None, monkeypatch: pytest.
 
 
 def alone(finished: Path, folder: Path, found: Stage) -> Path:
-    """Copy only what dvc.yaml says the stage depends on; packages' `__init__.py` hold no code of any stage."""
-    inits = [path.relative_to(finished) for path in finished.glob("[pt]*/**/__init__.py")]
+    """Copy only what dvc.yaml says the stage depends on, and what changes no result."""
+    inits = [path.relative_to(finished) for path in finished.glob("[pt]*/**/__init__.py*")]
+    inits += [Path("tasks/shown"), Path("tasks/__main__.py")]
     for path in (*found.dependencies, *inits, Path("dvc.yaml"), Path("params.yaml")):
         copy(finished / path, folder / path)
     return folder
 
 
 def stale(folder: Path) -> set[str]:
-    status = json.loads(run(["dvc", "status", "--json"], folder).stdout)
+    status = json.loads(run(["dvc", "status", "--json", "dvc.yaml"], folder).stdout)
     return set(status)
 
 
@@ -99,19 +101,47 @@ def test_a_changed_value_makes_stale_the_stages_that_read_it(
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
-        ("pruning/signals/weights.py", {"weights"}),
-        ("pruning/fusion/fused.py", {"fuse"}),
-        ("pruning/selection/retention.py", {"prune@dense", "prune@enhanced", *REPAIRED}),
         (
             "pruning/signals/jackknife.py",
-            {"activations", "cooperative", "criteria", "gradients", "surgeon", "oracle", *REPAIRED},
+            {*SIGNALS, "surgeon", "criteria", "oracle", "fuse", *REPAIRED},
         ),
+        ("pruning/fusion/fused.py", {"fuse"}),
+        ("pruning/selection/retention.py", {"prune@dense", "prune@enhanced", *REPAIRED}),
+        ("tasks/stages/hessian.py", {"hessian"}),
+        ("tasks/stages/plots.py", {"compare"}),
     ],
 )
-def test_an_edited_module_makes_stale_the_stages_that_import_it(touched: Path, module: str, expected: set[str]) -> None:
+def test_an_edited_module_makes_stale_the_stages_that_need_its_room(
+    touched: Path, module: str, expected: set[str]
+) -> None:
     with (touched / module).open("a", encoding="utf-8") as file:
         file.write("# edited\n")
     assert stale(touched) == expected
+
+
+def test_what_is_said_and_shown_makes_nothing_stale(touched: Path) -> None:
+    for module in ("tasks/shown/console.py", "tasks/shown/wording.py", "tasks/__main__.py"):
+        with (touched / module).open("a", encoding="utf-8") as file:
+            file.write("# edited\n")
+    assert stale(touched) == set()
+
+
+def test_an_edited_variant_leaves_the_path_and_the_other_variants_alone(touched: Path) -> None:
+    variants = {"dense": {"by": "fused", "retain": 1.0}, "enhanced": {"by": "fused", "retain": 0.6}}
+    set_parameters(touched, {"variants": variants}, replace=("variants",))
+    assert stale(touched) == {"prune@enhanced", "reconstruct@enhanced", "compare"}
+
+
+def test_a_model_of_ones_own_needs_no_corpus(touched: Path) -> None:
+    (touched / "own/example.py").write_text("def model():\n    return None\n")
+    set_parameters(touched, {"model": {"source": "own.example:model"}, "reconstruct": {"repair": "ridge"}})
+    for path in (touched / "text").iterdir():
+        path.unlink()
+    stage(touched, "prepare")
+    stage(touched, "sotu")
+    assert read_table(touched / "data/prepare/corpus.parquet").empty
+    assert read_table(touched / "data/prepare/vocabulary.parquet").empty
+    assert list((touched / "data/sotu/speeches").iterdir()) == []
 
 
 def test_fewer_neurons_reach_every_stage_after_the_decision(touched: Path) -> None:
@@ -158,9 +188,7 @@ def test_weights_that_are_kept_are_applied_and_make_the_fusion_stale_when_they_c
         json.loads((touched / "data/fuse/weights.json").read_text(encoding="utf-8"))["shares"]["all"]["gradients"] == 1
     )
     (touched / "learned/kept.json").write_text("[", encoding="utf-8")
-    assert (
-        "Expected saved weights in learned/kept.json, got something else" in stage(touched, "fuse", fails=True).stderr
-    )
+    assert "in learned/kept.json, got something else" in stage(touched, "fuse", fails=True).stderr
 
 
 def test_a_fusion_calibrated_by_removal_is_ranked_over_all_layers(touched: Path) -> None:

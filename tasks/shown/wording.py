@@ -28,7 +28,7 @@ def sentence(errors: Sequence[Any], values: Any, schema: Schema, file: str = "pa
     error = _most_telling(errors)
     loc = [part for part in error["loc"] if part != "[key]"]
     if error["type"] == "value_error":
-        return f"{error['ctx']['error']} ({file})."
+        return f"{str(error['ctx']['error']).rstrip('.')} ({file})."
     if error["type"] in UNKNOWN:
         holder = _at(loc[:-1], values, schema)[1]
         known = [name for kind in _kinds(holder) for name in kind.get("properties", {})]

@@ -43,9 +43,18 @@ def read_vocabulary(checkpoint: Path) -> dict[str, int]:
     found = sorted(checkpoint.parent.glob("*vocabulary*.txt"))
     if len(found) != 1:
         raise ValueError(f"Expected one *vocabulary*.txt beside {checkpoint}, got {[path.name for path in found]}.")
-    lines = "".join(read_lines(found[0])).removesuffix("\n").split("\n")
+    return read_words(found[0])
+
+
+def read_words(vocabulary: Path) -> dict[str, int]:
+    """Return text → token number from a text file, a token a line from 0.
+
+    Raises:
+        ValueError: If it has no `<eos>`.
+    """
+    lines = "".join(read_lines(vocabulary)).removesuffix("\n").split("\n")
     if END_OF_LINE not in lines:
-        raise ValueError(f"Expected {END_OF_LINE} in {found[0]}, got none.")
+        raise ValueError(f"Expected {END_OF_LINE} in {vocabulary}, got none.")
     return {word: number for number, word in enumerate(lines)}
 
 

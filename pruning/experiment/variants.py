@@ -1,0 +1,51 @@
+"""The steps of the comparison: what neurons are chosen by, by name."""
+
+from dataclasses import dataclass
+
+from pruning.core.tables import SIGNALS
+
+FOLDS = 5
+"""Parts that measured neurons are cut into where weights are learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a variant chooses neurons by.
+
+    Attributes:
+        by: `fused`, a signal whose importance is taken as it is, or `random`.
+        strategy: How signals are fused.
+        signals: Which ones.
+        scope: The choice's own scope of comparison (see `retention`); empty for the experiment's.
+    """
+
+    by: str = "fused"
+    strategy: str = "simple"
+    signals: tuple[str, ...] = SIGNALS
+    scope: str = ""
+
+
+VARIANTS = {
+    "random": Choice(by="random"),
+    "traditional": Choice(by="hessian"),
+    "weights": Choice(signals=("weights",)),
+    "weights+activations": Choice(signals=("weights", "activations")),
+    "weights+activations+gradients": Choice(signals=("weights", "activations", "gradients")),
+    "simple": Choice(),
+    "adaptive": Choice(strategy="adaptive"),
+    "learned": Choice(strategy="learned"),
+    "surgeon": Choice(by="surgeon", scope="absolute"),
+}
+"""The steps of the comparison. `simple` to `learned` fuse all signals; `learned` weighs the field's criteria too."""
+CONTROL, TRADITIONAL, RANDOM = "dense", "traditional", "random"
+
+
+def choice_of(variant: str) -> Choice:
+    """Return what a variant chooses by.
+
+    Raises:
+        ValueError: If there is no such variant.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"Unknown variant {variant!r}; known: {list(VARIANTS)}.")
+    return VARIANTS[variant]

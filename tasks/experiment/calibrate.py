@@ -1,0 +1,40 @@
+"""The stage `calibrate`: every signal of a dense model from one stretch of text, and what each costs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pruning.experiment.measured import MEASURED
+from pruning.experiment.measuring import measure
+from pruning.signals.activations import Covariances
+from tasks.common.covariances import read_covariances, write_covariances
+from tasks.common.job import Job
+from tasks.common.tables import write_table
+from tasks.common.writing import replacing
+from tasks.experiment.costs import Cost, costed, measured_apart
+from tasks.experiment.inputs import Case, Text, effort, read_dense
+
+
+def run(job: Job) -> None:
+    """Write the signals' tables, the covariances, and the costs."""
+    with replacing(job.output("signals")) as folder:
+        folder.mkdir()
+        write_table(job.output("cost"), measured_apart(MEASURED, lambda: _prepared(job, folder)))
+
+
+def _prepared(job: Job, folder: Path) -> Callable[[str], Cost]:
+    model, seed = read_dense(job).decoupled(), Case(job).text
+    windows, settings = Text(job).calibration(seed), effort(job)
+    known = folder / "covariance.safetensors"
+
+    def measured(name: str) -> Cost:
+        """Write a signal's table; `activations` leaves its covariances to those after it."""
+        states: Covariances = read_covariances(known) if known.is_file() else {}
+        (table, states), cost = costed(
+            model, lambda: measure(name, model, windows, states, effort=settings, seed=seed, track=job.track)
+        )
+        write_table(folder / f"{name}.parquet", table)
+        if name == "activations":
+            write_covariances(known, states)
+        return cost
+
+    return measured

@@ -1,0 +1,27 @@
+"""The stage `joint`: what removing sets of a layer's neurons together costs."""
+
+import pandas as pd
+
+from pruning.ablation.joint_removal import joint_removal, joint_sets
+from pruning.core.tables import empty
+from tasks.common.job import Job
+from tasks.common.tables import read_table, write_table
+from tasks.experiment.inputs import Text, read_dense
+from tasks.experiment.settings import SEED
+
+TOKENS, SHARE = 8_000, 0.3
+"""How much text a set's joint removal is measured on at most, and which share of a layer it is."""
+
+
+def run(job: Job) -> None:
+    """Write the loss increase of each set."""
+    removals = read_table(job.input("oracle/oracle"))
+    model, text = read_dense(job).decoupled(), Text(job).removal
+    sets = sets_of(job, removals)
+    found = joint_removal(model, text, removals, sets=sets, tokens=TOKENS, track=job.track) if sets else None
+    write_table(job.output("joint_removal"), empty("joint_removal") if found is None else found)
+
+
+def sets_of(job: Job, removals: pd.DataFrame) -> dict[str, dict[str, list[int]]]:
+    """Return the sets that the experiment asks for: name → layer → neurons."""
+    return joint_sets(removals, sets=job.setting("joint").sets, share=SHARE, seed=SEED)

@@ -1,0 +1,104 @@
+"""The stage `prune`: each choice of neurons at one share, cut, repaired and fine-tuned, and its losses after each."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruning.evaluation.measures import Size
+from pruning.experiment.trials import Losses, Pruning, Texts, Treatment, prune_and_train, run_dense_control
+from pruning.experiment.variants import CONTROL
+from pruning.repair.imitation import Imitation
+from pruning.training.loop import Recipe
+from tasks.common.checkpoints import forget
+from tasks.common.job import Job
+from tasks.common.parameters import Unexpected
+from tasks.common.writing import read_json, replacing
+from tasks.experiment.inputs import Case, Text, read_calibration, read_dense
+from tasks.experiment.settings import SEED
+
+
+def run(job: Job) -> None:
+    """Write the outcomes; those that a killed run left are not computed again.
+
+    The dense control of a model belongs to the stage of its first text at the middle share.
+    """
+    case, apart = Case(job), job.stage.name != "prune"
+    retain = job.setting("middle") if apart else float(str(job.stage.variant))
+    dense, texts, treated = read_dense(job), texts_of(job), treatment(job)
+    calibration = read_calibration(job.input("calibrate/signals"), case.text)
+    weights = read_json(job.input("fuse/weights"))
+    control, kept, found = apart and not case.text, job.partial, []
+    for name in job.track([*([CONTROL] if control else []), *job.setting("choices")], job.stage.address):
+        place = kept / f"{name}.json"
+        if not place.is_file():
+            outcome = (
+                run_dense_control(dense, texts, treatment=treated, seed=SEED, training=case.model)
+                if name == CONTROL
+                else prune_and_train(
+                    dense, texts, calibration, variant=name, retain=retain, treatment=treated, seed=SEED,
+                    training=case.model, weights=weights,
+                )
+            )  # fmt: skip
+            with replacing(place) as aside:
+                aside.write_text(json.dumps(plain(outcome)), encoding="utf-8")
+        found.append(place.read_text(encoding="utf-8"))
+    with replacing(job.output("outcomes")) as aside:
+        aside.write_text(f"[{','.join(found)}]\n", encoding="utf-8")
+    forget(job)
+
+
+def texts_of(job: Job) -> Texts:
+    """Return what is read for what."""
+    text = Text(job)
+    return Texts(calibration=text.calibration(Case(job).text), training=text.training, judged=text.judged)
+
+
+def treatment(job: Job) -> Treatment:
+    """Return what follows each choice."""
+    own, usual = job.setting("treatment"), job.setting("finetune")
+    same = {name: getattr(usual, name) for name in ("warmup", "weight_decay", "clip", "patience")}
+    recipe = Recipe(epochs=1, portion=own.portion, learning_rate=own.learning_rate, **same)
+    imitation = Imitation(**job.setting("reconstruct").model_dump(exclude={"repair", "tokens"}), tokens=own.imitation)
+    return Treatment(
+        scope=own.scope, floor=own.floor, repair=own.repair, imitation=imitation, recipe=recipe,
+        distillation=own.distillation,
+    )  # fmt: skip
+
+
+def plain(found: Pruning) -> dict[str, Any]:
+    """Return a pruning without its models as what JSON can hold."""
+    return {
+        "variant": found.variant,
+        "retain": found.retain,
+        "calibration": found.calibration,
+        "training": found.training,
+        "keep": {layer: own.tolist() for layer, own in found.keep.items()},
+        "losses": {
+            phase: {"sums": own.sums.tolist(), "tokens": own.tokens.tolist()} for phase, own in found.losses.items()
+        },
+        "size": vars(found.size),
+    }
+
+
+def read_outcomes(path: Path) -> list[Pruning]:
+    """Return the prunings that a stage wrote, without their models.
+
+    Raises:
+        Unexpected: If the file holds something else.
+    """
+    try:
+        return [_pruning(found) for found in read_json(path)]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Unexpected(f"Expected prunings with their losses in {path}, got something else ({error}).") from error
+
+
+def _pruning(found: Mapping[str, Any]) -> Pruning:
+    losses = {
+        phase: Losses(*(torch.tensor(own[name], dtype=torch.float64) for name in ("sums", "tokens")))
+        for phase, own in found["losses"].items()
+    }
+    keep = {layer: torch.tensor(own) for layer, own in found["keep"].items()}
+    return Pruning(**{**found, "keep": keep, "losses": losses, "size": Size(**found["size"])})
