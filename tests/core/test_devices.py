@@ -160,7 +160,10 @@ def run(how: Callable[..., Any], **settings: Any) -> Case:
             scope="layer", floor=2, repair="imitate", imitation=IMITATION, recipe=recipe(epochs=1), distillation=0.5
         )
         texts = Texts(calibration=windows, training=windows, judged=windows)
-        found = how(model, texts, treatment=treatment, seed=1, **settings)
+        known = {}
+        if how is pruning.run_enhanced_pruning:  # not all signals once more
+            known["calibration"] = pruning.calibrate(model, windows, ("surgeon",), effort=EFFORT, seed=1)
+        found = how(model, texts, treatment=treatment, seed=1, **settings, **known)
         return {phase: losses.mean for phase, losses in found.losses.items()}
 
     return case
