@@ -20,6 +20,8 @@ NOTABLE = 1e-9
 """Least share of the loss that a swap must gain, above what rounding can feign."""
 BLOCK = 64
 """Removals between two updates of whole matrices; in between, one removal costs width × BLOCK operations."""
+WIDE = 1024
+"""Neurons above which a quarter of removed ones is left out of the matrices: updates then cost two fifths in all."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def removal_order(
     columns = {name: Columns(covariance, gram, damping=damping) for name, (covariance, gram) in layers.items()}
     places = {name: torch.zeros(len(c.alive), dtype=torch.float64) for name, c in columns.items()}
     costs = {name: torch.zeros(len(c.alive), dtype=torch.float64) for name, c in columns.items()}
-    for place in range(1, sum(len(c.alive) for c in columns.values()) + 1):
+    for place in range(1, sum(map(len, places.values())) + 1):
         cost, name = min((c.cheapest[0], name) for name, c in columns.items())
         neuron = columns[name].cheapest[1]
         places[name][neuron], costs[name][neuron] = place, cost
@@ -169,13 +171,13 @@ class Columns:
     """One layer's neurons while they are removed one by one: M and C⁻¹ of those left, updated in blocks.
 
     The matrices are M + X Yᵀ + Y Xᵀ and C⁻¹ − U Uᵀ, with a column of X, Y and U for each removal since the last
-    block; only their diagonals are kept up to date, for nothing else decides.
+    block; only their diagonals are kept up to date, for nothing else decides. Row i is that of the neuron `rows[i]`.
     """
 
     def __init__(self, covariance: Tensor, gram: Tensor, *, damping: float) -> None:
         width = len(covariance)
         self.gram, self.inverse = gram.double().clone(), torch.linalg.inv(_damped(covariance, damping))
-        self.alive = torch.ones(width, dtype=torch.bool)
+        self.alive, self.rows = torch.ones(width, dtype=torch.bool), torch.arange(width)
         self.gram_diagonal, self.inverse_diagonal = self.gram.diagonal().clone(), self.inverse.diagonal().clone()
         self.x, self.y, self.u = (torch.zeros(width, BLOCK, dtype=torch.float64) for _ in range(3))
         self.pending = 0
@@ -183,7 +185,7 @@ class Columns:
 
     def remove(self, neuron: int) -> None:
         """Remove a neuron and refit its readers on those left."""
-        shown = slice(self.pending)
+        neuron, shown = int(torch.searchsorted(self.rows, neuron)), slice(self.pending)
         gram = (
             self.gram[:, neuron] + self.x[:, shown] @ self.y[neuron, shown] + self.y[:, shown] @ self.x[neuron, shown]
         )
@@ -206,6 +208,16 @@ class Columns:
         self.gram += product + product.T
         self.inverse -= self.u @ self.u.T
         self.pending = 0
+        if len(self.rows) > WIDE and self.alive.sum() <= 0.75 * len(self.rows):
+            self._leave_out()
+
+    def _leave_out(self) -> None:
+        """Leave the removed neurons out of all that is updated."""
+        left = self.alive.nonzero().flatten()
+        self.gram, self.inverse = self.gram[left][:, left], self.inverse[left][:, left]
+        self.rows, self.alive = self.rows[left], self.alive[left]
+        self.gram_diagonal, self.inverse_diagonal = self.gram_diagonal[left], self.inverse_diagonal[left]
+        self.x, self.y, self.u = self.x[left], self.y[left], self.u[left]
 
     def _cheapest(self) -> tuple[float, int]:
         """Return the lowest cost of a removal, nat/token, and its neuron; infinity once none is left."""
@@ -213,4 +225,4 @@ class Columns:
             return float("inf"), -1
         cost = 0.5 * self.gram_diagonal.clamp(min=0) / self.inverse_diagonal
         value, neuron = cost.masked_fill(~self.alive, float("inf")).min(0)
-        return value.item(), int(neuron)
+        return value.item(), int(self.rows[neuron])

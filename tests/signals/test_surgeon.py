@@ -194,3 +194,18 @@ def test_what_a_removal_is_said_to_cost_tracks_how_far_the_repaired_model_is_fro
             repaired = logits_of(reconstruct(trained, keep, states, repair="ridge"), windows).log_softmax(-1)
             measured.append((dense.exp() * (dense - repaired)).sum(-1).mean().item())
     assert spearmanr(predicted, measured).statistic > 0.8
+
+
+def test_leaving_removed_neurons_out_of_wide_matrices_changes_no_order(monkeypatch):
+    layers = {"one": matrices(40, 1), "other": matrices(23, 2)}
+    places, costs = removal_order(layers, damping=1e-4)
+    monkeypatch.setattr(module, "BLOCK", 3)
+    monkeypatch.setattr(module, "WIDE", 4)
+    made, left_out = [], module.Columns._leave_out
+    monkeypatch.setattr(module.Columns, "_leave_out", lambda self: made.append(len(self.rows)) or left_out(self))
+    same, close = removal_order(layers, damping=1e-4)
+    assert len(made) > 4
+    assert min(made) > 4
+    for name in layers:
+        assert torch.equal(places[name], same[name])
+        torch.testing.assert_close(costs[name], close[name], rtol=1e-9, atol=1e-12)
