@@ -2,7 +2,8 @@
 
 Each signal is measured in a fork of this process, which has read everything and computed nothing, so that the growth of
 the fork's peak memory is the signal's own. It reads on one thread: a fork of a process whose threads have computed
-together would wait for threads that it does not have.
+together would wait for threads that it does not have. An accelerator's driver does not survive a fork: there all are
+measured in this process, and the memory is what the whole of it has grown by.
 """
 
 import multiprocessing
@@ -19,6 +20,7 @@ import torch
 
 from pruning.evaluation.passes import counted
 from pruning.models.base import LanguageModel
+from tasks.common.devices import device
 from tasks.common.job import end_with_parent
 from tasks.common.parameters import Unexpected
 
@@ -40,6 +42,9 @@ def measured_apart(names: Sequence[str], prepare: Callable[[], Callable[[str], C
     threads, fork = torch.get_num_threads(), multiprocessing.get_context("fork")
     torch.set_num_threads(1)
     measure, rows = prepare(), []
+    if device().type != "cpu":
+        torch.set_num_threads(threads)
+        return pd.DataFrame([{"score": name, **measure(name), "runs": 1} for name in names])
     for name in names:
         here, there = fork.Pipe(duplex=False)
         process = fork.Process(target=_measure_or_say, args=(measure, name, threads, there))

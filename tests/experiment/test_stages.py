@@ -30,7 +30,7 @@ from tasks.common.parameters import checked as checked_parameters
 from tasks.common.pipeline import read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
-from tasks.experiment import calibrate, prepare, prune, report, settings
+from tasks.experiment import calibrate, costs, prepare, prune, report, settings
 from tasks.experiment.inputs import Text, read_calibration, read_dense
 from tasks.experiment.tracking import TABLES
 from tests.projects import ENVIRONMENT, ROOT, TINY_EXPERIMENT, copy, digests, run, set_parameters, stage, tiny_project
@@ -282,6 +282,14 @@ def test_a_signal_that_cannot_be_measured_ends_the_stage_and_leaves_nothing(touc
     assert not list(touched.rglob("*partial*"))
 
 
+@pytest.mark.parametrize(("kind", "same"), [("cpu", False), ("cuda", True)])
+def test_costs_are_measured_in_processes_of_their_own_where_a_device_survives_a_fork(monkeypatch, kind, same):
+    monkeypatch.setattr(costs, "device", lambda: torch.device(kind))
+    found = costs.measured_apart(["one", "two"], lambda: lambda _: {"seconds": float(os.getpid())})
+    assert ((found["seconds"] == os.getpid()) == same).all()
+    assert found["seconds"].nunique() == (1 if same else 2)
+
+
 def test_the_report_holds_every_table_every_plot_and_the_verdict(here):
     folder = here / "data/experiment/report"
     tables = {name: read_table(folder / f"{name}.parquet") for name in TABLES}
@@ -342,11 +350,20 @@ def test_the_flow_finds_all_up_to_date_and_logs_one_parent_and_a_child_for_each_
         ({"source": {"model": "some.safetensors"}, "models": [1]}, "Expected models: .* beside a published model.*"),
     ],
 )
-def test_a_wrong_value_is_one_sentence_before_any_work(touched, change, sentence):
-    set_parameters(touched, change, replace=("kep", "keep", "choices", "texts", "models"), within="experiment")
-    said = stage(touched, "check", fails=True).stderr.strip()
+def test_a_wrong_value_is_one_sentence(change, sentence):
+    values = read_yaml(ROOT / "experiment/params.yaml")
+    for name, value in change.items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
     pattern = sentence.replace("?", r"\?").replace("(", r"\(").replace(")", r"\)").replace("[.*]", r"\[.*\]")
-    assert re.fullmatch(pattern, said), said
+    with pytest.raises(Unexpected) as refused:
+        settings.checked(values)
+    assert re.fullmatch(pattern, str(refused.value)), str(refused.value)
+
+
+def test_a_wrong_value_is_told_before_any_work(touched):
+    set_parameters(touched, {"keep": [1.5]}, replace=("keep",), within="experiment")
+    said = stage(touched, "check", fails=True).stderr
+    assert said == "Expected keep.0 in experiment/params.yaml to be a number above 0 and below 1, got 1.5.\n"
 
 
 @pytest.mark.usefixtures("here")
