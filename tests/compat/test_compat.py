@@ -2,8 +2,6 @@
 
 import inspect
 import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pruning
-from pruning.compat import enhanced_hessian_pruner, example_advanced_pruning, measuring
+from pruning.compat import enhanced_hessian_pruner, measuring
 from pruning.compat.advanced_importance_calculator import AdvancedImportanceCalculator
 from pruning.compat.enhanced_hessian_pruner import EnhancedHessianPruner, PruningResult
 from pruning.compat.files import write_table
@@ -39,7 +37,6 @@ from tests.tiny import bytes_of, scaled_by_hand, tensors_of, text, tiny, weighte
 WORDS, HIDDEN = 12, 6
 LOSS = nn.CrossEntropyLoss()
 RECURRENT = "rnn.weight_hh_l0"
-FOLDER = ROOT / "pruning/compat"
 
 
 class RNNModel(nn.Module):
@@ -641,83 +638,6 @@ def test_a_model_in_which_no_neuron_is_found_is_refused(tmp_path: Path) -> None:
 def test_a_fusion_that_there_is_none_of_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Unknown fusion 'best'; known: \['simple', 'adaptive', 'learned'\]"):
         EnhancedHessianPruner(tiny(), "traces", importance_fusion_strategy="best")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of published splits of 20 words."""
-    folder = tmp_path_factory.mktemp("corpus")
-    for split, length in {"train": 3000, "valid": 800, "test": 300}.items():
-        words = [f"w{token}" for token in text(length, seed=length).tolist()]
-        lines = [" ".join(words[place : place + 9]) for place in range(0, length, 9)]
-        (folder / f"ptb.{split}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
-
-
-SMALL = [
-    "--quick", "--hidden", "12", "--portion", "1", "--measured", "24", "--measured-tokens", "200", "--judged", "300",
-    "--keep", "0.5", "--batch", "10", "--windows", "4",
-]  # fmt: skip
-
-
-def test_the_example_compares_every_choice_when_run_from_its_folder(corpus: Path) -> None:
-    variants = ["--variants", "random", "traditional", "learned"]
-    words = ["--mode", "compare", "--data", str(corpus), *SMALL, "--seeds", "1", *variants]
-    done = subprocess.run(
-        [sys.executable, "example_advanced_pruning.py", *words], cwd=FOLDER, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    told = ("Perplexity, pruned", "Perplexity, finetuned", "Precision", "traditional", "learned")
-    assert all(word in done.stdout for word in told)
-    assert "against `traditional`" in done.stdout
-    assert "prune and train, calibration 0: 3 in" in done.stderr
-
-
-@pytest.mark.parametrize("mode", ["traditional", "enhanced", "ablation", "stability"])
-def test_the_examples_other_modes_run(corpus: Path, capsys: pytest.CaptureFixture[str], mode: str) -> None:
-    few = ["--variants", "random", "surgeon", "traditional"]
-    example_advanced_pruning.main(["--mode", mode, "--data", str(corpus), *SMALL, *few])
-    told = capsys.readouterr().out
-    expected = {"traditional": "traditional", "enhanced": "adaptive", "ablation": "weights+activations"}
-    assert f"\n{expected.get(mode, 'surgeon')}" in told
-    assert ("\nStability\n" in told) == (mode == "stability")
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["--mode", "best"], r"Unknown mode 'best'; known: \['compare'"),
-        (["--data", "nowhere"], "Expected a folder or a text file at --data, got 'nowhere', which does not exist"),
-        (["--data", str(FOLDER)], "Expected ptb.* or the like in --data"),
-        (["--keep", "1.5"], r"Expected shares in \(0, 1\) for --keep, got 1.5"),
-        (["--epochs", "0"], "Expected at least 1 for --epochs, got 0"),
-        (["--portion", "2"], r"Expected --portion in \(0, 1\], got 2"),
-        (["--strategy", "best"], "Unknown variant 'best'; known"),
-        (["--checkpoint", "nowhere"], "Expected a safetensors file at --checkpoint, got 'nowhere', which is none"),
-        (["--colour", "blue"], "Unrecognized arguments: --colour blue; --help lists the options"),
-    ],
-)
-def test_a_wrong_option_ends_the_example_with_one_sentence(corpus: Path, words: list[str], sentence: str) -> None:
-    with pytest.raises(SystemExit, match=sentence) as ended:
-        example_advanced_pruning.main(["--data", str(corpus), *words])
-    assert ended.value.code not in (0, None)
-
-
-def test_the_example_prunes_a_checkpoint_with_the_vocabulary_beside_it(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from tests.tasks.test_published import stacked
-
-    path, _ = stacked(tmp_path)
-    words = ["<eos>", "<unk>", *(f"w{place}" for place in range(7))]
-    (tmp_path / "a-vocabulary.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    example_advanced_pruning.main(
-        ["--mode", "traditional", "--data", str(corpus), "--checkpoint", str(path), *SMALL, "--keep", "0.99"]
-    )
-    assert "traditional" in capsys.readouterr().out
-    path.write_bytes(b"no safetensors")
-    with pytest.raises(SystemExit, match=r"Expected a checkpoint at .*, got something else"):
-        example_advanced_pruning.main(["--data", str(corpus), "--checkpoint", str(path)])
 
 
 def test_the_readmes_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

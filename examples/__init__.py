@@ -1,0 +1,1 @@
+"""Whole runs on something small; each module is a command, `python -m examples.<name>`."""
