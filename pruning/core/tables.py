@@ -247,7 +247,10 @@ TABLES = {
             {
                 "layer": LAYER,
                 "neuron": NEURON,
-                **{signal: Column("number", "1", f"importance by the {signal} signal") for signal in SIGNALS},
+                **_missing(
+                    "the signal was not measured",
+                    {signal: Column("number", "1", f"importance by the {signal} signal") for signal in SIGNALS},
+                ),
                 **{f"{signal}_share": Column("number", "1", f"weight of {signal} in `fused`") for signal in SIGNALS},
                 "fused": Column("number", "1", "weighted mean of the scaled signals, in [0, 1]; calibrated: nat/token"),
                 "random": Column("number", "1", "uniform random numbers, the control"),

@@ -64,7 +64,7 @@ def fusion(
     *,
     strategy: str,
     seed: int,
-    signals: Sequence[str] = SIGNALS,
+    signals: Sequence[str] | None = None,
     folds: int = 5,
     calibration: str = "none",
     oracle: pd.DataFrame | None = None,
@@ -88,11 +88,12 @@ def fusion(
     measured curve of joint removal rises by at its place.
 
     Args:
-        tables: Signal name → its table; the same neurons in each. Those of `BESIDE` and `criteria` are passed on;
-            where one was not measured, its columns are not numbers and nothing can be chosen by them.
+        tables: Signal name → its table, of as many signals as were measured; the same neurons in each. Those of
+            `BESIDE` and `criteria` are passed on. Where one was not measured, its columns are not numbers and nothing
+            can be chosen by them.
         strategy: How to weigh the signals.
         seed: Seed of the random control, of folds and of the bootstrap.
-        signals: Which signals count; the others' shares are 0.
+        signals: Which signals count, by default all that there are; the others' shares are 0.
         folds: Parts that the measured neurons are cut into for `learned`.
         calibration: `none`, `hessian`, `oracle`, `removal`, or a column of `criteria` in nat/token.
         oracle: Measured removals: `layer`, `neuron`, `loss_increase`, `standard_error` (nat/token), of some neurons.
@@ -106,10 +107,13 @@ def fusion(
         ValueError: For an unknown strategy, signal or calibration, tables of different neurons, or `learned` or
             a calibration without the measurements that it needs.
     """
+    signals = [name for name in SIGNALS if name in tables] if signals is None else signals
     _check(strategy, signals, calibration, oracle, criteria, weights)
     if calibration == "removal" and curves is None:
         raise ValueError("Expected what measures removal curves for calibration 'removal', got nothing.")
-    frame, errors = _side_by_side(tables, criteria)
+    frame, errors = _side_by_side(tables, signals, criteria)
+    if calibration == "hessian" and "hessian" not in tables:
+        raise ValueError("Expected the table 'hessian' for calibration 'hessian', got none.")
     names = [*(name for name in SIGNALS if name in signals), *_names_of(criteria)]
     described = _described(frame, errors, names)
     rows = None if oracle is None else measured(frame[["layer", "neuron", *names]], oracle)
@@ -172,20 +176,20 @@ def _check(
 
 
 def _side_by_side(
-    tables: Mapping[str, pd.DataFrame], criteria: pd.DataFrame | None
+    tables: Mapping[str, pd.DataFrame], signals: Sequence[str], criteria: pd.DataFrame | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return one row a neuron with one column a signal, and the standard errors likewise."""
-    missing = [name for name in SIGNALS if name not in tables]
+    """Return one row a neuron with one column a signal, not numbers where there is none; likewise standard errors."""
+    missing = [name for name in signals if name not in tables]
     if missing:
-        raise ValueError(f"Expected the tables {list(SIGNALS)}, got none of {missing}.")
-    keys = tables[SIGNALS[0]][["layer", "neuron"]]
+        raise ValueError(f"Expected the tables {list(signals)}, got none of {missing}.")
+    keys = tables[signals[0]][["layer", "neuron"]]
     for name in (*SIGNALS, *BESIDE, "criteria"):
         if name not in tables:
             continue
         if not tables[name][["layer", "neuron"]].equals(keys):
             raise ValueError(f"Expected the same neurons in every signal, got others in {name!r}.")
-    frame = keys.assign(**{name: tables[name]["importance"] for name in SIGNALS})
-    errors = keys.assign(**{name: tables[name].get("standard_error", 0.0) for name in SIGNALS})
+    frame = keys.assign(**{name: tables[name]["importance"] if name in tables else np.nan for name in SIGNALS})
+    errors = keys.assign(**{name: tables[name].get("standard_error", 0.0) for name in SIGNALS if name in tables})
     if criteria is None:
         return frame, errors
     joined, known = _with_criteria(frame, criteria), tables.get("criteria", keys)

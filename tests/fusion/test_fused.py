@@ -82,11 +82,32 @@ def test_an_unknown_strategy_is_refused_with_the_known_ones():
         fuse(signal_tables(), strategy="simpel", seed=1)
 
 
-def test_a_missing_signal_is_refused_by_name():
+def test_a_missing_signal_is_refused_by_name_where_it_is_asked_for():
     signals = signal_tables()
-    del signals["gradients"]
-    with pytest.raises(ValueError, match=r"got none of \['gradients'\]."):
-        fuse(signals, strategy="simple", seed=1)
+    del signals["gradients"], signals["hessian"]
+    with pytest.raises(ValueError, match=r"Expected the tables \['gradients'\], got none of \['gradients'\]."):
+        fuse(signals, strategy="simple", seed=1, signals=["gradients"])
+    with pytest.raises(ValueError, match="Expected the table 'hessian' for calibration 'hessian', got none"):
+        fuse(signals, strategy="simple", seed=1, calibration="hessian")
+    with pytest.raises(ValueError, match=r"Expected at least one of the signals .*, got none"):
+        fuse({}, strategy="simple", seed=1)
+
+
+@pytest.mark.parametrize("there", [("hessian",), ("gradients", "weights"), SIGNALS[1:]])
+@pytest.mark.parametrize("strategy", ["simple", "adaptive", "learned"])
+def test_signals_that_were_not_measured_count_as_little_as_if_they_were_switched_off(there, strategy):
+    every = signal_tables()
+    keys = every["weights"][["layer", "neuron"]]
+    truth = keys.assign(loss_increase=np.random.default_rng(3).random(12), standard_error=0.1)
+    few = {name: every[name] for name in there}
+    found = fusion(few, strategy=strategy, seed=1, folds=2, oracle=truth)
+    off = fusion(every, strategy=strategy, seed=1, folds=2, oracle=truth, signals=there)
+    assert found.importance["fused"].equals(off.importance["fused"])
+    assert found.weighing == off.weighing
+    assert found.report.equals(off.report)
+    gone = [name for name in SIGNALS if name not in there]
+    assert found.importance[gone].isna().all(axis=None)
+    assert not found.importance[[f"{name}_share" for name in gone]].any(axis=None)
 
 
 def test_signals_of_other_neurons_are_refused():
