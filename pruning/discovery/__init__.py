@@ -101,7 +101,7 @@ def _followed(network: nn.Module, inputs: Inputs) -> Propagation:
 
 def _can_narrow(network: nn.Module, reading: Reading) -> bool:
     """Return whether a reader of a padded state can be told to read a part of it."""
-    reader = network.get_submodule(reading.module.removeprefix(PREFIX).rstrip("."))
+    reader = network.get_submodule(f"{reading.module}.".removeprefix(PREFIX).rstrip("."))
     if isinstance(reader, nn.RNNBase):
         return "weight_hh" in reading.axis[0]
     return type(reader) in (nn.Linear, Narrowed) and reading.axis[1] == 1

@@ -29,8 +29,12 @@ class Attention(nn.MultiheadAttention):
                 dropout=like.dropout,
                 bias=like.in_proj_bias is not None,
                 batch_first=like.batch_first,
+                kdim=like.kdim,
+                vdim=like.vdim,
             )
-        found.in_proj_weight, found.in_proj_bias = like.in_proj_weight, like.in_proj_bias
+        for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
+            setattr(found, name, getattr(like, name))
+        found.in_proj_bias = like.in_proj_bias
         found.out_proj = like.out_proj
         found._qkv_same_embed_dim = False  # so that no encoder takes its short cut around `forward`
         return found.train(like.training)
@@ -70,7 +74,8 @@ class Attention(nn.MultiheadAttention):
 
     def _heads(self, *inputs: Tensor) -> list[Tensor]:
         """Return queries, keys and values, each (B, heads, T, head_dim)."""
-        weights = self.in_proj_weight.chunk(3)
+        apart = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        weights = apart if self.in_proj_weight is None else self.in_proj_weight.chunk(3)
         biases: tuple[Tensor | None, ...] = (
             (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         )
@@ -91,12 +96,7 @@ class Attention(nn.MultiheadAttention):
 
 def is_attention(module: nn.Module) -> bool:
     """Return whether the module is one that `Attention` can stand for: of PyTorch's own class, without extras."""
-    return (
-        type(module) is nn.MultiheadAttention
-        and module._qkv_same_embed_dim
-        and module.bias_k is None
-        and not module.add_zero_attn
-    )
+    return type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn
 
 
 def _merged(mask: Tensor | None, padding: Tensor | None, queries: Tensor) -> Tensor | None:

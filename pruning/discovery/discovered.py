@@ -164,6 +164,8 @@ def _reshape(network: nn.Module, before: Sequence[NeuronLayer], after: Sequence[
         if id(tensor) in changed and isinstance(tensor, nn.Parameter):
             changed[id(tensor)] = nn.Parameter(changed[id(tensor)], requires_grad=tensor.requires_grad)
     for module in network.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
         for name, value in vars(module).items():
             if isinstance(value, (tuple, list)) and any(id(part) in changed for part in value):
                 setattr(module, name, type(value)(changed.get(id(part), part) for part in value))
@@ -185,7 +187,8 @@ def _agree(module: nn.Module) -> None:
     elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         _agree_recurrent(module)
     elif isinstance(module, Attention):
-        module.num_heads = module.in_proj_weight.shape[0] // 3 // module.head_dim
+        rows = module.q_proj_weight if module.in_proj_weight is None else module.in_proj_weight.chunk(3)[0]
+        module.num_heads = len(rows) // module.head_dim
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
         for name, size in zip(("nx", "nf"), module.get_parameter("weight").shape, strict=True):
             setattr(module, name, size)

@@ -8,7 +8,8 @@ from torch import nn
 from pruning.core.neurons import NeuronLayer
 from pruning.discovery.discovered import PREFIX, Number
 
-ATTEMPTS = 40
+_FOLLOWING = ("torch.nn.modules", "torch.nn.utils", "pruning.discovery")
+ATTEMPTS = 12
 """How many choices of numbers are tried for a layer."""
 
 
@@ -42,7 +43,12 @@ def _above(path: str) -> list[str]:
 
 
 def _numbers(path: str, module: nn.Module, layer: NeuronLayer, factors: set[int]) -> Iterator[Number]:
-    """Yield a module's own numbers that are the layer's width times one of these factors."""
+    """Yield a module's own numbers that are the layer's width times one of these factors.
+
+    Those of PyTorch's modules with parameters follow these already.
+    """
+    if next(module.parameters(recurse=False), None) is not None and type(module).__module__.startswith(_FOLLOWING):
+        return
     for name, value in vars(module).items():
         if name.startswith("_") or name == "training":
             continue

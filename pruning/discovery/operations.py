@@ -5,6 +5,7 @@ elements links them; what reads them linearly links them with its columns; what 
 its neurons cannot go. A new operation is a function here and its line in `RULES`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -177,6 +178,14 @@ def _of_parameters(call: Call, addresses: Sequence[Address]) -> Any:
     return whole
 
 
+def _prelu(call: Call) -> Any:
+    """`prelu(x, slopes)`: one slope for each channel, or for all."""
+    value, slopes = call.as_value(call.args[0]), call.args[1]
+    if isinstance(slopes, Address) and slopes.coordinates[0].numel() > 1:
+        call.own(_seen_as(slopes, value.places.ndim) if value.places.ndim > 1 else slopes, value.places, 0)
+    return call.value(value.places, padded=value.padded)
+
+
 def _glu(call: Call) -> Any:
     """`glu(x, dim)`: one half times the sigmoid of the other."""
     value, dim = call.as_value(call.args[0]), call.args[1]
@@ -187,11 +196,17 @@ def _glu(call: Call) -> Any:
 
 def _together(places: Sequence[Tensor]) -> Tensor:
     """Return, for each element, the first of these places that belongs to a neuron."""
-    carrying = sorted((one for one in places if bool(one.any())), key=lambda one: -len(_axes(one)))
+    carrying = sorted((one for one in places if bool(one.any())), key=_spread, reverse=True)
     result = carrying[0] if carrying else places[0]
     for one in carrying[1:]:
         result = torch.where(result > 0, result, one) if bool((result == 0).any()) else result
     return result
+
+
+def _spread(places: Tensor) -> tuple[int, int]:
+    """Return along how many dimensions neurons run, and how many they are."""
+    axes = _axes(places)
+    return len(axes), math.prod(places.shape[dim] for dim in axes)
 
 
 def _combine(call: Call, value: Value, result: Tensor) -> None:
@@ -199,7 +214,9 @@ def _combine(call: Call, value: Value, result: Tensor) -> None:
     offset = result.ndim - value.places.ndim
     own = [dim + offset for dim in _axes(value.places)]
     others = [dim for dim in _axes(result) if dim not in own]
-    if own and others:  # neurons of several (the dimensions of heads) meet what is the same for all
+    if others and not own and bool(value.places.any()):
+        call.positions.freeze(value.places, f"{call.place} uses its single number for all")
+    elif own and others:  # neurons of several (the dimensions of heads) meet what is the same for all
         call.positions.share(value.places.expand(result.shape), result, own[0], f"{call.place} uses it for several")
     else:
         call.positions.link(value.places, result)
@@ -352,10 +369,9 @@ def _index(call: Call) -> Any:
     chosen = [dim for dim, index in enumerate(indices) if index is not None]
     if isinstance(value, Address):
         value = call.as_value(value, [axis for axis in range(len(value.extent)) if axis not in chosen])
-    if any(varies(value.places, dim) for dim in chosen) or any(
-        isinstance(index, Value) and bool(index.places.any()) for index in indices
-    ):
+    if any(varies(value.places, dim) for dim in chosen):
         return call.unknown([value, *(index for index in indices if isinstance(index, (Value, Address)))])
+    call.freeze(indices, f"{call.place} chooses by it")
     given = call.given[0][1]
     first = [None if index is None else torch.zeros_like(index, dtype=torch.int64, device="cpu") for index in given]
     if any(index is not None and index.dtype == torch.bool for index in given):
@@ -379,8 +395,9 @@ def _chosen(call: Call) -> Any:
     value, dim, indices = call.args[:3]
     if isinstance(value, Address):
         value = call.as_value(value, [axis for axis in range(len(value.extent)) if axis != dim % len(value.extent)])
-    if varies(value.places, dim) or bool(indices.places.any()):
+    if varies(value.places, dim):
         return call.unknown([value, indices])
+    call.freeze([indices], f"{call.place} chooses by it")
     first = torch.zeros(indices.places.shape, dtype=torch.int64)
     places, functions = (squeezed(call.target(part, dim, first)) for part in (value.places, value.functions))
     return Value(places, functions, value.padded)
@@ -408,7 +425,7 @@ _SAME = (
 _RANDOM = {"bernoulli", "rand_like", "randn_like"} | {name for name in _SAME.split() if name.endswith("dropout")}
 _ELEMENTWISE = (
     "add sub rsub mul div true_divide divide multiply subtract neg abs relu relu6 gelu silu elu celu selu leaky_relu "
-    "prelu hardtanh hardswish hardsigmoid sigmoid tanh softplus softsign mish log_sigmoid logsigmoid exp exp2 expm1 "
+    "hardtanh hardswish hardsigmoid sigmoid tanh softplus softsign mish log_sigmoid logsigmoid exp exp2 expm1 "
     "log log1p log2 log10 sqrt rsqrt pow square float_power reciprocal sin cos tan sinh cosh asinh erf erfc sign sgn "
     "floor ceil round trunc clamp clip clamp_min clamp_max threshold where masked_fill addcmul addcdiv lerp maximum "
     "minimum fmod remainder atan atan2 ones_like full_like rand_like randn_like bernoulli gt ge lt le eq ne greater "
@@ -445,6 +462,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("index_select", "gather"), _chosen),
     "_assert_tensor_metadata": _nothing,
     "glu": _glu,
+    "prelu": _prelu,
     "linear": linear,
     "addmm": addmm,
     "scaled_dot_product_attention": attention,

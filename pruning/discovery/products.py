@@ -31,7 +31,22 @@ def matmul(call: Call) -> Any:
         other = _flattened(other)
     if isinstance(other, Address) and len(other.extent) == 2 and isinstance(value, Value):
         return _product(call, value, other, 0, 1, None)
+    if isinstance(other, Address) and len(other.extent) == 1 and isinstance(value, Value):
+        return _scored(call, value, other)
     return _between(call, call.as_value(value), call.as_value(other))
+
+
+def _scored(call: Call, value: Value, vector: Address) -> Value:
+    """Note a vector that weighs neurons and sums them up as their reader."""
+    for dim in range(value.places.ndim - 1):
+        if varies(value.places, dim):
+            call.positions.mix(value.places, dim, f"{call.place} reads all of it by the same weights")
+    if len(vector.dims(0)) != 1:
+        return call.unknown([value, vector])  # type: ignore[no-any-return]
+    if not value.free:
+        seen, functions = (column(part, value.places.ndim - 1) for part in (value.places, value.functions))
+        call.read(seen, functions, vector, vector.dims(0)[0], "", padded=value.padded)
+    return Value(nobody(call.shape()), call.function.expand(call.shape()))
 
 
 def _flattened(address: Address) -> Address:
@@ -52,24 +67,39 @@ def _between(call: Call, one: Value, other: Value) -> Value:
     whole = (*whole[:-1], 1, whole[-1]) if vectors[0] else whole
     left = left.expand(*whole[:-2], *left.shape[-2:])
     right = right.expand(*whole[:-2], *right.shape[-2:])
-    summed = varies(left, -1) or varies(right, -2)
     heads = any(varies(part, dim) for part in (left, right) for dim in range(part.ndim - 2))
-    if summed and not heads:
-        return _contracted(call, left, right, whole).shaped(shape)
+    found = _of_heads(call, left, right, whole) if heads else _of_matrices(call, left, right, whole)
+    return found.shaped(shape)
+
+
+def _of_heads(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
+    """Link what belongs to a head: what is summed over, and what comes of it."""
     call.positions.link(left.narrow(-1, 0, 1), left)
     call.positions.link(right.narrow(-2, 0, 1), right)
     for wide, dim, also in ((left, -1, right), (right, -2, left)):
         if varies(wide, dim) and bool((also == 0).any() or (wide == 0).any()):
             call.positions.freeze(wide, f"{call.place} sums over it with values of a fixed width")
-    rows, columns = left.narrow(-1, 0, 1).expand(whole), right.narrow(-2, 0, 1).expand(whole)
-    if heads:
-        call.positions.link(rows, columns)
-    elif bool(rows.any()) and bool(columns.any()):
-        call.freeze([one, other], f"{call.place} pairs each of it with each")
+    rows, columns = left.narrow(-1, 0, 1).expand(shape), right.narrow(-2, 0, 1).expand(shape)
+    call.positions.link(rows, columns)
     result = torch.where(columns > 0, columns, rows)
-    if heads:
-        call.positions.mark(result, "head")
-    return call.value(result).shaped(shape)
+    call.positions.mark(result, "head")
+    return call.value(result)
+
+
+def _of_matrices(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
+    """Link neurons that are summed over one by one, and pass on those that are not summed over."""
+    summed, outer = (varies(left, -1), varies(right, -2)), (varies(left, -2), varies(right, -1))
+    if all(summed) and not any(outer):
+        return _contracted(call, left, right, shape)
+    for part, within in zip((left, right), summed, strict=True):
+        if within:
+            call.positions.freeze(part, f"{call.place} sums over it with values of a fixed width")
+    if all(outer):
+        for part in (left, right):
+            call.positions.freeze(part, f"{call.place} pairs each of it with each")
+    if outer[1] and not summed[1]:
+        return call.value(right.narrow(-2, 0, 1).expand(shape))
+    return call.value(left.narrow(-1, 0, 1).expand(shape) if outer[0] and not summed[0] else nobody(shape))
 
 
 def _contracted(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
@@ -79,9 +109,6 @@ def _contracted(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -
     call.positions.link(along, across)
     for part, other in ((along, across), (across, along)):
         call.positions.freeze(part[other == 0], f"{call.place} sums over it with values of a fixed width")
-    if varies(left, -2) or varies(right, -1):
-        call.positions.mix(left, -2, f"{call.place} sums over it")
-        call.positions.mix(right, -1, f"{call.place} sums over it")
     call.blend(left, -1, -2)
     return call.value(nobody(shape))
 
@@ -105,9 +132,11 @@ def attention(call: Call) -> Any:
     head = parts[0].narrow(-1, 0, 1).narrow(-2, 0, 1)
     for part in parts:
         call.positions.link(head, part)
-    mask = call.args[3]
+    mask = call.as_value(call.args[3], [len(call.args[3].extent) - 3] if isinstance(call.args[3], Address) else ())
     if isinstance(mask, Value) and mask.places.ndim > 2 and mask.places.shape[-3] > 1:
-        call.positions.freeze(head, f"{call.place} has a mask for each head")
+        call.positions.link(mask.places.narrow(-1, 0, 1), head)  # as a table of biases has a column for each head
+        if bool((mask.places == 0).any()):
+            call.positions.freeze(head, f"{call.place} has a mask of a fixed width for the heads")
     call.positions.mark(head, "head")
     return call.value(parts[2].narrow(-2, 0, 1).expand(call.shape()))
 

@@ -6,10 +6,12 @@ reference is the same network with that operation done on the neurons that are l
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from pruning.core.neurons import Keep, NeuronLayer, removed_neurons, select, silence
 from pruning.discovery.discovered import Discovered, Number
@@ -107,6 +109,21 @@ class Prover:
     def __init__(self, model: Discovered, found: Structure, inputs: Inputs, states: set[int]) -> None:
         self.model, self.found, self.inputs, self.states = model, found, inputs, states
 
+    @cached_property
+    def finer(self) -> "Prover | None":
+        """The same in float64, where float32 rounds too much to tell; None where the model does not run in it."""
+        if not any(parameter.dtype == torch.float32 for parameter in self.model.parameters()):
+            return None
+        inputs = pytree.tree_map(lambda part: part.double() if _is_float(part) else part, self.inputs)
+        finer = Prover(
+            self.model.resized([layer.width for layer in self.model.layers()]), self.found, inputs, self.states
+        )
+        try:
+            found, _ = finer.outputs(finer.model.double(), Still())
+        except Exception:
+            return None
+        return finer if all(part.dtype != torch.float32 for part in found) else None
+
     def failure(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> str:
         """Return why removing neurons of these layers differs from what it should be; empty if it does not."""
         names = {layer.name for layer in layers}
@@ -127,7 +144,9 @@ class Prover:
             return f"{blends[0].what if blends else 'its model'} takes all of it together: {error}"
         if len(found) == len(expected) and all(close(a, b, rounding) for a, b in zip(found, expected, strict=True)):
             return ""
-        return "its model's own code counts on its width or order: without some neurons it computes something else"
+        if self.finer and len(found) == len(expected) and all(map(_near, found, expected)):
+            return self.finer.failure(layers, numbers)
+        return "without some of its neurons the model computes something else than where nobody reads them"
 
     def exact(self, layer: NeuronLayer, numbers: Sequence[Number]) -> bool:
         """Return whether removing neurons of a layer equals masking them."""
@@ -168,6 +187,15 @@ class Prover:
                 left[own] = ~removed[neurons[along][own]]
         kept = left.nonzero().flatten()
         return lambda operation, args, kwargs: _of_some(operation, args, kwargs, blend, kept)
+
+
+def _is_float(part: object) -> bool:
+    return isinstance(part, Tensor) and part.is_floating_point()
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    """Return whether rounding might be why two tensors differ."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=1e-2 * float(other.abs().max()))
 
 
 def _of_some(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blend: Blend, kept: Tensor) -> Any:

@@ -235,10 +235,13 @@ def _completed(
     """Return a reason for every module with parameters that is no layer's, in the model's order."""
     pruned = {_owner((piece.parameter, 0), prefix) for layer in layers for piece in layer.owned}
     names = canonical(model)
+    readers = {_owner((piece.parameter, 0), prefix): layer.name for layer in layers for piece in layer.read}
     told: dict[str, str] = {}
     for name, _ in model.named_parameters(remove_duplicate=False):
         owner, first = _owner((name, 0), prefix), _owner((names[name], 0), prefix)
         if owner not in pruned:
+            if owner in readers and owner not in reasons:
+                told.setdefault(owner, f"it only reads what {readers[owner]} computes")
             tied = f"it is tied to {first}: {reasons.get(first, 'which is pruned')}"
             told.setdefault(owner, reasons.get(owner, tied if owner != first else "the example inputs do not reach it"))
     return told

@@ -201,6 +201,8 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
             if isinstance(tensor, Tensor):
                 self._know(tensor, Value(nobody(tensor.shape), nobody(tensor.shape)))
         for path, module in network.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # whose operations are seen, and whose calls are not
+                continue
             module.register_forward_pre_hook(self._enter(path))
             module.register_forward_hook(self._leave, always_call=True)
 

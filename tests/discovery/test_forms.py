@@ -344,6 +344,69 @@ def a_vector_viewed_as_an_image_and_back() -> Made:
     return Network(run, **parts, out=nn.Linear(6, 2)), (floats(2, 5),)
 
 
+@form({"score": 6})
+def pooling_by_a_learned_vector() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = self.score(inputs).tanh()
+        weights = (hidden @ self.vector).softmax(1)
+        return self.out((hidden * weights.unsqueeze(-1)).sum(1))
+
+    parts = {"score": nn.Linear(3, 6), "vector": nn.Parameter(floats(6)), "out": nn.Linear(6, 2)}
+    return Network(run, **parts), (floats(2, 5, 3),)
+
+
+@form({"W": 6})
+def a_recurrence_of_parameters_of_its_own() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = inputs.new_zeros(inputs.shape[1], len(self.U))
+        for step in inputs:
+            new, gate = (step @ self.W + self.b).chunk(2, dim=1)
+            gate = torch.sigmoid(gate + hidden @ self.U)
+            hidden = gate * hidden + (1 - gate) * new.tanh()
+        return self.out(hidden)
+
+    parts = {"W": nn.Parameter(floats(3, 12)), "U": nn.Parameter(floats(6, 6)), "b": nn.Parameter(floats(12))}
+    return Network(run, **parts, out=nn.Linear(6, 2)), (floats(5, 2, 3),)
+
+
+@form({"attention": 4, "attention.out_proj": 8})
+def attention_to_memories_of_another_width() -> Made:
+    attention = nn.MultiheadAttention(8, 4, kdim=5, vdim=6, batch_first=True)
+    run = lambda self, x, k, v: self.out(self.attention(x, k, v, need_weights=False)[0].relu())  # noqa: E731
+    return Network(run, attention=attention, out=nn.Linear(8, 2)), (floats(2, 3, 8), floats(2, 4, 5), floats(2, 4, 6))
+
+
+@form({"table": 4})
+def heads_with_a_table_of_biases() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        parts = (part(inputs).unflatten(-1, (-1, 2)).transpose(1, 2) for part in (self.query, self.key, self.value))
+        biases = self.table(torch.arange(5)[:, None] + torch.arange(5)).permute(2, 0, 1)
+        found = F.scaled_dot_product_attention(*parts, attn_mask=biases[None])
+        return self.out(found.transpose(1, 2).flatten(2))
+
+    parts = {name: nn.Linear(6, 8) for name in ("query", "key", "value")}
+    return Network(run, **parts, table=nn.Embedding(9, 4), out=nn.Linear(8, 2)), (floats(2, 5, 6),)
+
+
+@form({"conv": 6, "last": 4}, {"conv", "last"})
+def attention_over_places_and_slopes_of_channels() -> Made:
+    def run(self: Any, image: Tensor) -> Tensor:
+        hidden = self.slopes(self.conv(image))
+        seen = torch.cat([hidden.mean(1, keepdim=True), hidden.amax(1, keepdim=True)], dim=1)
+        return self.out(self.last(hidden * self.where(seen).sigmoid()).softmax(1))
+
+    parts = {"conv": nn.Conv2d(3, 6, 3), "slopes": nn.PReLU(6), "where": nn.Conv2d(2, 1, 3, padding=1)}
+    return Network(run, **parts, last=nn.Conv2d(6, 4, 1), out=nn.Conv2d(4, 2, 1)), (floats(2, 3, 6, 6),)
+
+
+@form({"network.0": 6})
+def wrapped_and_scripted_parts() -> Made:
+    with pytest.warns(DeprecationWarning, match="script"):
+        bent = torch.jit.script(nn.Sequential(nn.ReLU(), nn.Tanh()))
+    inner = nn.Sequential(nn.Linear(3, 6), bent, nn.Linear(6, 2))
+    return Network(lambda self, x: self.network(x), network=nn.DataParallel(inner)), (floats(4, 3),)
+
+
 def answers(model: nn.Module, inputs: Any) -> list[Tensor]:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(3)
