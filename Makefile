@@ -8,9 +8,11 @@ PREFECT_PORT ?= 4200
 INSTALLED = .venv/.installed
 # What stages write, each below its own name, and commands by default; `make clean` leaves the rest of data/ alone.
 MADE = $(shell sed -n 's|^  \([a-z_]*\):$$|data/\1|p' dvc.yaml) data/choice data/experiment data/export
+# Material for MkDocs advertises on stderr unless told not to.
+BUILD_DOCS = NO_MKDOCS_2_WARNING=true python -m mkdocs build --strict
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check mlflow prefect report clean
+.PHONY: help run test check docs docs-serve mlflow prefect report clean
 
 help:            ## Show what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -24,11 +26,18 @@ run: $(INSTALLED)  ## Install, run what changed, and show the results
 test: check      ## Check and test everything
 	@pytest
 
-check: $(INSTALLED)  ## Format, lint, types, direction of imports
+check: $(INSTALLED)  ## Format, lint, types, direction of imports, documentation
 	@ruff format --check .
 	@ruff check .
 	@mypy
 	@lint-imports
+	@$(BUILD_DOCS) --quiet
+
+docs: $(INSTALLED)  ## Build the documentation into site/
+	@$(BUILD_DOCS)
+
+docs-serve: $(INSTALLED)  ## Show the documentation while it is written
+	@python -m mkdocs serve
 
 report: $(INSTALLED)  ## Show the results again
 	@python -m tasks report
@@ -46,7 +55,7 @@ prefect: $(INSTALLED)  ## Watch and schedule the pipeline in the browser
 
 clean:           ## Remove results and caches; the installation stays
 	rm -rf $(MADE) data/.partial .dvc/cache .dvc/tmp mlflow.db mlartifacts
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -d .venv || $(PYTHON) -m venv .venv

@@ -1,4 +1,4 @@
-"""Every home of a fact agrees with the others: dvc.yaml, params.yaml, code, README."""
+"""Every home of a fact agrees with the others: dvc.yaml, params.yaml, code."""
 
 import re
 import shutil
@@ -23,7 +23,6 @@ PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 EXPERIMENT = YAML(typ="safe").load(ROOT / "experiment/dvc.yaml")["stages"]
 VALUES = YAML(typ="safe").load(ROOT / "params.yaml")
 OWN = YAML(typ="safe").load(ROOT / "experiment/params.yaml")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 BY_MODULE = ("pruning/experiment", "tasks/experiment", "tasks/stages")
 """Rooms of which a stage depends on single modules."""
 NO_RESULT = {"tasks/shown", "tasks/__main__.py"}
@@ -137,20 +136,6 @@ def test_the_shares_of_a_signals_components_sum_to_one(shares: dict[str, float])
     assert sum(shares.values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_the_readme_explains_every_column_of_every_table(name: str) -> None:
-    rows = re.findall(rf"^\| {name} \| `(\w+)` \|", README, flags=re.MULTILINE)
-    assert rows == list(TABLES[name].columns)
-
-
-def test_the_readme_names_only_commands_that_exist() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
-    assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
-    modules = re.findall(r"python -m ((?:tasks|flows|benchmarks)[\w.]*)", README)
-    assert modules
-    assert all(_is_module(module) for module in modules)
-
-
 def test_cleaning_removes_what_stages_and_commands_make_and_nothing_else(tmp_path: Path) -> None:
     for name in ("Makefile", "dvc.yaml"):
         shutil.copy(ROOT / name, tmp_path / name)
@@ -159,17 +144,6 @@ def test_cleaning_removes_what_stages_and_commands_make_and_nothing_else(tmp_pat
     (tmp_path / "data/README.md").touch()
     subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"mine", "README.md"}
-
-
-def test_the_readme_names_only_parameters_that_exist() -> None:
-    names = re.findall(r"-S '?([a-z_]+)\.([a-z_]+)=", README)
-    assert names
-    assert all(field in VALUES[section] for section, field in names)
-
-
-def _is_module(name: str) -> bool:
-    path = ROOT / name.replace(".", "/")
-    return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
 
 
 def test_the_front_door_lists_every_public_name_and_opens_to_each() -> None:

@@ -640,12 +640,11 @@ def test_a_fusion_that_there_is_none_of_is_refused() -> None:
         EnhancedHessianPruner(tiny(), "traces", importance_fusion_strategy="best")
 
 
-def test_the_readmes_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("## The older interface\n")[2].partition("\n## ")[0]
-    (snippet,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+def test_the_guides_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (ROOT / "docs/guides/older-interface.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}
-    exec(snippet, scope)  # noqa: S102 - the README's own words
+    exec(snippet, scope)  # noqa: S102 - the guide's own words
     assert sum(map(len, scope["kept"].values())) == sum(scope["smaller"].widths())
     assert (tmp_path / "traces.parquet").is_file()

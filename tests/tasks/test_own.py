@@ -42,9 +42,9 @@ def untappable():
 def wrong():
     return made(Classifier)
 """
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SCRIPT, DIGITS = re.findall(r"```python\n(.*?)```", README.split("## Your own model")[1], flags=re.DOTALL)[:2]
-"""What the README says a user writes: a script, and the module `own/digits.py`."""
+GUIDE = (ROOT / "docs/guides/own-model.md").read_text(encoding="utf-8")
+SCRIPT, DIGITS = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)[:2]
+"""What the guide says a user writes: a script, and the module `own/digits.py`."""
 BEFORE = (
     "train",
     "weights",
@@ -94,7 +94,7 @@ def variants(*stages):
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
-    """The weights of the README's network after some training, as a file."""
+    """The weights of the guide's network after some training, as a file."""
     path = tmp_path_factory.mktemp("digits") / "digits.pt"
     torch.manual_seed(1)
     network = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 10))
@@ -110,7 +110,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture
 def own_digits(project, digits):
-    """The project with the README's model in `own/`."""
+    """The project with the guide's model in `own/`."""
     copy(digits, project / "own/digits.pt")
     (project / "own/digits.py").write_text(DIGITS)
     few = {"activations": {"activation_samples": 20}, "gradients": {"batches": 20}, "evaluate": {"repeats": 10}}
@@ -135,12 +135,12 @@ def test_the_readmes_model_goes_through_every_stage(own_digits):
 
 
 @pytest.mark.usefixtures("own_digits")
-def test_the_readmes_script_prunes_a_users_model_in_fifteen_lines(capsys):
+def test_the_guides_script_prunes_a_users_model_in_fifteen_lines(capsys):
     assert sum(bool(line) for line in SCRIPT.splitlines()) <= 15
     own = read_own("own.digits:build")
     given = {"torch": torch, "network": own.model, "train": own.train, "valid": own.valid}
     names = {**given, "inputs": next(iter(own.train))[0]}
-    exec(SCRIPT, names)  # noqa: S102 - the README's own words
+    exec(SCRIPT, names)  # noqa: S102 - the guide's own words
     before, after = map(float, capsys.readouterr().out.splitlines()[-1].split(" → "))
     assert before < 0.5
     assert after < before + 0.4

@@ -1,0 +1,167 @@
+"""The documentation holds: its code runs, what it names exists, what it repeats of the code is the code's."""
+
+import ast
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+from torch import nn
+
+import pruning
+from pruning.core.tables import TABLES
+from tests.projects import ROOT
+
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+}
+NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
+VALUES = YAML(typ="safe").load(ROOT / "params.yaml")
+OWN = YAML(typ="safe").load(ROOT / "experiment/params.yaml")
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def text_of(name: str) -> str:
+    return PAGES[name].read_text(encoding="utf-8")
+
+
+def blocks_of(name: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text_of(name), flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_readme_is_short_and_has_one_table_of_results() -> None:
+    assert len(text_of("README.md").splitlines()) <= 150
+    assert len(re.findall(r"^\|---.*---:", text_of("README.md"), flags=re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_names_only_commands_that_exist(name: str) -> None:
+    code = "\n".join(re.findall(r"^```.*?^```|(?<!`)`[^`\n]+`(?!`)", text_of(name), flags=re.MULTILINE | re.DOTALL))
+    assert set(re.findall(r"\bmake ([a-z][a-z-]+)", code)) <= TARGETS
+    for module in re.findall(r"python -m ((?:tasks|flows|benchmarks)[\w.]*)", code):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+    for command in re.findall(r"python -m tasks ([a-z]+)", code):
+        homes = (ROOT / f"tasks/{room}/{command}.py" for room in ("stages", "commands"))
+        assert any(home.is_file() for home in homes), command
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_names_only_parameters_that_exist(name: str) -> None:
+    for section, field in re.findall(r"-S '?([a-z_]+)\.([a-z_]+)=", text_of(name)):
+        assert field in VALUES[section], f"{section}.{field}"
+    for section, field in re.findall(r"-S '?experiment/params.yaml:([a-z_]+)\.([a-z_]+)=", text_of(name)):
+        assert field in OWN[section], f"{section}.{field}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_names_only_files_that_exist(name: str) -> None:
+    named = re.findall(r"`((?:pruning|tasks|flows|tests|docs|experiment)/[\w./]+\.(?:py|pyi|yaml|md))`", text_of(name))
+    assert all((ROOT / path).is_file() for path in named), [path for path in named if not (ROOT / path).is_file()]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_pages_python_is_valid_and_calls_public_names_alone(name: str) -> None:
+    for block in blocks_of(name):
+        tree = ast.parse(block)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "pruning":
+                assert node.attr in pruning.__all__
+
+
+@pytest.mark.parametrize("name", ["docs/start/first-model.md", "docs/guides/own-loss.md"])
+def test_a_pages_program_runs_as_it_stands(name: str) -> None:
+    for block in blocks_of(name):
+        exec(block, {})  # noqa: S102 - the page's own words
+
+
+def test_the_readmes_program_makes_a_users_network_smaller() -> None:
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 3))
+    inputs = torch.randn(16, 6)
+    batches = [(part, part[:, :3].argmax(dim=1)) for part in torch.randn(64, 6).split(16)]
+    names = {"torch": torch, "network": network, "inputs": inputs, "train": batches, "valid": batches}
+    (block,) = blocks_of("README.md")
+    exec(block, names)  # noqa: S102 - the README's own words
+    assert names["smaller"].module(inputs).shape == (16, 3)
+    assert names["smaller"].widths() == (10,)
+
+
+def words_of(text: str) -> list[str]:
+    """Return what a text says apart from its figures, which another processor may round otherwise."""
+    return re.findall(r"[a-zA-Z/]+", text)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_prints_what_it_shows(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    names: dict[str, object] = {}
+    threads = torch.get_num_threads()
+    try:
+        for cell in cells:
+            exec("".join(cell["source"]), names)  # noqa: S102 - the notebook's own words
+            shown = "".join(line for output in cell["outputs"] for line in output["text"])
+            printed = capsys.readouterr().out
+            assert words_of(printed) == words_of(shown)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_every_table_of_the_code_is_explained_column_by_column(generate: ModuleType) -> None:
+    page = generate.tables()
+    for table in TABLES.values():
+        section = page.partition(f"\n## {table.name}\n")[2].partition("\n## ")[0]
+        assert re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE) == list(table.columns)
+
+
+def test_every_parameter_is_explained_with_its_value_and_bounds(generate: ModuleType) -> None:
+    page = generate.parameters()
+    for name, fields in VALUES.items():
+        section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        assert set(fields) <= set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE))
+    assert "| `retain` | `0.5` | a number above 0 and at most 1 |" in page
+    assert "fewest neurons of a layer" in page
+
+
+def test_the_reference_lists_every_public_name_once() -> None:
+    listed = re.findall(r"^::: pruning\.(\w+)$", text_of("docs/reference/library.md"), flags=re.MULTILINE)
+    assert sorted(listed) == sorted(pruning.__all__)
+
+
+def test_troubleshooting_is_keyed_by_sentences_of_the_code() -> None:
+    templates = set(_templates())
+    keys = re.findall(r"^### ``(.*)``$", text_of("docs/guides/troubleshooting.md"), flags=re.MULTILINE)
+    assert len(keys) >= 30
+    assert not [key for key in keys if not any(key in template for template in templates)]
+
+
+def _templates() -> Iterator[str]:
+    """Return the texts in the code, `…` in place of what is filled in."""
+    for folder in ("pruning", "tasks", "flows"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def test_every_page_of_the_site_is_in_its_navigation() -> None:
+    listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    generated = {"reference/tables.md", "reference/parameters.md", *(f"notebooks/{path.stem}.md" for path in NOTEBOOKS)}
+    assert listed == {name.removeprefix("docs/") for name in PAGES if name.startswith("docs/")} | generated
