@@ -13,10 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from pruning.core.tables import CRITERIA
 from pruning.experiment.measured import MEASURED, Calibration
 from pruning.experiment.variants import choice_of
 from pruning.fusion.fused import ALL, fusion
+from pruning.signals.schemas import CRITERIA
 from tasks.common.tables import read_table
 
 

@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pruning.core.tables import SIGNALS
 from pruning.data.windows import Windows
 from pruning.experiment.measured import MEASURED
 from pruning.experiment.measuring import USUAL, measure
 from pruning.fusion.fused import fusion
 from pruning.models import build
 from pruning.selection.retention import retention
+from pruning.signals.schemas import SIGNALS
 
 TYPES = 64
 KIND = {"nonlinearity": "tanh", "dropout": 0.0}

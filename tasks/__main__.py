@@ -13,7 +13,7 @@ import pandas as pd
 from tasks.common.blame import blaming
 from tasks.common.devices import compute_on
 from tasks.common.interruption import INTERRUPTED
-from tasks.common.job import Job, end_with_parent, seconds
+from tasks.common.job import TIMING, Job, end_with_parent, seconds
 from tasks.common.parameters import Compute, Unexpected, checked
 from tasks.common.pipeline import PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
@@ -86,7 +86,8 @@ def _run_stage(job: Job) -> None:
     with blaming(f"stage {job.stage.address} to run with the model of {source}") if source else nullcontext():
         measured = importlib.import_module(job.stage.module).run(job)
     whole = seconds(job, "stage", time.perf_counter() - start)
-    write_table(job.output("timing"), whole if measured is None else pd.concat([whole, measured], ignore_index=True))
+    times = whole if measured is None else pd.concat([whole, measured], ignore_index=True)
+    write_table(job.output("timing"), times, TIMING)
     say(f"{job.stage.address}: {whole['seconds'].iloc[0]:.1f} s")
 
 

@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 from torch import nn
 
 import pruning
-from pruning.core.tables import TABLES
 from tests.projects import ROOT
+from tests.schemas import TABLES
 
 PAGES = {
     path.relative_to(ROOT).as_posix(): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

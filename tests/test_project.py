@@ -12,12 +12,14 @@ from ruamel.yaml import YAML
 
 import pruning
 from pruning.core import options
-from pruning.core.tables import ACTIVATIONS, CHOICES, COOPERATIVE, GRADIENTS, SIGNALS, TABLES, WEIGHTS
+from pruning.core.options import CHOICES
 from pruning.models import FAMILIES
 from pruning.repair.reconstruction import REPAIRS
+from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
 from tasks.common.parameters import Parameters, Variant
 from tasks.experiment.settings import Experiment
 from tests.projects import ROOT
+from tests.schemas import TABLES
 
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 EXPERIMENT = YAML(typ="safe").load(ROOT / "experiment/dvc.yaml")["stages"]
@@ -110,10 +112,11 @@ def test_every_section_of_the_experiments_parameters_is_read_by_a_stage_and_no_t
 def test_the_words_that_settings_may_hold_are_said_in_the_library_alone() -> None:
     source = (ROOT / "tasks/common/parameters.py").read_text(encoding="utf-8")
     precision = '"highest", "high", "medium"'  # of the process, which the library leaves alone
-    known = {'"all"', "CHOICES", "(*SIGNALS, *CRITERIA)", precision}
+    known = {'"all"', precision}
     assert set(re.findall(r"Literal\[([^]]*)]", source)) == known
     assert tuple(FAMILIES) == get_args(options.Family)
     assert get_args(options.Repair) == (*REPAIRS, "imitate")
+    assert (tuple(SIGNALS), tuple(BESIDE), tuple(CRITERIA)) == (options.SIGNALS, options.BESIDE, options.CRITERIA)
 
 
 def test_every_signal_has_its_module_stage_section_and_table() -> None:
@@ -129,11 +132,6 @@ def test_every_signal_has_its_module_stage_section_and_table() -> None:
 def test_a_variant_can_choose_by_every_importance_of_the_table(choice: str) -> None:
     assert Variant(by=choice).by == choice
     assert choice in TABLES["importance"].columns
-
-
-@pytest.mark.parametrize("shares", [WEIGHTS, ACTIVATIONS, GRADIENTS, COOPERATIVE])
-def test_the_shares_of_a_signals_components_sum_to_one(shares: dict[str, float]) -> None:
-    assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_cleaning_removes_what_stages_and_commands_make_and_nothing_else(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pruning.ablation.losses import ClusterLosses, _first, cluster_losses
+from pruning.ablation.schemas import JOINT_REMOVAL
 from pruning.core.devices import twin_of
 from pruning.core.neurons import Keep, expect_finite, select
 from pruning.core.progress import Track, silently
@@ -103,7 +104,7 @@ def joint_removal(
         for phase, (pruned, reference) in phases.items():
             rows.append({"set": name, "phase": phase, "neurons": len(gone), "single_sum": float(single[gone].sum())})
             rows[-1] |= _paired(cluster_losses(pruned, text), reference) | {"samples": samples}
-    return table("joint_removal", pd.DataFrame(rows))
+    return table(JOINT_REMOVAL, pd.DataFrame(rows))
 
 
 def _paired(pruned: ClusterLosses, dense: ClusterLosses) -> dict[str, float | int]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from pruning.ablation.batched import Removals, removals
 from pruning.ablation.joint_removal import _others
 from pruning.ablation.losses import _dense_loss, _first, cluster_losses
+from pruning.ablation.schemas import ORACLE
 from pruning.core.devices import moved
 from pruning.core.modes import evaluating
 from pruning.core.neurons import NeuronLayer, expect_finite, silence
@@ -238,7 +239,7 @@ def _oracle_table(chosen: Mapping[str, Tensor], halves: Sequence[ClusteredMean])
     )
     found = {str(layer): split_half_reliability(rows) for layer, rows in frame.groupby("layer")}
     frame.insert(6, "reliability", frame["layer"].map(found).astype("float64"))
-    return table("oracle", frame)
+    return table(ORACLE, frame)
 
 
 def split_half_reliability(measured: pd.DataFrame) -> float:

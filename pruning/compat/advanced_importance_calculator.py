@@ -13,8 +13,8 @@ from pruning.compat.fusing import REMOVALS_READ, fused
 from pruning.compat.given import Given, Pair, given
 from pruning.compat.measuring import Switches, measure
 from pruning.compat.removing import removal_rises
-from pruning.core.tables import SIGNALS
 from pruning.fusion.fused import STRATEGIES, Fusion
+from pruning.signals.schemas import SIGNALS
 
 
 class AdvancedImportanceCalculator:

@@ -21,11 +21,14 @@ from pruning.core.neurons import Keep, NeuronLayer, select
 from pruning.core.tables import table
 from pruning.evaluation.measures import loss_of
 from pruning.fusion.fused import STRATEGIES
+from pruning.fusion.schemas import IMPORTANCE
 from pruning.selection.retention import keep_of, retention
+from pruning.selection.schemas import RETENTION
 from pruning.signals.activations import activations
 from pruning.signals.cooperative import cooperative
 from pruning.signals.gradients import gradients
 from pruning.signals.hessian import hessian
+from pruning.signals.schemas import HESSIAN
 from pruning.signals.weights import weights
 
 PROBES, STABILITY = 60, 0.9
@@ -160,7 +163,7 @@ class EnhancedHessianPruner:
         model = select(ready.model, keep)
         comparison = _compared(ready, keep, model, keep_of(traditional)) if comparison_analysis else None
         tables = [chosen] if enhanced is None or not comparison_analysis else [enhanced, traditional]
-        retained = table("retention", pd.concat(tables, ignore_index=True))
+        retained = table(RETENTION, pd.concat(tables, ignore_index=True))
         saved = {"retention": retained} | ({} if importance is None else {"importance": importance})
         files = self._save(saved) if save_results else {}
         return PruningResult(_lists(keep), ready.given_back(model), comparison, retained, importance, files)
@@ -168,10 +171,10 @@ class EnhancedHessianPruner:
     def _traces(self, ready: Supported, seed: int) -> pd.DataFrame:
         """Return the table `hessian` of the model: the file's, or a new one that the file then holds."""
         about = {"model": fingerprint(self.model)}
-        found = read_table(self.trace_file_name, "hessian", about)
+        found = read_table(self.trace_file_name, HESSIAN, about)
         if found is None:
             found = hessian(ready.model, ready.batches, probes=PROBES, stability=STABILITY, seed=seed)
-            write_table(self.trace_file_name, "hessian", found, {**about, "seed": str(seed)})
+            write_table(self.trace_file_name, HESSIAN, found, {**about, "seed": str(seed)})
         return found
 
     def _importance(self, ready: Supported, traces: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -192,8 +195,9 @@ class EnhancedHessianPruner:
 
     def _save(self, tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
         files = {name: beside(self.trace_file_name, name) for name in tables}
-        for name, frame in tables.items():
-            write_table(files[name], name, frame, {"model": fingerprint(self.model)})
+        for schema in (RETENTION, IMPORTANCE):
+            if schema.name in tables:
+                write_table(files[schema.name], schema, tables[schema.name], {"model": fingerprint(self.model)})
         return files
 
 

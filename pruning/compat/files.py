@@ -10,17 +10,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruning.core.tables import metadata, table
+from pruning.core.tables import Table, metadata, table
 
 ANEW = "give another file name to compute it anew"
 """What to do about a file that is not what it should be."""
 
 
-def write_table(file: str | Path, name: str, frame: pd.DataFrame, about: Mapping[str, str]) -> None:
+def write_table(file: str | Path, schema: Table, frame: pd.DataFrame, about: Mapping[str, str]) -> None:
     """Write the table of that name with what it is about; nothing half-written ever has the file's name."""
     path = Path(file)
-    content = pa.Table.from_pandas(table(name, frame), preserve_index=False)
-    content = content.replace_schema_metadata({**metadata(name), **about})
+    content = pa.Table.from_pandas(table(schema, frame), preserve_index=False)
+    content = content.replace_schema_metadata({**metadata(schema), **about})
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
     try:
@@ -30,7 +30,7 @@ def write_table(file: str | Path, name: str, frame: pd.DataFrame, about: Mapping
         aside.unlink(missing_ok=True)
 
 
-def read_table(file: str | Path, name: str, about: Mapping[str, str]) -> pd.DataFrame | None:
+def read_table(file: str | Path, schema: Table, about: Mapping[str, str]) -> pd.DataFrame | None:
     """Return the table in a file, None if there is no such file.
 
     Raises:
@@ -40,24 +40,28 @@ def read_table(file: str | Path, name: str, about: Mapping[str, str]) -> pd.Data
     if not path.exists():
         return None
     if path.is_dir():
-        raise ValueError(f"Expected the table {name!r} in {path}, got a folder.")
+        raise ValueError(f"Expected the table {schema.name!r} in {path}, got a folder.")
     try:
         content = pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise ValueError(f"Expected the table {name!r} in {path}, got something else ({error}); {ANEW}.") from error
+        raise ValueError(
+            f"Expected the table {schema.name!r} in {path}, got something else ({error}); {ANEW}."
+        ) from error
     held = {
         key.decode(errors="replace"): value.decode(errors="replace")
         for key, value in (content.schema.metadata or {}).items()
     }
-    if held.get("table") != name:
-        raise ValueError(f"Expected the table {name!r} in {path}, got {held.get('table', 'no name')!r}.")
+    if held.get("table") != schema.name:
+        raise ValueError(f"Expected the table {schema.name!r} in {path}, got {held.get('table', 'no name')!r}.")
     for key, value in about.items():
         if held.get(key) != value:
-            raise ValueError(f"Expected the {name} of this {key} in {path}, got that of another; {ANEW}.")
+            raise ValueError(f"Expected the {schema.name} of this {key} in {path}, got that of another; {ANEW}.")
     try:
-        return table(name, content.to_pandas())
+        return table(schema, content.to_pandas())
     except ValueError as error:
-        raise ValueError(f"Expected the table {name!r} in {path}, got a damaged one ({error}); {ANEW}.") from error
+        raise ValueError(
+            f"Expected the table {schema.name!r} in {path}, got a damaged one ({error}); {ANEW}."
+        ) from error
 
 
 def beside(file: str | Path, name: str) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pruning.core.tables import BESIDE, CRITERIA, SIGNALS
 from pruning.fusion.fused import Fusion, fusion
+from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
 
 REMOVALS_READ = 20
 """Batches that measured removal reads for each neuron."""

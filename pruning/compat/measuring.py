@@ -15,7 +15,6 @@ from pruning.compat.given import Given
 from pruning.compat.seeing import Site, site_of, watching
 from pruning.core.neurons import NeuronLayer, gather
 from pruning.core.statistics import Covariance, jackknife_error, merged
-from pruning.core.tables import COOPERATIVE, SIGNALS, WEIGHTS
 from pruning.data.windows import IGNORED
 from pruning.signals import cooperative
 from pruning.signals import weights as weights_signal
@@ -23,6 +22,7 @@ from pruning.signals.activations import Activity
 from pruning.signals.gradients import Flow, gate_sums
 from pruning.signals.jackknife import Measured, empty_groups, group_of
 from pruning.signals.scaling import weighted
+from pruning.signals.schemas import COOPERATIVE, SIGNALS, WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _traced(layer: NeuronLayer, own: Given) -> Estimate:
 
 def _built(layer: NeuronLayer, tensors: Mapping[str, Tensor]) -> Estimate:
     components = weights_signal.components_of(layer, tensors, threshold=THRESHOLD, bins=BINS)
-    return weighted(components, WEIGHTS), torch.zeros(layer.width)
+    return weighted(components, WEIGHTS.shares), torch.zeros(layer.width)
 
 
 def _wired(layer: NeuronLayer, tensors: Mapping[str, Tensor], groups: Sequence[Activity] | None) -> Estimate:
@@ -115,7 +115,7 @@ def _wired(layer: NeuronLayer, tensors: Mapping[str, Tensor], groups: Sequence[A
     coupling = cooperative.recurrent_coupling(layer, tensors)
 
     def importance(state: Covariance) -> Tensor:
-        return weighted(cooperative.components_of(state, coupling, STRONG), COOPERATIVE)
+        return weighted(cooperative.components_of(state, coupling, STRONG), COOPERATIVE.shares)
 
     states = [group.values for group in groups]
     return importance(merged(states)), jackknife_error(states, importance) if len(states) > 1 else torch.zeros(1)

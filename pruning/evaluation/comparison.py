@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from pruning.core.tables import table
+from pruning.evaluation.schemas import COMPARISON
 
 REPORTED = "test"
 """The split whose perplexity is compared; the validation split has chosen the best epochs."""
@@ -47,7 +48,7 @@ def compare(evaluation: pd.DataFrame, choices: Mapping[str, str], *, control: st
             **{f"{phase}_change": change[phase].to_numpy() for phase in PHASES},
         }
     )
-    return table("comparison", frame)
+    return table(COMPARISON, frame)
 
 
 def _by_phase(reported: pd.DataFrame) -> pd.DataFrame:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pruning.core.tables import CRITERIA
 from pruning.experiment.measured import Calibration
 from pruning.experiment.variants import FOLDS, Choice, choice_of
 from pruning.fusion.fused import Fusion, fusion
+from pruning.signals.schemas import CRITERIA
 
 
 def importance_of(

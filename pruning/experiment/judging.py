@@ -11,13 +11,15 @@ from scipy.stats import rankdata
 
 from pruning.ablation.oracle import split_half_reliability
 from pruning.core.neurons import Keep
-from pruning.core.tables import BESIDE, CRITERIA, SIGNALS, table
+from pruning.core.tables import table
 from pruning.evaluation.comparison import PHASES
 from pruning.experiment.choices import importance_of
 from pruning.experiment.measured import Calibration
+from pruning.experiment.schemas import COST, PRECISION, PROGRESSIVE, STABILITY
 from pruning.experiment.trials import Pruning
 from pruning.experiment.variants import CONTROL, FOLDS, RANDOM, TRADITIONAL, VARIANTS, choice_of
 from pruning.fusion.learned import BOOTSTRAPS, bootstrapped, interval, learn, measured, within_layers
+from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
 
 ALONE = (*SIGNALS, *BESIDE, *CRITERIA)
 """Single signals that precision and stability are told of; `traditional` is `hessian`."""
@@ -56,7 +58,7 @@ def compare_pruning_results(
         first = min(calibrations)
         tables["precision"] = precision(calibrations[first], scores[first], oracle, joint, seed=seed)
     if rows:
-        tables["cost"] = table("cost", pd.DataFrame(rows))
+        tables["cost"] = table(COST, pd.DataFrame(rows))
     return tables
 
 
@@ -85,7 +87,7 @@ def progressive(results: Sequence[Pruning]) -> pd.DataFrame:
                 above = (np.nan, np.nan) if other is None else losses.above(other.losses[phase])
                 row |= {f"above_{name}": above[0], f"above_{name}_error": above[1]}
             rows.append(row)
-    return table("progressive", pd.DataFrame(rows))
+    return table(PROGRESSIVE, pd.DataFrame(rows))
 
 
 def precision(
@@ -151,7 +153,7 @@ def precision(
                 "measured": len(rows),
             }
         )
-    return table("precision", pd.DataFrame(found))
+    return table(PRECISION, pd.DataFrame(found))
 
 
 def overlap(layers: np.ndarray, truth: np.ndarray, score: np.ndarray) -> float:
@@ -238,7 +240,7 @@ def stability(results: Sequence[Pruning], frames: Mapping[int, pd.DataFrame]) ->
         lowest = {r.training: r for r in sorted(own, key=lambda r: -r.calibration)}
         if len(lowest) > 1:
             rows.append(_stability_row(name, "training", list(lowest.values()), [], [], runs=len(lowest)))
-    return table("stability", pd.DataFrame(rows, columns=list(_STABILITY)).astype(_STABILITY))
+    return table(STABILITY, pd.DataFrame(rows, columns=list(_STABILITY)).astype(_STABILITY))
 
 
 _STABILITY = {

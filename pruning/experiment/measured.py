@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pruning.core.tables import BESIDE, SIGNALS
+from pruning.core.options import BESIDE, SIGNALS
 from pruning.signals.activations import Covariances
 
 MEASURED = ("activations", *(name for name in SIGNALS if name != "activations"), *BESIDE, "criteria")

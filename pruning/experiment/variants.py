@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pruning.core.tables import SIGNALS
+from pruning.core.options import SIGNALS
 
 FOLDS = 5
 """Parts that measured neurons are cut into where weights are learned."""

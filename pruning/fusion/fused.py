@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from pruning.core.options import Calibrated, Strategy
-from pruning.core.tables import BESIDE, CRITERIA, SIGNALS, table
+from pruning.core.tables import table
 from pruning.fusion.calibration import by_curves, by_quantiles
 from pruning.fusion.learned import Shares, bootstrapped, interval, learn, measured, scores, within_layers
+from pruning.fusion.schemas import FUSION, IMPORTANCE
 from pruning.fusion.weights import TRANSFORMS, adaptive, agreements, relative, variance_reliability
+from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
 
 logger = logging.getLogger(__name__)
 
@@ -380,7 +382,7 @@ def _report(
             rows.append(
                 {**head, **dict(zip(columns, told, strict=True)), "alone": alone, **rest, "fell_back": fell_back}
             )
-    return table("fusion", pd.DataFrame(rows))
+    return table(FUSION, pd.DataFrame(rows))
 
 
 def _calibrated(
@@ -417,4 +419,4 @@ def _importance_table(
     }
     random = np.random.default_rng(seed).random(len(frame))
     columns = ["layer", "neuron", *SIGNALS]
-    return table("importance", frame[columns].assign(**shares, fused=fused, random=random, **beside))
+    return table(IMPORTANCE, frame[columns].assign(**shares, fused=fused, random=random, **beside))

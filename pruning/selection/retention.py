@@ -13,6 +13,7 @@ from pruning.core.neurons import Keep
 from pruning.core.options import HowMany, Scope, check_measures
 from pruning.core.tables import table
 from pruning.selection.budgets import Budget, allowed_widths, equal_shares_within, most_within, widths_within
+from pruning.selection.schemas import RETENTION
 
 SCOPES, RATES = get_args(Scope), get_args(HowMany)
 _FACTORS = {"rnn": 0.85, "snn": 1.15, "mixed": 1.0, "dense": 1.0, "conv": 1.0, "head": 1.0}
@@ -141,7 +142,7 @@ def retention(
         widths = fixed | (_shared(frame[~frame["layer"].isin(apart)], choices, shares, scope) if choices else {})
     kept = frame["rank"] <= frame["layer"].map(widths)
     columns = ["variant", "layer", "neuron", "importance", "rank", "kept"]
-    return table("retention", frame.assign(kept=kept)[columns])
+    return table(RETENTION, frame.assign(kept=kept)[columns])
 
 
 def keep_of(retained: pd.DataFrame) -> Keep:

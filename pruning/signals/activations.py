@@ -14,11 +14,11 @@ from pruning.core.modes import evaluating
 from pruning.core.neurons import NeuronLayer, expect_finite
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Covariance, Histogram, Moments
-from pruning.core.tables import ACTIVATIONS
 from pruning.data.windows import IGNORED, Batches
 from pruning.models.base import Measurable
 from pruning.signals.jackknife import empty_groups, expect_several, filled, group_of, grouped_table, groups_that_fit
 from pruning.signals.scaling import weighted
+from pruning.signals.schemas import ACTIVATIONS
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Activity:
     @property
     def importance(self) -> Tensor:
         """Weighted sum of the scaled components, (width,)."""
-        return weighted(self.components, ACTIVATIONS)
+        return weighted(self.components, ACTIVATIONS.shares)
 
 
 Covariances = Mapping[str, list[Covariance]]
@@ -131,7 +131,7 @@ def activations(
             for name, values in found.items():
                 group_of(groups[name], index, count).update(values)
     groups = {name: filled(parts, "activations") for name, parts in groups.items()}
-    return grouped_table("activations", groups), {name: [g.values for g in parts] for name, parts in groups.items()}
+    return grouped_table(ACTIVATIONS, groups), {name: [g.values for g in parts] for name, parts in groups.items()}
 
 
 def _scales(model: Measurable, layers: list[NeuronLayer], windows: Batches) -> dict[str, Tensor]:

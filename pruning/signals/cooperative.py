@@ -9,9 +9,10 @@ from torch import Tensor
 
 from pruning.core.neurons import NeuronLayer, PrunableModule, Slice, expect_finite, named_tensors
 from pruning.core.statistics import Covariance, inverse_diagonal, jackknife_error, merged, quantile
-from pruning.core.tables import COOPERATIVE, table
+from pruning.core.tables import table
 from pruning.signals.activations import Covariances
 from pruning.signals.scaling import signal_rows, weighted
+from pruning.signals.schemas import COOPERATIVE
 
 RIDGE = 1e-6
 """Added to the correlation's diagonal, so that duplicated neurons do not make it singular."""
@@ -50,9 +51,9 @@ def cooperative(model: PrunableModule, covariances: Covariances, *, strong: floa
 
         whole = merged(groups)
         found = components(whole)
-        error = jackknife_error(groups, lambda state: weighted(components(state), COOPERATIVE))
-        parts.append(signal_rows(layer.name, found, weighted(found, COOPERATIVE), error, whole.count))
-    return table("cooperative", pd.concat(parts, ignore_index=True))
+        error = jackknife_error(groups, lambda state: weighted(components(state), COOPERATIVE.shares))
+        parts.append(signal_rows(layer.name, found, weighted(found, COOPERATIVE.shares), error, whole.count))
+    return table(COOPERATIVE, pd.concat(parts, ignore_index=True))
 
 
 def components_of(state: Covariance, coupling: Tensor | None, strong: float) -> dict[str, Tensor]:

@@ -11,12 +11,13 @@ from pruning.core.modes import evaluating, thawed
 from pruning.core.neurons import NeuronLayer, PrunableModule, expect_finite, gather, named_tensors
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import entropy, inverse_diagonal, jackknife_error, merged
-from pruning.core.tables import CRITERIA, EXACT, table, unmeasured
+from pruning.core.tables import table, unmeasured
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable
 from pruning.signals.cooperative import edges_of, recurrent_coupling
 from pruning.signals.evidence import Evidence, gather_evidence, partition
 from pruning.signals.jackknife import empty_groups, expect_several, filled, group_of, groups_that_fit
+from pruning.signals.schemas import CRITERIA, CRITERIA_TABLE, EXACT
 from pruning.signals.sensitivity import tappable
 
 DAMPING = 0.85
@@ -64,7 +65,7 @@ def criteria(
     layers = tappable(model, windows, "criteria")
     left_out = [(layer.name, layer.width) for layer in model.layers() if layer not in layers]
     if not layers:
-        return unmeasured("criteria", left_out)
+        return unmeasured(CRITERIA_TABLE, left_out)
     generator = torch.Generator().manual_seed(seed)
     groups: list[list[dict[str, Evidence]]] = empty_groups(list, count, groups_that_fit(layers))
     parts = state = None
@@ -82,8 +83,8 @@ def criteria(
         _rows(model, layer, filled([one[layer.name] for group in groups for one in group], "criteria"), ridge)
         for layer in layers
     ]
-    rows += [unmeasured("criteria", left_out)] if left_out else []
-    return table("criteria", pd.concat(rows, ignore_index=True))
+    rows += [unmeasured(CRITERIA_TABLE, left_out)] if left_out else []
+    return table(CRITERIA_TABLE, pd.concat(rows, ignore_index=True))
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from pruning.core.modes import carried, differentiating, thawed
 from pruning.core.neurons import NeuronLayer, expect_finite, gather
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments
-from pruning.core.tables import GRADIENTS
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable
 from pruning.signals.jackknife import empty_groups, expect_several, filled, group_of, grouped_table
 from pruning.signals.scaling import weighted
+from pruning.signals.schemas import GRADIENTS
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Flow:
     @property
     def importance(self) -> Tensor:
         """Weighted sum of the scaled components, (width,)."""
-        return weighted(self.components, GRADIENTS)
+        return weighted(self.components, GRADIENTS.shares)
 
 
 def gradients(model: Measurable, windows: Batches, *, batches: int, track: Track = silently) -> pd.DataFrame:
@@ -103,7 +103,7 @@ def gradients(model: Measurable, windows: Batches, *, batches: int, track: Track
             found, state = gate_gradients(model, layers, inputs, targets, carried(state))
             for name, values in found.items():
                 group_of(groups[name], index, count).update(values[None])
-    return grouped_table("gradients", {name: filled(parts, "gradients") for name, parts in groups.items()})
+    return grouped_table(GRADIENTS, {name: filled(parts, "gradients") for name, parts in groups.items()})
 
 
 def gate_gradients(

@@ -18,6 +18,7 @@ from pruning.core.tables import table
 from pruning.data.windows import Batches, endless
 from pruning.models.base import Measurable
 from pruning.signals.scaling import signal_rows
+from pruning.signals.schemas import HESSIAN
 
 logger = logging.getLogger(__name__)
 
@@ -201,4 +202,4 @@ def _hessian_table(groups: Mapping[str, Sequence[Moments]], squares: Mapping[str
         }
         importance, error = estimate.mean * mean_square, estimate.standard_error * mean_square
         parts.append(signal_rows(name, components, importance, error, estimate.count))
-    return table("hessian", pd.concat(parts, ignore_index=True))
+    return table(HESSIAN, pd.concat(parts, ignore_index=True))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pruning.core.neurons import NeuronLayer
 from pruning.core.statistics import jackknife_error, merged
-from pruning.core.tables import table
+from pruning.core.tables import Table, table
 from pruning.signals.scaling import signal_rows
 
 GROUPS = 8
@@ -97,11 +97,11 @@ def group_of(groups: Sequence[Group], index: int, count: int) -> Group:
     return groups[index * len(groups) // count]
 
 
-def grouped_table(name: str, layers: Mapping[str, Sequence[State]]) -> pd.DataFrame:
+def grouped_table(schema: Table, layers: Mapping[str, Sequence[State]]) -> pd.DataFrame:
     """Return the signal's table: the merged groups' components, the jackknife over groups as standard error."""
     parts = []
     for layer, groups in layers.items():
         whole = merged(groups)
         error = jackknife_error(groups, lambda state: state.importance)
         parts.append(signal_rows(layer, whole.components, whole.importance, error, whole.samples))
-    return table(name, pd.concat(parts, ignore_index=True))
+    return table(schema, pd.concat(parts, ignore_index=True))

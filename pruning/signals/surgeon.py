@@ -13,6 +13,7 @@ from pruning.core.statistics import Covariance, jackknife_error, merged
 from pruning.core.tables import table, unmeasured
 from pruning.signals.activations import Covariances
 from pruning.signals.scaling import signal_rows
+from pruning.signals.schemas import SURGEON
 
 LEAST = 1e-30
 """Least that is added to C's diagonal, so that a layer whose outputs never vary costs nothing instead of failing."""
@@ -69,7 +70,7 @@ def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) 
     """
     left_out = [(name, len(groups[0].mean)) for name, groups in states.items() if name not in sensitivities]
     if not sensitivities:
-        return unmeasured("surgeon", left_out)
+        return unmeasured(SURGEON, left_out)
     count = min(len(groups) for groups in (*states.values(), *sensitivities.values()))
     measured = [name for name in states if name in sensitivities]
     pairs = {name: (_regrouped(states[name], count), _regrouped(sensitivities[name], count)) for name in measured}
@@ -82,9 +83,9 @@ def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) 
         samples = sum(group.count for group in states[name])
         components = {"cost": costs[name], "place": places[name]}
         parts.append(signal_rows(name, components, places[name] / neurons, error, samples))
-    parts += [unmeasured("surgeon", left_out)] if left_out else []
+    parts += [unmeasured(SURGEON, left_out)] if left_out else []
     frame = pd.concat(parts, ignore_index=True)
-    return table("surgeon", frame.astype({"place": "int64"}))
+    return table(SURGEON, frame.astype({"place": "int64"}))
 
 
 def _regrouped(groups: Sequence[Covariance], count: int) -> list[Covariance]:

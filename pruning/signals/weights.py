@@ -8,8 +8,9 @@ from torch import Tensor
 
 from pruning.core.neurons import NeuronLayer, PrunableModule, expect_finite, gather, named_tensors
 from pruning.core.statistics import Histogram, entropy
-from pruning.core.tables import WEIGHTS, table
+from pruning.core.tables import table
 from pruning.signals.scaling import signal_rows, weighted
+from pruning.signals.schemas import WEIGHTS
 
 
 def weights(model: PrunableModule, *, threshold: float, bins: int) -> pd.DataFrame:
@@ -39,10 +40,10 @@ def weights(model: PrunableModule, *, threshold: float, bins: int) -> pd.DataFra
     parts = []
     for layer in model.layers():
         components = components_of(layer, tensors, threshold=threshold, bins=bins)
-        importance = weighted(components, WEIGHTS)
+        importance = weighted(components, WEIGHTS.shares)
         owned = gather(layer.owned, tensors).shape[1]
         parts.append(signal_rows(layer.name, components, importance, torch.zeros(layer.width), owned))
-    return table("weights", pd.concat(parts, ignore_index=True))
+    return table(WEIGHTS, pd.concat(parts, ignore_index=True))
 
 
 def components_of(

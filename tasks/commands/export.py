@@ -36,8 +36,8 @@ from tasks.stages.evaluate import BATCHES
 PHASES = {"pruned": "prune/model", "reconstructed": "reconstruct/model", "finetuned": "finetune/model"}
 """Phase → the model that it left."""
 PROGRAM, GRAPH, QUANTISED = "model.pt2", "model.onnx", "model.int8.onnx"
-VOCABULARY, REPORT, CARD = "vocabulary.txt", "export.json", "README.md"
-FILES = {CONFIG, WEIGHTS, PROGRAM, GRAPH, QUANTISED, VOCABULARY, REPORT, CARD}
+WORDS, REPORT, CARD = "vocabulary.txt", "export.json", "README.md"
+FILES = {CONFIG, WEIGHTS, PROGRAM, GRAPH, QUANTISED, WORDS, REPORT, CARD}
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 SHAPES = ((1, 1), (7, 3), (35, 32), (100, 10))
 """Steps × columns of the windows that files are checked on, each followed by a second one."""
@@ -120,7 +120,7 @@ def _write(folder: Path, job: Job, phase: str) -> list[Measured]:
     tokens = list(read_table(job.input("prepare/vocabulary"))["text"])
     with replacing_folder(folder, "export") as aside:
         write_model(aside, model)
-        (aside / VOCABULARY).write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
+        (aside / WORDS).write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
         readers = _write_formats(aside, model)
         measured = _measure(aside, job, model, readers)
         report = _report(job, phase, model, measured)
@@ -158,7 +158,7 @@ def _measure(folder: Path, job: Job, model: LanguageModel, readers: Mapping[str,
     settings = job.settings("evaluate")
     repeats = settings.pop("repeats")
     windows = read_windows(job, "valid", **settings)
-    types = len((folder / VOCABULARY).read_text(encoding="utf-8").split("\n")) - 1
+    types = len((folder / WORDS).read_text(encoding="utf-8").split("\n")) - 1
     differences = {
         file: largest_difference(model, reader, vocabulary=types, shapes=SHAPES, seed=1, share=_share(model))
         for file, reader in readers.items()

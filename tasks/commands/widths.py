@@ -11,11 +11,12 @@ import torch
 
 from pruning.ablation.oracle import neurons_to_measure
 from pruning.core.neurons import NeuronLayer
-from pruning.core.tables import BESIDE, CHOICES, CRITERIA, SIGNALS
+from pruning.core.options import CHOICES
 from pruning.models import build, settings
 from pruning.models.base import LanguageModel, Measurable
 from pruning.selection.budgets import allowed_widths, budget_of
 from pruning.selection.retention import retention
+from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
 from tasks.common.parameters import Parameters, Unexpected, settings_of
 
 NOTHING: Mapping[str, str] = MappingProxyType({})

@@ -12,9 +12,25 @@ import pandas as pd
 from pydantic import BaseModel
 
 from pruning.core.progress import Track
+from pruning.core.tables import Column, Table
 from tasks.common.devices import device_used
 from tasks.common.parameters import Parameters, settings_of
 from tasks.common.pipeline import DATA, Stage
+
+TIMING = Table(
+    "timing",
+    ("stage", "variant", "phase", "measure", "batch"),
+    {
+        "stage": Column("text", "", "stage that was timed"),
+        "variant": Column("text", "", "variant, or share kept on the path, or empty"),
+        "phase": Column("text", "", "phase, or empty"),
+        "measure": Column("text", "", "`stage` (the whole stage), `latency` (one step) or `token` (training)"),
+        "batch": Column("integer", "", "sequences side by side, or 0"),
+        "seconds": Column("number", "s", "median, or the only measurement"),
+        "spread": Column("number", "s", "interquartile range; 0 for one measurement"),
+        "device": Column("text", "", "what computed: `cpu`, or the accelerator's name"),
+    },
+)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pruning.core import options
-from pruning.core.tables import CHOICES, CRITERIA, SIGNALS
 from tasks.shown.wording import nearest, sentence
 
 MOST = 2**31 - 1
@@ -261,19 +260,11 @@ def _check_distinct(values: Sequence[Any], place: str) -> None:
         raise ValueError(f"Expected each value of {place} once, got {twice[0]!r} twice")
 
 
-if TYPE_CHECKING:
-    By: TypeAlias = str
-    Signal: TypeAlias = str
-else:
-    By = Literal[CHOICES]
-    Signal = Literal[(*SIGNALS, *CRITERIA)]
-
-
 class Fuse(Section):
     """Settings of `fuse`."""
 
     strategy: options.Strategy
-    signals: Annotated[list[Signal], Field(min_length=1)]
+    signals: Annotated[list[options.Signal | options.Criterion], Field(min_length=1)]
     folds: Several
     calibration: options.Calibrated
     removed: Annotated[list[Fraction], Field(min_length=1)]
@@ -285,14 +276,14 @@ class Fuse(Section):
     def signals_can_be_weighed(self) -> "Fuse":
         """Refuse a signal named twice, criteria that the strategy would not weigh, and criteria alone."""
         _check_distinct(self.signals, "fuse.signals")
-        criteria = [name for name in self.signals if name in CRITERIA]
+        criteria = [name for name in self.signals if name in options.CRITERIA]
         if criteria and self.strategy != "learned" and self.weights is None:
             raise ValueError(
                 f"Expected fuse.strategy: learned for {criteria[0]!r} among fuse.signals, got {self.strategy!r}, which "
-                f"weighs {list(SIGNALS)} alone"
+                f"weighs {list(options.SIGNALS)} alone"
             )
         if len(criteria) == len(self.signals):
-            raise ValueError(f"Expected one or more of {list(SIGNALS)} among fuse.signals, got {self.signals}")
+            raise ValueError(f"Expected one or more of {list(options.SIGNALS)} among fuse.signals, got {self.signals}")
         return self
 
     @model_validator(mode="after")
@@ -350,7 +341,7 @@ class Prune(Section):
     budget: BudgetOf | None
     snn_ratio: Ratio | None
     quota: Quota | None
-    otherwise: By | None
+    otherwise: options.Choice | None
     tied: options.Decoupling
 
     @model_validator(mode="after")
@@ -387,7 +378,7 @@ NAME = "lower-case letters, digits and _, a letter first, at most 100 in all"
 class Variant(Section):
     """One variant: what it chooses by, and its own values of anything in `prune`, and its own repair."""
 
-    by: By
+    by: options.Choice
     retain: Share | None = None
     floor: Bound | None = None
     ceiling: Bound | None = None
@@ -397,7 +388,7 @@ class Variant(Section):
     budget: BudgetOf | None = None
     snn_ratio: Ratio | None = None
     quota: Quota | None = None
-    otherwise: By | None = None
+    otherwise: options.Choice | None = None
     tied: options.Decoupling | None = None
     repair: options.Repair | None = None
 

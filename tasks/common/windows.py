@@ -8,7 +8,8 @@ from pruning.data.corpus import END_OF_LINE, SPLITS
 from pruning.data.windows import Batches, Windows
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
-from tasks.common.tables import read_table, read_tokens
+from tasks.common.tables import read_table
+from tasks.common.tokens import read_tokens
 from tasks.own import read_own
 
 

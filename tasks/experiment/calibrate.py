@@ -5,7 +5,9 @@ from pathlib import Path
 
 from pruning.experiment.measured import MEASURED
 from pruning.experiment.measuring import measure
+from pruning.experiment.schemas import COST
 from pruning.signals.activations import Covariances
+from pruning.signals.schemas import TABLES
 from tasks.common.covariances import read_covariances, write_covariances
 from tasks.common.job import Job
 from tasks.common.tables import write_table
@@ -18,7 +20,7 @@ def run(job: Job) -> None:
     """Write the signals' tables, the covariances, and the costs."""
     with replacing(job.output("signals")) as folder:
         folder.mkdir()
-        write_table(job.output("cost"), measured_apart(MEASURED, lambda: _prepared(job, folder)))
+        write_table(job.output("cost"), measured_apart(MEASURED, lambda: _prepared(job, folder)), COST)
 
 
 def _prepared(job: Job, folder: Path) -> Callable[[str], Cost]:
@@ -32,7 +34,7 @@ def _prepared(job: Job, folder: Path) -> Callable[[str], Cost]:
         (table, states), cost = costed(
             model, lambda: measure(name, model, windows, states, effort=settings, seed=seed, track=job.track)
         )
-        write_table(folder / f"{name}.parquet", table)
+        write_table(folder / f"{name}.parquet", table, TABLES[name])
         if name == "activations":
             write_covariances(known, states)
         return cost

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from pruning.ablation.joint_removal import joint_removal, joint_sets
+from pruning.ablation.schemas import JOINT_REMOVAL
 from pruning.core.tables import empty
 from tasks.common.job import Job
 from tasks.common.tables import read_table, write_table
@@ -19,7 +20,7 @@ def run(job: Job) -> None:
     model, text = read_dense(job).decoupled(), Text(job).removal
     sets = sets_of(job, removals)
     found = joint_removal(model, text, removals, sets=sets, tokens=TOKENS, track=job.track) if sets else None
-    write_table(job.output("joint_removal"), empty("joint_removal") if found is None else found)
+    write_table(job.output("joint_removal"), empty(JOINT_REMOVAL) if found is None else found, JOINT_REMOVAL)
 
 
 def sets_of(job: Job, removals: pd.DataFrame) -> dict[str, dict[str, list[int]]]:

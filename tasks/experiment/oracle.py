@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 from pruning.ablation.oracle import oracle
+from pruning.ablation.schemas import ORACLE
+from pruning.experiment.schemas import COST
 from tasks.common.job import Job
 from tasks.common.tables import write_table
 from tasks.experiment.costs import Cost, costed, measured_apart
@@ -12,7 +14,7 @@ from tasks.experiment.settings import SEED
 
 def run(job: Job) -> None:
     """Write measured removals and their cost."""
-    write_table(job.output("cost"), measured_apart(["oracle"], lambda: _prepared(job)))
+    write_table(job.output("cost"), measured_apart(["oracle"], lambda: _prepared(job)), COST)
 
 
 def _prepared(job: Job) -> Callable[[str], Cost]:
@@ -22,7 +24,7 @@ def _prepared(job: Job) -> Callable[[str], Cost]:
 
     def measured(_: str) -> Cost:
         table, cost = costed(model, lambda: oracle(model, text.removal, **settings, track=job.track))
-        write_table(job.output("oracle"), table)
+        write_table(job.output("oracle"), table, ORACLE)
         return cost
 
     return measured

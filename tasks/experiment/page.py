@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from pruning.evaluation.comparison import PHASES
+from pruning.experiment.schemas import TABLES
 from pruning.experiment.variants import CONTROL, RANDOM, TRADITIONAL, VARIANTS
 from pruning.experiment.verdict import AGREEMENT, ERRORS, PHASE, PRECISION
 from tasks.common.tables import write_table
@@ -54,7 +55,7 @@ def write_report(
     sections = _sections(tables, sentences, settings)
     texts = {REPORT: _markdown(sections), PAGE: _html(sections, pictures)}
     for name, table in tables.items():
-        write_table(folder / f"{name}.parquet", table)
+        write_table(folder / f"{name}.parquet", table, TABLES[name])
     with replacing(folder / "plots") as aside:
         aside.mkdir()
         for name, picture in pictures.items():

@@ -9,12 +9,14 @@ import pandas as pd
 
 from pruning.ablation.oracle import neurons_to_measure
 from pruning.data.corpus import SPLITS
+from pruning.data.schemas import VOCABULARY
 from pruning.experiment.variants import FOLDS
 from pruning.models.base import LanguageModel
 from tasks.common.job import Job
 from tasks.common.models import read_language_model, write_model
 from tasks.common.parameters import Unexpected
-from tasks.common.tables import read_table, read_tokens, write_table, write_tokens
+from tasks.common.tables import read_table, write_table
+from tasks.common.tokens import read_tokens, write_tokens
 from tasks.experiment.published import read_checkpoint, read_splits, read_words
 from tasks.experiment.settings import SEED, Source
 
@@ -30,7 +32,7 @@ def run(job: Job) -> None:
     model = read_checkpoint(Path(source.model)) if source.published else read_language_model(source.model)
     _check(model, len(splits["valid"]), job.setting("removal").neurons)
     write_tokens(job.output("corpus"), splits)
-    write_table(job.output("vocabulary"), vocabulary)
+    write_table(job.output("vocabulary"), vocabulary, VOCABULARY)
     write_model(job.output("model"), model)
 
 

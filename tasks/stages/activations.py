@@ -1,6 +1,7 @@
 """The stage `activations`."""
 
 from pruning.signals.activations import activations
+from pruning.signals.schemas import ACTIVATIONS
 from tasks.common.covariances import write_covariances
 from tasks.common.job import Job
 from tasks.common.models import read_model
@@ -12,5 +13,5 @@ def run(job: Job) -> None:
     """Write importance from activations, and their covariance for later stages."""
     model = read_model(job.input("train/model")).decoupled()
     measured, covariances = activations(model, calibration_batches(job), **job.settings("activations"), track=job.track)
-    write_table(job.output("activations"), measured)
+    write_table(job.output("activations"), measured, ACTIVATIONS)
     write_covariances(job.output("covariance"), covariances)

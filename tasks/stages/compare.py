@@ -5,6 +5,7 @@ import json
 import pandas as pd
 
 from pruning.evaluation.comparison import compare
+from pruning.evaluation.schemas import COMPARISON
 from tasks.common.job import Job
 from tasks.common.tables import read_table, write_table
 from tasks.common.variants import read_variants
@@ -17,7 +18,7 @@ def run(job: Job) -> None:
     evaluation = read_variants(job.input("evaluate"), "evaluation", job.parameters)
     choices = {name: variant.by for name, variant in job.parameters.variants.items()}
     comparison = compare(evaluation, choices, control=job.parameters.compare.control)
-    write_table(job.output("comparison"), comparison)
+    write_table(job.output("comparison"), comparison, COMPARISON)
     metrics = {row.pop("variant"): row for row in comparison.drop(columns="importance").to_dict("records")}
     with replacing(job.output("metrics")) as aside:
         aside.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from pruning.data.windows import Batches
 from pruning.evaluation.energy import energy_of
 from pruning.evaluation.latency import latencies
 from pruning.evaluation.measures import loss_of, size_of
+from pruning.evaluation.schemas import EVALUATION
 from pruning.models.base import Measurable
 from tasks.common.job import Job, seconds
 from tasks.common.models import read_model
@@ -30,7 +31,7 @@ def run(job: Job) -> pd.DataFrame:
         models = {"dense": dense, "finetuned": models["finetuned"]}
     windows = {split: read_batches(job, split, **settings) for split in ("valid", "test")}
     rows = [_row(job, phase, split, model, windows[split]) for split in windows for phase, model in models.items()]
-    write_table(job.output("evaluation"), pd.DataFrame(rows))
+    write_table(job.output("evaluation"), pd.DataFrame(rows), EVALUATION)
     return _latencies(job, {"dense": dense, "finetuned": models["finetuned"]}, repeats)
 
 

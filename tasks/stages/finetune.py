@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from pruning.training.schemas import HISTORY
 from tasks.common.checkpoints import forget, train_to_the_end
 from tasks.common.job import Job
 from tasks.common.lessons import read_lessons
@@ -16,6 +17,6 @@ def run(job: Job) -> pd.DataFrame | None:
     given = (lessons.train, lessons.valid, lessons.recipe, lessons.seed, lessons.teacher)
     last, timing = train_to_the_end(job, model, *given)
     write_model(job.output("model"), model)
-    write_table(job.output("history"), last.history.assign(phase="finetune")[["phase", *last.history.columns]])
+    write_table(job.output("history"), last.history.assign(phase="finetune")[["phase", *last.history.columns]], HISTORY)
     forget(job)
     return timing

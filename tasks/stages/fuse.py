@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from pruning.core.tables import BESIDE, CRITERIA, SIGNALS
 from pruning.fusion.calibration import removal_curves
 from pruning.fusion.fused import from_plain, fusion, restricted, to_plain
+from pruning.fusion.schemas import FUSION, IMPORTANCE
+from pruning.signals.schemas import CRITERIA, SIGNALS, TABLES
 from tasks.common.job import Job
 from tasks.common.models import read_model
 from tasks.common.parameters import Unexpected
@@ -24,7 +25,7 @@ from tasks.shown.wording import nearest
 def run(job: Job) -> None:
     """Write the fused importance of every neuron, how it came about, and the weights for use elsewhere."""
     layers = read_model(job.input("train/model")).decoupled().layers()
-    tables = {name: read_neurons(job.input(f"{name}/{name}"), layers) for name in (*SIGNALS, *BESIDE, "criteria")}
+    tables = {name: read_neurons(job.input(f"{name}/{name}"), layers) for name in TABLES}
     settings = job.settings("fuse")
     saved = settings.pop("weights")
     measured = partial(_curves, job, shares=settings.pop("removed"), batches=settings.pop("batches"))
@@ -39,8 +40,8 @@ def run(job: Job) -> None:
         curves=measured,
         **settings,
     )
-    write_table(job.output("importance"), found.importance)
-    write_table(job.output("fusion"), found.report)
+    write_table(job.output("importance"), found.importance, IMPORTANCE)
+    write_table(job.output("fusion"), found.report, FUSION)
     with replacing(job.output("weights")) as aside:
         aside.write_text(json.dumps(to_plain(found.weighing), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -1,6 +1,7 @@
 """The stage `gradients`."""
 
 from pruning.signals.gradients import gradients
+from pruning.signals.schemas import GRADIENTS
 from tasks.common.job import Job
 from tasks.common.models import read_model
 from tasks.common.tables import write_table
@@ -11,4 +12,4 @@ def run(job: Job) -> None:
     """Write importance from the flow of gradients."""
     model = read_model(job.input("train/model")).decoupled()
     measured = gradients(model, calibration_batches(job), **job.settings("gradients"), track=job.track)
-    write_table(job.output("gradients"), measured)
+    write_table(job.output("gradients"), measured, GRADIENTS)

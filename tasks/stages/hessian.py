@@ -1,6 +1,7 @@
 """The stage `hessian`."""
 
 from pruning.signals.hessian import hessian
+from pruning.signals.schemas import HESSIAN
 from tasks.common.job import Job
 from tasks.common.models import read_model
 from tasks.common.tables import write_table
@@ -11,4 +12,4 @@ def run(job: Job) -> None:
     """Write the traditional importance."""
     model = read_model(job.input("train/model")).decoupled()
     measured = hessian(model, calibration_batches(job), **job.settings("hessian"), track=job.track)
-    write_table(job.output("hessian"), measured)
+    write_table(job.output("hessian"), measured, HESSIAN)

@@ -5,6 +5,7 @@ from functools import partial
 
 from pruning.ablation.joint_removal import joint_removal, removal_sets
 from pruning.ablation.oracle import oracle
+from pruning.ablation.schemas import JOINT_REMOVAL, ORACLE
 from pruning.core.neurons import Keep
 from pruning.models.base import Measurable
 from pruning.repair.reconstruction import reconstruct
@@ -24,7 +25,7 @@ def run(job: Job) -> None:
     settings = job.settings("oracle")
     shares, portion = settings.pop("joint"), settings.pop("portion")
     measured = oracle(model, batches, **settings, track=job.track)
-    write_table(job.output("oracle"), measured)
+    write_table(job.output("oracle"), measured, ORACLE)
     joint = joint_removal(
         model,
         batches,
@@ -35,7 +36,7 @@ def run(job: Job) -> None:
         finetune=partial(_finetuned, job, dense, portion),
         track=job.track,
     )
-    write_table(job.output("joint_removal"), joint)
+    write_table(job.output("joint_removal"), joint, JOINT_REMOVAL)
 
 
 def _repaired(job: Job, model: Measurable, keep: Keep) -> Measurable:

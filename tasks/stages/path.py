@@ -7,6 +7,7 @@ import pandas as pd
 
 from pruning.evaluation.latency import latencies
 from pruning.evaluation.measures import loss_of, size_of
+from pruning.evaluation.schemas import PATH
 from pruning.models.base import Measurable
 from pruning.selection.retention import keep_of, retention
 from tasks.common.job import Job, seconds
@@ -33,7 +34,7 @@ def run(job: Job) -> pd.DataFrame:
         }
         perplexity = {f"{split}_perplexity": loss.perplexity for split, loss in losses.items()}
         rows.append({"retain": retain, **asdict(size_of(model)), **perplexity})
-    write_table(job.output("path"), pd.DataFrame(rows))
+    write_table(job.output("path"), pd.DataFrame(rows), PATH)
     return _timing(job, models, settings["repeats"])
 
 

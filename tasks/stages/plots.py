@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pruning.core.tables import BESIDE, SIGNALS
+from pruning.core.options import BESIDE, SIGNALS
 from pruning.evaluation.comparison import PHASES
 from tasks.common.writing import replacing
 

@@ -15,10 +15,12 @@ from pruning.data.corpus import (
     published_names,
     raw_lines,
 )
+from pruning.data.schemas import VOCABULARY
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
 from tasks.common.reading import decoded
-from tasks.common.tables import write_table, write_tokens
+from tasks.common.tables import write_table
+from tasks.common.tokens import write_tokens
 
 Lines = Iterable[list[str]]
 MARK = "\ufeff"
@@ -29,7 +31,7 @@ def run(job: Job) -> None:
     """Write the corpus and its vocabulary; empty ones where a model of the user's own brings its data."""
     if job.settings("model")["source"]:
         write_tokens(job.output("corpus"), {})
-        write_table(job.output("vocabulary"), empty("vocabulary"))
+        write_table(job.output("vocabulary"), empty(VOCABULARY), VOCABULARY)
         return
     settings = job.parameters.corpus
     texts = read_texts(
@@ -37,7 +39,7 @@ def run(job: Job) -> None:
     )
     corpus = number(texts, settings.vocabulary)
     write_tokens(job.output("corpus"), corpus.tokens)
-    write_table(job.output("vocabulary"), corpus.vocabulary)
+    write_table(job.output("vocabulary"), corpus.vocabulary, VOCABULARY)
 
 
 def check_source(source: Path) -> None:

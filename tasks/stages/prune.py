@@ -8,6 +8,7 @@ from pruning.core.neurons import select
 from pruning.models.base import Measurable
 from pruning.selection.budgets import Budget, budget_of, measured_latency
 from pruning.selection.retention import keep_of, retention
+from pruning.selection.schemas import RETENTION
 from tasks.common.job import Job
 from tasks.common.models import read_model, write_model
 from tasks.common.tables import read_neurons, write_table
@@ -32,7 +33,7 @@ def run(job: Job) -> None:
     )
     smaller = model if retained["kept"].all() else select(separate, keep_of(retained))
     write_model(job.output("model"), smaller)
-    write_table(job.output("retention"), retained)
+    write_table(job.output("retention"), retained, RETENTION)
 
 
 def _budget(job: Job, model: Measurable, wanted: Mapping[str, Any]) -> Budget:

@@ -1,5 +1,6 @@
 """The stage `surgeon`."""
 
+from pruning.signals.schemas import SURGEON
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
 from tasks.common.covariances import read_covariances
@@ -16,4 +17,4 @@ def run(job: Job) -> None:
     model = read_model(job.input("train/model")).decoupled()
     states = read_covariances(job.input("activations/covariance"), model.layers())
     measured = sensitivities(model, calibration_batches(job), **settings, track=job.track)
-    write_table(job.output("surgeon"), surgeon(states, measured, damping=damping))
+    write_table(job.output("surgeon"), surgeon(states, measured, damping=damping), SURGEON)

@@ -11,6 +11,7 @@ from pruning.models import build
 from pruning.models import settings as settings_of
 from pruning.models.base import LanguageModel
 from pruning.training.loop import Recipe, Trained
+from pruning.training.schemas import HISTORY
 from tasks.common.checkpoints import forget, train_to_the_end
 from tasks.common.devices import device
 from tasks.common.job import Job
@@ -30,7 +31,7 @@ def run(job: Job) -> pd.DataFrame | None:
         return None
     last, model, timing = trained(job, 0)
     write_model(job.output("model"), model)
-    write_table(job.output("history"), last.history.assign(phase="train")[["phase", *last.history.columns]])
+    write_table(job.output("history"), last.history.assign(phase="train")[["phase", *last.history.columns]], HISTORY)
     forget(job)
     return timing
 
@@ -56,4 +57,4 @@ def _take(job: Job, source: str) -> None:
     write_model(job.output("model"), model)
     loss = loss_of(model, read_own(source).valid, track=job.track, what="valid").mean
     row = {"phase": "train", "step": 0, "tokens": 0, "train_loss": nan, "valid_loss": loss, "learning_rate": 0.0}
-    write_table(job.output("history"), pd.DataFrame([row]))
+    write_table(job.output("history"), pd.DataFrame([row]), HISTORY)

@@ -20,7 +20,7 @@ from pruning.compat.enhanced_hessian_pruner import EnhancedHessianPruner, Prunin
 from pruning.compat.files import write_table
 from pruning.compat.improved_importance_calculation import ImprovedImportanceCalculator, adaptive_retention_rate
 from pruning.core.neurons import NeuronLayer, Slice, select
-from pruning.core.tables import CRITERIA, WEIGHTS
+from pruning.data.schemas import VOCABULARY
 from pruning.data.windows import Window, Windows
 from pruning.evaluation.measures import loss_of
 from pruning.fusion.fused import fuse
@@ -30,6 +30,7 @@ from pruning.signals.activations import activations
 from pruning.signals.cooperative import cooperative
 from pruning.signals.gradients import gradients
 from pruning.signals.hessian import hessian
+from pruning.signals.schemas import CRITERIA, WEIGHTS
 from pruning.signals.weights import components_of, weights
 from tests.projects import ROOT
 from tests.tiny import bytes_of, scaled_by_hand, tensors_of, text, tiny, weighted_by_hand
@@ -143,7 +144,7 @@ def test_the_older_pruner_takes_exactly_the_older_arguments() -> None:
 def test_without_a_loader_scores_are_the_mean_of_scaled_weights_and_traditional_importance() -> None:
     model = RNNModel()
     layer = NeuronLayer("rnn", "rnn", HIDDEN, (Slice(RECURRENT, dim=0, blocks=4),), (), "rnn")
-    own = weighted_by_hand(components_of(layer, tensors_of(model), threshold=0.1, bins=32), WEIGHTS)
+    own = weighted_by_hand(components_of(layer, tensors_of(model), threshold=0.1, bins=32), WEIGHTS.shares)
     expected = (scaled_by_hand(own) + scaled_by_hand(traditional_by_hand(model))) / 2
     assert improved(model) == pytest.approx(expected)
     assert improved(model, criterion=LOSS) == pytest.approx(expected)
@@ -508,16 +509,16 @@ def test_a_trace_file_of_another_model_or_of_something_else_is_refused(tmp_path:
     with pytest.raises(ValueError, match=r"Expected the table 'hessian' in .*, got a folder"):
         pruned(EnhancedHessianPruner(tiny(widths=(7, 6)), str(tmp_path)), few)
     corpus = pd.DataFrame({"token": [0], "text": ["a"], "count": [1]})
-    write_table(file, "vocabulary", corpus, {})
+    write_table(file, VOCABULARY, corpus, {})
     with pytest.raises(ValueError, match=r"Expected the table 'hessian' in .*, got 'vocabulary'"):
         pruned(other, few)
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside(tmp_path: Path) -> None:
     frame = pd.DataFrame({"token": [0], "text": ["a"], "count": [1]})
-    write_table(tmp_path / "some", "vocabulary", frame, {})
+    write_table(tmp_path / "some", VOCABULARY, frame, {})
     with pytest.raises(ValueError, match="Expected the columns"):
-        write_table(tmp_path / "some", "vocabulary", frame[["token"]], {})
+        write_table(tmp_path / "some", VOCABULARY, frame[["token"]], {})
     assert [path.name for path in tmp_path.iterdir()] == ["some"]
     assert len(pd.read_parquet(tmp_path / "some")) == 1
 

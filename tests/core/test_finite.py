@@ -9,7 +9,7 @@ from torch import nn
 
 from pruning.ablation.oracle import oracle
 from pruning.core.neurons import expect_finite, select
-from pruning.core.tables import TABLES, UNMEASURED, table, unmeasured
+from pruning.core.tables import UNMEASURED, table, unmeasured
 from pruning.data.windows import Windows
 from pruning.evaluation.measures import loss_of
 from pruning.repair.imitation import Imitation, imitate
@@ -17,10 +17,12 @@ from pruning.repair.reconstruction import reconstruct
 from pruning.signals.activations import activations
 from pruning.signals.cooperative import cooperative
 from pruning.signals.criteria import criteria
+from pruning.signals.schemas import SURGEON
 from pruning.signals.sensitivity import sensitivities
 from pruning.training.distillation import Teacher
 from pruning.training.gradual import Schedule, prune_gradually
 from pruning.training.loop import train
+from tests.schemas import TABLES
 from tests.tiny import SIGNALS, recipe, text, tiny
 
 WINDOWS = Windows(text(24 * 6), first=0, batch=4, bptt=6)
@@ -142,25 +144,25 @@ NUMBERS = [(n, c) for n, schema in TABLES.items() for c, about in schema.columns
 @pytest.mark.parametrize(("name", "column"), NUMBERS)
 def test_a_table_refuses_what_is_not_finite_unless_its_schema_says_that_it_may_be_missing(name, column):
     about, frame = TABLES[name].columns[column], frame_of(name)
-    table(name, frame)
+    table(TABLES[name], frame)
     sentence = rf"Expected finite numbers in column '{column}' of {name}, got "
     for number in (math.inf, -math.inf):
         with pytest.raises(ValueError, match=f"{sentence}{number} at "):
-            table(name, frame.assign(**{column: [0.5, number]}))
+            table(TABLES[name], frame.assign(**{column: [0.5, number]}))
     missing = frame.assign(**{column: [0.5, math.nan]})
     if not about.missing or about.missing == UNMEASURED:
         with pytest.raises(ValueError, match=f"{sentence}nan at "):
-            table(name, missing)
+            table(TABLES[name], missing)
     if about.missing == UNMEASURED:
         missing = missing.assign(samples=[3, 0])
     if about.missing:
-        assert math.isnan(table(name, missing)[column].iloc[1])
+        assert math.isnan(table(TABLES[name], missing)[column].iloc[1])
 
 
 def test_a_layer_without_numbers_says_so_by_its_samples():
-    frame = unmeasured("surgeon", [("l", 2)])
+    frame = unmeasured(SURGEON, [("l", 2)])
     assert frame["cost"].isna().all()
     with pytest.raises(
         ValueError, match="Expected finite numbers in column 'cost' of surgeon, got nan at layer l, neu"
     ):
-        table("surgeon", frame.assign(samples=7))
+        table(SURGEON, frame.assign(samples=7))

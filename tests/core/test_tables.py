@@ -3,8 +3,11 @@
 import pandas as pd
 import pytest
 
-from pruning.core import tables
-from pruning.core.tables import TABLES, metadata, rows_of, table
+from pruning.core.tables import metadata, rows_of, table
+from pruning.data.schemas import CORPUS, VOCABULARY
+from pruning.selection.schemas import RETENTION
+from pruning.signals import schemas
+from tests.schemas import TABLES
 from tests.tiny import SIGNALS, WIDTHS, tiny
 
 
@@ -14,29 +17,24 @@ def vocabulary():
 
 
 def test_a_table_is_sorted_by_its_key(vocabulary):
-    result = table("vocabulary", vocabulary)
+    result = table(VOCABULARY, vocabulary)
     assert result["text"].tolist() == ["<eos>", "a", "b"]
     assert result.index.tolist() == [0, 1, 2]
 
 
 def test_columns_in_another_order_are_put_in_order(vocabulary):
-    assert list(table("vocabulary", vocabulary[["count", "text", "token"]]).columns) == ["token", "text", "count"]
+    assert list(table(VOCABULARY, vocabulary[["count", "text", "token"]]).columns) == ["token", "text", "count"]
 
 
 def test_the_frame_is_left_as_it_was(vocabulary):
     before = vocabulary.copy()
-    table("vocabulary", vocabulary)
+    table(VOCABULARY, vocabulary)
     assert vocabulary.equals(before)
-
-
-def test_an_unknown_table_is_refused_with_the_known_ones(vocabulary):
-    with pytest.raises(ValueError, match=r"Unknown table 'vocabluary'; known: \['corpus', 'vocabulary', .*\]."):
-        table("vocabluary", vocabulary)
 
 
 def test_a_table_of_another_name_is_refused_with_the_columns_that_differ(vocabulary):
     with pytest.raises(ValueError, match=r"Expected the columns of table corpus, got missing .*'split'.*'count'"):
-        table("corpus", vocabulary)
+        table(CORPUS, vocabulary)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +52,7 @@ def test_a_wrong_table_is_refused_with_a_sentence(vocabulary, change, sentence):
     frame = vocabulary.assign(**{name: values for name, values in change.items() if values is not None})
     frame = frame.drop(columns=[name for name, values in change.items() if values is None])
     with pytest.raises(ValueError, match=sentence):
-        table("vocabulary", frame)
+        table(VOCABULARY, frame)
 
 
 def retained(**change):
@@ -71,30 +69,30 @@ def retained(**change):
     ],
 )
 def test_flags_numbers_and_keys_of_several_columns_are_checked(change, sentence):
-    assert len(table("retention", retained())) == 2
+    assert len(table(RETENTION, retained())) == 2
     with pytest.raises(ValueError, match=sentence):
-        table("retention", retained(**change))
+        table(RETENTION, retained(**change))
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_every_signals_table_passes_its_own_check_and_no_other_signals(signal, windows):
     frame = SIGNALS[signal](tiny(), windows)
-    assert table(signal, frame).equals(frame)
+    assert table(TABLES[signal], frame).equals(frame)
     assert frame[["layer", "neuron"]].equals(rows_of(["lstm.0", "lstm.1"], WIDTHS[2]).astype(frame.dtypes[:2]))
     assert (frame["samples"] > 0).all()
     assert (frame["standard_error"] >= 0).all()
     other = next(name for name in SIGNALS if name != signal)
     with pytest.raises(ValueError, match=f"Expected the columns of table {other}"):
-        table(other, frame)
+        table(TABLES[other], frame)
 
 
 def test_the_signals_are_those_that_can_be_measured():
-    assert set(tables.SIGNALS) == set(SIGNALS)
+    assert set(schemas.SIGNALS) == set(SIGNALS)
 
 
 @pytest.mark.parametrize("name", ["weights", "activations", "gradients", "cooperative"])
 def test_the_shares_of_components_sum_to_one_and_each_is_a_column(name):
-    shares = getattr(tables, name.upper())
+    shares = TABLES[name].shares
     assert sum(shares.values()) == pytest.approx(1)
     assert min(shares.values()) > 0
     assert set(shares) <= set(TABLES[name].columns)
@@ -102,15 +100,10 @@ def test_the_shares_of_components_sum_to_one_and_each_is_a_column(name):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_says_its_key_and_units_in_its_metadata(name):
-    told, schema = metadata(name), TABLES[name]
+    told, schema = metadata(TABLES[name]), TABLES[name]
     assert told["table"] == name == schema.name
     assert told["key"].split(", ") == list(schema.key)
     assert set(schema.key) <= set(schema.columns)
     for column, about in schema.columns.items():
         assert about.meaning
         assert (f"{column}: {about.unit}" in told["units"].split(", ")) == bool(about.unit)
-
-
-def test_metadata_of_an_unknown_table_is_refused():
-    with pytest.raises(ValueError, match="Unknown table 'nothing'"):
-        metadata("nothing")

@@ -12,7 +12,6 @@ import pruning
 from pruning.ablation.joint_removal import joint_removal, joint_sets
 from pruning.ablation.oracle import oracle
 from pruning.core.neurons import named_tensors, select
-from pruning.core.tables import CRITERIA, TABLES
 from pruning.data.windows import Windows
 from pruning.evaluation.measures import Size, loss_of
 from pruning.evaluation.passes import counted
@@ -48,7 +47,9 @@ from pruning.repair.imitation import Imitation
 from pruning.repair.reconstruction import reconstruct
 from pruning.signals.gradients import gradients
 from pruning.signals.hessian import hessian
+from pruning.signals.schemas import CRITERIA
 from pruning.training.loop import train
+from tests.schemas import TABLES
 from tests.tiny import recipe, text, tiny
 
 EFFORT = {

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.core.tables import BESIDE, CRITERIA, SIGNALS
 from pruning.fusion import learned
 from pruning.fusion.fused import from_plain, fuse, fusion, to_plain
 from pruning.fusion.weights import adaptive, agreements, relative, spearman, variance_reliability
 from pruning.signals.scaling import scaled, weighted
+from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
 from tests.tiny import SIGNALS as MEASURES
 from tests.tiny import scaled_by_hand, tiny
 
@@ -93,7 +93,7 @@ def test_a_missing_signal_is_refused_by_name_where_it_is_asked_for():
         fuse({}, strategy="simple", seed=1)
 
 
-@pytest.mark.parametrize("there", [("hessian",), ("gradients", "weights"), SIGNALS[1:]])
+@pytest.mark.parametrize("there", [("hessian",), ("gradients", "weights"), tuple(SIGNALS)[1:]])
 @pytest.mark.parametrize("strategy", ["simple", "adaptive", "learned"])
 def test_signals_that_were_not_measured_count_as_little_as_if_they_were_switched_off(there, strategy):
     every = signal_tables()

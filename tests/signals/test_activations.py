@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from pruning.core.neurons import NeuronLayer
-from pruning.core.tables import ACTIVATIONS
 from pruning.data.windows import Windows
 from pruning.signals.activations import activations
 from pruning.signals.jackknife import GROUPS, LARGEST, groups_that_fit
+from pruning.signals.schemas import ACTIVATIONS
 from tests.tiny import binned_by_hand, entropy_by_hand, text, tiny, twin_of, weighted_by_hand
 
 COUNT = 8
@@ -62,7 +62,7 @@ def test_components_and_importance_equal_loops_over_the_twins_states(model, meas
     expected = components_by_hand(np.concatenate(groups[index]), size, BINS)
     for name, values in expected.items():
         np.testing.assert_allclose(rows[name], values, rtol=1e-9, err_msg=name)
-    np.testing.assert_allclose(rows["importance"], weighted_by_hand(expected, ACTIVATIONS), atol=1e-9)
+    np.testing.assert_allclose(rows["importance"], weighted_by_hand(expected, ACTIVATIONS.shares), atol=1e-9)
     assert (rows["samples"] == COUNT * 15).all()
 
 
@@ -73,7 +73,7 @@ def test_the_standard_error_equals_leaving_out_each_stretch_of_text(model, measu
     without = []
     for left_out in range(COUNT):
         rest = np.concatenate([values for number, values in enumerate(groups[index]) if number != left_out])
-        without.append(weighted_by_hand(components_by_hand(rest, size, BINS), ACTIVATIONS))
+        without.append(weighted_by_hand(components_by_hand(rest, size, BINS), ACTIVATIONS.shares))
     expected = np.sqrt((COUNT - 1) * np.var(without, axis=0))
     np.testing.assert_allclose(rows["standard_error"], expected, atol=1e-9)
 
@@ -120,7 +120,7 @@ def test_neurons_that_always_or_never_fire_have_that_frequency(calibration, thre
 
 def test_every_component_differs_between_neurons_of_a_trained_model(trained, windows):
     table, _ = activations(trained, windows, activation_samples=20, bins=32)
-    assert (table.groupby("layer")[list(ACTIVATIONS)].std() > 0).all(axis=None)
+    assert (table.groupby("layer")[list(ACTIVATIONS.shares)].std() > 0).all(axis=None)
     assert (table["standard_error"] > 0).mean() > 0.5
 
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from pruning.core import statistics
 from pruning.core.neurons import NeuronLayer, Slice
 from pruning.core.statistics import Covariance
-from pruning.core.tables import COOPERATIVE
 from pruning.data.windows import Windows
 from pruning.signals.activations import activations
 from pruning.signals.cooperative import _clustering, _strong, components_of, cooperative, recurrent_coupling
+from pruning.signals.schemas import COOPERATIVE
 from tests.tiny import tensors_of, text, tiny, twin_of, weighted_by_hand
 
 
@@ -107,7 +107,7 @@ def test_components_and_importance_equal_loops_over_neurons(model, calibration, 
     assert max(expected["cooperative_ability"]) > 0
     for name, values in expected.items():
         np.testing.assert_allclose(rows[name], values, atol=1e-4 if name == "uniqueness" else 1e-9, err_msg=name)
-    np.testing.assert_allclose(rows["importance"], weighted_by_hand(expected, COOPERATIVE), atol=1e-4)
+    np.testing.assert_allclose(rows["importance"], weighted_by_hand(expected, COOPERATIVE.shares), atol=1e-4)
     assert (rows["samples"] == 600).all()
 
 
@@ -216,4 +216,4 @@ def test_a_layer_of_one_neuron_has_no_edges():
 def test_every_component_differs_between_neurons_of_a_trained_model(trained, windows):
     _, covariances = activations(trained, windows, activation_samples=20, bins=8)
     table = cooperative(trained, covariances, strong=0.5)
-    assert (table.groupby("layer")[list(COOPERATIVE)].std() > 0).all(axis=None)
+    assert (table.groupby("layer")[list(COOPERATIVE.shares)].std() > 0).all(axis=None)

@@ -9,11 +9,12 @@ import torch
 from pruning.core.modes import carried
 from pruning.core.neurons import select
 from pruning.core.statistics import Covariance, merged
-from pruning.core.tables import CRITERIA, EXACT, table
+from pruning.core.tables import table
 from pruning.data.windows import Windows
 from pruning.signals import criteria as signal
 from pruning.signals.criteria import FORMULAS, criteria, known_of
 from pruning.signals.evidence import TOTALS, Evidence, _joint, gather_evidence, partition
+from pruning.signals.schemas import CRITERIA, CRITERIA_TABLE, EXACT
 from tests.signals.test_cooperative import edges_by_hand
 from tests.tiny import DECODERS, VOCABULARY, Unrolled, entropy_by_hand, tensors_of, text, tiny
 
@@ -339,7 +340,7 @@ def test_the_same_seed_gives_the_same_table_and_another_other_labels():
 
 def test_the_table_counts_the_tokens_that_are_predicted_once():
     assert (measured("untied")["samples"] == 110).all()
-    assert table("criteria", measured("untied")).equals(measured("untied"))
+    assert table(CRITERIA_TABLE, measured("untied")).equals(measured("untied"))
 
 
 def test_no_more_windows_are_read_than_asked_for():

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from pruning.core.modes import carried
-from pruning.core.tables import GRADIENTS
 from pruning.data.windows import Windows
 from pruning.signals.gradients import gate_gradients, gradients
+from pruning.signals.schemas import GRADIENTS
 from tests.tiny import DECODERS, FAMILIES, WIDTHS, loss_on, text, tiny, twin_of, weighted_by_hand
 
 
@@ -35,7 +35,7 @@ def test_gate_gradients_equal_those_of_a_gate_in_the_unrolled_twin(decoder, widt
 
 
 def components_by_hand(samples):
-    found = {name: [] for name in GRADIENTS}
+    found = {name: [] for name in GRADIENTS.shares}
     for values in np.transpose(samples):
         size, spread = np.mean(np.abs(values)), np.std(np.abs(values), ddof=1)
         found["magnitude"].append(size)
@@ -54,10 +54,11 @@ def test_components_importance_and_error_equal_loops_over_batches(index):
     expected = components_by_hand(samples)
     for name, values in expected.items():
         np.testing.assert_allclose(rows[name], values, rtol=1e-8, err_msg=name)
-    np.testing.assert_allclose(rows["importance"], weighted_by_hand(expected, GRADIENTS), atol=1e-8)
+    np.testing.assert_allclose(rows["importance"], weighted_by_hand(expected, GRADIENTS.shares), atol=1e-8)
     assert (rows["samples"] == 16).all()
     without = [
-        weighted_by_hand(components_by_hand(samples[: 2 * g] + samples[2 * g + 2 :]), GRADIENTS) for g in range(8)
+        weighted_by_hand(components_by_hand(samples[: 2 * g] + samples[2 * g + 2 :]), GRADIENTS.shares)
+        for g in range(8)
     ]
     np.testing.assert_allclose(rows["standard_error"], np.sqrt(7 * np.var(without, axis=0)), atol=1e-8)
 
@@ -86,4 +87,4 @@ def test_the_gradient_predicts_what_removing_a_little_of_a_neuron_costs():
 
 def test_every_component_differs_between_neurons_of_a_trained_model(trained, windows):
     table = gradients(trained, windows, batches=20)
-    assert (table.groupby("layer")[list(GRADIENTS)].std() > 0).all(axis=None)
+    assert (table.groupby("layer")[list(GRADIENTS.shares)].std() > 0).all(axis=None)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pruning.core.neurons import NeuronLayer, Slice
-from pruning.core.tables import WEIGHTS
+from pruning.signals.schemas import WEIGHTS
 from pruning.signals.weights import components_of, weights
 from tests.tiny import binned_by_hand, entropy_by_hand, tensors_of, tiny, weighted_by_hand
 
@@ -30,7 +30,7 @@ def components_by_hand(model, index, threshold, bins):
     neurons = range(model.widths()[index])
     layer = np.concatenate([own_of(model, index, neuron)[1] for neuron in neurons])
     size = np.sqrt(np.mean(layer**2))
-    found = {name: [] for name in WEIGHTS}
+    found = {name: [] for name in WEIGHTS.shares}
     for neuron in neurons:
         matrix, own = own_of(model, index, neuron)
         singular = np.linalg.svd(matrix, compute_uv=False)
@@ -51,7 +51,7 @@ def test_components_and_importance_equal_loops_over_neurons(model, threshold, bi
         expected = components_by_hand(model, index, threshold, bins)
         for name, values in expected.items():
             np.testing.assert_allclose(rows[name], values, rtol=1e-9, err_msg=name)
-        np.testing.assert_allclose(rows["importance"], weighted_by_hand(expected, WEIGHTS), atol=1e-9)
+        np.testing.assert_allclose(rows["importance"], weighted_by_hand(expected, WEIGHTS.shares), atol=1e-9)
 
 
 def test_weights_are_known_exactly(model):
@@ -69,7 +69,7 @@ def test_a_layer_twice_as_large_ranks_its_neurons_alike(model):
 
 def test_every_component_differs_between_neurons_of_a_trained_model(trained):
     table = weights(trained, threshold=0.1, bins=32)
-    assert (table.groupby("layer")[list(WEIGHTS)].std() > 0).all(axis=None)
+    assert (table.groupby("layer")[list(WEIGHTS.shares)].std() > 0).all(axis=None)
 
 
 def test_matrices_of_unequal_gates_are_blocks_on_the_diagonal():

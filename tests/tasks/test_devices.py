@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from pruning.core.tables import TABLES
 from tasks.common import devices
 from tasks.common.devices import compute_on, device, device_used, devices_there
 from tasks.common.parameters import Compute, Unexpected, checked
 from tasks.common.reading import read_yaml
 from tests.pretended import DEVICE, pretending
 from tests.projects import ROOT
+from tests.schemas import TABLES
 
 VALUES: dict[str, Any] = read_yaml(ROOT / "params.yaml")
 RUN_A_MODEL = {

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pruning.compat import files
+from pruning.data.schemas import VOCABULARY
 from pruning.models import describe, rebuild
 from tasks.__main__ import main
 from tasks.common.covariances import read_covariances
@@ -23,6 +24,7 @@ from tasks.common.tables import read_table, write_table
 from tasks.common.writing import replacing
 from tasks.experiment.published import read_checkpoint
 from tests.projects import ENVIRONMENT, ROOT, TINY, set_parameters, write_text
+from tests.schemas import TABLES
 from tests.tasks.test_published import stacked
 from tests.tiny import FAMILIES, tiny
 
@@ -107,12 +109,12 @@ def test_a_table_cut_anywhere_is_refused_by_name(project: Path) -> None:
 def test_the_older_interface_refuses_a_changed_file_by_name_too(tmp_path: Path) -> None:
     path = tmp_path / "traces.parquet"
     rows = pd.DataFrame({"token": range(40), "text": [f"w{n}" for n in range(40)], "count": range(40)})
-    files.write_table(path, "vocabulary", rows, {"model": "one"})
+    files.write_table(path, VOCABULARY, rows, {"model": "one"})
     content, sentences = path.read_bytes(), []
     for changed in flipped(content)[::5]:
         path.write_bytes(changed)
         try:
-            pd.testing.assert_frame_equal(files.read_table(path, "vocabulary", {"model": "one"}), rows)
+            pd.testing.assert_frame_equal(files.read_table(path, {"model": "one"}), rows)
         except ValueError as error:
             sentences.append(str(error))
     assert len(sentences) > len(content) / 10
@@ -121,7 +123,8 @@ def test_the_older_interface_refuses_a_changed_file_by_name_too(tmp_path: Path) 
 
 def test_a_page_whose_numbers_have_changed_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "vocabulary.parquet"
-    write_table(path, pd.DataFrame({"token": range(500), "text": [f"w{n}" for n in range(500)], "count": range(500)}))
+    rows = pd.DataFrame({"token": range(500), "text": [f"w{n}" for n in range(500)], "count": range(500)})
+    write_table(path, rows, VOCABULARY)
     content = path.read_bytes()
     end = pq.read_metadata(path).row_group(0).column(0)
     middle = end.data_page_offset + end.total_compressed_size // 2
@@ -284,7 +287,7 @@ def test_a_table_that_is_not_of_the_models_neurons_is_refused(
     else:
         rows = pd.concat([rows, rows.tail(1).assign(neuron=99)])
         got = "one for neuron 99, which there is not, of layer 'lstm.1'"
-    write_table(project / path, rows)
+    write_table(project / path, rows, TABLES[Path(path).stem])
     sentence = f"Expected a row for each neuron of the model in {path}, got {got}; run `dvc repro` to make it anew.\n"
     assert refused(words, capsys) == sentence
 

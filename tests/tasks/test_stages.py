@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pruning.core.tables import SIGNALS
 from pruning.models import build
+from pruning.signals.schemas import SIGNALS
 from tasks.common.pipeline import Stage, read_stage
 from tasks.common.tables import read_table, write_table
 from tests.projects import ENVIRONMENT, ROOT, copy, digests, run, set_parameters, stage, tiny_project
+from tests.schemas import TABLES
 
 YAML_FILE = YAML(typ="safe")
 STAGES = list(YAML_FILE.load(ROOT / "dvc.yaml")["stages"])
@@ -347,7 +348,8 @@ def test_the_report_shows_every_variant_and_where_to_look(finished: Path) -> Non
 
 def test_the_report_gives_energy_beside_multiply_adds_where_there_are_spikes(touched: Path) -> None:
     place = touched / "data/compare/comparison.parquet"
-    write_table(place, read_table(place).assign(synaptic_operations=1.0, energy=123_456_000.0))
+    rows = read_table(place).assign(synaptic_operations=1.0, energy=123_456_000.0)
+    write_table(place, rows, TABLES[place.stem])
     said = stage(touched, "report").stdout
     assert "nJ/token" in said
     assert "123,456" in said

@@ -10,9 +10,12 @@ import pytest
 
 from pruning.data import corpus as corpus_module
 from pruning.data.corpus import SPLITS, Fractions, number
+from pruning.data.schemas import CORPUS
 from tasks.common import tables
+from tasks.common import tokens as stretches
 from tasks.common.parameters import Unexpected
-from tasks.common.tables import read_table, read_tokens, write_table, write_tokens
+from tasks.common.tables import read_table, write_table
+from tasks.common.tokens import read_tokens, write_tokens
 from tasks.stages.prepare import read_texts
 
 TOKENS = {
@@ -33,7 +36,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
 def test_what_is_written_in_stretches_is_the_whole_table(monkeypatch, place, rows):
-    monkeypatch.setattr(tables, "ROWS", rows)
+    monkeypatch.setattr(stretches, "ROWS", rows)
     write_tokens(place, TOKENS)
     expected = frame().sort_values(["split", "position"], ignore_index=True)
     pd.testing.assert_frame_equal(read_table(place), expected, check_dtype=False)
@@ -44,13 +47,13 @@ def test_what_is_written_in_stretches_is_the_whole_table(monkeypatch, place, row
 
 
 def test_tokens_of_a_table_written_whole_are_read_too(place):
-    write_table(place, frame())
+    write_table(place, frame(), CORPUS)
     assert all(read_tokens(place, split).tolist() == tokens.tolist() for split, tokens in TOKENS.items())
     assert len(read_tokens(place, "other")) == 0
 
 
 def test_of_other_splits_nothing_is_read(monkeypatch, place):
-    monkeypatch.setattr(tables, "ROWS", 10)
+    monkeypatch.setattr(stretches, "ROWS", 10)
     write_tokens(place, TOKENS)
     groups, read = [], pq.ParquetFile.read_row_group
     monkeypatch.setattr(
@@ -73,7 +76,7 @@ def test_equal_tokens_become_equal_bytes_and_splits_and_positions_cost_next_to_n
 def test_a_split_with_a_position_missing_or_twice_is_refused(monkeypatch, place, positions):
     rows = pd.DataFrame({"split": "train", "position": positions, "token": [1, 2, 3]})
     monkeypatch.setattr(tables, "table", lambda _, frame: frame)
-    write_table(place, rows)
+    write_table(place, rows, CORPUS)
     with pytest.raises(Unexpected, match="Expected each position of the train split once in"):
         read_tokens(place, "train")
 

@@ -23,6 +23,7 @@ from tasks.common.pipeline import read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import write_table
 from tests.projects import ROOT
+from tests.schemas import TABLES as SCHEMAS
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:For backward compatibility, 'str' dtypes are included",  # MLflow's log_table, with pandas 3
@@ -81,7 +82,7 @@ def stages_of(values: Mapping[str, Any]) -> Iterator[Any]:
 
 def write_output(path: Path, stage: str, variant: str | None) -> None:
     if path.suffix == ".parquet" and path.stem in TABLES:
-        write_table(path, TABLES[path.stem](stage, variant))
+        write_table(path, TABLES[path.stem](stage, variant), SCHEMAS[path.stem])
     elif path.suffix:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{path}, which tracking never reads")

@@ -1,0 +1,62 @@
+"""The tables of what models are worth and what they cost."""
+
+from pruning.core.tables import PHASE, VARIANT, Column, Table
+
+ENERGY = {
+    "synaptic_operations": Column("number", "1/token", "accumulates that spikes cause, in place of multiply-adds"),
+    "energy": Column("number", "pJ/token", "of multiply-adds that read no spikes and of synaptic operations"),
+}
+
+
+EVALUATION = Table(
+    "evaluation",
+    ("variant", "phase", "split"),
+    {
+        "variant": VARIANT,
+        "phase": PHASE,
+        "split": Column("text", "", "valid or test"),
+        "loss": Column("number", "nat/token", "cross-entropy, every token once, state carried"),
+        "perplexity": Column("number", "1", "exp(loss)"),
+        "accuracy": Column("number", "1", "share of the targets that the model ranks first"),
+        "tokens": Column("integer", "token", "targets predicted: tokens of a language model"),
+        "neurons": Column("integer", "", "neurons of all layers"),
+        "parameters": Column("integer", "", "stored numbers, shared ones once"),
+        "multiply_adds": Column("integer", "1/token", "multiply-adds for one token"),
+        **ENERGY,
+    },
+)
+
+
+COMPARISON = Table(
+    "comparison",
+    ("variant",),
+    {
+        "variant": VARIANT,
+        "importance": Column("text", "", "what the variant chose by"),
+        "neurons": Column("integer", "", "neurons of all layers"),
+        "retention": Column("number", "1", "share of neurons kept"),
+        "parameters": Column("integer", "", "stored numbers, shared ones once"),
+        "multiply_adds": Column("integer", "1/token", "multiply-adds for one token"),
+        **ENERGY,
+        "pruned_perplexity": Column("number", "1", "test perplexity right after removal"),
+        "reconstructed_perplexity": Column("number", "1", "test perplexity after the repair"),
+        "finetuned_perplexity": Column("number", "1", "test perplexity after fine-tuning"),
+        "pruned_change": Column("number", "1", "relative to the dense model before fine-tuning"),
+        "reconstructed_change": Column("number", "1", "relative to the dense model before fine-tuning"),
+        "finetuned_change": Column("number", "1", "relative to the dense model after the same fine-tuning"),
+    },
+)
+
+
+PATH = Table(
+    "path",
+    ("retain",),
+    {
+        "retain": Column("number", "1", "share of neurons kept by the order of the surgeon, then repaired"),
+        "neurons": Column("integer", "", "neurons of all layers"),
+        "parameters": Column("integer", "", "stored numbers, shared ones once"),
+        "multiply_adds": Column("integer", "1/token", "multiply-adds for one token"),
+        "valid_perplexity": Column("number", "1", "validation perplexity, by which one may choose"),
+        "test_perplexity": Column("number", "1", "test perplexity, for what was chosen"),
+    },
+)

@@ -1,0 +1,128 @@
+"""The tables of the signals and criteria: components, units, and each component's share in the importance."""
+
+from pruning.core.tables import LAYER, NEURON, UNMEASURED, Column, Table, missing, signal_table
+
+CRITERIA = {
+    "magnitude_in": Column("number", "weight", "L2 norm of the neuron's own weights"),
+    "magnitude_out": Column("number", "weight", "L2 norm of the neuron's outgoing weights"),
+    "taylor_first": Column("number", "nat/token", "mean size of a sequence's gate gradient"),
+    "taylor_square": Column("number", "nat²/token²", "mean square of a window's gate gradient"),
+    "taylor_second": Column(
+        "number", "nat/token", "predicted loss increase: minus gate gradient plus half its curvature"
+    ),
+    "gate_fisher": Column("number", "nat/token", "half the gate's Fisher information, true labels"),
+    "gate_fisher_sampled": Column(
+        "number", "nat/token", "half the gate's Fisher information, labels sampled from the model"
+    ),
+    "weight_fisher": Column("number", "nat/token", "half of Σ w² × Fisher information over own weights"),
+    "snip": Column("number", "nat/token", "Σ of weight × gradient over own weights, without signs"),
+    "grasp": Column("number", "nat²/token²", "Σ of weight × Hessian-gradient product over own weights"),
+    "fluctuation": Column("number", "activation² weight²", "variance of the output × squared norm of outgoing weights"),
+    "wanda": Column("number", "activation weight", "RMS output × L1 norm of outgoing weights"),
+    "kfac_trace": Column("number", "nat/token", "K-FAC's estimate of half the gate's Fisher information"),
+    "kfac_obs": Column("number", "nat/token", "K-FAC's loss increase once other neurons have made up for it"),
+    "mutual_information": Column("number", "nat", "between the binned output and the predicted token's group"),
+    "pagerank": Column("number", "1", "PageRank on the layer's graph of weights and correlations"),
+}
+"""The field's criteria; larger is more important, comparable within a layer. Also columns of `importance`."""
+EXACT = ("magnitude_in", "magnitude_out")
+"""Criteria that follow from the weights alone and so have no standard error."""
+
+
+def _with_error(name: str, column: Column) -> dict[str, Column]:
+    """Return a criterion's column and, where it is an estimate, the one of its standard error."""
+    if name in EXACT:
+        return {name: column}
+    return {name: column, f"{name}_error": Column("number", column.unit, f"standard error of {name}")}
+
+
+WEIGHTS = signal_table(
+    "weights",
+    {
+        "norm": Column("number", "weight", "L2 norm of the neuron's own weights"),
+        "variance": Column("number", "weight²", "variance of the neuron's own weights"),
+        "nonzero_ratio": Column("number", "1", "share of weights above a tenth of the layer's RMS weight"),
+        "entropy": Column("number", "nat", "entropy of the histogram of weights, edges relative to the layer"),
+        "effective_rank": Column("number", "1", "exp of the entropy of its gate × input matrix's spectrum"),
+    },
+    shares={"norm": 0.3, "variance": 0.2, "nonzero_ratio": 0.2, "entropy": 0.2, "effective_rank": 0.1},
+)
+
+
+HESSIAN = signal_table(
+    "hessian",
+    {
+        "trace": Column("number", "nat/token/weight²", "trace of the loss Hessian over the neuron's weights"),
+        "trace_standard_error": Column("number", "nat/token/weight²", "standard error of the trace"),
+        "mean_square": Column("number", "weight²", "squared norm of the neuron's weights over their number"),
+    },
+)
+
+
+ACTIVATIONS = signal_table(
+    "activations",
+    {
+        "frequency": Column("number", "1", "share of tokens with an activation above the layer's RMS"),
+        "magnitude": Column("number", "activation", "mean absolute activation"),
+        "variance": Column("number", "activation²", "variance of the activation"),
+        "entropy": Column("number", "nat", "entropy of the histogram of activations"),
+        "range": Column("number", "activation", "largest minus smallest activation"),
+    },
+    shares={"frequency": 0.2, "magnitude": 0.3, "variance": 0.2, "entropy": 0.2, "range": 0.1},
+)
+
+
+GRADIENTS = signal_table(
+    "gradients",
+    {
+        "magnitude": Column("number", "nat/token", "mean absolute gate gradient"),
+        "stability": Column("number", "1", "1 / (1 + coefficient of variation of |g|)"),
+        "signal_to_noise": Column("number", "1", "|mean| over standard deviation of the gate gradient"),
+        "sign_consistency": Column("number", "1", "|mean sign| of the gate gradient"),
+    },
+    shares={"magnitude": 0.4, "stability": 0.2, "signal_to_noise": 0.2, "sign_consistency": 0.2},
+)
+
+
+COOPERATIVE = signal_table(
+    "cooperative",
+    {
+        "connection_strength": Column("number", "1", "mean weight of the neuron's edges"),
+        "uniqueness": Column("number", "1", "share of its variance that no other neuron explains, 1 − R²"),
+        "degree_centrality": Column("number", "1", "share of the other neurons that it has strong edges to"),
+        "cooperative_ability": Column("number", "1", "weighted clustering of its strong edges"),
+    },
+    shares={"connection_strength": 0.3, "uniqueness": 0.3, "degree_centrality": 0.2, "cooperative_ability": 0.2},
+)
+
+
+SURGEON = signal_table(
+    "surgeon",
+    {
+        "cost": Column("number", "nat/token", "loss that its removal adds once every reader is refitted"),
+        "place": Column("integer", "", "when it is removed, 1 for the first of all layers"),
+    },
+)
+
+
+CRITERIA_TABLE = Table(
+    "criteria",
+    ("layer", "neuron"),
+    {
+        "layer": LAYER,
+        "neuron": NEURON,
+        **missing(
+            UNMEASURED,
+            {name: one for key, column in CRITERIA.items() for name, one in _with_error(key, column).items()},
+        ),
+        "samples": Column("integer", "token", "tokens behind the estimates"),
+    },
+)
+
+
+SIGNALS = {schema.name: schema for schema in (WEIGHTS, HESSIAN, ACTIVATIONS, GRADIENTS, COOPERATIVE)}
+"""The signals that are fused."""
+BESIDE = {SURGEON.name: SURGEON}
+"""Signals that stand beside the fused ones and are no part of the fusion."""
+TABLES = {**SIGNALS, **BESIDE, CRITERIA_TABLE.name: CRITERIA_TABLE}
+"""All that is measured of neurons before the fusion."""
