@@ -33,7 +33,7 @@ from flows.pipeline import pipeline
 from flows.stages import read_stages
 from tests.flow_project import STAGES, alive, behave, log, make_project
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 # DVC 3.67.1 builds its graph with a property that pygtrie has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
 
