@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -165,3 +166,8 @@ def test_every_page_of_the_site_is_in_its_navigation() -> None:
     listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     generated = {"reference/tables.md", "reference/parameters.md", *(f"notebooks/{path.stem}.md" for path in NOTEBOOKS)}
     assert listed == {name.removeprefix("docs/") for name in PAGES if name.startswith("docs/")} | generated
+
+
+@pytest.mark.parametrize("name", pruning.__all__)
+def test_every_public_name_has_an_example(name: str) -> None:
+    assert ">>>" in (inspect.getdoc(getattr(pruning, name)) or "")

@@ -65,6 +65,16 @@ def oracle(
     **Other models.** Where the model is no `LanguageModel`, each neuron costs a reading with its readers' columns at
     zero; a batch is a cluster, and `most`, `tolerance` and `words` play no part.
 
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
+    >>> unread = pruning.silence(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
+    >>> found = oracle(unread, text, neurons="all", tokens=32, most=32, tolerance=0.1, words="all", seed=1)
+    >>> abs(found["loss_increase"][0].item()) < 1e-6
+    True
+
     Args:
         model: A model whose layers have readers of their own.
         windows: Text that the model was not trained on, read from its start; at least two windows.

@@ -23,6 +23,17 @@ def record(model: nn.Module, layers: Sequence[NeuronLayer], observe: Observer) -
 
     No hook is left behind, also after an error.
 
+    >>> import torch, pruning
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
+    >>> network[0].weight.data = torch.tensor([[1.0], [2.0]])
+    >>> model = pruning.adapt(network, torch.ones(1, 1), criterion=nn.CrossEntropyLoss())
+    >>> seen = {}
+    >>> with record(model, model.layers(), seen.__setitem__):
+    ...     _ = model(torch.tensor([[1.0], [-1.0], [3.0]]))
+    >>> seen["0"].tolist()
+    [[1.0, 2.0], [0.0, 0.0], [3.0, 6.0]]
+
     Args:
         model: The model whose modules the layers name.
         layers: Which layers to observe.

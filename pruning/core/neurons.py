@@ -30,6 +30,10 @@ class Slice:
     computes the neurons, and once along dimension 1, where it reads them. A reader of two layers' concatenated
     outputs holds each of them in a part of dimension 1.
 
+    >>> gates = Slice("weight_hh", dim=0, blocks=4)
+    >>> gates.split(torch.arange(8.0).view(8, 1))[0].tolist()  # of two neurons the first: a row of each gate
+    [[0.0], [2.0], [4.0], [6.0]]
+
     Attributes:
         parameter: The parameter's name in its model.
         dim: The dimension that runs over neurons.
@@ -77,6 +81,11 @@ class Slice:
 class NeuronLayer:
     """One layer of neurons, said once.
 
+    >>> own, readers = (Slice("0.weight", dim=0), Slice("0.bias", dim=0)), (Slice("2.weight", dim=1, bias="2.bias"),)
+    >>> layer = NeuronLayer("0", "dense", width=3, owned=own, read=readers, output="1")
+    >>> [piece.parameter for piece in (*layer.owned, *layer.read)]
+    ['0.weight', '0.bias', '2.weight']
+
     Attributes:
         name: The layer's name, unique in its model.
         kind: The network type of its neurons: `rnn`, `snn`, `dense`, `conv` (channels) or `head` (attention heads).
@@ -107,7 +116,21 @@ class NeuronLayer:
 
 
 class PrunableModule(nn.Module, ABC):
-    """A model that says where its neurons are and can be rebuilt with other widths."""
+    """A model that says where its neurons are and can be rebuilt with other widths.
+
+    >>> class Doubled(PrunableModule):
+    ...     def __init__(self, width):
+    ...         super().__init__()
+    ...         self.own = nn.Parameter(torch.arange(1.0, width + 1))
+    ...         self.readers = nn.Parameter(torch.full((width,), 2.0))
+    ...     def layers(self):
+    ...         width = len(self.own)
+    ...         return [NeuronLayer("l", "dense", width, (Slice("own", 0),), (Slice("readers", 0),), output="")]
+    ...     def resized(self, widths):
+    ...         return Doubled(*widths)
+    >>> select(Doubled(3), {"l": torch.tensor([0, 2])}).own.tolist()
+    [1.0, 3.0]
+    """
 
     @abstractmethod
     def layers(self) -> list[NeuronLayer]:
@@ -182,6 +205,14 @@ def select(model: Model, keep: Keep) -> Model:
     With a permutation of all neurons for `keep`, the result is the same function with its neurons relabelled. What is
     frozen stays frozen.
 
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> smaller = select(model, {"rnn.0": torch.tensor([0, 5])})
+    >>> smaller.widths(), torch.equal(smaller.decoder.weight, model.decoder.weight[:, [0, 5]])
+    ((2,), True)
+
     Args:
         model: It is left as it was.
         keep: Layer name → kept indices. Layers that are not named keep everything.
@@ -232,6 +263,13 @@ def silence(model: Model, keep: Keep) -> Model:
 
     Masking, as a reference for `select`: the columns of every reader are zero, so a removed neuron still computes,
     but its output reaches nothing. Where something reads it without a parameter, it says zero instead.
+
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> silence(model, {"rnn.0": torch.tensor([0, 5])}).decoder.weight.any(dim=0).tolist()
+    [True, False, False, False, False, True]
     """
     layers = model.layers()
     _check_keep(layers, keep)

@@ -20,6 +20,17 @@ def compare(evaluation: pd.DataFrame, choices: Mapping[str, str], *, control: st
     The change of a phase is its perplexity over the control's − 1: before fine-tuning over the dense model's, after
     it over the dense model's after the same fine-tuning, so that extra training is not mistaken for good pruning.
 
+    >>> import pandas as pd
+    >>> phases = {"dense": (10.0, 10.0, 9.0), "half": (20.0, 12.0, 9.9)}
+    >>> rows = [
+    ...     {"variant": name, "phase": phase, "split": "test", "perplexity": value, "neurons": 8, "parameters": 80,
+    ...      "multiply_adds": 60, "synaptic_operations": 0.0, "energy": 276.0}
+    ...     for name, values in phases.items() for phase, value in zip(PHASES, values, strict=True)
+    ... ]
+    >>> found = compare(pd.DataFrame(rows), {"half": "fused"}, control="dense")
+    >>> found[["pruned_change", "finetuned_change"]].round(3).iloc[0].tolist()
+    [1.0, 0.1]
+
     Args:
         evaluation: The `evaluation` rows of all variants.
         choices: Variant → what it chose by; also the variants to compare.

@@ -38,6 +38,23 @@ def compare_pruning_results(
 ) -> dict[str, pd.DataFrame]:
     """Return the tables `progressive`, `precision`, `stability` and `cost`, each as far as there is evidence for it.
 
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
+    >>> recipe = pruning.Recipe(
+    ...     epochs=1, portion=1.0, learning_rate=0.01, warmup=0.1, weight_decay=0.0, clip=1.0, patience=1
+    ... )
+    >>> imitation = pruning.Imitation(tokens=32, learning_rate=0.01, warmup=0.1, clip=1.0)
+    >>> treatment = pruning.Treatment(
+    ...     scope="layer", floor=1, repair="ridge", imitation=imitation, recipe=recipe, distillation=0.0
+    ... )
+    >>> texts = pruning.Texts(calibration=text, training=text, judged=text)
+    >>> dense = pruning.run_dense_control(model, texts, treatment=treatment, seed=1)
+    >>> sorted(compare_pruning_results([dense]))
+    ['progressive', 'stability']
+
     Args:
         results: Prunings, the dense controls among them, of any variants, shares, calibrations and dense models.
             `progressive` is told of the lowest seeds; `stability` of the share that most seeds have in common.

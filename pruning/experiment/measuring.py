@@ -41,7 +41,17 @@ def calibrate(
     seed: int,
     track: Track = silently,
 ) -> Calibration:
-    """Measure signals on one stretch of text; `activations` is always among them, for the repair reads its states."""
+    """Measure signals on one stretch of text; `activations` is always among them, for the repair reads its states.
+
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
+    >>> found = calibrate(model, text, ["weights"], effort=USUAL, seed=1)
+    >>> sorted(found.tables)
+    ['activations', 'weights']
+    """
     tables: dict[str, pd.DataFrame] = {}
     covariances: Covariances = {}
     for name in MEASURED:

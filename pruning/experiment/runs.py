@@ -26,6 +26,24 @@ def run_traditional_pruning(
 ) -> Pruning:
     """Return the model pruned by the traditional importance, Hessian trace × ‖w‖² / n: cut, repaired, fine-tuned.
 
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
+    >>> recipe = pruning.Recipe(
+    ...     epochs=1, portion=1.0, learning_rate=0.01, warmup=0.1, weight_decay=0.0, clip=1.0, patience=1
+    ... )
+    >>> imitation = pruning.Imitation(tokens=32, learning_rate=0.01, warmup=0.1, clip=1.0)
+    >>> treatment = pruning.Treatment(
+    ...     scope="layer", floor=1, repair="ridge", imitation=imitation, recipe=recipe, distillation=0.0
+    ... )
+    >>> texts = pruning.Texts(calibration=text, training=text, judged=text)
+    >>> effort = {"hessian": {"probes": 2, "stability": 0.0}, "activations": {"activation_samples": 4, "bins": 4}}
+    >>> pruned = run_traditional_pruning(model, texts, retain=0.5, treatment=treatment, seed=1, effort=effort)
+    >>> pruned.variant, pruned.size.neurons
+    ('traditional', 3)
+
     Args:
         model: The dense model; it is left as it was.
         texts: What is read for what.
@@ -59,6 +77,27 @@ def run_enhanced_pruning(
     track: Track = silently,
 ) -> Pruning:
     """Return the model pruned by an enhanced importance: cut, repaired, fine-tuned.
+
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
+    >>> recipe = pruning.Recipe(
+    ...     epochs=1, portion=1.0, learning_rate=0.01, warmup=0.1, weight_decay=0.0, clip=1.0, patience=1
+    ... )
+    >>> imitation = pruning.Imitation(tokens=32, learning_rate=0.01, warmup=0.1, clip=1.0)
+    >>> treatment = pruning.Treatment(
+    ...     scope="layer", floor=1, repair="ridge", imitation=imitation, recipe=recipe, distillation=0.0
+    ... )
+    >>> texts = pruning.Texts(calibration=text, training=text, judged=text)
+    >>> effort = {"weights": {"threshold": 0.1, "bins": 4}, "activations": {"activation_samples": 4, "bins": 4}}
+    >>> known = pruning.calibrate(model, text, ["weights"], effort=effort, seed=1)
+    >>> pruned = run_enhanced_pruning(
+    ...     model, texts, retain=0.5, treatment=treatment, seed=1, variant="weights", calibration=known
+    ... )
+    >>> pruned.variant, pruned.size.neurons
+    ('weights', 3)
 
     Args:
         model: The dense model; it is left as it was.

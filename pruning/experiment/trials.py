@@ -33,6 +33,11 @@ from pruning.training.loop import Recipe, train
 class Texts:
     """What is read for what.
 
+    >>> import torch, pruning
+    >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
+    >>> len(Texts(calibration=text, training=text, judged=text).judged)
+    10
+
     Attributes:
         calibration: Training text that signals and repairs are measured on.
         training: Training text for the extra training; its batch and length are the training's.
@@ -47,6 +52,17 @@ class Texts:
 @dataclass(frozen=True, kw_only=True)
 class Treatment:
     """What follows a choice, the same for all.
+
+    >>> import pruning
+    >>> recipe = pruning.Recipe(
+    ...     epochs=1, portion=1.0, learning_rate=0.01, warmup=0.1, weight_decay=0.0, clip=1.0, patience=1
+    ... )
+    >>> imitation = pruning.Imitation(tokens=32, learning_rate=0.01, warmup=0.1, clip=1.0)
+    >>> treatment = Treatment(
+    ...     scope="layer", floor=1, repair="ridge", imitation=imitation, recipe=recipe, distillation=0.0
+    ... )
+    >>> treatment.repair
+    'ridge'
 
     Attributes:
         scope: What importance is compared across (see `retention`).
@@ -123,6 +139,23 @@ def run_dense_control(
     model: LanguageModel, texts: Texts, *, treatment: Treatment, seed: int, training: int = 0
 ) -> Pruning:
     """Return the dense model and the dense model after the same extra training, in the form of a pruning.
+
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
+    >>> recipe = pruning.Recipe(
+    ...     epochs=1, portion=1.0, learning_rate=0.01, warmup=0.1, weight_decay=0.0, clip=1.0, patience=1
+    ... )
+    >>> imitation = pruning.Imitation(tokens=32, learning_rate=0.01, warmup=0.1, clip=1.0)
+    >>> treatment = pruning.Treatment(
+    ...     scope="layer", floor=1, repair="ridge", imitation=imitation, recipe=recipe, distillation=0.0
+    ... )
+    >>> texts = pruning.Texts(calibration=text, training=text, judged=text)
+    >>> dense = run_dense_control(model, texts, treatment=treatment, seed=1)
+    >>> dense.variant, sorted(dense.losses)
+    ('dense', ['finetuned', 'pruned', 'reconstructed'])
 
     Args:
         model: The dense model; it is left as it was.

@@ -57,7 +57,15 @@ class Fusion:
 
 
 def fuse(tables: Mapping[str, pd.DataFrame], *, strategy: str, seed: int, **settings: Any) -> pd.DataFrame:
-    """Return the `importance` table alone; see `fusion`, whose further settings may be given."""
+    """Return the `importance` table alone; see `fusion`, whose further settings may be given.
+
+    >>> import pandas as pd
+    >>> keys = {"layer": ["a"] * 3, "neuron": range(3)}
+    >>> tables = {"weights": pd.DataFrame({**keys, "importance": [0.0, 1.0, 2.0]})}
+    >>> tables["hessian"] = pd.DataFrame({**keys, "importance": [0.0, 9.0, 9.0]})
+    >>> fuse(tables, strategy="simple", seed=1)["fused"].tolist()
+    [0.0, 0.75, 1.0]
+    """
     return fusion(tables, strategy=strategy, seed=seed, **settings).importance
 
 

@@ -56,6 +56,10 @@ def settings(family: str) -> tuple[str, ...]:
 def build(family: str, **config: Any) -> LanguageModel:
     """Return a new model of `family` from the family's own configuration, in which a list may stand for a tuple.
 
+    >>> settings = {"vocabulary": 9, "embedding": 4, "decoder": "untied", "dropout": 0.0}
+    >>> [(layer.name, layer.width) for layer in build("lstm", widths=[6, 5], **settings).layers()]
+    [('lstm.0', 6), ('lstm.1', 5)]
+
     Raises:
         ValueError: For a family that is not in `FAMILIES`.
     """

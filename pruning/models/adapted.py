@@ -64,6 +64,12 @@ def adapt(
     its arguments, in a dictionary its keyword arguments; it returns logits, or something that holds them as `logits`.
     `call` says it otherwise. The last dimension of the logits runs over classes, the others over targets.
 
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 3))
+    >>> model = adapt(network, torch.ones(4, 2), criterion=nn.CrossEntropyLoss())
+    >>> model.widths(), model.multiply_adds(), model.module is network
+    ((5,), 25, False)
+
     Args:
         network: Any module, in which `discover` then finds the neurons; or a `PrunableModule`: what it found before,
             or a model that says itself where its neurons are. It is left as it was.

@@ -32,6 +32,9 @@ RIDGE = 1e-10
 class Imitation:
     """How a pruned model learns from the dense one.
 
+    >>> Imitation(tokens=1000, learning_rate=0.01, warmup=0.1, clip=1.0).tokens
+    1000
+
     Attributes:
         tokens: The budget: how many calibration tokens are read.
         learning_rate: Highest learning rate of Adam (Kingma & Ba 2015), reached after the warm-up and lowered to zero
@@ -64,6 +67,17 @@ def imitate(
     product at any step, so a token costs a tenth of a training token. Embedding and decoder stay; everything between
     them learns that is not frozen. Where the student's decoder is its own, it is replaced by the teacher's behind a
     linear map, which is multiplied back into it at the end; a frozen one stays, and so does the map.
+
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
+    >>> smaller = pruning.select(model, {"rnn.0": torch.arange(3)})
+    >>> imitation = pruning.Imitation(tokens=64, learning_rate=0.01, warmup=0.1, clip=1.0)
+    >>> taught = imitate(smaller, model, text, imitation=imitation)
+    >>> taught.widths(), torch.equal(taught.encoder.weight, model.encoder.weight)
+    ((3,), True)
 
     Args:
         student: A pruned model, as `reconstruct` left it; neither model is changed.

@@ -61,6 +61,18 @@ def reconstruct(model: Model, keep: Keep, covariances: Covariances, *, repair: s
     cannot be refitted so is only cut, and a warning says why (`NeuronLayer.obstacle`). A frozen reader is refitted like
     any other, for its removed columns are gone, and stays frozen.
 
+    >>> import torch, pruning
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
+    >>> network[0].weight.data = torch.tensor([[1.0], [2.0]])
+    >>> model = pruning.adapt(network, torch.ones(1, 1), criterion=nn.CrossEntropyLoss())
+    >>> batches = [(torch.tensor([[1.0]]), torch.tensor([0])), (torch.tensor([[3.0]]), torch.tensor([1]))]
+    >>> _, covariances = pruning.activations(model, batches, activation_samples=2, bins=4)
+    >>> smaller = reconstruct(model, {"0": torch.tensor([1])}, covariances, repair="ridge")
+    >>> inputs = torch.tensor([[2.0]])  # what neuron 0 said is half of what neuron 1 says
+    >>> torch.allclose(smaller.module(inputs), network(inputs), atol=1e-3)
+    True
+
     Args:
         model: It is left as it was.
         keep: Kept neurons of each layer.

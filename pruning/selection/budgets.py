@@ -49,6 +49,15 @@ class Budget:
 def budget_of(model: Measurable, *, kind: str, value: float, latency: Costs | None = None) -> Budget:
     """Return a budget for smaller versions of `model`.
 
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> import numpy as np
+    >>> budget = budget_of(model, kind="parameters", value=100)
+    >>> budget.costs(np.array([[2], [6]])).tolist()  # what widths of 2 and of 6 cost
+    [79.0, 171.0]
+
     Args:
         model: The model whose layers are to shrink; one with readers of its own for each layer.
         kind: `neurons`, `parameters` (stored numbers, shared ones once), `multiply_adds` (for one token), or `latency`.

@@ -146,7 +146,13 @@ def retention(
 
 
 def keep_of(retained: pd.DataFrame) -> Keep:
-    """Return the kept neurons of each layer, ascending, as `select` takes them."""
+    """Return the kept neurons of each layer, ascending, as `select` takes them.
+
+    >>> import pandas as pd
+    >>> retained = pd.DataFrame({"layer": ["a"] * 3, "neuron": [0, 1, 2], "kept": [True, False, True]})
+    >>> keep_of(retained)
+    {'a': tensor([0, 2])}
+    """
     kept = retained[retained["kept"]].sort_values(["layer", "neuron"])
     return {str(layer): torch.tensor(rows.to_numpy()) for layer, rows in kept.groupby("layer")["neuron"]}
 

@@ -104,6 +104,16 @@ def activations(
     The importance is their weighted sum after scaling within the layer; its standard error is the jackknife over
     eight consecutive groups of windows (fewer of wide layers, see `groups_that_fit`).
 
+    >>> import torch, pruning
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
+    >>> network[0].weight.data = torch.tensor([[1.0], [2.0]])
+    >>> model = pruning.adapt(network, torch.ones(1, 1), criterion=nn.CrossEntropyLoss())
+    >>> batches = [(torch.tensor([[1.0]]), torch.tensor([0])), (torch.tensor([[3.0]]), torch.tensor([1]))]
+    >>> table, covariances = activations(model, batches, activation_samples=2, bins=4)
+    >>> table["magnitude"].tolist()  # the neurons said 1 and 3, and 2 and 6
+    [2.0, 4.0]
+
     Args:
         model: Any model that can be run on batches.
         windows: Calibration text (or other batches), read in order with carried state.

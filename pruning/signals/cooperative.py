@@ -35,6 +35,16 @@ def cooperative(model: PrunableModule, covariances: Covariances, *, strong: floa
     The importance is their weighted sum after scaling within the layer; its standard error is the jackknife over the
     groups of text that the covariances come from.
 
+    >>> import torch, pruning
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
+    >>> network[0].weight.data = torch.tensor([[1.0], [2.0]])
+    >>> model = pruning.adapt(network, torch.ones(1, 1), criterion=nn.CrossEntropyLoss())
+    >>> batches = [(torch.tensor([[1.0]]), torch.tensor([0])), (torch.tensor([[3.0]]), torch.tensor([1]))]
+    >>> _, covariances = pruning.activations(model, batches, activation_samples=2, bins=4)
+    >>> cooperative(model, covariances, strong=0.5)["uniqueness"].round(3).tolist()  # each is a multiple of the other
+    [0.0, 0.0]
+
     Args:
         model: Its `layers()` say which weights connect a layer to itself.
         covariances: What `activations` returned.

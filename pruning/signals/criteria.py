@@ -46,6 +46,16 @@ def criteria(
     standard error is the jackknife over eight consecutive groups of windows (fewer of wide layers, see
     `groups_that_fit`). Of a layer whose outputs cannot be tapped there are no numbers, and a warning says why.
 
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
+    >>> unread = pruning.silence(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
+    >>> found = criteria(unread, text, batches=4, bins=4, classes=3, ridge=1e-4, seed=1)
+    >>> found.loc[0, ["magnitude_out", "gate_fisher", "kfac_obs"]].tolist()
+    [0.0, 0.0, 0.0]
+
     Args:
         model: Any model whose layers can be tapped (`Measurable.tapped`).
         windows: Calibration text (or other batches), read in order with carried state.

@@ -66,6 +66,15 @@ def hessian(
     2 columns more than double it. Antithetic probes are the same probe, since −v gives what v gives; probes with
     orthogonal signs between neurons would leave the variance within a neuron as it is and repeat it in each probe.
 
+    >>> import torch, pruning
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
+    >>> network[0].weight.data = torch.tensor([[1.0], [2.0]])
+    >>> model = pruning.adapt(network, torch.ones(1, 1), criterion=nn.CrossEntropyLoss())
+    >>> batches = [(torch.tensor([[1.0]]), torch.tensor([0])), (torch.tensor([[3.0]]), torch.tensor([1]))]
+    >>> hessian(model, batches, probes=4, stability=0.0, seed=1)["mean_square"].tolist()
+    [1.0, 4.0]
+
     Args:
         model: Any model that knows its loss, differentiable twice.
         windows: Calibration text (or other batches).

@@ -34,6 +34,16 @@ def sensitivities(
     Tokens whose target is ignored (padding) are left out of the mean.
     A layer whose outputs cannot be tapped is left out, and a warning says why.
 
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
+    >>> unread = pruning.silence(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
+    >>> groups = sensitivities(unread, text, batches=8, seed=1)["rnn.0"]
+    >>> [group.products[0, 0].item() for group in groups[:2]]
+    [0.0, 0.0]
+
     Args:
         model: Any model whose layers can be tapped (`Measurable.tapped`).
         windows: Calibration text (or other batches), read in order with carried state; what flows back is cut at the

@@ -62,6 +62,17 @@ def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) 
     - importance: place over the number of neurons, comparable across layers. Its standard error is the jackknife over
       the groups of text.
 
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
+    >>> unread = pruning.silence(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
+    >>> _, covariances = pruning.activations(unread, text, activation_samples=8, bins=4)
+    >>> order = surgeon(covariances, pruning.sensitivities(unread, text, batches=8, seed=1), damping=1e-4)
+    >>> order["place"][0].item(), order["cost"][0].item()
+    (1, 0.0)
+
     Args:
         states: Covariance of each layer's outputs, in groups of text.
         sensitivities: Moments of the sensitivities, likewise; of a layer without them there are no numbers. Where the

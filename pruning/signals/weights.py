@@ -30,6 +30,14 @@ def weights(model: PrunableModule, *, threshold: float, bins: int) -> pd.DataFra
 
     The importance is their weighted sum after scaling within the layer; it is exact, so its standard error is 0.
 
+    >>> import torch, pruning
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
+    >>> network[0].weight.data = torch.tensor([[1.0], [2.0]])
+    >>> model = pruning.adapt(network, torch.ones(1, 1), criterion=nn.CrossEntropyLoss())
+    >>> weights(model, threshold=0.1, bins=4)["norm"].tolist()
+    [1.0, 2.0]
+
     Args:
         model: Its `layers()` say what each neuron owns.
         threshold: Relative size below which a weight counts as zero.

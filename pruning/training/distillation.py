@@ -16,6 +16,13 @@ from pruning.models.base import Measurable
 class Teacher:
     """A model that another learns from (Hinton, Vinyals & Dean 2015).
 
+    >>> import pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> Teacher(model=model, share=0.5, temperature=2.0).share
+    0.5
+
     Attributes:
         model: It is evaluated without dropout and never changed.
         share: Share of the teacher in what is minimised, in [0, 1]; the labels have the rest.

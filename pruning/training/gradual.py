@@ -38,6 +38,10 @@ Importance = Mapping[str, Tensor]
 class Schedule:
     """When neurons leave: many at first, fewer and fewer later (Zhu & Gupta 2018).
 
+    >>> schedule = Schedule(begin=0.0, end=1.0, every=5)
+    >>> [schedule.neurons_left(step, steps=10, neurons=100, retain=0.5) for step in (0, 5, 10)]
+    [100, 56, 50]
+
     Attributes:
         begin: Share of all steps after which removal starts, in [0, end].
         end: Share of all steps after which the last neurons have left, in [begin, 1].
@@ -100,6 +104,21 @@ def prune_gradually(
 
     Frozen parameters lose rows and columns with the neurons, and stay as they are otherwise; their gradients, too, tell
     the importance.
+
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
+    >>> recipe = pruning.Recipe(
+    ...     epochs=1, portion=1.0, learning_rate=0.01, warmup=0.1, weight_decay=0.0, clip=1.0, patience=1
+    ... )
+    >>> schedule = pruning.Schedule(begin=0.0, end=0.5, every=1)
+    >>> *_, last = prune_gradually(
+    ...     model, text, text, recipe=recipe, seed=1, retain=0.5, floor=1, schedule=schedule, momentum=0.9, penalty=0.0
+    ... )
+    >>> last.history["neurons"].iloc[-1].item()
+    3
 
     Args:
         model: A dense language model whose layers have readers of their own; it is left as it was.

@@ -35,6 +35,9 @@ CHECKPOINTED = ("exp_avg", "exp_avg_sq", "step")
 class Recipe:
     """How a model is trained.
 
+    >>> Recipe(epochs=3, portion=0.5, learning_rate=0.01, warmup=0.1, weight_decay=0.0, clip=1.0, patience=2).portion
+    0.5
+
     Attributes:
         epochs: Passes over the training windows.
         portion: Share of the training windows, from the start, that one pass uses; 1 is all.
@@ -91,6 +94,19 @@ def train(
 
     Each epoch draws its dropout from `seed` and its own number, so a run resumed after epoch n ends with the bytes of
     a run that was never interrupted. The global random state is left as it was. Frozen parameters stay as they are.
+
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
+    >>> recipe = pruning.Recipe(
+    ...     epochs=1, portion=1.0, learning_rate=0.01, warmup=0.1, weight_decay=0.0, clip=1.0, patience=1
+    ... )
+    >>> before = pruning.loss_of(model, text).mean
+    >>> *_, last = train(model, text, text, recipe=recipe, seed=1)
+    >>> last.finished, len(last.history), pruning.loss_of(model, text).mean < before
+    (True, 10, True)
 
     Args:
         model: Any model that knows its loss; it ends as the last epoch left it.
