@@ -17,13 +17,14 @@ model gives in which nobody reads them. Where the user's own code counts on a wi
 that may follow it (`numbers`); else the layer is named with the error.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pruning.core.neurons import NeuronLayer
 from pruning.discovery.attention import Attention, is_attention
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.folding import fold
@@ -78,6 +79,7 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
             read = ((p.parameter, p.dim) for layer in structure.layers for p in layer.read)
             if reading.padded and reading.axis in read:
                 _narrow(network, reading.module.removeprefix(PREFIX))
+        _persist(network, structure.layers)
         model, refuted = proved(
             Discovered(network, structure.layers, {}, folded=folded), structure, inputs, found.states
         )
@@ -201,6 +203,14 @@ def _outputs(network: nn.Module, inputs: Inputs) -> list[Tensor]:
 def _said(error: Exception) -> str:
     """Return an error's kind and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(".")
+
+
+def _persist(network: nn.Module, layers: Sequence[NeuronLayer]) -> None:
+    """Let buffers that are cut with neurons be saved, so that they are where a state is loaded."""
+    for name in {piece.parameter.removeprefix(PREFIX) for layer in layers for piece in layer.buffers}:
+        above, _, own = name.rpartition(".")
+        if not own.isdigit():  # a place in a tuple that a module keeps
+            network.get_submodule(above)._non_persistent_buffers_set.discard(own)
 
 
 def _narrow(network: nn.Module, path: str) -> None:

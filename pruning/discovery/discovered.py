@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pruning.core.neurons import NeuronLayer, PrunableModule, Slice, named_buffers
+from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice, cut, named_buffers, named_tensors
 from pruning.discovery.attention import Attention
 from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.tracing import canonical, copied, kept_tensors
@@ -87,9 +87,18 @@ class Discovered(PrunableModule):
 
     def resized(self, widths: Sequence[int]) -> Self:
         """Return a model with these widths; tensors whose shape changes are not yet meaningful."""
-        network = copied(self.network)
+        return self._resized(widths, {}, sharing=False)
+
+    def thinned(self, keep: Keep) -> Self:
+        """Return what `select` does, but with the same tensors where nothing is cut from them, to be run at once."""
+        widths = [len(keep.get(layer.name, range(layer.width))) for layer in self._layers]
+        tensors = cut(self._layers, keep, {**named_tensors(self), **named_buffers(self)})
+        return self._resized(widths, tensors, sharing=True)
+
+    def _resized(self, widths: Sequence[int], tensors: Mapping[str, Tensor], *, sharing: bool) -> Self:
         layers = resized_layers(self._layers, widths)
-        _reshape(network, self._layers, layers)
+        changed = _changed(self.network, self._layers, layers, tensors)
+        network = copied(self.network, sharing=sharing, replacing=changed)
         for module in network.modules():
             _agree(module)
         for before, after in zip(self._layers, layers, strict=True):
@@ -146,8 +155,17 @@ def _shared(layers: Iterable[NeuronLayer]) -> dict[tuple[str, int], list[tuple[S
     return {axis: sorted(pieces, key=lambda pair: pair[0].start) for axis, pieces in found.items()}
 
 
-def _reshape(network: nn.Module, before: Sequence[NeuronLayer], after: Sequence[NeuronLayer]) -> None:
-    """Put new parameters and buffers into the network where the widths change their shapes; what is tied stays tied."""
+def _changed(
+    network: nn.Module, before: Sequence[NeuronLayer], after: Sequence[NeuronLayer], given: Mapping[str, Tensor]
+) -> dict[int, Tensor]:
+    """Return what takes the place of the tensors whose shapes the widths change, by their identity.
+
+    Args:
+        network: It is left as it was.
+        before: Its layers.
+        after: The layers with their new widths.
+        given: The new tensors by name, as far as they are known; zeros else.
+    """
     tensors = kept_tensors(network)
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     for old, new in zip(before, after, strict=True):
@@ -155,23 +173,14 @@ def _reshape(network: nn.Module, before: Sequence[NeuronLayer], after: Sequence[
             shapes[piece.parameter.removeprefix(PREFIX)][piece.dim] -= (
                 piece.blocks * piece.size * (old.width - new.width)
             )
-    changed = {
-        id(tensors[name]): tensors[name].new_zeros(shape)
-        for name, shape in shapes.items()
-        if shape != list(tensors[name].shape)
-    }
-    for tensor in tensors.values():
-        if id(tensor) in changed and isinstance(tensor, nn.Parameter):
-            changed[id(tensor)] = nn.Parameter(changed[id(tensor)], requires_grad=tensor.requires_grad)
-    for module in network.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        for name, value in vars(module).items():
-            if isinstance(value, (tuple, list)) and any(id(part) in changed for part in value):
-                setattr(module, name, type(value)(changed.get(id(part), part) for part in value))
-        registered: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for own in registered:
-            own.update({name: changed[id(tensor)] for name, tensor in own.items() if id(tensor) in changed})
+    changed: dict[int, Tensor] = {}
+    for name, tensor in tensors.items():
+        if shapes[name] != list(tensor.shape):
+            other = given.get(PREFIX + name)
+            other = tensor.detach().new_zeros(shapes[name]) if other is None else other
+            is_parameter = isinstance(tensor, nn.Parameter)
+            changed[id(tensor)] = nn.Parameter(other, tensor.requires_grad) if is_parameter else other
+    return changed
 
 
 def _agree(module: nn.Module) -> None:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pruning.core.neurons import Keep, NeuronLayer, removed_neurons, select, silence
+from pruning.core.neurons import Keep, NeuronLayer, named_tensors, removed_neurons
 from pruning.discovery.discovered import Discovered, Number
 from pruning.discovery.numbers import candidates
 from pruning.discovery.propagation import Blend, flat
 from pruning.discovery.structure import Structure
-from pruning.discovery.tracing import Inputs, Seeing, kept_tensors, name_of, running
+from pruning.discovery.tracing import Inputs, Seeing, copied, kept_tensors, name_of, running
 
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
 _RANDOM = ("rand", "randn", "rand_like", "randn_like", "bernoulli", "normal")
@@ -61,7 +61,8 @@ def proved(model: Discovered, found: Structure, inputs: Inputs, states: set[int]
             layers, more = _together(prover, layers, numbers)
             reasons |= more
     numbers = [number for number in numbers if number.layer in {layer.name for layer in layers}]
-    layers = [_said(layer, exact=layer.exact and prover.exact(layer, numbers)) for layer in layers]
+    inexact = prover.inexact(layers, numbers)
+    layers = [_said(layer, exact=layer.exact and layer.name not in inexact) for layer in layers]
     return Discovered(model.network, layers, {}, numbers, model.folded), reasons
 
 
@@ -132,14 +133,13 @@ class Prover:
         )
         keep = {layer.name: _some(layer) for layer in layers}
         try:
-            smaller = select(model, keep)
-            found, _ = self.outputs(smaller, Still())
+            found, _ = self.outputs(model.thinned(keep), Still())
         except Exception as error:  # whatever a user's code raises at other widths
             return f"its model's own code counts on its width: {str(error).strip().partition(chr(10))[0]}"
         blends = [blend for blend in self.found.blends if self._concerns(blend, names)]
         mode = Still({blend.index: self._instead(blend, keep) for blend in blends})
         try:
-            expected, rounding = self.outputs(silence(model, keep), mode)
+            expected, rounding = self.masked(keep, mode)
         except Exception as error:  # what is left of the neurons may be no input of the operation
             return f"{blends[0].what if blends else 'its model'} takes all of it together: {error}"
         if len(found) == len(expected) and all(close(a, b, rounding) for a, b in zip(found, expected, strict=True)):
@@ -148,17 +148,39 @@ class Prover:
             return self.finer.failure(layers, numbers)
         return "without some of its neurons the model computes something else than where nobody reads them"
 
-    def exact(self, layer: NeuronLayer, numbers: Sequence[Number]) -> bool:
-        """Return whether removing neurons of a layer equals masking them."""
-        if not any(self._concerns(blend, {layer.name}) for blend in self.found.blends):
-            return True
-        model = Discovered(
-            self.model.network, self.model.layers(), {}, [number for number in numbers if number.layer == layer.name]
-        )
-        keep = {layer.name: _some(layer)}
-        found, _ = self.outputs(select(model, keep), Still())
-        expected, rounding = self.outputs(silence(model, keep), Still())
+    def inexact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> set[str]:
+        """Return those of the layers of which removing neurons does not equal masking them."""
+        blended = [layer for layer in layers if any(self._concerns(blend, {layer.name}) for blend in self.found.blends)]
+        if not blended or self._is_exact(blended, numbers):
+            return set()
+        if len(blended) == 1:
+            return {blended[0].name}
+        return {layer.name for layer in blended if not self._is_exact([layer], numbers)}
+
+    def _is_exact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> bool:
+        keep = {layer.name: _some(layer) for layer in layers}
+        numbers = [number for number in numbers if number.layer in keep]
+        model = Discovered(self.model.network, self.model.layers(), {}, numbers)
+        found, _ = self.outputs(model.thinned(keep), Still())
+        expected, rounding = self.masked(keep, Still())
         return all(close(one, other, rounding) for one, other in zip(found, expected, strict=True))
+
+    def masked(self, keep: Keep, mode: Still) -> tuple[list[Tensor], float]:
+        """Return what the model gives where nobody reads the neurons outside `keep`; see `silence`."""
+        tensors = named_tensors(self.model)
+        before = []
+        for layer in self.model.layers():
+            removed = removed_neurons(layer, keep)
+            for piece in (*layer.read, *layer.silenced):
+                tensor = tensors[piece.parameter]
+                places = piece.indices(removed, layer.width).to(tensor.device)
+                before.append((tensor, piece.dim, places, tensor.index_select(piece.dim, places)))
+                tensor.index_fill_(piece.dim, places, 0.0)
+        try:
+            return self.outputs(self.model, mode)
+        finally:
+            for tensor, dim, places, values in reversed(before):
+                tensor.index_copy_(dim, places, values)
 
     def outputs(self, model: nn.Module, mode: Still) -> tuple[list[Tensor], float]:
         """Return what a model gives but for its states, which lie elsewhere in a smaller one, and its rounding."""
@@ -238,18 +260,23 @@ def generic(model: Discovered, inputs: Inputs) -> Discovered:
 
     What its modules remember is forgotten. Its own weights stay where others give no finite answer.
     """
-    found = model.resized([layer.width for layer in model.layers()])
     generator = torch.Generator().manual_seed(0)
-    for tensor in found.parameters():
-        if tensor.is_floating_point() and tensor.ndim:
-            drawn = torch.randn(tensor.shape, generator=generator) * (len(tensor) / tensor.numel()) ** 0.5
-            tensor.data.copy_(drawn if tensor.ndim > 1 else 1 + drawn / 4)
+    drawn = {id(tensor): _drawn(tensor, generator) for tensor in model.parameters() if tensor.is_floating_point()}
+    found = Discovered(copied(model.network, replacing=drawn), model.layers(), {})
     registered = {*dict(found.named_parameters()), *dict(found.named_buffers())}
     for name, held in kept_tensors(found).items():
         if name not in registered:
             held.zero_()
     with running(found, inputs, Still()) as (_, outputs):
         return found if all(bool(tensor.isfinite().all()) for tensor in outputs) else model
+
+
+def _drawn(like: Tensor, generator: torch.Generator) -> nn.Parameter:
+    """Return random numbers in the shape of a parameter, of a size that neither explodes nor vanishes."""
+    if not like.ndim:
+        return nn.Parameter(like.detach().clone())
+    drawn = torch.randn(like.shape, generator=generator).mul_((len(like) / max(like.numel(), 1)) ** 0.5)
+    return nn.Parameter((drawn if like.ndim > 1 else drawn.div_(4).add_(1)).to(like))
 
 
 def close(one: Tensor, other: Tensor, rounding: float = 0.0) -> bool:

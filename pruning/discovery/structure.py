@@ -85,10 +85,10 @@ def _owners(found: Propagation, made: Sequence[Sequence[Group]], size: int) -> t
     """Return for each place the layer and the neuron that it belongs to."""
     layers, neurons = torch.full((size,), -1), torch.full((size,), -1)
     for number, groups in enumerate(made):
-        for neuron, group in enumerate(groups):
-            for axis, places in group.places.items():
-                where = found.positions.first[axis] + torch.tensor(places)
-                layers[where], neurons[where] = number, neuron
+        for axis in groups[0].places:
+            first, each = found.positions.first[axis], len(groups[0].places[axis])
+            where = first + torch.tensor([place for group in groups for place in group.places[axis]])
+            layers[where], neurons[where] = number, torch.arange(len(groups)).repeat_interleave(each)
     return layers, neurons
 
 

@@ -72,12 +72,13 @@ def tensors_in(given: object) -> list[Tensor]:
     return [part for parts in found for part in pytree.tree_leaves(parts) if isinstance(part, Tensor)]
 
 
-def copied(module: nn.Module, *, sharing: bool = False) -> Any:
+def copied(module: nn.Module, *, sharing: bool = False, replacing: Mapping[int, Tensor] | None = None) -> Any:
     """Return a copy of a module, also where it keeps a state that belongs to a graph of gradients.
 
     Args:
         module: It is left as it was.
         sharing: Whether the copy has the same parameters; what it does to its buffers and attributes is its own.
+        replacing: By identity of a tensor, what the copy has in its place.
     """
     held = (value for part in module.modules() for value in (*part._buffers.values(), *vars(part).values()))
     leaves = (leaf for value in held for leaf in flat(value))
@@ -85,6 +86,7 @@ def copied(module: nn.Module, *, sharing: bool = False) -> Any:
     memo: dict[int, Any] = {id(value): value.detach().clone() for value in kept}
     if sharing:
         memo.update({id(parameter): parameter for parameter in module.parameters()})
+    memo.update(replacing or {})
     return copy.deepcopy(module, memo)
 
 
