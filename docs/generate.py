@@ -139,5 +139,5 @@ def _flow(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text that a cell of a Markdown table can hold."""
-    return text.replace("|", "\\|").replace("\n", " ")
+    """Return text that a cell of a Markdown table can hold; what stands in `<>` is no HTML."""
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

@@ -137,6 +137,7 @@ def test_every_parameter_is_explained_with_its_value_and_bounds(generate: Module
         assert set(fields) <= set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE))
     assert "| `retain` | `0.5` | a number above 0 and at most 1 |" in page
     assert "fewest neurons of a layer" in page
+    assert "&lt;eos>" in page  # which a browser would take for HTML
 
 
 def test_the_reference_lists_every_public_name_once() -> None:
