@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice, cut, named_buffers, named_tensors
 from pruning.discovery.attention import Attention
 from pruning.discovery.recurrent import Narrowed, Recurrent
+from pruning.discovery.summary import summary
 from pruning.discovery.tracing import canonical, copied, kept_tensors
 
 PREFIX = "network."
@@ -74,7 +75,6 @@ class Discovered(PrunableModule):
         self.network, self.numbers, self.folded = network, tuple(numbers), dict(folded or {})
         self.unprunable = dict(unprunable)
         self._layers = list(layers)
-        self._register_load_state_dict_pre_hook(self._complete)  # type: ignore[no-untyped-call]
         self.training = network.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -113,8 +113,20 @@ class Discovered(PrunableModule):
             module.training = modes[name]
         return found
 
-    def _complete(self, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    def summary(self) -> str:
+        """Return as text what was found: each layer, what of the network is within reach, and why the rest stays."""
+        return summary(self, self._layers, self.unprunable, self.folded)
+
+    def __str__(self) -> str:
+        """Return what was found; `repr` shows the modules."""
+        return self.summary()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """Let a state lack the second name of what is stored once, and what is no parameter, which then stays."""
+        self._complete(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+    def _complete(self, state: dict[str, Tensor], prefix: str) -> None:
         for name, first in canonical(self).items():
             if prefix + first in state:
                 state.setdefault(prefix + name, state[prefix + first])

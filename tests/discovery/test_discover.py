@@ -485,3 +485,31 @@ def test_gathered_weights_are_those_of_each_neuron_by_hand():
     ]
     assert torch.equal(gather(right.owned, tensors)[2], torch.cat(expected))
     assert torch.equal(gather(right.read, tensors)[2], tensors["network.wide.weight"][:, 6].flatten())
+
+
+def test_a_summary_says_what_was_found_what_it_reaches_and_why_the_rest_stays():
+    class Summed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.second = nn.Linear(3, 6), nn.LayerNorm(6), nn.Linear(6, 4)
+            self.added, self.last = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), nn.Linear(3, 2)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.last(inputs + self.added(self.second(self.norm(self.first(inputs))).relu()))
+
+    discovered = pruning.discover(Summed().double(), floats(5, 3))
+    text = str(discovered)
+    assert text == discovered.summary()
+    header, *lines = text.splitlines()
+    # first 18 + 6, norm 6 + 6, second 24 + 4, added 12; not the biases of what stays, nor its rows
+    assert header == "2 layers of neurons, with 87% of 87 parameters within reach"
+    assert lines[0].split() == ["layer", "kind", "width", "parameters", "exact", "repairable"]
+    assert lines[1].split(maxsplit=5) == [
+        *["first", "dense", "6", "60", "no"],
+        "no: its readers read other numbers once some of its neurons are gone",
+    ]
+    assert lines[2].split() == ["second", "dense", "4", "40", "yes", "yes"]
+    assert "  added (17.2%): add combines it with values of a fixed width; map these to a width" in text
+    assert "  last (9.2%): the model returns it; its width is that of the answer" in text
+    assert text.endswith("folded into parameters:\n  added.weight: WeightNorm")
+    assert "(network): Summed(" in repr(discovered)

@@ -1,0 +1,101 @@
+"""What was found in a network as a short text: each layer, what of the network it reaches, and why the rest stays."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from pruning.core.neurons import NeuronLayer, Slice
+
+ADVICE: dict[str, str] = {
+    "the model returns it": "its width is that of the answer; remove neurons of what it reads",
+    "own code counts on its width": "let the code read the width from a module's number or a tensor's shape",
+    "computes something else than where nobody reads them": "look for a width, an order or a scale in the code",
+    "takes all of it together": "let the code read the width from a module's number or a tensor's shape",
+    "values of a fixed width": "map these to a width of their own first, by a linear layer",
+    "reads the model's inputs": "its inputs stay; neurons of a layer put between them and it could go",
+    "a row for each type of the embedding": "its rows are the vocabulary, which `discover` leaves",
+    "not known to keep neurons apart": "compute the same with operations that keep them apart",
+    "mixes all of it": "compute the same for each neuron by itself",
+    "is tied to": "give it a weight of its own",
+    "it is tied": "give its reader a weight of its own",
+    "outside of any module": "read it by an `nn.Linear`",
+    "do not reach it": "give example inputs that use it",
+}
+"""Part of a reason → what a user can do about it."""
+
+
+def summary(
+    network: nn.Module, layers: Sequence[NeuronLayer], unprunable: Mapping[str, str], folded: Mapping[str, str]
+) -> str:
+    """Return what was found, as text.
+
+    Args:
+        network: What holds the layers' parameters by their names.
+        layers: The layers that were found.
+        unprunable: Module, in the user's network → why it is none.
+        folded: Parameter → what computed it.
+    """
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    whole = max(sum(sizes.values()), 1)
+    pieces = [piece for layer in layers for piece in (*layer.owned, *layer.read)]
+    reached = _covered(network, pieces)
+    lines = [f"{len(layers)} layers of neurons, with {reached / whole:.0%} of {whole:,} parameters within reach"]
+    if layers:
+        lines += _table([_row(network, layer) for layer in layers])
+    if unprunable:
+        lines += ["", "what stays:"]
+    for reason, modules in _grouped(unprunable).items():
+        own = sum(_own(network, module) for module in modules)
+        advice = next((what for part, what in ADVICE.items() if part in reason), "")
+        lines.append(f"  {', '.join(modules)} ({own / whole:.1%}): {reason}{'; ' + advice if advice else ''}")
+    if folded:
+        lines += ["", "folded into parameters:", *(f"  {name}: {what}" for name, what in folded.items())]
+    return "\n".join(lines)
+
+
+def _row(network: nn.Module, layer: NeuronLayer) -> list[str]:
+    coupled = f"{_covered(network, (*layer.owned, *layer.read)):,}"
+    repairable = "yes" if not layer.obstacle else f"no: {layer.obstacle}"
+    return [layer.name, layer.kind, str(layer.width), coupled, "yes" if layer.exact else "no", repairable]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows below a header, in columns of equal width."""
+    whole = [["layer", "kind", "width", "parameters", "exact", "repairable"], *rows]
+    widths = [max(len(row[place]) for row in whole) for place in range(len(whole[0]))]
+    return ["  ".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip() for row in whole]
+
+
+def _covered(network: nn.Module, pieces: Iterable[Slice]) -> int:
+    """Return how many parameters these slices hold, each counted once."""
+    along: dict[str, dict[int, torch.Tensor]] = {}
+    parameters = dict(network.named_parameters())
+    for piece in pieces:
+        shape = parameters[piece.parameter].shape
+        mask = along.setdefault(piece.parameter, {}).setdefault(piece.dim, torch.zeros(shape[piece.dim]).bool())
+        mask.narrow(0, piece.start, shape[piece.dim] if piece.length is None else piece.length).fill_(True)
+    found = 0
+    for name, masks in along.items():
+        shape = parameters[name].shape
+        left = [int((~masks[dim]).sum()) if dim in masks else size for dim, size in enumerate(shape)]
+        found += parameters[name].numel() - math.prod(left)
+    return found
+
+
+def _own(network: nn.Module, path: str) -> int:
+    """Return how many parameters a module of the user's network has by itself, or a parameter by itself."""
+    inner = network.get_submodule("network")
+    try:
+        return sum(parameter.numel() for parameter in inner.get_submodule(path).parameters(recurse=False))
+    except AttributeError:
+        return next((p.numel() for name, p in inner.named_parameters(remove_duplicate=False) if name == path), 0)
+
+
+def _grouped(unprunable: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return reasons, each with the modules that it is given for."""
+    found: dict[str, list[str]] = {}
+    for module, reason in unprunable.items():
+        found.setdefault(reason, []).append(module)
+    return found
