@@ -137,6 +137,16 @@ def test_the_pipeline_does_not_run_the_experiment_and_the_experiment_runs_what_i
     assert len(needed) == 10
 
 
+def test_a_half_written_lock_file_of_the_experiment_is_mended_and_every_result_restored(touched):
+    before, lock = digests(touched), touched / "experiment/dvc.lock"
+    whole = lock.read_bytes()
+    stage(touched, "check")
+    lock.write_bytes(whole[:-300])
+    assert "experiment/dvc.lock: " in stage(touched, "check").stdout
+    assert "Running stage" not in run(REPRO, touched).stdout
+    assert (digests(touched), lock.read_bytes()) == (before, whole)
+
+
 def test_a_stage_that_fails_leaves_nothing_behind(touched, monkeypatch):
     def fails(*_: Any, **__: Any) -> None:
         raise FloatingPointError("Expected a finite loss, got nan.")
