@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.repair import CALIBRATION, SENSITIVE, STATES, Bench, Calibration, calibrated, chosen, opened
+from benchmarks.repair import CALIBRATION, SENSITIVE, STATES, Bench, Calibrated, calibrated, chosen, opened
 from pruning.core.hooks import record
 from pruning.core.modes import carried, evaluating
 from pruning.core.neurons import Keep, NeuronLayer, named_tensors, removed_neurons
@@ -39,7 +39,7 @@ def kept_by(places: dict[str, Tensor], count: int) -> Keep:
     return {name: (own > count).nonzero().flatten() for name, own in places.items()}
 
 
-def with_swaps(found: Calibration, grams: dict[str, Tensor], kept: Keep) -> Keep:
+def with_swaps(found: Calibrated, grams: dict[str, Tensor], kept: Keep) -> Keep:
     """Return the kept neurons after swaps within each layer."""
     better = {}
     for layer in found.model.layers():
@@ -114,7 +114,7 @@ def iterated(bench: Bench, seed: int, keep: float) -> LanguageModel:
     return model
 
 
-def sequential(found: Calibration, kept: Keep) -> LanguageModel:
+def sequential(found: Calibrated, kept: Keep) -> LanguageModel:
     """Return the repaired model, its readers refitted `ROUNDS` times on its own states instead of the dense model's.
 
     With dense states h and the pruned model's own k, every reader W becomes W B, B = C_hk (C_kk + λI)⁻¹, and its bias
@@ -137,7 +137,7 @@ def sequential(found: Calibration, kept: Keep) -> LanguageModel:
     return smaller
 
 
-def _states_of_both(found: Calibration, smaller: LanguageModel) -> dict[str, Covariance]:
+def _states_of_both(found: Calibrated, smaller: LanguageModel) -> dict[str, Covariance]:
     """Return the covariance of each layer's dense outputs and the smaller model's, side by side."""
     both: dict[str, Covariance] = {}
     seen: dict[str, Tensor] = {}
@@ -243,7 +243,7 @@ def _measure(bench: Bench, seed: int, keeps: list[float]) -> None:
         _measure_ranks(bench, found, greedy, keep, seed)
 
 
-def _measure_ranks(bench: Bench, found: Calibration, kept: Keep, keep: float, seed: int) -> None:
+def _measure_ranks(bench: Bench, found: Calibrated, kept: Keep, keep: float, seed: int) -> None:
     smaller = reconstruct(found.model, kept, found.states, repair="ridge")
     states = activations(smaller, found.windows, activation_samples=STATES, bins=32, track=track)[1]
     last = merged(states[smaller.layers()[-1].name])

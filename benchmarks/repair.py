@@ -93,7 +93,7 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibrated:
     """What is known of the dense model from training text, and the seconds that it took."""
 
     model: LanguageModel
@@ -114,7 +114,7 @@ def opened(corpus: Path, checkpoint: Path, results: Path) -> Bench:
     return bench
 
 
-def calibrated(bench: Bench, seed: int) -> Calibration:
+def calibrated(bench: Bench, seed: int) -> Calibrated:
     """Measure covariances and sensitivities, and order the neurons."""
     model = bench.dense.decoupled()
     windows = bench.windows("train", **CALIBRATION, seed=seed)
@@ -126,10 +126,10 @@ def calibrated(bench: Bench, seed: int) -> Calibration:
     generator = torch.Generator().manual_seed(seed)
     random = torch.rand(len(keys), generator=generator, dtype=torch.float64).numpy()
     importance = keys.assign(surgeon=order["importance"], random=random)
-    return Calibration(model, windows, states, importance, seconds)
+    return Calibrated(model, windows, states, importance, seconds)
 
 
-def with_traditional(found: Calibration, seed: int) -> pd.DataFrame:
+def with_traditional(found: Calibrated, seed: int) -> pd.DataFrame:
     """Return the importance with the Hessian's beside it."""
     traditional = hessian(found.model, found.windows, probes=PROBES, stability=1.0, seed=seed, track=track)
     return found.importance.assign(traditional=traditional["importance"])
@@ -141,9 +141,7 @@ def chosen(importance: pd.DataFrame, by: str, keep: float) -> Keep:
     return keep_of(retention(importance, variant=by, by=by, retain=keep, floor=8, scope=scope))
 
 
-def measure_repairs(
-    bench: Bench, found: Calibration, importance: pd.DataFrame, by: str, keep: float, seed: int
-) -> None:
+def measure_repairs(bench: Bench, found: Calibrated, importance: pd.DataFrame, by: str, keep: float, seed: int) -> None:
     """Measure a choice with each repair."""
     kept = chosen(importance, by, keep)
 
@@ -163,7 +161,7 @@ def measure_repairs(
     bench.cell(f"{keep}/{by}/imitate/{seed}", imitated)
 
 
-def repaired(found: Calibration, kept: Keep, imitation: Imitation = IMITATION) -> LanguageModel:
+def repaired(found: Calibrated, kept: Keep, imitation: Imitation = IMITATION) -> LanguageModel:
     """Return the pruned model, refitted in closed form and then by imitation."""
     smaller = reconstruct(found.model, kept, found.states, repair="ridge")
     return imitate(smaller, found.model, found.windows, imitation=imitation, track=track)
@@ -239,7 +237,7 @@ def _measure(bench: Bench, given: argparse.Namespace) -> None:
 
 
 def _measure_training(
-    bench: Bench, found: Calibration, keep: float, seed: int, trained: Sequence[str], epochs: int
+    bench: Bench, found: Calibrated, keep: float, seed: int, trained: Sequence[str], epochs: int
 ) -> None:
     for by in trained:
         if by == "scratch":
@@ -250,12 +248,12 @@ def _measure_training(
             bench.cell(f"{keep}/{by}/epoch/{seed}", partial(_after_epoch, bench, found, keep, seed, by))
 
 
-def _after_epoch(bench: Bench, found: Calibration, keep: float, seed: int, by: str) -> dict[str, float]:
+def _after_epoch(bench: Bench, found: Calibrated, keep: float, seed: int, by: str) -> dict[str, float]:
     """Return what the repaired choice becomes in an epoch beside the dense model."""
     return finetuned(bench, repaired(found, chosen(found.importance, by, keep)), RECIPE, seed, share=SHARE)
 
 
-def _from_scratch(bench: Bench, found: Calibration, keep: float, seed: int, epochs: int) -> dict[str, float]:
+def _from_scratch(bench: Bench, found: Calibrated, keep: float, seed: int, epochs: int) -> dict[str, float]:
     """Return what a new model of the surgeon's widths becomes in some epochs, by the labels alone.
 
     All neurons (`keep` 1) make a model as the dense one was before its training, tied as that is.

@@ -13,7 +13,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import IO
 
-from flows.stages import Stage
+from flows.stages import GraphStage
 
 RAN, UP_TO_DATE, RESTORED = "Ran", "Up to date", "Restored"
 """What DVC can have done with a stage."""
@@ -129,7 +129,7 @@ class Commands:
             self._running.discard(process)
 
 
-def changed(commands: Commands, stages: Mapping[str, Stage]) -> set[str]:
+def changed(commands: Commands, stages: Mapping[str, GraphStage]) -> set[str]:
     """Return the stages that DVC may not leave as they are: what differs from its lock files, and what is below that.
 
     It is asked once, for it takes a second to start, and a moment for each stage. If it does not answer, every stage
@@ -146,14 +146,14 @@ def changed(commands: Commands, stages: Mapping[str, Stage]) -> set[str]:
     return found
 
 
-def reproduce(commands: Commands, stage: Stage, log: Log, *, force: bool) -> str:
+def reproduce(commands: Commands, stage: GraphStage, log: Log, *, force: bool) -> str:
     """Let DVC reproduce one stage whose needs are met, and return what it did: ran, up to date or restored."""
     command = ["dvc", "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage.address]
     lines = _when_free(commands, stage, command, log)
     return what_dvc_did(stage.address, lines)
 
 
-def _when_free(commands: Commands, stage: Stage, command: list[str], log: Log) -> list[str]:
+def _when_free(commands: Commands, stage: GraphStage, command: list[str], log: Log) -> list[str]:
     """Run DVC's command, again and again while files that it needs are busy in another process of DVC's."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:

@@ -29,7 +29,7 @@ from pydantic import Field
 
 from flows.execution import UP_TO_DATE, CommandError, Commands, CommandTimeoutError, changed, reproduce
 from flows.server import configured_server, unreachable
-from flows.stages import Stage, read_stages
+from flows.stages import GraphStage, read_stages
 
 FAILED, NOT_STARTED = "Failed", "Not started"
 
@@ -86,7 +86,7 @@ def _check(commands: Commands) -> str | None:
     return None
 
 
-def _task_maker(commands: Commands, stale: set[str], *, force: bool) -> Callable[[Stage], Task[[], State[str]]]:
+def _task_maker(commands: Commands, stale: set[str], *, force: bool) -> Callable[[GraphStage], Task[[], State[str]]]:
     """Return the function that makes a stage's task; Prefect's cache is off, since DVC's is the one cache.
 
     Args:
@@ -95,7 +95,7 @@ def _task_maker(commands: Commands, stale: set[str], *, force: bool) -> Callable
         force: Run also what did not change.
     """
 
-    def task_of(stage: Stage) -> Task[[], State[str]]:
+    def task_of(stage: GraphStage) -> Task[[], State[str]]:
         def run() -> State[str]:
             log = get_run_logger().info
             did = reproduce(commands, stage, log, force=force) if stage.address in stale else UP_TO_DATE
@@ -116,7 +116,7 @@ def _task_maker(commands: Commands, stale: set[str], *, force: bool) -> Callable
 
 
 def _run_all(
-    stages: dict[str, Stage], jobs: int, task_of: Callable[[Stage], Task[[], State[str]]]
+    stages: dict[str, GraphStage], jobs: int, task_of: Callable[[GraphStage], Task[[], State[str]]]
 ) -> dict[str, Outcome]:
     """Run each stage when all that it needs is done, at most `jobs` at once; a failed stage holds up its dependents."""
     order = TopologicalSorter({address: stage.needs for address, stage in stages.items()})
@@ -145,7 +145,7 @@ def _put(ended: SimpleQueue[str], address: str, _: PrefectFuture[Any]) -> None:
     ended.put(address)
 
 
-def _outcome(stage: Stage, future: PrefectFuture[Any], seconds: float) -> Outcome:
+def _outcome(stage: GraphStage, future: PrefectFuture[Any], seconds: float) -> Outcome:
     result = future.result(raise_on_failure=False)
     if isinstance(result, BaseException):
         known = isinstance(result, (CommandError, CommandTimeoutError))
@@ -163,7 +163,7 @@ def _final_state(outcomes: dict[str, Outcome]) -> State[list[Outcome]]:
     return Completed(message=message, data=list(outcomes.values()))
 
 
-def _show(commands: Commands, stages: dict[str, Stage], outcomes: dict[str, Outcome]) -> None:
+def _show(commands: Commands, stages: dict[str, GraphStage], outcomes: dict[str, Outcome]) -> None:
     """Make the run's artifacts and bring tracking up to date; a problem with either costs no result."""
     create_table_artifact(
         key="stages",

@@ -12,7 +12,7 @@ SETTINGS = ("tags", "retries", "timeout_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class GraphStage:
     """A stage of dvc.yaml.
 
     Attributes:
@@ -38,7 +38,7 @@ class Stage:
     timeout_seconds: float | None = None
 
 
-def read_stages(root: Path, targets: list[str] | None) -> dict[str, Stage]:
+def read_stages(root: Path, targets: list[str] | None) -> dict[str, GraphStage]:
     """Return the targets with all stages that they need, by address.
 
     Args:
@@ -56,12 +56,12 @@ def read_stages(root: Path, targets: list[str] | None) -> dict[str, Stage]:
     return {address: stage for address, stage in stages.items() if address in wanted}
 
 
-def _stage(node: Any, needed: Any) -> Stage:
+def _stage(node: Any, needed: Any) -> GraphStage:
     settings = (node.meta or {}).get("prefect", {})
     for name in settings:
         if name not in SETTINGS:
             raise ValueError(f"Unknown setting '{name}' in the meta of stage '{node.addressing}'; known: {SETTINGS}.")
-    return Stage(
+    return GraphStage(
         address=node.addressing,
         folder=str(Path(node.path_in_repo).parent).removeprefix("."),
         description=node.desc or "",
@@ -72,7 +72,7 @@ def _stage(node: Any, needed: Any) -> Stage:
     )
 
 
-def _matching(stages: dict[str, Stage], target: str) -> list[str]:
+def _matching(stages: dict[str, GraphStage], target: str) -> list[str]:
     """Return the one stage of that address, all that a `foreach` stage of that name makes, or all of a file."""
     matching = [
         address
@@ -84,7 +84,7 @@ def _matching(stages: dict[str, Stage], target: str) -> list[str]:
     return matching
 
 
-def _with_needs(stages: dict[str, Stage], addresses: list[str]) -> set[str]:
+def _with_needs(stages: dict[str, GraphStage], addresses: list[str]) -> set[str]:
     wanted: set[str] = set()
     while addresses:
         address = addresses.pop()

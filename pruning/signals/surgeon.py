@@ -26,7 +26,7 @@ WIDE = 1024
 
 
 @dataclass(frozen=True)
-class Evidence:
+class OrderEvidence:
     """What is known of each layer from some text: (covariance of its outputs, moments of their sensitivities)."""
 
     layers: Mapping[str, tuple[Covariance, Covariance]]
@@ -85,7 +85,7 @@ def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) 
     count = min(len(groups) for groups in (*states.values(), *sensitivities.values()))
     measured = [name for name in states if name in sensitivities]
     pairs = {name: (_regrouped(states[name], count), _regrouped(sensitivities[name], count)) for name in measured}
-    evidence = [Evidence({name: (c[g], m[g]) for name, (c, m) in pairs.items()}) for g in range(count)]
+    evidence = [OrderEvidence({name: (c[g], m[g]) for name, (c, m) in pairs.items()}) for g in range(count)]
     places, costs = merged(evidence).order(damping)
     neurons = sum(map(len, places.values()))
     errors = jackknife_error(evidence, lambda some: torch.cat(list(some.order(damping)[0].values()))) / neurons

@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import nn
 
 
-class Schedule(Protocol):
+class LearningRateSchedule(Protocol):
     """What a learning rate follows from."""
 
     @property
@@ -18,7 +18,7 @@ class Schedule(Protocol):
         """Share of all steps over which it rises linearly."""
 
 
-def rate_at(schedule: Schedule, step: int, steps: int) -> float:
+def rate_at(schedule: LearningRateSchedule, step: int, steps: int) -> float:
     """Return the learning rate of a step: a linear warm-up, then half a cosine down to zero.
 
     >>> from types import SimpleNamespace

@@ -49,7 +49,7 @@ steps of two layers of 256 units were seen to make 4e-6; a wrong gate or a lost 
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredFile:
     """What one file is worth and what it costs.
 
     Attributes:
@@ -115,7 +115,7 @@ def _check_packages() -> None:
         )
 
 
-def _write(folder: Path, job: Job, phase: str) -> list[Measured]:
+def _write(folder: Path, job: Job, phase: str) -> list[MeasuredFile]:
     model = _model(job, phase)
     tokens = list(read_table(job.input("prepare/vocabulary"))["text"])
     with replacing_folder(folder, "export") as aside:
@@ -153,7 +153,7 @@ def _write_formats(folder: Path, model: LanguageModel) -> dict[str, LanguageMode
     }
 
 
-def _measure(folder: Path, job: Job, model: LanguageModel, readers: Mapping[str, LanguageModel]) -> list[Measured]:
+def _measure(folder: Path, job: Job, model: LanguageModel, readers: Mapping[str, LanguageModel]) -> list[MeasuredFile]:
     """Return what each file is worth, having refused one that should give the model's logits and does not."""
     settings = job.settings("evaluate")
     repeats = settings.pop("repeats")
@@ -166,7 +166,7 @@ def _measure(folder: Path, job: Job, model: LanguageModel, readers: Mapping[str,
     _check_equal({file: difference for file, difference in differences.items() if file != QUANTISED})
     found = {batch: latencies(readers, batch=batch, repeats=repeats, track=job.track) for batch in BATCHES}
     return [
-        Measured(
+        MeasuredFile(
             file=file,
             runs_in="onnxruntime" if file.endswith(".onnx") else "PyTorch",
             bytes=(folder / file).stat().st_size,
@@ -194,7 +194,7 @@ def _perplexity(reader: LanguageModel, windows: Windows, job: Job, file: str) ->
     return loss_of(reader, windows, track=job.track, what=f"{job.stage.variant}, {file}, valid").perplexity
 
 
-def _report(job: Job, phase: str, model: LanguageModel, measured: list[Measured]) -> dict[str, Any]:
+def _report(job: Job, phase: str, model: LanguageModel, measured: list[MeasuredFile]) -> dict[str, Any]:
     """Return everything that is known of the export, as plain values."""
     return {
         "variant": job.stage.variant,
@@ -223,7 +223,7 @@ def _shapes(state: State) -> list[list[list[int | str]]]:
     return [[[*tensor.shape[:-2], "batch", tensor.shape[-1]] for tensor in layer] for layer in state]
 
 
-def _print(measured: list[Measured]) -> None:
+def _print(measured: list[MeasuredFile]) -> None:
     table = Table(title="The same model in each file")
     for number, column in enumerate(_COLUMNS):
         table.add_column(column, justify="left" if number < 2 else "right")

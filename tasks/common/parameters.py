@@ -111,7 +111,7 @@ def _hint(word: str, known: Iterable[str]) -> str:
     return found and f".{found}"
 
 
-class Corpus(Section):
+class CorpusSettings(Section):
     """Settings of `prepare`."""
 
     source: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", description="a path to a folder or a text file")]
@@ -122,7 +122,7 @@ class Corpus(Section):
     seed: Seed
 
     @model_validator(mode="after")
-    def leaves_text_to_train_on(self) -> "Corpus":
+    def leaves_text_to_train_on(self) -> "CorpusSettings":
         """Refuse splits that take all the text."""
         if self.valid + self.test >= 1:
             raise ValueError(f"Expected corpus.valid + corpus.test below 1, got {self.valid + self.test}")
@@ -182,7 +182,7 @@ class Train(Learning):
         return self
 
 
-class Calibration(Section):
+class CalibrationSettings(Section):
     """How signals read the training text."""
 
     batch: Count
@@ -433,9 +433,9 @@ class Parameters(Section):
 
     compute: Compute
     model: Model
-    corpus: Corpus
+    corpus: CorpusSettings
     train: Train
-    calibration: Calibration
+    calibration: CalibrationSettings
     weights: Weights
     hessian: Hessian
     activations: Activations

@@ -13,7 +13,7 @@ from tasks.common.job import Job
 from tasks.common.tables import write_table
 from tasks.common.writing import replacing
 from tasks.experiment.costs import Cost, costed, measured_apart
-from tasks.experiment.inputs import Case, Text, effort, read_dense
+from tasks.experiment.inputs import Case, DividedText, effort, read_dense
 
 
 def run(job: Job) -> None:
@@ -25,7 +25,7 @@ def run(job: Job) -> None:
 
 def _prepared(job: Job, folder: Path) -> Callable[[str], Cost]:
     model, seed = read_dense(job).decoupled(), Case(job).text
-    windows, settings = Text(job).calibration(seed), effort(job)
+    windows, settings = DividedText(job).calibration(seed), effort(job)
     known = folder / "covariance.safetensors"
 
     def measured(name: str) -> Cost:

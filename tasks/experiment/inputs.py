@@ -32,7 +32,7 @@ class Case:
         self.model = int(number) if of == "model" else 0
 
 
-class Text:
+class DividedText:
     """The job's corpus, and which part of it is for what."""
 
     def __init__(self, job: Job) -> None:

@@ -7,7 +7,7 @@ from pruning.ablation.schemas import JOINT_REMOVAL
 from pruning.core.tables import empty
 from tasks.common.job import Job
 from tasks.common.tables import read_table, write_table
-from tasks.experiment.inputs import Text, read_dense
+from tasks.experiment.inputs import DividedText, read_dense
 from tasks.experiment.settings import SEED
 
 TOKENS, SHARE = 8_000, 0.3
@@ -17,7 +17,7 @@ TOKENS, SHARE = 8_000, 0.3
 def run(job: Job) -> None:
     """Write the loss increase of each set."""
     removals = read_table(job.input("oracle/oracle"))
-    model, text = read_dense(job).decoupled(), Text(job).removal
+    model, text = read_dense(job).decoupled(), DividedText(job).removal
     sets = sets_of(job, removals)
     found = joint_removal(model, text, removals, sets=sets, tokens=TOKENS, track=job.track) if sets else None
     write_table(job.output("joint_removal"), empty(JOINT_REMOVAL) if found is None else found, JOINT_REMOVAL)

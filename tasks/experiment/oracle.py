@@ -8,7 +8,7 @@ from pruning.experiment.schemas import COST
 from tasks.common.job import Job
 from tasks.common.tables import write_table
 from tasks.experiment.costs import Cost, costed, measured_apart
-from tasks.experiment.inputs import Text, read_dense
+from tasks.experiment.inputs import DividedText, read_dense
 from tasks.experiment.settings import SEED
 
 
@@ -18,7 +18,7 @@ def run(job: Job) -> None:
 
 
 def _prepared(job: Job) -> Callable[[str], Cost]:
-    model, text = read_dense(job).decoupled(), Text(job)
+    model, text = read_dense(job).decoupled(), DividedText(job)
     neurons, tokens = job.setting("removal").neurons, min(job.setting("validation").removed, text.cut)
     settings = {"neurons": neurons, "tokens": tokens, "most": tokens, "tolerance": 0.05, "words": 64, "seed": SEED}
 

@@ -29,7 +29,7 @@ img { max-width: 100%; } code { background: #f3f3f3; }
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """One part of the page: a heading, paragraphs, perhaps a list, a picture and a table for reading."""
 
     title: str
@@ -68,11 +68,11 @@ def write_report(
 
 def _sections(
     tables: Mapping[str, pd.DataFrame], sentences: Sequence[str], settings: Mapping[str, Any]
-) -> list[Section]:
+) -> list[PageSection]:
     """Return what the page holds, in order."""
     options = [f"`{name}` {_plain(value)}" for name, value in settings.items()]
     found = [
-        Section(
+        PageSection(
             "Verdict",
             f"Computed from the tables below. A method wins where its loss is lower by more than {ERRORS:g} standard "
             "errors, paired on the same tokens; it is level within them.",
@@ -86,10 +86,10 @@ def _sections(
         "cost": _cost_section,
     }
     found += [make(tables[name]) for name, make in makers.items() if name in tables]
-    return [*found, Section("Settings", "What was measured, and how.", points=options)]
+    return [*found, PageSection("Settings", "What was measured, and how.", points=options)]
 
 
-def _progressive_section(progressive: pd.DataFrame) -> Section:
+def _progressive_section(progressive: pd.DataFrame) -> PageSection:
     tokens = progressive["tokens"].iloc[0]
     text = (
         f"Perplexity on {tokens:,} tokens that nothing was chosen by, after each phase; `change` is that after "
@@ -110,10 +110,10 @@ def _progressive_section(progressive: pd.DataFrame) -> Section:
                 above, error = (keyed[phase][f"above_{name}{end}"][key] for end in ("", "_error"))
                 row[f"above {name}, {PHASE[phase]}"] = "–" if key[1] == name else _with_error(above, error)
         rows.append(row)
-    return Section("Perplexity kept", text, picture="progressive", table=pd.DataFrame(rows))
+    return PageSection("Perplexity kept", text, picture="progressive", table=pd.DataFrame(rows))
 
 
-def _precision_section(precision: pd.DataFrame) -> Section:
+def _precision_section(precision: pd.DataFrame) -> PageSection:
     first = precision.iloc[0]
     reliability = first["oracle_reliability"]
     text = (
@@ -134,10 +134,10 @@ def _precision_section(precision: pd.DataFrame) -> Section:
         }
         for row in precision.sort_values("spearman", ascending=False).to_dict("records")
     ]
-    return Section("Precision", text, picture="precision", table=pd.DataFrame(rows))
+    return PageSection("Precision", text, picture="precision", table=pd.DataFrame(rows))
 
 
-def _stability_section(stability: pd.DataFrame) -> Section:
+def _stability_section(stability: pd.DataFrame) -> PageSection:
     text = (
         "Over seeds of `calibration` (other text, other probes): how much of the kept sets two seeds share and how "
         "alike they rank (mean over pairs, the lowest pair in brackets). Over seeds of `training`: other dense models, "
@@ -154,10 +154,10 @@ def _stability_section(stability: pd.DataFrame) -> Section:
         }
         for row in stability.to_dict("records")
     ]
-    return Section("Stability", text, picture="stability", table=pd.DataFrame(rows))
+    return PageSection("Stability", text, picture="stability", table=pd.DataFrame(rows))
 
 
-def _cost_section(cost: pd.DataFrame) -> Section:
+def _cost_section(cost: pd.DataFrame) -> PageSection:
     text = (
         "Each measured in a process of its own: seconds without loading, growth of the peak of resident memory, "
         "windows read, and passes back through a graph. `cooperative` and `surgeon` need the states of `activations` "
@@ -174,7 +174,7 @@ def _cost_section(cost: pd.DataFrame) -> Section:
         }
         for row in cost.to_dict("records")
     ]
-    return Section("Cost", text, picture="cost", table=pd.DataFrame(rows))
+    return PageSection("Cost", text, picture="cost", table=pd.DataFrame(rows))
 
 
 def _figures(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
@@ -258,7 +258,7 @@ def _svg(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def _markdown(sections: Sequence[Section]) -> str:
+def _markdown(sections: Sequence[PageSection]) -> str:
     lines = ["# What each choice of neurons gives", ""]
     for section in sections:
         lines += [f"## {section.title}", "", section.text, ""]
@@ -275,7 +275,7 @@ def _row(cells: Sequence[object]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def _html(sections: Sequence[Section], pictures: Mapping[str, bytes]) -> str:
+def _html(sections: Sequence[PageSection], pictures: Mapping[str, bytes]) -> str:
     parts = ["<h1>What each choice of neurons gives</h1>"]
     for section in sections:
         parts += [f"<h2>{html.escape(section.title)}</h2>", f"<p>{_inline(section.text)}</p>"]

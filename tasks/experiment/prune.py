@@ -16,7 +16,7 @@ from tasks.common.checkpoints import forget
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
 from tasks.common.writing import read_json, replacing
-from tasks.experiment.inputs import Case, Text, read_calibration, read_dense
+from tasks.experiment.inputs import Case, DividedText, read_calibration, read_dense
 from tasks.experiment.settings import SEED
 
 
@@ -52,7 +52,7 @@ def run(job: Job) -> None:
 
 def texts_of(job: Job) -> Texts:
     """Return what is read for what."""
-    text = Text(job)
+    text = DividedText(job)
     return Texts(calibration=text.calibration(Case(job).text), training=text.training, judged=text.judged)
 
 

@@ -37,7 +37,7 @@ class Source(Section):
         return Path(self.model).suffix == ".safetensors"
 
 
-class Treatment(Section):
+class TreatmentSettings(Section):
     """What follows each choice."""
 
     scope: Literal["layer", "global"]
@@ -86,7 +86,7 @@ class Experiment(Section):
     middle: Fraction
     texts: list[Annotated[int, Field(ge=0, le=STRETCHES - 1)]]
     models: list[Count]
-    treatment: Treatment
+    treatment: TreatmentSettings
     validation: Validation
     removal: Removal
     joint: Joint

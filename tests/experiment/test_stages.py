@@ -31,7 +31,7 @@ from tasks.common.pipeline import read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
 from tasks.experiment import calibrate, costs, prepare, prune, report, settings
-from tasks.experiment.inputs import Text, read_calibration, read_dense
+from tasks.experiment.inputs import DividedText, read_calibration, read_dense
 from tasks.experiment.tracking import TABLES
 from tests.projects import ENVIRONMENT, ROOT, TINY_EXPERIMENT, copy, digests, run, set_parameters, stage, tiny_project
 from tests.tasks.test_published import stacked
@@ -219,7 +219,7 @@ def test_the_cost_of_each_signal_is_measured_with_its_passes(here):
 
 @pytest.mark.usefixtures("here")
 def test_text_that_perplexity_is_judged_on_is_not_text_that_removals_were_measured_on():
-    text = Text(job("prune", "0.75"))
+    text = DividedText(job("prune", "0.75"))
     corpus = read_table(Path("data/prepare/corpus.parquet"))
     valid = corpus.loc[corpus["split"] == "valid", "token"].to_numpy()
     judged, removal = text.judged.targets, text.removal.targets
@@ -231,7 +231,7 @@ def test_text_that_perplexity_is_judged_on_is_not_text_that_removals_were_measur
 
 @pytest.mark.usefixtures("here")
 def test_calibration_seeds_read_other_stretches_of_text():
-    text = Text(job("calibrate_text", "0"))
+    text = DividedText(job("calibrate_text", "0"))
     one, other = (text.calibration(seed).targets for seed in (0, 1))
     assert sorted(one[one >= 0].tolist()) == sorted(other[other >= 0].tolist())
     assert not torch.equal(one[:50], other[:50])
@@ -254,7 +254,7 @@ def test_a_published_checkpoint_and_its_corpus_are_read_in_its_own_vocabulary(to
     prepare.run(own)
     calibrated = job("calibrate_text", "0")
     assert read_dense(calibrated).widths() == (4, 4)
-    assert Text(calibrated).splits["valid"][:5].tolist() == [2, 3, 1, 0, 2]
+    assert DividedText(calibrated).splits["valid"][:5].tolist() == [2, 3, 1, 0, 2]
     vocabulary = read_table(own.output("vocabulary"))
     assert vocabulary["text"].tolist() == words
     assert vocabulary["count"].tolist() == [300, 300, 300, 300, 0, 0, 0, 0, 0]
