@@ -23,12 +23,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from pruning.core.devices import drawing
 from pruning.core.neurons import NeuronLayer
 from pruning.discovery.attention import Attention, is_attention
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.folding import fold
-from pruning.discovery.propagation import Propagation, Reading
+from pruning.discovery.propagation import GIVEN, Propagation, Reading
 from pruning.discovery.proving import close, proved
 from pruning.discovery.recurrent import Narrowed, Recurrent, is_recurrent
 from pruning.discovery.structure import structure_of
@@ -81,7 +83,7 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
                 _narrow(network, reading.module.removeprefix(PREFIX))
         _persist(network, structure.layers)
         model, refuted = proved(
-            Discovered(network, structure.layers, {}, folded=folded), structure, inputs, found.states
+            Discovered(network, structure.layers, {}, folded=folded), structure, _beginning(inputs, found), found.states
         )
     for name, module in network.named_modules():
         module.training = modes.get(name, module.training)
@@ -99,6 +101,16 @@ def _followed(network: nn.Module, inputs: Inputs) -> Propagation:
             return found
         for module in even:
             module.even = True
+
+
+def _beginning(inputs: Inputs, found: Propagation) -> Inputs:
+    """Return the inputs with zeros in those that are states: of others, the neurons' order would have to follow."""
+    leaves, layout = pytree.tree_flatten(inputs)
+    places = (place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+    for number, place in enumerate(list(places)):
+        if GIVEN - number in found.begun - found.used:
+            leaves[place] = torch.zeros_like(leaves[place])
+    return pytree.tree_unflatten(leaves, layout)  # type: ignore[no-any-return]
 
 
 def _can_narrow(network: nn.Module, reading: Reading) -> bool:
@@ -176,7 +188,10 @@ def _compare(model: nn.Module, network: nn.Module, inputs: Inputs) -> None:
     try:
         expected = _outputs(given, inputs)
     except Exception as error:  # whatever a user's code raises
-        raise ValueError(f"Expected a model that runs on the example inputs, got {_said(error)}.") from error
+        what = "runs on the example inputs"
+        if _runs(copied(model).eval(), inputs):
+            what = "computes no gradients in its forward, for it is followed in torch.inference_mode"
+        raise ValueError(f"Expected a model that {what}, got {_said(error)}.") from error
     names = [name or "it" for name, module in network.named_modules() if isinstance(module, (Recurrent, Attention))]
     if not names:
         return
@@ -198,6 +213,17 @@ def _outputs(network: nn.Module, inputs: Inputs) -> list[Tensor]:
     """Return the tensors that a network gives."""
     with running(network, inputs, Seeing()) as (_, found):
         return [tensor.clone() for tensor in found]
+
+
+def _runs(network: nn.Module, inputs: Inputs) -> bool:
+    """Return whether a network runs on these inputs outside of inference mode."""
+    args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
+    try:
+        with drawing(network):
+            network(*args, **kwargs)
+    except Exception:
+        return False
+    return True
 
 
 def _said(error: Exception) -> str:

@@ -444,6 +444,22 @@ _SPATIAL = (
     "reflection_pad2d replication_pad1d replication_pad2d"
 )
 _MADE = "new_zeros new_ones new_full new_empty empty_like zeros_like zero fill new_empty_strided"
+_PASSING = {*_MOVES.split(), *_SAME.split(), *GATES, *(f"{name}_cell" for name in GATES)}
+"""What reads an input only to pass it on, or says itself how it does."""
+
+
+def follow(call: Call) -> Any:
+    """Return the values of what an operation gives, by its rule or by a probe, after noting what it binds."""
+    values = list(flat((call.args, call.kwargs)))
+    name = call.name.removesuffix("_")
+    if name not in _PASSING:
+        call.uses(values)
+    rule = RULES.get(call.name) or RULES.get(name)
+    if rule is None:
+        return call.unknown([value for value in values if isinstance(value, (Value, Address))])
+    return rule(call)
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_MOVES.split(), _move),
     **dict.fromkeys(_SAME.split(), _same),

@@ -4,7 +4,7 @@ Each element of an intermediate tensor carries the number of the place in a para
 belongs to no neuron. An operation for which there is no rule is probed: see `probing`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,10 @@ from pruning.discovery.probing import owners
 
 MADE = -1
 """The number of what computes nothing from anything: `zeros`, `new_ones`, …"""
+
+
+GIVEN = -2
+"""The number of the first of the model's inputs; the others have those below it, as far as they are only moved."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,8 @@ class Propagation:
         states: Which of the model's outputs, counted as they lie flat, are recurrent states to be given back.
         even: Recurrent layers whose state is read as wide as their neurons are many, so that all must be as wide.
         blends: Operations that take neurons together.
+        begun: The numbers of the model's inputs that a recurrence begins with, as a state.
+        used: The numbers of those that something else reads.
     """
 
     positions: Positions = field(default_factory=Positions)
@@ -133,6 +139,8 @@ class Propagation:
     states: set[int] = field(default_factory=set)
     even: set[str] = field(default_factory=set)
     blends: list[Blend] = field(default_factory=list)
+    begun: set[int] = field(default_factory=set)
+    used: set[int] = field(default_factory=set)
     _functions: dict[tuple[str, str, int], int] = field(default_factory=dict)
     _calls: dict[tuple[int, str], int] = field(default_factory=dict)
 
@@ -205,17 +213,17 @@ class Call:
         """Return the number of something else that this operation gives."""
         return self.into.function(self.module, self._entered, f"{self.target} {name}")
 
-    def result(self, rules: Mapping[str, "Rule"]) -> Any:
+    def result(self, rule: "Rule") -> Any:
         """Return the operation's outputs' values, after noting what it binds."""
         tensors = [value for value in flat((self.args, self.kwargs)) if isinstance(value, (Value, Address))]
         if all(isinstance(value, Value) and not value.places.any() for value in tensors):
             parts = [(value.functions == MADE) for value in tensors if isinstance(value, Value)]
             made = self.name.startswith("new_") or all(bool(part.all()) for part in parts)
-            if made or not any(bool(part.any()) for part in parts):
+            given = any(bool((value.functions <= GIVEN).any()) for value in tensors if isinstance(value, Value))
+            if made or not (given or any(bool(part.any()) for part in parts)):
                 return self.fresh(made=made)
-        rule = rules.get(self.name) or rules.get(self.name.removesuffix("_"))
         try:
-            return self.unknown(tensors) if rule is None else rule(self)
+            return rule(self)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             return self.unknown(tensors)  # a form of the operation that its rule does not foresee
 
@@ -278,6 +286,14 @@ class Call:
             else:
                 self.fixed(value, dims)
         return self.value(found)
+
+    def uses(self, values: Iterable[Any]) -> None:
+        """Note that something reads inputs of the model as they were given."""
+        self.into.used |= _given(values)
+
+    def begins(self, values: Iterable[Any]) -> None:
+        """Note that a recurrence begins with inputs of the model."""
+        self.into.begun |= _given(values)
 
     def even(self, values: Iterable[Value]) -> None:
         """Note that recurrent states are read as wide as their neurons are many."""
@@ -373,6 +389,12 @@ def mapped(values: Any, change: Callable[[Tensor], Any]) -> Any:
 def nobody(shape: Sequence[int]) -> Tensor:
     """Return places that belong to no neuron."""
     return torch.zeros((), dtype=torch.int64).expand(tuple(int(size) for size in shape))
+
+
+def _given(values: Iterable[Any]) -> set[int]:
+    """Return the numbers of the model's inputs that are among these values."""
+    parts = [value.functions for value in values if isinstance(value, Value)]
+    return {int(number) for part in parts for number in torch.unique(part[part <= GIVEN])}
 
 
 def column(places: Tensor, dim: int) -> Tensor:

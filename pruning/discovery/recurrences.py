@@ -95,6 +95,7 @@ def _part(
     for whose, state in zip((neurons, cells), states, strict=False):
         _begin(call, state, whose)
     seen, functions = (column(part, read.places.ndim - 1) for part in (read.places, read.functions))
+    call.uses([read])
     if not read.free:
         call.read(seen, functions, own, 1, names[0], padded=read.padded)
     call.positions.mark(cells, "rnn")
@@ -106,6 +107,7 @@ def _begin(call: Call, state: Value | Address, neurons: Tensor) -> None:
     """Let what a state begins with go with the neurons; a layer cuts what is as wide as it was made."""
     if isinstance(state, Address):
         state = call.as_value(state)
+    call.begins([state])
     call.positions.link(state.places, neurons)
 
 

@@ -12,8 +12,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruning.core.devices import full_precision, seeded
-from pruning.discovery.operations import RULES
-from pruning.discovery.propagation import Address, Call, Propagation, Value, flat, nobody, normalised, squeezed
+from pruning.discovery.operations import RULES, follow
+from pruning.discovery.propagation import GIVEN, Address, Call, Propagation, Value, flat, nobody, normalised, squeezed
 from pruning.discovery.recurrent import Recurrent
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -199,9 +199,10 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         """Know parameters, buffers and kept tensors by their places, and inputs as nobody's; follow the modules."""
         for name, tensor in kept_tensors(network).items():
             self._know(tensor, Address.whole(prefix + name, tuple(tensor.shape)))
-        for tensor in pytree.tree_leaves(inputs):
-            if isinstance(tensor, Tensor):
-                self._know(tensor, Value(nobody(tensor.shape), nobody(tensor.shape)))
+        given = [tensor for tensor in pytree.tree_leaves(inputs) if isinstance(tensor, Tensor)]
+        for place, tensor in enumerate(given):
+            number = torch.tensor(GIVEN - place if tensor.is_floating_point() else 0)
+            self._know(tensor, Value(nobody(tensor.shape), number.expand(tensor.shape)))
         for path, module in network.named_modules():
             if isinstance(module, torch.jit.ScriptModule):  # whose operations are seen, and whose calls are not
                 continue
@@ -313,7 +314,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
             return found
         call = Call(self.found, operation, self.index, found, before or (args, kwargs), self._stack)
         call.args, call.kwargs = normalised(operation, *_mapped((args, kwargs), self.value))
-        values = call.result(RULES)
+        values = call.result(follow)
         first = values[0] if isinstance(values, tuple) and values else values
         for tensor, value in zip(changed, _each(values, len(changed)), strict=True):
             self._write(tensor, value if isinstance(value, Value) else first)
@@ -328,7 +329,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         values = [self.value(tensor) for tensor in outputs]
         states = [self._is_state(tensor, value) for tensor, value in zip(outputs, values, strict=True)]
         for index, (value, state) in enumerate(zip(values, states, strict=True)):
-            if state and not all(states):
+            if state and not all(states) and not self.found.begun & self.found.used:
                 self.found.states.add(index)
             elif isinstance(value, Address):
                 for dim, size in enumerate(value.shape):

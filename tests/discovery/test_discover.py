@@ -513,3 +513,36 @@ def test_a_summary_says_what_was_found_what_it_reaches_and_why_the_rest_stays():
     assert "  last (9.2%): the model returns it; its width is that of the answer" in text
     assert text.endswith("folded into parameters:\n  added.weight: WeightNorm")
     assert "(network): Summed(" in repr(discovered)
+
+
+def test_a_state_that_is_read_besides_being_carried_keeps_its_neurons_where_they_are():
+    class Attending(nn.Module):
+        def __init__(self, *, attends: bool) -> None:
+            super().__init__()
+            self.score, self.rnn, self.out = nn.Linear(9, 4), nn.GRU(3, 6), nn.Linear(6, 2)
+            self.attends = attends
+
+        def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            if self.attends:  # by the state that the call before gave, in which neurons lie as they lay
+                inputs = inputs * self.score(torch.cat([inputs[0], state[0]], dim=1)).softmax(1)[:, :1]
+            outputs, state = self.rnn(inputs, state)
+            return self.out(outputs), state
+
+    inputs = (floats(4, 2, 3), floats(1, 2, 6))
+    assert [layer.name for layer in pruning.discover(Attending(attends=False).double(), inputs).layers()] == ["rnn.0"]
+    attending = pruning.discover(Attending(attends=True).double(), inputs)
+    assert (attending.layers(), attending.unprunable["rnn.0"]) == ([], "the model returns it")
+
+
+def test_a_model_that_computes_gradients_in_its_forward_is_refused_in_one_sentence():
+    class Slope(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 6), nn.Linear(6, 1)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            inputs = inputs.detach().requires_grad_()
+            return torch.autograd.grad(self.second(self.first(inputs).tanh()).sum(), inputs)[0]
+
+    with pytest.raises(ValueError, match="computes no gradients in its forward, for it is followed in torch"):
+        pruning.discover(Slope().double(), floats(4, 3))
