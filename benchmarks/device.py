@@ -211,7 +211,7 @@ def pipeline(bench: Bench) -> None:
         fused = fusion(calibration.tables, strategy="simple", seed=1, signals=signals).importance
         keep = keep_of(retention(fused, variant="fused", by="fused", retain=0.5, floor=4, scope="global"))
         dense = model.decoupled()
-        phases = {"dense": model, "removed": select(dense, keep)}
+        phases = {"dense": model, "pruned": select(dense, keep)}
         phases["ridge"] = reconstruct(dense, keep, calibration.covariances, repair="ridge")
         lap("cut, ridge")
         imitation = Imitation(tokens=16 * 20 * steps, learning_rate=4e-3, warmup=0.05, clip=1.0)

@@ -80,7 +80,7 @@ def joint_removal(
     >>> single = pruning.oracle(unread, text, neurons="all", **how)
     >>> joint = joint_removal(unread, text, single, sets={"first": {"rnn.0": [0]}}, tokens=32)
     >>> joint["phase"][0], abs(joint["loss_increase"][0].item()) < 1e-6
-    ('removed', True)
+    ('pruned', True)
 
     Args:
         model: The dense model, with readers of its own for each layer.
@@ -106,10 +106,10 @@ def joint_removal(
     for name, removed in track([*sets.items()], "joint removal"):
         keep = {layer.name: _others(layer.width, removed.get(layer.name, ())) for layer in layers}
         smaller = select(model, keep)
-        phases = {"removed": (smaller, dense)}
+        phases = {"pruned": (smaller, dense)}
         if repair is not None:
             smaller = repair(model, keep)
-            phases["repaired"] = (smaller, dense)
+            phases["reconstructed"] = (smaller, dense)
         if finetune is not None and trained is not None:
             phases["finetuned"] = (finetune(twin_of(smaller)), trained)
         gone = [(layer.name, neuron) for layer in layers for neuron in removed.get(layer.name, ())]

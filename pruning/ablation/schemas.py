@@ -28,7 +28,7 @@ JOINT_REMOVAL = Table(
     ("set", "phase"),
     {
         "set": Column("text", "", "which neurons: `least` or `random`, and their share of the measured ones"),
-        "phase": Column("text", "", "`removed`, `repaired` or `finetuned`"),
+        "phase": Column("text", "", "`pruned`, `reconstructed` or `finetuned`"),
         "neurons": Column("integer", "", "neurons removed together"),
         "single_sum": Column("number", "nat/token", "sum of their loss increases one at a time"),
         "loss_increase": Column("number", "nat/token", "rise of the loss, dense and pruned on the same tokens"),

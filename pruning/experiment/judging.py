@@ -132,7 +132,7 @@ def precision(
         calibration: Every signal.
         frame: What `scores_of` gave of it.
         oracle: Measured removals of all neurons or a sample.
-        joint: Sets and the `joint_removal` table, whose phase `removed` is read; None leaves the column empty.
+        joint: Sets and the `joint_removal` table, whose phase `pruned` is read; None leaves the column empty.
         seed: Seed of the bootstrap.
     """
     rows = measured(frame, oracle)
@@ -214,7 +214,7 @@ def joint_correlation(
         removed: The `joint_removal` table of these sets.
     """
     ranks = frame.assign(rank=frame.groupby("layer")[name].rank()).set_index(["layer", "neuron"])["rank"]
-    increase = removed[removed["phase"] == "removed"].set_index("set")["loss_increase"]
+    increase = removed[removed["phase"] == "pruned"].set_index("set")["loss_increase"]
     layers, sums = [], []
     for own in sets.values():
         ((layer, neurons),) = own.items()

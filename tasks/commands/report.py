@@ -51,8 +51,8 @@ def _table(
     columns = ["variant", "chosen by", "neurons kept", "parameters", "multiply-adds"]
     columns += [*(["nJ/token"] if spikes else []), "perplexity\npruned"]
     columns += [
-        "repaired",
-        "fine-tuned",
+        "reconstructed",
+        "finetuned",
         "change\nfrom dense",
         *(f"ms/step, batch {batch}\n± spread (speed-up)" for batch in BATCHES),
     ]

@@ -52,7 +52,7 @@ def write_costs(path: Path, curve: pd.DataFrame, variants: pd.DataFrame) -> None
     """
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     for axes, (cost, label) in zip(figure.subplots(1, len(COSTS), sharey=True), COSTS.items(), strict=True):
-        axes.plot(curve[cost], curve["test_perplexity"], "s-", color="black", label="path, repaired only")
+        axes.plot(curve[cost], curve["test_perplexity"], "s-", color="black", label="path, reconstructed only")
         for index, (variant, own) in enumerate(variants.groupby("variant", sort=False)):
             axes.plot(own[cost], own["finetuned_perplexity"], "o", color=f"C{index}", markersize=9, label=str(variant))
         axes.set(xlabel=label, xlim=(0, None), yscale="log")
@@ -99,7 +99,7 @@ def _retention(comparison: pd.DataFrame) -> Figure:
         for marker, perplexity in zip(MARKERS, phases, strict=True):
             axes.plot(share, perplexity, marker, color=f"C{index}", markersize=8)
         axes.plot([], [], "-", color=f"C{index}", label=f"{variant}: {phases[-1]:.1f}")
-    for marker, label in zip(MARKERS, ("right after removal", "repaired", "fine-tuned"), strict=True):
+    for marker, label in zip(MARKERS, ("pruned", "reconstructed", "finetuned"), strict=True):
         axes.plot([], [], f"k{marker}", label=label)
     axes.set(yscale="log", xlim=(0, 1.05))
     axes.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())

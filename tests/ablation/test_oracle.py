@@ -452,7 +452,7 @@ def test_removing_sets_together_equals_smaller_models_and_stands_beside_the_sum_
         pairs = [(layer, neuron) for layer, neurons in sets[name].items() for neuron in neurons]
         assert table.loc[name, "single_sum"] == pytest.approx(sum(single[pair] for pair in pairs))
         assert table.loc[name, "neurons"] == len(pairs)
-    assert (table["phase"] == "removed").all()
+    assert (table["phase"] == "pruned").all()
     assert (table["samples"] == 470).all()
 
 
@@ -475,7 +475,7 @@ def test_repair_and_finetuning_are_measured_after_removal_against_a_dense_model_
     ).set_index("phase")["loss_increase"]
     smaller, dense = without(trained, trained.layers()[0], 1, 3), losses_by_hand(trained, windows)
     smaller.decoder.bias.data[3] += 0.2
-    assert table["repaired"] == pytest.approx(np.nanmean(losses_by_hand(smaller, windows) - dense), abs=1e-12)
+    assert table["reconstructed"] == pytest.approx(np.nanmean(losses_by_hand(smaller, windows) - dense), abs=1e-12)
     control = finetune(copy.deepcopy(trained))
     finetuned = losses_by_hand(finetune(smaller), windows) - losses_by_hand(control, windows)
     assert table["finetuned"] == pytest.approx(np.nanmean(finetuned), abs=1e-12)
