@@ -239,7 +239,7 @@ def numbers(bench: Bench, model: Any) -> dict[str, Callable[[], dict[str, np.nda
     """Return what is compared: name → what measures it on the model's device → columns by name."""
     from pruning.ablation.joint_removal import joint_removal
     from pruning.ablation.oracle import oracle
-    from pruning.core.neurons import select, silence
+    from pruning.core.neurons import mask, select
     from pruning.evaluation.energy import energy_of
     from pruning.evaluation.measures import loss_of
     from pruning.experiment.measured import MEASURED
@@ -294,7 +294,7 @@ def numbers(bench: Bench, model: Any) -> dict[str, Callable[[], dict[str, np.nda
         smaller = select(model, keep)
         ridge = reconstruct(model, keep, states(), repair="ridge")
         imitation = Imitation(tokens=16 * 20 * 4, learning_rate=1e-3, warmup=0.05, clip=1.0)
-        models = {"dense": model, "masked": silence(model, keep), "cut": smaller, "ridge": ridge}
+        models = {"dense": model, "masked": mask(model, keep), "cut": smaller, "ridge": ridge}
         models["imitate"] = imitate(ridge, model, windows, imitation=imitation)
         return {name: np.array([loss_of(each, windows).mean]) for name, each in models.items()}
 
@@ -483,7 +483,7 @@ class Attentive(nn.Module):
 def foreign(bench: Bench) -> None:
     """Find the neurons of models that are not built in, on the device; removed must equal masked; then the signals."""
     from pruning.ablation.oracle import oracle
-    from pruning.core.neurons import select, silence
+    from pruning.core.neurons import mask, select
     from pruning.experiment.measuring import USUAL, measure
     from pruning.models.adapted import adapt
 
@@ -504,7 +504,7 @@ def foreign(bench: Bench) -> None:
             keep = {layer.name: torch.arange(1, layer.width, device=bench.device) for layer in exact}
             read = inputs[0].to(bench.device)
             with torch.no_grad():
-                cut, masked = (change(model, keep)(read) for change in (select, silence))
+                cut, masked = (change(model, keep)(read) for change in (select, mask))
                 apart = float((cut - masked).abs().max())
                 dense = float((model(read) - network(read)).abs().max())
         except Exception:

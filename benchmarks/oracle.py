@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from pruning.ablation.oracle import oracle
-from pruning.core.neurons import silence
+from pruning.core.neurons import mask
 from pruning.core.statistics import ClusteredMean
 from pruning.data.corpus import END_OF_LINE
 from pruning.data.windows import IGNORED, Window, Windows
@@ -37,7 +37,7 @@ class Masked:
             for neuron in torch.randperm(layer.width, generator=generator)[:neurons].tolist():
                 others = torch.arange(layer.width)[torch.arange(layer.width) != neuron]
                 self.names.append((layer.name, neuron))
-                self.models.append(silence(model, {layer.name: others}))
+                self.models.append(mask(model, {layer.name: others}))
         self.states: list[State | None] = [None] * len(self.models)
         self.found = ClusteredMean.empty(len(self.models))
 

@@ -16,10 +16,10 @@ from .core.neurons import (
     gather as gather,
 )
 from .core.neurons import (
-    select as select,
+    mask as mask,
 )
 from .core.neurons import (
-    silence as silence,
+    select as select,
 )
 from .data.windows import Windows as Windows
 from .discovery import discover as discover

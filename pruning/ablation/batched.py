@@ -1,6 +1,6 @@
 """Many models that each lack one neuron, run side by side as columns of one batch, computing once what they share.
 
-A neuron is removed by zeroing its output wherever it is read (see `silence`). Its layer, and the layers that read it
+A neuron is removed by zeroing its output wherever it is read (see `mask`). Its layer, and the layers that read it
 directly or through others, differ between the models; everything else is computed for one of them and repeated. Which
 layers those are follows from the slices that a family declares, so a family has nothing to add.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.core.neurons import NeuronLayer, named_tensors, silence
+from pruning.core.neurons import NeuronLayer, mask, named_tensors
 from pruning.models.base import LanguageModel, State
 from pruning.models.spiking import LIF
 
@@ -64,7 +64,7 @@ class OneByOne(Removals):
         found = []
         for place, neuron in enumerate(self.neurons.tolist()):
             others = torch.arange(self.layer.width)[torch.arange(self.layer.width) != neuron]
-            masked = silence(self.model, {self.layer.name: others})
+            masked = mask(self.model, {self.layer.name: others})
             read, self.states[place] = masked.features(tokens, self.states[place])
             found.append(read.index_fill(2, self._read_by_decoder(neuron).to(read.device), 0))
         return torch.stack(found, dim=1)

@@ -75,7 +75,7 @@ def joint_removal(
     ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
     ... )
     >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
-    >>> unread = pruning.silence(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
+    >>> unread = pruning.mask(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
     >>> how = {"tokens": 32, "most": 32, "tolerance": 0.1, "words": "all", "seed": 1}
     >>> single = pruning.oracle(unread, text, neurons="all", **how)
     >>> joint = joint_removal(unread, text, single, sets={"first": {"rnn.0": [0]}}, tokens=32)

@@ -14,7 +14,7 @@ from pruning.ablation.losses import _dense_loss, _first, cluster_losses
 from pruning.ablation.schemas import ORACLE
 from pruning.core.devices import moved
 from pruning.core.modes import evaluating
-from pruning.core.neurons import NeuronLayer, expect_finite, silence
+from pruning.core.neurons import NeuronLayer, expect_finite, mask
 from pruning.core.options import check_most
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean, merged
@@ -70,7 +70,7 @@ def oracle(
     ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
     ... )
     >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
-    >>> unread = pruning.silence(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
+    >>> unread = pruning.mask(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
     >>> found = oracle(unread, text, neurons="all", tokens=32, most=32, tolerance=0.1, words="all", seed=1)
     >>> abs(found["loss_increase"][0].item()) < 1e-6
     True
@@ -175,7 +175,7 @@ def _masked(
     neurons = [(name, neuron) for name, own in chosen.items() for neuron in own.tolist()]
     halves = [ClusteredMean.empty(len(neurons)) for _ in range(2)]
     for place, (name, neuron) in enumerate(track(neurons, "oracle")):
-        masked = silence(model, {name: _others(widths[name], [neuron])})
+        masked = mask(model, {name: _others(widths[name], [neuron])})
         found = cluster_losses(masked, text)
         for number, index in enumerate(counted):
             (ours, counts), (theirs, _) = found[index], dense[index]

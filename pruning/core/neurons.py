@@ -1,6 +1,6 @@
 """What a neuron is made of: slices of parameters, and the surgery that follows from them.
 
-A family declares, once, where its parameters hold each layer's neurons. Scoring (`gather`), masking (`silence`),
+A family declares, once, where its parameters hold each layer's neurons. Scoring (`gather`), masking (`mask`),
 surgery (`select`) and counting (`parameters_per_neuron`) all read that declaration, so what is scored is by
 construction what is cut.
 """
@@ -258,7 +258,7 @@ def _remaining(size: int, pieces: Sequence[tuple[Slice, NeuronLayer]], kept: Kee
     return torch.cat([*parts, torch.arange(end, size)])
 
 
-def silence(model: Model, keep: Keep) -> Model:
+def mask(model: Model, keep: Keep) -> Model:
     """Return a model of the same size in which nobody reads the neurons outside `keep`.
 
     Masking, as a reference for `select`: the columns of every reader are zero, so a removed neuron still computes,
@@ -268,7 +268,7 @@ def silence(model: Model, keep: Keep) -> Model:
     >>> model = pruning.build(
     ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
     ... )
-    >>> silence(model, {"rnn.0": torch.tensor([0, 5])}).decoder.weight.any(dim=0).tolist()
+    >>> mask(model, {"rnn.0": torch.tensor([0, 5])}).decoder.weight.any(dim=0).tolist()
     [True, False, False, False, False, True]
     """
     layers = model.layers()
@@ -286,9 +286,9 @@ def silence(model: Model, keep: Keep) -> Model:
 
 def removed_neurons(layer: NeuronLayer, keep: Keep) -> Tensor:
     """Return the indices of the layer's neurons that are not in `keep`, ascending, on the CPU."""
-    mask = torch.ones(layer.width, dtype=torch.bool)
-    mask[keep.get(layer.name, torch.arange(layer.width)).cpu()] = False
-    return mask.nonzero().flatten()
+    removed = torch.ones(layer.width, dtype=torch.bool)
+    removed[keep.get(layer.name, torch.arange(layer.width)).cpu()] = False
+    return removed.nonzero().flatten()
 
 
 def _check_keep(layers: Sequence[NeuronLayer], keep: Keep) -> None:

@@ -166,7 +166,7 @@ class Prover:
         return all(close(one, other, rounding) for one, other in zip(found, expected, strict=True))
 
     def masked(self, keep: Keep, mode: Still) -> tuple[list[Tensor], float]:
-        """Return what the model gives where nobody reads the neurons outside `keep`; see `silence`."""
+        """Return what the model gives where nobody reads the neurons outside `keep`; see `mask`."""
         tensors = named_tensors(self.model)
         before = []
         for layer in self.model.layers():

@@ -16,7 +16,7 @@ import torch
 from scipy.stats import rankdata
 from sklearn.isotonic import IsotonicRegression
 
-from pruning.core.neurons import silence
+from pruning.core.neurons import mask
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches
 from pruning.evaluation.measures import loss_of
@@ -79,7 +79,7 @@ def removal_curves(
     rows = []
     for layer, removed in track([case for case in cases if 0 < case[1] < case[0].width], "removal curves"):
         own = scores[scores["layer"] == layer.name].sort_values([by, "neuron"], kind="stable")
-        masked = silence(model, {layer.name: torch.tensor(own["neuron"].to_numpy()[removed:])})
+        masked = mask(model, {layer.name: torch.tensor(own["neuron"].to_numpy()[removed:])})
         rows.append((layer.name, removed, loss_of(masked, windows).mean - dense))
     return pd.DataFrame(rows, columns=["layer", "removed", "loss_increase"])
 

@@ -51,7 +51,7 @@ def criteria(
     ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
     ... )
     >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
-    >>> unread = pruning.silence(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
+    >>> unread = pruning.mask(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
     >>> found = criteria(unread, text, batches=4, bins=4, classes=3, ridge=1e-4, seed=1)
     >>> found.loc[0, ["magnitude_out", "gate_fisher", "kfac_obs"]].tolist()
     [0.0, 0.0, 0.0]

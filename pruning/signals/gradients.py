@@ -85,7 +85,7 @@ def gradients(model: Measurable, windows: Batches, *, batches: int, track: Track
     ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
     ... )
     >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
-    >>> unread = pruning.silence(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
+    >>> unread = pruning.mask(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
     >>> gradients(unread, text, batches=4)["magnitude"].tolist()[0]
     0.0
 

@@ -39,7 +39,7 @@ def sensitivities(
     ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
     ... )
     >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
-    >>> unread = pruning.silence(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
+    >>> unread = pruning.mask(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
     >>> groups = sensitivities(unread, text, batches=8, seed=1)["rnn.0"]
     >>> [group.products[0, 0].item() for group in groups[:2]]
     [0.0, 0.0]

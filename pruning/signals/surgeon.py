@@ -67,7 +67,7 @@ def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) 
     ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
     ... )
     >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
-    >>> unread = pruning.silence(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
+    >>> unread = pruning.mask(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
     >>> _, covariances = pruning.activations(unread, text, activation_samples=8, bins=4)
     >>> order = surgeon(covariances, pruning.sensitivities(unread, text, batches=8, seed=1), damping=1e-4)
     >>> order["place"][0].item(), order["cost"][0].item()

@@ -179,7 +179,7 @@ def discovered(model: Any, _: Windows) -> Numbers:
     read = words.to(device)
     return {
         name: change(found, keep)(read).detach().cpu().numpy()
-        for name, change in (("cut", pruning.select), ("masked", pruning.silence))
+        for name, change in (("cut", pruning.select), ("masked", pruning.mask))
     }
 
 
@@ -204,7 +204,7 @@ def built(model: Any, _: Windows) -> Numbers:
 CASES: dict[str, Case] = {
     "gather": gathered,
     "select": lambda model, windows: logits(pruning.select(model, every_second(model)), windows),
-    "silence": lambda model, windows: logits(pruning.silence(model, every_second(model)), windows),
+    "mask": lambda model, windows: logits(pruning.mask(model, every_second(model)), windows),
     "record": recorded,
     "build": built,
     "adapt": adapted,
@@ -322,7 +322,7 @@ def test_a_public_function_gives_in_float32_what_it_gives_in_float64(
 def test_neurons_to_keep_may_be_named_on_any_device(device: tuple[str, Any], dense: LanguageModel) -> None:
     where, there = device
     keep = every_second(dense)
-    for change in (pruning.select, pruning.silence):
+    for change in (pruning.select, pruning.mask):
         expected = tensors_of(change(dense, keep))
         with there():
             model = copy.deepcopy(dense).to(where)

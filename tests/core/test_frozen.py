@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice, select, silence
+from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice, mask, select
 from pruning.models import describe, rebuild
 from pruning.models.adapted import adapt
 from pruning.repair.imitation import Imitation, imitate
@@ -76,7 +76,7 @@ def test_surgery_and_masking_keep_what_is_frozen_frozen(family):
     model.get_parameter(layer.owned[0].parameter).requires_grad_(False)
     model.encoder.requires_grad_(False)
     keep = {layer.name: torch.arange(layer.width - 1)}
-    for other in (select(model, keep), silence(model, keep), model.resized(model.widths())):
+    for other in (select(model, keep), mask(model, keep), model.resized(model.widths())):
         assert flags(other) == flags(model)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pruning.core.neurons import NeuronLayer, Slice, cut, gather, named_tensors, removed_neurons, select, silence
+from pruning.core.neurons import NeuronLayer, Slice, cut, gather, mask, named_tensors, removed_neurons, select
 from tests.tiny import tiny
 
 
@@ -81,7 +81,7 @@ def test_layers_that_share_a_readers_columns_keep_their_own():
     ]
 
 
-@pytest.mark.parametrize("act", [select, silence])
+@pytest.mark.parametrize("act", [select, mask])
 @pytest.mark.parametrize(
     ("keep", "sentence"),
     [
@@ -108,7 +108,7 @@ def test_removed_neurons_are_those_that_are_not_kept():
     assert removed_neurons(last, keep).tolist() == []
 
 
-@pytest.mark.parametrize("act", [select, silence])
+@pytest.mark.parametrize("act", [select, mask])
 @pytest.mark.parametrize("training", [True, False])
 def test_the_result_has_the_mode_and_the_type_of_the_model(act, training):
     model = tiny(dtype=torch.float32).train(training)

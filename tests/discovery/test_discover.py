@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 import pruning
 from pruning.core.hooks import record
-from pruning.core.neurons import gather, named_tensors, removed_neurons, select, silence
+from pruning.core.neurons import gather, mask, named_tensors, removed_neurons, select
 from pruning.discovery import Discovered
 from tests.foreign import FOREIGN, First, floats, made
 from tests.tiny import bytes_of, tensors_of
@@ -79,7 +79,7 @@ def test_removing_neurons_equals_masking_them(name, seed):
     keep = {layer.name: subset(layer.width, seed + place) for place, layer in enumerate(layers)}
     smaller = select(model, keep)
     assert [layer.width for layer in smaller.layers() if layer.exact] == [len(kept) for kept in keep.values()]
-    torch.testing.assert_close(answer(smaller, inputs), answer(silence(model, keep), inputs), rtol=0, atol=1e-10)
+    torch.testing.assert_close(answer(smaller, inputs), answer(mask(model, keep), inputs), rtol=0, atol=1e-10)
 
 
 @every_model
@@ -256,7 +256,7 @@ def test_a_pruned_recurrent_model_carries_the_state_that_the_users_code_makes(na
     model, (text, state) = found(name)
     layers = [layer for layer in model.layers() if layer.kind == "rnn"]
     keep = {layer.name: torch.arange(layer.width - 1, place, -1) for place, layer in enumerate(layers)}
-    smaller, masked = select(model, keep), silence(model, keep)
+    smaller, masked = select(model, keep), mask(model, keep)
     small, large = state, state
     for _ in range(3):
         with torch.no_grad():
@@ -318,7 +318,7 @@ def test_a_pruned_network_is_found_and_pruned_again_as_any_other(name):
     assert torch.equal(answer(again, inputs), answer(smaller, inputs))
     keep = {layer.name: torch.tensor([1, 0]) for layer in again.layers() if layer.exact}
     torch.testing.assert_close(
-        answer(select(again, keep), inputs), answer(silence(smaller, keep), inputs), rtol=0, atol=1e-11
+        answer(select(again, keep), inputs), answer(mask(smaller, keep), inputs), rtol=0, atol=1e-11
     )
 
 
@@ -366,7 +366,7 @@ def test_a_layer_of_spiking_neurons_takes_its_leak_and_threshold_along():
     assert (first.kind, first.obstacle, second.kind) == ("snn", "", "snn")
     keep = {"fc1": torch.tensor([7, 2, 3]), "fc2": torch.tensor([1, 0, 5, 6])}
     assert answer(model, inputs).std() > 0.01
-    torch.testing.assert_close(answer(select(model, keep), inputs), answer(silence(model, keep), inputs))
+    torch.testing.assert_close(answer(select(model, keep), inputs), answer(mask(model, keep), inputs))
 
 
 @pytest.mark.parametrize("name", ["ResNet", "VGG", "MobileNetV2", "convolutions", "linear chain", "ViT"])
@@ -471,7 +471,7 @@ def test_what_a_recurrent_layer_projects_its_cells_to_is_a_layer():
     discovered = pruning.discover(model.double(), (floats(5, 2, 3),))
     assert [(layer.name, layer.width) for layer in discovered.layers()] == [("0", 6), ("2.layer.0", 2), ("3", 5)]
     keep = {"2.layer.0": torch.tensor([1]), "0": torch.tensor([5, 2])}
-    expected = answer(silence(discovered, keep), (floats(5, 2, 3),))
+    expected = answer(mask(discovered, keep), (floats(5, 2, 3),))
     torch.testing.assert_close(answer(select(discovered, keep), (floats(5, 2, 3),)), expected, rtol=0, atol=1e-12)
 
 

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 import pruning
 from pruning.core.hooks import record
-from pruning.core.neurons import select, silence
+from pruning.core.neurons import mask, select
 from pruning.discovery.tracing import copied
 from pruning.models.adapted import adapt
 from tests.foreign import floats, tokens
@@ -434,7 +434,7 @@ def test_in_each_form_removing_the_neurons_that_are_found_equals_masking_them(na
     keep = {layer.name: torch.arange(layer.width - 1, layer.width // 3, -1) for layer in found.layers()}
     assert all(part.isfinite().all() for part in answers(select(found, keep), inputs))
     keep = {layer.name: keep[layer.name] for layer in found.layers() if layer.exact}
-    for one, other in zip(answers(select(found, keep), inputs), answers(silence(found, keep), inputs), strict=True):
+    for one, other in zip(answers(select(found, keep), inputs), answers(mask(found, keep), inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 

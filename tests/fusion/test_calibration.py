@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from pruning.core.neurons import silence
+from pruning.core.neurons import mask
 from pruning.evaluation.measures import loss_of
 from pruning.fusion.calibration import by_curves, by_quantiles, removal_curves
 from pruning.selection.retention import keep_of, retention
@@ -82,7 +82,7 @@ def test_a_removal_curve_is_the_loss_of_masked_models_and_leaves_the_model_as_it
     for row in curves.itertuples():
         own = scores[scores["layer"] == row.layer].sort_values("importance", kind="stable")
         keep = {row.layer: torch.tensor(own["neuron"].to_list()[row.removed :])}
-        expected = loss_of(silence(trained, keep), windows).mean - loss_of(trained, windows).mean
+        expected = loss_of(mask(trained, keep), windows).mean - loss_of(trained, windows).mean
         assert row.loss_increase == pytest.approx(expected, abs=1e-9)
     assert curves["removed"].tolist() == [2, 5, 2, 4]
 
@@ -114,7 +114,7 @@ def test_on_a_trained_model_the_global_choice_by_curves_loses_no_more_than_the_u
     calibrated = scores.assign(importance=by_curves(scores, "importance", curves))
     settings = {"variant": "v", "by": "importance", "retain": 0.5, "floor": 1}
     loss = {
-        scope: loss_of(silence(trained, keep_of(retention(frame, scope=scope, **settings))), windows).mean
+        scope: loss_of(mask(trained, keep_of(retention(frame, scope=scope, **settings))), windows).mean
         for scope, frame in (("layer", scores), ("absolute", calibrated))
     }
     assert loss["absolute"] <= loss["layer"] + 1e-9

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import pruning
 from pruning.ablation.joint_removal import joint_removal
 from pruning.ablation.oracle import oracle
-from pruning.core.neurons import named_buffers, removed_neurons, select, silence
+from pruning.core.neurons import mask, named_buffers, removed_neurons, select
 from pruning.core.statistics import merged
 from pruning.data.windows import Windows
 from pruning.evaluation.latency import latencies
@@ -270,7 +270,7 @@ def test_a_discovered_model_is_measured_fused_pruned_and_fine_tuned(kind):
     keep = keep_of(retention(importance, variant="v", by="fused", retain=0.6, floor=1, scope="layer"))
     keep = {layer.name: keep[layer.name] for layer in model.layers() if layer.exact}
     smaller = select(model, keep)
-    assert torch.allclose(smaller.logits(batches[0][0])[0], silence(model, keep).logits(batches[0][0])[0], atol=1e-10)
+    assert torch.allclose(smaller.logits(batches[0][0])[0], mask(model, keep).logits(batches[0][0])[0], atol=1e-10)
     assert size_of(smaller).multiply_adds < size_of(model).multiply_adds
     before = loss_of(smaller, batches).mean
     *_, last = train(smaller, batches, batches, recipe=recipe(epochs=2, learning_rate=0.01), seed=1)
@@ -336,7 +336,7 @@ def removals_of(model, batches):
     for layer in model.layers():
         for neuron in range(layer.width):
             others = torch.arange(layer.width)[torch.arange(layer.width) != neuron]
-            lost = loss_of(silence(model, {layer.name: others}), batches).mean - dense
+            lost = loss_of(mask(model, {layer.name: others}), batches).mean - dense
             rows.append((layer.name, neuron, lost, 1e-3))
     return pd.DataFrame(rows, columns=["layer", "neuron", "loss_increase", "standard_error"])
 
@@ -347,7 +347,7 @@ def test_removed_equals_masked(kind):
     model = make()
     keep = {model.layers()[0].name: torch.tensor([1, 4, 5]), model.layers()[1].name: torch.tensor([0, 2])}
     inputs = batches[0][0]
-    assert torch.allclose(select(model, keep).logits(inputs)[0], silence(model, keep).logits(inputs)[0], atol=1e-12)
+    assert torch.allclose(select(model, keep).logits(inputs)[0], mask(model, keep).logits(inputs)[0], atol=1e-12)
 
 
 def test_accuracy_is_the_share_of_right_answers():

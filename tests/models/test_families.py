@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pruning.core.neurons import select, silence
+from pruning.core.neurons import mask, select
 from pruning.data.windows import IGNORED, Windows
 from pruning.evaluation.measures import size_of
 from pruning.models import build, describe, rebuild
@@ -113,7 +113,7 @@ def test_removing_neurons_equals_masking_them(decoder, widths, family, data):
     twin = twin_of(model, masks)
     masked = torch.cat([twin(window.tokens) for window in WINDOWS])
     assert largest(removed - masked) <= 1e-12
-    assert largest(removed - logits_of(silence(model, keep), WINDOWS)) <= 1e-12
+    assert largest(removed - logits_of(mask(model, keep), WINDOWS)) <= 1e-12
 
 
 @every_family
@@ -126,7 +126,7 @@ def test_keeping_all_changes_nothing(decoder, widths, family):
     assert describe(same)[0] == describe(model)[0]
 
 
-@pytest.mark.parametrize("act", [select, silence])
+@pytest.mark.parametrize("act", [select, mask])
 @pytest.mark.parametrize("decoder", DECODERS)
 @every_family
 def test_the_original_is_left_as_it_was(act, decoder, family):
@@ -319,7 +319,7 @@ def test_dropout_acts_in_training_only():
     [
         lambda m: m.resized([3] * len(m.widths())),
         lambda m: select(m, {}),
-        lambda m: silence(m, {}),
+        lambda m: mask(m, {}),
         lambda m: rebuild(*describe(m)),
     ],
 )

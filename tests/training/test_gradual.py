@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.core.modes import carried
-from pruning.core.neurons import NeuronLayer, Slice, gather, named_tensors, silence
+from pruning.core.neurons import NeuronLayer, Slice, gather, mask, named_tensors
 from pruning.data.windows import Windows
 from pruning.evaluation.measures import next_token_loss
 from pruning.training.gradual import (
@@ -246,7 +246,7 @@ def test_removed_equals_masked_at_the_moment_of_a_removal_the_state_carried_over
     keep = data.draw(subsets(model))
     smaller, _, smaller_state = without(model, optimizer, state, keep, recipe())
     with torch.no_grad():
-        expected, _ = silence(model, keep)(WINDOWS[3].tokens, state)
+        expected, _ = mask(model, keep)(WINDOWS[3].tokens, state)
         found, _ = smaller(WINDOWS[3].tokens, smaller_state)
     assert (found - expected).abs().max() <= 1e-10
 
