@@ -1,4 +1,4 @@
-"""Learning from the dense model: its features without labels as a repair, its logits beside labels in training."""
+"""Feature distillation from the dense model, without labels, as a repair (distillation of logits: `training`)."""
 
 import math
 from collections.abc import Sequence
@@ -59,7 +59,8 @@ def imitate(
 ) -> LanguageModel:
     """Return the student after it has learnt to give the teacher's decoder the teacher's features.
 
-    The loss is the second-order expansion of KL(teacher ‖ student) in the features f that the decoder D reads,
+    Feature distillation (FitNets, Romero et al. 2015) in the metric of what follows the features: the loss is the
+    second-order expansion of KL(teacher ‖ student) in the features f that the decoder D reads,
 
         ½ (f_s − f_t)ᵀ F (f_s − f_t),   F = Dᵀ E[diag(p) − p pᵀ] D,
 

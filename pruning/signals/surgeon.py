@@ -1,4 +1,4 @@
-"""Importance that knows the repair: neurons removed one after the other, the rest refitted after each removal."""
+"""The OBS (Optimal Brain Surgeon) order: neurons removed one after the other, the rest refitted after each removal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,9 +45,9 @@ class OrderEvidence:
 def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) -> pd.DataFrame:
     """Return the `surgeon` table: the order in which neurons of all layers are best removed when readers are refitted.
 
-    Optimal Brain Surgeon (Hassibi & Stork 1993) on whole columns. With C the covariance of a layer's outputs and
-    M = E[γ γᵀ] the Gram matrix of its readers in units of the loss (see `sensitivities`), removing neuron j and
-    refitting every reader on those left costs
+    The order of Optimal Brain Surgeon (OBS, Hassibi & Stork 1993) on whole columns. With C the covariance of a layer's
+    outputs and M = E[γ γᵀ] the Gram matrix of its readers in units of the loss (see `sensitivities`), removing neuron
+    j and refitting every reader on those left costs
 
         cost_j = ½ M_jj / [C⁻¹]_jj   (nat/token, to second order).
 

@@ -11,7 +11,7 @@ from tasks.common.windows import calibration_batches
 
 
 def run(job: Job) -> None:
-    """Write the order in which neurons are best removed when what is left is repaired."""
+    """Write the OBS order: that in which neurons are best removed when what is left is repaired."""
     settings = job.settings("surgeon")
     damping = settings.pop("damping")
     model = read_model(job.input("train/model")).decoupled()
