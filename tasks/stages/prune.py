@@ -6,7 +6,8 @@ from typing import Any
 
 from pruning.core.neurons import select
 from pruning.models.base import Measurable
-from pruning.selection.budgets import Budget, budget_of, measured_latency
+from pruning.selection.budgets import Budget, budget_of
+from pruning.selection.costs import measured_latency
 from pruning.selection.retention import keep_of, retention
 from pruning.selection.schemas import RETENTION
 from tasks.common.job import Job

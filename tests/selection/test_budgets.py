@@ -13,17 +13,15 @@ from torch import nn
 
 from pruning.evaluation.measures import size_of
 from pruning.models.adapted import adapt
-from pruning.selection import budgets
+from pruning.selection import budgets, costs
 from pruning.selection.budgets import (
     Budget,
     allowed_widths,
     budget_of,
     equal_shares_within,
-    interpolated,
-    measured_latency,
-    size_costs,
     widths_within,
 )
+from pruning.selection.costs import interpolated, measured_latency, size_costs
 from tests.tiny import DECODERS, WIDTHS, bytes_of, tensors_of, tiny
 
 SIZES = ("neurons", "parameters", "multiply_adds")
@@ -327,24 +325,24 @@ def test_measured_latency_rises_with_the_widths_and_serves_as_a_budget(monkeypat
     def counted(models, **_):
         return {n: Latency(1e-5 + 1e-9 * m.multiply_adds(), 0.0, 1) for n, m in models.items()}
 
-    monkeypatch.setattr(budgets, "latencies", counted)
+    monkeypatch.setattr(costs, "latencies", counted)
     model = tiny(widths=(12, 10))
-    costs, misfit = measured_latency(model, batch=1, repeats=1, points=4)
+    fitted, misfit = measured_latency(model, batch=1, repeats=1, points=4)
     rows = np.array([[12, 10], [5, 7], [1, 1]])
     expected = [1e-5 + 1e-9 * model.resized(row.tolist()).multiply_adds() for row in rows]
-    np.testing.assert_allclose(costs(rows), expected, rtol=1e-6)
+    np.testing.assert_allclose(fitted(rows), expected, rtol=1e-6)
     assert misfit < 1e-6
-    budget = budget_of(model, kind="latency", value=expected[1], latency=costs)
+    budget = budget_of(model, kind="latency", value=expected[1], latency=fitted)
     worths = {"lstm.0": np.ones(12), "lstm.1": np.ones(10)}
     widths = widths_within(worths, {"lstm.0": every(12), "lstm.1": every(10)}, budget)
     assert 12 <= sum(widths.values()) < 22
 
 
 def test_real_latency_is_positive_and_never_falls_when_a_layer_widens():
-    costs, misfit = measured_latency(tiny(widths=(12, 10)), batch=2, repeats=10, points=3)
+    fitted, misfit = measured_latency(tiny(widths=(12, 10)), batch=2, repeats=10, points=3)
     rows = np.array([[1, 1], [1, 5], [6, 5], [6, 10], [12, 10]])
-    assert (costs(rows) > 0).all()
-    assert (np.diff(costs(rows)) >= 0).all()
+    assert (fitted(rows) > 0).all()
+    assert (np.diff(fitted(rows)) >= 0).all()
     assert misfit >= 0
 
 
