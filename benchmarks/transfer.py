@@ -15,7 +15,8 @@ import pandas as pd
 
 from pruning.experiment.measured import MEASURED, Calibration
 from pruning.experiment.variants import choice_of
-from pruning.fusion.fused import ALL, fusion
+from pruning.fusion.fused import fusion
+from pruning.fusion.schemas import ALL
 from pruning.signals.schemas import CRITERIA
 from tasks.common.tables import read_table
 

@@ -11,8 +11,9 @@ import pandas as pd
 from pruning.core.options import Calibrated, Strategy
 from pruning.core.tables import table
 from pruning.fusion.calibration import by_curves, by_quantiles
-from pruning.fusion.learned import Shares, bootstrapped, interval, learn, measured, scores, within_layers
-from pruning.fusion.schemas import FUSION, IMPORTANCE
+from pruning.fusion.learned import Shares, learn, measured, scores, within_layers
+from pruning.fusion.report import ranks_of_removals, report_of
+from pruning.fusion.schemas import ALL, IMPORTANCE
 from pruning.fusion.weights import TRANSFORMS, adaptive, agreements, relative, variance_reliability
 from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
 
@@ -22,8 +23,6 @@ STRATEGIES, CALIBRATIONS = get_args(Strategy), get_args(Calibrated)
 Curves = Callable[[pd.DataFrame], pd.DataFrame]
 ERROR = "_error"
 """What the column of a criterion's standard error has behind the criterion's name."""
-ALL = "all"
-"""In place of a layer's name: the mean over layers."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +130,11 @@ def fusion(
     raw = relative(frame, names, weighing.transform).to_numpy()
     fused = scores(frame["layer"], raw, _for_layers(weighing.shares, frame), names)
     if rows is not None:
-        evidence = _evidence(rows, frame, fused, names, evidence, seed)
+        evidence = ranks_of_removals(rows, frame, fused, names, evidence, seed)
     calibrated = _calibrated(frame.assign(fused=fused), errors, calibration, oracle, curves)
     importance = _importance_table(frame, calibrated, weighing, seed, _beside(tables))
-    return Fusion(importance, _report(frame, weighing, names, described, evidence), weighing)
+    shares = {**_for_layers(weighing.shares, frame), ALL: weighing.shares[ALL]}
+    return Fusion(importance, report_of(shares, weighing.strategy, names, described, evidence), weighing)
 
 
 def to_plain(weighing: Weighing) -> dict[str, Any]:
@@ -306,91 +306,6 @@ def _with_mean(shares: Shares) -> Shares:
 def _for_layers(shares: Shares, frame: pd.DataFrame) -> Shares:
     """Return the shares of the layers at hand; one that the shares do not name has their mean."""
     return {str(layer): shares.get(str(layer), shares[ALL]) for layer in frame["layer"].unique()}
-
-
-def _evidence(
-    rows: pd.DataFrame,
-    frame: pd.DataFrame,
-    fused: np.ndarray,
-    names: Sequence[str],
-    known: Mapping[str, Any],
-    seed: int,
-) -> dict[str, Any]:
-    """Return how scores and single signals rank measured removals, by layer and in all, with confidence intervals."""
-    every = frame[["layer", "neuron"]].assign(score=fused)
-    held_out = known.get("held_out", rows.merge(every, on=["layer", "neuron"])["score"].to_numpy())
-    by_layer = {str(layer): rows["layer"].to_numpy() == layer for layer in rows["layer"].unique()}
-    found = {}
-    for layer, chosen in {**by_layer, ALL: np.ones(len(rows), dtype=bool)}.items():
-        found[layer] = _compared(rows[chosen], held_out[chosen], names, seed)
-    return {**known, "layers": found}
-
-
-def _compared(rows: pd.DataFrame, held_out: np.ndarray, names: Sequence[str], seed: int) -> dict[str, Any]:
-    layers, truth = rows["layer"].to_numpy(), rows["loss_increase"].to_numpy()
-    alone = {name: within_layers(layers, rows[name].to_numpy(), truth) for name in names}
-    best = max(alone, key=lambda name: alone[name])
-    drawn = bootstrapped(layers, truth, {"fused": held_out, "best": rows[best].to_numpy()}, seed=seed)
-    low, high = interval(drawn["fused"])
-    gain_low, gain_high = interval(drawn["fused"] - drawn["best"])
-    sizes = rows.groupby("layer").size()
-    reliabilities = [
-        variance_reliability(own["loss_increase"].to_numpy(), own["standard_error"].to_numpy())
-        for _, own in rows.groupby("layer")
-    ]
-    return {
-        "alone": alone,
-        "held_out": within_layers(layers, held_out, truth),
-        "held_out_low": low,
-        "held_out_high": high,
-        "best_signal": best,
-        "best_held_out": alone[best],
-        "gain_low": gain_low,
-        "gain_high": gain_high,
-        "oracle_reliability": float(np.average(reliabilities, weights=sizes)),
-        "measured": len(rows),
-    }
-
-
-UNKNOWN = {
-    **dict.fromkeys(("held_out", "held_out_low", "held_out_high"), np.nan),
-    "best_signal": "",
-    **dict.fromkeys(("best_held_out", "gain_low", "gain_high", "oracle_reliability"), np.nan),
-    "measured": 0,
-}
-
-
-def _report(
-    frame: pd.DataFrame,
-    weighing: Weighing,
-    names: Sequence[str],
-    described: pd.DataFrame,
-    evidence: Mapping[str, Any],
-) -> pd.DataFrame:
-    """Return the `fusion` table."""
-    known = evidence.get("layers", {})
-    shares = {**_for_layers(weighing.shares, frame), ALL: weighing.shares[ALL]}
-    columns = ["reliability", "agreement"]
-    rows = []
-    for layer, own in shares.items():
-        part = described if layer == ALL else described[described["layer"] == layer]
-        for name in names:
-            of_signal = part[part["signal"] == name]
-            told = np.average(of_signal[columns], axis=0, weights=of_signal["width"])
-            found = known.get(layer, UNKNOWN)
-            alone = found["alone"][name] if "alone" in found else np.nan
-            rest = {column: found[column] for column in UNKNOWN}
-            head = {
-                "strategy": evidence.get("strategy", weighing.strategy),
-                "layer": layer,
-                "signal": name,
-                "weight": own.get(name, 0.0),
-            }
-            fell_back = bool(evidence.get("fell_back", False))
-            rows.append(
-                {**head, **dict(zip(columns, told, strict=True)), "alone": alone, **rest, "fell_back": fell_back}
-            )
-    return table(FUSION, pd.DataFrame(rows))
 
 
 def _calibrated(

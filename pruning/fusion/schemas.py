@@ -3,6 +3,8 @@
 from pruning.core.tables import LAYER, NEURON, Column, Table, missing
 from pruning.signals.schemas import CRITERIA, SIGNALS
 
+ALL = "all"
+"""In place of a layer's name: the mean over layers."""
 IMPORTANCE = Table(
     "importance",
     ("layer", "neuron"),
