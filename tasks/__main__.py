@@ -14,9 +14,10 @@ from tasks.common.blame import blaming
 from tasks.common.devices import compute_on
 from tasks.common.interruption import INTERRUPTED
 from tasks.common.job import TIMING, Job, end_with_parent, seconds
-from tasks.common.parameters import Compute, Unexpected, checked
+from tasks.common.parameters import Unexpected, checked
 from tasks.common.pipeline import PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
+from tasks.common.sections import Compute
 from tasks.common.tables import write_table
 from tasks.shown.console import log_to_console, say, track
 

@@ -17,7 +17,8 @@ from pruning.core.neurons import frozen_as, named_tensors
 from pruning.data.windows import Batches
 from pruning.models.adapted import Adapted, Call, Criterion, Use, adapt
 from tasks.common.blame import blaming
-from tasks.common.parameters import Unexpected, file_of_source
+from tasks.common.parameters import Unexpected
+from tasks.common.sources import file_of_source
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,8 @@ from pruning.core.options import CHOICES
 from pruning.models import FAMILIES
 from pruning.repair.reconstruction import REPAIRS
 from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
-from tasks.common.parameters import Parameters, Variant
+from tasks.common.parameters import Parameters
+from tasks.common.sections import Variant
 from tasks.experiment.settings import Experiment
 from tests.projects import ROOT
 from tests.schemas import TABLES
@@ -110,7 +111,7 @@ def test_every_section_of_the_experiments_parameters_is_read_by_a_stage_and_no_t
 
 
 def test_the_words_that_settings_may_hold_are_said_in_the_library_alone() -> None:
-    source = (ROOT / "tasks/common/parameters.py").read_text(encoding="utf-8")
+    source = (ROOT / "tasks/common/sections.py").read_text(encoding="utf-8")
     precision = '"highest", "high", "medium"'  # of the process, which the library leaves alone
     known = {'"all"', precision}
     assert set(re.findall(r"Literal\[([^]]*)]", source)) == known

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from tasks.common.parameters import Compute, Unexpected
+from tasks.common.parameters import Unexpected
+from tasks.common.sections import Compute
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,8 @@ from pruning.models.adapted import Adapted
 from pruning.models.base import LanguageModel, Measurable
 from tasks import own
 from tasks.common.devices import device
-from tasks.common.parameters import Unexpected, file_of_source
+from tasks.common.parameters import Unexpected
+from tasks.common.sources import file_of_source
 from tasks.common.tables import ANEW
 from tasks.common.weights import read_weights
 from tasks.common.writing import read_json, replacing

@@ -8,7 +8,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from pruning.core import options
 from pruning.experiment.variants import VARIANTS
-from tasks.common.parameters import Count, Fraction, Rate, Section, Share, Unexpected
+from tasks.common.bounds import Count, Fraction, Rate, Section, Share
+from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import EXPERIMENT, PARAMETERS
 from tasks.shown.wording import sentence
 

@@ -10,8 +10,9 @@ import torch
 
 from tasks.common import devices
 from tasks.common.devices import compute_on, device, device_used, devices_there
-from tasks.common.parameters import Compute, Unexpected, checked
+from tasks.common.parameters import Unexpected, checked
 from tasks.common.reading import read_yaml
+from tasks.common.sections import Compute
 from tests.pretended import DEVICE, pretending
 from tests.projects import ROOT
 from tests.schemas import TABLES

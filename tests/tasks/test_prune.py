@@ -6,7 +6,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from pruning.selection.retention import retention
-from tasks.common.parameters import Prune, Unexpected, checked, settings_of
+from tasks.common.parameters import Unexpected, checked, settings_of
+from tasks.common.sections import Prune
 from tests.projects import ROOT
 
 SECTION = {"retain": 0.5, "rate": "adaptive", "budget": None, "floor": 8}

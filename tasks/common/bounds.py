@@ -1,0 +1,27 @@
+"""What one value of a settings file may be: types with their bounds, and the base of every section."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST = 2**31 - 1
+"""The largest whole number that every part of the pipeline can take, NumPy's and scikit-learn's seeds among them."""
+Share = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Several = Annotated[int, Field(ge=2, le=MOST)]
+Bins = Annotated[int, Field(ge=3, le=65536)]
+Seed = Annotated[int, Field(ge=0, le=MOST)]
+# What is divided or multiplied by one of these must stay a number in float32.
+Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
+Ridge = Annotated[float, Field(ge=1e-12, le=1e3)]
+Temperature = Annotated[float, Field(ge=0.01, le=1000)]
+Clip = Annotated[float, Field(ge=1e-6, le=1e9)]
+Rate = Annotated[float, Field(ge=1e-8, le=1)]
+"""A learning rate of Adam, whose steps are as large as it: above 1 every weight is lost in the first one."""
+
+
+class Section(BaseModel):
+    """A section of params.yaml: no other fields than these, no text where a number belongs."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

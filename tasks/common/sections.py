@@ -1,0 +1,393 @@
+"""The sections of params.yaml: each one's fields, and which of its values contradict one another."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from pruning.core import options
+from tasks.common.bounds import (
+    MOST,
+    Bins,
+    Clip,
+    Count,
+    Fraction,
+    Rate,
+    Ridge,
+    Scale,
+    Section,
+    Seed,
+    Several,
+    Share,
+    Temperature,
+)
+from tasks.common.sources import file_of_source
+
+SAVED = "a file of saved weights, written learned/name.json"
+OWN = "a function of yours in own/, written own.module:function"
+
+
+class Model(Section):
+    """Where a model of the user's own comes from, in place of `train`'s."""
+
+    source: Annotated[str, Field(description=OWN)] | None
+
+    @model_validator(mode="after")
+    def source_exists(self) -> "Model":
+        """Refuse a source outside `own/`, or a function that is not there; neither is run."""
+        if self.source is not None:
+            file_of_source(self.source, "model.source")
+        return self
+
+
+class Compute(Section):
+    """Where every stage computes that runs a model, and how precisely a GPU multiplies float32."""
+
+    device: Annotated[
+        str,
+        Field(pattern=r"^(auto|cpu|mps|xpu|cuda|cuda:[0-9]{1,2})$", description="auto, cpu, cuda, cuda:1, mps or xpu"),
+    ]
+    float32: Literal["highest", "high", "medium"]
+
+
+class CorpusSettings(Section):
+    """Settings of `prepare`."""
+
+    source: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", description="a path to a folder or a text file")]
+    vocabulary: Annotated[int, Field(ge=3, le=MOST)]
+    lowercase: bool
+    valid: Fraction
+    test: Fraction
+    seed: Seed
+
+    @model_validator(mode="after")
+    def leaves_text_to_train_on(self) -> "CorpusSettings":
+        """Refuse splits that take all the text."""
+        if self.valid + self.test >= 1:
+            raise ValueError(f"Expected corpus.valid + corpus.test below 1, got {self.valid + self.test}")
+        return self
+
+
+class Learning(Section):
+    """What `train` and `finetune` share."""
+
+    batch: Count
+    bptt: Count
+    epochs: Count
+    portion: Share
+    learning_rate: Rate
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0, le=100)]
+    clip: Clip
+    patience: Count
+    seed: Seed
+
+    @model_validator(mode="after")
+    def decays_less_than_all(self) -> "Learning":
+        """Refuse a decay that takes more than the whole weight in one step."""
+        place = type(self).__name__.lower()
+        if self.learning_rate * self.weight_decay >= 1:
+            raise ValueError(
+                f"Expected {place}.weight_decay below {1 / self.learning_rate:g} with {place}.learning_rate "
+                f"{self.learning_rate:g}, got {self.weight_decay:g}"
+            )
+        return self
+
+
+class Train(Learning):
+    """Settings of `train`."""
+
+    family: options.Family
+    embedding: Count
+    widths: Annotated[list[Count], Field(min_length=1)]
+    decoder: options.Decoder
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    nonlinearity: options.Nonlinearity
+    cell: options.RecurrentCell
+    snn_widths: Annotated[list[Count], Field(min_length=1)]
+    recurrent: bool
+    leak: Fraction
+    threshold: Scale
+    slope: Scale
+
+    @model_validator(mode="after")
+    def layers_fit(self) -> "Train":
+        """Refuse halves of different numbers of layers, and a tied decoder that the last layer does not fit."""
+        last = [self.widths[-1]]
+        if self.family == "mixed":
+            options.check_halves(self.widths, self.snn_widths, "train.")
+            last += [self.snn_widths[-1]]
+        options.check_tied(self.decoder, self.embedding, last, "train.")
+        return self
+
+
+class CalibrationSettings(Section):
+    """How signals read the training text."""
+
+    batch: Count
+    bptt: Count
+
+
+class Weights(Section):
+    """Settings of `weights`."""
+
+    threshold: Annotated[float, Field(ge=0, le=1e6)]
+    bins: Bins
+
+
+class Hessian(Section):
+    """Settings of `hessian`."""
+
+    probes: Several
+    stability: Annotated[float, Field(ge=0, le=1)]
+    seed: Seed
+
+
+class Activations(Section):
+    """Settings of `activations`."""
+
+    activation_samples: Several
+    bins: Bins
+
+
+class Gradients(Section):
+    """Settings of `gradients`."""
+
+    batches: Several
+
+
+class Cooperative(Section):
+    """Settings of `cooperative`."""
+
+    strong: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Criteria(Section):
+    """Settings of `criteria`."""
+
+    batches: Several
+    bins: Annotated[int, Field(ge=2, le=65536)]
+    classes: Annotated[int, Field(ge=2, le=65536)]
+    ridge: Ridge
+    seed: Seed
+
+
+class Oracle(Section):
+    """Settings of `oracle`."""
+
+    neurons: Several | Literal["all"]
+    tokens: Count
+    most: Count
+    tolerance: Annotated[float, Field(ge=0, lt=1)]
+    words: Several | Literal["all"]
+    joint: Annotated[list[Fraction], Field(min_length=1)]
+    portion: Share
+    seed: Seed
+
+    @model_validator(mode="after")
+    def most_is_no_less(self) -> "Oracle":
+        """Refuse a budget that the first reading exceeds."""
+        options.check_most(self.tokens, self.most, "oracle.")
+        _check_distinct(self.joint, "oracle.joint")
+        return self
+
+
+def _check_distinct(values: Sequence[Any], place: str) -> None:
+    """Refuse a list in which a value stands twice."""
+    twice = [value for index, value in enumerate(values) if value in values[:index]]
+    if twice:
+        raise ValueError(f"Expected each value of {place} once, got {twice[0]!r} twice")
+
+
+class Fuse(Section):
+    """Settings of `fuse`."""
+
+    strategy: options.Strategy
+    signals: Annotated[list[options.Signal | options.Criterion], Field(min_length=1)]
+    folds: Several
+    calibration: options.Calibrated
+    removed: Annotated[list[Fraction], Field(min_length=1)]
+    batches: Count
+    weights: Annotated[str, Field(pattern=r"^learned/[^/\x00-\x1f]+\.json$", description=SAVED)] | None
+    seed: Seed
+
+    @model_validator(mode="after")
+    def signals_can_be_weighed(self) -> "Fuse":
+        """Refuse a signal named twice, criteria that the strategy would not weigh, and criteria alone."""
+        _check_distinct(self.signals, "fuse.signals")
+        criteria = [name for name in self.signals if name in options.CRITERIA]
+        if criteria and self.strategy != "learned" and self.weights is None:
+            raise ValueError(
+                f"Expected fuse.strategy: learned for {criteria[0]!r} among fuse.signals, got {self.strategy!r}, which "
+                f"weighs {list(options.SIGNALS)} alone"
+            )
+        if len(criteria) == len(self.signals):
+            raise ValueError(f"Expected one or more of {list(options.SIGNALS)} among fuse.signals, got {self.signals}")
+        return self
+
+    @model_validator(mode="after")
+    def removes_more_and_more(self) -> "Fuse":
+        """Refuse shares that do not rise."""
+        _check_distinct(self.removed, "fuse.removed")
+        if self.removed != sorted(self.removed):
+            raise ValueError(f"Expected the shares of fuse.removed in rising order, got {self.removed}")
+        return self
+
+
+class Surgeon(Section):
+    """Settings of `surgeon`."""
+
+    batches: Several
+    damping: Ridge
+    seed: Seed
+
+
+class BudgetOf(Section):
+    """What the kept neurons may cost together; the last three are for `latency`, which is measured."""
+
+    kind: options.BudgetKind
+    value: Annotated[float, Field(gt=0, le=1e18)]
+    batch: Count | None = None
+    repeats: Annotated[int, Field(ge=10, le=MOST)] | None = None
+    points: Several | None = None
+
+    @model_validator(mode="after")
+    def says_how_to_measure(self) -> "BudgetOf":
+        """Refuse latency without how to measure it, and a count with it."""
+        missing = [name for name in ("batch", "repeats", "points") if getattr(self, name) is None]
+        if missing and self.kind == "latency":
+            raise ValueError(f"Expected batch, repeats and points for a budget of latency, got no {missing[0]}")
+        if len(missing) < 3 and self.kind != "latency":
+            raise ValueError(f"Expected kind and value alone for a budget of {self.kind}, got more")
+        return self
+
+
+Bound = Count | dict[str, Count]
+"""For every layer, or for those that are named."""
+Ratio = Annotated[float, Field(ge=0, le=1)]
+Quota = dict[options.Half, Ratio]
+
+
+class Prune(Section):
+    """Settings of `prune`."""
+
+    retain: Share
+    floor: Bound
+    ceiling: Bound | None
+    multiple: Count
+    scope: options.Scope
+    rate: options.HowMany
+    budget: BudgetOf | None
+    snn_ratio: Ratio | None
+    quota: Quota | None
+    otherwise: options.Choice | None
+    tied: options.Decoupling
+
+    @model_validator(mode="after")
+    def has_one_measure(self) -> "Prune":
+        """Refuse two settings that both say how many neurons stay, or both of which kind."""
+        check_measures(self.model_dump(), "prune")
+        return self
+
+
+MEASURES = ("rate", "budget", "snn_ratio", "quota")
+
+
+def check_measures(prune: Mapping[str, Any], place: str) -> None:
+    """Refuse contradictions among what `place` says of how many neurons stay."""
+    if prune["rate"] == "adaptive" and prune["budget"] is not None:
+        raise ValueError(f"Expected {place}.rate: adaptive or {place}.budget, got both")
+    options.check_measures(**{name: prune[name] for name in MEASURES}, place=f"{place}.")
+
+
+class Reconstruct(Section):
+    """Settings of `reconstruct`."""
+
+    repair: options.Repair
+    tokens: Count
+    learning_rate: Rate
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    clip: Clip
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]
+NAME = "lower-case letters, digits and _, a letter first, at most 100 in all"
+
+
+class Variant(Section):
+    """One variant: what it chooses by, and its own values of anything in `prune`, and its own repair."""
+
+    by: options.Choice
+    retain: Share | None = None
+    floor: Bound | None = None
+    ceiling: Bound | None = None
+    multiple: Count | None = None
+    scope: options.Scope | None = None
+    rate: options.HowMany | None = None
+    budget: BudgetOf | None = None
+    snn_ratio: Ratio | None = None
+    quota: Quota | None = None
+    otherwise: options.Choice | None = None
+    tied: options.Decoupling | None = None
+    repair: options.Repair | None = None
+
+
+class Finetune(Learning):
+    """Settings of `finetune`."""
+
+    distillation: Annotated[float, Field(ge=0, le=1)]
+    temperature: Temperature
+
+
+class Evaluate(Section):
+    """Settings of `evaluate`."""
+
+    batch: Count
+    bptt: Count
+    repeats: Count
+
+
+class Compare(Section):
+    """Settings of `compare`."""
+
+    control: str
+
+
+class PathSettings(Section):
+    """Settings of `path`."""
+
+    retain: Annotated[list[Fraction], Field(min_length=1)]
+    repair: options.Repair
+    repeats: Count
+
+    @model_validator(mode="after")
+    def models_have_names_of_their_own(self) -> "PathSettings":
+        """Refuse shares that are written alike to six digits, by which the models are called; 1 is the dense one's."""
+        _check_distinct([f"{share:g}" for share in (1.0, *self.retain)], "path.retain, to six digits and beside 1,")
+        return self
+
+
+class Sections(Section):
+    """All of params.yaml."""
+
+    compute: Compute
+    model: Model
+    corpus: CorpusSettings
+    train: Train
+    calibration: CalibrationSettings
+    weights: Weights
+    hessian: Hessian
+    activations: Activations
+    gradients: Gradients
+    cooperative: Cooperative
+    surgeon: Surgeon
+    criteria: Criteria
+    oracle: Oracle
+    fuse: Fuse
+    prune: Prune
+    reconstruct: Reconstruct
+    variants: Annotated[dict[Name, Variant], Field(min_length=1, description=NAME)]
+    finetune: Finetune
+    evaluate: Evaluate
+    compare: Compare
+    path: PathSettings
