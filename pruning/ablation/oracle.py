@@ -95,11 +95,12 @@ def oracle(
     if not isinstance(model, LanguageModel) or not isinstance(windows, Windows):
         samples = sum(model.count(targets) for _, targets in _first(model, windows, tokens))
         return _oracle_table(chosen, _masked(model, windows, chosen, tokens, track)).assign(samples=samples)
-    _check_text(windows, tokens, most)
+    reading = _Reading(tokens, most, tolerance, words)
+    reading.check(windows)
     generator = torch.Generator().manual_seed(seed)
     with evaluating(model), torch.inference_mode():
         passes = _passes(model, layers, chosen, windows.inputs.shape[1])
-        halves = _measured(model, windows, passes, tokens, most, tolerance, words, generator, track)
+        halves = _measured(model, windows, passes, reading, generator, track)
     return _oracle_table(chosen, halves)
 
 
@@ -142,6 +143,29 @@ def clear_places(pilot: ClusteredMean, tokens: int, tolerance: float) -> Tensor:
     variance = pilot.standard_error.square() * pilot.tokens / tokens
     near = (mean[:, None] - mean[None, :]).square() < variance[:, None] + variance[None, :]
     return near.fill_diagonal_(False).sum(1) / 2 <= tolerance * len(mean)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How much text neurons are measured on and how exactly; the settings of `oracle` by these names."""
+
+    tokens: int
+    most: int
+    tolerance: float
+    words: int | Literal["all"]
+
+    def pilot(self, windows: Windows) -> int:
+        """Return how many windows are read first to decide who reads on."""
+        return len(_first_windows(windows, round(PILOT * self.tokens))) if self.most > self.tokens else 0
+
+    def check(self, windows: Windows) -> None:
+        """Refuse a budget that the first reading exceeds, and too little text."""
+        check_most(self.tokens, self.most)
+        pilot = self.pilot(windows)
+        if len(_first_windows(windows, self.tokens, after=pilot)) < pilot + 2:
+            raise ValueError(
+                f"Expected at least two windows of text, and {pilot} before them for the pilot, got {len(windows)}."
+            )
 
 
 @dataclass
@@ -199,28 +223,25 @@ def _measured(
     model: LanguageModel,
     windows: Windows,
     passes: list[_Pass],
-    tokens: int,
-    most: int,
-    tolerance: float,
-    words: int | Literal["all"],
+    reading: _Reading,
     generator: torch.Generator,
     track: Track,
 ) -> list[ClusteredMean]:
     """Return each neuron's loss increase on even and on odd windows after the pilot."""
     count = sum(len(each.places) for each in passes)
     pilot, halves = ClusteredMean.empty(count), [ClusteredMean.empty(count) for _ in range(2)]
-    first = len(_first_windows(windows, round(PILOT * tokens))) if most > tokens else 0
-    budget, read, state = torch.full((count,), most), 0, None
-    for index, window in enumerate(track(_first_windows(windows, most, after=first), "oracle")):
-        loss, state = _dense_loss(model, window, state, words, generator)
+    first = reading.pilot(windows)
+    budget, read, state = torch.full((count,), reading.most), 0, None
+    for index, window in enumerate(track(_first_windows(windows, reading.most, after=first), "oracle")):
+        loss, state = _dense_loss(model, window, state, reading.words, generator)
         counts = (window.targets != IGNORED).sum(0)
         for each in passes:
             increase = loss.increase(each.models.features(moved(window.tokens, loss.device)))
-            found = pilot if index < first else halves[(index - first) % 2]
-            found.update(increase.sum(0).T, counts, each.places)
+            statistics = pilot if index < first else halves[(index - first) % 2]
+            statistics.update(increase.sum(0).T, counts, each.places)
         read += int(counts.sum()) if index >= first else 0
         if index + 1 == first:
-            budget[clear_places(pilot, tokens, tolerance)] = tokens
+            budget[clear_places(pilot, reading.tokens, reading.tolerance)] = reading.tokens
         passes = _going_on(passes, budget > read)
         if not passes:
             break
@@ -247,8 +268,8 @@ def _oracle_table(chosen: Mapping[str, Tensor], halves: Sequence[ClusteredMean])
             "samples": whole.tokens.long().numpy(),
         }
     )
-    found = {str(layer): split_half_reliability(rows) for layer, rows in frame.groupby("layer")}
-    frame.insert(6, "reliability", frame["layer"].map(found).astype("float64"))
+    reliabilities = {str(layer): split_half_reliability(rows) for layer, rows in frame.groupby("layer")}
+    frame.insert(6, "reliability", frame["layer"].map(reliabilities).astype("float64"))
     return table(ORACLE, frame)
 
 
@@ -266,12 +287,3 @@ def _first_windows(windows: Windows, tokens: int, *, after: int = 0) -> list[Win
     """Return the first windows that hold this many tokens, or all, and as many more as are to be read `after`."""
     each = windows.bptt * windows.inputs.shape[1]
     return [windows[index] for index in range(min(len(windows), after + -(-tokens // each)))]
-
-
-def _check_text(windows: Windows, tokens: int, most: int) -> None:
-    check_most(tokens, most)
-    pilot = len(_first_windows(windows, round(PILOT * tokens))) if most > tokens else 0
-    if len(_first_windows(windows, tokens, after=pilot)) < pilot + 2:
-        raise ValueError(
-            f"Expected at least two windows of text, and {pilot} before them for the pilot, got {len(windows)}."
-        )
