@@ -23,8 +23,9 @@ from pruning.data.corpus import END_OF_LINE
 from pruning.data.windows import Windows
 from pruning.models.base import LanguageModel
 from pruning.signals.gradients import gate_gradients
-from pruning.training.gradual import Schedule, most_important, prune_gradually, pruned, renewed
+from pruning.training.gradual import most_important, prune_gradually, pruned, renewed
 from pruning.training.loop import Recipe, Trained, steps_an_epoch, train
+from pruning.training.thinning import Schedule, Thinning
 from tasks.experiment.published import read_checkpoint, read_splits, read_vocabulary
 
 BATCH, BPTT = 20, 35
@@ -90,16 +91,15 @@ class Bench:
     def gradual(self, retain: float, penalty: float) -> None:
         """Print what gradual pruning comes to."""
         watch = Stopwatch()
-        settings = {"retain": retain, "floor": FLOOR, "momentum": MOMENTUM, "penalty": penalty}
+        thinning = Thinning(retain=retain, floor=FLOOR, schedule=self.schedule, momentum=MOMENTUM, penalty=penalty)
         *_, last = prune_gradually(
             self.dense,
             self.windows,
             self.valid,
             recipe=self.recipe,
+            thinning=thinning,
             seed=self.seed,
-            schedule=self.schedule,
             track=watch,
-            **settings,
         )
         how = f"gradual, group lasso {penalty:g}" if penalty else "gradual"
         self._print(how, f"{retain:.0%}", pruned(self.dense, last), last, watch, 0.0)

@@ -64,7 +64,8 @@ from .signals.sensitivity import sensitivities as sensitivities
 from .signals.surgeon import surgeon as surgeon
 from .signals.weights import weights as weights
 from .training.distillation import Teacher as Teacher
-from .training.gradual import Schedule as Schedule
 from .training.gradual import prune_gradually as prune_gradually
 from .training.loop import Recipe as Recipe
 from .training.loop import train as train
+from .training.thinning import Schedule as Schedule
+from .training.thinning import Thinning as Thinning

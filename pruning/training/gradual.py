@@ -1,6 +1,5 @@
 """Gradual pruning: neurons leave a few at a time while the model trains, chosen by training's own gradients."""
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,53 +26,12 @@ from pruning.training.loop import (
     under,
     validated,
 )
+from pruning.training.thinning import Thinning
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW remembers in the shape of each parameter."""
 Importance = Mapping[str, Tensor]
 """Layer name → a number for each of its neurons, (width,) float64; larger is more important."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """When neurons leave: many at first, fewer and fewer later (Zhu & Gupta 2018).
-
-    >>> schedule = Schedule(begin=0.0, end=1.0, every=5)
-    >>> [schedule.neurons_left(step, steps=10, neurons=100, retain=0.5) for step in (0, 5, 10)]
-    [100, 56, 50]
-
-    Attributes:
-        begin: Share of all steps after which removal starts, in [0, end].
-        end: Share of all steps after which the last neurons have left, in [begin, 1].
-        every: Steps from one removal to the next, ≥ 1.
-
-    Raises:
-        ValueError: If these are out of order.
-    """
-
-    begin: float
-    end: float
-    every: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.begin <= self.end <= 1 or self.every < 1:
-            raise ValueError(f"Expected 0 ≤ begin ≤ end ≤ 1 and every ≥ 1, got {self}.")
-
-    def neurons_left(self, step: int, *, steps: int, neurons: int, retain: float) -> int:
-        """Return how many of `neurons` are left once `step` of `steps` are taken.
-
-        With a = begin × steps, b = end × steps (rounded) and t = a, a + every, a + 2 every, …, the share that is
-        left is retain + (1 − retain) (1 − (t − a) / (b − a))³ from t on, and retain from b on; the number is rounded
-        half up.
-
-        >>> schedule = Schedule(begin=0.0, end=0.8, every=2)
-        >>> [schedule.neurons_left(step, steps=10, neurons=100, retain=0.5) for step in range(11)]
-        [100, 100, 71, 71, 56, 56, 51, 51, 50, 50, 50]
-        """
-        first, last = round(self.begin * steps), round(self.end * steps)
-        passed = max(0, step - first) // self.every * self.every
-        ahead = 1 - passed / max(last - first, 1) if step < last else 0.0
-        return math.floor((retain + (1 - retain) * ahead**3) * neurons + 0.5)
 
 
 def prune_gradually(
@@ -82,12 +40,8 @@ def prune_gradually(
     valid: Windows,
     *,
     recipe: Recipe,
+    thinning: Thinning,
     seed: int,
-    retain: float,
-    floor: int,
-    schedule: Schedule,
-    momentum: float,
-    penalty: float,
     resume: Trained | None = None,
     track: Track = silently,
 ) -> Iterator[Trained]:
@@ -114,9 +68,8 @@ def prune_gradually(
     ...     epochs=1, portion=1.0, learning_rate=0.01, warmup=0.1, weight_decay=0.0, clip=1.0, patience=1
     ... )
     >>> schedule = pruning.Schedule(begin=0.0, end=0.5, every=1)
-    >>> *_, last = prune_gradually(
-    ...     model, text, text, recipe=recipe, seed=1, retain=0.5, floor=1, schedule=schedule, momentum=0.9, penalty=0.0
-    ... )
+    >>> thinning = pruning.Thinning(retain=0.5, floor=1, schedule=schedule, momentum=0.9, penalty=0.0)
+    >>> *_, last = prune_gradually(model, text, text, recipe=recipe, thinning=thinning, seed=1)
     >>> last.history["neurons"].iloc[-1].item()
     3
 
@@ -125,13 +78,8 @@ def prune_gradually(
         windows: Training windows.
         valid: Validation windows.
         recipe: How to train. Best epoch and patience count only epochs that end with the final number of neurons.
+        thinning: How many neurons leave, when, and by what importance.
         seed: Seed of dropout.
-        retain: Share of neurons to keep, in (0, 1]; ⌊retain × neurons + ½⌋ are left in all.
-        floor: Fewest neurons that a layer keeps, ≥ 1.
-        schedule: When neurons leave.
-        momentum: How much of a neuron's importance each step preserves, in [0, 1).
-        penalty: Strength λ of the group lasso (see `shrink_groups`), per unit of learning rate, as long as neurons are
-            still to leave; 0 for none.
         resume: The last state that an interrupted run yielded.
         track: Shows the progress of each epoch.
 
@@ -140,37 +88,33 @@ def prune_gradually(
         also hold `kept.*` (each layer's neurons by their numbers in `model`) and `importance.*`.
 
     Raises:
-        ValueError: For a setting outside its range, or if every parameter is frozen.
+        ValueError: If every parameter is frozen.
         FloatingPointError: If the loss or a gradient stops being a number.
     """
-    _check(retain, floor, momentum, penalty)
     expect_learning(model)
     expect_finite(model)
     state = resume or Trained({}, pd.DataFrame(), finished=False)
     layers, steps = model.layers(), recipe.epochs * steps_an_epoch(recipe, windows)
-    neurons, least = sum(model.widths()), sum(min(floor, layer.width) for layer in layers)
-    left = partial(schedule.neurons_left, steps=steps, neurons=neurons, retain=retain)
-    thinning = _Thinning(
+    left = partial(thinning.neurons_left, steps=steps, widths=[layer.width for layer in layers])
+    companion = _Companion(
         recipe=recipe,
-        neurons_left=lambda step: max(least, left(step)),
-        last=max(least, left(steps)),
-        floor=floor,
-        momentum=momentum,
-        penalty=penalty,
+        thinning=thinning,
+        neurons_left=left,
+        last=left(steps),
         kept={layer.name: torch.arange(layer.width) for layer in layers} | under("kept", state.tensors),
         importance={layer.name: torch.zeros(layer.width, dtype=torch.float64) for layer in layers}
         | under("importance", state.tensors),
         step=len(state.history),
         frozen={name for name, parameter in model.named_parameters() if not parameter.requires_grad},
     )
-    smaller = select(model, thinning.kept).requires_grad_(True)
-    loop = Loop(smaller, optimizer_of(smaller, recipe), windows, recipe, None, seed, track, companion=thinning)
+    smaller = select(model, companion.kept).requires_grad_(True)
+    loop = Loop(smaller, optimizer_of(smaller, recipe), windows, recipe, None, seed, track, companion=companion)
     if resume:
         restore(loop.model, loop.optimizer, resume.tensors)
     for _ in range(len(_ends(state)), recipe.epochs):
         if state.finished:
             return
-        state = _epoch(loop, thinning, state, valid)
+        state = _epoch(loop, companion, state, valid)
         yield state
 
 
@@ -303,7 +247,7 @@ def _weights(layer: NeuronLayer, tensors: Mapping[str, Tensor]) -> list[Slice]:
 
 
 @dataclass(kw_only=True)
-class _Thinning:
+class _Companion:
     """The companion that takes neurons out of a model in training.
 
     Attributes:
@@ -317,11 +261,9 @@ class _Thinning:
     """
 
     recipe: Recipe
+    thinning: Thinning
     neurons_left: Callable[[int], int]
     last: int
-    floor: int
-    momentum: float
-    penalty: float
     kept: dict[str, Tensor]
     importance: dict[str, Tensor]
     step: int
@@ -334,7 +276,7 @@ class _Thinning:
         read = {piece.parameter for layer in layers for piece in layer.read}
         weights = {name: parameter for name, parameter in model.named_parameters() if name in read}
         products = {name: weight.detach() * weight.grad for name, weight in weights.items() if weight.grad is not None}
-        self.importance = renewed(self.importance, gate_sums(layers, products), momentum=self.momentum)
+        self.importance = renewed(self.importance, gate_sums(layers, products), momentum=self.thinning.momentum)
         for name, parameter in model.named_parameters():
             if name in self.frozen:
                 parameter.grad = None
@@ -345,8 +287,8 @@ class _Thinning:
         """Shrink the groups and, if it is time, remove neurons."""
         self.step += 1
         wanted, left = self.neurons_left(self.step), sum(model.widths())
-        if self.penalty and left > self.last:
-            shrink_groups(model.layers(), named_tensors(model), rate * self.penalty, frozen=self.frozen)
+        if self.thinning.penalty and left > self.last:
+            shrink_groups(model.layers(), named_tensors(model), rate * self.thinning.penalty, frozen=self.frozen)
         if wanted < left:
             model, optimizer, state = without(model, optimizer, state, self._leave(wanted), self.recipe)
         self.counts.append(sum(model.widths()))
@@ -358,7 +300,7 @@ class _Thinning:
             raise FloatingPointError(
                 f"Expected finite gradients, got others by step {self.step}; lower learning_rate or clip."
             )
-        keep = most_important(self.importance, neurons=wanted, floor=self.floor)
+        keep = most_important(self.importance, neurons=wanted, floor=self.thinning.floor)
         self.kept = {name: numbers[keep[name]] for name, numbers in self.kept.items()}
         self.importance = {name: values[keep[name]] for name, values in self.importance.items()}
         return keep
@@ -369,28 +311,17 @@ class _Thinning:
         return kept | {f"importance.{name}": values for name, values in self.importance.items()}
 
 
-def _epoch(loop: Loop, thinning: _Thinning, before: Trained, valid: Windows) -> Trained:
+def _epoch(loop: Loop, companion: _Companion, before: Trained, valid: Windows) -> Trained:
     """Make one more pass and return the state after it."""
-    ends, thinning.counts = _ends(before), []
-    rows = loop.epoch(len(ends)).assign(neurons=lambda _: thinning.counts)
+    ends, companion.counts = _ends(before), []
+    rows = loop.epoch(len(ends)).assign(neurons=lambda _: companion.counts)
     rows.loc[rows.index[-1], "valid_loss"] = validated(loop.model, valid, rows["step"].iloc[-1])
-    larger = sum(neurons > thinning.last for neurons in ends)
+    larger = sum(neurons > companion.last for neurons in ends)
     after = after_epoch(loop.model, loop.optimizer, before, rows, loop.recipe, since=larger)
-    return replace(after, tensors=after.tensors | thinning.tensors())
+    return replace(after, tensors=after.tensors | companion.tensors())
 
 
 def _ends(state: Trained) -> list[int]:
     """Return how many neurons were left at the end of each epoch so far."""
     rows = state.history
     return [] if rows.empty else rows["neurons"][rows["valid_loss"].notna()].tolist()
-
-
-def _check(retain: float, floor: int, momentum: float, penalty: float) -> None:
-    if not 0 < retain <= 1:
-        raise ValueError(f"Expected retain in (0, 1], got {retain}.")
-    if floor < 1:
-        raise ValueError(f"Expected a floor of at least 1 neuron, got {floor}.")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"Expected a momentum in [0, 1), got {momentum}.")
-    if penalty < 0:
-        raise ValueError(f"Expected a penalty of at least 0, got {penalty}.")

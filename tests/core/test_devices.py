@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import pruning
-from pruning import Imitation, Schedule, Teacher, Texts, Treatment, Windows
+from pruning import Imitation, Schedule, Teacher, Texts, Thinning, Treatment, Windows
 from pruning.ablation import losses
 from pruning.ablation.batched import OneByOne, removals
 from pruning.core.devices import full_precision, seeded, twin_of, without_cudnn
@@ -104,8 +104,8 @@ def trained(model: Any, windows: Windows) -> Numbers:
 
 def gradually(model: Any, windows: Windows) -> Numbers:
     schedule = Schedule(begin=0.0, end=0.5, every=2)
-    settings: dict[str, Any] = {"retain": 0.5, "floor": 2, "schedule": schedule, "momentum": 0.5, "penalty": 1e-4}
-    *_, last = pruning.prune_gradually(model, windows, windows, recipe=recipe(epochs=1), seed=1, **settings)
+    thinning = Thinning(retain=0.5, floor=2, schedule=schedule, momentum=0.5, penalty=1e-4)
+    *_, last = pruning.prune_gradually(model, windows, windows, recipe=recipe(epochs=1), thinning=thinning, seed=1)
     return {"history": last.history["train_loss"].to_numpy()}
 
 
@@ -370,8 +370,8 @@ def test_training_that_is_resumed_from_what_a_file_holds_ends_as_if_never_interr
     how: str, device: tuple[str, Any], windows: Windows
 ) -> None:
     where, there = device
-    more: dict[str, Any] = {"retain": 0.5, "floor": 2, "schedule": Schedule(begin=0, end=1, every=3)}
-    more = more | {"momentum": 0.5, "penalty": 0.0} if how == "prune_gradually" else {}
+    thinning = Thinning(retain=0.5, floor=2, schedule=Schedule(begin=0, end=1, every=3), momentum=0.5, penalty=0.0)
+    more: dict[str, Any] = {"thinning": thinning} if how == "prune_gradually" else {}
 
     def states(resume: Trained | None = None) -> Iterator[Trained]:
         model = tiny(dtype=torch.float32, dropout=0.2).to(where)

@@ -20,14 +20,16 @@ from pruning.signals.criteria import criteria
 from pruning.signals.schemas import SURGEON
 from pruning.signals.sensitivity import sensitivities
 from pruning.training.distillation import Teacher
-from pruning.training.gradual import Schedule, prune_gradually
+from pruning.training.gradual import prune_gradually
 from pruning.training.loop import train
+from pruning.training.thinning import Schedule, Thinning
 from tests.schemas import TABLES
 from tests.tiny import SIGNALS, recipe, text, tiny
 
 WINDOWS = Windows(text(24 * 6), first=0, batch=4, bptt=6)
 KEEP = {"lstm.0": torch.tensor([0, 2, 3, 6])}
 IMITATION = Imitation(tokens=240, learning_rate=0.02, warmup=0.1, clip=1.0)
+THINNING = Thinning(retain=0.5, floor=1, schedule=Schedule(begin=0.0, end=0.5, every=2), momentum=0.9, penalty=0.0)
 STATES = activations(tiny(), WINDOWS, activation_samples=4, bins=4)[1]
 ASKED = {
     **{name: lambda model, signal=signal: signal(model, WINDOWS) for name, signal in SIGNALS.items()},
@@ -48,12 +50,8 @@ ASKED = {
             WINDOWS,
             WINDOWS,
             recipe=recipe(),
+            thinning=THINNING,
             seed=1,
-            retain=0.5,
-            floor=1,
-            schedule=Schedule(begin=0.0, end=0.5, every=2),
-            momentum=0.9,
-            penalty=0.0,
         )
     ),
 }

@@ -15,13 +15,14 @@ from pruning.signals.activations import activations
 from pruning.signals.criteria import criteria
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
-from pruning.training.gradual import Schedule, prune_gradually, pruned
+from pruning.training.gradual import prune_gradually, pruned
 from pruning.training.loop import train
+from pruning.training.thinning import Schedule, Thinning
 from tests.tiny import FAMILIES, SIGNALS, bytes_of, recipe, tensors_of, tiny
 
 KEEP: Keep = {"lstm.0": torch.tensor([0, 2, 3, 6]), "lstm.1": torch.tensor([1, 2, 5])}
 CRITERIA = {"batches": 4, "bins": 4, "classes": 4, "ridge": 1e-4, "seed": 1}
-GRADUALLY = {"floor": 1, "schedule": Schedule(begin=0.0, end=0.6, every=4), "momentum": 0.9, "penalty": 0.01}
+THINNING = Thinning(retain=0.5, floor=1, schedule=Schedule(begin=0.0, end=0.6, every=4), momentum=0.9, penalty=0.01)
 IMITATION = Imitation(tokens=240, learning_rate=0.02, warmup=0.1, clip=1.0)
 
 MEASURED = SIGNALS | {
@@ -156,9 +157,7 @@ def test_training_a_model_that_is_frozen_as_a_whole_is_refused(function, windows
     model = frozen(tiny())
     runs = {
         "train": lambda: train(model, windows, windows, recipe=recipe(), seed=1),
-        "prune_gradually": lambda: prune_gradually(
-            model, windows, windows, recipe=recipe(), seed=1, retain=0.5, **GRADUALLY
-        ),
+        "prune_gradually": lambda: prune_gradually(model, windows, windows, recipe=recipe(), thinning=THINNING, seed=1),
     }
     with pytest.raises(ValueError, match="Expected parameters to train, got a model in which all are frozen"):
         next(runs[function]())
@@ -166,7 +165,7 @@ def test_training_a_model_that_is_frozen_as_a_whole_is_refused(function, windows
 
 def test_gradual_pruning_cuts_frozen_parameters_and_changes_them_in_no_other_way(windows):
     model = frozen(tiny(), "lstm.0", "lstm.1.weight_hh_l0")
-    settings = {"recipe": recipe(epochs=2, weight_decay=0.5), "seed": 1, "retain": 0.5, **GRADUALLY}
+    settings = {"recipe": recipe(epochs=2, weight_decay=0.5), "thinning": THINNING, "seed": 1}
     states = list(prune_gradually(model, windows, windows, **settings))
     found = pruned(model, states[-1])
     kept = {layer.name: states[-1].tensors[f"kept.{layer.name}"] for layer in model.layers()}
@@ -181,7 +180,7 @@ def test_gradual_pruning_cuts_frozen_parameters_and_changes_them_in_no_other_way
 
 def test_the_importance_in_gradual_pruning_does_not_depend_on_what_is_frozen(windows):
     """Before the first step nothing has learnt, so the first step's gradients are the same."""
-    settings = {"recipe": recipe(epochs=1, portion=0.05), "seed": 1, "retain": 1.0, **GRADUALLY}
+    settings = {"recipe": recipe(epochs=1, portion=0.05), "thinning": replace(THINNING, retain=1.0), "seed": 1}
     first, second = (
         list(prune_gradually(model, windows, windows, **settings))[-1].tensors
         for model in (tiny(), frozen(tiny(), "lstm", "encoder"))

@@ -13,7 +13,6 @@ from pruning.core.neurons import NeuronLayer, Slice, gather, mask, named_tensors
 from pruning.data.windows import Windows
 from pruning.evaluation.measures import next_token_loss
 from pruning.training.gradual import (
-    Schedule,
     group_lasso,
     most_important,
     prune_gradually,
@@ -24,6 +23,7 @@ from pruning.training.gradual import (
     without,
 )
 from pruning.training.loop import optimizer_of, train
+from pruning.training.thinning import Schedule, Thinning
 from tests.tiny import DECODERS, Unrolled, bytes_of, loss_on, recipe, subsets, tensors_of, text, tiny
 
 WINDOWS = Windows(text(500), first=0, batch=4, bptt=8)
@@ -41,11 +41,8 @@ def model_of(decoder="untied", widths=(9, 6)):
 def run(*, model=None, valid=VALID, seed=1, resume=None, windows=WINDOWS, own=None, **changes):
     """Return where gradual pruning stood after each epoch."""
     settings = {"retain": 0.5, "floor": 2, "schedule": HALF, "momentum": 0.8, "penalty": 0.0, **(own or {})}
-    return list(
-        prune_gradually(
-            model or model_of(), windows, valid, recipe=recipe(**changes), seed=seed, resume=resume, **settings
-        )
-    )
+    how = {"recipe": recipe(**changes), "thinning": Thinning(**settings), "seed": seed, "resume": resume}
+    return list(prune_gradually(model or model_of(), windows, valid, **how))
 
 
 @pytest.fixture(scope="module")
