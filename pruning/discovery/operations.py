@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pruning.discovery.positions import varies
 from pruning.discovery.products import addmm, attention, convolution, linear, matmul, transposed_convolution
-from pruning.discovery.propagation import Address, Call, Rule, Value, column, flat, mapped, nobody, squeezed
+from pruning.discovery.propagation import Address, Call, Rule, Value, carry, column, flat, mapped, nobody, squeezed
 from pruning.discovery.recurrences import GATES, recurrent, recurrent_step
 
 
@@ -383,9 +383,10 @@ def _index(call: Call) -> Any:
 def _copy(call: Call) -> Any:
     """`x.copy_(y)`: what is written is whose `y` is."""
     target, source = call.args[:2]
-    if isinstance(target, Address):
-        return call.unknown([target, source])
     value = call.as_value(source)
+    if isinstance(target, Address):
+        carry(call.into, target, value)
+        return target
     shape = target.places.shape
     return replace(value, places=value.places.expand(shape), functions=value.functions.expand(shape))
 

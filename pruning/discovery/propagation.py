@@ -397,6 +397,14 @@ def _given(values: Iterable[Any]) -> set[int]:
     return {int(number) for part in parts for number in torch.unique(part[part <= GIVEN])}
 
 
+def carry(into: Propagation, kept: Address, value: Value) -> None:
+    """Let what is kept in a tensor go with the neurons that are written into it."""
+    for dim in range(len(kept.shape)):
+        if varies(value.places, dim) and not value.padded:
+            into.positions.link(into.axis(kept, dim), column(value.places, dim))
+            into.owning[kept.name, dim] = None
+
+
 def column(places: Tensor, dim: int) -> Tensor:
     """Return what is found along one dimension where all others are at 0."""
     for other in reversed(range(places.ndim)):

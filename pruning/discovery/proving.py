@@ -18,7 +18,7 @@ from pruning.discovery.discovered import Discovered, Number
 from pruning.discovery.numbers import candidates
 from pruning.discovery.propagation import Blend, flat
 from pruning.discovery.structure import Structure
-from pruning.discovery.tracing import Inputs, Seeing, copied, kept_tensors, name_of, running
+from pruning.discovery.tracing import Inputs, Remembering, Seeing, copied, kept_tensors, name_of, running
 
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
 _RANDOM = ("rand", "randn", "rand_like", "randn_like", "bernoulli", "normal")
@@ -111,6 +111,13 @@ class Prover:
         self.model, self.found, self.inputs, self.states = model, found, inputs, states
 
     @cached_property
+    def remembers(self) -> bool:
+        """Whether the network's modules remember a call, so that the next one must be tried, too."""
+        mode = Remembering()
+        with running(self.model.network, self.inputs, mode) as (network, _):
+            return mode.remembers(network)
+
+    @cached_property
     def finer(self) -> "Prover | None":
         """The same in float64, where float32 rounds too much to tell; None where the model does not run in it."""
         if not any(parameter.dtype == torch.float32 for parameter in self.model.parameters()):
@@ -184,8 +191,11 @@ class Prover:
 
     def outputs(self, model: nn.Module, mode: Still) -> tuple[list[Tensor], float]:
         """Return what a model gives but for its states, which lie elsewhere in a smaller one, and its rounding."""
-        with running(model, self.inputs, mode) as (_, found):
-            return [tensor.clone() for place, tensor in enumerate(found) if place not in self.states], mode.rounding
+        calls = 2 if self.remembers else 1
+        with running(model, self.inputs, mode, calls=calls) as (_, found):
+            each = len(found) // calls
+            own = (tensor.clone() for place, tensor in enumerate(found) if place % each not in self.states)
+            return list(own), mode.rounding
 
     def _concerns(self, blend: Blend, names: set[str]) -> bool:
         layers = torch.unique(self.found.owners[0][blend.places]).tolist()

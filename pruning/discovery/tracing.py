@@ -13,7 +13,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruning.core.devices import full_precision, seeded
 from pruning.discovery.operations import RULES, follow
-from pruning.discovery.propagation import GIVEN, Address, Call, Propagation, Value, flat, nobody, normalised, squeezed
+from pruning.discovery.propagation import (
+    GIVEN,
+    Address,
+    Call,
+    Propagation,
+    Value,
+    carry,
+    flat,
+    nobody,
+    normalised,
+    squeezed,
+)
 from pruning.discovery.recurrent import Recurrent
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -31,22 +42,30 @@ def propagated(network: nn.Module, inputs: Inputs, prefix: str) -> Propagation:
         prefix: What its parameters' names are preceded by.
     """
     seen = Needs()
-    with running(network, inputs, seen) as (_, outputs):
-        needed = seen.needed(outputs)
+    with running(network, inputs, seen) as (traced, outputs):
+        needed = seen.needed([*outputs, *kept_tensors(traced).values()])
     found = Propagation()
     following = Following(found, needed)
-    with running(network, inputs, following, prefix) as (_, outputs):
+    with running(network, inputs, following, prefix) as (traced, outputs):
+        following.carry(traced, prefix)
         following.finish(outputs)
     return found
 
 
 @contextmanager
 def running(
-    network: nn.Module, inputs: Inputs, mode: "Seeing", prefix: str = ""
+    network: nn.Module, inputs: Inputs, mode: "Seeing", prefix: str = "", *, calls: int = 1
 ) -> Iterator[tuple[nn.Module, list[Tensor]]]:
     """Run a copy of the network on copies of the inputs within a mode; yield that copy and the tensors that it gives.
 
     In inference mode PyTorch hands operations to a mode as they were called, so that a linear map or an LSTM is one.
+
+    Args:
+        network: It is left as it was.
+        inputs: What it is called with.
+        mode: What sees its operations, counting from 1 in each call.
+        prefix: What its parameters' names are preceded by.
+        calls: How often it is called, one time after the other; what each call gives is yielded.
     """
     traced = copied(network, sharing=True).eval()
     args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
@@ -55,9 +74,12 @@ def running(
     try:
         with seeded(network, 0), full_precision(), torch.inference_mode():
             mode.begin(traced, (args, kwargs), prefix)
-            with mode:
-                given = traced(*args, **kwargs)
-            yield traced, tensors_in(given)
+            given = []
+            for _ in range(calls):
+                mode.index = 0
+                with mode:
+                    given += tensors_in(traced(*args, **kwargs))
+            yield traced, given
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
 
@@ -197,7 +219,8 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
 
     def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:
         """Know parameters, buffers and kept tensors by their places, and inputs as nobody's; follow the modules."""
-        for name, tensor in kept_tensors(network).items():
+        self._kept = kept_tensors(network)
+        for name, tensor in self._kept.items():
             self._know(tensor, Address.whole(prefix + name, tuple(tensor.shape)))
         given = [tensor for tensor in pytree.tree_leaves(inputs) if isinstance(tensor, Tensor)]
         for place, tensor in enumerate(given):
@@ -324,6 +347,14 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
                 self._know(tensor, value)
         return found
 
+    def carry(self, network: nn.Module, prefix: str) -> None:
+        """Let what a module keeps for the next call go with what it kept from the one before."""
+        for name, tensor in kept_tensors(network).items():
+            before, value = self._kept.get(name), self.value(tensor)
+            if before is None or before is tensor or before.shape != tensor.shape or not isinstance(value, Value):
+                continue
+            carry(self.found, Address.whole(prefix + name, tuple(tensor.shape)), value)
+
     def finish(self, outputs: list[Tensor]) -> None:
         """Note that what the network returns stays; a whole recurrent state is returned only to be given back."""
         values = [self.value(tensor) for tensor in outputs]
@@ -345,17 +376,42 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
 
 
 def kept_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Return parameters, buffers and the tensors that modules keep in tuples and lists, each by one name."""
+    """Return parameters, buffers and the tensors that modules keep in other attributes, each by one name."""
     found: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     known = {id(tensor) for tensor in found.values()}
     for path, module in network.named_modules():
         for name, value in vars(module).items():
-            if isinstance(value, (tuple, list)) and not name.startswith("_"):
-                for place, tensor in enumerate(value):
+            if isinstance(value, (tuple, list, dict)) and not name.startswith("_"):
+                for place, tensor in enumerate(flat(value)):
                     if isinstance(tensor, Tensor) and id(tensor) not in known:
                         found[f"{path}.{name}.{place}".lstrip(".")] = tensor
                         known.add(id(tensor))
     return found
+
+
+class Remembering(Seeing):  # type: ignore[no-untyped-call]
+    """Whether a network's modules keep something of a call: a state in an attribute or a buffer."""
+
+    def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:  # noqa: ARG002 - as every mode is told
+        """See what the modules keep."""
+        self._before = _kept(network)
+
+    def remembers(self, network: nn.Module) -> bool:
+        """Return whether the modules keep something else now."""
+        after = _kept(network)
+        same = (a is b and one == other for (a, one), (b, other) in zip(self._before, after, strict=False))
+        return len(after) != len(self._before) or not all(same)
+
+
+def _kept(network: nn.Module) -> list[tuple[Any, int]]:
+    """Return what modules keep besides their parameters, each with how often it was written into."""
+    return [
+        (leaf, leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0)
+        for module in network.modules()
+        for name, value in (*vars(module).items(), *module._buffers.items())
+        if not name.startswith("_")
+        for leaf in flat([value])
+    ]
 
 
 def _geometry(tensor: Tensor) -> tuple[Any, ...]:

@@ -200,6 +200,20 @@ def a_state_kept_in_an_attribute() -> Made:
     return network, (floats(3, 3),)
 
 
+@form({"enter": 6})
+def states_kept_in_a_dictionary_and_a_pair() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden, memory = self.kept["hidden"], self.pair[1]
+        memory = 0.5 * memory + self.enter(inputs) + self.back(hidden)
+        self.kept, self.pair = {"hidden": memory.tanh().detach()}, (None, memory.detach())
+        return self.out(memory.tanh())
+
+    network = Network(run, enter=nn.Linear(3, 6), back=nn.Linear(6, 6), out=nn.Linear(6, 2))
+    network.kept = {"hidden": torch.zeros(3, 6, dtype=torch.float64)}
+    network.pair = (None, torch.zeros(3, 6, dtype=torch.float64))
+    return network, (floats(3, 3),)
+
+
 @form({"rnn.0": 2, "rnn.0_reverse": 2})
 def projected_states_of_both_directions() -> Made:
     rnn = nn.LSTM(3, 6, proj_size=2, bidirectional=True)
@@ -449,3 +463,28 @@ def test_what_is_recorded_of_packed_sequences_are_the_steps_that_they_have(name)
     reasons = adapt(found, inputs, criterion=nn.CrossEntropyLoss()).untappable(inputs)
     assert set(reasons) == set(seen)
     assert all(reason.startswith("its outputs are packed") for reason in reasons.values())
+
+
+@pytest.mark.parametrize("name", ["a_state_kept_in_an_attribute", "states_kept_in_a_dictionary_and_a_pair"])
+def test_a_state_that_a_module_keeps_is_as_wide_as_its_neurons_in_every_call(name):
+    network, inputs = made(name)
+    found = pruning.discover(network, inputs)
+    keep = {"enter": torch.tensor([5, 2])}
+    smaller, masked = select(found, keep), silence(found, keep)
+    for _ in range(3):
+        with torch.no_grad():
+            torch.testing.assert_close(smaller(*inputs), masked(*inputs), rtol=0, atol=1e-12)
+
+
+def test_a_state_that_only_a_later_call_reads_at_a_width_of_its_own_is_no_secret():
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = self.enter(inputs)
+        if self.before is not None:
+            hidden = hidden + self.before * torch.ones(6, dtype=hidden.dtype)
+        self.before = hidden.detach()
+        return self.out(hidden)
+
+    network = Network(run, enter=nn.Linear(3, 6), out=nn.Linear(6, 2), before=None).double()
+    found = pruning.discover(network, floats(4, 3))
+    assert found.layers() == []
+    assert "own code counts on its width" in found.unprunable["enter"]
