@@ -362,7 +362,7 @@ def test_a_layer_of_spiking_neurons_takes_its_leak_and_threshold_along():
     model = pruning.discover(network, inputs)
     first, second = model.layers()
     assert {piece.parameter for piece in first.owned} >= {"network.lif1.beta", "network.lif1.threshold"}
-    assert [piece.parameter for piece in second.buffers] == ["network.lif2.beta"]
+    assert "network.lif2.beta" in {piece.parameter for piece in second.buffers}
     assert (first.kind, first.obstacle, second.kind) == ("snn", "", "snn")
     keep = {"fc1": torch.tensor([7, 2, 3]), "fc2": torch.tensor([1, 0, 5, 6])}
     assert answer(model, inputs).std() > 0.01
