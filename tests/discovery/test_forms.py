@@ -470,7 +470,7 @@ def test_a_state_that_a_module_keeps_is_as_wide_as_its_neurons_in_every_call(nam
     network, inputs = made(name)
     found = pruning.discover(network, inputs)
     keep = {"enter": torch.tensor([5, 2])}
-    smaller, masked = select(found, keep), silence(found, keep)
+    smaller, masked = select(found, keep), mask(found, keep)
     for _ in range(3):
         with torch.no_grad():
             torch.testing.assert_close(smaller(*inputs), masked(*inputs), rtol=0, atol=1e-12)
