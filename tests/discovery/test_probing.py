@@ -1,0 +1,47 @@
+"""Whose the results of an operation are, as a probe tells it, beside what the operation says of itself."""
+
+import pytest
+import torch
+
+from pruning.discovery.probing import owners
+from tests.foreign import floats
+
+NUMBERS = torch.arange(1, 13).view(3, 4)
+aten = torch.ops.aten
+
+
+def told(operation, *arguments, places=NUMBERS):
+    given = [places if index == 0 else None for index in range(len(arguments))]
+    return owners(operation, (arguments, {}), given, operation(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments"),
+    [(aten.flip, ([1],)), (aten.roll, ([1], [0])), (aten.t, ()), (aten.gather, (1, torch.tensor([[3, 0], [1, 1]])))],
+)
+def test_what_moves_elements_moves_whose_they_are(operation, arguments):
+    ((found,),) = told(operation, floats(3, 4), *arguments).owners
+    assert torch.equal(found, operation(NUMBERS, *arguments))
+
+
+def test_what_bends_each_element_leaves_it_whose_it_is_and_others_nobodys():
+    places = NUMBERS * (NUMBERS % 3 > 0)
+    probe = told(aten.logit, floats(3, 4).sigmoid(), places=places)
+    assert torch.equal(probe.owners[0][0], places)
+    assert probe.mixed == []
+
+
+def test_what_depends_on_several_belongs_to_none_of_them_and_says_so():
+    probe = told(aten.cumsum, floats(3, 4), 1)
+    assert torch.equal(probe.owners[0][0], NUMBERS * torch.tensor([1, 0, 0, 0]))
+    assert [torch.equal(mixed, NUMBERS) for mixed in probe.mixed] == [True]
+
+
+def test_one_neuron_over_many_elements_is_one():
+    probe = told(aten.cumsum, floats(3, 4), 1, places=torch.tensor([[1], [2], [3]]).expand(3, 4))
+    assert torch.equal(probe.owners[0][0], torch.tensor([[1], [2], [3]]).expand(3, 4))
+    assert probe.mixed == []
+
+
+def test_results_whose_number_depends_on_the_values_cannot_be_told():
+    assert told(aten.nonzero, floats(3, 4).relu()) is None
