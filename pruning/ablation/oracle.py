@@ -14,7 +14,7 @@ from pruning.ablation.losses import _dense_loss, _first, cluster_losses
 from pruning.ablation.schemas import ORACLE
 from pruning.core.devices import moved
 from pruning.core.modes import evaluating
-from pruning.core.neurons import NeuronLayer, expect_finite, mask
+from pruning.core.neurons import NeuronLayer, expect_finite, masking
 from pruning.core.options import check_most
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean, merged
@@ -40,10 +40,10 @@ def oracle(
     *,
     neurons: int | Literal["all"],
     tokens: int,
-    most: int,
-    tolerance: float,
-    words: int | Literal["all"],
     seed: int,
+    most: int | None = None,
+    tolerance: float = 0.0,
+    words: int | Literal["all"] = "all",
     track: Track = silently,
 ) -> pd.DataFrame:
     """Return the `oracle` table: the loss increase when one neuron alone is removed.
@@ -80,7 +80,7 @@ def oracle(
         windows: Text that the model was not trained on, read from its start; at least two windows.
         neurons: How many to measure, drawn from each layer in proportion to its width; `all` for every one.
         tokens: Tokens that every neuron is measured on, as far as the text goes.
-        most: Tokens that a neuron is measured on whose place is not clear.
+        most: Tokens that a neuron is measured on whose place is not clear; None for `tokens`.
         tolerance: Standard error of a neuron's place, as a share of the ranking, up to which the place is clear.
         words: Words of the vocabulary to evaluate for each token, half of them the most probable; or `all`.
         seed: Seed of the neurons and words drawn.
@@ -90,7 +90,7 @@ def oracle(
         ValueError: If there are fewer than two windows of text after the pilot, or `most` is below `tokens`.
     """
     expect_finite(model)
-    layers = model.layers()
+    layers, most = model.layers(), tokens if most is None else most
     chosen = neurons_to_measure(layers, neurons, seed)
     if not isinstance(model, LanguageModel) or not isinstance(windows, Windows):
         samples = sum(model.count(targets) for _, targets in _first(model, windows, tokens))
@@ -199,8 +199,8 @@ def _masked(
     neurons = [(name, neuron) for name, own in chosen.items() for neuron in own.tolist()]
     halves = [ClusteredMean.empty(len(neurons)) for _ in range(2)]
     for place, (name, neuron) in enumerate(track(neurons, "oracle")):
-        masked = mask(model, {name: _others(widths[name], [neuron])})
-        found = cluster_losses(masked, text)
+        with masking(model, {name: _others(widths[name], [neuron])}):
+            found = cluster_losses(model, text)
         for number, index in enumerate(counted):
             (ours, counts), (theirs, _) = found[index], dense[index]
             halves[number % 2].update((ours - theirs)[:, None], counts, torch.tensor([place]))

@@ -1,44 +1,34 @@
 """`EnhancedHessianPruner`: traces kept in a file, neurons chosen by them or by every signal, removed, and compared."""
 
-import hashlib
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pruning.ablation.oracle import oracle
-from pruning.compat.calling import Criterion, device_of, first_batches
-from pruning.compat.files import beside, read_table, write_table
-from pruning.compat.fusing import REMOVALS_READ, fused
-from pruning.compat.measuring import BINS, STRONG, THRESHOLD
-from pruning.compat.supporting import Supported, supported
-from pruning.core.neurons import Keep, NeuronLayer, select
+from pruning import adapt, fuse, hessian, keep_of, loss_of, oracle, retention, select
+from pruning.compat.advanced_importance_calculator import ALL, READ
+from pruning.compat.files import name_beside, read_table, write_table
+from pruning.compat.given import Criterion, Given, first_calls
+from pruning.core.devices import expect_on
+from pruning.core.modes import evaluating, untouched
+from pruning.core.neurons import NeuronLayer, fingerprint
 from pruning.core.tables import table
-from pruning.evaluation.measures import loss_of
-from pruning.fusion.fused import STRATEGIES
+from pruning.data.windows import Window, cut
+from pruning.experiment.measuring import USUAL, calibrate
+from pruning.fusion.fused import expect_strategy
 from pruning.fusion.schemas import IMPORTANCE
-from pruning.selection.retention import keep_of, retention
+from pruning.models.adapted import Adapted, _on
+from pruning.models.base import LanguageModel
 from pruning.selection.schemas import RETENTION
-from pruning.signals.activations import activations
-from pruning.signals.cooperative import cooperative
-from pruning.signals.gradients import gradients
-from pruning.signals.hessian import hessian
 from pruning.signals.schemas import HESSIAN
-from pruning.signals.weights import weights
 
 PROBES, STABILITY = 60, 0.9
 """At most this many Hessian-vector products, fewer where the ranking is this stable before."""
-BATCHES = 100
-"""At most this many batches are read."""
-MEASURED = 64
-"""Neurons whose removal is measured for `learned`, at most."""
-ALL_TOKENS: Mapping[str, Any] = {"tokens": sys.maxsize, "most": sys.maxsize, "tolerance": 0.0, "words": "all"}
-"""Settings of measured removal that let it read all it is given."""
+BATCHES, MEASURED = 100, 64
+"""At most this many batches are read, and this many neurons' removal measured for `learned`."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +75,7 @@ class PruningResult:
             yield self.comparison
 
 
+@dataclass(eq=False)
 class EnhancedHessianPruner:
     """Removes the least important neurons of a model.
 
@@ -97,19 +88,14 @@ class EnhancedHessianPruner:
         importance_fusion_strategy: `simple`, `adaptive` or `learned`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        trace_file_name: str,
-        use_advanced_importance: bool = True,
-        importance_fusion_strategy: str = "adaptive",
-    ) -> None:
-        if importance_fusion_strategy not in STRATEGIES:
-            raise ValueError(f"Unknown fusion {importance_fusion_strategy!r}; known: {list(STRATEGIES)}.")
-        self.model = model
-        self.trace_file_name = trace_file_name
-        self.use_advanced_importance = use_advanced_importance
-        self.importance_fusion_strategy = importance_fusion_strategy
+    model: nn.Module
+    trace_file_name: str
+    use_advanced_importance: bool = True
+    importance_fusion_strategy: str = "adaptive"
+
+    def __post_init__(self) -> None:
+        """Refuse a fusion that there is none of."""
+        expect_strategy(self.importance_fusion_strategy)
 
     def make_pruned_model(
         self,
@@ -139,9 +125,8 @@ class EnhancedHessianPruner:
             batch_size: Columns that a tensor (n,) of tokens is cut into.
             bptt: Steps of a window that a tensor of tokens is cut into.
             ntokens: Classes that the model tells apart, as a check; None for any.
-            comparison_analysis: Whether the traditional choice is made too.
-            save_results: Whether the tables are saved beside the trace file, as `<its stem>.retention.parquet` and
-                `<its stem>.importance.parquet`.
+            comparison_analysis: Whether the traditional choice is told too.
+            save_results: Whether tables are saved beside the trace file, as `<its stem>.<the table's name>.parquet`.
 
         Raises:
             ValueError: For a model that is not supported, batches, criterion or settings that are not such, or a trace
@@ -149,103 +134,90 @@ class EnhancedHessianPruner:
         """
         if not 0 <= snn_ratio <= 1:
             raise ValueError(f"Expected snn_ratio in [0, 1], got {snn_ratio}.")
-        place = device_of(self.model, device)
-        batches = first_batches(_windows(dataloader, batch_size, bptt), BATCHES)
-        ready = supported(self.model, batches, criterion, place, classes=ntokens)
-        traces = self._traces(ready, seed)
-        importance = self._importance(ready, traces, seed) if self.use_advanced_importance else None
-        layers = ready.model.layers()
-        choose = partial(_retained, layers=layers, snn_ratio=snn_ratio)
-        traditional = choose(traces.assign(score=traces["importance"]), "traditional")
-        enhanced = None if importance is None else choose(importance.assign(score=importance["fused"]), "enhanced")
-        chosen = traditional if enhanced is None else enhanced
-        keep = keep_of(chosen)
-        model = select(ready.model, keep)
-        comparison = _compared(ready, keep, model, keep_of(traditional)) if comparison_analysis else None
-        tables = [chosen] if enhanced is None or not comparison_analysis else [enhanced, traditional]
-        retained = table(RETENTION, pd.concat(tables, ignore_index=True))
-        saved = {"retention": retained} | ({} if importance is None else {"importance": importance})
-        files = self._save(saved) if save_results else {}
-        return PruningResult(_lists(keep), ready.given_back(model), comparison, retained, importance, files)
+        expect_on(self.model, device)
+        loader = cut(dataloader, batch=batch_size, bptt=bptt) if isinstance(dataloader, Tensor) else dataloader
+        model, ready = _supported(self.model, first_calls(loader, BATCHES), criterion, ntokens)
+        scores = {"traditional": self._traces(model, ready, seed)}
+        importance = None
+        if self.use_advanced_importance:
+            importance = self._importance(model, ready, scores["traditional"], seed)
+            scores = {"enhanced": importance.assign(importance=importance["fused"]), **scores}
+        choices = {name: _retained(own, name, model.layers(), snn_ratio) for name, own in scores.items()}
+        told = choices if comparison_analysis else dict(list(choices.items())[:1])
+        keeps = {name: keep_of(own) for name, own in told.items()}
+        models = {name: select(model, keep) for name, keep in keeps.items()}
+        kept = {name: {layer: own.tolist() for layer, own in keep.items()} for name, keep in keeps.items()}
+        smaller = {name: one.module if isinstance(one, Adapted) else one for name, one in models.items()}
+        chosen, comparison = next(iter(told)), None
+        if comparison_analysis:
+            others = kept["traditional"]
+            overlap = {name: _overlap(own, others[name]) for name, own in kept[chosen].items()}
+            beside = {"dense": model, "chosen": models[chosen], "traditional": models["traditional"]}
+            losses = {name: loss_of(one, ready).mean for name, one in beside.items()}
+            comparison = Comparison(others, smaller["traditional"], overlap, losses)
+        retained = table(RETENTION, pd.concat(told.values(), ignore_index=True))
+        files = {}
+        for schema, frame in ((RETENTION, retained), (IMPORTANCE, importance)):
+            if save_results and frame is not None:
+                files[schema.name] = name_beside(self.trace_file_name, schema.name)
+                write_table(files[schema.name], schema, frame, {"model": fingerprint(self.model)})
+        return PruningResult(kept[chosen], smaller[chosen], comparison, retained, importance, files)
 
-    def _traces(self, ready: Supported, seed: int) -> pd.DataFrame:
+    def _traces(self, model: Any, batches: Any, seed: int) -> pd.DataFrame:
         """Return the table `hessian` of the model: the file's, or a new one that the file then holds."""
         about = {"model": fingerprint(self.model)}
         found = read_table(self.trace_file_name, HESSIAN, about)
         if found is None:
-            found = hessian(ready.model, ready.batches, probes=PROBES, stability=STABILITY, seed=seed)
+            found = hessian(model, batches, probes=PROBES, stability=STABILITY, seed=seed)
             write_table(self.trace_file_name, HESSIAN, found, {**about, "seed": str(seed)})
         return found
 
-    def _importance(self, ready: Supported, traces: pd.DataFrame, seed: int) -> pd.DataFrame:
+    def _importance(self, model: Any, batches: Any, traces: pd.DataFrame, seed: int) -> pd.DataFrame:
         """Return the table `importance`, every signal measured and fused."""
-        model, batches = ready.model, ready.batches
-        seen, covariances = activations(model, batches, activation_samples=BATCHES, bins=BINS)
-        tables = {
-            "weights": weights(model, threshold=THRESHOLD, bins=BINS),
-            "hessian": traces,
-            "activations": seen,
-            "gradients": gradients(model, batches, batches=BATCHES),
-            "cooperative": cooperative(model, covariances, strong=STRONG),
-        }
+        names = ("weights", "activations", "gradients", "cooperative")
+        tables = {**calibrate(model, batches, names, effort=USUAL, seed=seed).tables, "hessian": traces}
         removals = None
         if self.importance_fusion_strategy == "learned":
-            removals = oracle(model, batches[:REMOVALS_READ], neurons=MEASURED, seed=seed, **ALL_TOKENS)
-        return fused(tables, strategy=self.importance_fusion_strategy, seed=seed, removals=removals).importance
-
-    def _save(self, tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
-        files = {name: beside(self.trace_file_name, name) for name in tables}
-        for schema in (RETENTION, IMPORTANCE):
-            if schema.name in tables:
-                write_table(files[schema.name], schema, tables[schema.name], {"model": fingerprint(self.model)})
-        return files
+            removals = oracle(model, batches[:READ], neurons=MEASURED, tokens=ALL, seed=seed)
+        return fuse(tables, strategy=self.importance_fusion_strategy, seed=seed, oracle=removals)
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Return what tells a model from every other: a digest of its parameters' names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        values = parameter.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _supported(
+    model: nn.Module, batches: list[Any], criterion: Criterion, classes: int | None
+) -> tuple[Any, list[Any]]:
+    """Return the model as the library can measure it, each layer with readers of its own, and its batches."""
+    (inputs, targets), ready = batches[0], Given(model, batches[0][0], criterion)
+    with untouched(model), evaluating(model), torch.no_grad():
+        output = ready.logits(inputs)[0]
+    if classes is not None and output.shape[-1] != classes:
+        raise ValueError(f"Expected a model of {classes} tokens (ntokens), got one of {output.shape[-1]}.")
+    if isinstance(model, LanguageModel):
+        windows = [_window(ready, tokens, wanted) for (tokens,), wanted in batches]
+        with torch.no_grad():
+            got, mean = ready.judged(output, targets), model.judged(output.flatten(0, -2), windows[0].targets)
+        if not any(torch.isclose(got, known, rtol=1e-4) for known in (mean, mean * ready.count(targets))):
+            known = f"{mean:.4g} on the first batch, got {got:.4g}."
+            raise ValueError(f"Expected the cross-entropy as criterion of a language model, {known}")
+        return model.decoupled(), windows
+    return adapt(model, _on(ready.device, inputs), criterion=criterion, example_dim=ready.example_dim), batches
 
 
-def _windows(dataloader: Iterable[Any] | Tensor, batch_size: int, bptt: int) -> Iterable[Any]:
-    """Return batches as they are, or a tensor of tokens cut into windows (T, B) and what follows each token."""
-    if not isinstance(dataloader, Tensor):
-        return dataloader
-    if batch_size < 1 or bptt < 1:
-        raise ValueError(f"Expected batch_size and bptt of at least 1, got {batch_size} and {bptt}.")
-    tokens = dataloader
-    if tokens.ndim == 1:
-        tokens = tokens[: len(tokens) // batch_size * batch_size].view(batch_size, -1).T
-    if tokens.ndim != 2 or len(tokens) < 2:
-        raise ValueError(f"Expected tokens (n,) or in columns (n, batch), got a tensor {tuple(dataloader.shape)}.")
-    return [
-        (tokens[i : i + bptt][: len(tokens) - 1 - i], tokens[i + 1 : i + 1 + bptt])
-        for i in range(0, len(tokens) - 1, bptt)
-    ]
+def _window(model: Given, tokens: Tensor, targets: Tensor) -> Window:
+    """Return a batch as the library's language models read it, (T, B) both."""
+    if targets.numel() != tokens.numel() or tokens.ndim != 2:
+        shapes = f"{tuple(tokens.shape)} and {tuple(targets.shape)}"
+        raise ValueError(f"Expected data (T, B) with a target for each token, got {shapes}.")
+    return Window(tokens, model.labels(targets).to(targets.device).view(tokens.shape))
 
 
-def _retained(importance: pd.DataFrame, variant: str, *, layers: list[NeuronLayer], snn_ratio: float) -> pd.DataFrame:
+def _retained(importance: pd.DataFrame, variant: str, layers: list[NeuronLayer], snn_ratio: float) -> pd.DataFrame:
     """Return the `retention` table of a variant: spiking neurons keep their share, others the rest."""
     kinds = {layer.name: "snn" if layer.kind == "snn" else "rnn" for layer in layers}
-    choose = partial(retention, importance, variant=variant, by="score", floor=1, scope="global")
-    if len(set(kinds.values())) == 2:
-        return choose(retain=1.0, kinds=kinds, snn_ratio=snn_ratio)
-    share = snn_ratio if "snn" in kinds.values() else 1 - snn_ratio
-    return choose(retain=max(share, 1e-9))  # none at all leaves one in each layer
+    share = max(snn_ratio if "snn" in kinds.values() else 1 - snn_ratio, 1e-9)  # none at all leaves one in each layer
+    mixed = {"retain": 1.0, "kinds": kinds, "snn_ratio": snn_ratio}
+    how: dict[str, Any] = mixed if len(set(kinds.values())) == 2 else {"retain": share}
+    return retention(importance, variant=variant, by="importance", floor=1, scope="global", **how)
 
 
-def _compared(ready: Supported, keep: Keep, model: Any, traditional: Keep) -> Comparison:
-    other = select(ready.model, traditional)
-    both = {name: len(set(own.tolist()) & set(traditional[name].tolist())) for name, own in keep.items()}
-    overlap = {name: count / max(len(keep[name]), len(traditional[name])) for name, count in both.items()}
-    models = {"dense": ready.model, "chosen": model, "traditional": other}
-    losses = {name: loss_of(one, ready.batches).mean for name, one in models.items()}
-    return Comparison(_lists(traditional), ready.given_back(other), overlap, losses)
-
-
-def _lists(keep: Keep) -> dict[str, list[int]]:
-    return {name: kept.tolist() for name, kept in keep.items()}
+def _overlap(one: list[int], other: list[int]) -> float:
+    return len(set(one) & set(other)) / max(len(one), len(other))

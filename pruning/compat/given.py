@@ -1,96 +1,129 @@
-"""What callers of the older interface hand over, (name, parameter) pairs and traces, as layers of neurons.
+"""What callers of the older interface hand over, (name, parameter) pairs and traces, as a model with those neurons.
 
 A parameter's rows are its neurons: one for each trace. Where there are fewer traces than rows, the rows are stacked
 copies, as the four gates of an LSTM's `weight_hh_l0` (4 width, width) are.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning.core.devices import expect_on
 from pruning.core.neurons import NeuronLayer, Slice
+from pruning.data.windows import first_batches
+from pruning.discovery.recurrent import unstacked
+from pruning.models.adapted import Adapted, Use, _on
+from pruning.models.calling import Caller, example_dim_of
 
+Criterion = Callable[[Any, Any], Tensor]
 Pair = tuple[str, nn.Parameter | Tensor | nn.Module]
 
 
-@dataclass(frozen=True)
-class Given:
-    """Layers of neurons as they were handed over.
+class Given(Adapted):
+    """A user's model whose layers of neurons are those that were handed over.
 
     Attributes:
-        layers: One for each pair, under its name; `output` is the module that holds the parameter, and `read` is empty
-            unless the parameter also reads its own neurons (`weight_hh`).
-        parameters: The model's own parameters by the names that it gives them.
+        own: One layer for each pair, under its name; `output` is the module that holds the parameter, and `read` is
+            empty unless the parameter also reads its own neurons (`weight_hh`).
         traces: Layer → Hessian trace of each neuron, (width,) float64.
     """
 
-    layers: list[NeuronLayer]
-    parameters: dict[str, nn.Parameter]
-    traces: dict[str, Tensor]
+    def __init__(self, model: nn.Module, inputs: Any, criterion: Criterion | None) -> None:
+        dim, start = 0 if inputs is None else example_dim_of(model, inputs[0]), getattr(model, "init_hidden", None)
+        call = Caller(dim, start and torch.enable_grad()(cache(start)))
+        use = Use(inputs=inputs, criterion=cast(Criterion, criterion), call=call, example_dim=dim, carries=False)
+        super().__init__(cast(Any, unstacked(model)), use)
+        self.own: list[NeuronLayer] = []
+        self.traces: dict[str, Tensor] = {}
 
-    @property
-    def gated(self) -> list[NeuronLayer]:
-        """The layers with a neuron's own rows as what reads it: a gate on the rows is a gate on the neuron."""
-        return [replace(layer, read=layer.owned) for layer in self.layers]
+    def layers(self) -> list[NeuronLayer]:
+        """Return the layers that were handed over."""
+        return self.own
 
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """The parameters by name, each as a matrix with a row for each of its first dimension's places."""
-        return {name: p.detach().reshape(len(p), -1) for name, p in self.parameters.items()}
+    def only(self, layers: Sequence[NeuronLayer]) -> Self:
+        """Return the same model with these layers alone."""
+        twin = copy.copy(self)
+        twin.own = list(layers)
+        return twin
+
+    def gated(self) -> Self:
+        """Return the model with a neuron's own rows as what reads it: a gate on the rows is a gate on the neuron."""
+        return self.only([replace(layer, read=layer.owned) for layer in self.own])
+
+    def logits(self, inputs: Any, state: Any = None) -> tuple[Any, Any]:
+        """Return the output, whatever it is, and the state to carry on from."""
+        return self.use.call(self.network, _on(self.device, inputs), state)
+
+    def _wanted(self, targets: Any) -> Tensor:
+        """Return class numbers as `Adapted` does; of other targets, one number for all of them, which counts."""
+        known = isinstance(targets, Tensor) and not targets.is_floating_point()
+        return super()._wanted(targets) if known else torch.zeros(1, dtype=torch.long)
+
+    def judged(self, logits: Any, targets: Any, *, reduction: str = "mean", **_: Any) -> Tensor:
+        """Return the criterion's loss, `mean`, or `sum`: that times `weight`; (…, classes) are flattened for it.
+
+        Raises:
+            ValueError: If it is not one finite number, or, where derivatives are asked for, depends on no parameter.
+        """
+        weight, wanted = self.weight(targets) if reduction == "sum" else 1.0, _on(self.device, targets)
+        if not weight:
+            return torch.zeros((), device=self.device)
+        if isinstance(logits, Tensor) and isinstance(wanted, Tensor) and not wanted.is_floating_point():
+            rows = logits.shape[:-1]
+            if wanted.shape == rows or (wanted.ndim == 1 and len(wanted) == rows.numel()):
+                logits, wanted = logits.reshape(-1, logits.shape[-1]), wanted.flatten()
+        loss: Any = self.use.criterion(logits, wanted)
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.isfinite():
+            got = loss.detach().tolist() if isinstance(loss, Tensor) and loss.numel() == 1 else type(loss).__name__
+            raise ValueError(f"Expected one finite number as the criterion's loss, got {got}.")
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            raise ValueError("Expected a loss that depends on the modules' parameters, got one that depends on none.")
+        return loss.reshape(()) * weight if reduction == "sum" else loss.reshape(())
 
 
-def given(model: nn.Module, modules: Sequence[Pair], channel_trace: Sequence[Any]) -> Given:
-    """Return what was handed over as layers of neurons.
-
-    Args:
-        model: Holds the parameters.
-        modules: (name, parameter) pairs, or (name, module): all of a module's own parameters are then its neurons'.
-        channel_trace: For each pair, an entry for each neuron: a number, a tensor or a nested list of numbers (several
-            estimates, or one for each weight), whose mean is the trace.
-
-    Raises:
-        ValueError: For no pair, other than one list of traces a pair, a name that is none or is given twice, a
-            parameter that is not the model's or has no rows, traces that do not match them, or numbers that are none.
-    """
+def given(
+    model: nn.Module,
+    modules: Sequence[Pair],
+    channel_trace: Sequence[Any],
+    loader: Iterable[Any] | None,
+    criterion: Criterion | None,
+    device: torch.device | str | None,
+    most: int,
+) -> tuple[Given, list[Any]]:
+    """Return the model with what was handed over as its layers of neurons, and at most so many of its batches."""
     if not len(modules):
         raise ValueError("Expected at least one pair (name, parameter) in modules, got none.")
     if len(channel_trace) != len(modules):
         raise ValueError(f"Expected traces for each of {len(modules)} modules, got {len(channel_trace)} lists.")
-    own: dict[str, nn.Parameter] = {}
-    layers: list[NeuronLayer] = []
-    traces: dict[str, Tensor] = {}
+    expect_on(model, device)
+    batches = [] if loader is None else first_calls(loader, most)
+    found = Given(model, batches[0][0] if batches else None, criterion)
     for pair, entries in zip(modules, channel_trace, strict=True):
-        name, owner = _checked(pair, traces)
-        traces[name] = torch.tensor([_number(entry, name) for entry in entries], dtype=torch.float64)
-        found = dict(_parameters_of(model, name, owner))
-        own |= found
-        layers.append(_layer(name, found, len(traces[name])))
-    return Given(layers, own, traces)
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise ValueError(f"Expected pairs (name, parameter) in modules, got {type(pair).__name__}.")
+        name, owner = pair
+        if name in found.traces:
+            raise ValueError(f"Expected each name once in modules, got {name!r} twice.")
+        if not isinstance(owner, Tensor | nn.Module):
+            raise ValueError(f"Expected a parameter or a module under the name {name!r}, got {type(owner).__name__}.")
+        numbers = [np.mean(list(numbers_in(entry)) or [np.nan]) for entry in entries]
+        for entry, number in zip(entries, numbers, strict=True):
+            if not np.isfinite(number):
+                raise ValueError(f"Expected a finite trace for each neuron of {name!r}, got {entry!r}.")
+        found.traces[name] = torch.tensor(numbers, dtype=torch.float64)
+        found.own.append(_layer(found, name, owner, len(numbers)))
+    return found, batches
 
 
-def _checked(pair: Any, known: dict[str, Tensor]) -> tuple[str, Any]:
-    """Return a pair as (name, what holds the neurons), or refuse it."""
-    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
-        raise ValueError(f"Expected pairs (name, parameter) in modules, got {type(pair).__name__}.")
-    name, owner = pair
-    if name in known:
-        raise ValueError(f"Expected each name once in modules, got {name!r} twice.")
-    if not isinstance(owner, Tensor | nn.Module):
-        raise ValueError(f"Expected a parameter or a module under the name {name!r}, got {type(owner).__name__}.")
-    return name, owner
-
-
-def _number(entry: Any, name: str) -> float:
-    """Return the mean of all numbers in a trace's entry, however they are nested."""
-    numbers = list(numbers_in(entry))
-    mean = float(np.mean(numbers)) if numbers else float("nan")
-    if not np.isfinite(mean):
-        raise ValueError(f"Expected a finite trace for each neuron of {name!r}, got {entry!r}.")
-    return mean
+def first_calls(loader: Iterable[Any], most: int) -> list[Any]:
+    """Return the first batches as ((data,), targets): whatever the data are, they are a model's one argument."""
+    return [((data,), targets) for data, targets in first_batches(loader, most)]
 
 
 def numbers_in(entry: Any) -> Iterator[float]:
@@ -99,50 +132,42 @@ def numbers_in(entry: Any) -> Iterator[float]:
     >>> list(numbers_in([1, [torch.tensor([2.0, 3.0])]]))
     [1.0, 2.0, 3.0]
     """
-    if isinstance(entry, Tensor):
-        yield from entry.detach().double().flatten().tolist()
-    elif isinstance(entry, list | tuple):
+    if isinstance(entry, list | tuple):
         for part in entry:
             yield from numbers_in(part)
+    elif isinstance(entry, Tensor):
+        yield from entry.detach().double().flatten().tolist()
     else:
         yield from np.asarray(entry, dtype=float).ravel().tolist()
 
 
-def _parameters_of(model: nn.Module, name: str, owner: Tensor | nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield the model's parameters that `owner` is, or holds itself, under the names that the model gives them."""
-    every = dict(model.named_parameters(remove_duplicate=False))
+def _layer(model: nn.Module, name: str, owner: Tensor | nn.Module, width: int) -> NeuronLayer:
+    """Return the layer of `width` neurons whose rows `owner` is, or whose rows its own parameters are."""
+    first = {parameter: key for key, parameter in model.named_parameters()}
     wanted = list(owner.parameters(recurse=False)) if isinstance(owner, nn.Module) else [owner]
     if not wanted:
         raise ValueError(f"Expected a module with parameters of its own under the name {name!r}, got none.")
+    owned, read, outputs = [], [], []
     for one in wanted:
-        same = [key for key, parameter in every.items() if parameter is one or _is_view(parameter, one)]
-        if not same:
+        places = dict(model.named_parameters(remove_duplicate=False)).items()
+        names = [key for key, own in places if own is one or (own.shape == one.shape and _is_view(own, one))]
+        if not names:
             raise ValueError(f"Expected parameters of the model in modules, got {name!r}, which is none of them.")
-        chosen = name if name in same else same[0]
-        yield chosen, every[chosen]
-
-
-def _is_view(parameter: nn.Parameter, other: Tensor) -> bool:
-    """Return whether a tensor is the parameter's data, as in a `state_dict`."""
-    return (
-        parameter.shape == other.shape
-        and parameter.device == other.device
-        and bool(other.numel())
-        and (parameter.data_ptr() == other.data_ptr())
-    )
-
-
-def _layer(name: str, parameters: dict[str, nn.Parameter], width: int) -> NeuronLayer:
-    """Return the layer of `width` neurons whose rows these parameters hold."""
-    for parameter in parameters.values():
-        rows = len(parameter) if parameter.ndim else 0
+        own = model.get_parameter(names[0])
+        rows = len(own) if own.ndim else 0
         if not width or not rows or rows % width:
             raise ValueError(
                 f"Expected a trace for each of {rows} rows of {name!r}, or for each of as many stacked in "
                 f"equal blocks, got {width}."
             )
-        if not parameter.isfinite().all():
+        if not own.isfinite().all():
             raise ValueError(f"Expected finite weights in {name!r}, got others.")
-    owned = tuple(Slice(key, dim=0, blocks=len(parameter) // width) for key, parameter in parameters.items())
-    read = tuple(Slice(key, dim=1) for key, p in parameters.items() if "weight_hh" in key and p.shape[1:] == (width,))
-    return NeuronLayer(name, "given", width, owned, read, output=next(iter(parameters)).rpartition(".")[0])
+        owned.append(Slice(first[own], dim=0, blocks=rows // width))
+        read += [Slice(first[own], dim=1)] if "weight_hh" in first[own] and own.shape[1:] == (width,) else []
+        outputs.append((f"network.{name}" if f"network.{name}" in names else names[0]).rpartition(".")[0])
+    return NeuronLayer(name, "given", width, tuple(owned), tuple(read), outputs[0])
+
+
+def _is_view(parameter: nn.Parameter, other: Tensor) -> bool:
+    """Return whether a tensor is the parameter's data, as in a `state_dict`."""
+    return parameter.device == other.device and bool(other.numel()) and parameter.data_ptr() == other.data_ptr()

@@ -1,18 +1,34 @@
 """`ImprovedImportanceCalculator`: each neuron's importance as the equal mean of every signal that is switched on."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
-from pruning.compat.advanced_importance_calculator import AdvancedImportanceCalculator
-from pruning.compat.calling import Criterion
-from pruning.compat.given import Pair, numbers_in
+from pruning.compat.given import Criterion, Given, Pair, given, numbers_in
+from pruning.core.hooks import shown
+from pruning.core.modes import evaluating, thawed, untouched
+from pruning.core.neurons import gather, named_tensors
+from pruning.core.tables import rows_of
+from pruning.experiment.measuring import USUAL, calibrate
+from pruning.fusion.fused import Fusion, fusion
 from pruning.selection.retention import adaptive_retention_rate as usual_rate
+from pruning.signals.gradients import gradients
+from pruning.signals.weights import weights
+
+logger = logging.getLogger(__name__)
+
+WIDEST = 2048
+"""Neurons of a layer up to which activations are kept: their covariance takes width² numbers."""
 
 
+@dataclass(eq=False)
 class ImprovedImportanceCalculator:
     """Scores neurons by the mean of the scaled signals; see `AdvancedImportanceCalculator` for other fusions.
 
@@ -24,17 +40,10 @@ class ImprovedImportanceCalculator:
         activation_samples: At most this many batches of the loader are read, for all signals.
     """
 
-    def __init__(
-        self,
-        use_activation_analysis: bool = True,
-        use_gradient_analysis: bool = True,
-        use_structural_analysis: bool = True,
-        activation_samples: int = 100,
-    ) -> None:
-        self.use_activation_analysis = use_activation_analysis
-        self.use_gradient_analysis = use_gradient_analysis
-        self.use_structural_analysis = use_structural_analysis
-        self.activation_samples = activation_samples
+    use_activation_analysis: bool = True
+    use_gradient_analysis: bool = True
+    use_structural_analysis: bool = True
+    activation_samples: int = 100
 
     def compute_enhanced_importance(
         self,
@@ -46,15 +55,51 @@ class ImprovedImportanceCalculator:
         device: torch.device | str | None = None,
     ) -> dict[str, list[float]]:
         """Return layer name → the importance of each of its neurons; see `AdvancedImportanceCalculator`."""
-        calculator = AdvancedImportanceCalculator(
-            self.use_activation_analysis, self.use_gradient_analysis, self.use_structural_analysis,
-            self.activation_samples, fusion_strategy="simple",
-        )  # fmt: skip
-        return calculator.compute_enhanced_importance(model, modules, channel_trace, dataloader, criterion, device)
+        own, batches = given(model, modules, channel_trace, dataloader, criterion, device, self.activation_samples)
+        return scores(fusion(self._tables(own, batches), strategy="simple", seed=0))
 
     def adaptive_retention_rate(self, importance_scores: Any, network_type: str = "mixed") -> float:
         """Return the share of neurons to keep; see the function of that name."""
         return adaptive_retention_rate(importance_scores, network_type)
+
+    def _tables(self, own: Given, batches: list[Any]) -> dict[str, pd.DataFrame]:
+        """Return what is known of every neuron, by signal; 0 for all of a layer that a signal cannot see."""
+        layers, tensors = sorted(own.layers(), key=lambda layer: layer.name), named_tensors(own)
+        keys = rows_of([layer.name for layer in layers], [layer.width for layer in layers])
+        squares = [gather(layer.owned, tensors).cpu().double().square().mean(1) for layer in layers]
+        traditional = [own.traces[layer.name] * square for layer, square in zip(layers, squares, strict=True)]
+        tables = {"hessian": keys.assign(importance=torch.cat(traditional).numpy(), standard_error=0.0)}
+        if self.use_structural_analysis:
+            tables["weights"] = weights(own, **USUAL["weights"])
+        with untouched(own), thawed(own):
+            if batches and (self.use_activation_analysis or self.use_structural_analysis):
+                tables |= self._seen(own, batches, keys)
+            if batches and self.use_gradient_analysis and own.use.criterion is not None:
+                tables["gradients"] = gradients(own.gated(), batches, batches=len(batches))
+            elif batches and self.use_gradient_analysis:
+                logger.warning("Without a criterion no gradient is known; the other signals decide.")
+        return tables
+
+    def _seen(self, own: Given, batches: list[Any], keys: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Return the signals that follow from what the neurons say."""
+        narrow = [layer for layer in own.layers() if layer.width <= WIDEST]
+        with evaluating(own), torch.no_grad():
+            model = own.only(shown(own, narrow, partial(own.read, batches[0][0])))
+        for name in {layer.name for layer in own.layers()} - {layer.name for layer in model.layers()}:
+            logger.warning("What the neurons of %s say is not seen; other signals rank them.", name)
+        wanted = {"activations": self.use_activation_analysis, "cooperative": self.use_structural_analysis}
+        names = [name for name, asked in wanted.items() if asked]
+        found = dict.fromkeys(names, keys[:0].assign(importance=0.0, standard_error=0.0))
+        if model.layers():
+            effort = {**USUAL, "activations": {**USUAL["activations"], "activation_samples": len(batches)}}
+            found |= calibrate(model, batches, names, effort=effort, seed=0).tables
+        columns = [*keys.columns, "importance", "standard_error"]
+        return {name: keys.merge(found[name][columns], how="left").fillna(0.0) for name in names}
+
+
+def scores(found: Fusion) -> dict[str, list[float]]:
+    """Return layer name → the fused importance of each of its neurons."""
+    return {str(name): own.tolist() for name, own in found.importance.groupby("layer")["fused"]}
 
 
 def adaptive_retention_rate(importance_scores: Any, network_type: str = "mixed") -> float:
@@ -64,9 +109,6 @@ def adaptive_retention_rate(importance_scores: Any, network_type: str = "mixed")
         importance_scores: Scores of some neurons, as numbers, tensors or nested lists of them, or layer → scores, of
             which all count together.
         network_type: `rnn`, `snn`, `mixed` or `dense`.
-
-    Raises:
-        ValueError: For an unknown network type, no scores, or a score that is no finite number.
     """
     values = list(importance_scores.values()) if isinstance(importance_scores, Mapping) else importance_scores
     return usual_rate(np.fromiter(numbers_in(values), dtype=float), network_type)

@@ -34,6 +34,18 @@ def accelerators_of(module: nn.Module) -> list[torch.device]:
     return sorted((device for device in found if device.type not in ("cpu", "meta")), key=str)
 
 
+def expect_on(module: nn.Module, device: torch.device | str | None) -> None:
+    """Refuse a module that is not on the device that it is said to compute on; None says nothing.
+
+    Raises:
+        ValueError: If it is elsewhere.
+    """
+    own = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    wanted = own if device is None else torch.device(device)
+    if wanted.type != own.type or wanted.index not in (None, own.index):
+        raise ValueError(f"Expected a model on {wanted}, got one on {own}; call model.to({str(wanted)!r}) first.")
+
+
 class RandomStates:
     """The global random states of the CPU and of some other devices, to be put back later."""
 

@@ -3,15 +3,21 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.rnn import PackedSequence
 
 from pruning.core.neurons import NeuronLayer, Slice
 
+CHANNELS_FIRST = (_ConvNd, _NormBase, nn.GroupNorm)
+"""Modules whose outputs hold their neurons along dimension 1."""
+HIDDEN = (nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention, _ConvTransposeNd)
+"""Modules whose outputs are not what their parameters' rows compute."""
 Observer = Callable[[str, Tensor], None]
 """Called with a layer's name and its activations, (samples, width), each time the layer has run."""
 Found = TypeVar("Found")
@@ -98,6 +104,35 @@ def recorded(
     return found, given
 
 
+def shown(model: nn.Module, layers: Sequence[NeuronLayer], run: Callable[[], object]) -> list[NeuronLayer]:
+    """Return the layers whose module `output` gives a number for each of their neurons when the model runs.
+
+    They say in `along` which dimension runs over the neurons: in PyTorch's convolutions and normalisations of channels
+    it is not the last. What a container gives, a table of embeddings or attention are not what its own rows compute.
+    """
+    found: dict[str, NeuronLayer] = {}
+
+    def hook_of(layer: NeuronLayer) -> Callable[..., None]:
+        def hook(module: nn.Module, _inputs: tuple[Any, ...], outputs: Any) -> None:
+            first = outputs[0] if isinstance(outputs, tuple | list) and outputs else outputs
+            values = first.data if isinstance(first, PackedSequence) else first
+            along = 1 if isinstance(module, CHANNELS_FIRST) and values.ndim > 1 else -1
+            several = isinstance(module, nn.RNNBase) and module.num_layers > 1
+            known = isinstance(values, Tensor) and values.is_floating_point() and values.ndim and not several
+            if known and values.shape[along] == layer.width:
+                found[layer.name] = replace(layer, along=along)
+
+        return hook
+
+    with ExitStack() as handles:
+        for layer in layers:
+            module = model.get_submodule(layer.output)
+            if not isinstance(module, HIDDEN) and next(module.children(), None) is None:
+                handles.enter_context(module.register_forward_hook(hook_of(layer)))
+        run()
+    return [found[layer.name] for layer in layers if layer.name in found]
+
+
 def at_targets(outputs: Tensor, wanted: Tensor, example_dim: int) -> Tensor:
     """Return what belongs to a layer's outputs, (steps, examples, …), where a target counts, (samples, …).
 
@@ -164,12 +199,12 @@ def _activations(layer: NeuronLayer, inputs: tuple[Any, ...], outputs: Any) -> t
     activations = outputs if isinstance(outputs, Tensor) else outputs[0]
     if isinstance(activations, PackedSequence):
         return activations.data.detach().reshape(-1, layer.width), None
-    return activations.detach().reshape(-1, layer.width), activations.shape
+    return activations.detach().movedim(layer.along, -1).reshape(-1, layer.width), activations.shape
 
 
 def _places(layer: NeuronLayer, shape: torch.Size, example_dim: int) -> Places | None:
     """Return where the samples of a tensor that shows a layer's activations come from; None if it has no examples."""
-    neurons = (-1 if layer.seen is None else layer.seen.dim) % len(shape)
+    neurons = (layer.along if layer.seen is None else layer.seen.dim) % len(shape)
     others = tuple(size for dim, size in enumerate(shape) if dim != neurons)
     if layer.seen is not None and example_dim == neurons:
         return None

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from pruning.core.devices import RandomStates, accelerators_of, without_cudnn
+from pruning.core.devices import RandomStates, accelerators_of, seeded, without_cudnn
 
 
 def carried(state: Any) -> Any:
@@ -40,6 +41,20 @@ def thawed(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Within the context what is drawn follows one seed; random states and buffers are then as they were."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with seeded(model, 0):
+            yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if name in buffers and buffer.shape == buffers[name].shape:
+                    buffer.copy_(buffers[name])
 
 
 class evaluating:  # noqa: N801 - a context manager reads as a verb

@@ -5,8 +5,10 @@ surgery (`select`) and counting (`parameters_per_neuron`) all read that declarat
 construction what is cut.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -100,6 +102,7 @@ class NeuronLayer:
         silenced: Owned slices that are zeroed, too, to mask a neuron that something reads without a parameter.
         exact: Whether removing neurons gives what masking them gives. It does not where a normalisation runs over them:
             what is left of them then has other statistics.
+        along: The dimension of the output of `output` that runs over the neurons, where its output shows them.
     """
 
     name: str
@@ -113,6 +116,7 @@ class NeuronLayer:
     obstacle: str = ""
     silenced: tuple[Slice, ...] = ()
     exact: bool = True
+    along: int = -1
 
 
 class PrunableModule(nn.Module, ABC):
@@ -154,6 +158,16 @@ def named_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return what the model saves besides its parameters, by name: running statistics and the like."""
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return what tells a model from every other: a digest of its parameters' names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, parameter in named_tensors(model).items():
+        values = parameter.cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def frozen_as(model: nn.Module, other: Module) -> Module:
@@ -282,6 +296,24 @@ def mask(model: Model, keep: Keep) -> Model:
     masked = model.resized([layer.width for layer in layers])
     masked.load_state_dict(tensors)
     return frozen_as(model, masked).train(model.training)
+
+
+@contextmanager
+def masking(model: PrunableModule, keep: Keep) -> Iterator[None]:
+    """Within the context the model itself is what `mask` makes of it; then it is as it was, also after an error."""
+    layers = model.layers()
+    _check_keep(layers, keep)
+    pieces = [(layer, piece) for layer in layers if layer.name in keep for piece in (*layer.read, *layer.silenced)]
+    parameters = {piece.parameter: model.get_parameter(piece.parameter).detach() for _, piece in pieces}
+    before = {name: parameter.clone() for name, parameter in parameters.items()}
+    try:
+        for layer, piece in pieces:
+            tensor, removed = parameters[piece.parameter], removed_neurons(layer, keep)
+            tensor.index_fill_(piece.dim, piece.indices(removed.to(tensor.device), layer.width), 0.0)
+        yield
+    finally:
+        for name, values in before.items():
+            parameters[name].copy_(values)
 
 
 def removed_neurons(layer: NeuronLayer, keep: Keep) -> Tensor:

@@ -1,7 +1,7 @@
 """What a model reads: batches of (inputs, targets), and how a stream of tokens becomes windows of columns."""
 
-from collections.abc import Iterator, Sequence
-from itertools import chain, repeat
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice, repeat
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -74,3 +74,42 @@ class Windows(Sequence[Window]):
 
     def __iter__(self) -> Iterator[Window]:
         return (self[index] for index in range(len(self)))
+
+
+def cut(tokens: Tensor, *, batch: int, bptt: int) -> list[Window]:
+    """Return tokens, (n,) or in columns (n, B), as windows of `bptt` steps, each token read before what follows it.
+
+    >>> [window.targets[:, 0].tolist() for window in cut(torch.tensor([5, 6, 7, 8]), batch=1, bptt=2)]
+    [[6, 7], [8]]
+
+    Raises:
+        ValueError: If there is nothing to read, or the tokens are in another shape.
+    """
+    if batch < 1 or bptt < 1:
+        raise ValueError(f"Expected batch_size and bptt of at least 1, got {batch} and {bptt}.")
+    columns = tokens[: len(tokens) // batch * batch].view(batch, -1).T if tokens.ndim == 1 else tokens
+    if columns.ndim != 2 or len(columns) < 2:
+        raise ValueError(f"Expected tokens (n,) or in columns (n, batch), got a tensor {tuple(tokens.shape)}.")
+    starts = range(0, len(columns) - 1, bptt)
+    return [Window(columns[:-1][start : start + bptt], columns[1:][start : start + bptt]) for start in starts]
+
+
+def first_batches(loader: Iterable[Any], count: int) -> list[Any]:
+    """Return the first batches, (inputs, targets), of a loader that may shuffle: the same ones each time.
+
+    The random state is left as it was.
+
+    Raises:
+        ValueError: If there is none, or one that is no pair.
+    """
+    if count < 1:
+        raise ValueError(f"Expected to read at least one batch, got {count}.")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # a loader that shuffles draws its order from here
+        found = list(islice(loader, count))
+    if not found:
+        raise ValueError("Expected at least one batch (data, targets) from the loader, got none.")
+    for batch in found:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise ValueError(f"Expected batches (data, targets) from the loader, got {type(batch).__name__}.")
+    return found

@@ -1,8 +1,9 @@
 """Stacked and bidirectional recurrent layers of unequal width that are called, and carry state, as PyTorch's own."""
 
+import copy
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 State: TypeAlias = tuple[Tensor, ...]
+Module = TypeVar("Module", bound=nn.Module)
 _WEIGHT = re.compile(r"((?:weight|bias)_\w\w)_l(\d+(?:_reverse)?)")
 """What PyTorch calls a weight of a part: its kind, and the part."""
 
@@ -209,6 +211,21 @@ _STANDING: dict[type[nn.RNNBase], type[Recurrent]] = {
 def is_recurrent(module: nn.Module) -> bool:
     """Return whether the module is one that `Recurrent` can stand for: of PyTorch's own classes."""
     return type(module) in _STANDING
+
+
+def unstacked(module: Module) -> Module:
+    """Return a module in which each layer and direction of recurrent layers is a module of its own.
+
+    It shares everything else with `module`, which is left as it was: parameters, buffers and other submodules.
+    """
+    parts = [part for part in module.modules() if isinstance(part, nn.RNNBase) and is_recurrent(part)]
+    if not any(part.num_layers > 1 or part.bidirectional for part in parts):
+        return module
+    if is_recurrent(module):
+        return cast(Module, Recurrent.of(cast(nn.RNNBase, module)))
+    twin = copy.copy(module)
+    twin._modules = {name: below and unstacked(below) for name, below in module._modules.items()}
+    return twin
 
 
 class Narrowed(nn.Linear):

@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 
 from pruning.core.progress import Track, silently
-from pruning.data.windows import Windows
+from pruning.data.windows import Batches
 from pruning.experiment.measured import MEASURED, Calibration
-from pruning.models.base import LanguageModel
+from pruning.models.base import Measurable
 from pruning.signals.activations import Covariances, activations
 from pruning.signals.cooperative import cooperative
 from pruning.signals.criteria import criteria
@@ -33,8 +33,8 @@ USUAL: Effort = {
 
 
 def calibrate(
-    model: LanguageModel,
-    windows: Windows,
+    model: Measurable,
+    windows: Batches,
     names: Sequence[str],
     *,
     effort: Effort,
@@ -64,8 +64,8 @@ def calibrate(
 
 def measure(
     name: str,
-    model: LanguageModel,
-    windows: Windows,
+    model: Measurable,
+    windows: Batches,
     covariances: Covariances,
     *,
     effort: Effort,

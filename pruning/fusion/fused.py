@@ -20,6 +20,8 @@ from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
 logger = logging.getLogger(__name__)
 
 STRATEGIES, CALIBRATIONS = get_args(Strategy), get_args(Calibrated)
+FOLDS = 5
+"""Parts that measured neurons are cut into for `learned`, where there are enough of them."""
 Curves = Callable[[pd.DataFrame], pd.DataFrame]
 ERROR = "_error"
 """What the column of a criterion's standard error has behind the criterion's name."""
@@ -74,7 +76,7 @@ def fusion(
     strategy: str,
     seed: int,
     signals: Sequence[str] | None = None,
-    folds: int = 5,
+    folds: int | None = None,
     calibration: str = "none",
     oracle: pd.DataFrame | None = None,
     criteria: pd.DataFrame | None = None,
@@ -103,7 +105,8 @@ def fusion(
         strategy: How to weigh the signals.
         seed: Seed of the random control, of folds and of the bootstrap.
         signals: Which signals count, by default all that there are; the others' shares are 0.
-        folds: Parts that the measured neurons are cut into for `learned`.
+        folds: Parts that the measured neurons are cut into for `learned`; by default as many as they suffice for,
+            and at most five.
         calibration: `none`, `hessian`, `oracle`, `removal`, or a column of `criteria` in nat/token.
         oracle: Measured removals: `layer`, `neuron`, `loss_increase`, `standard_error` (nat/token), of some neurons.
         criteria: More importances by column, of the same neurons, that `learned` may weigh beside the signals. The
@@ -126,7 +129,8 @@ def fusion(
     names = [*(name for name in SIGNALS if name in signals), *_names_of(criteria)]
     described = _described(frame, errors, names)
     rows = None if oracle is None else measured(frame[["layer", "neuron", *names]], oracle)
-    weighing, evidence = _weighed(frame, rows, names, described, strategy, weights, folds, seed)
+    parts = folds or (FOLDS if rows is None else max(2, min(FOLDS, rows.groupby("layer").size().min() // 2)))
+    weighing, evidence = _weighed(frame, rows, names, described, strategy, weights, int(parts), seed)
     raw = relative(frame, names, weighing.transform).to_numpy()
     fused = scores(frame["layer"], raw, _for_layers(weighing.shares, frame), names)
     if rows is not None:
@@ -162,6 +166,17 @@ def from_plain(values: Mapping[str, Any], known: Sequence[str]) -> Weighing:
     )
 
 
+def expect_strategy(name: str) -> None:
+    """Refuse a strategy that there is none of.
+
+    >>> expect_strategy("best")
+    Traceback (most recent call last):
+    ValueError: Unknown fusion 'best'; known: ['simple', 'adaptive', 'learned'].
+    """
+    if name not in STRATEGIES:
+        raise ValueError(f"Unknown fusion {name!r}; known: {list(STRATEGIES)}.")
+
+
 def _check(
     strategy: str,
     signals: Sequence[str],
@@ -170,8 +185,7 @@ def _check(
     criteria: pd.DataFrame | None,
     weights: Mapping[str, Any] | None,
 ) -> None:
-    if strategy not in STRATEGIES:
-        raise ValueError(f"Unknown fusion {strategy!r}; known: {list(STRATEGIES)}.")
+    expect_strategy(strategy)
     for name in signals:
         if name not in SIGNALS:
             raise ValueError(f"Unknown signal {name!r}; known: {list(SIGNALS)}.")

@@ -18,16 +18,13 @@ from pruning.core.neurons import TIED, NeuronLayer, PrunableModule, Slice
 from pruning.data.windows import IGNORED
 from pruning.discovery import Recurrent, discover
 from pruning.models.base import Measurable
+from pruning.models.calling import WITHIN, Call, own_module, usual_call
 from pruning.models.cells import recurrent_cell
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """(logits (n, classes), class numbers (n,)) → their mean loss, such as `nn.CrossEntropyLoss()`."""
-Call = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
-"""(network, inputs, state or None) → (logits (…, classes), state to carry on from)."""
 Tap = Callable[[Tensor], Tensor | None]
 """(values that hold a layer's outputs) → zeros to add to them; None where nothing can be added."""
-WITHIN = "network"
-"""The name of the network in what adapts it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +58,7 @@ def adapt(
 
     A network with `init_hidden(examples)` is run as `network(inputs, state)` and returns (logits, state): a recurrent
     language model, whose inputs are (T, B). Any other is run as `network(inputs)`; inputs in a tuple or list become
-    its arguments, in a dictionary its keyword arguments; it returns logits, or something that holds them as `logits`.
+    its arguments, in a dictionary its keyword arguments; it returns logits, first or alone, or holds them as `logits`.
     `call` says it otherwise. The last dimension of the logits runs over classes, the others over targets.
 
     >>> from torch import nn
@@ -88,33 +85,25 @@ def adapt(
         raise ValueError(f"Expected a criterion with reduction 'mean', got {reduction!r}.")
     carries = hasattr(own_module(network), "init_hidden")
     dim = int(carries) if example_dim is None else example_dim
-    use = Use(inputs=inputs, criterion=criterion, call=call or usual_call(network), example_dim=dim, carries=carries)
+    use = Use(
+        inputs=inputs, criterion=criterion, call=call or usual_call(network, dim), example_dim=dim, carries=carries
+    )
     if isinstance(network, PrunableModule):
         return Adapted(network, use)
-    found = discover(network, _arguments(network, inputs))
+    found = discover(network, _arguments(network, inputs, dim))
     if not found.layers():
-        raise ValueError(f"Expected a network with a layer that can be pruned, got none: {found.unprunable}.")
+        raise ValueError(f"Expected a model with a layer that can be pruned, got none: {found.unprunable}.")
     return Adapted(found, use)
 
 
-def _arguments(network: Any, inputs: Any) -> tuple[Any, ...] | Mapping[str, Any]:
+def _arguments(network: Any, inputs: Any, example_dim: int) -> tuple[Any, ...] | Mapping[str, Any]:
     """Return what a network is called with when it is run on inputs in the usual way."""
     if isinstance(inputs, Mapping):
         return inputs
-    if isinstance(inputs, list | tuple):
-        return tuple(inputs)
-    return (inputs, network.init_hidden(inputs.shape[1])) if hasattr(network, "init_hidden") else (inputs,)
-
-
-def usual_call(network: nn.Module) -> Call:
-    """Return how a network is run unless its author says otherwise; see `adapt`."""
-    return _call_with_state if hasattr(own_module(network), "init_hidden") else _call_plainly
-
-
-def own_module(network: nn.Module) -> nn.Module:
-    """Return the user's own module from what wraps it, as far as it is wrapped."""
-    inner = getattr(network, WITHIN, None)
-    return inner if isinstance(network, PrunableModule) and isinstance(inner, nn.Module) else network
+    arguments = tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
+    if not hasattr(network, "init_hidden"):
+        return arguments
+    return (*arguments, network.init_hidden(arguments[0].shape[example_dim]))
 
 
 class Adapted(Measurable):
@@ -298,18 +287,6 @@ def _within(layer: NeuronLayer) -> NeuronLayer:
     return replace(layer, **pieces, seen=seen, output=f"{WITHIN}.{layer.output}")
 
 
-def _call_plainly(network: nn.Module, inputs: Any, _state: Any) -> tuple[Any, None]:
-    if isinstance(inputs, Mapping):
-        return network(**inputs), None
-    return (network(*inputs) if isinstance(inputs, list | tuple) else network(inputs)), None
-
-
-def _call_with_state(network: nn.Module, inputs: Tensor, state: Any) -> tuple[Any, Any]:
-    module: Any = own_module(network)
-    outputs, after = network(inputs, module.init_hidden(inputs.shape[1]) if state is None else state)
-    return outputs, after
-
-
 def _class_numbers(targets: Tensor) -> Tensor:
     if targets.is_floating_point():
         raise ValueError(f"Expected class numbers as targets, got {targets.dtype}.")
@@ -327,7 +304,8 @@ def _mapped(change: Callable[[Tensor], Tensor], inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return {name: _mapped(change, part) for name, part in inputs.items()}
     if isinstance(inputs, list | tuple):
-        return tuple(_mapped(change, part) for part in inputs)
+        parts = [_mapped(change, part) for part in inputs]
+        return type(inputs)(*parts) if hasattr(inputs, "_fields") else type(inputs)(parts)
     return inputs
 
 
@@ -410,7 +388,7 @@ def _turned(tap: Callable[[Tensor], Tensor | None], time: int, values: Tensor) -
 def _places(model: Adapted, layer: NeuronLayer) -> list[tuple[str, Slice]]:
     """Return the modules that show the layer's outputs, and where in them: its own module, or all that read it."""
     if layer.seen is None:
-        return [(layer.output, Slice("", dim=-1))]
+        return [(layer.output, Slice("", dim=layer.along))]
     return [
         (piece.parameter.rpartition(".")[0], replace(piece, dim=1 - model.get_parameter(piece.parameter).ndim))
         for piece in layer.read

@@ -125,12 +125,13 @@ def gate_gradients(
     """Return ∂L/∂m of every neuron on one batch, (width,) for each layer, and the state to carry on from.
 
     m multiplies the neuron's output (m = 1), so ∂L/∂m = Σ w · ∂L/∂w over its outgoing weights: the exact first-order
-    effect of removing it (Molchanov et al. 2017), from the gradients that the fused kernel gives anyway.
+    effect of removing it (Molchanov et al. 2017), from the gradients that the fused kernel gives anyway; 0 where the
+    loss does not depend on them.
     """
     read = {piece.parameter for layer in layers for piece in layer.read}
     parameters = {name: parameter for name, parameter in model.named_parameters() if name in read}
     loss, state = model.loss(inputs, targets, state)
-    found = torch.autograd.grad(loss, list(parameters.values()))
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
     products = {name: w.detach() * g for (name, w), g in zip(parameters.items(), found, strict=True)}
     return gate_sums(layers, products), state
 

@@ -86,9 +86,11 @@ def effective_rank(*blocks: Tensor) -> Tensor:
 
 
 def _gate_matrices(layer: NeuronLayer, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return each neuron's gate × input matrices, (width, gates, inputs): its rows of weights with as many gates."""
+    """Return each neuron's gate × input matrices, (width, gates, inputs): its rows of weights with as many gates.
+
+    Biases are no inputs, unless there is nothing else.
+    """
     found: dict[int, list[Tensor]] = {}
-    for piece in layer.owned:
-        if tensors[piece.parameter].ndim > 1:
-            found.setdefault(piece.blocks, []).append(piece.split(tensors[piece.parameter]))
+    for piece in [piece for piece in layer.owned if tensors[piece.parameter].ndim > 1] or layer.owned:
+        found.setdefault(piece.blocks, []).append(piece.split(tensors[piece.parameter]))
     return [torch.cat(matrices, dim=2).cpu().double() for matrices in found.values()]

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from pruning.core.modes import evaluating
 from pruning.data.corpus import SPLITS
 from pruning.data.windows import IGNORED
-from pruning.models.adapted import Adapted, usual_call
+from pruning.models.adapted import Adapted
+from pruning.models.calling import usual_call
 from tasks.common.blame import blaming
 from tasks.common.parameters import Unexpected
 from tasks.own import UserModel, adapted, read_own

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pruning
-from pruning.compat import enhanced_hessian_pruner, measuring
+from pruning.compat import enhanced_hessian_pruner, improved_importance_calculation
 from pruning.compat.advanced_importance_calculator import AdvancedImportanceCalculator
 from pruning.compat.enhanced_hessian_pruner import EnhancedHessianPruner, PruningResult
 from pruning.compat.files import write_table
@@ -329,7 +329,7 @@ def test_what_a_very_wide_layer_says_is_not_kept_and_that_is_said(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = RNNModel()
-    monkeypatch.setattr(measuring, "WIDEST", HIDDEN - 1)
+    monkeypatch.setattr(improved_importance_calculation, "WIDEST", HIDDEN - 1)
     table = AdvancedImportanceCalculator().compute_importance_table(
         model, named(model, RECURRENT), traces([HIDDEN]), batches(), LOSS
     )

@@ -1,12 +1,15 @@
 """Seeing activations, and what measuring leaves behind: nothing."""
 
 import dataclasses
+from collections import OrderedDict
 
 import pytest
 import torch
+from torch import nn
 
-from pruning.core.hooks import record
-from pruning.core.modes import evaluating
+from pruning.core.hooks import record, recorded, shown
+from pruning.core.modes import evaluating, untouched
+from pruning.core.neurons import NeuronLayer
 from tests.tiny import FAMILIES, SIGNALS, VOCABULARY, bytes_of, tensors_of, tiny, twin_of
 
 
@@ -97,3 +100,32 @@ def test_a_part_that_was_frozen_in_evaluation_mode_stays_so():
     with evaluating(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.lstm] == [False, True]
+
+
+def test_the_layers_that_show_their_neurons_are_found_and_read_along_the_dimension_of_channels():
+    parts = {"conv": nn.Conv2d(1, 4, 3), "norm": nn.BatchNorm2d(4), "flat": nn.Flatten(1), "line": nn.Linear(64, 3)}
+    model, inputs = nn.Sequential(OrderedDict(parts)).eval(), torch.randn(2, 1, 6, 6)
+    widths = {"conv": 4, "norm": 4, "line": 3, "flat": 2, "": 3}
+    layers = [NeuronLayer(f"{name} layer", "given", width, (), (), name) for name, width in widths.items()]
+    found = shown(model, layers, lambda: model(inputs))
+    assert {layer.output: layer.along for layer in found} == {"conv": 1, "norm": 1, "line": -1}
+    every = torch.ones(2, dtype=torch.bool)
+    with torch.no_grad():
+        seen, _ = recorded(model, found, lambda: model(inputs), wanted=every, example_dim=0)
+        first, _ = recorded(model, found, lambda: model(inputs), wanted=torch.tensor([True, False]), example_dim=0)
+        outputs = model.conv(inputs)
+    assert torch.equal(seen["conv layer"], outputs.permute(0, 2, 3, 1).reshape(-1, 4))
+    assert torch.equal(first["conv layer"], outputs[:1].permute(0, 2, 3, 1).reshape(-1, 4))
+    assert not hooks_of(model)
+
+
+def test_a_model_that_counts_and_draws_as_it_runs_is_left_untouched():
+    model, random = nn.BatchNorm1d(3), torch.get_rng_state()
+    drawn = []
+    for _ in range(2):
+        with untouched(model):
+            drawn.append(torch.rand(4))
+            model(drawn[-1][:, None].expand(4, 3))
+    assert torch.equal(*drawn)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert (model.num_batches_tracked, model.running_mean.abs().sum()) == (0, 0)

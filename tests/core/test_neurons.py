@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pruning.core.neurons import NeuronLayer, Slice, cut, gather, mask, named_tensors, removed_neurons, select
-from tests.tiny import tiny
+from pruning.core.neurons import NeuronLayer, Slice, cut, gather, mask, masking, named_tensors, removed_neurons, select
+from tests.tiny import bytes_of, tensors_of, tiny
 
 
 def test_gathering_returns_every_number_of_a_neuron_and_of_no_other():
@@ -115,3 +115,14 @@ def test_the_result_has_the_mode_and_the_type_of_the_model(act, training):
     result = act(model, {"lstm.0": torch.tensor([3])})
     assert result.training is training
     assert {parameter.dtype for parameter in result.parameters()} == {torch.float32}
+
+
+def test_a_model_that_is_masked_for_a_while_computes_what_a_masked_one_does_and_is_then_as_it_was(windows):
+    model, keep = tiny(), {"lstm.0": torch.tensor([0, 2])}
+    before, expected = bytes_of(tensors_of(model)), mask(model, keep)(windows[0].tokens)[0]
+    with masking(model, keep):
+        assert torch.equal(model(windows[0].tokens)[0], expected)
+    assert bytes_of(tensors_of(model)) == before
+    with pytest.raises(KeyError), masking(model, keep):
+        raise KeyError
+    assert bytes_of(tensors_of(model)) == before

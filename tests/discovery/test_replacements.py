@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from pruning.discovery import Attention, Recurrent
+from pruning.discovery.recurrent import unstacked
 from tests.foreign import floats
 
 KINDS = {
@@ -132,3 +133,23 @@ def test_attention_takes_one_sequence_without_a_batch():
     own = nn.MultiheadAttention(8, 4).double().eval()
     inputs = floats(5, 8)
     assert_same(Attention.of(copy.deepcopy(own))(inputs, inputs, inputs), own(inputs, inputs, inputs))
+
+
+def test_a_network_is_unstacked_beside_itself_and_shares_its_parameters():
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.ModuleDict({"rnn": nn.LSTM(3, 4, 2, bidirectional=True)})
+            self.out = nn.Linear(8, 2)
+
+        def forward(self, inputs):
+            return self.out(self.body["rnn"](inputs)[0])
+
+    own, inputs = Tagger().double(), floats(5, 2, 3)
+    apart = unstacked(own)
+    assert type(own.body["rnn"]) is nn.LSTM
+    assert {"body.rnn.0.weight_hh_l0", "body.rnn.1_reverse.weight_ih_l0"} <= dict(apart.named_parameters()).keys()
+    assert {id(p) for p in apart.parameters()} == {id(p) for p in own.parameters()}
+    assert apart.out is own.out
+    assert_same(apart(inputs), own(inputs))
+    assert unstacked(own.out) is own.out

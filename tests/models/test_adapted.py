@@ -366,6 +366,14 @@ def test_the_state_is_carried_from_batch_to_batch():
     assert loss_of(model, TEXT).total == pytest.approx(total, rel=1e-12)
 
 
+def test_the_state_starts_anew_where_the_number_of_examples_changes():
+    model, alone = words(), words()
+    wide = list(TEXT)[:2]
+    narrow = [(window.tokens[:, :2], window.targets[:, :2]) for window in wide]
+    apart = loss_of(alone, wide).total + loss_of(alone, narrow).total
+    assert loss_of(model, [*wide, *narrow]).total == pytest.approx(apart, rel=1e-12)
+
+
 def test_a_loader_gives_what_a_list_gives_and_the_random_state_is_left_alone():
     data = TensorDataset(*(torch.cat(parts) for parts in zip(*BATCHES, strict=True)))
     model, loader, random = classifier(), DataLoader(data, batch_size=5), torch.get_rng_state()
@@ -459,7 +467,7 @@ def test_a_layer_that_cannot_be_tapped_is_named_with_the_reason_and_has_no_numbe
 @pytest.mark.parametrize(
     ("change", "error", "sentence"),
     [
-        ({"network": nn.Linear(5, 3).double()}, ValueError, r"Expected a network with a layer that can be pruned"),
+        ({"network": nn.Linear(5, 3).double()}, ValueError, r"Expected a model with a layer that can be pruned"),
         (
             {"criterion": nn.CrossEntropyLoss(reduction="sum")},
             ValueError,

@@ -114,7 +114,7 @@ def test_the_older_interface_refuses_a_changed_file_by_name_too(tmp_path: Path) 
     for changed in flipped(content)[::5]:
         path.write_bytes(changed)
         try:
-            pd.testing.assert_frame_equal(files.read_table(path, {"model": "one"}), rows)
+            pd.testing.assert_frame_equal(files.read_table(path, VOCABULARY, {"model": "one"}), rows)
         except ValueError as error:
             sentences.append(str(error))
     assert len(sentences) > len(content) / 10
