@@ -8,7 +8,7 @@ import pandas as pd
 from pruning.core.progress import Track, silently
 from pruning.experiment.measured import MEASURED, Calibration
 from pruning.experiment.measuring import USUAL, Effort, calibrate
-from pruning.experiment.trials import Pruning, Texts, Treatment, prune_and_train
+from pruning.experiment.trials import Pruning, Selection, Texts, Treatment, prune_and_train
 from pruning.experiment.variants import TRADITIONAL, choice_of
 from pruning.models.base import LanguageModel
 
@@ -54,12 +54,11 @@ def run_traditional_pruning(
         calibration: What is known already; without it, it is measured.
         track: Shows progress.
     """
-    found = calibration or calibrate(
+    calibration = calibration or calibrate(
         model, texts.calibration, ("activations", "hessian"), effort=effort, seed=seed, track=track
     )
-    return prune_and_train(
-        model, texts, found, variant=TRADITIONAL, retain=retain, treatment=treatment, seed=seed, track=track
-    )
+    selection = Selection(variant=TRADITIONAL, retain=retain)
+    return prune_and_train(model, texts, calibration, selection, treatment=treatment, seed=seed, track=track)
 
 
 def run_enhanced_pruning(
@@ -116,8 +115,6 @@ def run_enhanced_pruning(
         ValueError: For an unknown variant, or `learned` with neither measured removals nor saved weights.
     """
     choice_of(variant)
-    found = calibration or calibrate(model, texts.calibration, MEASURED, effort=effort, seed=seed, track=track)
-    return prune_and_train(
-        model, texts, found, variant=variant, retain=retain, treatment=treatment, seed=seed, oracle=oracle,
-        weights=weights, track=track,
-    )  # fmt: skip
+    calibration = calibration or calibrate(model, texts.calibration, MEASURED, effort=effort, seed=seed, track=track)
+    selection = Selection(variant=variant, retain=retain, oracle=oracle, weights=weights)
+    return prune_and_train(model, texts, calibration, selection, treatment=treatment, seed=seed, track=track)

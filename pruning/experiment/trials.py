@@ -178,23 +178,37 @@ def run_dense_control(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which neurons stay: by which variant, and how many.
+
+    Attributes:
+        variant: A key of `VARIANTS`.
+        retain: Share of neurons to keep, in (0, 1).
+        oracle: Measured removals, which `learned` needs.
+        weights: Saved weights in their place (see `fusion.to_plain`).
+    """
+
+    variant: str
+    retain: float
+    oracle: pd.DataFrame | None = None
+    weights: Mapping[str, Any] | None = None
+
+
 def prune_and_train(
     model: LanguageModel,
     texts: Texts,
     calibration: Calibration,
+    selection: Selection,
     *,
-    variant: str,
-    retain: float,
     treatment: Treatment,
     seed: int,
     training: int = 0,
-    oracle: pd.DataFrame | None = None,
-    weights: Mapping[str, Any] | None = None,
     track: Track = silently,
 ) -> Pruning:
-    """Return the model pruned by a variant from a calibration that is known; see `runs.run_enhanced_pruning`."""
-    separate = model.decoupled()
-    keep = chosen(calibration, variant, retain=retain, treatment=treatment, oracle=oracle, weights=weights)
+    """Return the model pruned from a calibration that is known; see `runs.run_enhanced_pruning`."""
+    separate, variant, retain = model.decoupled(), selection.variant, selection.retain
+    keep = chosen(calibration, selection, treatment)
     repaired = _repaired(separate, keep, calibration.covariances, texts.calibration, treatment, track)
     models = {
         "pruned": select(separate, keep),
@@ -208,17 +222,10 @@ def prune_and_train(
     )  # fmt: skip
 
 
-def chosen(
-    calibration: Calibration,
-    variant: str,
-    *,
-    retain: float,
-    treatment: Treatment,
-    oracle: pd.DataFrame | None = None,
-    weights: Mapping[str, Any] | None = None,
-) -> Keep:
-    """Return the kept neurons of each layer by a variant."""
-    importance = importance_of(calibration, variant, oracle=oracle, weights=weights)
+def chosen(calibration: Calibration, selection: Selection, treatment: Treatment) -> Keep:
+    """Return the kept neurons of each layer."""
+    variant, retain = selection.variant, selection.retain
+    importance = importance_of(calibration, variant, oracle=selection.oracle, weights=selection.weights)
     scope = choice_of(variant).scope or treatment.scope
     retained = retention(
         importance, variant=variant, by="importance", retain=retain, floor=treatment.floor, scope=scope

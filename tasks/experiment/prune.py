@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pruning.evaluation.measures import Size
-from pruning.experiment.trials import Losses, Pruning, Texts, Treatment, prune_and_train, run_dense_control
+from pruning.experiment.trials import Losses, Pruning, Selection, Texts, Treatment, prune_and_train, run_dense_control
 from pruning.experiment.variants import CONTROL
 from pruning.repair.imitation import Imitation
 from pruning.training.loop import Recipe
@@ -38,8 +38,8 @@ def run(job: Job) -> None:
                 run_dense_control(dense, texts, treatment=treated, seed=SEED, training=case.model)
                 if name == CONTROL
                 else prune_and_train(
-                    dense, texts, calibration, variant=name, retain=retain, treatment=treated, seed=SEED,
-                    training=case.model, weights=weights,
+                    dense, texts, calibration, Selection(variant=name, retain=retain, weights=weights),
+                    treatment=treated, seed=SEED, training=case.model,
                 )
             )  # fmt: skip
             with replacing(place) as aside:

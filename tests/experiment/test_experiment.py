@@ -32,6 +32,7 @@ from pruning.experiment.runs import run_enhanced_pruning, run_traditional_prunin
 from pruning.experiment.trials import (
     Losses,
     Pruning,
+    Selection,
     Texts,
     Treatment,
     chosen,
@@ -69,6 +70,7 @@ TREATMENT = Treatment(
     recipe=recipe(epochs=1),
     distillation=0.0,
 )
+HALF = Selection(variant="simple", retain=0.5)
 PHASES = ("pruned", "reconstructed", "finetuned")
 
 
@@ -180,7 +182,7 @@ def test_the_dense_control_gets_the_same_extra_training(model, texts):
 @pytest.mark.parametrize("change", [{"repair": "imitate"}, {"repair": "none"}, {"distillation": 0.5}])
 def test_repair_and_teacher_are_as_the_treatment_says(model, texts, calibrations, change):
     usual, other = (
-        prune_and_train(model, texts, calibrations[0], variant="simple", retain=0.5, treatment=how, seed=1)
+        prune_and_train(model, texts, calibrations[0], HALF, treatment=how, seed=1)
         for how in (TREATMENT, replace(TREATMENT, **change))
     )
     assert usual.losses["pruned"].mean == other.losses["pruned"].mean
@@ -194,7 +196,7 @@ def test_unknown_names_are_refused_with_the_known_ones(model, texts, calibration
     with pytest.raises(ValueError, match=r"Unknown variant 'lerned'; known: \['random', 'traditional', .*\]."):
         run_enhanced_pruning(model, texts, retain=0.5, treatment=TREATMENT, seed=1, variant="lerned")
     with pytest.raises(ValueError, match=r"Expected measured removals \(the table `oracle`\) for fusion 'learned'"):
-        chosen(calibrations[0], "learned", retain=0.5, treatment=TREATMENT)
+        chosen(calibrations[0], replace(HALF, variant="learned"), TREATMENT)
 
 
 def test_losses_are_summed_over_the_columns_of_each_window(model, texts):
@@ -344,10 +346,11 @@ def test_ranks_of_two_seeds_are_compared_for_every_signal_and_fusion(calibration
 
 
 def test_the_comparison_holds_every_table_that_there_is_evidence_for(model, texts, calibrations, removals):
-    settings = {"retain": 0.5, "treatment": TREATMENT, "seed": 1}
+    settings = {"treatment": TREATMENT, "seed": 1}
     results = [run_dense_control(model, texts, treatment=TREATMENT, seed=1)]
     results += [
-        prune_and_train(model, texts, calibrations[0], variant=name, **settings) for name in ("traditional", "simple")
+        prune_and_train(model, texts, calibrations[0], replace(HALF, variant=name), **settings)
+        for name in ("traditional", "simple")
     ]
     assert set(pruning.compare_pruning_results(results)) == {"progressive", "stability"}
     cost = {

@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from flows.stages import read_stages
 from pruning.core.progress import silently
 from pruning.experiment.judging import compare_pruning_results
-from pruning.experiment.trials import prune_and_train
+from pruning.experiment.trials import Selection, prune_and_train
 from pruning.experiment.verdict import verdict
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
@@ -112,7 +112,7 @@ def test_prunings_that_a_killed_stage_left_are_not_computed_again(killed, finish
     computed = []
 
     def counted(*args: Any, **kwargs: Any) -> Any:
-        computed.append(kwargs["variant"])
+        computed.append(args[3].variant)
         return prune_and_train(*args, **kwargs)
 
     monkeypatch.setattr(prune, "prune_and_train", counted)
@@ -202,8 +202,9 @@ def test_the_tables_are_those_of_the_outcomes_and_an_outcome_is_the_librarys(her
     texts, treated = prune.texts_of(own), prune.treatment(own)
     for name in ("simple", "learned"):
         found = prune_and_train(
-            read_dense(own), texts, calibration, variant=name, retain=0.75, treatment=treated, seed=1, weights=weights
-        )
+            read_dense(own), texts, calibration, Selection(variant=name, retain=0.75, weights=weights),
+            treatment=treated, seed=1,
+        )  # fmt: skip
         (same,) = (result for result in outcomes if (result.variant, result.retain) == (name, 0.75))
         assert prune.plain(same) == prune.plain(found)
 
