@@ -50,7 +50,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
 
 def proved(model: Discovered, found: Structure, inputs: Inputs, states: set[int]) -> tuple[Discovered, dict[str, str]]:
     """Return the model with the layers that can be cut, and why the others cannot after all."""
-    prover = Prover(generic(model, inputs), found, inputs, states)
+    prover = Prover(*generic(model, inputs), found, inputs, states)
     layers = model.layers()
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
@@ -107,15 +107,9 @@ def _together(
 class Prover:
     """A model with weights in general position, cut and masked."""
 
-    def __init__(self, model: Discovered, found: Structure, inputs: Inputs, states: set[int]) -> None:
-        self.model, self.found, self.inputs, self.states = model, found, inputs, states
-
-    @cached_property
-    def remembers(self) -> bool:
-        """Whether the network's modules remember a call, so that the next one must be tried, too."""
-        mode = Remembering()
-        with running(self.model.network, self.inputs, mode) as (network, _):
-            return mode.remembers(network)
+    def __init__(self, model: Discovered, remembers: bool, found: Structure, inputs: Inputs, states: set[int]) -> None:
+        self.model, self.remembers = model, remembers
+        self.found, self.inputs, self.states = found, inputs, states
 
     @cached_property
     def finer(self) -> "Prover | None":
@@ -124,7 +118,11 @@ class Prover:
             return None
         inputs = pytree.tree_map(lambda part: part.double() if _is_float(part) else part, self.inputs)
         finer = Prover(
-            self.model.resized([layer.width for layer in self.model.layers()]), self.found, inputs, self.states
+            self.model.resized([layer.width for layer in self.model.layers()]),
+            self.remembers,
+            self.found,
+            inputs,
+            self.states,
         )
         try:
             found, _ = finer.outputs(finer.model.double(), Still())
@@ -265,10 +263,11 @@ def _some(layer: NeuronLayer) -> Tensor:
     return torch.arange(layer.width - 1, 0, -1)
 
 
-def generic(model: Discovered, inputs: Inputs) -> Discovered:
+def generic(model: Discovered, inputs: Inputs) -> tuple[Discovered, bool]:
     """Return the model with weights in general position, so that none hides what depends on a neuron by being zero.
 
-    What its modules remember is forgotten. Its own weights stay where others give no finite answer.
+    What its modules remember is forgotten. Its own weights stay where others give no finite answer. Also whether its
+    modules remember a call, so that the next one must be tried, too.
     """
     generator = torch.Generator().manual_seed(0)
     drawn = {id(tensor): _drawn(tensor, generator) for tensor in model.parameters() if tensor.is_floating_point()}
@@ -277,8 +276,10 @@ def generic(model: Discovered, inputs: Inputs) -> Discovered:
     for name, held in kept_tensors(found).items():
         if name not in registered:
             held.zero_()
-    with running(found, inputs, Still()) as (_, outputs):
-        return found if all(bool(tensor.isfinite().all()) for tensor in outputs) else model
+    mode = Remembering()
+    with running(found, inputs, mode) as (network, outputs):
+        finite = all(bool(tensor.isfinite().all()) for tensor in outputs)
+        return found if finite else model, mode.remembers(network)
 
 
 def _drawn(like: Tensor, generator: torch.Generator) -> nn.Parameter:
