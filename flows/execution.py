@@ -137,13 +137,13 @@ def changed(commands: Commands, stages: Mapping[str, GraphStage]) -> set[str]:
     """
     try:
         lines = commands.run("`dvc status`", ["dvc", "--wait-for-lock", "status", "--json", *stages], lambda _: None)
-        found = set(json.loads(next(line for line in lines if line.startswith("{"))))
+        stale = set(json.loads(next(line for line in lines if line.startswith("{"))))
     except (CommandError, StopIteration, json.JSONDecodeError):
         return set(stages)
     for address in TopologicalSorter({address: stage.needs for address, stage in stages.items()}).static_order():
-        if stages[address].needs & found:
-            found.add(address)
-    return found
+        if stages[address].needs & stale:
+            stale.add(address)
+    return stale
 
 
 def reproduce(commands: Commands, stage: GraphStage, log: Log, *, force: bool) -> str:

@@ -61,20 +61,20 @@ class OneByOne(Removals):
 
     def features(self, tokens: Tensor) -> Tensor:
         """See `Removals.features`."""
-        found = []
+        read_out = []
         for place, neuron in enumerate(self.neurons.tolist()):
             others = torch.arange(self.layer.width)[torch.arange(self.layer.width) != neuron]
             masked = mask(self.model, {self.layer.name: others})
             read, self.states[place] = masked.features(tokens, self.states[place])
-            found.append(read.index_fill(2, self._read_by_decoder(neuron).to(read.device), 0))
-        return torch.stack(found, dim=1)
+            read_out.append(read.index_fill(2, self._read_by_decoder(neuron).to(read.device), 0))
+        return torch.stack(read_out, dim=1)
 
     def _read_by_decoder(self, neuron: int) -> Tensor:
         """Return where the decoder itself reads the neuron: the masked model has zeros in its columns instead."""
         decoder, removed = self.model.decoder_weight, torch.tensor([neuron])
         pieces = [piece for piece in self.layer.read if self.model.get_parameter(piece.parameter) is decoder]
-        found = [piece.indices(removed, self.layer.width) for piece in pieces]
-        return torch.cat(found) if found else removed[:0]
+        places = [piece.indices(removed, self.layer.width) for piece in pieces]
+        return torch.cat(places) if places else removed[:0]
 
     def keep(self, places: Tensor) -> None:
         """See `Removals.keep`."""
@@ -101,8 +101,8 @@ class SideBySide(Removals):
         """See `Removals.features`."""
         models, batch = len(self.neurons), tokens.shape[1]
         twin = _with_forwards(self.model, self._forwards(batch))
-        found, self.state = twin.features(tokens, self.state)
-        return found.view(len(tokens), models, batch, -1)
+        outputs, self.state = twin.features(tokens, self.state)
+        return outputs.view(len(tokens), models, batch, -1)
 
     def keep(self, places: Tensor) -> None:
         """See `Removals.keep`."""
@@ -116,19 +116,19 @@ class SideBySide(Removals):
     def _batch(self) -> int:
         """Return the columns of one model, as its state tells."""
         names = [layer.output for layer in self.model.layers()]
-        own = 0 if self.state is None else self.state[names.index(self.layer.output)][0].shape[-2]
-        return own // len(self.neurons)
+        columns = 0 if self.state is None else self.state[names.index(self.layer.output)][0].shape[-2]
+        return columns // len(self.neurons)
 
     def _forwards(self, batch: int) -> dict[str, Forward]:
         """Return how each layer's module is to run."""
-        own = self.model.get_submodule(self.layer.output)
-        found: dict[str, Forward] = {}
+        changed = self.model.get_submodule(self.layer.output)
+        forwards: dict[str, Forward] = {}
         for layer in self.model.layers():
             module = self.model.get_submodule(layer.output)
             repeats = len(self.neurons) if layer.output in self.meeting else 1
-            found[layer.output] = partial(_run, module, batch, repeats)
-        found[self.layer.output] = partial(SCANS[type(own)], own, removed=self.neurons, batch=batch)
-        return found
+            forwards[layer.output] = partial(_run, module, batch, repeats)
+        forwards[self.layer.output] = partial(SCANS[type(changed)], changed, removed=self.neurons, batch=batch)
+        return forwards
 
 
 def _columns_of(tensor: Tensor, models: int, places: Tensor) -> Tensor:
@@ -215,11 +215,11 @@ def _lstm(
 
 def _doubled(lstm: nn.LSTM) -> tuple[Tensor, Tensor, Tensor]:
     """Return W_ihᵀ, W_hhᵀ and the sum of the biases, with the third gate's doubled."""
-    own = named_tensors(lstm)
-    double = own["bias_hh_l0"].new_ones(4, lstm.hidden_size)
+    tensors = named_tensors(lstm)
+    double = tensors["bias_hh_l0"].new_ones(4, lstm.hidden_size)
     double[2] = 2
-    weights = [(own[name] * double.flatten()[:, None]).T.contiguous() for name in ("weight_ih_l0", "weight_hh_l0")]
-    return weights[0], weights[1], (own["bias_ih_l0"] + own["bias_hh_l0"]) * double.flatten()
+    weights = [(tensors[name] * double.flatten()[:, None]).T.contiguous() for name in ("weight_ih_l0", "weight_hh_l0")]
+    return weights[0], weights[1], (tensors["bias_ih_l0"] + tensors["bias_hh_l0"]) * double.flatten()
 
 
 def _gru(
@@ -232,17 +232,19 @@ def _gru(
 ) -> tuple[Tensor, Tensor]:
     """Return a GRU's outputs and state, likewise."""
     if removed is None:
-        found: tuple[Tensor, Tensor] = gru(inputs, state)
-        return found
-    own = named_tensors(gru)
+        whole: tuple[Tensor, Tensor] = gru(inputs, state)
+        return whole
+    tensors = named_tensors(gru)
 
     def step(entering: Tensor, hidden: Tensor) -> tuple[Tensor, ...]:
         reset, update, content = entering.chunk(3, dim=1)
-        own_reset, own_update, own_content = torch.addmm(own["bias_hh_l0"], hidden, own["weight_hh_l0"].T).chunk(3, 1)
+        own_reset, own_update, own_content = torch.addmm(
+            tensors["bias_hh_l0"], hidden, tensors["weight_hh_l0"].T
+        ).chunk(3, 1)
         new = (content + (reset + own_reset).sigmoid() * own_content).tanh()
         return (new.lerp(hidden, (update + own_update).sigmoid()),)
 
-    entering = F.linear(inputs[:, :batch], own["weight_ih_l0"], own["bias_ih_l0"])
+    entering = F.linear(inputs[:, :batch], tensors["weight_ih_l0"], tensors["bias_ih_l0"])
     outputs, after = _scan(step, entering, (None,) if state is None else (state[0],), removed, gru.hidden_size)
     return outputs, after[0][None]
 
@@ -257,15 +259,15 @@ def _rnn(
 ) -> tuple[Tensor, Tensor]:
     """Return an Elman layer's outputs and state, likewise."""
     if removed is None:
-        found: tuple[Tensor, Tensor] = rnn(inputs, state)
-        return found
-    own = named_tensors(rnn)
+        whole: tuple[Tensor, Tensor] = rnn(inputs, state)
+        return whole
+    tensors = named_tensors(rnn)
     bent = torch.tanh if rnn.nonlinearity == "tanh" else torch.relu
 
     def step(entering: Tensor, hidden: Tensor) -> tuple[Tensor, ...]:
-        return (bent(torch.addmm(entering, hidden, own["weight_hh_l0"].T)),)
+        return (bent(torch.addmm(entering, hidden, tensors["weight_hh_l0"].T)),)
 
-    entering = F.linear(inputs[:, :batch], own["weight_ih_l0"], own["bias_ih_l0"] + own["bias_hh_l0"])
+    entering = F.linear(inputs[:, :batch], tensors["weight_ih_l0"], tensors["bias_ih_l0"] + tensors["bias_hh_l0"])
     outputs, after = _scan(step, entering, (None,) if state is None else (state[0],), removed, rnn.hidden_size)
     return outputs, after[0][None]
 
@@ -281,8 +283,8 @@ def _lif(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return a spiking layer's outputs and state, likewise."""
     if removed is None:
-        found: tuple[Tensor, tuple[Tensor, ...]] = lif(inputs, state)
-        return found
+        whole: tuple[Tensor, tuple[Tensor, ...]] = lif(inputs, state)
+        return whole
     decay = lif.leak.sigmoid()
 
     def step(entering: Tensor, spikes: Tensor, potential: Tensor) -> tuple[Tensor, ...]:

@@ -121,10 +121,10 @@ def joint_removal(
 
 def _paired(pruned: ClusterLosses, dense: ClusterLosses) -> dict[str, float | int]:
     """Return the mean loss increase and its standard error."""
-    found = ClusteredMean.empty(1)
+    increase = ClusteredMean.empty(1)
     for (ours, counts), (theirs, _) in zip(pruned, dense, strict=True):
-        found.update((ours - theirs)[:, None], counts)
-    return {"loss_increase": float(found.mean), "standard_error": float(found.standard_error)}
+        increase.update((ours - theirs)[:, None], counts)
+    return {"loss_increase": float(increase.mean), "standard_error": float(increase.standard_error)}
 
 
 def _others(width: int, removed: Sequence[int]) -> Tensor:
@@ -143,10 +143,10 @@ def joint_sets(oracle: pd.DataFrame, *, sets: int, share: float, seed: int) -> d
         seed: Seed of the sets.
     """
     random = np.random.default_rng(seed)
-    found = {}
-    for layer, own in oracle.groupby("layer"):
-        size = max(1, round(share * len(own)))
+    removed = {}
+    for layer, measured in oracle.groupby("layer"):
+        size = max(1, round(share * len(measured)))
         for place in range(sets):
-            neurons = random.choice(own["neuron"].to_numpy(), size, replace=False)
-            found[f"{layer} {place:03}"] = {str(layer): sorted(neurons.tolist())}
-    return found
+            neurons = random.choice(measured["neuron"].to_numpy(), size, replace=False)
+            removed[f"{layer} {place:03}"] = {str(layer): sorted(neurons.tolist())}
+    return removed

@@ -95,12 +95,12 @@ class SampledLoss:
     def increase(self, features: Tensor) -> Tensor:
         """See `_ReferenceLoss`; 0 where nothing is to be predicted."""
         steps = zip(features, self.dense, self.rows, self.weights, self.rest, self.unread, strict=True)
-        found, doubtful = (torch.stack(parts) for parts in zip(*(self._step(*step) for step in steps), strict=True))
+        increases, doubtful = (torch.stack(parts) for parts in zip(*(self._step(*step) for step in steps), strict=True))
         predicted = self.predicted[:, None]
         for places in torch.split((doubtful & predicted).nonzero(), AT_ONCE):
             step, model, column = places.T
-            found[step, model, column] = self._whole(features[step, model, column], step, column)
-        return found.masked_fill(~predicted, 0)
+            increases[step, model, column] = self._whole(features[step, model, column], step, column)
+        return increases.masked_fill(~predicted, 0)
 
     def _step(
         self, read: Tensor, dense: Tensor, rows: Tensor, weights: Tensor, rest: Tensor, unread: Tensor
@@ -148,12 +148,12 @@ their classes' weights where the criterion has some."""
 
 def cluster_losses(model: Measurable, batches: Sequence[Any]) -> ClusterLosses:
     """Return the losses of clusters of targets that may depend on each other: a column of a window, or a batch."""
-    state, found = None, []
+    state, losses = None, []
     with evaluating(model), torch.no_grad():
         for inputs, targets in batches:
             logits, state = model.logits(inputs, state)
-            found.append(_by_cluster(model, logits, targets))
-    return found
+            losses.append(_by_cluster(model, logits, targets))
+    return losses
 
 
 def _by_cluster(model: Measurable, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,10 +168,10 @@ def _by_cluster(model: Measurable, logits: Tensor, targets: Tensor) -> tuple[Ten
 
 def _first(model: Measurable, batches: Batches, tokens: int) -> list[Any]:
     """Return the first batches that hold this many targets, or all."""
-    found, read = [], 0
+    text, read = [], 0
     for inputs, targets in batches:
         if read >= tokens:
             break
-        found.append((inputs, targets))
+        text.append((inputs, targets))
         read += model.count(targets)
-    return found
+    return text

@@ -115,11 +115,11 @@ def neurons_to_measure(layers: Sequence[NeuronLayer], neurons: int | Literal["al
     generator = torch.Generator().manual_seed(seed)
     total = sum(layer.width for layer in layers)
     wanted = total if neurons == "all" else min(neurons, total)
-    found = {}
+    chosen = {}
     for layer in layers:
         share = min(layer.width, max(2, round(wanted * layer.width / total)))
-        found[layer.name] = torch.randperm(layer.width, generator=generator)[:share].sort().values
-    return found
+        chosen[layer.name] = torch.randperm(layer.width, generator=generator)[:share].sort().values
+    return chosen
 
 
 def clear_places(pilot: ClusteredMean, tokens: int, tolerance: float) -> Tensor:
@@ -196,13 +196,13 @@ def _masked(
     if len(counted) < 2:
         raise ValueError(f"Expected at least two batches with targets to measure removal on, got {len(counted)}.")
     dense, widths = cluster_losses(model, text), {layer.name: layer.width for layer in model.layers()}
-    neurons = [(name, neuron) for name, own in chosen.items() for neuron in own.tolist()]
+    neurons = [(name, neuron) for name, numbers in chosen.items() for neuron in numbers.tolist()]
     halves = [ClusteredMean.empty(len(neurons)) for _ in range(2)]
     for place, (name, neuron) in enumerate(track(neurons, "oracle")):
         with masking(model, {name: _others(widths[name], [neuron])}):
-            found = cluster_losses(model, text)
+            losses = cluster_losses(model, text)
         for number, index in enumerate(counted):
-            (ours, counts), (theirs, _) = found[index], dense[index]
+            (ours, counts), (theirs, _) = losses[index], dense[index]
             halves[number % 2].update((ours - theirs)[:, None], counts, torch.tensor([place]))
     return halves
 
@@ -211,12 +211,12 @@ def _passes(
     model: LanguageModel, layers: Sequence[NeuronLayer], chosen: Mapping[str, Tensor], batch: int
 ) -> list[_Pass]:
     """Return the neurons as batches of models, none of more than `COLUMNS` columns or, at least, one model."""
-    found, start = [], 0
+    passes, start = [], 0
     for layer in layers:
         for part in torch.split(chosen[layer.name], max(1, COLUMNS // batch)):
-            found.append(_Pass(removals(model, layer, part), torch.arange(start, start + len(part))))
+            passes.append(_Pass(removals(model, layer, part), torch.arange(start, start + len(part))))
             start += len(part)
-    return found
+    return passes
 
 
 def _measured(

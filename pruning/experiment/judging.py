@@ -68,7 +68,10 @@ def compare_pruning_results(
     Raises:
         ValueError: If there are prunings of a model without its dense control.
     """
-    scores = {seed: scores_of(found, oracle, (weights or {}).get(seed)) for seed, found in (calibrations or {}).items()}
+    scores = {
+        seed: scores_of(calibration, oracle, (weights or {}).get(seed))
+        for seed, calibration in (calibrations or {}).items()
+    }
     tables = {"progressive": progressive(results), "stability": stability(results, scores)}
     rows = [dict(row) for row in costs]
     if calibrations and oracle is not None:
@@ -143,15 +146,15 @@ def precision(
     alone = [name for name in names if name in KIND]
     best = max(alone, key=lambda name: within_layers(layers, scores[name], truth))
     drawn = bootstrapped(layers, truth, scores, seed=seed)
-    reliabilities = [split_half_reliability(own) for _, own in oracle.groupby("layer")]
+    reliabilities = [split_half_reliability(removals) for _, removals in oracle.groupby("layer")]
     sizes = oracle.groupby("layer").size()
-    found = []
+    compared = []
     for name in names:
         overlaps = overlap_drawn(layers, truth, scores[name], seed=seed)
         low, high = interval(drawn[name])
         gain_low, gain_high = interval(drawn[name] - drawn[best])
         overlap_low, overlap_high = interval(overlaps)
-        found.append(
+        compared.append(
             {
                 "score": name,
                 "kind": KIND.get(name, "variant"),
@@ -170,7 +173,7 @@ def precision(
                 "measured": len(rows),
             }
         )
-    return table(PRECISION, pd.DataFrame(found))
+    return table(PRECISION, pd.DataFrame(compared))
 
 
 def overlap(layers: np.ndarray, truth: np.ndarray, score: np.ndarray) -> float:
@@ -181,9 +184,9 @@ def overlap(layers: np.ndarray, truth: np.ndarray, score: np.ndarray) -> float:
     """
     shares, halves = [], []
     for layer in np.unique(layers):
-        own = layers == layer
-        half = int(own.sum()) // 2
-        both = _upper(truth[own], half) & _upper(score[own], half)
+        here = layers == layer
+        half = int(here.sum()) // 2
+        both = _upper(truth[here], half) & _upper(score[here], half)
         shares.append(both.sum())
         halves.append(half)
     return float(np.sum(shares) / np.sum(halves))
@@ -194,9 +197,9 @@ def overlap_drawn(layers: np.ndarray, truth: np.ndarray, score: np.ndarray, *, s
     random = np.random.default_rng(seed)
     both, halves = np.zeros(BOOTSTRAPS), 0
     for layer in np.unique(layers):
-        own = np.flatnonzero(layers == layer)
-        drawn = own[random.integers(len(own), size=(BOOTSTRAPS, len(own)))]
-        half = len(own) // 2
+        places = np.flatnonzero(layers == layer)
+        drawn = places[random.integers(len(places), size=(BOOTSTRAPS, len(places)))]
+        half = len(places) // 2
         both += (_upper(truth[drawn], half) & _upper(score[drawn], half)).sum(axis=-1)
         halves += half
     return np.asarray(both / halves)
@@ -216,8 +219,8 @@ def joint_correlation(
     ranks = frame.assign(rank=frame.groupby("layer")[name].rank()).set_index(["layer", "neuron"])["rank"]
     increase = removed[removed["phase"] == "pruned"].set_index("set")["loss_increase"]
     layers, sums = [], []
-    for own in sets.values():
-        ((layer, neurons),) = own.items()
+    for neurons_of_layers in sets.values():
+        ((layer, neurons),) = neurons_of_layers.items()
         layers.append(layer)
         sums.append(ranks[[(layer, neuron) for neuron in neurons]].sum())
     return within_layers(np.array(layers), np.array(sums), increase[list(sets)].to_numpy())
@@ -244,17 +247,17 @@ def stability(results: Sequence[Pruning], frames: Mapping[int, pd.DataFrame]) ->
     variants = [name for name in VARIANTS if any(result.variant == name for result in results)]
     names = [name for name in next(iter(frames.values())).columns if name not in ("layer", "neuron")] if frames else []
     for name in dict.fromkeys([*names, *variants]):
-        own = [r for r in results if r.variant == name and r.retain == retain and r.training == 0]
-        kept = [r.keep for r in own] or [_upper_half(frame, name) for frame in frames.values()]
+        runs = [r for r in results if r.variant == name and r.retain == retain and r.training == 0]
+        kept = [r.keep for r in runs] or [_upper_half(frame, name) for frame in frames.values()]
         columns = [frame[name].to_numpy() for frame in frames.values()] if name in names else []
         ranks = [
             within_layers(next(iter(frames.values()))["layer"].to_numpy(), one, other)
             for one, other in combinations(columns, 2)
         ]
-        rows.append(_stability_row(name, "calibration", own, _overlaps(kept), ranks, runs=len(kept)))
+        rows.append(_stability_row(name, "calibration", runs, _overlaps(kept), ranks, runs=len(kept)))
     for name in [CONTROL, *variants]:
-        own = [r for r in results if r.variant == name and r.retain in (retain, 1.0)]
-        lowest = {r.training: r for r in sorted(own, key=lambda r: -r.calibration)}
+        runs_of_models = [r for r in results if r.variant == name and r.retain in (retain, 1.0)]
+        lowest = {r.training: r for r in sorted(runs_of_models, key=lambda r: -r.calibration)}
         if len(lowest) > 1:
             rows.append(_stability_row(name, "training", list(lowest.values()), [], [], runs=len(lowest)))
     return table(STABILITY, pd.DataFrame(rows, columns=list(_STABILITY)).astype(_STABILITY))
@@ -276,15 +279,15 @@ def _stability_row(
     for column, values in (("overlap", overlaps), ("rank_correlation", ranks)):
         row |= {column: np.mean(values) if values else np.nan, f"{column}_low": min(values, default=np.nan)}
     for phase in PHASES:
-        found = [result.losses[phase].perplexity for result in results]
-        row[f"{phase}_perplexity"] = np.mean(found) if found else np.nan
-        row[f"{phase}_spread"] = np.std(found, ddof=1) if len(found) > 1 else np.nan
+        perplexities = [result.losses[phase].perplexity for result in results]
+        row[f"{phase}_perplexity"] = np.mean(perplexities) if perplexities else np.nan
+        row[f"{phase}_spread"] = np.std(perplexities, ddof=1) if len(perplexities) > 1 else np.nan
     return row
 
 
 def _overlaps(kept: Sequence[Keep]) -> list[float]:
     """Return, for each pair, the neurons that both keep over those that the smaller set keeps."""
-    sets = [{(layer, neuron) for layer, own in keep.items() for neuron in own.tolist()} for keep in kept]
+    sets = [{(layer, neuron) for layer, neurons in keep.items() for neuron in neurons.tolist()} for keep in kept]
     return [len(one & other) / min(len(one), len(other)) for one, other in combinations(sets, 2)]
 
 
@@ -350,7 +353,7 @@ def _upper(values: np.ndarray, count: int) -> np.ndarray:
 def _upper_half(frame: pd.DataFrame, name: str) -> Keep:
     """Return the upper half of each layer by a score."""
     keep = {}
-    for layer, own in frame.groupby("layer"):
-        upper = _upper(own[name].to_numpy(), len(own) // 2)
-        keep[str(layer)] = torch.tensor(own["neuron"].to_numpy()[upper])
+    for layer, neurons in frame.groupby("layer"):
+        upper = _upper(neurons[name].to_numpy(), len(neurons) // 2)
+        keep[str(layer)] = torch.tensor(neurons["neuron"].to_numpy()[upper])
     return keep

@@ -105,9 +105,9 @@ class Losses:
 
     def above(self, other: "Losses") -> tuple[float, float]:
         """Return how much larger the mean loss is than another model's, nat/token, and the paired standard error."""
-        found = ClusteredMean.empty(1)
-        found.update((self.sums - other.sums)[:, None], self.tokens)
-        return float(found.mean), float(found.standard_error)
+        difference = ClusteredMean.empty(1)
+        difference.update((self.sums - other.sums)[:, None], self.tokens)
+        return float(difference.mean), float(difference.standard_error)
 
 
 @dataclass(frozen=True, kw_only=True)

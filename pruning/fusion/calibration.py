@@ -37,15 +37,15 @@ def by_quantiles(scores: pd.DataFrame, by: str, losses: pd.DataFrame) -> np.ndar
     Raises:
         ValueError: For a layer without losses.
     """
-    found = np.empty(len(scores))
+    calibrated = np.empty(len(scores))
     for layer, places in scores.groupby("layer").indices.items():
-        own = losses[losses["layer"] == layer]
-        if own.empty:
+        measured = losses[losses["layer"] == layer]
+        if measured.empty:
             raise ValueError(f"Expected losses of every layer's neurons, got none of {layer!r}.")
-        quantiles = np.sort(_without_noise(own["loss_increase"].to_numpy(), own["standard_error"].to_numpy()))
+        quantiles = np.sort(_without_noise(measured["loss_increase"].to_numpy(), measured["standard_error"].to_numpy()))
         at = (rankdata(scores[by].to_numpy()[places]) - 0.5) / len(places)
-        found[places] = np.interp(at, (np.arange(len(quantiles)) + 0.5) / len(quantiles), quantiles)
-    return found
+        calibrated[places] = np.interp(at, (np.arange(len(quantiles)) + 0.5) / len(quantiles), quantiles)
+    return calibrated
 
 
 def removal_curves(
@@ -78,8 +78,8 @@ def removal_curves(
     ]
     rows = []
     for layer, removed in track([case for case in cases if 0 < case[1] < case[0].width], "removal curves"):
-        own = scores[scores["layer"] == layer.name].sort_values([by, "neuron"], kind="stable")
-        masked = mask(model, {layer.name: torch.tensor(own["neuron"].to_numpy()[removed:])})
+        ordered = scores[scores["layer"] == layer.name].sort_values([by, "neuron"], kind="stable")
+        masked = mask(model, {layer.name: torch.tensor(ordered["neuron"].to_numpy()[removed:])})
         rows.append((layer.name, removed, loss_of(masked, windows).mean - dense))
     return pd.DataFrame(rows, columns=["layer", "removed", "loss_increase"])
 
@@ -101,22 +101,22 @@ def by_curves(scores: pd.DataFrame, by: str, curves: pd.DataFrame) -> np.ndarray
     Raises:
         ValueError: For another layer without a curve.
     """
-    found = np.empty(len(scores))
+    calibrated = np.empty(len(scores))
     for layer, places in scores.groupby("layer").indices.items():
-        own = curves[curves["layer"] == layer].sort_values("removed")
-        if own.empty and len(places) == 1:
-            found[places] = 0.0
+        curve = curves[curves["layer"] == layer].sort_values("removed")
+        if curve.empty and len(places) == 1:
+            calibrated[places] = 0.0
             continue
-        if own.empty:
+        if curve.empty:
             raise ValueError(f"Expected a removal curve of every layer, got none of {layer!r}.")
-        removed = np.concatenate([[0], own["removed"].to_numpy()])
-        rises = np.diff(np.concatenate([[0.0], own["loss_increase"].to_numpy()]))
+        removed = np.concatenate([[0], curve["removed"].to_numpy()])
+        rises = np.diff(np.concatenate([[0.0], curve["loss_increase"].to_numpy()]))
         middles, stretches = (removed[1:] + removed[:-1]) / 2, np.diff(removed)
         slopes = IsotonicRegression(y_min=0.0).fit_transform(middles, rises / stretches, sample_weight=stretches)
         place = rankdata(scores[by].to_numpy()[places]) - 0.5
         order = 1e-9 * place / len(place) * max(slopes[-1], np.finfo(float).tiny)  # where the slope is flat
-        found[places] = np.interp(place, middles, slopes) + order
-    return found
+        calibrated[places] = np.interp(place, middles, slopes) + order
+    return calibrated
 
 
 def _without_noise(losses: np.ndarray, errors: np.ndarray) -> np.ndarray:

@@ -155,14 +155,14 @@ def from_plain(values: Mapping[str, Any], known: Sequence[str]) -> Weighing:
     fields = ["strategy", "transform", "shares"]
     if sorted(values) != sorted(fields) or values["transform"] not in TRANSFORMS or ALL not in values["shares"]:
         raise ValueError(f"Expected saved weights with {fields} and the layers' mean, got others: {sorted(values)}.")
-    for layer, own in values["shares"].items():
-        for name in own:
+    for layer, weights in values["shares"].items():
+        for name in weights:
             if name not in known:
                 raise ValueError(f"Unknown signal {name!r} in the saved weights; known: {list(known)}.")
-        if min(own.values()) < 0 or abs(sum(own.values()) - 1) > 1e-6:
-            raise ValueError(f"Expected saved weights of {layer!r} that are not negative and sum to 1, got {own}.")
+        if min(weights.values()) < 0 or abs(sum(weights.values()) - 1) > 1e-6:
+            raise ValueError(f"Expected saved weights of {layer!r} that are not negative and sum to 1, got {weights}.")
     return Weighing(
-        values["strategy"], values["transform"], {layer: dict(own) for layer, own in values["shares"].items()}
+        values["strategy"], values["transform"], {layer: dict(weights) for layer, weights in values["shares"].items()}
     )
 
 
@@ -218,8 +218,8 @@ def _side_by_side(
         return frame, errors
     joined, known = _with_criteria(frame, criteria), tables.get("criteria", keys)
     for name in _names_of(criteria):
-        own = joined if name + ERROR in joined else known
-        errors[name] = own.get(name + ERROR, 0.0)
+        source = joined if name + ERROR in joined else known
+        errors[name] = source.get(name + ERROR, 0.0)
     return joined, errors
 
 
@@ -244,11 +244,17 @@ def _described(frame: pd.DataFrame, errors: pd.DataFrame, names: Sequence[str]) 
     """Return each signal's reliability and agreement in each layer, and of how many neurons."""
     ranks, parts = relative(frame, names, "rank").to_numpy(), []
     for layer, places in frame.groupby("layer").indices.items():
-        own = frame.iloc[places]
-        found = [variance_reliability(own[name].to_numpy(), errors[name].to_numpy()[places]) for name in names]
-        varies = np.array([np.ptp(own[name].to_numpy()) > 0 for name in names])
+        rows = frame.iloc[places]
+        reliabilities = [variance_reliability(rows[name].to_numpy(), errors[name].to_numpy()[places]) for name in names]
+        varies = np.array([np.ptp(rows[name].to_numpy()) > 0 for name in names])
         agreement = agreements(ranks[places], varies)
-        columns = {"layer": layer, "signal": names, "reliability": found, "agreement": agreement, "width": len(own)}
+        columns = {
+            "layer": layer,
+            "signal": names,
+            "reliability": reliabilities,
+            "agreement": agreement,
+            "width": len(rows),
+        }
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)
 
@@ -270,11 +276,11 @@ def _weighed(
         return _learned(frame, rows, names, folds, seed)
     signals = [name for name in names if name in SIGNALS]
     shares: Shares = {}
-    for layer, own in described[described["signal"].isin(signals)].groupby("layer"):
+    for layer, signal_rows in described[described["signal"].isin(signals)].groupby("layer"):
         equal = np.full(len(signals), 1 / len(signals))
-        pair = own["reliability"].to_numpy(), own["agreement"].to_numpy()
-        found = adaptive(*pair) if strategy == "adaptive" else equal
-        shares[str(layer)] = dict(zip(own["signal"], found.tolist(), strict=True))
+        pair = signal_rows["reliability"].to_numpy(), signal_rows["agreement"].to_numpy()
+        weight_of_each = adaptive(*pair) if strategy == "adaptive" else equal
+        shares[str(layer)] = dict(zip(signal_rows["signal"], weight_of_each.tolist(), strict=True))
     return Weighing(strategy, "scaled", _with_mean(shares)), {}
 
 
@@ -282,9 +288,9 @@ def _learned(
     frame: pd.DataFrame, rows: pd.DataFrame, names: Sequence[str], folds: int, seed: int
 ) -> tuple[Weighing, dict[str, Any]]:
     """Return learned weights, or the best single signal where they rank unseen neurons no better."""
-    found = learn(frame, rows, names, folds=folds, seed=seed)
+    learnt = learn(frame, rows, names, folds=folds, seed=seed)
     layers, truth = rows["layer"].to_numpy(), rows["loss_increase"].to_numpy()
-    reached = within_layers(layers, found.held_out, truth)
+    reached = within_layers(layers, learnt.held_out, truth)
     alone = {name: within_layers(layers, rows[name].to_numpy(), truth) for name in names}
     best = max(alone, key=lambda name: alone[name])
     fell_back = reached <= alone[best]
@@ -294,26 +300,26 @@ def _learned(
             reached, best, alone[best],
         )  # fmt: skip
     only = {name: float(name == best) for name in names}
-    shares = {layer: only if fell_back else own for layer, own in found.shares.items()}
-    weighing = Weighing("learned", "rank" if fell_back else found.candidate.transform, _with_mean(shares))
-    return weighing, {"held_out": found.held_out, "fell_back": bool(fell_back)}
+    shares = {layer: only if fell_back else weights for layer, weights in learnt.shares.items()}
+    weighing = Weighing("learned", "rank" if fell_back else learnt.candidate.transform, _with_mean(shares))
+    return weighing, {"held_out": learnt.held_out, "fell_back": bool(fell_back)}
 
 
 def restricted(weighing: Weighing, names: Sequence[str]) -> Weighing:
     """Return saved weights of the signals that are at hand and switched on, summing to 1 again."""
     shares: Shares = {}
-    for layer, own in weighing.shares.items():
-        left = {name: own.get(name, 0.0) for name in names}
+    for layer, weights in weighing.shares.items():
+        left = {name: weights.get(name, 0.0) for name in names}
         total = sum(left.values())
         if total <= 0:
-            raise ValueError(f"Expected saved weights of one of {list(names)} for {layer!r}, got {own}.")
+            raise ValueError(f"Expected saved weights of one of {list(names)} for {layer!r}, got {weights}.")
         shares[layer] = {name: weight / total for name, weight in left.items()}
     return Weighing(weighing.strategy, weighing.transform, shares)
 
 
 def _with_mean(shares: Shares) -> Shares:
     names = next(iter(shares.values()))
-    mean = {name: float(np.mean([own[name] for own in shares.values()])) for name in names}
+    mean = {name: float(np.mean([weights[name] for weights in shares.values()])) for name in names}
     return {**shares, ALL: mean}
 
 
@@ -349,9 +355,9 @@ def _beside(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
 def _importance_table(
     frame: pd.DataFrame, fused: np.ndarray, weighing: Weighing, seed: int, beside: Mapping[str, Any]
 ) -> pd.DataFrame:
-    own = _for_layers(weighing.shares, frame)
+    shares_of_layers = _for_layers(weighing.shares, frame)
     shares = {
-        f"{name}_share": frame["layer"].map({layer: share.get(name, 0.0) for layer, share in own.items()})
+        f"{name}_share": frame["layer"].map({layer: share.get(name, 0.0) for layer, share in shares_of_layers.items()})
         for name in SIGNALS
     }
     random = np.random.default_rng(seed).random(len(frame))

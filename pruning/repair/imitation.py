@@ -125,17 +125,17 @@ def _counted(values: Tensor, window: Window) -> Tensor:
 
 def _alignment(student: LanguageModel, teacher: LanguageModel) -> nn.Module:
     """Return what turns the student's features into ones for the teacher's decoder, as well as its own decodes them."""
-    own, other = (model.decoder_weight.detach().cpu().double() for model in (student, teacher))
-    if own.shape == other.shape and torch.equal(own, other):
+    ours, theirs = (model.decoder_weight.detach().cpu().double() for model in (student, teacher))
+    if ours.shape == theirs.shape and torch.equal(ours, theirs):
         return nn.Identity()
-    wanted = torch.cat([own, (student.decoder.bias - teacher.decoder.bias).detach().cpu()[:, None]], dim=1)
-    gram = other.T @ other
+    wanted = torch.cat([ours, (student.decoder.bias - teacher.decoder.bias).detach().cpu()[:, None]], dim=1)
+    gram = theirs.T @ theirs
     spectrum, precision = torch.linalg.eigvalsh(gram), torch.finfo(gram.dtype)
     if spectrum[0] <= len(gram) * precision.eps * spectrum[-1]:  # the teacher's columns depend on each other
         ridge = (RIDGE * gram.diagonal().mean()).clamp(min=precision.tiny)
         gram = gram + ridge * torch.eye(len(gram), dtype=gram.dtype)
-    solution = torch.linalg.solve(gram, other.T @ wanted)  # not lstsq, whose last bits differ between calls
-    alignment = nn.Linear(own.shape[1], other.shape[1], device="meta").to_empty(device=student.device)
+    solution = torch.linalg.solve(gram, theirs.T @ wanted)  # not lstsq, whose last bits differ between calls
+    alignment = nn.Linear(ours.shape[1], theirs.shape[1], device="meta").to_empty(device=student.device)
     alignment = alignment.to(student.decoder_weight.dtype)
     with torch.no_grad():
         alignment.weight.copy_(solution[:, :-1])
@@ -208,10 +208,10 @@ def _imitation_loss(
     tokens = moved(window.tokens, metric.device)
     with torch.no_grad():
         wanted, after = teacher.features(tokens, states[1])
-    features, own = learner.features(tokens, carried(states[0]))
+    features, before = learner.features(tokens, carried(states[0]))
     difference = alignment(features) - wanted
     loss = 0.5 * _counted(((difference @ metric) * difference).sum(-1).flatten(), window).mean()
-    return loss, (own, after)
+    return loss, (before, after)
 
 
 def _fold(learner: LanguageModel, alignment: nn.Module, teacher: LanguageModel) -> None:

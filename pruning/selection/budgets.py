@@ -258,8 +258,8 @@ class _Priced(_Asked):
     def total(self, rows: np.ndarray) -> np.ndarray:
         """Return Σ f_l(w_l) + Σ_{l<m} q_lm w_l w_m of each row of widths."""
         places = (np.searchsorted(step, rows[:, layer]) for layer, step in enumerate(self.steps))
-        own = np.sum([values[place] for values, place in zip(self.own, places, strict=True)], axis=0)
-        return np.asarray(own + np.einsum("nl,nl->n", rows @ self.products, rows) / 2)
+        of_layers = np.sum([values[place] for values, place in zip(self.own, places, strict=True)], axis=0)
+        return np.asarray(of_layers + np.einsum("nl,nl->n", rows @ self.products, rows) / 2)
 
 
 def _prices(steps: Sequence[np.ndarray], budget: Budget) -> _Priced | None:
@@ -270,24 +270,26 @@ def _prices(steps: Sequence[np.ndarray], budget: Budget) -> _Priced | None:
     """
     low, high = np.array([[step[0], step[-1]] for step in steps]).T
     least, most = budget.costs(np.stack([low, high]))
-    own = [budget.costs(_with(low, layer, step)) - least for layer, step in enumerate(steps)]
+    curves = [budget.costs(_with(low, layer, step)) - least for layer, step in enumerate(steps)]
     depth, products = len(steps), np.zeros((len(steps), len(steps)))
     for layer in range(depth - 1):
         rows = np.repeat(_with(low, layer, high[[layer]]), depth - layer - 1, axis=0)
         others = np.arange(layer + 1, depth)
         rows[np.arange(len(rows)), others] = high[others]
-        beyond = budget.costs(rows) - least - own[layer][-1] - [own[other][-1] for other in others]
+        beyond = budget.costs(rows) - least - curves[layer][-1] - [curves[other][-1] for other in others]
         beyond[abs(beyond) <= 1e-12 * abs(most)] = 0.0
         apart = (high[layer] - low[layer]) * (high - low)[others]
         products[layer, others] = np.divide(beyond, apart, out=np.zeros(len(others)), where=apart > 0)
     products += products.T
     # f_l is what the layer costs beside the narrowest others, less the products that it has with them
-    own = [cost - (products[layer] @ low) * step for layer, (cost, step) in enumerate(zip(own, steps, strict=True))]
-    found = _Priced(steps, budget.costs, own, products)
+    curves = [
+        cost - (products[layer] @ low) * step for layer, (cost, step) in enumerate(zip(curves, steps, strict=True))
+    ]
+    prices = _Priced(steps, budget.costs, curves, products)
     random = np.random.default_rng(0)
     rows = np.stack([low, high, *(np.array([random.choice(step) for step in steps]) for _ in range(64))])
-    differences = found.total(rows) - budget.costs(rows)
-    return found if np.ptp(differences) <= 1e-9 * abs(most) else None
+    differences = prices.total(rows) - budget.costs(rows)
+    return prices if np.ptp(differences) <= 1e-9 * abs(most) else None
 
 
 def _searched(held: Sequence[np.ndarray], steps: Sequence[np.ndarray], budget: Budget, prices: _Asked) -> np.ndarray:
@@ -322,7 +324,7 @@ def _exchanged(widths: np.ndarray, held: Sequence[np.ndarray], budget: Budget, p
     """Return the widths after every change of one or two layers that fits and gains, the best one first."""
     while True:
         room = budget.value - budget.costs(widths[None])[0]
-        gain, change = max(_changes(widths, held, room, prices), key=lambda found: found[0])
+        gain, change = max(_changes(widths, held, room, prices), key=lambda pair: pair[0])
         if gain <= _worth(held, widths[None])[0] * 1e-12:
             return widths
         widths = widths.copy()

@@ -36,14 +36,14 @@ def size_costs(model: Measurable, kind: str) -> Costs:
     if kind == "neurons":
         return lambda widths: np.asarray(widths, dtype=float).sum(axis=1)
     layers, shapes = model.layers(), copy.deepcopy(model).to("meta")
-    depth, own = len(layers), np.array([layer.width for layer in layers])
+    depth, full = len(layers), np.array([layer.width for layer in layers])
 
     def size(widths: np.ndarray) -> float:
         with torch.device("meta"):
             smaller = shapes.resized(widths.tolist())
             return float(smaller.multiply_adds() if kind == "multiply_adds" else _numbers(smaller))
 
-    rows = np.stack([own, np.arange(depth) % 3 + 1])
+    rows = np.stack([full, np.arange(depth) % 3 + 1])
     sizes = [size(row) for row in rows]
     names = model.multiplied() if kind == "multiply_adds" else [name for name, _ in model.named_parameters()]
     every = list(combinations_with_replacement(range(depth), 2))
@@ -113,18 +113,18 @@ def interpolated(times: pd.DataFrame, layers: Sequence[str]) -> Costs:
 
 def _multiplied(layers: Sequence[NeuronLayer]) -> list[tuple[int, int]]:
     """Return the pairs of layers (ascending; one twice: its square) that hold two dimensions of one parameter."""
-    found: dict[str, dict[int, set[int]]] = {}
+    dimensions: dict[str, dict[int, set[int]]] = {}
     for index, layer in enumerate(layers):
         for piece in (*layer.owned, *layer.read):
-            found.setdefault(piece.parameter, {}).setdefault(piece.dim, set()).add(index)
-    dims = (pair for parameter in found.values() for pair in combinations(parameter.values(), 2))
+            dimensions.setdefault(piece.parameter, {}).setdefault(piece.dim, set()).add(index)
+    dims = (pair for parameter in dimensions.values() for pair in combinations(parameter.values(), 2))
     return sorted({(min(pair), max(pair)) for one, other in dims for pair in product(one, other)})
 
 
 def _told_by_shapes(model: Measurable, names: Iterable[str]) -> Costs:
     """Return how many numbers the named parameters hold: each dimension is a number plus some for each neuron."""
     layers, parameters = model.layers(), dict(model.named_parameters())
-    depth, own = len(layers), np.array([layer.width for layer in layers])
+    depth, full = len(layers), np.array([layer.width for layer in layers])
     each: dict[tuple[str, int], np.ndarray] = {}
     for index, layer in enumerate(layers):
         for piece in (*layer.owned, *layer.read):
@@ -137,7 +137,7 @@ def _told_by_shapes(model: Measurable, names: Iterable[str]) -> Costs:
                 c, a, q = c * length, a * length, q * length
                 continue
             more = each[name, dim]
-            fixed = length - more @ own
+            fixed = length - more @ full
             c, a, q = c * fixed, a * fixed + c * more, q * fixed + (np.outer(a, more) + np.outer(more, a)) / 2
         constant, linear, products = constant + c, linear + a, products + q
     return _quadratic_costs(constant, linear, products)

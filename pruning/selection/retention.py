@@ -254,12 +254,12 @@ def _within(frame: pd.DataFrame, choices: Mapping[str, np.ndarray], budget: Budg
 
 def _layers_of(kinds: Mapping[str, str], layers: Iterable[str], wanted: Iterable[str]) -> dict[str, list[str]]:
     """Return the layers of each wanted network type; every layer must have one of them."""
-    found: dict[str, list[str]] = {}
+    by_kind: dict[str, list[str]] = {}
     for layer in layers:
-        found.setdefault(kinds.get(layer, "mixed"), []).append(layer)
-    if set(found) != set(wanted):
-        raise ValueError(f"Expected layers of the kinds {sorted(wanted)}, got {sorted(found)}.")
-    return found
+        by_kind.setdefault(kinds.get(layer, "mixed"), []).append(layer)
+    if set(by_kind) != set(wanted):
+        raise ValueError(f"Expected layers of the kinds {sorted(wanted)}, got {sorted(by_kind)}.")
+    return by_kind
 
 
 def _by_kind(
@@ -272,8 +272,8 @@ def _by_kind(
     """Return each layer's width where each network type keeps a share of its own neurons."""
     widths: dict[str, int] = {}
     for kind, names in layers.items():
-        own, steps = frame[frame["layer"].isin(names)], {layer: choices[layer] for layer in names}
-        widths |= _shared(own, steps, dict.fromkeys(names, shares[kind]), scope)
+        neurons, steps = frame[frame["layer"].isin(names)], {layer: choices[layer] for layer in names}
+        widths |= _shared(neurons, steps, dict.fromkeys(names, shares[kind]), scope)
     return widths
 
 
@@ -377,9 +377,9 @@ def _without_numbers(importance: pd.DataFrame, by: str, otherwise: str | None) -
     wrong = [str(layer) for layer in missing.unique()]
     if not wrong:
         return []
-    own = importance[importance["layer"].isin(wrong)]
-    known = [name for name in names if np.isfinite(own[name].to_numpy(float)).all()]
-    empty = bool(own[by].isna().all())
+    neurons = importance[importance["layer"].isin(wrong)]
+    known = [name for name in names if np.isfinite(neurons[name].to_numpy(float)).all()]
+    empty = bool(neurons[by].isna().all())
     if empty and otherwise in known:
         return wrong
     out = f"choose by one of {known}" + (", or let otherwise name one of them for what has no numbers" if empty else "")

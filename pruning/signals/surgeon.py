@@ -90,7 +90,7 @@ def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) 
     neurons = sum(map(len, places.values()))
     errors = jackknife_error(evidence, lambda some: torch.cat(list(some.order(damping)[0].values()))) / neurons
     parts = []
-    for name, error in zip(places, torch.split(errors, [len(own) for own in places.values()]), strict=True):
+    for name, error in zip(places, torch.split(errors, [len(ranks) for ranks in places.values()]), strict=True):
         samples = sum(group.count for group in states[name])
         components = {"cost": costs[name], "place": places[name]}
         parts.append(signal_rows(name, components, places[name] / neurons, error, samples))

@@ -169,8 +169,8 @@ def without(
     smaller = select(model, keep)
     successor = optimizer_of(smaller, recipe)
     parameters = dict(model.named_parameters())
-    before = {name: optimizer.state[own] for name, own in parameters.items() if own in optimizer.state}
-    none = {name: torch.zeros_like(own) for name, own in named_tensors(model).items() if name not in before}
+    before = {name: optimizer.state[tensor] for name, tensor in parameters.items() if tensor in optimizer.state}
+    none = {name: torch.zeros_like(tensor) for name, tensor in named_tensors(model).items() if name not in before}
     moments = {
         what: cut(layers, keep, none | {name: memory[what] for name, memory in before.items()}) for what in MOMENTS
     }

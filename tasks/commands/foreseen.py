@@ -38,21 +38,21 @@ class Text:
 
     def tokens(self, split: str, most: int) -> int:
         """Return how many tokens a split has, each line's end among them, or a number of at least `most`."""
-        found = 0
+        count = 0
         for words in self.lines(split):
-            found += len(words) + 1
-            if found >= most:
+            count += len(words) + 1
+            if count >= most:
                 break
-        return found
+        return count
 
     def types(self, most: int) -> int:
         """Return how many types a vocabulary of the training split has, or `most`."""
-        found = {END_OF_LINE, UNKNOWN}
+        vocabulary = {END_OF_LINE, UNKNOWN}
         for words in self.lines("train"):
-            found.update(words)
-            if len(found) >= most:
+            vocabulary.update(words)
+            if len(vocabulary) >= most:
                 break
-        return min(len(found), most)
+        return min(len(vocabulary), most)
 
 
 def check_text(parameters: Parameters, text: Text) -> None:
@@ -137,10 +137,10 @@ def _gibibytes(size: int) -> str:
 
 
 def _check_length(text: Text, split: str, needed: int, what: str, names: str) -> None:
-    found = text.tokens(split, needed)
-    if found < needed:
+    count = text.tokens(split, needed)
+    if count < needed:
         raise Unexpected(
-            f"Expected at least {needed:,} tokens in the {split} split of {text.name} for {what}, got {found:,}; "
+            f"Expected at least {needed:,} tokens in the {split} split of {text.name} for {what}, got {count:,}; "
             f"give more text, or lower {names} in params.yaml."
         )
 

@@ -73,11 +73,11 @@ def costed(model: LanguageModel, work: Callable[[], Found]) -> tuple[Found, Cost
     before = _forget_peak()
     with counted(model) as passes:
         start = time.perf_counter()
-        found = work()
+        result = work()
         seconds = time.perf_counter() - start
     growth = max(0.0, (_peak() - before) / MEBIBYTE)
     cost = {"seconds": seconds, "peak_memory": growth}
-    return found, {**cost, "forward_passes": passes.forward, "backward_passes": passes.backward}
+    return result, {**cost, "forward_passes": passes.forward, "backward_passes": passes.backward}
 
 
 def _forget_peak() -> int:

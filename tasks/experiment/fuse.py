@@ -14,6 +14,6 @@ from tasks.experiment.inputs import Case, read_calibration
 def run(job: Job) -> None:
     """Write the learned weights."""
     calibration = read_calibration(job.input("calibrate/signals"), Case(job).text)
-    found = fused_by(calibration, choice_of("learned"), oracle=read_table(job.input("oracle/oracle")))
+    learnt = fused_by(calibration, choice_of("learned"), oracle=read_table(job.input("oracle/oracle")))
     with replacing(job.output("weights")) as aside:
-        aside.write_text(json.dumps(to_plain(found.weighing), indent=2) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(to_plain(learnt.weighing), indent=2) + "\n", encoding="utf-8")

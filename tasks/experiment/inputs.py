@@ -81,13 +81,13 @@ def read_calibration(signals: Path, seed: int) -> Calibration:
 
 def effort(job: Job) -> Mapping[str, Mapping[str, Any]]:
     """Return the signals' settings: params.yaml's, and the experiment's limits in their place."""
-    limits, found = job.setting("effort"), {}
+    limits, settings = job.setting("effort"), {}
     for name in MEASURED:
-        own = {key: value for key, value in job.settings(name).items() if key != "seed"}
+        asked = {key: value for key, value in job.settings(name).items() if key != "seed"}
         for limit in ("activation_samples", "batches"):
-            if limit in own and limits.windows:
-                own[limit] = min(own[limit], limits.windows)
-        found[name] = own
+            if limit in asked and limits.windows:
+                asked[limit] = min(asked[limit], limits.windows)
+        settings[name] = asked
     if limits.probes:
-        found["hessian"]["probes"] = limits.probes
-    return found
+        settings["hessian"]["probes"] = limits.probes
+    return settings

@@ -71,7 +71,7 @@ def _sections(
 ) -> list[PageSection]:
     """Return what the page holds, in order."""
     options = [f"`{name}` {_plain(value)}" for name, value in settings.items()]
-    found = [
+    sections = [
         PageSection(
             "Verdict",
             f"Computed from the tables below. A method wins where its loss is lower by more than {ERRORS:g} standard "
@@ -85,8 +85,8 @@ def _sections(
         "stability": _stability_section,
         "cost": _cost_section,
     }
-    found += [make(tables[name]) for name, make in makers.items() if name in tables]
-    return [*found, PageSection("Settings", "What was measured, and how.", points=options)]
+    sections += [make(tables[name]) for name, make in makers.items() if name in tables]
+    return [*sections, PageSection("Settings", "What was measured, and how.", points=options)]
 
 
 def _progressive_section(progressive: pd.DataFrame) -> PageSection:
@@ -96,7 +96,9 @@ def _progressive_section(progressive: pd.DataFrame) -> PageSection:
         "fine-tuning against the dense model with the same extra training; then the loss above that of `traditional` "
         "and of `random` with the same share, nat/token ± standard error, below zero where it wins."
     )
-    keyed = {phase: own.set_index(["retain", "variant"]) for phase, own in progressive.groupby("phase")}
+    keyed = {
+        phase: rows_of_phase.set_index(["retain", "variant"]) for phase, rows_of_phase in progressive.groupby("phase")
+    }
     last = keyed[PHASES[-1]]
     order = sorted(last.index, key=lambda key: (-key[0], [CONTROL, *VARIANTS].index(key[1])))
     rows = []
@@ -191,8 +193,8 @@ def _progressive_figure(progressive: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(14, 5), layout="constrained")
     for axes, phase in zip(figure.subplots(1, len(PHASES)), PHASES, strict=True):
         rows = progressive[progressive["phase"] == phase]
-        for index, (variant, own) in enumerate(rows[rows["variant"] != CONTROL].groupby("variant")):
-            line = own.sort_values("retain")
+        for index, (variant, curve) in enumerate(rows[rows["variant"] != CONTROL].groupby("variant")):
+            line = curve.sort_values("retain")
             axes.plot(line["retain"], line["perplexity"], "o-", color=f"C{index % 10}", label=str(variant), alpha=0.8)
         dense = rows.loc[rows["variant"] == CONTROL, "perplexity"].iloc[0]
         axes.axhline(dense, color="black", linestyle="--", label=CONTROL)

@@ -30,7 +30,7 @@ def run(job: Job) -> None:
     dense, texts, treated = read_dense(job), texts_of(job), treatment(job)
     calibration = read_calibration(job.input("calibrate/signals"), case.text)
     weights = read_json(job.input("fuse/weights"))
-    control, kept, found = apart and not case.text, job.partial, []
+    control, kept, outcomes = apart and not case.text, job.partial, []
     for name in job.track([*([CONTROL] if control else []), *job.setting("choices")], job.stage.address):
         place = kept / f"{name}.json"
         if not place.is_file():
@@ -44,9 +44,9 @@ def run(job: Job) -> None:
             )  # fmt: skip
             with replacing(place) as aside:
                 aside.write_text(json.dumps(plain(outcome)), encoding="utf-8")
-        found.append(place.read_text(encoding="utf-8"))
+        outcomes.append(place.read_text(encoding="utf-8"))
     with replacing(job.output("outcomes")) as aside:
-        aside.write_text(f"[{','.join(found)}]\n", encoding="utf-8")
+        aside.write_text(f"[{','.join(outcomes)}]\n", encoding="utf-8")
     forget(job)
 
 
@@ -58,28 +58,31 @@ def texts_of(job: Job) -> Texts:
 
 def treatment(job: Job) -> Treatment:
     """Return what follows each choice."""
-    own, usual = job.setting("treatment"), job.setting("finetune")
+    settings, usual = job.setting("treatment"), job.setting("finetune")
     same = {name: getattr(usual, name) for name in ("warmup", "weight_decay", "clip", "patience")}
-    recipe = Recipe(epochs=1, portion=own.portion, learning_rate=own.learning_rate, **same)
-    imitation = Imitation(**job.setting("reconstruct").model_dump(exclude={"repair", "tokens"}), tokens=own.imitation)
+    recipe = Recipe(epochs=1, portion=settings.portion, learning_rate=settings.learning_rate, **same)
+    imitation = Imitation(
+        **job.setting("reconstruct").model_dump(exclude={"repair", "tokens"}), tokens=settings.imitation
+    )
     return Treatment(
-        scope=own.scope, floor=own.floor, repair=own.repair, imitation=imitation, recipe=recipe,
-        distillation=own.distillation,
+        scope=settings.scope, floor=settings.floor, repair=settings.repair, imitation=imitation, recipe=recipe,
+        distillation=settings.distillation,
     )  # fmt: skip
 
 
-def plain(found: Pruning) -> dict[str, Any]:
+def plain(outcome: Pruning) -> dict[str, Any]:
     """Return a pruning without its models as what JSON can hold."""
     return {
-        "variant": found.variant,
-        "retain": found.retain,
-        "calibration": found.calibration,
-        "training": found.training,
-        "keep": {layer: own.tolist() for layer, own in found.keep.items()},
+        "variant": outcome.variant,
+        "retain": outcome.retain,
+        "calibration": outcome.calibration,
+        "training": outcome.training,
+        "keep": {layer: neurons.tolist() for layer, neurons in outcome.keep.items()},
         "losses": {
-            phase: {"sums": own.sums.tolist(), "tokens": own.tokens.tolist()} for phase, own in found.losses.items()
+            phase: {"sums": losses.sums.tolist(), "tokens": losses.tokens.tolist()}
+            for phase, losses in outcome.losses.items()
         },
-        "size": vars(found.size),
+        "size": vars(outcome.size),
     }
 
 
@@ -90,15 +93,15 @@ def read_outcomes(path: Path) -> list[Pruning]:
         Unexpected: If the file holds something else.
     """
     try:
-        return [_pruning(found) for found in read_json(path)]
+        return [_pruning(outcome) for outcome in read_json(path)]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise Unexpected(f"Expected prunings with their losses in {path}, got something else ({error}).") from error
 
 
-def _pruning(found: Mapping[str, Any]) -> Pruning:
+def _pruning(outcome: Mapping[str, Any]) -> Pruning:
     losses = {
-        phase: Losses(*(torch.tensor(own[name], dtype=torch.float64) for name in ("sums", "tokens")))
-        for phase, own in found["losses"].items()
+        phase: Losses(*(torch.tensor(totals[name], dtype=torch.float64) for name in ("sums", "tokens")))
+        for phase, totals in outcome["losses"].items()
     }
-    keep = {layer: torch.tensor(own) for layer, own in found["keep"].items()}
-    return Pruning(**{**found, "keep": keep, "losses": losses, "size": Size(**found["size"])})
+    keep = {layer: torch.tensor(neurons) for layer, neurons in outcome["keep"].items()}
+    return Pruning(**{**outcome, "keep": keep, "losses": losses, "size": Size(**outcome["size"])})

@@ -40,10 +40,12 @@ def read_vocabulary(checkpoint: Path) -> dict[str, int]:
     Raises:
         ValueError: If there is not exactly one such file, or it has no `<eos>`.
     """
-    found = sorted(checkpoint.parent.glob("*vocabulary*.txt"))
-    if len(found) != 1:
-        raise ValueError(f"Expected one *vocabulary*.txt beside {checkpoint}, got {[path.name for path in found]}.")
-    return read_words(found[0])
+    vocabularies = sorted(checkpoint.parent.glob("*vocabulary*.txt"))
+    if len(vocabularies) != 1:
+        raise ValueError(
+            f"Expected one *vocabulary*.txt beside {checkpoint}, got {[path.name for path in vocabularies]}."
+        )
+    return read_words(vocabularies[0])
 
 
 def read_words(vocabulary: Path) -> dict[str, int]:

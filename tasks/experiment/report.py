@@ -56,7 +56,7 @@ def _outcomes(job: Job, texts: list[int]) -> Iterator[Pruning]:
 
 def _costs(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Yield the rows of the `cost` table: the median of measured values, the largest of counts."""
-    for score, own in rows.groupby("score"):
-        middle = {name: float(own[name].median()) for name in ("seconds", "peak_memory")}
-        most = {name: int(own[name].max()) for name in ("forward_passes", "backward_passes")}
-        yield {"score": str(score), **middle, **most, "runs": len(own)}
+    for score, costs in rows.groupby("score"):
+        middle = {name: float(costs[name].median()) for name in ("seconds", "peak_memory")}
+        most = {name: int(costs[name].max()) for name in ("forward_passes", "backward_passes")}
+        yield {"score": str(score), **middle, **most, "runs": len(costs)}

@@ -34,7 +34,7 @@ def records(state: State) -> list[Record]:
 
 def _choices(tables: Mapping[str, pd.DataFrame]) -> list[Record]:
     """Return one record for each choice: its perplexity by phase and share, its precision and its stability."""
-    found = []
+    of_choices = []
     for choice, rows in tables["progressive"].groupby("variant"):
         metrics = {
             f"perplexity_{row['phase']}/keep_{100 * row['retain']:g}": row["perplexity"]
@@ -42,11 +42,11 @@ def _choices(tables: Mapping[str, pd.DataFrame]) -> list[Record]:
         }
         spreads = [f"{phase}_spread" for phase in PHASES]
         for name, columns in (("precision", ["spearman"]), ("stability", ["overlap", *spreads])):
-            own = tables[name][tables[name]["score"] == choice]
-            own = own[own["over"] == "calibration"] if name == "stability" else own
-            metrics |= {column: float(value) for column in columns for value in own[column] if np.isfinite(value)}
-        found.append(Record(str(choice), {"variant": choice}, metrics, tags={"kind": "experiment variant"}))
-    return found
+            of_choice = tables[name][tables[name]["score"] == choice]
+            of_choice = of_choice[of_choice["over"] == "calibration"] if name == "stability" else of_choice
+            metrics |= {column: float(value) for column in columns for value in of_choice[column] if np.isfinite(value)}
+        of_choices.append(Record(str(choice), {"variant": choice}, metrics, tags={"kind": "experiment variant"}))
+    return of_choices
 
 
 def _by_score(table: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, float]:

@@ -53,8 +53,10 @@ def write_costs(path: Path, curve: pd.DataFrame, variants: pd.DataFrame) -> None
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     for axes, (cost, label) in zip(figure.subplots(1, len(COSTS), sharey=True), COSTS.items(), strict=True):
         axes.plot(curve[cost], curve["test_perplexity"], "s-", color="black", label="path, reconstructed only")
-        for index, (variant, own) in enumerate(variants.groupby("variant", sort=False)):
-            axes.plot(own[cost], own["finetuned_perplexity"], "o", color=f"C{index}", markersize=9, label=str(variant))
+        for index, (variant, points) in enumerate(variants.groupby("variant", sort=False)):
+            axes.plot(
+                points[cost], points["finetuned_perplexity"], "o", color=f"C{index}", markersize=9, label=str(variant)
+            )
         axes.set(xlabel=label, xlim=(0, None), yscale="log")
         axes.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
         axes.yaxis.set_minor_formatter(mpl.ticker.ScalarFormatter())
@@ -117,8 +119,8 @@ def _importance(importance: pd.DataFrame) -> Figure:
     for axes in grid[len(names) :]:
         axes.remove()
     for axes, name in zip(grid, names, strict=False):
-        for layer, own in importance.groupby("layer", sort=True):
-            axes.hist(own[name], bins=30, histtype="step", linewidth=1.5, label=str(layer))
+        for layer, rows_of_layer in importance.groupby("layer", sort=True):
+            axes.hist(rows_of_layer[name], bins=30, histtype="step", linewidth=1.5, label=str(layer))
         axes.set(title=name, ylabel="neurons")
     grid[0].legend(title="layer")
     figure.suptitle("Importance of neurons, by signal and layer")
