@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from pruning.core.neurons import frozen_as, named_tensors
 from pruning.data.windows import Batches
-from pruning.models.adapted import Adapted, Criterion, Use, adapt
+from pruning.models.adapted import Adapted, Use, adapt
 from pruning.models.calling import Call
+from pruning.models.objectives import Criterion
 from tasks.common.blame import blaming
 from tasks.common.parameters import Unexpected
 from tasks.common.sources import file_of_source

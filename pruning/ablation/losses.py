@@ -151,7 +151,7 @@ def cluster_losses(model: Measurable, batches: Sequence[Any]) -> ClusterLosses:
     state, losses = None, []
     with evaluating(model), torch.no_grad():
         for inputs, targets in batches:
-            logits, state = model.logits(inputs, state)
+            logits, state = model.predicted(inputs, state)
             losses.append(_by_cluster(model, logits, targets))
     return losses
 

@@ -188,7 +188,7 @@ def _supported(
     """Return the model as the library can measure it, each layer with readers of its own, and its batches."""
     (inputs, targets), ready = batches[0], Given(model, batches[0][0], criterion)
     with untouched(model), evaluating(model), torch.no_grad():
-        output = ready.logits(inputs)[0]
+        output = ready.predicted(inputs)[0]
     if classes is not None and output.shape[-1] != classes:
         raise ValueError(f"Expected a model of {classes} tokens (ntokens), got one of {output.shape[-1]}.")
     if isinstance(model, LanguageModel):

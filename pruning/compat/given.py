@@ -20,9 +20,18 @@ from pruning.data.windows import first_batches
 from pruning.discovery.recurrent import unstacked
 from pruning.models.adapted import Adapted, Use, _on
 from pruning.models.calling import Caller, example_dim_of
+from pruning.models.objectives import Classes, Examples, Objective
 
 Criterion = Callable[[Any, Any], Tensor]
 Pair = tuple[str, nn.Parameter | Tensor | nn.Module]
+
+
+class _Whole(Examples):
+    """Targets of any kind, which count as one."""
+
+    def counted(self, targets: Any) -> Tensor:  # noqa: ARG002 - whatever they are
+        """Return that they count, (1,)."""
+        return torch.ones(1, dtype=torch.bool)
 
 
 class Given(Adapted):
@@ -56,14 +65,14 @@ class Given(Adapted):
         """Return the model with a neuron's own rows as what reads it: a gate on the rows is a gate on the neuron."""
         return self.only([replace(layer, read=layer.owned) for layer in self.own])
 
-    def logits(self, inputs: Any, state: Any = None) -> tuple[Any, Any]:
+    def predicted(self, inputs: Any, state: Any = None) -> tuple[Any, Any]:
         """Return the output, whatever it is, and the state to carry on from."""
         return self.use.call(self.network, _on(self.device, inputs), state)
 
-    def _wanted(self, targets: Any) -> Tensor:
-        """Return class numbers as `Adapted` does; of other targets, one number for all of them, which counts."""
+    def objective(self, targets: Any) -> Objective:
+        """Return that class numbers are to be predicted, or whatever other targets are, all of them as one."""
         known = isinstance(targets, Tensor) and not targets.is_floating_point()
-        return super()._wanted(targets) if known else torch.zeros(1, dtype=torch.long)
+        return (Classes if known else _Whole)(self.use.criterion)
 
     def judged(self, logits: Any, targets: Any, *, reduction: str = "mean", **_: Any) -> Tensor:
         """Return the criterion's loss, `mean`, or `sum`: that times `weight`; (…, classes) are flattened for it.

@@ -13,7 +13,7 @@ from pruning.core.modes import evaluating
 from pruning.core.neurons import NeuronLayer, gather, named_tensors
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments
-from pruning.data.windows import IGNORED, Batches
+from pruning.data.windows import Batches
 from pruning.models.base import Measurable
 
 MULTIPLY_ADD, ACCUMULATE = 4.6, 0.9
@@ -92,7 +92,7 @@ def firing_rates(
     state: Any = None
     with evaluating(model), torch.no_grad():
         for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):
-            wanted, read = model.labels(targets) != IGNORED, partial(model.read, inputs, state)
+            wanted, read = model.counted(targets), partial(model.read, inputs, state)
             found, state = recorded(model, layers, read, wanted=wanted, example_dim=model.example_dim)
             for name, spikes in found.items():
                 moments[name].update(spikes)

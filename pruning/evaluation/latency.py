@@ -54,7 +54,7 @@ def _timed_step(model: Measurable, batch: int, state: Any) -> tuple[float, Any]:
     device, inputs = model.device, model.example(batch)
     wait_for(device)
     start = time.perf_counter()
-    _, state = model.logits(inputs, state)
+    _, state = model.predicted(inputs, state)
     wait_for(device)
     return time.perf_counter() - start, state
 

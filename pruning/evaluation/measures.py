@@ -1,7 +1,8 @@
 """What a model is worth and what it costs: loss over a whole split, sizes, and measured latency."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,14 +21,16 @@ class Loss:
     Attributes:
         total: Summed negative log-likelihood, nat (or whatever else the model's own criterion gives).
         tokens: How many targets were predicted; tokens of a language model.
-        correct: How many of them have the highest logit.
+        correct: How many of them have the highest logit; of several labels, the share that is right, summed.
         weight: What the mean is one over, where classes have weights; None where that is `tokens`.
+        metrics: The mean over the targets of each of the objective's metrics, by name (`Objective.metrics`).
     """
 
     total: float
     tokens: int
-    correct: int = 0
+    correct: float = 0
     weight: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -36,7 +39,7 @@ class Loss:
 
     @property
     def accuracy(self) -> float:
-        """Share of the targets that have the highest logit, in [0, 1]."""
+        """Share of the targets that have the highest logit, in [0, 1]; not a number where targets are amounts."""
         return self.correct / self.tokens
 
     @property
@@ -76,19 +79,22 @@ def loss_of(
     """
     if finite:
         expect_finite(model)
-    total, tokens, weight, correct, state = 0.0, 0, 0.0, 0, None
+    total, tokens, weight, state = 0.0, 0, 0.0, None
+    totals: dict[str, float] = {}
     with evaluating(model), torch.no_grad():
         for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):
-            logits, state = model.logits(inputs, state)
-            total += model.judged(logits, targets, reduction="sum").item()
+            outputs, state = model.predicted(inputs, state)
+            total += model.judged(outputs, targets, reduction="sum").item()
             tokens += model.count(targets)
             weight += model.weight(targets)
-            correct += int((logits.argmax(-1) == model.labels(targets)).sum())
+            for name, own in model.objective(targets).totals(outputs, targets).items():
+                totals[name] = totals.get(name, 0) + own
     if finite and not math.isfinite(total):
         raise FloatingPointError(f"Expected a finite loss, got {total}; look for inputs that are not finite.")
     if not weight:
         raise ValueError(f"Expected targets that count in some of {len(windows)} batches, got none; all are ignored.")
-    return Loss(total, tokens, correct, None if weight == tokens else weight)
+    metrics = {name: own / tokens for name, own in totals.items()}
+    return Loss(total, tokens, totals.get("accuracy", math.nan), None if weight == tokens else weight, metrics)
 
 
 def next_token_loss(

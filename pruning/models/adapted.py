@@ -15,14 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from pruning.core.devices import moved, twice_differentiable
 from pruning.core.modes import evaluating
 from pruning.core.neurons import TIED, NeuronLayer, PrunableModule, Slice
-from pruning.data.windows import IGNORED
 from pruning.discovery import Recurrent, discover
 from pruning.models.base import Measurable
 from pruning.models.calling import WITHIN, Call, own_module, usual_call
 from pruning.models.cells import recurrent_cell
+from pruning.models.objectives import Classes, Criterion, Objective, class_numbers, objective_of, setting
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
-"""(logits (n, classes), class numbers (n,)) → their mean loss, such as `nn.CrossEntropyLoss()`."""
 Tap = Callable[[Tensor], Tensor | None]
 """(values that hold a layer's outputs) → zeros to add to them; None where nothing can be added."""
 
@@ -58,8 +56,10 @@ def adapt(
 
     A network with `init_hidden(examples)` is run as `network(inputs, state)` and returns (logits, state): a recurrent
     language model, whose inputs are (T, B). Any other is run as `network(inputs)`; inputs in a tuple or list become
-    its arguments, in a dictionary its keyword arguments; it returns logits, first or alone, or holds them as `logits`.
-    `call` says it otherwise. The last dimension of the logits runs over classes, the others over targets.
+    its arguments, in a dictionary its keyword arguments; it returns one tensor, first or alone, or as `logits`.
+    `call` says it otherwise. The last dimension of logits runs over classes, the others over targets (for class numbers
+    (examples, …) also the second one of logits (examples, classes, …), as PyTorch has it); numbers and labels have
+    targets of the outputs' shape.
 
     >>> from torch import nn
     >>> network = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 3))
@@ -72,16 +72,18 @@ def adapt(
             or a model that says itself where its neurons are. It is left as it was.
         inputs: Inputs of one batch, with which neurons are discovered and sizes and latency measured; nothing is
             learnt from them.
-        criterion: (logits (n, classes), class numbers (n,)) → mean loss. Its `ignore_index`, if any, marks targets
-            that do not count.
-        call: (network, inputs, state or None) → (logits, state), if it is run in another way.
+        criterion: (outputs, targets) → mean loss. `nn.BCEWithLogitsLoss`, `nn.MSELoss`, `nn.L1Loss`,
+            `nn.SmoothL1Loss` and `nn.HuberLoss`, or their functions, say that targets are labels and numbers. Any
+            other is one of classes, such as `nn.CrossEntropyLoss()`: (logits (n, classes), class numbers (n,)) →
+            mean loss; its `ignore_index`, if any, marks targets that do not count.
+        call: (network, inputs, state or None) → (outputs, state), if it is run in another way.
         example_dim: The dimension of inputs and of layers' outputs (…, width) that runs over the examples of a batch;
             1 for a network with `init_hidden`, else 0.
 
     Raises:
         ValueError: For a criterion that does not take the mean, or a network in which no neurons are found.
     """
-    if (reduction := _setting(criterion, "reduction", "mean")) != "mean":
+    if (reduction := setting(criterion, "reduction", "mean")) != "mean":
         raise ValueError(f"Expected a criterion with reduction 'mean', got {reduction!r}.")
     carries = hasattr(own_module(network), "init_hidden")
     dim = int(carries) if example_dim is None else example_dim
@@ -147,17 +149,25 @@ class Adapted(Measurable):
         return self.use.call(self.network, _on(self.device, inputs), state)[1]
 
     def logits(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
-        """Return the logits, one row for each target, and the state.
+        """Return the outputs (…, classes or values) as rows, and the state."""
+        outputs, state = self.predicted(inputs, state)
+        return outputs.flatten(0, -2) if outputs.ndim > 1 else outputs[:, None], state
+
+    def predicted(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
+        """Return the outputs as the network gives them, and the state.
 
         Raises:
-            TypeError: If what the network returns is neither logits nor holds them as `logits`.
+            TypeError: If what the network returns is neither one tensor nor holds it as `logits`.
         """
         outputs, state = self.use.call(self.network, _on(self.device, inputs), state)
-        logits = outputs["logits"] if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
-        if not isinstance(logits, Tensor) or logits.ndim < 2:
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise TypeError(f"Expected logits (…, classes) from the network, got {got}; `call` can say where they are.")
-        return logits.flatten(0, -2), state
+        found = outputs["logits"] if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
+        if not isinstance(found, Tensor) or not found.ndim:
+            got = "a number" if isinstance(found, Tensor) else type(found).__name__
+            raise TypeError(
+                f"Expected one tensor of outputs, such as logits (…, classes), from the network, got {got}; "
+                "`call` can say where it is."
+            )
+        return found, state
 
     def untappable(self, inputs: Any) -> dict[str, str]:
         """Return why a layer is left out by `tapped` and `outputs`, by layer."""
@@ -166,11 +176,11 @@ class Adapted(Measurable):
         return found.reasons
 
     def tapped(self, inputs: Any, state: Any = None) -> tuple[Tensor, dict[str, Tensor], Any]:
-        """Return logits, the zeros that were added to each layer's outputs, (steps, examples, width), and the state."""
+        """Return outputs, the zeros added to each layer's outputs, (steps, examples, width), and the state."""
         with _tapping(self) as found:
-            logits, state = self.logits(inputs, state)
+            outputs, state = self.predicted(inputs, state)
         return (
-            logits,
+            outputs,
             {layer.name: found.zeros[layer.name] for layer in self.layers() if layer.name in found.zeros},
             state,
         )
@@ -181,22 +191,19 @@ class Adapted(Measurable):
             self.read(inputs, state)
         return found.outputs
 
+    def objective(self, targets: Tensor) -> Objective:  # noqa: ARG002 - the criterion says it
+        """Return what the network is for, which its criterion says."""
+        return objective_of(self.use.criterion)
+
     def labels(self, targets: Tensor) -> Tensor:
         """Return the class that each row of logits is to predict; `IGNORED` where the criterion ignores it.
 
         Raises:
             ValueError: If the targets are no class numbers.
         """
-        return moved(self._wanted(targets), self.device)
-
-    def count(self, targets: Tensor) -> int:
-        """Return how many of the targets count, without waiting for the model's device."""
-        return int((self._wanted(targets) != IGNORED).sum())
-
-    def _wanted(self, targets: Tensor) -> Tensor:
-        """Return the targets as class numbers where they are, `IGNORED` where the criterion ignores them."""
-        flat = _class_numbers(targets)
-        return flat.masked_fill(flat == _setting(self.use.criterion, "ignore_index", IGNORED), IGNORED)
+        objective = self.objective(targets)
+        found = objective.labels(targets) if isinstance(objective, Classes) else class_numbers(targets)
+        return moved(found, self.device)
 
     def judged(
         self,
@@ -209,29 +216,17 @@ class Adapted(Measurable):
         """Return the criterion's loss, `mean` or `sum` (the mean times `weight`, and 0 where nothing counts).
 
         Raises:
-            ValueError: If there is not one row of logits for each target, or no single loss.
+            ValueError: If outputs and targets do not fit each other, or there is no single loss.
         """
-        flat = moved(_class_numbers(targets), logits.device)
-        if len(flat) != len(logits):
-            raise ValueError(f"Expected a row of logits for each of {len(flat)} targets, got {len(logits)} rows.")
-        loss = self.use.criterion(logits, flat)
-        if loss.ndim:
-            raise ValueError(f"Expected a criterion that gives one number, got {tuple(loss.shape)}.")
+        loss = self.objective(targets).mean(logits, targets)
         if reduction == "mean":
             return loss
         weight = self.weight(targets)
         return loss * weight if weight else logits.sum() * 0
 
     def weight(self, targets: Tensor) -> float:
-        """Return the sum of the weights of the targets' classes, where PyTorch's criterion has weights; else `count`.
-
-        That is what its mean is divided by. Another criterion's mean is taken as one over the targets that count.
-        """
-        weights = _setting(self.use.criterion, "weight", None) if _is_weighted(self.use.criterion) else None
-        if weights is None:
-            return self.count(targets)
-        wanted = self._wanted(targets)
-        return float(weights.cpu()[wanted[wanted != IGNORED].cpu()].double().sum())
+        """Return what the criterion's mean is a mean over; see `Objective.weight`."""
+        return self.objective(targets).weight(targets)
 
     def example(self, batch: int) -> Any:
         """Return inputs of `batch` examples; of their first step, where a state is carried."""
@@ -249,19 +244,6 @@ class Adapted(Measurable):
         with evaluating(self), torch.no_grad(), twice_differentiable(), _unfused(), counter:
             self.read(self.example(1))
         return int(counter.get_total_flops()) // 2
-
-
-def _setting(criterion: Criterion, name: str, usual: Any) -> Any:
-    """Return a setting of a criterion, also where it is a function with some arguments given (`functools.partial`)."""
-    if isinstance(criterion, partial):
-        return criterion.keywords.get(name, usual)
-    return getattr(criterion, name, usual)
-
-
-def _is_weighted(criterion: Criterion) -> bool:
-    """Return whether the criterion's mean is one over the weights of classes, should it have some."""
-    function = criterion.func if isinstance(criterion, partial) else None
-    return isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) or function in (F.cross_entropy, F.nll_loss)
 
 
 @contextmanager
@@ -285,12 +267,6 @@ def _within(layer: NeuronLayer) -> NeuronLayer:
     pieces: dict[str, Any] = {kind: tuple(map(moved, getattr(layer, kind))) for kind in kinds}
     seen = layer.seen and moved(layer.seen)
     return replace(layer, **pieces, seen=seen, output=f"{WITHIN}.{layer.output}")
-
-
-def _class_numbers(targets: Tensor) -> Tensor:
-    if targets.is_floating_point():
-        raise ValueError(f"Expected class numbers as targets, got {targets.dtype}.")
-    return targets.flatten()
 
 
 def _on(device: torch.device, inputs: Any) -> Any:

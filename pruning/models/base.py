@@ -14,6 +14,7 @@ from pruning.core.modes import carried
 from pruning.core.neurons import PrunableModule
 from pruning.core.options import Decoupling
 from pruning.data.windows import IGNORED
+from pruning.models.objectives import Classes, Objective
 
 State: TypeAlias = list[tuple[Tensor, ...]]
 """What a model carries from window to window: some tensors for each layer."""
@@ -52,9 +53,13 @@ class Measurable(PrunableModule):
         """Return why `tapped` and `outputs` leave out a layer, by layer; those that are not named are all there."""
         return {}
 
+    def predicted(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
+        """Return what the network gives, in the shape in which `objective` takes it, and the state to carry on from."""
+        return self.logits(inputs, state)
+
     @abstractmethod
     def tapped(self, inputs: Any, state: Any = None) -> tuple[Tensor, dict[str, Tensor], Any]:
-        """Return logits and state as `logits` does and, by layer, zeros that were added to its outputs.
+        """Return what `predicted` gives and, by layer, zeros that were added to its outputs, and the state.
 
         They are shaped as `outputs` gives those, (steps, examples, width). The derivative of a loss by such zeros is
         how much it depends on each output, through every reader within this batch, the layer's own next steps
@@ -69,6 +74,14 @@ class Measurable(PrunableModule):
         """
 
     @abstractmethod
+    def objective(self, targets: Tensor) -> Objective:
+        """Return what the network is for that has such targets."""
+
+    def counted(self, targets: Tensor) -> Tensor:
+        """Return which targets count, (n,), on the device."""
+        return moved(self.objective(targets).counted(targets), self.device)
+
+    @abstractmethod
     def labels(self, targets: Tensor) -> Tensor:
         """Return the class that each row of logits is to predict, (n,), on the device; `IGNORED` where none is."""
 
@@ -76,25 +89,25 @@ class Measurable(PrunableModule):
     def judged(
         self, logits: Tensor, targets: Tensor, *, reduction: str = "mean", logarithms: Tensor | None = None
     ) -> Tensor:
-        """Return the loss of logits (n, classes), `mean` (per target that counts) or `sum`, the mean times `weight`.
+        """Return the loss of what `predicted` gave, `mean` (per target that counts) or `sum`, the mean times `weight`.
 
         The sum over no target is 0, their mean is not a number.
 
         Args:
-            logits: One row for each target.
+            logits: What `predicted` gave.
             targets: As they are in the batch.
             reduction: `mean` or `sum`.
-            logarithms: The log-softmax of `logits`, where it is at hand already.
+            logarithms: What `Objective.logarithms` gives of `logits`, where it is at hand already.
         """
 
     def loss(self, inputs: Any, targets: Tensor, state: Any = None, *, reduction: str = "mean") -> tuple[Tensor, Any]:
         """Return the loss of one batch, `mean` (per target that counts) or `sum`, and the state to carry on from."""
-        logits, state = self.logits(inputs, state)
-        return self.judged(logits, targets, reduction=reduction), state
+        outputs, state = self.predicted(inputs, state)
+        return self.judged(outputs, targets, reduction=reduction), state
 
     def count(self, targets: Tensor) -> int:
         """Return how many of the targets count."""
-        return int((self.labels(targets) != IGNORED).sum())
+        return int(self.objective(targets).counted(targets).sum())
 
     def weight(self, targets: Tensor) -> float:
         """Return what the `mean` loss of a batch is a mean over: the targets that count, each by its class's weight."""
@@ -119,6 +132,10 @@ class Measurable(PrunableModule):
     def multiplied(self) -> list[str] | None:
         """Return the parameters whose numbers are all that one example is multiplied by, once; None if unknown."""
         return None
+
+
+NEXT_TOKEN = Classes(nn.CrossEntropyLoss(ignore_index=IGNORED))
+"""What a language model is for."""
 
 
 class LanguageModel(Measurable):
@@ -179,6 +196,10 @@ class LanguageModel(Measurable):
         with torch.no_grad(), record(self, self.layers(), found.__setitem__):
             self.read(inputs, state)
         return {name: outputs.view(*inputs.shape, -1) for name, outputs in found.items()}
+
+    def objective(self, targets: Tensor) -> Objective:  # noqa: ARG002 - whatever the targets, they are tokens
+        """Return that the next token is predicted."""
+        return NEXT_TOKEN
 
     def labels(self, targets: Tensor) -> Tensor:
         """Return what follows each token, (T · B,); `IGNORED` where nothing does."""

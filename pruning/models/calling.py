@@ -8,7 +8,7 @@ from torch import nn
 from pruning.core.neurons import PrunableModule
 
 Call = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
-"""(network, inputs, state or None) → (logits (…, classes), state to carry on from)."""
+"""(network, inputs, state or None) → (outputs, state to carry on from)."""
 WITHIN = "network"
 """The name of the network in what adapts it."""
 

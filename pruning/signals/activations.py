@@ -14,7 +14,7 @@ from pruning.core.modes import evaluating
 from pruning.core.neurons import NeuronLayer, expect_finite
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Covariance, Histogram, Moments
-from pruning.data.windows import IGNORED, Batches
+from pruning.data.windows import Batches
 from pruning.models.base import Measurable
 from pruning.signals.jackknife import empty_groups, expect_several, filled, group_of, grouped_table, groups_that_fit
 from pruning.signals.scaling import weighted
@@ -156,5 +156,5 @@ def _scales(model: Measurable, layers: list[NeuronLayer], windows: Batches) -> d
 def _read(model: Measurable, layers: list[NeuronLayer], batch: Any, state: Any) -> tuple[dict[str, Tensor], Any]:
     """Return each layer's activations where a target counts, (samples, width), and the state."""
     inputs, targets = batch
-    wanted, read = model.labels(targets) != IGNORED, partial(model.read, inputs, state)
+    wanted, read = model.counted(targets), partial(model.read, inputs, state)
     return recorded(model, layers, read, wanted=wanted, example_dim=model.example_dim)

@@ -1,6 +1,6 @@
 """What one reading of the text leaves for all criteria: a mergeable state for each layer, from one pass a window."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,9 +13,8 @@ from pruning.core.hooks import at_targets
 from pruning.core.modes import carried
 from pruning.core.neurons import NeuronLayer, gather
 from pruning.core.statistics import Covariance
-from pruning.data.windows import IGNORED
 from pruning.models.base import Measurable
-from pruning.signals.sampled_labels import sampled_labels
+from pruning.models.objectives import Classes
 
 TOTALS = ("gate", "gate_size", "gate_window", "gate_true", "gate_sampled", "weight_sampled", "snip", "grasp")
 
@@ -67,18 +66,19 @@ class Partition:
 
     Attributes:
         edges: Layer name → each neuron's ascending inner edges, (width, bins − 1).
-        classes: The group of each token type, (V,).
+        shares: (outputs (n, values)) → the share of each group in each target's prediction, (n, groups).
     """
 
     edges: Mapping[str, Tensor]
-    classes: Tensor
+    shares: Callable[[Tensor], Tensor]
 
 
 def partition(model: Measurable, batch: Sequence[Any], *, bins: int, classes: int) -> Partition:
     """Return bins of equal frequency for each neuron, and groups of token types of equal predicted probability.
 
     Both are taken from one window, where its targets count, and then fixed. Token types are grouped in the order of
-    their mean predicted probability on it, likely ones first.
+    their mean predicted probability on it, likely ones first. Where the model's outputs are no classes, a prediction is
+    in one of as many groups of equal frequency along the direction in which the window's outputs differ most.
 
     Args:
         model: In evaluation mode.
@@ -86,18 +86,39 @@ def partition(model: Measurable, batch: Sequence[Any], *, bins: int, classes: in
         bins: Bins of each neuron's outputs.
         classes: Groups of token types.
     """
-    wanted = model.labels(batch[1]) != IGNORED
+    objective, wanted = model.objective(batch[1]), model.counted(batch[1])
     with torch.no_grad():
         found = model.outputs(batch[0])
         outputs = {name: at_targets(values, wanted, model.example_dim) for name, values in found.items()}
-        likely = model.logits(batch[0])[0][wanted].softmax(-1).cpu().double().mean(0)
+        rows = objective.rows(model.predicted(batch[0])[0], batch[1])[wanted]
     shares = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
     edges = {name: torch.quantile(h.cpu().double(), shares, dim=0).T.contiguous() for name, h in outputs.items()}
-    ordered, types = likely.sort(descending=True, stable=True)
+    grouped = _of_types if isinstance(objective, Classes) else _of_places
+    return Partition(edges, grouped(rows, classes))
+
+
+def _of_types(rows: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
+    """Return what gives the probability of each group of token types, by logits of one window."""
+    ordered, types = rows.softmax(-1).cpu().double().mean(0).sort(descending=True, stable=True)
     middles = (ordered.cumsum(0) - ordered / 2) / ordered.sum()
     groups = torch.empty_like(types)
     groups[types] = (middles * classes).long().clamp(max=classes - 1)
-    return Partition(edges, groups)
+    return lambda logits: _by_class(logits.softmax(-1).cpu(), groups)
+
+
+def _of_places(rows: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
+    """Return what gives which group along the main direction of one window's outputs a prediction is in."""
+    own = rows.cpu().double()
+    mean = own.mean(0)
+    direction = torch.linalg.svd(own - mean, full_matrices=False).Vh[0]
+
+    def places(outputs: Tensor) -> Tensor:
+        common = min(outputs.shape[1], len(mean))  # of a longer or shorter target: a sequence's steps, say
+        found: Tensor = (outputs[:, :common].cpu().double() - mean[:common]) @ direction[:common]
+        return found
+
+    edges = torch.quantile(places(rows), torch.linspace(0, 1, classes + 1, dtype=torch.float64)[1:-1])
+    return lambda outputs: F.one_hot(torch.searchsorted(edges, places(outputs)), classes).double()
 
 
 def gather_evidence(
@@ -117,9 +138,9 @@ def gather_evidence(
     """
     inputs, targets = batch
     outputs = model.outputs(inputs, state)
-    found, probabilities, after = _derivatives(model, layers, inputs, targets, state, generator)
-    wanted = (model.labels(targets) != IGNORED).cpu()
-    predicted = _by_class(probabilities.cpu(), partition.classes)
+    found, rows, after = _derivatives(model, layers, inputs, targets, state, generator)
+    wanted = model.counted(targets).cpu()
+    predicted, count = partition.shares(rows), model.count(targets)
     evidence = {}
     for layer in layers:
         hidden = outputs[layer.name].cpu().double()
@@ -130,8 +151,8 @@ def gather_evidence(
         states = Covariance.empty(layer.width)
         states.update(kept)
         evidence[layer.name] = Evidence(
-            int(wanted.sum()),
-            {**_gate_totals(hidden, true, sampled, int(wanted.sum())), **found.by_weight[layer.name]},
+            count,
+            {**_gate_totals(hidden, true, sampled, count), **found.by_weight[layer.name]},
             states,
             reading.square().sum((0, 1)),
             _joint(kept, partition.edges[layer.name], _at_outputs(predicted, hidden.shape, model.example_dim)[counted]),
@@ -148,13 +169,15 @@ def _at_outputs(values: Tensor, shape: torch.Size, example_dim: int) -> Tensor:
         example_dim: Whether the targets run over examples first (0) or last (1).
 
     Raises:
-        ValueError: If an example has not as many targets as another, or no whole number of steps for each.
+        ValueError: If an example has not as many targets as another.
     """
     (steps, examples), rest = shape[:2], values.shape[1:]
     each = len(values) // examples
-    if each * examples != len(values) or not each or steps % each:
+    if each * examples != len(values) or not each:
         raise ValueError(f"Expected as many targets for each of {examples} × {steps} outputs, got {len(values)}.")
     ordered = values.view(each, examples, *rest) if example_dim else values.view(examples, each, *rest).transpose(0, 1)
+    if steps % each:  # a forecast of some steps, say: all of them belong to every output
+        ordered, each = ordered.any(0)[None] if ordered.dtype == torch.bool else ordered.mean(0)[None], 1
     return ordered.repeat_interleave(steps // each, dim=0).flatten(0, 1)
 
 
@@ -174,18 +197,16 @@ def _derivatives(
     state: Any,
     generator: torch.Generator,
 ) -> tuple[_Derivatives, Tensor, Any]:
-    """Return the derivatives of a window's summed loss, the predicted probabilities (n, classes), and the state."""
+    """Return the derivatives of a window's summed loss, the outputs, (n, values), and the state."""
     names = {piece.parameter for layer in layers for piece in layer.owned}
     weights = {name: parameter for name, parameter in model.named_parameters() if name in names}
-    wanted = model.labels(targets)
+    objective = model.objective(targets)
     with twice_differentiable():
-        logits, offsets, after = model.tapped(inputs, state)
-        true, gradients, curved = _true(logits, wanted, weights, offsets)
-        probabilities = logits.detach().softmax(-1)
-        labels = sampled_labels(probabilities, wanted, generator)
-        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+        outputs, offsets, after = model.tapped(inputs, state)
+        true, gradients, curved = _true(objective.likelihood_loss(outputs, targets), weights, offsets)
+        loss = objective.fisher_loss(outputs, targets, generator)
         sampled = torch.autograd.grad(loss, [*weights.values(), *offsets.values()])
-    count = int((wanted != IGNORED).sum())
+    count = model.count(targets)
     sums = {
         "snip": {name: (w * gradients[name]).abs() for name, w in weights.items()},
         "grasp": {name: w * curved[name] / count for name, w in weights.items()},
@@ -200,14 +221,13 @@ def _derivatives(
         for layer in layers
     }
     by_output = {"true": true, "sampled": dict(zip(offsets, sampled[len(weights) :], strict=True))}
-    return _Derivatives(by_output, by_weight), probabilities, after
+    return _Derivatives(by_output, by_weight), objective.rows(outputs.detach(), targets), after
 
 
 def _true(
-    logits: Tensor, targets: Tensor, weights: Mapping[str, Tensor], offsets: Mapping[str, Tensor]
+    loss: Tensor, weights: Mapping[str, Tensor], offsets: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Return γ by layer, g and H g by parameter, from the true labels; the graph stays for the sampled ones."""
-    loss = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    """Return γ by layer, g and H g by parameter, from the loss by true targets; the graph stays for sampled ones."""
     found = torch.autograd.grad(loss, [*weights.values(), *offsets.values()], create_graph=True)
     gradients, by_output = found[: len(weights)], found[len(weights) :]
     still = [gradient.detach() for gradient in gradients]

@@ -6,17 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pruning.core.hooks import at_targets
 from pruning.core.modes import carried, differentiating, evaluating
 from pruning.core.neurons import NeuronLayer, expect_finite
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Covariance
-from pruning.data.windows import IGNORED, Batches
+from pruning.data.windows import Batches
 from pruning.models.base import Measurable
 from pruning.signals.jackknife import empty_groups, group_of, groups_that_fit
-from pruning.signals.sampled_labels import sampled_labels
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +25,12 @@ def sensitivities(
     """Return the moments of γ = ∂L/∂h of each layer, in groups of consecutive windows.
 
     h (width,) are a layer's outputs at one token and γ their derivative through every reader: the layer's own
-    recurrence, the next layer, the decoder. L is the summed loss of the window with labels sampled from the model, so
-    that M = E[γ γᵀ] is the Fisher information of h, and an error e in what is read costs ½ eᵀ M e nat/token to second
-    order. With readers' weights W and pre-activation gradients g, γ = Wᵀ g: M is the sum over pairs of readers of
-    Wᵀ E[g gᵀ] W, which is how K-FAC weighs their rows (Martens & Grosse 2015), without its matrices ever being made.
+    recurrence, the next layer, the decoder. L is the summed loss of the window with targets sampled from the model
+    (`Objective.fisher_loss`), so that M = E[γ γᵀ] is the Fisher information of h, and an error e in what is read costs
+    ½ eᵀ M e nat/token to second order. With readers' weights W and pre-activation gradients g, γ = Wᵀ g: M is the sum
+    over pairs of readers of Wᵀ E[g gᵀ] W, which is how K-FAC weighs their rows (Martens & Grosse 2015), without its
+    matrices ever being made. Where a loss is the negative logarithm of no distribution known here, targets are the true
+    ones, and a warning says so.
     Tokens whose target is ignored (padding) are left out of the mean.
     A layer whose outputs cannot be tapped is left out, and a warning says why.
 
@@ -66,7 +66,7 @@ def sensitivities(
                 state = model.passed(inputs, state)
                 continue
             found, state = _of_batch(model, inputs, targets, carried(state), generator)
-            wanted = model.labels(targets) != IGNORED
+            wanted = model.counted(targets)
             for name, gradients in found.items():
                 values = at_targets(gradients, wanted, model.example_dim)
                 group_of(groups[name], index, count).update(values)
@@ -74,9 +74,20 @@ def sensitivities(
 
 
 def tappable(model: Measurable, windows: Batches, signal: str) -> list[NeuronLayer]:
-    """Return the layers that can be tapped; a warning names each of the others and says why."""
+    """Return the layers that can be tapped; a warning names each of the others and says why.
+
+    Another says so where the Fisher information is that of the true targets, for want of others to draw.
+    """
     with evaluating(model):
-        reasons = model.untappable(next(iter(windows))[0])
+        inputs, targets = next(iter(windows))
+        reasons, objective = model.untappable(inputs), model.objective(targets)
+    if not objective.drawn:
+        logger.warning(
+            "The Fisher information in %s is the empirical one, by the true targets: %s is the negative logarithm of "
+            "no distribution that is known to draw them from.",
+            signal,
+            objective.name,
+        )
     for name, reason in reasons.items():
         logger.warning("Not measured by %s: layer %s, because %s.", signal, name, reason)
     return [layer for layer in model.layers() if layer.name not in reasons]
@@ -86,7 +97,6 @@ def _of_batch(
     model: Measurable, inputs: Any, targets: Tensor, state: Any, generator: torch.Generator
 ) -> tuple[dict[str, Tensor], Any]:
     """Return ∂L/∂h of each layer, (steps, examples, width), and the state to carry on from."""
-    logits, taps, state = model.tapped(inputs, state)
-    labels = sampled_labels(logits.detach().softmax(-1), model.labels(targets), generator)
-    loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    outputs, taps, state = model.tapped(inputs, state)
+    loss = model.objective(targets).fisher_loss(outputs, targets, generator)
     return dict(zip(taps, torch.autograd.grad(loss, list(taps.values())), strict=True)), state

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from pruning.core.modes import evaluating
-from pruning.data.windows import IGNORED
 from pruning.models.base import Measurable
 
 
@@ -47,17 +46,19 @@ def distillation_loss(
     (1 − share) · CE(labels) + share · T² · CE(softmax(z_t / T), softmax(z / T)), T the temperature, z the logits: T²
     keeps the gradient's size whatever the temperature, and the cross-entropy with the teacher differs from the
     Kullback–Leibler divergence by what no student can change. Padding is left out of both. The labels' loss is the
-    model's own, whatever its criterion.
+    model's own, whatever its criterion. Where that is no loss of classes, the distance is its own
+    (`Objective.divergence`): binary cross-entropies for several labels, the criterion between both outputs for numbers.
+
+    Raises:
+        ValueError: If the loss knows no distance between outputs.
     """
     inputs, targets = batch
-    logits, state = model.logits(inputs, state)
-    own = logits.log_softmax(-1)
+    objective = model.objective(targets)
+    outputs, state = model.predicted(inputs, state)
+    known = objective.logarithms(outputs, targets)
     with torch.no_grad(), evaluating(teacher.model):
-        taught_logits, taught = teacher.model.logits(inputs, taught)
-        shares = (taught_logits / teacher.temperature).softmax(-1)
-    loss = model.judged(logits, targets, logarithms=own)
-    softened = own if teacher.temperature == 1 else (logits / teacher.temperature).log_softmax(-1)
-    distance = -torch.linalg.vecdot(shares, softened)[
-        model.labels(targets) != IGNORED
-    ].mean()  # one product, no copy of the logits
-    return loss, (1 - teacher.share) * loss + teacher.share * teacher.temperature**2 * distance, (state, taught)
+        taught_outputs, taught = teacher.model.predicted(inputs, taught)
+    loss = model.judged(outputs, targets, logarithms=known)
+    distance = objective.divergence(outputs, taught_outputs, targets, temperature=teacher.temperature, logarithms=known)
+    scale = teacher.temperature**2 if objective.tempered else 1
+    return loss, (1 - teacher.share) * loss + teacher.share * scale * distance, (state, taught)

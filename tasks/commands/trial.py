@@ -107,12 +107,13 @@ def _check_passes(model: Adapted, batches: Mapping[str, list[tuple[Any, Tensor]]
         first, advice = f"the first batch of {split}", _types(model, (inputs, targets))
         runs = blaming(f"the model of {source} to run on {first}", advice, about=source)
         with runs, evaluating(model), torch.no_grad():
-            logits, _ = model.logits(inputs)
+            outputs, _ = model.predicted(inputs)
+            logits = model.objective(targets).rows(outputs, targets)
         classes = logits.shape[-1]
         _check_finite(logits, f"finite logits from {source} on {first}")
         _check_targets(model, targets, classes, f"batch 0 of {split} ({source})")
         with blaming(f"the criterion of {source} to give one number on {first}", about=source):
-            loss = model.judged(logits, targets)
+            loss = model.judged(outputs, targets)
         _check_finite(loss, f"a finite loss from {source} on {first}")
     inputs, targets = batches["train"][0]
     with blaming(f"the model of {source} to be trained on the first batch of train", about=source):

@@ -116,7 +116,7 @@ def test_every_signal_of_every_model_is_finite_and_leaves_it_as_it_was(kind, sig
 
 def test_sensitivities_of_a_classifier_are_its_readers_gradients_written_out(monkeypatch):
     model, (inputs, targets) = classifier(), BATCHES[0]
-    monkeypatch.setattr("pruning.signals.sensitivity.sampled_labels", lambda *_: targets)
+    monkeypatch.setattr("pruning.models.objectives.sampled_labels", lambda *_: targets)
     found = sensitivities(model, BATCHES[:2], batches=1, seed=0)
     own = model.module
     below = own.second(torch.tanh(own.first(inputs)))
@@ -149,6 +149,7 @@ def test_networks_that_nobody_here_wrote_are_tapped_and_measured(name):
     given = inputs[0] if hasattr(network, "init_hidden") else inputs
     model = adapt(network, given, criterion=nn.CrossEntropyLoss())
     logits, taps, _ = model.tapped(given)
+    logits = logits.flatten(0, -2)
     targets = torch.arange(len(logits)) % logits.shape[1]
     gammas = torch.autograd.grad(model.judged(logits, targets), list(taps.values()))
     outputs = model.outputs(given)
@@ -483,7 +484,9 @@ def test_a_wrong_network_or_criterion_is_refused(change, error, sentence):
 
 def test_wrong_logits_targets_and_losses_are_refused():
     inputs, targets = BATCHES[0]
-    with pytest.raises(TypeError, match=r"Expected logits \(…, classes\) from the network, got tuple; `call` can say"):
+    with pytest.raises(
+        TypeError, match=r"Expected one tensor of outputs, such as logits \(…, classes\), from the network, got tup"
+    ):
         classifier(call=lambda network, inputs, _: ((network(inputs), 1), None)).logits(inputs)
     with pytest.raises(ValueError, match=r"Expected a row of logits for each of 4 targets, got 5 rows."):
         classifier().loss(inputs, targets[:4])

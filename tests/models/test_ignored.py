@@ -62,10 +62,10 @@ def padded(batches):
 @pytest.fixture
 def _likeliest(monkeypatch):
     """Let sampled labels be the likeliest ones, for a random one is drawn for each target, ignored or not."""
-    for module in ("pruning.signals.sensitivity", "pruning.signals.evidence"):
-        monkeypatch.setattr(
-            f"{module}.sampled_labels", lambda p, wanted, _: torch.where(wanted == IGNORED, wanted, p.argmax(1))
-        )
+    monkeypatch.setattr(
+        "pruning.models.objectives.sampled_labels",
+        lambda p, wanted, _: torch.where(wanted == IGNORED, wanted, p.argmax(1)),
+    )
 
 
 def numbers(table):

@@ -1,0 +1,270 @@
+"""Whatever a network is for, it is measured, fused, pruned, repaired, trained and judged by its own loss."""
+
+import math
+from functools import cache, partial
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import pruning
+from pruning.ablation.joint_removal import joint_removal
+from pruning.ablation.oracle import oracle
+from pruning.core.neurons import mask, select
+from pruning.core.statistics import merged
+from pruning.evaluation.measures import loss_of, size_of
+from pruning.models.adapted import adapt
+from pruning.models.objectives import objective_of
+from pruning.repair.reconstruction import reconstruct
+from pruning.selection.retention import keep_of, retention
+from pruning.signals.activations import activations
+from pruning.signals.criteria import criteria
+from pruning.signals.sensitivity import sensitivities
+from pruning.signals.surgeon import surgeon
+from pruning.training.distillation import Teacher
+from pruning.training.loop import train
+from tests.networks import FEATURES, Classifier, made
+from tests.tiny import SIGNALS, recipe
+
+ALL = {
+    **SIGNALS,
+    "surgeon": lambda model, batches: surgeon(
+        activations(model, batches, activation_samples=16, bins=8)[1],
+        sensitivities(model, batches, batches=16, seed=1),
+        damping=1e-4,
+    ),
+    "criteria": lambda model, batches: criteria(model, batches, batches=16, bins=4, classes=3, ridge=1e-4, seed=1),
+}
+
+
+class Forecaster(nn.Module):
+    """The next two numbers of series (B, T, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(1, 6, batch_first=True), nn.Linear(6, 2)
+
+    def forward(self, series):
+        return self.head(self.rnn(series)[0][:, -1])
+
+
+class Enhancer(nn.Module):
+    """Three numbers for each step of sequences (B, T, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(3, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, steps):
+        return self.head(self.rnn(steps)[0])
+
+
+class Price(nn.Module):
+    """One number for each example, without a dimension of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(FEATURES, 6), nn.Linear(6, 1)
+
+    def forward(self, examples):
+        return self.head(self.inner(examples).tanh())[:, 0]
+
+
+def denoiser():
+    return nn.Sequential(nn.Conv2d(1, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 1, 3, padding=1))
+
+
+def drawn(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def series(_):
+    long = (0.4 * torch.arange(9.0).double() + drawn(80, 1, seed=1)).sin()[..., None]
+    return long[:, :7], long[:, 7:, 0]
+
+
+def labelled(_):
+    inputs = drawn(80, FEATURES, seed=1)
+    return inputs, (inputs[:, :3] + 0.3 * inputs[:, 2:] > 0).double()
+
+
+def steps(threshold):
+    clean = drawn(80, 4, 3, seed=1).cumsum(1)
+    return clean + 0.3 * drawn(80, 4, 3, seed=2), (clean > 0).double() if threshold else clean
+
+
+def amounts(_):
+    inputs = drawn(80, FEATURES, seed=1)
+    return inputs, inputs[:, 0] * inputs[:, 1]
+
+
+def pictures(_):
+    clean = drawn(80, 1, 5, 5, seed=1).cumsum(-1)
+    return clean + 0.3 * drawn(80, 1, 5, 5, seed=2), clean
+
+
+KINDS = {
+    "forecast by MSE": (Forecaster, series, nn.MSELoss()),
+    "forecast by the function": (Forecaster, series, F.mse_loss),
+    "labels by BCE": (Classifier, labelled, nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2.0, 0.5]).double())),
+    "labels of each step": (Enhancer, lambda _: steps(threshold=True), nn.BCEWithLogitsLoss()),
+    "steps by L1": (Enhancer, lambda _: steps(threshold=False), nn.L1Loss()),
+    "steps by Huber": (Enhancer, lambda _: steps(threshold=False), partial(F.huber_loss, delta=0.5)),
+    "one number by smooth L1": (Price, amounts, nn.SmoothL1Loss()),
+    "one number by MSE": (Price, amounts, nn.MSELoss()),
+    "images by MSE": (denoiser, pictures, nn.MSELoss()),
+}
+EMPIRICAL = {"steps by L1", "steps by Huber", "one number by smooth L1"}
+
+
+@cache
+def model_and_batches(kind):
+    make, data, criterion = KINDS[kind]
+    batches = list(zip(*(part.split(5) for part in data(None)), strict=True))
+    return adapt(made(make, spread=0.5), batches[0][0], criterion=criterion), batches
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_the_loss_a_model_is_measured_fused_pruned_repaired_and_trained(kind, caplog):
+    model, batches = model_and_batches(kind)
+    tables = {name: measure(model, batches) for name, measure in ALL.items()}
+    for table in tables.values():
+        assert table.select_dtypes("number").apply(lambda column: column.abs().max() < math.inf).all()
+    said = [record.message for record in caplog.records if "empirical" in record.message]
+    assert len(said) == (2 if kind in EMPIRICAL else 0)
+    importance = pruning.fuse(tables, strategy="adaptive", seed=1)
+    keep = keep_of(retention(importance, variant="v", by="fused", retain=0.6, floor=1, scope="layer"))
+    smaller = select(model, keep)
+    inputs = batches[0][0]
+    assert torch.allclose(smaller.predicted(inputs)[0], mask(model, keep).predicted(inputs)[0], atol=1e-10)
+    assert size_of(smaller).multiply_adds < size_of(model).multiply_adds
+    covariances = activations(model, batches, activation_samples=16, bins=8)[1]
+    repaired = reconstruct(model, keep, covariances, repair="ridge")
+    assert repaired.widths() == smaller.widths()
+    before = loss_of(smaller, batches).mean
+    teacher = Teacher(model=model, share=0.5, temperature=2.0)
+    *_, last = train(smaller, batches, batches, recipe=recipe(epochs=2, learning_rate=0.01), seed=1, teacher=teacher)
+    smaller.load_state_dict(last.best())
+    assert loss_of(smaller, batches).mean == pytest.approx(last.history["valid_loss"].min())
+    assert loss_of(smaller, batches).mean < before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_measured_removals_are_the_rise_of_the_loss_itself(kind):
+    model, batches = model_and_batches(kind)
+    found = oracle(model, batches, neurons="all", tokens=10**6, most=10**6, tolerance=0.1, words="all", seed=1)
+    criterion = KINDS[kind][2]
+
+    def mean(network):
+        with torch.no_grad():
+            return sum(criterion(network(inputs), targets).item() for inputs, targets in batches) / len(batches)
+
+    (name, rows), *_ = found.groupby("layer")
+    layer = next(layer for layer in model.layers() if layer.name == name)
+    removed = {name: [0, 2]}
+    for neuron in (0, 2):
+        keep = {name: torch.tensor([other for other in range(layer.width) if other != neuron])}
+        rise = mean(select(model, keep)) - mean(model)
+        assert rows.set_index("neuron")["loss_increase"][neuron] == pytest.approx(rise, rel=1e-9, abs=1e-12)
+    both = joint_removal(model, batches, found, sets={"both": removed}, tokens=10**6)
+    keep = {name: torch.tensor([other for other in range(layer.width) if other not in (0, 2)])}
+    assert both["loss_increase"].tolist() == pytest.approx([mean(select(model, keep)) - mean(model)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_over_batches_is_the_criterions_mean_and_metrics_have_directions(kind):
+    model, batches = model_and_batches(kind)
+    inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    uneven = list(zip(inputs.split(33), targets.split(33), strict=True))
+    found = loss_of(model, uneven)
+    outputs = model.module(inputs).detach()
+    assert found.mean == pytest.approx(KINDS[kind][2](outputs, targets).item(), rel=1e-10)
+    directions = model.objective(targets).metrics
+    assert set(found.metrics) == set(directions)
+    if "accuracy" in directions:
+        assert directions["accuracy"] == "higher"
+        assert found.accuracy == pytest.approx(((outputs > 0) == (targets > 0.5)).double().mean().item())
+    else:
+        assert math.isnan(found.accuracy)
+        assert set(directions.values()) == {"lower"}
+        assert found.metrics["mean_absolute_error"] == pytest.approx((outputs - targets).abs().mean().item())
+
+
+@pytest.mark.parametrize("criterion", [nn.MSELoss(), nn.BCEWithLogitsLoss()])
+def test_the_fisher_information_of_outputs_is_the_hessian_of_a_targets_mean_loss(criterion):
+    objective, outputs = objective_of(criterion), torch.tensor([-1.5, 0.2, 2.0], dtype=torch.float64)
+    targets = torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64)
+    many = outputs.repeat(60_000, 1).requires_grad_()
+    loss = objective.fisher_loss(many, targets.repeat(60_000, 1), torch.Generator().manual_seed(1))
+    scores = torch.autograd.grad(loss, many)[0]
+    expected = torch.autograd.functional.hessian(lambda f: criterion(f, targets), outputs)
+    assert torch.allclose(scores.T @ scores / len(scores), expected, rtol=0.02, atol=0.005)
+    assert scores.mean(0).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("criterion", [nn.MSELoss(), nn.BCEWithLogitsLoss()])
+def test_sensitivities_are_the_closed_form_of_what_the_last_layer_makes_of_sampled_targets(criterion):
+    """γ = Wᵀ s at the last hidden layer, and E[s sᵀ] is 2/d for squares and p (1 − p)/d for labels."""
+    inputs = drawn(20_000, FEATURES, seed=3)
+    targets = torch.zeros(20_000, 3, dtype=torch.float64)
+    model = adapt(made(Classifier, spread=0.5), inputs[:5], criterion=criterion)
+    found = merged(sensitivities(model, [(inputs, targets)] * 2, batches=2, seed=1)["second"]).second_moment
+    with torch.no_grad():
+        last, shares = model.module.last.weight, model.module(inputs).sigmoid()
+    variances = torch.full((3,), 2.0) if isinstance(criterion, nn.MSELoss) else (shares * (1 - shares)).mean(0)
+    expected = last.T @ torch.diag(variances.double() / 3) @ last
+    assert (found - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+def test_a_distance_to_itself_has_no_gradient():
+    for criterion in (nn.MSELoss(), nn.BCEWithLogitsLoss(), nn.L1Loss(), nn.HuberLoss()):
+        taught = drawn(5, 3, seed=1)
+        outputs = taught.clone().requires_grad_()
+        distance = objective_of(criterion).divergence(outputs, taught, taught, temperature=1.0)
+        assert torch.autograd.grad(distance, outputs)[0].abs().max() < 1e-15
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets"), [((5, 3), (5,)), ((5, 1), (3,)), ((5, 4), (4, 5)), ((5,), (5, 2)), ((5, 1), (5, 5))]
+)
+def test_targets_of_another_shape_than_the_outputs_are_refused(outputs, targets):
+    sentence = r"Expected targets of the outputs' shape \(5.*, got \(.*; give one number for each output."
+    for criterion in (nn.MSELoss(), nn.BCEWithLogitsLoss()):
+        with pytest.raises(ValueError, match=sentence):
+            objective_of(criterion).mean(torch.zeros(outputs), torch.zeros(targets))
+
+
+def test_whole_numbers_are_amounts_to_a_loss_of_amounts():
+    outputs = torch.tensor([[0.5], [2.0]], requires_grad=True)
+    loss = objective_of(nn.MSELoss()).mean(outputs, torch.tensor([1, 2]))
+    assert torch.autograd.grad(loss, outputs)[0].tolist() == [[-0.5], [0.0]]
+
+
+class Segmenter(nn.Module):
+    """A class for each place of images (B, 1, 5, 5), classes second, as PyTorch's losses want them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 5, 3, padding=1), nn.Conv2d(5, 3, 1)
+
+    def forward(self, images):
+        return self.head(self.stem(images).relu())
+
+
+def test_classes_that_come_second_as_pytorch_has_them_give_what_classes_that_come_last_give():
+    images = drawn(80, 1, 5, 5, seed=1)
+    targets = (2 * images[:, 0]).round().long().clamp(-1, 1) + 1
+    targets[:4, 0] = -100
+    batches = list(zip(images.split(5), targets.split(5), strict=True))
+    criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]).double(), label_smoothing=0.1)
+    second, last = (
+        adapt(made(Segmenter), images[:5], criterion=criterion, call=call)
+        for call in (None, lambda network, inputs, _: (network(inputs).movedim(1, -1), None))
+    )
+    expected = criterion(second.module(images[:5]), targets[:5]).item()
+    assert second.loss(images[:5], targets[:5])[0].item() == pytest.approx(expected, rel=1e-12)
+    assert loss_of(second, batches) == loss_of(last, batches)
+    for measure in ALL.values():
+        pd.testing.assert_frame_equal(measure(second, batches), measure(last, batches))
