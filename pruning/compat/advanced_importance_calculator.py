@@ -11,7 +11,7 @@ from torch import nn
 
 from pruning import oracle
 from pruning.compat.given import Criterion, Pair, given
-from pruning.compat.improved_importance_calculation import ImprovedImportanceCalculator, scores
+from pruning.compat.improved_importance_calculation import ImprovedImportanceCalculator
 from pruning.core.modes import untouched
 from pruning.fusion.fused import Fusion, expect_strategy, fusion
 from pruning.signals.schemas import SIGNALS
@@ -45,7 +45,7 @@ class AdvancedImportanceCalculator(ImprovedImportanceCalculator):
 
         The same arguments give the same scores, and the model is left as it was; they are those of `compute_fusion`.
         """
-        return scores(self.compute_fusion(*told, **named))
+        return self.compute_fusion(*told, **named).by_layer
 
     def compute_importance_table(self, *told: Any, **named: Any) -> pd.DataFrame:
         """Return the table behind the scores: `layer`, `neuron`, each signal, each signal's share, and `fused`."""
@@ -80,9 +80,6 @@ class AdvancedImportanceCalculator(ImprovedImportanceCalculator):
             device: Where the model computes; by default, wherever it is.
             removals: For `learned`: `layer`, `neuron`, `loss_increase`, `standard_error`, if measured already.
             weights: What `pruning.fusion.fused.to_plain` gave of an earlier fusion; nothing is then fitted.
-
-        Raises:
-            ValueError: For arguments that are not such, or `learned` without anything to learn from.
         """
         own, batches = given(model, modules, channel_trace, dataloader, criterion, device, self.activation_samples)
         if self.fusion_strategy == "learned" and weights is None and removals is None:
@@ -92,5 +89,5 @@ class AdvancedImportanceCalculator(ImprovedImportanceCalculator):
                 removals = oracle(
                     own.gated(), batches[:READ], neurons=self.measured_neurons, tokens=ALL, seed=self.seed
                 )
-        how: Any = {"strategy": self.fusion_strategy, "seed": self.seed, "oracle": removals, "weights": weights}
-        return fusion(self._tables(own, batches), **how)
+        tables, strategy = self._tables(own, batches), self.fusion_strategy
+        return fusion(tables, strategy=strategy, seed=self.seed, oracle=removals, weights=weights)

@@ -16,7 +16,7 @@ from pruning.core.devices import expect_on
 from pruning.core.modes import evaluating, untouched
 from pruning.core.neurons import NeuronLayer, fingerprint
 from pruning.core.tables import table
-from pruning.data.windows import Window, cut
+from pruning.data.windows import IGNORED, Window, cut
 from pruning.experiment.measuring import USUAL, calibrate
 from pruning.fusion.fused import expect_strategy
 from pruning.fusion.schemas import IMPORTANCE
@@ -33,40 +33,24 @@ BATCHES, MEASURED = 100, 64
 
 @dataclass(frozen=True)
 class Comparison:
-    """The traditional choice, by Hessian trace × ‖w‖² / n, beside the one that was made.
+    """The traditional choice, by Hessian trace × ‖w‖² / n, beside the one that was made."""
 
-    Attributes:
-        kept_neurons: Layer → neurons that the traditional importance keeps, ascending.
-        model: The model with only those.
-        overlap: Layer → share of the kept neurons that both choices keep.
-        losses: `dense`, `chosen`, `traditional` → mean loss on the batches read, nat/token, right after removal.
-    """
-
-    kept_neurons: dict[str, list[int]]
-    model: nn.Module
-    overlap: dict[str, float]
-    losses: dict[str, float]
+    kept_neurons: dict[str, list[int]]  # layer → neurons that it keeps, ascending
+    model: nn.Module  # with only those
+    overlap: dict[str, float]  # layer → share of the kept neurons that both choices keep
+    losses: dict[str, float]  # of `dense`, `chosen`, `traditional` on the batches read, nat/token, right after removal
 
 
 @dataclass(frozen=True)
 class PruningResult:
-    """What was kept; unpacks as (kept_neurons, model), with a comparison as (kept_neurons, model, comparison).
+    """What was kept; unpacks as (kept_neurons, model), with a comparison as (kept_neurons, model, comparison)."""
 
-    Attributes:
-        kept_neurons: Layer → kept neurons, ascending.
-        model: The smaller model.
-        comparison: The traditional choice beside it, if it was asked for.
-        retention: The table `retention`: every neuron's importance, rank and fate, by variant.
-        importance: The table `importance`: every signal; None if the traces alone decided.
-        files: Table → file that it was saved in; empty if nothing was.
-    """
-
-    kept_neurons: dict[str, list[int]]
-    model: nn.Module
-    comparison: Comparison | None
-    retention: pd.DataFrame
-    importance: pd.DataFrame | None
-    files: dict[str, str]
+    kept_neurons: dict[str, list[int]]  # layer → neurons, ascending
+    model: nn.Module  # the smaller one
+    comparison: Comparison | None  # if it was asked for
+    retention: pd.DataFrame  # the table `retention`: every neuron's importance, rank and fate, by variant
+    importance: pd.DataFrame | None  # the table `importance`: every signal; None if the traces alone decided
+    files: dict[str, str]  # table → file that it was saved in
 
     def __iter__(self) -> Iterator[Any]:
         """Yield what the result unpacks to."""
@@ -77,21 +61,15 @@ class PruningResult:
 
 @dataclass(eq=False)
 class EnhancedHessianPruner:
-    """Removes the least important neurons of a model.
+    """Removes the least important neurons of a model, which is left as it was.
 
-    Attributes:
-        model: The dense model: one of the library's families, or any other that `pruning.discover` can read. It is
-            left as it was.
-        trace_file_name: The file that holds the Hessian traces of this model: the table `hessian` as Parquet, whatever
-            the name's ending. It is read if it exists, and else written.
-        use_advanced_importance: Whether all signals decide, or the traces alone.
-        importance_fusion_strategy: `simple`, `adaptive` or `learned`.
+    The traces are the table `hessian` as Parquet, whatever their file's ending; it is read if it exists, else written.
     """
 
-    model: nn.Module
-    trace_file_name: str
-    use_advanced_importance: bool = True
-    importance_fusion_strategy: str = "adaptive"
+    model: nn.Module  # one of the library's families, or any other that `pruning.discover` can read
+    trace_file_name: str  # holds the Hessian traces of this model
+    use_advanced_importance: bool = True  # whether all signals decide, or the traces alone
+    importance_fusion_strategy: str = "adaptive"  # or `simple`, or `learned`
 
     def __post_init__(self) -> None:
         """Refuse a fusion that there is none of."""
@@ -129,8 +107,7 @@ class EnhancedHessianPruner:
             save_results: Whether tables are saved beside the trace file, as `<its stem>.<the table's name>.parquet`.
 
         Raises:
-            ValueError: For a model that is not supported, batches, criterion or settings that are not such, or a trace
-                file of another model.
+            ValueError: For a model, batches or settings that cannot be used, or a trace file of another model.
         """
         if not 0 <= snn_ratio <= 1:
             raise ValueError(f"Expected snn_ratio in [0, 1], got {snn_ratio}.")
@@ -151,7 +128,8 @@ class EnhancedHessianPruner:
         chosen, comparison = next(iter(told)), None
         if comparison_analysis:
             others = kept["traditional"]
-            overlap = {name: _overlap(own, others[name]) for name, own in kept[chosen].items()}
+            both = {name: len({*own} & {*others[name]}) for name, own in kept[chosen].items()}
+            overlap = {name: n / max(len(kept[chosen][name]), len(others[name])) for name, n in both.items()}
             beside = {"dense": model, "chosen": models[chosen], "traditional": models["traditional"]}
             losses = {name: loss_of(one, ready).mean for name, one in beside.items()}
             comparison = Comparison(others, smaller["traditional"], overlap, losses)
@@ -192,7 +170,8 @@ def _supported(
     if classes is not None and output.shape[-1] != classes:
         raise ValueError(f"Expected a model of {classes} tokens (ntokens), got one of {output.shape[-1]}.")
     if isinstance(model, LanguageModel):
-        windows = [_window(ready, tokens, wanted) for (tokens,), wanted in batches]
+        ignored = getattr(criterion, "ignore_index", IGNORED)
+        windows = [Window.of(tokens, wanted, ignored) for (tokens,), wanted in batches]
         with torch.no_grad():
             got, mean = ready.judged(output, targets), model.judged(output.flatten(0, -2), windows[0].targets)
         if not any(torch.isclose(got, known, rtol=1e-4) for known in (mean, mean * ready.count(targets))):
@@ -202,14 +181,6 @@ def _supported(
     return adapt(model, _on(ready.device, inputs), criterion=criterion, example_dim=ready.example_dim), batches
 
 
-def _window(model: Given, tokens: Tensor, targets: Tensor) -> Window:
-    """Return a batch as the library's language models read it, (T, B) both."""
-    if targets.numel() != tokens.numel() or tokens.ndim != 2:
-        shapes = f"{tuple(tokens.shape)} and {tuple(targets.shape)}"
-        raise ValueError(f"Expected data (T, B) with a target for each token, got {shapes}.")
-    return Window(tokens, model.labels(targets).to(targets.device).view(tokens.shape))
-
-
 def _retained(importance: pd.DataFrame, variant: str, layers: list[NeuronLayer], snn_ratio: float) -> pd.DataFrame:
     """Return the `retention` table of a variant: spiking neurons keep their share, others the rest."""
     kinds = {layer.name: "snn" if layer.kind == "snn" else "rnn" for layer in layers}
@@ -217,7 +188,3 @@ def _retained(importance: pd.DataFrame, variant: str, layers: list[NeuronLayer],
     mixed = {"retain": 1.0, "kinds": kinds, "snn_ratio": snn_ratio}
     how: dict[str, Any] = mixed if len(set(kinds.values())) == 2 else {"retain": share}
     return retention(importance, variant=variant, by="importance", floor=1, scope="global", **how)
-
-
-def _overlap(one: list[int], other: list[int]) -> float:
-    return len(set(one) & set(other)) / max(len(one), len(other))

@@ -7,9 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruning.core.tables import Table, metadata, table
-
-ANEW = "give another file name to compute it anew"
+from pruning.core.tables import Table, metadata, table, taken_from
 
 
 def write_table(file: str | Path, schema: Table, frame: pd.DataFrame, about: Mapping[str, str]) -> None:
@@ -27,31 +25,17 @@ def write_table(file: str | Path, schema: Table, frame: pd.DataFrame, about: Map
 
 
 def read_table(file: str | Path, schema: Table, about: Mapping[str, str]) -> pd.DataFrame | None:
-    """Return the table in a file, None if there is no such file.
-
-    Raises:
-        ValueError: If the file holds something else, or a table that is about something else.
-    """
-    path, wanted = Path(file), f"Expected the table {schema.name!r} in {file}"
-    if not path.exists():
+    """Return the table in a file, None if there is no such file; refuse one of something else."""
+    if not Path(file).exists():
         return None
-    if path.is_dir():
-        raise ValueError(f"{wanted}, got a folder.")
+    if Path(file).is_dir():
+        raise ValueError(f"Expected the table {schema.name!r} in {file}, got a folder.")
     try:
-        content = pq.read_table(path, page_checksum_verification=True)
+        content = pq.read_table(file, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise ValueError(f"{wanted}, got something else ({error}); {ANEW}.") from error
-    told = {key.decode(errors="replace"): value for key, value in (content.schema.metadata or {}).items()}
-    held = {key: value.decode(errors="replace") for key, value in told.items()}
-    if held.get("table") != schema.name:
-        raise ValueError(f"{wanted}, got {held.get('table', 'no name')!r}.")
-    for key, value in about.items():
-        if held.get(key) != value:
-            raise ValueError(f"Expected the {schema.name} of this {key} in {file}, got that of another; {ANEW}.")
-    try:
-        return table(schema, content.to_pandas())
-    except ValueError as error:
-        raise ValueError(f"{wanted}, got a damaged one ({error}); {ANEW}.") from error
+        anew = f"got something else ({error}); give another file name to compute it anew."
+        raise ValueError(f"Expected the table {schema.name!r} in {file}, {anew}") from error
+    return taken_from(content, schema, about, file)
 
 
 def name_beside(file: str | Path, name: str) -> str:

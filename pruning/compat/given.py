@@ -38,8 +38,7 @@ class Given(Adapted):
     """A user's model whose layers of neurons are those that were handed over.
 
     Attributes:
-        own: One layer for each pair, under its name; `output` is the module that holds the parameter, and `read` is
-            empty unless the parameter also reads its own neurons (`weight_hh`).
+        own: One layer for each pair; `read` is empty unless a parameter also reads its own neurons (`weight_hh`).
         traces: Layer → Hessian trace of each neuron, (width,) float64.
     """
 
@@ -75,11 +74,7 @@ class Given(Adapted):
         return (Classes if known else _Whole)(self.use.criterion)
 
     def judged(self, logits: Any, targets: Any, *, reduction: str = "mean", **_: Any) -> Tensor:
-        """Return the criterion's loss, `mean`, or `sum`: that times `weight`; (…, classes) are flattened for it.
-
-        Raises:
-            ValueError: If it is not one finite number, or, where derivatives are asked for, depends on no parameter.
-        """
+        """Return the criterion's loss, `mean`, or `sum`: that times `weight`; (…, classes) are flattened for it."""
         weight, wanted = self.weight(targets) if reduction == "sum" else 1.0, _on(self.device, targets)
         if not weight:
             return torch.zeros((), device=self.device)
@@ -122,9 +117,8 @@ def given(
         if not isinstance(owner, Tensor | nn.Module):
             raise ValueError(f"Expected a parameter or a module under the name {name!r}, got {type(owner).__name__}.")
         numbers = [np.mean(list(numbers_in(entry)) or [np.nan]) for entry in entries]
-        for entry, number in zip(entries, numbers, strict=True):
-            if not np.isfinite(number):
-                raise ValueError(f"Expected a finite trace for each neuron of {name!r}, got {entry!r}.")
+        if wrong := [entry for entry, number in zip(entries, numbers, strict=True) if not np.isfinite(number)]:
+            raise ValueError(f"Expected a finite trace for each neuron of {name!r}, got {wrong[0]!r}.")
         found.traces[name] = torch.tensor(numbers, dtype=torch.float64)
         found.own.append(_layer(found, name, owner, len(numbers)))
     return found, batches
@@ -158,8 +152,8 @@ def _layer(model: nn.Module, name: str, owner: Tensor | nn.Module, width: int) -
         raise ValueError(f"Expected a module with parameters of its own under the name {name!r}, got none.")
     owned, read, outputs = [], [], []
     for one in wanted:
-        places = dict(model.named_parameters(remove_duplicate=False)).items()
-        names = [key for key, own in places if own is one or (own.shape == one.shape and _is_view(own, one))]
+        places, at = model.named_parameters(remove_duplicate=False), one.data_ptr() or -1  # of a `state_dict`'s, too
+        names = [key for key, own in places if own is one or (own.shape == one.shape and own.data_ptr() == at)]
         if not names:
             raise ValueError(f"Expected parameters of the model in modules, got {name!r}, which is none of them.")
         own = model.get_parameter(names[0])
@@ -175,8 +169,3 @@ def _layer(model: nn.Module, name: str, owner: Tensor | nn.Module, width: int) -
         read += [Slice(first[own], dim=1)] if "weight_hh" in first[own] and own.shape[1:] == (width,) else []
         outputs.append((f"network.{name}" if f"network.{name}" in names else names[0]).rpartition(".")[0])
     return NeuronLayer(name, "given", width, tuple(owned), tuple(read), outputs[0])
-
-
-def _is_view(parameter: nn.Parameter, other: Tensor) -> bool:
-    """Return whether a tensor is the parameter's data, as in a `state_dict`."""
-    return parameter.device == other.device and bool(other.numel()) and parameter.data_ptr() == other.data_ptr()

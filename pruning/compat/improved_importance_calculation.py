@@ -11,16 +11,15 @@ import pandas as pd
 import torch
 from torch import nn
 
+from pruning import gradients, weights
 from pruning.compat.given import Criterion, Given, Pair, given, numbers_in
 from pruning.core.hooks import shown
 from pruning.core.modes import evaluating, thawed, untouched
-from pruning.core.neurons import gather, named_tensors
 from pruning.core.tables import rows_of
 from pruning.experiment.measuring import USUAL, calibrate
-from pruning.fusion.fused import Fusion, fusion
+from pruning.fusion.fused import fusion
 from pruning.selection.retention import adaptive_retention_rate as usual_rate
-from pruning.signals.gradients import gradients
-from pruning.signals.weights import weights
+from pruning.signals.hessian import mean_squares
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class ImprovedImportanceCalculator:
     ) -> dict[str, list[float]]:
         """Return layer name → the importance of each of its neurons; see `AdvancedImportanceCalculator`."""
         own, batches = given(model, modules, channel_trace, dataloader, criterion, device, self.activation_samples)
-        return scores(fusion(self._tables(own, batches), strategy="simple", seed=0))
+        return fusion(self._tables(own, batches), strategy="simple", seed=0).by_layer
 
     def adaptive_retention_rate(self, importance_scores: Any, network_type: str = "mixed") -> float:
         """Return the share of neurons to keep; see the function of that name."""
@@ -64,11 +63,10 @@ class ImprovedImportanceCalculator:
 
     def _tables(self, own: Given, batches: list[Any]) -> dict[str, pd.DataFrame]:
         """Return what is known of every neuron, by signal; 0 for all of a layer that a signal cannot see."""
-        layers, tensors = sorted(own.layers(), key=lambda layer: layer.name), named_tensors(own)
-        keys = rows_of([layer.name for layer in layers], [layer.width for layer in layers])
-        squares = [gather(layer.owned, tensors).cpu().double().square().mean(1) for layer in layers]
-        traditional = [own.traces[layer.name] * square for layer, square in zip(layers, squares, strict=True)]
-        tables = {"hessian": keys.assign(importance=torch.cat(traditional).numpy(), standard_error=0.0)}
+        squares = dict(sorted(mean_squares(own).items()))
+        keys = rows_of(list(squares), map(len, squares.values()))
+        traditional = torch.cat([own.traces[name] * square for name, square in squares.items()]).numpy()
+        tables = {"hessian": keys.assign(importance=traditional, standard_error=0.0)}
         if self.use_structural_analysis:
             tables["weights"] = weights(own, **USUAL["weights"])
         with untouched(own), thawed(own):
@@ -85,10 +83,9 @@ class ImprovedImportanceCalculator:
         narrow = [layer for layer in own.layers() if layer.width <= WIDEST]
         with evaluating(own), torch.no_grad():
             model = own.only(shown(own, narrow, partial(own.read, batches[0][0])))
-        for name in {layer.name for layer in own.layers()} - {layer.name for layer in model.layers()}:
+        for name in sorted({layer.name for layer in own.layers()} - {layer.name for layer in model.layers()}):
             logger.warning("What the neurons of %s say is not seen; other signals rank them.", name)
-        wanted = {"activations": self.use_activation_analysis, "cooperative": self.use_structural_analysis}
-        names = [name for name, asked in wanted.items() if asked]
+        names = ["activations"] * self.use_activation_analysis + ["cooperative"] * self.use_structural_analysis
         found = dict.fromkeys(names, keys[:0].assign(importance=0.0, standard_error=0.0))
         if model.layers():
             effort = {**USUAL, "activations": {**USUAL["activations"], "activation_samples": len(batches)}}
@@ -97,18 +94,10 @@ class ImprovedImportanceCalculator:
         return {name: keys.merge(found[name][columns], how="left").fillna(0.0) for name in names}
 
 
-def scores(found: Fusion) -> dict[str, list[float]]:
-    """Return layer name → the fused importance of each of its neurons."""
-    return {str(name): own.tolist() for name, own in found.importance.groupby("layer")["fused"]}
-
-
 def adaptive_retention_rate(importance_scores: Any, network_type: str = "mixed") -> float:
     """Return the share of neurons to keep, in [0.05, 0.8]; see `pruning.adaptive_retention_rate`.
 
-    Args:
-        importance_scores: Scores of some neurons, as numbers, tensors or nested lists of them, or layer → scores, of
-            which all count together.
-        network_type: `rnn`, `snn`, `mixed` or `dense`.
+    The scores are numbers, tensors or nested lists of them, or layer → scores, of which all count together.
     """
     values = list(importance_scores.values()) if isinstance(importance_scores, Mapping) else importance_scores
     return usual_rate(np.fromiter(numbers_in(values), dtype=float), network_type)

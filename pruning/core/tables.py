@@ -125,6 +125,32 @@ def metadata(schema: Table) -> dict[str, str]:
     return {"table": schema.name, "key": ", ".join(schema.key), "units": units, "columns": columns}
 
 
+def taken_from(content: Any, schema: Table, about: Mapping[str, str], file: object) -> pd.DataFrame:
+    """Return the table that an Arrow table from a file is.
+
+    Args:
+        content: A `pyarrow.Table` with what `metadata` gave, and more, for its schema's metadata.
+        schema: Which table is expected.
+        about: What else must stand in the metadata: what the table is of.
+        file: What to call the file in a refusal.
+
+    Raises:
+        ValueError: If it is another table, one of something else, or a damaged one.
+    """
+    told = (content.schema.metadata or {}).items()
+    held = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in told}
+    wanted, anew = f"Expected the table {schema.name!r} in {file}", "give another file name to compute it anew"
+    if held.get("table") != schema.name:
+        raise ValueError(f"{wanted}, got {held.get('table', 'no name')!r}.")
+    for key, value in about.items():
+        if held.get(key) != value:
+            raise ValueError(f"Expected the {schema.name} of this {key} in {file}, got that of another; {anew}.")
+    try:
+        return table(schema, content.to_pandas())
+    except ValueError as error:
+        raise ValueError(f"{wanted}, got a damaged one ({error}); {anew}.") from error
+
+
 def declared(told: Mapping[str, str]) -> Table:
     """Return the schema that a file tells of itself; who reads a table need not know the room that made it.
 

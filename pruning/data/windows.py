@@ -41,6 +41,22 @@ class Window(NamedTuple):
     tokens: Tensor
     targets: Tensor
 
+    @classmethod
+    def of(cls, tokens: Tensor, targets: Tensor, ignored: int = IGNORED) -> "Window":
+        """Return tokens (T, B) with what is to be predicted after each, in the same order; `ignored` where nothing is.
+
+        >>> Window.of(torch.tensor([[1, 2]]), torch.tensor([3, 0]), ignored=0).targets
+        tensor([[   3, -100]])
+
+        Raises:
+            ValueError: If there is not one target for each token.
+        """
+        if targets.numel() != tokens.numel() or tokens.ndim != 2:
+            shapes = f"{tuple(tokens.shape)} and {tuple(targets.shape)}"
+            raise ValueError(f"Expected data (T, B) with a target for each token, got {shapes}.")
+        wanted = targets.reshape(tokens.shape)
+        return cls(tokens, wanted.masked_fill(wanted == ignored, IGNORED))
+
 
 class Windows(Sequence[Window]):
     """A split as consecutive windows of `batch` columns, in which every token is predicted exactly once.

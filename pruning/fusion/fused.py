@@ -56,6 +56,11 @@ class Fusion:
     report: pd.DataFrame
     weighing: Weighing
 
+    @property
+    def by_layer(self) -> dict[str, list[float]]:
+        """Layer → the fused importance of each of its neurons."""
+        return {str(name): own.tolist() for name, own in self.importance.groupby("layer")["fused"]}
+
 
 def fuse(tables: Mapping[str, pd.DataFrame], *, strategy: str, seed: int, **settings: Any) -> pd.DataFrame:
     """Return the `importance` table alone; see `fusion`, whose further settings may be given.

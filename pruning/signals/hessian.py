@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pruning.core.devices import twice_differentiable
 from pruning.core.modes import carried, evaluating, thawed
-from pruning.core.neurons import NeuronLayer, expect_finite, gather, named_tensors
+from pruning.core.neurons import NeuronLayer, PrunableModule, expect_finite, gather, named_tensors
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments, merged
 from pruning.core.tables import table
@@ -89,8 +89,8 @@ def hessian(
     if probes < 2:
         raise ValueError(f"Expected at least two probes for hessian, whose spread is its error, got {probes}.")
     expect_finite(model)
-    layers, tensors = model.layers(), named_tensors(model)
-    squares = {layer.name: gather(layer.owned, tensors).cpu().double().square().mean(1) for layer in layers}
+    layers = model.layers()
+    squares = mean_squares(model)
     groups = {layer.name: [Moments.empty(layer.width) for _ in range(GROUPS)] for layer in layers}
     generator = torch.Generator().manual_seed(seed)
     state, text = None, _Text(windows)
@@ -111,6 +111,12 @@ def hessian(
             "The Hessian's ranking is not stable to %.2f: after %d probes it is %s.", stability, probes, known
         )
     return _hessian_table(groups, squares)
+
+
+def mean_squares(model: PrunableModule) -> dict[str, Tensor]:
+    """Return ‖w‖² / n over the own weights of each layer's neurons, (width,) float64: what a trace is multiplied by."""
+    tensors = named_tensors(model)
+    return {layer.name: gather(layer.owned, tensors).cpu().double().square().mean(1) for layer in model.layers()}
 
 
 class _Text:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.data.windows import IGNORED, Windows
+from pruning.data.windows import IGNORED, Window, Windows, cut, first_batches
 
 
 @settings(max_examples=60)
@@ -49,3 +49,16 @@ def test_a_window_that_is_not_there_is_an_index_error(index):
 def test_fewer_tokens_than_columns_are_refused():
     with pytest.raises(ValueError, match=r"Expected at least 4 tokens, one for each column of the batch, got 3."):
         Windows(torch.arange(3), first=0, batch=4, bptt=2)
+
+
+def test_what_cannot_be_read_as_batches_or_cut_into_windows_is_refused():
+    with pytest.raises(ValueError, match="Expected to read at least one batch, got 0"):
+        first_batches([], 0)
+    with pytest.raises(ValueError, match=r"Expected at least one batch \(data, targets\) from the loader, got none"):
+        first_batches([], 3)
+    with pytest.raises(ValueError, match=r"Expected batches \(data, targets\) from the loader, got int"):
+        first_batches([1], 3)
+    with pytest.raises(ValueError, match=r"Expected tokens \(n,\) or in columns \(n, batch\), got a tensor \(1, 3\)"):
+        cut(torch.zeros(1, 3), batch=1, bptt=2)
+    with pytest.raises(ValueError, match=r"Expected data \(T, B\) with a target for each token, got \(2, 3\)"):
+        Window.of(torch.zeros(2, 3), torch.zeros(5))

@@ -422,3 +422,15 @@ def test_criteria_of_other_neurons_or_with_a_signals_name_are_refused():
         fuse(tables, strategy="simple", seed=1, criteria=criteria.iloc[1:])
     with pytest.raises(ValueError, match=r"Expected criteria with names of their own, got \['hessian'\]."):
         fuse(tables, strategy="simple", seed=1, criteria=criteria.rename(columns={"taylor": "hessian"}))
+
+
+def test_learned_fusion_cuts_few_measured_neurons_into_as_many_parts_as_they_suffice_for():
+    tables = signal_tables()
+    keys = tables["weights"][["layer", "neuron"]]
+    truth = keys.assign(loss_increase=np.random.default_rng(3).random(12), standard_error=0.1)
+    how = {"strategy": "learned", "seed": 1, "oracle": truth}
+    by_default, by_hand = fusion(tables, **how), fusion(tables, **how, folds=2)
+    assert by_default.report.equals(by_hand.report)
+    assert by_default.by_layer == {
+        layer: rows["fused"].tolist() for layer, rows in by_default.importance.groupby("layer")
+    }
