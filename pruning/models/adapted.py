@@ -75,7 +75,8 @@ def adapt(
         criterion: (outputs, targets) → mean loss. `nn.BCEWithLogitsLoss`, `nn.MSELoss`, `nn.L1Loss`,
             `nn.SmoothL1Loss` and `nn.HuberLoss`, or their functions, say that targets are labels and numbers. Any
             other is one of classes, such as `nn.CrossEntropyLoss()`: (logits (n, classes), class numbers (n,)) →
-            mean loss; its `ignore_index`, if any, marks targets that do not count.
+            mean loss; its `ignore_index`, if any, marks targets that do not count. With targets that are no whole
+            numbers, it is given outputs and targets as they are, and its mean is one over the examples of a batch.
         call: (network, inputs, state or None) → (outputs, state), if it is run in another way.
         example_dim: The dimension of inputs and of layers' outputs (…, width) that runs over the examples of a batch;
             1 for a network with `init_hidden`, else 0.
@@ -191,9 +192,9 @@ class Adapted(Measurable):
             self.read(inputs, state)
         return found.outputs
 
-    def objective(self, targets: Tensor) -> Objective:  # noqa: ARG002 - the criterion says it
-        """Return what the network is for, which its criterion says."""
-        return objective_of(self.use.criterion)
+    def objective(self, targets: Tensor) -> Objective:
+        """Return what the network is for, which its criterion says, and for one that is not known the targets' kind."""
+        return objective_of(self.use.criterion, targets, example_dim=self.example_dim)
 
     def labels(self, targets: Tensor) -> Tensor:
         """Return the class that each row of logits is to predict; `IGNORED` where the criterion ignores it.

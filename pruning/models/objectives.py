@@ -353,13 +353,18 @@ KNOWN: tuple[tuple[tuple[Any, ...], type[Objective]], ...] = (
 """Criteria by class or function, and what a network is for that is judged by them."""
 
 
-def objective_of(criterion: Criterion) -> Objective:
-    """Return what a network is for that is judged by this criterion; one that is not known judges classes.
+def objective_of(criterion: Criterion, targets: Tensor, *, example_dim: int = 0) -> Objective:
+    """Return what a network is for that is judged by this criterion on such targets.
 
-    >>> objective_of(nn.MSELoss()).metrics
+    A criterion that is not known judges classes where targets are whole numbers, else examples.
+
+    >>> objective_of(nn.MSELoss(), torch.zeros(3)).metrics
     {'mean_squared_error': 'lower', 'mean_absolute_error': 'lower'}
     """
-    return next((kind for known, kind in KNOWN if _is_one_of(criterion, known)), Classes)(criterion)
+    for known, kind in KNOWN:
+        if _is_one_of(criterion, known):
+            return kind(criterion)
+    return Examples(criterion, example_dim) if targets.is_floating_point() else Classes(criterion)
 
 
 def sampled_labels(probabilities: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
