@@ -194,7 +194,8 @@ class Adapted(Measurable):
 
     def objective(self, targets: Tensor) -> Objective:
         """Return what the network is for, which its criterion says, and for one that is not known the targets' kind."""
-        return objective_of(self.use.criterion, targets, example_dim=self.example_dim)
+        use = self.use
+        return objective_of(use.criterion, targets, example_dim=use.example_dim, steps_first=use.carries)
 
     def labels(self, targets: Tensor) -> Tensor:
         """Return the class that each row of logits is to predict; `IGNORED` where the criterion ignores it.

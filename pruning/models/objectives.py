@@ -212,18 +212,32 @@ class Amounts(Objective):
 
     A target is the last dimension's numbers, of an image all of the example's: (n,) are n targets of one number each,
     (n, d) n of d, (examples, steps, d) one for each step, (examples, channels, rows, columns) one for each example.
+
+    Attributes:
+        steps_first: Whether the network carries a state, so that (n, d) are n steps of d examples: n · d targets.
     """
+
+    steps_first: bool = False
 
     metrics: ClassVar[Mapping[str, Direction]] = {"mean_absolute_error": "lower"}
 
     def rows(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """See `Objective.rows`."""
         _expect_alike(outputs, targets)
-        return outputs.reshape(_targets_in(targets.shape), -1)
+        return outputs.reshape(self._targets_in(targets.shape), -1)
 
     def counted(self, targets: Tensor) -> Tensor:
         """Return that every target counts, (n,)."""
-        return torch.ones(_targets_in(targets.shape), dtype=torch.bool, device=targets.device)
+        return torch.ones(self._targets_in(targets.shape), dtype=torch.bool, device=targets.device)
+
+    def _targets_in(self, shape: torch.Size) -> int:
+        """Return how many targets a batch of this shape has."""
+        if len(shape) > 3:
+            return shape[0]
+        return math.prod(shape[:2]) if len(shape) == 3 or self.steps_first else shape[0]
+
+    def _numbers_each(self, targets: Tensor) -> float:
+        return targets.numel() / max(1, self._targets_in(targets.shape))
 
     def mean(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """See `Objective.mean`."""
@@ -265,7 +279,7 @@ class Squared(Amounts):
         """
         noise = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
         drawn = outputs.detach() + noise
-        return math.sqrt(2 / _numbers_each(targets)) * 0.5 * (outputs - drawn).square().sum()
+        return math.sqrt(2 / self._numbers_each(targets)) * 0.5 * (outputs - drawn).square().sum()
 
     def totals(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Return the mean squared and the mean absolute error of each target, summed."""
@@ -290,7 +304,7 @@ class Labels(Amounts):
         chance = torch.rand(outputs.shape, generator=generator, dtype=torch.float64).to(outputs.device)
         drawn = (chance < outputs.detach().double().sigmoid()).to(outputs)
         loss = F.binary_cross_entropy_with_logits(outputs, drawn, reduction="sum")
-        return math.sqrt(1 / _numbers_each(targets)) * loss
+        return math.sqrt(1 / self._numbers_each(targets)) * loss
 
     def divergence(
         self,
@@ -353,7 +367,9 @@ KNOWN: tuple[tuple[tuple[Any, ...], type[Objective]], ...] = (
 """Criteria by class or function, and what a network is for that is judged by them."""
 
 
-def objective_of(criterion: Criterion, targets: Tensor, *, example_dim: int = 0) -> Objective:
+def objective_of(
+    criterion: Criterion, targets: Tensor, *, example_dim: int = 0, steps_first: bool = False
+) -> Objective:
     """Return what a network is for that is judged by this criterion on such targets.
 
     A criterion that is not known judges classes where targets are whole numbers, else examples.
@@ -363,7 +379,7 @@ def objective_of(criterion: Criterion, targets: Tensor, *, example_dim: int = 0)
     """
     for known, kind in KNOWN:
         if _is_one_of(criterion, known):
-            return kind(criterion)
+            return kind(criterion, steps_first) if issubclass(kind, Amounts) else kind(criterion)
     return Examples(criterion, example_dim) if targets.is_floating_point() else Classes(criterion)
 
 
@@ -430,12 +446,3 @@ def _expect_alike(outputs: Tensor, targets: Tensor) -> None:
             f"Expected targets of the outputs' shape {tuple(outputs.shape)}, got {tuple(targets.shape)}; "
             "give one number for each output."
         )
-
-
-def _targets_in(shape: torch.Size) -> int:
-    """Return how many targets a batch of this shape has; see `Amounts`."""
-    return math.prod(shape[: min(max(len(shape) - 1, 1), 2)]) if len(shape) < 4 else shape[0]
-
-
-def _numbers_each(targets: Tensor) -> float:
-    return targets.numel() / max(1, _targets_in(targets.shape))

@@ -13,6 +13,7 @@ from pruning.data.corpus import SPLITS
 from pruning.data.windows import IGNORED
 from pruning.models.adapted import Adapted
 from pruning.models.calling import usual_call
+from pruning.models.objectives import Classes
 from tasks.common.blame import blaming
 from tasks.common.parameters import Unexpected
 from tasks.own import UserModel, adapted, read_own
@@ -129,6 +130,12 @@ def _check_passes(model: Adapted, batches: Mapping[str, list[tuple[Any, Tensor]]
 
 def _check_targets(model: Adapted, targets: Tensor, classes: int, place: str) -> None:
     """Refuse targets that are no class numbers below the number of logits."""
+    objective = model.objective(targets)
+    if not isinstance(objective, Classes):
+        raise Unexpected(
+            f"Expected a criterion of classes for the pipeline, which reports perplexity, in {place}, "
+            f"got {objective.name}; call the library's functions on `pruning.adapt(…)` of your model instead."
+        )
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise Unexpected(f"Expected class numbers as targets in {place}, got {targets.dtype}; use `targets.long()`.")
     counted = model.labels(targets)

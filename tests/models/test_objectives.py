@@ -296,3 +296,30 @@ def test_a_teacher_beside_a_loss_without_a_distance_is_refused():
 def test_examples_are_counted_along_their_dimension():
     targets = torch.zeros(7, 4, 2)
     assert [objective_of(pinball, targets, example_dim=dim).weight(targets) for dim in (0, 1)] == [7, 4]
+
+
+class Stream(nn.Module):
+    """The next number after each step of series (T, B, 1), from a state that is carried on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(1, 6), nn.Linear(6, 1)
+
+    def forward(self, series, state):
+        outputs, state = self.rnn(series, state)
+        return self.head(outputs)[..., 0], state
+
+    def init_hidden(self, examples):
+        return self.head.weight.new_zeros(1, examples, 6)
+
+
+def test_steps_of_a_network_that_carries_a_state_are_targets_with_or_without_a_dimension_for_their_number():
+    long = (0.4 * torch.arange(81.0).double()[:, None] + drawn(1, 5, seed=1)).sin()
+    flat = [(long[i : i + 8, :, None], long[i + 1 : i + 9]) for i in range(0, 80, 8)]
+    deep = [(inputs, targets[..., None]) for inputs, targets in flat]
+    plain = adapt(made(Stream, spread=0.5), flat[0][0], criterion=nn.MSELoss())
+    call = lambda network, inputs, state: (lambda o, s: (o[..., None], s))(*plain.use.call(network, inputs, state))  # noqa: E731
+    other = adapt(made(Stream, spread=0.5), flat[0][0], criterion=nn.MSELoss(), call=call)
+    assert loss_of(plain, flat).tokens == loss_of(other, deep).tokens == 400
+    for measure in ALL.values():
+        pd.testing.assert_frame_equal(measure(plain, flat), measure(other, deep))

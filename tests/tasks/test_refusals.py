@@ -655,6 +655,13 @@ OWN_MODELS: dict[str, tuple[Change, str]] = {
         returns("test=[(inputs, targets - 5) for inputs, targets in examples()]"),
         "Expected class numbers from 0 to 2 in batch 0 of test (own.mine:build), one for each of the 3 logits, got -",
     ),
+    "a loss of numbers": (
+        returns(
+            "criterion=nn.MSELoss(), "
+            "**{split: [(i, i[:, :3]) for i, _ in examples()] for split in ('train', 'valid', 'test')}"
+        ),
+        "Expected a criterion of classes for the pipeline, which reports perplexity, in batch 0 of train (own.mine:",
+    ),
     "targets that are no numbers of classes": (
         returns("train=[(inputs, targets.float()) for inputs, targets in examples()]"),
         "Expected class numbers as targets in batch 0 of train (own.mine:build), got torch.float32; use `targ",
