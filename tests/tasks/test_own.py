@@ -58,7 +58,7 @@ BEFORE = (
     "fuse",
 )
 VARIANTS = ("prune", "reconstruct", "finetune", "evaluate")
-AFTER = ("compare", "path")
+AFTER = ("path", "compare")
 
 
 @pytest.fixture
