@@ -60,7 +60,8 @@ class _Loaded(nn.Module):
 
     device, example, count = LanguageModel.device, LanguageModel.example, LanguageModel.count
     logits, labels, judged = LanguageModel.logits, LanguageModel.labels, LanguageModel.judged
-    weight = LanguageModel.weight
+    weight, predicted, objective = LanguageModel.weight, LanguageModel.predicted, LanguageModel.objective
+    counted = LanguageModel.counted
 
     def __init__(self, step: Step, model: LanguageModel) -> None:
         super().__init__()

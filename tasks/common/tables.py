@@ -67,8 +67,8 @@ def read_table(path: Path) -> pd.DataFrame:
     """
     content = read_parquet(path)
     expect_table(content.schema, path)
-    told = {key.decode(): value.decode() for key, value in content.schema.metadata.items() if key != b"pandas"}
     try:
+        told = {key.decode(): value.decode() for key, value in content.schema.metadata.items() if key != b"pandas"}
         return table(declared(told), content.to_pandas())
     except DAMAGED as error:
         raise Unexpected(f"{str(error).rstrip('.')} ({path}); {ANEW}.") from error

@@ -62,6 +62,11 @@ def columns(table: pd.DataFrame) -> Numbers:
     return {str(name): numbers[name].to_numpy(dtype=float) for name in numbers}
 
 
+def loss_numbers(model: Any, windows: Any) -> Numbers:
+    loss = pruning.loss_of(model, windows)
+    return {"total": loss.total, "tokens": loss.tokens, "correct": loss.correct, **loss.metrics}
+
+
 def every_second(model: Any) -> dict[str, Tensor]:
     """Return every second neuron, on the model's device."""
     return {layer.name: torch.arange(0, layer.width, 2, device=device_of(model)) for layer in model.layers()}
@@ -211,7 +216,7 @@ CASES: dict[str, Case] = {
     "discover": discovered,
     "train": trained,
     "prune_gradually": gradually,
-    "loss_of": lambda model, windows: vars(pruning.loss_of(model, windows)),
+    "loss_of": loss_numbers,
     "size_of": lambda model, _: vars(pruning.size_of(model)),
     "energy_of": energy,
     "weights": lambda model, _: columns(pruning.weights(model, **EFFORT["weights"])),

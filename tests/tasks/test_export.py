@@ -244,7 +244,7 @@ def test_no_stage_loads_what_only_exporting_needs(tmp_path: Path) -> None:
     stages = list(read_yaml(ROOT / "dvc.yaml")["stages"])
     code = f"""
 import importlib, sys, tasks.__main__
-for name in {stages!r}: importlib.import_module("tasks." + name)
+for name in {stages!r}: importlib.import_module("tasks.stages." + name)
 assert not {{"onnx", "onnxscript", "onnxruntime", "pruning.export", "tasks.commands.export"}} & set(sys.modules)
 """
     elsewhere(code, tmp_path, PYTHONPATH=f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")

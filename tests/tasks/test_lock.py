@@ -207,7 +207,7 @@ def test_nothing_is_mended_while_another_dvc_writes(project: Path, monkeypatch: 
         assert other.stdout.readline() == "held\n"
         monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.5)
         with pytest.raises(
-            Unexpected, match=r"Expected DVC at rest to mend dvc.lock, got another `dvc` at work for 0.5 s"
+            Unexpected, match=r"Expected DVC at rest to mend its files, got another `dvc` at work for 0.5 s"
         ):
             mend()
         assert path.read_bytes() == content[:300]

@@ -425,13 +425,13 @@ def test_metrics_are_there_in_every_commit_in_experiments_and_in_a_fresh_clone(t
 
     # A fresh clone of what was committed and pushed.
     run(["git", "checkout", "--quiet", "."], touched)
-    run(["dvc", "checkout", "--quiet"], touched)
+    run(["dvc", "checkout", "--quiet", "dvc.yaml"], touched)
     run(["dvc", "remote", "add", "--default", "local", str(tmp_path / "remote")], touched)
     run(["git", *committing, "-a", "-m", "remote"], touched)
     run(["dvc", "push", "--quiet"], touched)
     run(["git", "clone", "--quiet", str(touched), str(tmp_path / "clone")], tmp_path)
     clone = tmp_path / "clone"
-    run(["dvc", "pull", "--quiet"], clone)
+    run(["dvc", "pull", "--quiet", "dvc.yaml"], clone)
     said = run(["dvc", "repro"], clone).stdout
     assert "Data and pipelines are up to date." in said
     assert digests(clone) == digests(touched)
