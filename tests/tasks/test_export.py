@@ -138,7 +138,7 @@ def test_another_process_loads_the_model_in_one_line_and_computes_the_same(
     tokens = torch.arange(12).view(4, 3)
     save_file({"tokens": tokens}, tmp_path / "tokens")
     code = f"""
-from tasks.models import read_model; model = read_model({str(exported[kind])!r})
+from tasks.common.models import read_model; model = read_model({str(exported[kind])!r})
 from safetensors.torch import load_file, save_file
 save_file({{"logits": model(load_file("tokens")["tokens"])[0].detach()}}, "logits")
 """
