@@ -1,4 +1,4 @@
-"""The truth that importance is judged by: how much the loss rises when neurons are really removed."""
+"""How much the loss rises when sets of neurons are removed together, before and after repair and fine-tuning."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

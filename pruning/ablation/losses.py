@@ -1,4 +1,4 @@
-"""The truth that importance is judged by: how much the loss rises when neurons are really removed."""
+"""The losses that measured removal compares: from all words or a few, and summed over what depends on each other."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol

@@ -1,4 +1,4 @@
-"""What a model is worth and what it costs: loss over a whole split, sizes, and measured latency."""
+"""How a model is run while it is measured: its modes, frozen parameters and random states, and the state it carries."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

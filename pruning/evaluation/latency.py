@@ -1,4 +1,4 @@
-"""What a model is worth and what it costs: loss over a whole split, sizes, and measured latency."""
+"""How long one step takes in each of several models, measured in turns."""
 
 import time
 from collections.abc import Mapping

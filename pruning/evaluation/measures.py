@@ -1,4 +1,4 @@
-"""What a model is worth and what it costs: loss over a whole split, sizes, and measured latency."""
+"""What a model is worth and what it costs: loss over a whole split, and sizes."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Learning from the dense model: its features without labels as a repair, its logits beside labels in training."""
+"""Learning from the dense model's outputs beside the labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
