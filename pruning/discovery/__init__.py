@@ -3,10 +3,11 @@
 How:
 
 - The model runs on the example inputs, and beside every tensor run the numbers of the places in parameters that compute
-  its elements (`tracing`, `propagation`, `positions`). PyTorch hands over each operation as it was called, so an LSTM
-  is one whatever its length, and control flow, packed sequences, attributes and autocast are simply what happens.
-- What an operation does with neurons is told by a rule (`operations`, `products`, `recurrences`), or else by taking it
-  apart, or else by a probe (`probing`): it runs again with some neurons changed.
+  its elements (`running`, `tracing`, `values`, `propagation`, `positions`). PyTorch hands over each operation as it was
+  called, so an LSTM is one whatever its length, and control flow, packed sequences, attributes and autocast are simply
+  what happens.
+- What an operation does with neurons is told by a rule (`operations`), or else by taking it apart, or
+  else by a probe (`probing`): it runs again with some neurons changed.
 - Only structure is taken from that. What is pruned and deployed is the user's own module, with its own code.
 
 Recurrent layers and `nn.MultiheadAttention` cannot hold unequal widths and fewer heads; they are first replaced by
@@ -30,11 +31,13 @@ from pruning.core.neurons import NeuronLayer
 from pruning.discovery.attention import Attention, is_attention
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.folding import fold
-from pruning.discovery.propagation import GIVEN, Propagation, Reading
+from pruning.discovery.propagation import Propagation
 from pruning.discovery.proving import close, proved
 from pruning.discovery.recurrent import Narrowed, Recurrent, is_recurrent
+from pruning.discovery.running import Inputs, Seeing, copied, running
 from pruning.discovery.structure import structure_of
-from pruning.discovery.tracing import Inputs, Seeing, copied, propagated, running
+from pruning.discovery.tracing import propagated
+from pruning.discovery.values import GIVEN, Reading
 
 __all__ = ["Attention", "Discovered", "Narrowed", "Recurrent", "discover"]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice, cut, named_buffers, named_tensors
 from pruning.discovery.attention import Attention
 from pruning.discovery.recurrent import Narrowed, Recurrent
+from pruning.discovery.running import canonical, copied, kept_tensors
 from pruning.discovery.summary import summary
-from pruning.discovery.tracing import canonical, copied, kept_tensors
 
 PREFIX = "network."
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead")

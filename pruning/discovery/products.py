@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pruning.discovery.positions import varies
-from pruning.discovery.propagation import Address, Call, Value, column, flat, nobody
+from pruning.discovery.propagation import Call
+from pruning.discovery.values import Address, Value, column, flat, nobody
 
 
 def linear(call: Call) -> Any:

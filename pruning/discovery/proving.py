@@ -16,9 +16,9 @@ from torch.utils import _pytree as pytree
 from pruning.core.neurons import Keep, NeuronLayer, named_tensors, removed_neurons
 from pruning.discovery.discovered import Discovered, Number
 from pruning.discovery.numbers import candidates
-from pruning.discovery.propagation import Blend, flat
+from pruning.discovery.running import Inputs, Remembering, Seeing, copied, kept_tensors, name_of, running
 from pruning.discovery.structure import Structure
-from pruning.discovery.tracing import Inputs, Remembering, Seeing, copied, kept_tensors, name_of, running
+from pruning.discovery.values import Blend, flat
 
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
 _RANDOM = ("rand", "randn", "rand_like", "randn_like", "bernoulli", "normal")

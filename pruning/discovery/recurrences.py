@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.discovery.propagation import Address, Call, Value, column
+from pruning.discovery.propagation import Call
+from pruning.discovery.values import Address, Value, column
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 """Operation → how many stacked copies of its rows a neuron has in a weight."""

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from pruning.core.neurons import TIED, NeuronLayer, Slice
 from pruning.discovery.positions import Axis, Group, varies
-from pruning.discovery.propagation import Blend, Propagation, Reading
-from pruning.discovery.tracing import canonical
+from pruning.discovery.propagation import Propagation
+from pruning.discovery.running import canonical
+from pruning.discovery.values import Blend, Reading
 
 
 @dataclass(frozen=True)

@@ -1,34 +1,18 @@
 """A network run on its example inputs, every operation seen with the neurons that its tensors belong to."""
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from pruning.core.devices import full_precision, seeded
-from pruning.discovery.operations import RULES, follow
-from pruning.discovery.propagation import (
-    GIVEN,
-    Address,
-    Call,
-    Propagation,
-    Value,
-    carry,
-    flat,
-    nobody,
-    normalised,
-    squeezed,
-)
+from pruning.discovery.operations import follow
+from pruning.discovery.propagation import Call, Propagation, carry, normalised
 from pruning.discovery.recurrent import Recurrent
-
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-"""What a network is called with: positional arguments and arguments by name."""
+from pruning.discovery.running import Inputs, Seeing, kept_tensors, name_of, running, written
+from pruning.discovery.values import GIVEN, Address, Value, flat, nobody, squeezed
 
 
 def propagated(network: nn.Module, inputs: Inputs, prefix: str) -> Propagation:
@@ -50,111 +34,6 @@ def propagated(network: nn.Module, inputs: Inputs, prefix: str) -> Propagation:
         following.carry(traced, prefix)
         following.finish(outputs)
     return found
-
-
-@contextmanager
-def running(
-    network: nn.Module, inputs: Inputs, mode: "Seeing", prefix: str = "", *, calls: int = 1
-) -> Iterator[tuple[nn.Module, list[Tensor]]]:
-    """Run a copy of the network on copies of the inputs within a mode; yield that copy and the tensors that it gives.
-
-    In inference mode PyTorch hands operations to a mode as they were called, so that a linear map or an LSTM is one.
-
-    Args:
-        network: It is left as it was.
-        inputs: What it is called with.
-        mode: What sees its operations, counting from 1 in each call.
-        prefix: What its parameters' names are preceded by.
-        calls: How often it is called, one time after the other; what each call gives is yielded.
-    """
-    traced = copied(network, sharing=True).eval()
-    args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer of a Transformer
-    try:
-        with seeded(network, 0), full_precision(), torch.inference_mode():
-            mode.begin(traced, (args, kwargs), prefix)
-            given = []
-            for _ in range(calls):
-                mode.index = 0
-                with mode:
-                    given += tensors_in(traced(*args, **kwargs))
-            yield traced, given
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def tensors_in(given: object) -> list[Tensor]:
-    """Return the tensors that an answer consists of, in order, also where it is an object that has them."""
-    leaves = pytree.tree_leaves(given)
-    found = (
-        list(vars(leaf).values()) if not isinstance(leaf, Tensor) and hasattr(leaf, "__dict__") else [leaf]
-        for leaf in leaves
-    )
-    return [part for parts in found for part in pytree.tree_leaves(parts) if isinstance(part, Tensor)]
-
-
-def copied(module: nn.Module, *, sharing: bool = False, replacing: Mapping[int, Tensor] | None = None) -> Any:
-    """Return a copy of a module, also where it keeps a state that belongs to a graph of gradients.
-
-    Args:
-        module: It is left as it was.
-        sharing: Whether the copy has the same parameters; what it does to its buffers and attributes is its own.
-        replacing: By identity of a tensor, what the copy has in its place.
-    """
-    held = (value for part in module.modules() for value in (*part._buffers.values(), *vars(part).values()))
-    leaves = (leaf for value in held for leaf in flat(value))
-    kept = (value for value in leaves if isinstance(value, Tensor) and not value.is_leaf)
-    memo: dict[int, Any] = {id(value): value.detach().clone() for value in kept}
-    if sharing:
-        memo.update({id(parameter): parameter for parameter in module.parameters()})
-    memo.update(replacing or {})
-    return copy.deepcopy(module, memo)
-
-
-def canonical(network: nn.Module) -> dict[str, str]:
-    """Return each parameter's and buffer's every name → the one name that stands for what is stored once."""
-    named = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
-    first: dict[int, str] = {}
-    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
-
-
-class Seeing(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A mode that counts the operations of a network, each known by when it came."""
-
-    def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:
-        """Be told what will run."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.index = 0
-
-    def __torch_dispatch__(
-        self, operation: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Take what is a composition of other operations apart; see all others."""
-        kwargs = kwargs or {}
-        name = name_of(operation)
-        if name not in RULES and name.removesuffix("_") not in RULES and name not in _WHOLE:
-            with self:
-                found = operation.decompose(*args, **kwargs)
-            if found is not NotImplemented:
-                return found
-        if name != "detach":  # PyTorch adds one where what an operation gave is held by a mode
-            self.index += 1
-        return self.see(operation, args, kwargs)
-
-    def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return what the operation gives."""
-        return operation(*args, **kwargs)
-
-
-_WHOLE = {"item", "is_nonzero", "_local_scalar_dense", "is_floating_point", "is_complex", "data", "size", "numel"}
-
-
-def name_of(operation: Any) -> str:
-    """Return an operation's name without its overload."""
-    return str(operation.overloadpacket).removeprefix("aten.")
 
 
 class Needs(Seeing):  # type: ignore[no-untyped-call]
@@ -184,18 +63,6 @@ class Needs(Seeing):  # type: ignore[no-untyped-call]
                 live |= read
                 found.add(index)
         return found
-
-
-def written(operation: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """Return the arguments that an operation writes into."""
-    if not operation._schema.is_mutable:
-        return []
-    found: list[Tensor] = []
-    for place, argument in enumerate(operation._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[place] if place < len(args) else kwargs.get(argument.name)
-            found += [tensor for tensor in flat([value]) if isinstance(tensor, Tensor)]
-    return found
 
 
 def _storage(tensor: Tensor) -> int:
@@ -373,45 +240,6 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         if isinstance(value, Value) and value.padded:
             return True
         return _storage(tensor) in self._states
-
-
-def kept_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Return parameters, buffers and the tensors that modules keep in other attributes, each by one name."""
-    found: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    known = {id(tensor) for tensor in found.values()}
-    for path, module in network.named_modules():
-        for name, value in vars(module).items():
-            if isinstance(value, (tuple, list, dict)) and not name.startswith("_"):
-                for place, tensor in enumerate(flat(value)):
-                    if isinstance(tensor, Tensor) and id(tensor) not in known:
-                        found[f"{path}.{name}.{place}".lstrip(".")] = tensor
-                        known.add(id(tensor))
-    return found
-
-
-class Remembering(Seeing):  # type: ignore[no-untyped-call]
-    """Whether a network's modules keep something of a call: a state in an attribute or a buffer."""
-
-    def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:  # noqa: ARG002 - as every mode is told
-        """See what the modules keep."""
-        self._before = _kept(network)
-
-    def remembers(self, network: nn.Module) -> bool:
-        """Return whether the modules keep something else now."""
-        after = _kept(network)
-        same = (a is b and one == other for (a, one), (b, other) in zip(self._before, after, strict=False))
-        return len(after) != len(self._before) or not all(same)
-
-
-def _kept(network: nn.Module) -> list[tuple[Any, int]]:
-    """Return what modules keep besides their parameters, each with how often it was written into."""
-    return [
-        (leaf, leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0)
-        for module in network.modules()
-        for name, value in (*vars(module).items(), *module._buffers.items())
-        if not name.startswith("_")
-        for leaf in flat([value])
-    ]
 
 
 def _geometry(tensor: Tensor) -> tuple[Any, ...]:

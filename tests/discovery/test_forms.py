@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 import pruning
 from pruning.core.hooks import record
 from pruning.core.neurons import mask, select
-from pruning.discovery.tracing import copied
+from pruning.discovery.running import copied
 from pruning.models.adapted import adapt
 from tests.foreign import floats, tokens
 

@@ -1,0 +1,144 @@
+"""What combines elements of several tensors, one by one, and so links their neurons."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruning.discovery.moves import RANDOM, axes
+from pruning.discovery.propagation import Call
+from pruning.discovery.values import Address, Value, flat, mapped
+
+
+def elementwise(call: Call) -> Any:
+    """Link what is combined element by element."""
+    shape = call.shape()
+    inputs = [value for value in flat((call.args, call.kwargs)) if isinstance(value, (Value, Address))]
+    values = [value for value in inputs if isinstance(value, Value) and _fits(value.places, shape)]
+    addresses = [value for value in inputs if isinstance(value, Address) and _fits(value.coordinates[0], shape)]
+    for address in [address for address in addresses if _gives_width(address, values, len(shape))]:
+        addresses.remove(address)
+        values.append(call.as_value(address, _gives_width(address, values, len(shape))))
+    if not values:
+        return _of_parameters(call, addresses)
+    if all(value.free for value in values) and all(address.coordinates[0].numel() == 1 for address in addresses):
+        return call.fresh(made=True)
+    result = _together([value.places.expand(shape) for value in values])
+    for address in addresses:
+        call.own(address, result, len(shape) - len(address.extent))
+    for value in values:
+        _combine(call, value, result)
+    carrying = [value for value in values if bool(value.places.any())]
+    padded = frozenset[str]().union(*(value.padded for value in carrying))
+    if padded and (addresses or not all(value.padded for value in values if not _single(value.places))):
+        call.even(values)
+    if "snntorch" in call.module_type:
+        call.positions.mark(result, "snn")
+    if call.name.removesuffix("_") in RANDOM:
+        call.positions.mark(result, "random")
+    found = call.value(result, padded=padded)
+    return mapped(call.outputs, lambda _: found)
+
+
+def _gives_width(address: Address, values: Sequence[Value], ndim: int) -> list[int]:
+    """Return the axes of a parameter along which it is combined with nothing, or only with what the code makes."""
+    fixed = [value.places for value in values if not value.free]
+    if not values or (not fixed and not address.extent):
+        return []
+
+    def alone(axis: int) -> bool:
+        behind = len(address.extent) - axis
+        return all(places.ndim < behind or places.shape[-behind] == 1 for places in fixed)
+
+    return [axis for axis, size in enumerate(address.extent) if size > 1 and alone(axis) and ndim]
+
+
+def _single(places: Tensor) -> bool:
+    """Return whether there is but one element, which combines with any width."""
+    return places.numel() == 1
+
+
+def _of_parameters(call: Call, addresses: Sequence[Address]) -> Any:
+    """Let parameters that are combined element by element go together; the largest stands for them."""
+    if not addresses:
+        return call.fresh()
+    whole = max(addresses, key=lambda address: torch.Size(address.extent).numel())
+    if tuple(whole.extent) != call.shape():
+        return call.unknown(addresses)
+    for address in addresses:
+        offset = len(whole.extent) - len(address.extent)
+        for axis in range(len(address.extent)):
+            dims, own = address.dims(axis), whole.dims(axis + offset)
+            if address is whole or not dims:
+                continue
+            if len(dims) > 1 or len(own) > 1:
+                return call.unknown(addresses)
+            call.positions.link(call.into.place(address, dims[0]), call.into.place(whole, own[0]))
+            call.into.owning[address.name, dims[0]] = None
+            call.into.owning.setdefault((whole.name, own[0]))
+    return whole
+
+
+def prelu(call: Call) -> Any:
+    """`prelu(x, slopes)`: one slope for each channel, or for all."""
+    value, slopes = call.as_value(call.args[0]), call.args[1]
+    if isinstance(slopes, Address) and slopes.coordinates[0].numel() > 1:
+        call.own(per_channel(slopes, value.places.ndim) if value.places.ndim > 1 else slopes, value.places, 0)
+    return call.value(value.places, padded=value.padded)
+
+
+def glu(call: Call) -> Any:
+    """`glu(x, dim)`: one half times the sigmoid of the other."""
+    value, dim = call.as_value(call.args[0]), call.args[1]
+    one, other = value.places.chunk(2, dim)
+    call.positions.link(one, other)
+    return call.value(one, padded=value.padded)
+
+
+def _together(places: Sequence[Tensor]) -> Tensor:
+    """Return, for each element, the first of these places that belongs to a neuron."""
+    carrying = sorted((one for one in places if bool(one.any())), key=_spread, reverse=True)
+    result = carrying[0] if carrying else places[0]
+    for one in carrying[1:]:
+        result = torch.where(result > 0, result, one) if bool((result == 0).any()) else result
+    return result
+
+
+def _spread(places: Tensor) -> tuple[int, int]:
+    """Return along how many dimensions neurons run, and how many they are."""
+    running = axes(places)
+    return len(running), math.prod(places.shape[dim] for dim in running)
+
+
+def _combine(call: Call, value: Value, result: Tensor) -> None:
+    """Link one operand with the result, unless it has a fixed width where the result's neurons run."""
+    offset = result.ndim - value.places.ndim
+    own = [dim + offset for dim in axes(value.places)]
+    others = [dim for dim in axes(result) if dim not in own]
+    if others and not own and bool(value.places.any()):
+        call.positions.freeze(value.places, f"{call.place} uses its single number for all")
+    elif own and others:  # neurons of several (the dimensions of heads) meet what is the same for all
+        call.positions.share(value.places.expand(result.shape), result, own[0], f"{call.place} uses it for several")
+    else:
+        call.positions.link(value.places, result)
+    if value.free:
+        return
+    wide = [dim for dim in axes(result) if dim >= offset and value.places.shape[dim - offset] > 1]
+    if wide and bool((value.places == 0).any()):
+        alone = torch.where(value.places == 0, result, 0) if bool(value.places.any()) else result
+        call.positions.hold(alone, wide, f"{call.place} combines it with values of a fixed width")
+
+
+def _fits(places: Tensor, shape: Sequence[int]) -> bool:
+    """Return whether a tensor broadcasts to this shape."""
+    if places.ndim > len(shape):
+        return False
+    return all(own in (1, size) for own, size in zip(places.shape[::-1], shape[::-1], strict=False))
+
+
+def per_channel(address: Address, ndim: int) -> Address:
+    """Return a vector for each channel in the shape of what it scales."""
+    shape = (1, -1, *[1] * (ndim - 2))
+    return Address(address.name, address.shape, tuple(part.reshape(shape) for part in address.coordinates))

@@ -1,0 +1,136 @@
+"""What takes many elements together: sums, means, pooling and normalisations, over neurons or beside them."""
+
+from typing import Any
+
+from torch import Tensor
+
+from pruning.discovery.elementwise import elementwise, per_channel
+from pruning.discovery.moves import axes
+from pruning.discovery.positions import varies
+from pruning.discovery.propagation import Call
+from pruning.discovery.values import Address, Value, column, mapped, nobody, squeezed
+
+_ORDERED = {"argmax", "argmin", "max", "min", "median", "any", "all"}
+"""What names one of the elements by its number, or counts on all."""
+
+
+def reduce(call: Call) -> Any:
+    """Pass neurons on where a whole dimension is summed, averaged or normalised; what lies along it goes as one."""
+    value = call.args[0]
+    if not isinstance(value, Value):
+        return call.unknown([value])
+    ndim = value.places.ndim
+    names = [argument.name for argument in call.target._schema.arguments]
+    given = call.args[names.index("dim")] if "dim" in names else None
+    if "other" in names:  # `max(x, y)`
+        return elementwise(call)
+    dims = range(ndim) if given is None or given == [] else [given] if isinstance(given, int) else given
+    dims = sorted(dim % ndim for dim in dims)
+    across = [dim for dim in dims if varies(value.places, dim)]
+    others = [dim for dim in axes(value.places) if dim not in dims]
+    for dim in across:
+        call.even([value])
+        if call.name in _ORDERED:
+            call.positions.hold(value.places, [dim], f"{call.place} says which of them it is")
+        if others:  # what lies along it for each of several (the dimensions of a head) goes as one
+            call.positions.mix(value.places, dim, f"{call.place} mixes all of it")
+        else:
+            call.blend(value.places, dim)
+    kept = value.places
+    for dim in dims:
+        kept = kept.narrow(dim, 0, 1)
+    if across and not others:
+        kept = nobody(kept.shape)
+
+    def like(tensor: Tensor) -> Value:
+        if tensor.shape == value.places.shape:
+            return call.value(value.places, padded=value.padded)
+        places = kept if tensor.ndim == ndim else kept.squeeze(dims)
+        return call.value(places.expand(tensor.shape), padded=value.padded)
+
+    return mapped(call.outputs, like)
+
+
+def spatial(call: Call) -> Any:
+    """Pass channels on where only what lies behind them (the places of an image) is pooled, padded or resized."""
+    value = call.args[0]
+    if not isinstance(value, Value):
+        return call.unknown([value])
+    shape = call.shape()
+    changed = [d for d in range(len(shape)) if shape[d] != value.places.shape[d] or d > 1]
+    if any(varies(value.places, dim) for dim in changed):
+        if call.name in ("pad", "constant_pad_nd"):  # as a state is padded behind its neurons
+            places, functions = (call.target(part, call.args[1]) for part in (value.places, value.functions))
+            return Value(squeezed(places), squeezed(functions), value.padded)
+        return call.unknown([value])
+    places = value.places
+    for dim in changed:
+        places = places.narrow(dim, 0, 1)
+    return mapped(call.outputs, lambda tensor: call.value(places.expand(tensor.shape), padded=value.padded))
+
+
+def batch_norm(call: Call) -> Any:
+    """`batch_norm(x, weight, bias, mean, var, …)` and `instance_norm`: each channel for itself."""
+    value = call.as_value(call.args[0])
+    call.even([value])
+    dim = 1 if value.places.ndim > 1 else 0
+    for other in range(value.places.ndim):
+        if other != dim and varies(value.places, other):
+            call.positions.mix(value.places, other, f"{call.place} reads all of it by the same weights")
+    places = column(value.places, dim)
+    for address in call.args[1:5]:
+        if isinstance(address, Address):
+            call.positions.link(call.into.place(address, 0), places)
+            call.into.owning[address.name, 0] = None
+            if not bool(places.any()):
+                call.positions.freeze(call.into.place(address, 0), "it normalises what no neuron gives")
+    return _first(call, call.value(value.places))
+
+
+def _first(call: Call, value: Value) -> Any:
+    """Return the first output's value; the others are numbers of its statistics, which nobody reads."""
+    if isinstance(call.outputs, Tensor):
+        return value
+    return (value, *call.fresh()[1:])
+
+
+def layer_norm(call: Call) -> Any:
+    """`layer_norm(x, shape, weight, bias)` and `rms_norm(x, shape, weight)`: by what lies along the last dimensions."""
+    value, normalized = call.as_value(call.args[0]), call.args[1]
+    call.even([value])
+    offset = value.places.ndim - len(normalized)
+    for address in call.args[2:4]:
+        if isinstance(address, Address):
+            call.own(address, value.places, offset)
+    for dim in range(offset, value.places.ndim):
+        if varies(value.places, dim):
+            call.blend(value.places, dim)
+    return _first(call, call.value(value.places))
+
+
+def group_norm(call: Call) -> Any:
+    """`group_norm(x, groups, weight, bias)`: by the channels of a group, which go as one, or by all of them."""
+    value, groups = call.as_value(call.args[0]), call.args[1]
+    call.even([value])
+    for address in call.args[2:4]:
+        if isinstance(address, Address):
+            call.own(per_channel(address, value.places.ndim), value.places, 0)
+    if groups == 1:
+        if varies(value.places, 1):
+            call.blend(value.places, 1)
+    else:
+        grouped = value.places.unflatten(1, (groups, -1))  # type: ignore[no-untyped-call]
+        call.positions.mix(grouped, 2, f"{call.place} normalises over it")
+    return _first(call, call.value(value.places))
+
+
+def embedding(call: Call) -> Any:
+    """`embedding(weight (types, width), tokens)` and `embedding_bag`: its columns are neurons, its rows are not."""
+    weight = call.args[0]
+    if not isinstance(weight, Address) or len(weight.extent) != len(weight.shape):
+        return call.unknown([value for value in call.args if isinstance(value, (Value, Address))])
+    places = call.into.axis(weight, 1)
+    call.into.owning[weight.name, 1] = None
+    call.into.owning[weight.name, 0] = None
+    call.positions.freeze(call.into.axis(weight, 0), f"it has a row for each type of the embedding {call.module}")
+    return _first(call, call.value(places.expand(call.shape())))

@@ -1,0 +1,156 @@
+"""To whom the elements of a tensor belong: places in parameters that compute them, or a parameter's own places.
+
+Each element of an intermediate tensor carries the number of the place in a parameter that computes it, 0 where it
+belongs to no neuron.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruning.discovery.positions import Axis, varies
+
+MADE = -1
+"""The number of what computes nothing from anything: `zeros`, `new_ones`, …"""
+
+GIVEN = -2
+"""The number of the first of the model's inputs; the others have those below it, as far as they are only moved."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """To whom the elements of an intermediate tensor belong.
+
+    Attributes:
+        places: Numbers of places, shaped like the tensor; 0 belongs to nobody.
+        functions: The operation that computed each element, by a number, whatever moved it since: two readers of one
+            neuron may read different functions of it. `MADE` is what the network's code made of numbers.
+        padded: The recurrent layers whose state it is, or is made of, as far as this keeps its width and has zeros
+            behind the neurons that are left.
+    """
+
+    places: Tensor
+    functions: Tensor
+    padded: frozenset[str] = frozenset()
+
+    @property
+    def free(self) -> bool:
+        """Whether the network's code made it of numbers, in a shape that may follow from the neurons' own."""
+        return bool((self.functions == MADE).all()) and not bool(self.places.any())
+
+    def shaped(self, shape: Sequence[int]) -> "Value":
+        """Return the value in another shape."""
+        return replace(self, places=self.places.reshape(shape), functions=self.functions.reshape(shape))
+
+
+@dataclass(frozen=True)
+class Address:
+    """A parameter or buffer, or a view of one.
+
+    Attributes:
+        name: Its name in the model.
+        shape: The shape of the whole.
+        coordinates: For each dimension of the whole, the index of each element along it, shaped like the view.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    coordinates: tuple[Tensor, ...]
+
+    @classmethod
+    def whole(cls, name: str, shape: tuple[int, ...]) -> "Address":
+        """Return the address of a whole parameter."""
+        indices = [torch.arange(size).view(-1, *[1] * (len(shape) - dim - 1)) for dim, size in enumerate(shape)]
+        return cls(name, shape, tuple(index.expand(shape) for index in indices) or (nobody(()),))
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """The shape of the view."""
+        return tuple(self.coordinates[0].shape)
+
+    def dims(self, axis: int) -> list[int]:
+        """Return the dimensions of the whole that an axis of the view runs along."""
+        return [dim for dim in range(len(self.shape)) if varies(self.coordinates[dim], axis)]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """That a module reads neurons linearly.
+
+    Attributes:
+        axis: The parameter and its dimension that has a column for each neuron.
+        bias: What is added to what the columns give; empty if nothing is.
+        module: The module that reads, the parameter's own.
+        functions: The operations that computed what each place along the axis reads, by their numbers.
+        padding: Whether zeros are put around it first.
+        padded: Whether it is read from a padded state.
+    """
+
+    axis: Axis
+    bias: str
+    module: str
+    functions: Tensor
+    padding: bool = False
+    padded: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Blend:
+    """An operation that takes all neurons together, so that what is left of them gives another number.
+
+    Attributes:
+        index: When the operation came.
+        places: The neurons, by the places that compute them.
+        dim: The dimension along which they are taken together.
+        other: The same of a second tensor, which is summed over together with the first.
+        what: The operation, for a sentence.
+    """
+
+    index: int
+    places: Tensor
+    dim: int
+    what: str
+    other: int | None = None
+
+
+def flat(values: object) -> Iterator[Any]:
+    """Yield what lies in nested tuples, lists and dictionaries."""
+    if isinstance(values, (tuple, list)):
+        for value in values:
+            yield from flat(value)
+    elif isinstance(values, dict):
+        yield from flat(list(values.values()))
+    else:
+        yield values
+
+
+def mapped(values: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Return nested tuples of tensors with each tensor changed, and None for what is no tensor."""
+    if isinstance(values, (tuple, list)):
+        return tuple(mapped(value, change) for value in values)
+    return change(values) if isinstance(values, Tensor) else None
+
+
+def nobody(shape: Sequence[int]) -> Tensor:
+    """Return places that belong to no neuron."""
+    return torch.zeros((), dtype=torch.int64).expand(tuple(int(size) for size in shape))
+
+
+def column(places: Tensor, dim: int) -> Tensor:
+    """Return what is found along one dimension where all others are at 0."""
+    for other in reversed(range(places.ndim)):
+        if other != dim:
+            places = places.select(other, 0)
+    return places
+
+
+def squeezed(places: Tensor) -> Tensor:
+    """Return the same places, repeated by strides of 0 wherever they are the same along a dimension."""
+    shape = places.shape
+    for dim in range(places.ndim):
+        if places.shape[dim] > 1 and (places.stride(dim) == 0 or bool((places == places.narrow(dim, 0, 1)).all())):
+            places = places.narrow(dim, 0, 1)
+    return places.expand(shape)
