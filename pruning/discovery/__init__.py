@@ -18,7 +18,7 @@ model gives in which nobody reads them. Where the user's own code counts on a wi
 that may follow it (`numbers`); else the layer is named with the error.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,13 +27,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pruning.core.devices import drawing
-from pruning.core.neurons import NeuronLayer
-from pruning.discovery.attention import Attention, is_attention
+from pruning.discovery.attention import Attention
 from pruning.discovery.discovered import PREFIX, Discovered
-from pruning.discovery.folding import fold
+from pruning.discovery.preparing import forgetful, narrow, persist, replaced, simplified
 from pruning.discovery.propagation import Propagation
 from pruning.discovery.proving import close, proved
-from pruning.discovery.recurrent import Narrowed, Recurrent, is_recurrent
+from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.running import Inputs, Seeing, copied, running
 from pruning.discovery.structure import structure_of
 from pruning.discovery.tracing import propagated
@@ -74,7 +73,8 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
     if not isinstance(example_inputs, (tuple, Mapping)):
         raise TypeError(f"Expected a tensor, a tuple or a mapping of inputs, got {type(example_inputs).__name__}.")
     inputs: Inputs = ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (example_inputs, {})
-    network, folded = _prepared(model)
+    network, folded = simplified(model)
+    network = replaced(network)
     _compare(model, network, inputs)
     modes = {name: module.training for name, module in network.named_modules()}
     with _uncached(network):
@@ -83,8 +83,8 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
         for reading in found.readings:
             read = ((p.parameter, p.dim) for layer in structure.layers for p in layer.read)
             if reading.padded and reading.axis in read:
-                _narrow(network, reading.module.removeprefix(PREFIX))
-        _persist(network, structure.layers)
+                narrow(network, reading.module.removeprefix(PREFIX))
+        persist(network, structure.layers)
         model, refuted = proved(
             Discovered(network, structure.layers, {}, folded=folded), structure, _beginning(inputs, found), found.states
         )
@@ -124,70 +124,9 @@ def _can_narrow(network: nn.Module, reading: Reading) -> bool:
     return type(reader) in (nn.Linear, Narrowed) and reading.axis[1] == 1
 
 
-def _prepared(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
-    """Return a copy of the model that can be cut, and what was folded into its parameters."""
-    network = _unwrapped(_forgetful(copied(model)))
-    folded = fold(network)
-    for module in network.modules():
-        for name, value in list(vars(module).items()):
-            if type(value) is Tensor and not name.startswith("_"):  # an attribute is cut as a buffer is
-                delattr(module, name)
-                module.register_buffer(name, value)
-    return _replaced(network), folded
-
-
-def _unwrapped(network: nn.Module) -> nn.Module:
-    """Return the network without what runs it on several devices or compiles it, wherever in it that is."""
-    while (inner := _within(network)) is not None:
-        network = inner
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            while (inner := _within(child)) is not None:
-                child = inner
-                setattr(parent, name, child)
-    return network
-
-
-def _within(module: nn.Module) -> nn.Module | None:
-    """Return what a wrapper of PyTorch's wraps; None if the module is none."""
-    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        return module.module  # type: ignore[no-any-return]
-    return getattr(module, "_orig_mod", None) if type(module).__name__ == "OptimizedModule" else None
-
-
-def _forgetful(network: nn.Module) -> nn.Module:
-    """Let `snntorch`'s neurons forget the last potential, which they keep in buffers that are not saved."""
-    for module in network.modules():
-        if type(module).__module__.startswith("snntorch"):
-            for name in module._non_persistent_buffers_set:
-                own = module._buffers[name]
-                module._buffers[name] = torch.zeros(0, device=None if own is None else own.device)
-    return network
-
-
-def _replaced(network: nn.Module) -> nn.Module:
-    """Return the network with equivalents in place of modules that cannot hold unequal widths or fewer heads."""
-    for condition, make in _REPLACEMENTS:
-        if condition(network):
-            return make(network)
-    done: dict[nn.Module, nn.Module] = {}
-    for parent in [module for module in network.modules() if not isinstance(module, Recurrent)]:
-        for name, child in list(parent.named_children()):
-            for make in (make for condition, make in _REPLACEMENTS if condition(child)):
-                done[child] = done.get(child) or make(child)
-                setattr(parent, name, done[child])
-    return network
-
-
-_REPLACEMENTS: tuple[tuple[Callable[[nn.Module], bool], Callable[[Any], nn.Module]], ...] = (
-    (is_recurrent, Recurrent.of),
-    (is_attention, Attention.of),
-)
-
-
 def _compare(model: nn.Module, network: nn.Module, inputs: Inputs) -> None:
     """Refuse a network that, only because of what stands in for some of its modules, gives something else."""
-    given = _forgetful(copied(model, sharing=True))
+    given = forgetful(copied(model, sharing=True))
     try:
         expected = _outputs(given, inputs)
     except Exception as error:  # whatever a user's code raises
@@ -232,22 +171,6 @@ def _runs(network: nn.Module, inputs: Inputs) -> bool:
 def _said(error: Exception) -> str:
     """Return an error's kind and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(".")
-
-
-def _persist(network: nn.Module, layers: Sequence[NeuronLayer]) -> None:
-    """Let buffers that are cut with neurons be saved, so that they are where a state is loaded."""
-    for name in {piece.parameter.removeprefix(PREFIX) for layer in layers for piece in layer.buffers}:
-        above, _, own = name.rpartition(".")
-        if not own.isdigit():  # a place in a tuple that a module keeps
-            network.get_submodule(above)._non_persistent_buffers_set.discard(own)
-
-
-def _narrow(network: nn.Module, path: str) -> None:
-    """Let a linear layer read a recurrent state of which only a part holds neurons."""
-    above, _, name = path.rpartition(".")
-    linear = network.get_submodule(path)
-    if isinstance(linear, nn.Linear) and not isinstance(linear, Narrowed):
-        setattr(network.get_submodule(above), name, Narrowed.of(linear))
 
 
 @contextmanager

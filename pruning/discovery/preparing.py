@@ -1,0 +1,91 @@
+"""A user's network as a copy that can be cut: unwrapped, its parameters plain, stand-ins where widths must differ."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.neurons import NeuronLayer
+from pruning.discovery.attention import Attention, is_attention
+from pruning.discovery.discovered import PREFIX
+from pruning.discovery.folding import fold
+from pruning.discovery.recurrent import Narrowed, Recurrent, is_recurrent
+from pruning.discovery.running import copied
+
+
+def simplified(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
+    """Return a copy of the model whose parameters and buffers are all there is, and what was folded into them."""
+    network = _unwrapped(forgetful(copied(model)))
+    folded = fold(network)
+    for module in network.modules():
+        for name, value in list(vars(module).items()):
+            if type(value) is Tensor and not name.startswith("_"):  # an attribute is cut as a buffer is
+                delattr(module, name)
+                module.register_buffer(name, value)
+    return network, folded
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network without what runs it on several devices or compiles it, wherever in it that is."""
+    while (inner := _within(network)) is not None:
+        network = inner
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            while (inner := _within(child)) is not None:
+                child = inner
+                setattr(parent, name, child)
+    return network
+
+
+def _within(module: nn.Module) -> nn.Module | None:
+    """Return what a wrapper of PyTorch's wraps; None if the module is none."""
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return module.module  # type: ignore[no-any-return]
+    return getattr(module, "_orig_mod", None) if type(module).__name__ == "OptimizedModule" else None
+
+
+def forgetful(network: nn.Module) -> nn.Module:
+    """Let `snntorch`'s neurons forget the last potential, which they keep in buffers that are not saved."""
+    for module in network.modules():
+        if type(module).__module__.startswith("snntorch"):
+            for name in module._non_persistent_buffers_set:
+                own = module._buffers[name]
+                module._buffers[name] = torch.zeros(0, device=None if own is None else own.device)
+    return network
+
+
+def replaced(network: nn.Module) -> nn.Module:
+    """Return the network with equivalents in place of modules that cannot hold unequal widths or fewer heads."""
+    for condition, make in _REPLACEMENTS:
+        if condition(network):
+            return make(network)
+    done: dict[nn.Module, nn.Module] = {}
+    for parent in [module for module in network.modules() if not isinstance(module, Recurrent)]:
+        for name, child in list(parent.named_children()):
+            for make in (make for condition, make in _REPLACEMENTS if condition(child)):
+                done[child] = done.get(child) or make(child)
+                setattr(parent, name, done[child])
+    return network
+
+
+def persist(network: nn.Module, layers: Sequence[NeuronLayer]) -> None:
+    """Let buffers that are cut with neurons be saved, so that they are where a state is loaded."""
+    for name in {piece.parameter.removeprefix(PREFIX) for layer in layers for piece in layer.buffers}:
+        above, _, own = name.rpartition(".")
+        if not own.isdigit():  # a place in a tuple that a module keeps
+            network.get_submodule(above)._non_persistent_buffers_set.discard(own)
+
+
+def narrow(network: nn.Module, path: str) -> None:
+    """Let a linear layer read a recurrent state of which only a part holds neurons."""
+    above, _, name = path.rpartition(".")
+    linear = network.get_submodule(path)
+    if isinstance(linear, nn.Linear) and not isinstance(linear, Narrowed):
+        setattr(network.get_submodule(above), name, Narrowed.of(linear))
+
+
+_REPLACEMENTS: tuple[tuple[Callable[[nn.Module], bool], Callable[[Any], nn.Module]], ...] = (
+    (is_recurrent, Recurrent.of),
+    (is_attention, Attention.of),
+)
