@@ -1,28 +1,22 @@
 """How a model that nobody here wrote is run, judged and tapped: what a `LanguageModel` knows by itself."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.core.devices import moved, twice_differentiable
 from pruning.core.modes import evaluating
-from pruning.core.neurons import TIED, NeuronLayer, PrunableModule, Slice
-from pruning.discovery import Recurrent, discover
+from pruning.core.neurons import NeuronLayer, PrunableModule, Slice
+from pruning.discovery import discover
 from pruning.models.base import Measurable
 from pruning.models.calling import WITHIN, Call, own_module, usual_call
-from pruning.models.cells import recurrent_cell
 from pruning.models.objectives import Classes, Criterion, Objective, class_numbers, objective_of, setting
-
-Tap = Callable[[Tensor], Tensor | None]
-"""(values that hold a layer's outputs) → zeros to add to them; None where nothing can be added."""
+from pruning.models.tapping import tapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,13 +166,13 @@ class Adapted(Measurable):
 
     def untappable(self, inputs: Any) -> dict[str, str]:
         """Return why a layer is left out by `tapped` and `outputs`, by layer."""
-        with torch.no_grad(), _tapping(self) as found:
+        with torch.no_grad(), tapping(self) as found:
             self.read(inputs)
         return found.reasons
 
     def tapped(self, inputs: Any, state: Any = None) -> tuple[Tensor, dict[str, Tensor], Any]:
         """Return outputs, the zeros added to each layer's outputs, (steps, examples, width), and the state."""
-        with _tapping(self) as found:
+        with tapping(self) as found:
             outputs, state = self.predicted(inputs, state)
         return (
             outputs,
@@ -188,7 +182,7 @@ class Adapted(Measurable):
 
     def outputs(self, inputs: Any, state: Any = None) -> dict[str, Tensor]:
         """Return each layer's outputs by layer, (steps, examples, width)."""
-        with torch.no_grad(), _tapping(self) as found:
+        with torch.no_grad(), tapping(self) as found:
             self.read(inputs, state)
         return found.outputs
 
@@ -285,165 +279,3 @@ def _mapped(change: Callable[[Tensor], Tensor], inputs: Any) -> Any:
         parts = [_mapped(change, part) for part in inputs]
         return type(inputs)(*parts) if hasattr(inputs, "_fields") else type(inputs)(parts)
     return inputs
-
-
-@dataclass(frozen=True)
-class _Taps:
-    """What one run of a network told: by layer the zeros that were added, the outputs, or why there are none."""
-
-    zeros: dict[str, Tensor]
-    outputs: dict[str, Tensor]
-    reasons: dict[str, str]
-
-
-@contextmanager
-def _tapping(model: Adapted) -> Iterator[_Taps]:
-    """Within the context, add zeros to each layer's outputs; collect them and the outputs, (steps, examples, width).
-
-    A layer that several modules read has the same zeros added to what each of them reads. No hook is left behind.
-    """
-    found = _Taps({}, {}, {})
-    with ExitStack() as handles:
-        for layer in model.layers():
-            reason = _reason(model, layer)
-            if reason:
-                found.reasons[layer.name] = reason
-                continue
-            for number, (name, piece) in enumerate(_places(model, layer)):
-                module = model.get_submodule(name)
-                register = module.register_forward_hook if layer.seen is None else module.register_forward_pre_hook
-                tap: Tap = partial(_tap, found, layer, piece, model.example_dim, number == 0)
-                tap = tap if (time := _backwards(model, name)) is None else partial(_turned, tap, time)
-                hook = (_output_hook if layer.seen is None else _input_hook)(tap)
-                handles.enter_context(register(hook, with_kwargs=True))
-        yield found
-    for name in found.reasons:
-        found.zeros.pop(name, None)
-        found.outputs.pop(name, None)
-
-
-def _tap(
-    found: _Taps, layer: NeuronLayer, piece: Slice, example_dim: int, first: bool, values: Tensor
-) -> Tensor | None:
-    """Return the zeros to add to values that hold the layer's outputs, the same ones at each of its readers.
-
-    None where the layer turns out to be one that nothing can be added to.
-    """
-    if isinstance(values, PackedSequence):
-        found.reasons[layer.name] = "its outputs are packed, so that examples are not apart"
-        return None
-    dims = (example_dim, piece.dim % values.ndim)
-    if first and layer.name in found.zeros:
-        found.reasons[layer.name] = "it runs more than once in a batch"
-    elif dims[0] == dims[1]:
-        found.reasons[layer.name] = f"its outputs {tuple(values.shape)} have no dimension of examples"
-    if layer.name in found.reasons:
-        return None
-    place = _Place(piece, layer.width, values.shape, dims)
-    if layer.name not in found.zeros:
-        found.outputs[layer.name] = place.arranged(values.detach())
-        found.zeros[layer.name] = torch.zeros_like(found.outputs[layer.name], requires_grad=True)
-    return place.restored(found.zeros[layer.name])
-
-
-def _backwards(model: Adapted, name: str) -> int | None:
-    """Return the dimension of steps of a module that is given them from the last to the first; None for any other."""
-    above, _, own = name.rpartition(".")
-    around = model.get_submodule(above)
-    if not isinstance(around, Recurrent) or not own.endswith("_reverse"):
-        return None
-    return 1 if around.batch_first else 0
-
-
-def _turned(tap: Callable[[Tensor], Tensor | None], time: int, values: Tensor) -> Tensor | None:
-    """Return what `tap` gives for values in the order of their steps, in the order in which they are."""
-    if isinstance(values, PackedSequence):
-        return tap(values)
-    added = tap(values.flip(time))
-    return None if added is None else added.flip(time)
-
-
-def _places(model: Adapted, layer: NeuronLayer) -> list[tuple[str, Slice]]:
-    """Return the modules that show the layer's outputs, and where in them: its own module, or all that read it."""
-    if layer.seen is None:
-        return [(layer.output, Slice("", dim=layer.along))]
-    return [
-        (piece.parameter.rpartition(".")[0], replace(piece, dim=1 - model.get_parameter(piece.parameter).ndim))
-        for piece in layer.read
-    ]
-
-
-def _reason(model: Adapted, layer: NeuronLayer) -> str:
-    """Return why nothing can be added to the layer's outputs so that all its readers see it; empty if it can."""
-    module = model.get_submodule(layer.output)
-    if layer.seen is not None:
-        return layer.obstacle if len(layer.read) > 1 else ""
-    if layer.obstacle.endswith(TIED):
-        return layer.obstacle
-    if isinstance(module, nn.RNNBase):
-        several = module.num_layers > 1 or module.bidirectional or module.proj_size or not module.bias
-        return "it is not one recurrent layer in one direction with biases" if several else ""
-    if any(piece.parameter.startswith(f"{layer.output}.") for piece in layer.read):
-        return f"it feeds itself within {type(module).__name__}, which is no LSTM, GRU or RNN of PyTorch"
-    return ""
-
-
-def _output_hook(tap: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
-    """Return a hook that adds what `tap` gives to a module's first output."""
-
-    def hook(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], outputs: Any) -> Any:
-        values = outputs if isinstance(outputs, Tensor) else outputs[0]
-        zeros = tap(values)
-        if zeros is None:
-            return outputs
-        if isinstance(module, nn.RNNBase):
-            return _recurrent(module, zeros, *arguments, **named)
-        added = values + zeros
-        return added if isinstance(outputs, Tensor) else (added, *outputs[1:])
-
-    return hook
-
-
-def _input_hook(tap: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
-    """Return a hook that adds what `tap` gives to a module's first input."""
-
-    def hook(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        values, *others = arguments
-        zeros = tap(values)
-        return (values if zeros is None else values + zeros, *others), named
-
-    return hook
-
-
-class _Place:
-    """Where a tensor holds a layer's outputs: which of its dimensions run over examples and neurons, and what part."""
-
-    def __init__(self, piece: Slice, width: int, shape: torch.Size, dims: tuple[int, int]) -> None:
-        self.piece, self.width, self.shape, self.dims = piece, width, shape, dims
-        self.length = shape[dims[1]] - piece.start if piece.length is None else piece.length
-
-    def arranged(self, values: Tensor) -> Tensor:
-        """Return the outputs as (steps, examples, width); a neuron's several places are steps of it."""
-        piece, examples = self.piece, self.shape[self.dims[0]]
-        own = values.movedim(self.dims, (0, -1)).narrow(-1, piece.start, self.length)
-        parts = own.reshape(examples, -1, self.length // self.width // piece.size, self.width, piece.size)
-        return parts.permute(1, 2, 4, 0, 3).reshape(-1, examples, self.width)
-
-    def restored(self, arranged: Tensor) -> Tensor:
-        """Return what `arranged` gave in its place in a tensor of the whole shape, zeros around it."""
-        piece, examples = self.piece, self.shape[self.dims[0]]
-        others = [size for dim, size in enumerate(self.shape) if dim not in self.dims]
-        parts = arranged.view(-1, self.length // self.width // piece.size, piece.size, examples, self.width)
-        own = parts.permute(3, 0, 1, 4, 2).reshape(examples, *others, self.length)
-        whole = F.pad(own, (piece.start, self.shape[self.dims[1]] - piece.start - self.length))
-        return whole.movedim((0, -1), self.dims)
-
-
-def _recurrent(rnn: nn.RNNBase, tap: Tensor, inputs: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-    """Return what PyTorch's recurrent layer gives if it, too, reads at each step what was added at the step before."""
-    cell = recurrent_cell(f"rnn_{rnn.nonlinearity}" if isinstance(rnn, nn.RNN) else rnn.mode.lower())  # type: ignore[arg-type]
-    state = hx if hx is None or isinstance(hx, tuple) else (hx,)
-    turned = (inputs.transpose(0, 1), tap.transpose(0, 1)) if rnn.batch_first else (inputs, tap)
-    outputs, after = cell.run(rnn, turned[0], state, turned[1])
-    after = (after[0] + turned[1][-1], *after[1:])  # whoever reads the last output from the state reads it there
-    return (outputs.transpose(0, 1) if rnn.batch_first else outputs), after if len(after) > 1 else after[0]
