@@ -21,6 +21,7 @@ from pruning.evaluation.measures import loss_of
 from pruning.fusion.calibration import by_curves, by_quantiles, removal_curves
 from pruning.fusion.fused import fuse
 from pruning.models.base import LanguageModel
+from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
 from tasks.common.models import read_model
 from tasks.common.tables import read_table
@@ -51,7 +52,7 @@ def compared(
     curves = removal_curves(model, windows["train"], importance, by=by, shares=CURVE)
     for share in shares:
         for name, (scores, scope) in allocations(importance, by, curves).items():
-            retained = retention(scores, variant="v", by=by, retain=share, floor=FLOOR, scope=scope)
+            retained = retention(scores, Allocation(retain=share, floor=FLOOR, scope=scope), variant="v", by=by)
             smaller = select(model, keep_of(retained))
             yield share, name, list(smaller.widths()), loss_of(smaller, windows["valid"]).perplexity
 

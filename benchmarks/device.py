@@ -182,6 +182,7 @@ def pipeline(bench: Bench) -> None:
     from pruning.fusion.fused import fusion
     from pruning.repair.imitation import Imitation, imitate
     from pruning.repair.reconstruction import reconstruct
+    from pruning.selection.allocation import Allocation
     from pruning.selection.retention import keep_of, retention
     from pruning.training.distillation import Teacher
     from pruning.training.loop import train
@@ -209,7 +210,7 @@ def pipeline(bench: Bench) -> None:
         lap("signals")
         signals = tuple(name for name in MEASURED if name not in ("surgeon", "criteria"))
         fused = fusion(calibration.tables, strategy="simple", seed=1, signals=signals).importance
-        keep = keep_of(retention(fused, variant="fused", by="fused", retain=0.5, floor=4, scope="global"))
+        keep = keep_of(retention(fused, Allocation(retain=0.5, floor=4, scope="global"), variant="fused", by="fused"))
         dense = model.decoupled()
         phases = {"dense": model, "pruned": select(dense, keep)}
         phases["ridge"] = reconstruct(dense, keep, calibration.covariances, repair="ridge")

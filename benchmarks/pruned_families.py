@@ -25,6 +25,7 @@ from pruning.models import build
 from pruning.models.base import LanguageModel
 from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct
+from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances, activations
 from pruning.signals.sensitivity import sensitivities
@@ -58,7 +59,8 @@ def vocabulary_of(folder: Path) -> dict[str, int]:
 def kept(states: Covariances, moments: Covariances) -> Keep:
     """Return the neurons that the surgeon removes last, at least `FLOOR` of each layer."""
     order = surgeon(states, moments, damping=1e-4)
-    return keep_of(retention(order, variant="surgeon", by="importance", retain=KEEP, floor=FLOOR, scope="absolute"))
+    allocation = Allocation(retain=KEEP, floor=FLOOR, scope="absolute")
+    return keep_of(retention(order, allocation, variant="surgeon", by="importance"))
 
 
 def trained(

@@ -31,6 +31,7 @@ from pruning.models import build
 from pruning.models.base import LanguageModel
 from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import REPAIRS, reconstruct
+from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances, activations
 from pruning.signals.hessian import hessian
@@ -138,7 +139,7 @@ def with_traditional(found: Calibrated, seed: int) -> pd.DataFrame:
 def chosen(importance: pd.DataFrame, by: str, keep: float) -> Keep:
     """Return the kept neurons: the surgeon's order over all layers, others the same share of each layer."""
     scope = "absolute" if by == "surgeon" else "layer"
-    return keep_of(retention(importance, variant=by, by=by, retain=keep, floor=8, scope=scope))
+    return keep_of(retention(importance, Allocation(retain=keep, floor=8, scope=scope), variant=by, by=by))
 
 
 def measure_repairs(bench: Bench, found: Calibrated, importance: pd.DataFrame, by: str, keep: float, seed: int) -> None:

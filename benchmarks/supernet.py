@@ -25,6 +25,7 @@ from pruning.fusion.fused import fuse
 from pruning.models.base import LanguageModel
 from pruning.models.mixed import MixedLanguageModel
 from pruning.repair.reconstruction import reconstruct
+from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances, activations
 from pruning.signals.cooperative import cooperative
@@ -88,25 +89,25 @@ def measure(bench: Bench, keeps: Sequence[float], seeds: int) -> None:
     bench.cell("dense", lambda: {"perplexity": bench.perplexity(bench.dense)})
     for seed in range(seeds):
         wanted = list(cells(bench.dense, keeps, seed))
-        if all(f"{name}/{repair}" in bench.cells for name, _ in wanted for repair in REPAIRS):
+        if all(f"{name}/{repair}" in bench.cells for name, *_ in wanted for repair in REPAIRS):
             continue
         importance, states = calibrated(bench, seed)
-        for name, settings in wanted:
-            retained = retention(importance, variant=name, floor=FLOOR, **settings)
+        kinds = {layer.name: layer.kind for layer in bench.dense.layers()}
+        for name, by, allocation in wanted:
+            retained = retention(importance, allocation, variant=name, by=by, kinds=kinds)
             for repair in REPAIRS:
                 bench.cell(f"{name}/{repair}", partial(measured, bench, keep_of(retained), states, repair))
 
 
-def cells(model: LanguageModel, keeps: Sequence[float], seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (name, settings of `retention`) of all that one seed measures."""
+def cells(model: LanguageModel, keeps: Sequence[float], seed: int) -> Iterator[tuple[str, str, Allocation]]:
+    """Yield (name, what to choose by, allocation) of all that one seed measures."""
     layers = model.layers()
-    kinds = {layer.name: layer.kind for layer in layers}
     sizes = {kind: sum(layer.width for layer in layers if layer.kind == kind) for kind in ("rnn", "snn")}
     floors = FLOOR * len(layers) // 2
     for keep in keeps:
         for way, settings in ways(sizes, floors, round(keep * sum(sizes.values()))).items():
             for by in CHOICES:
-                yield f"{keep}/{by}/{way}/{seed}", {"by": by, "retain": keep, "kinds": kinds, **settings}
+                yield f"{keep}/{by}/{way}/{seed}", by, Allocation(retain=keep, floor=FLOOR, **settings)
 
 
 def measured(bench: Bench, keep: Keep, states: Covariances, repair: str) -> dict[str, float]:

@@ -21,6 +21,7 @@ from pruning.experiment.measured import MEASURED
 from pruning.experiment.measuring import USUAL, measure
 from pruning.fusion.fused import fusion
 from pruning.models import build
+from pruning.selection.allocation import Allocation
 from pruning.selection.retention import retention
 from pruning.signals.schemas import SIGNALS
 
@@ -43,7 +44,7 @@ def measured(part: str, width: int) -> dict[str, float]:
     if part == "fusion":
         fusion(dict.fromkeys(SIGNALS, frame), strategy="simple", seed=1)
     elif part == "retention":
-        retention(frame, variant="wide", by="importance", retain=0.5, floor=1, scope="global")
+        retention(frame, Allocation(retain=0.5, floor=1, scope="global"), variant="wide", by="importance")
     else:
         measure(part, model, windows, covariances, effort=EFFORT, seed=1)
     seconds, computed = time.perf_counter() - start, time.process_time() - computed

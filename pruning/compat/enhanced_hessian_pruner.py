@@ -1,7 +1,7 @@
 """`EnhancedHessianPruner`: traces kept in a file, neurons chosen by them or by every signal, removed, and compared."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -22,6 +22,7 @@ from pruning.fusion.fused import expect_strategy
 from pruning.fusion.schemas import IMPORTANCE
 from pruning.models.adapted import Adapted, _on
 from pruning.models.base import LanguageModel
+from pruning.selection.allocation import Allocation
 from pruning.selection.schemas import RETENTION
 from pruning.signals.schemas import HESSIAN
 
@@ -185,6 +186,7 @@ def _retained(importance: pd.DataFrame, variant: str, layers: list[NeuronLayer],
     """Return the `retention` table of a variant: spiking neurons keep their share, others the rest."""
     kinds = {layer.name: "snn" if layer.kind == "snn" else "rnn" for layer in layers}
     share = max(snn_ratio if "snn" in kinds.values() else 1 - snn_ratio, 1e-9)  # none at all leaves one in each layer
-    mixed = {"retain": 1.0, "kinds": kinds, "snn_ratio": snn_ratio}
-    how: dict[str, Any] = mixed if len(set(kinds.values())) == 2 else {"retain": share}
-    return retention(importance, variant=variant, by="importance", floor=1, scope="global", **how)
+    allocation = Allocation(retain=share, floor=1, scope="global")
+    if len(set(kinds.values())) == 2:
+        allocation = replace(allocation, retain=1.0, snn_ratio=snn_ratio)
+    return retention(importance, allocation, variant=variant, by="importance", kinds=kinds)

@@ -18,7 +18,7 @@ from pruning.core.modes import evaluating, thawed, untouched
 from pruning.core.tables import rows_of
 from pruning.experiment.measuring import USUAL, calibrate
 from pruning.fusion.fused import fusion
-from pruning.selection.retention import adaptive_retention_rate as usual_rate
+from pruning.selection.adaptive import adaptive_retention_rate as usual_rate
 from pruning.signals.hessian import mean_squares
 
 logger = logging.getLogger(__name__)

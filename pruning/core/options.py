@@ -82,7 +82,9 @@ def check_most(tokens: int, most: int, place: str = "") -> None:
 def check_measures(
     *, rate: str, budget: object, snn_ratio: float | None, quota: Mapping[str, float] | None, place: str = ""
 ) -> None:
-    """Refuse a ratio of kinds beside another measure of how many neurons stay, and a quota that is none."""
+    """Refuse two measures of how many neurons stay, or of which kinds, and a quota that is none."""
+    if rate == "adaptive" and budget is not None:
+        raise ValueError(f"Expected {place}rate: adaptive or {place}budget, got both.")
     given = {"rate: adaptive": rate == "adaptive", "budget": budget is not None, "quota": quota is not None}
     for other in given if snn_ratio is not None else ():
         if given[other]:

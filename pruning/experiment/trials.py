@@ -23,6 +23,7 @@ from pruning.experiment.variants import CONTROL, choice_of
 from pruning.models.base import LanguageModel
 from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct
+from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances
 from pruning.training.distillation import Teacher
@@ -227,10 +228,8 @@ def chosen(calibration: Calibration, selection: Selection, treatment: Treatment)
     variant, retain = selection.variant, selection.retain
     importance = importance_of(calibration, variant, oracle=selection.oracle, weights=selection.weights)
     scope = choice_of(variant).scope or treatment.scope
-    retained = retention(
-        importance, variant=variant, by="importance", retain=retain, floor=treatment.floor, scope=scope
-    )
-    return keep_of(retained)
+    allocation = Allocation(retain=retain, floor=treatment.floor, scope=scope)
+    return keep_of(retention(importance, allocation, variant=variant, by="importance"))
 
 
 def losses_of(model: LanguageModel, windows: Sequence[Window]) -> Losses:

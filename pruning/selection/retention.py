@@ -1,62 +1,27 @@
 """How many neurons each layer keeps, and which."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import get_args
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 import torch
 
 from pruning.core.neurons import Keep
-from pruning.core.options import HowMany, Scope, check_measures
 from pruning.core.tables import table
+from pruning.selection.adaptive import adaptive_retention_rate
+from pruning.selection.allocation import Allocation
 from pruning.selection.budgets import Budget, allowed_widths, equal_shares_within, most_within, widths_within
 from pruning.selection.schemas import RETENTION
-
-SCOPES, RATES = get_args(Scope), get_args(HowMany)
-_FACTORS = {"rnn": 0.85, "snn": 1.15, "mixed": 1.0, "dense": 1.0, "conv": 1.0, "head": 1.0}
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptiveRate:
-    """The settings of `adaptive_retention_rate`.
-
-    Attributes:
-        steps: (cv, share of importance): above that coefficient of variation, keep the smallest set holding the share.
-        otherwise: Share of the neurons where no step applies.
-        factors: Network type → factor of the rate.
-        lowest: Smallest rate.
-        highest: Largest rate.
-    """
-
-    steps: tuple[tuple[float, float], ...] = ((2.5, 0.7), (1.5, 0.8), (0.8, 0.9))
-    otherwise: float = 0.6
-    factors: Mapping[str, float] = field(default_factory=lambda: dict(_FACTORS))
-    lowest: float = 0.05
-    highest: float = 0.8
-
-
-USUAL = AdaptiveRate()
 
 
 def retention(
     importance: pd.DataFrame,
+    allocation: Allocation,
     *,
     variant: str,
     by: str,
-    retain: float,
-    floor: int | Mapping[str, int],
-    scope: str,
-    ceiling: int | Mapping[str, int] | None = None,
-    multiple: int = 1,
-    rate: str = "fixed",
     kinds: Mapping[str, str] | None = None,
-    budget: Budget | None = None,
-    snn_ratio: float | None = None,
-    quota: Mapping[str, float] | None = None,
-    otherwise: str | None = None,
 ) -> pd.DataFrame:
     """Return the `retention` table: which neurons the variant keeps.
 
@@ -85,46 +50,37 @@ def retention(
     beside the others', the layer keeps its share whatever the scope: `retain`, or its own adaptive rate.
 
     >>> importance = pd.DataFrame({"layer": ["a"] * 4 + ["b"] * 4, "neuron": [*range(4)] * 2, "score": np.arange(8.0)})
-    >>> halves = {"snn_ratio": 0.25, "kinds": {"a": "rnn", "b": "snn"}, "scope": "layer", "floor": 1}
-    >>> kept = keep_of(retention(importance, variant="mixed", by="score", retain=1.0, **halves))
+    >>> allocation = Allocation(retain=1.0, floor=1, scope="layer", snn_ratio=0.25)
+    >>> kinds = {"a": "rnn", "b": "snn"}
+    >>> kept = keep_of(retention(importance, allocation, variant="mixed", by="score", kinds=kinds))
     >>> {layer: neurons.tolist() for layer, neurons in kept.items()}
     {'a': [1, 2, 3], 'b': [3]}
 
     Args:
         importance: The `importance` table.
+        allocation: How many neurons are kept, and how they are shared out.
         variant: Name for the table's rows.
         by: The column to rank by.
-        retain: Share of neurons to keep, in (0, 1].
-        floor: Fewest neurons that a layer keeps, ≥ 1; one number, or layer → number, 1 where it is not named.
-        scope: `layer`, `global` or `absolute`.
-        ceiling: Most neurons that a layer keeps; likewise, all where it is not named.
-        multiple: What every width is a multiple of, unless the layer stays whole.
-        rate: `fixed`: `retain` is the share; `adaptive`: the spread of the importance gives it.
         kinds: Layer → network type, for `adaptive`, `snn_ratio` and `quota`; `mixed` where it is not named.
-        budget: What the kept neurons may cost; `retain` and `rate` then have no say.
-        snn_ratio: r in [0, 1]: keep 1 − r of the `rnn` neurons and r of the `snn` ones; `retain` then has no say.
-        quota: Network type → its share of the kept neurons, summing to 1; it has no say where `retain` is all.
-        otherwise: The column that ranks the layers of which `by` has no numbers; None refuses them.
 
     Raises:
-        ValueError: For an unknown column, scope, rate or layer, a share outside (0, 1], importance that is not a
-            number, bounds that leave no width, a budget that not even the narrowest widths meet, an `snn_ratio` beside
-            another measure, or a quota that its kind cannot fill.
+        ValueError: For an unknown column or layer, importance that is not a number, bounds that leave no width, a
+            budget that not even the narrowest widths meet, or a quota that its kind cannot fill.
     """
-    _check(importance, by, retain, scope, rate)
-    check_measures(rate=rate, budget=budget, snn_ratio=snn_ratio, quota=quota)
-    if snn_ratio is not None and not 0 <= snn_ratio <= 1:
-        raise ValueError(f"Expected snn_ratio in [0, 1], got {snn_ratio}.")
+    known = [column for column in importance.columns if column not in ("layer", "neuron")]
+    if by not in known:
+        raise ValueError(f"Unknown importance {by!r}; known: {known}.")
+    scope, budget, quota, snn_ratio = allocation.scope, allocation.budget, allocation.quota, allocation.snn_ratio
     ordered = importance.sort_values(["layer", "neuron"], ignore_index=True)
-    apart = _without_numbers(ordered, by, otherwise)
-    values = ordered[by].mask(ordered["layer"].isin(apart), ordered[otherwise or by])
+    apart = _without_numbers(ordered, by, allocation.otherwise)
+    values = ordered[by].mask(ordered["layer"].isin(apart), ordered[allocation.otherwise or by])
     frame = ordered[["layer", "neuron"]].assign(variant=variant, importance=values)
     ranks = frame.groupby("layer")["importance"].rank(method="first", ascending=False).astype("int64")
     frame = frame.assign(rank=ranks, worth=_comparable(frame, scope))
     sizes = {str(layer): int(size) for layer, size in frame.groupby("layer").size().items()}
-    choices = _choices(sizes, floor, ceiling, multiple)
-    shares = dict.fromkeys(sizes, retain)
-    if rate == "adaptive":
+    choices = _choices(sizes, allocation)
+    shares = dict.fromkeys(sizes, allocation.retain)
+    if allocation.rate == "adaptive":
         beside = frame["layer"].isin(apart)
         shares = _shares(frame[beside], "layer", kinds or {})
         shares |= {} if beside.all() else _shares(frame[~beside], scope, kinds or {})
@@ -157,55 +113,6 @@ def keep_of(retained: pd.DataFrame) -> Keep:
     return {str(layer): torch.tensor(rows.to_numpy()) for layer, rows in kept.groupby("layer")["neuron"]}
 
 
-def adaptive_retention_rate(
-    scores: Sequence[float] | np.ndarray, network_type: str, *, thresholds: AdaptiveRate = USUAL
-) -> float:
-    """Return the share of neurons to keep, from how unequal their importance is.
-
-    With cv = σ / mean (σ over all, ddof 0): above the first of `thresholds.steps` that cv exceeds, the size of the
-    smallest set that holds that step's share of the importance, over the number of neurons; else the conservative
-    `otherwise`. The result × the network type's factor lies within [lowest, highest].
-
-    A negative score counts as 0: removing that neuron costs nothing. Scores that are all equal, or all ≤ 0, tell no
-    neuron from another (cv = 0) and give the conservative share.
-
-    >>> adaptive_retention_rate([1.0] * 10, "mixed")
-    0.6
-    >>> adaptive_retention_rate([100.0] + [0.0] * 99, "mixed")
-    0.05
-
-    Args:
-        scores: Importance of each neuron, (width,).
-        network_type: A key of `thresholds.factors`: `rnn`, `snn`, `mixed`, `dense`, `conv` or `head`.
-        thresholds: The settings.
-
-    Raises:
-        ValueError: For an unknown network type, no scores, or a score that is no finite number.
-    """
-    if network_type not in thresholds.factors:
-        raise ValueError(f"Unknown network type {network_type!r}; known: {list(thresholds.factors)}.")
-    values = np.asarray(scores, dtype=float).ravel()
-    if not len(values):
-        raise ValueError("Expected at least one score, got none.")
-    if not np.isfinite(values).all():
-        raise ValueError(f"Expected finite scores, got {int((~np.isfinite(values)).sum())} others.")
-    share = _adaptive_share(np.maximum(values, 0.0), thresholds)
-    return float(np.clip(share * thresholds.factors[network_type], thresholds.lowest, thresholds.highest))
-
-
-def _adaptive_share(values: np.ndarray, thresholds: AdaptiveRate) -> float:
-    """Return the share before the network type has its say."""
-    largest = values.max()
-    relative = values / largest if largest > 0 else values  # no sum of large scores overflows
-    variation = relative.std() / relative.mean() if largest > 0 else 0.0
-    for limit, held in sorted(thresholds.steps, reverse=True):
-        if variation > limit:
-            cumulated = np.cumsum(np.sort(relative)[::-1])
-            reached = cumulated >= held * cumulated[-1] * (1 - 1e-12)
-            return float(reached.argmax() + 1) / len(values)
-    return thresholds.otherwise
-
-
 def _comparable(frame: pd.DataFrame, scope: str) -> pd.Series:
     """Return the importance as it is compared between layers."""
     if scope == "absolute":
@@ -214,19 +121,12 @@ def _comparable(frame: pd.DataFrame, scope: str) -> pd.Series:
     return frame["importance"] / mean.where(mean > 0, 1)
 
 
-def _choices(
-    sizes: Mapping[str, int],
-    floor: int | Mapping[str, int],
-    ceiling: int | Mapping[str, int] | None,
-    multiple: int,
-) -> dict[str, np.ndarray]:
+def _choices(sizes: Mapping[str, int], allocation: Allocation) -> dict[str, np.ndarray]:
     """Return the widths that each layer may have."""
-    if multiple < 1:
-        raise ValueError(f"Expected a multiple of at least 1 neuron, got {multiple}.")
-    floors = {**dict.fromkeys(sizes, 1), **_of_layers(floor, sizes, "floor")}
-    ceilings = _of_layers(ceiling, sizes, "ceiling") if ceiling is not None else {}
+    floors = {**dict.fromkeys(sizes, 1), **_of_layers(allocation.floor, sizes, "floor")}
+    ceilings = _of_layers(allocation.ceiling, sizes, "ceiling") if allocation.ceiling is not None else {}
     return {
-        layer: allowed_widths(size, floor=floors[layer], ceiling=ceilings.get(layer), multiple=multiple)
+        layer: allowed_widths(size, floor=floors[layer], ceiling=ceilings.get(layer), multiple=allocation.multiple)
         for layer, size in sizes.items()
     }
 
@@ -234,11 +134,9 @@ def _choices(
 def _of_layers(bound: int | Mapping[str, int], sizes: Mapping[str, int], what: str) -> dict[str, int]:
     """Return a bound for each layer, or for those that are named."""
     bounds = dict(bound) if isinstance(bound, Mapping) else dict.fromkeys(sizes, bound)
-    for layer, number in bounds.items():
+    for layer in bounds:
         if layer not in sizes:
             raise ValueError(f"Unknown layer {layer!r} of a {what}; known: {list(sizes)}.")
-        if number < 1:
-            raise ValueError(f"Expected a {what} of at least 1 neuron, got {number}.")
     return bounds
 
 
@@ -355,17 +253,6 @@ def _ranked(frame: pd.DataFrame, wanted: int, floors: Mapping[str, int]) -> dict
     place = frame["worth"].mask(guaranteed, math.inf).rank(method="first", ascending=False)
     kept = place <= max(wanted, int(guaranteed.sum()))
     return {str(layer): int(number) for layer, number in kept.groupby(frame["layer"]).sum().items()}
-
-
-def _check(importance: pd.DataFrame, by: str, retain: float, scope: str, rate: str) -> None:
-    known = [column for column in importance.columns if column not in ("layer", "neuron")]
-    if by not in known:
-        raise ValueError(f"Unknown importance {by!r}; known: {known}.")
-    for what, name, names in (("scope", scope, SCOPES), ("rate", rate, RATES)):
-        if name not in names:
-            raise ValueError(f"Unknown {what} {name!r}; known: {list(names)}.")
-    if not 0 < retain <= 1:
-        raise ValueError(f"Expected retain in (0, 1], got {retain}.")
 
 
 def _without_numbers(importance: pd.DataFrame, by: str, otherwise: str | None) -> list[str]:

@@ -12,6 +12,7 @@ from pruning.core.neurons import Keep, NeuronLayer, Slice, cut, expect_finite, g
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Windows
 from pruning.models.base import LanguageModel, State
+from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.gradients import gate_sums
 from pruning.training.loop import (
@@ -142,7 +143,8 @@ def most_important(importance: Importance, *, neurons: int, floor: int) -> Keep:
     ]
     table = pd.concat(frames, ignore_index=True)
     share = neurons / len(table)
-    return keep_of(retention(table, variant="gradual", by="importance", retain=share, floor=floor, scope="global"))
+    allocation = Allocation(retain=share, floor=floor, scope="global")
+    return keep_of(retention(table, allocation, variant="gradual", by="importance"))
 
 
 def renewed(importance: Importance, gates: Mapping[str, Tensor], *, momentum: float) -> dict[str, Tensor]:

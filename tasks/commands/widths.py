@@ -14,11 +14,13 @@ from pruning.core.neurons import NeuronLayer
 from pruning.core.options import CHOICES
 from pruning.models import build, settings
 from pruning.models.base import LanguageModel, Measurable
+from pruning.selection.allocation import Allocation
 from pruning.selection.budgets import allowed_widths, budget_of
 from pruning.selection.retention import retention
 from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
 from tasks.common.parameters import Parameters, Unexpected, settings_of
 
+_AS_ASKED = ("retain", "floor", "ceiling", "multiple", "rate", "snn_ratio", "otherwise")
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -79,17 +81,14 @@ def _check_kept(asked: Mapping[str, Any], model: Measurable, place: str, *, by: 
     counted = budget is not None and budget["kind"] != "latency"  # a latency is measured when it is needed
     adaptive = asked["rate"] == "adaptive"  # then importance decides how many stay
     try:
-        retention(
-            _any_importance(layers, without),
-            variant=place,
-            by=by,
-            otherwise=asked["otherwise"],
+        allocation = Allocation(
             scope="layer",
             budget=budget_of(separate, kind=budget["kind"], value=budget["value"]) if counted else None,
-            kinds={layer.name: layer.kind for layer in layers},
             quota=None if adaptive else asked["quota"],
-            **{name: asked[name] for name in ("retain", "floor", "ceiling", "multiple", "rate", "snn_ratio")},
+            **{name: asked[name] for name in _AS_ASKED},
         )
+        kinds = {layer.name: layer.kind for layer in layers}
+        retention(_any_importance(layers, without), allocation, variant=place, by=by, kinds=kinds)
     except ValueError as error:
         raise Unexpected(f"{str(error).rstrip('.')} ({place} in params.yaml).") from None
 

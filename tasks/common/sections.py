@@ -295,8 +295,6 @@ MEASURES = ("rate", "budget", "snn_ratio", "quota")
 
 def check_measures(prune: Mapping[str, Any], place: str) -> None:
     """Refuse contradictions among what `place` says of how many neurons stay."""
-    if prune["rate"] == "adaptive" and prune["budget"] is not None:
-        raise ValueError(f"Expected {place}.rate: adaptive or {place}.budget, got both")
     options.check_measures(**{name: prune[name] for name in MEASURES}, place=f"{place}.")
 
 

@@ -9,6 +9,7 @@ from pruning.evaluation.latency import latencies
 from pruning.evaluation.measures import loss_of, size_of
 from pruning.evaluation.schemas import PATH
 from pruning.models.base import Measurable
+from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
 from tasks.common.job import Job, seconds
 from tasks.common.models import read_model
@@ -45,7 +46,8 @@ def model_at(job: Job, retain: float) -> Measurable:
     importance = read_neurons(job.input("fuse/importance"), dense.layers())
     by = "surgeon" if importance["surgeon"].notna().all() else "fused"
     scope = "absolute" if by == "surgeon" else "global"
-    chosen = retention(importance, variant=f"{retain:g}", by=by, retain=retain, floor=prune["floor"], scope=scope)
+    allocation = Allocation(retain=retain, floor=prune["floor"], scope=scope)
+    chosen = retention(importance, allocation, variant=f"{retain:g}", by=by)
     repair = job.settings("reconstruct") | {"repair": settings["repair"]}
     return repaired(job, dense, keep_of(chosen), **repair)
 

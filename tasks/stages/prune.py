@@ -6,6 +6,7 @@ from typing import Any
 
 from pruning.core.neurons import select
 from pruning.models.base import Measurable
+from pruning.selection.allocation import Allocation
 from pruning.selection.budgets import Budget, budget_of
 from pruning.selection.costs import measured_latency
 from pruning.selection.retention import keep_of, retention
@@ -26,11 +27,10 @@ def run(job: Job) -> None:
     wanted = settings.pop("budget")
     retained = retention(
         read_neurons(job.input("fuse/importance"), separate.layers()),
+        Allocation(**settings, budget=None if wanted is None else _budget(job, separate, wanted)),
         variant=variant,
         by=by,
-        budget=None if wanted is None else _budget(job, separate, wanted),
         kinds={layer.name: layer.kind for layer in separate.layers()},
-        **settings,
     )
     smaller = model if retained["kept"].all() else select(separate, keep_of(retained))
     write_model(job.output("model"), smaller)

@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 from pruning.core.neurons import mask
 from pruning.evaluation.measures import loss_of
 from pruning.fusion.calibration import by_curves, by_quantiles, removal_curves
+from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.gradients import gradients
 from tests.tiny import bytes_of, tensors_of, tiny
@@ -93,10 +94,9 @@ def test_calibration_keeps_a_layer_alive_that_a_ranking_on_another_scale_starves
     raw = {"lstm.0": 0.01 * loss["lstm.0"], "lstm.1": loss["lstm.1"]}
     scores = table_of("fused", raw)
     calibrated = scores.assign(fused=by_quantiles(scores, "fused", losses_of(loss)))
-    settings = {"variant": "v", "by": "fused", "retain": 0.5, "floor": 1, "scope": "absolute"}
 
-    def outcome(frame, **changes):
-        keep = keep_of(retention(frame, **{**settings, **changes}))
+    def outcome(frame, scope="absolute"):
+        keep = keep_of(retention(frame, Allocation(retain=0.5, floor=1, scope=scope), variant="v", by="fused"))
         lost = sum(np.delete(loss[layer], kept.numpy()).sum() for layer, kept in keep.items())
         return {layer: len(kept) for layer, kept in keep.items()}, lost
 
@@ -112,11 +112,10 @@ def test_on_a_trained_model_the_global_choice_by_curves_loses_no_more_than_the_u
     scores = gradients(trained, windows, batches=16)
     curves = removal_curves(trained, windows, scores, by="importance", shares=[0.2, 0.4, 0.6, 0.8])
     calibrated = scores.assign(importance=by_curves(scores, "importance", curves))
-    settings = {"variant": "v", "by": "importance", "retain": 0.5, "floor": 1}
-    loss = {
-        scope: loss_of(mask(trained, keep_of(retention(frame, scope=scope, **settings))), windows).mean
-        for scope, frame in (("layer", scores), ("absolute", calibrated))
-    }
+    loss = {}
+    for scope, frame in (("layer", scores), ("absolute", calibrated)):
+        kept = retention(frame, Allocation(retain=0.5, floor=1, scope=scope), variant="v", by="importance")
+        loss[scope] = loss_of(mask(trained, keep_of(kept)), windows).mean
     assert loss["absolute"] <= loss["layer"] + 1e-9
 
 

@@ -19,6 +19,7 @@ from pruning.evaluation.latency import latencies
 from pruning.evaluation.measures import loss_of, size_of
 from pruning.models.adapted import adapt
 from pruning.repair.reconstruction import reconstruct
+from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import activations
 from pruning.signals.criteria import criteria
@@ -268,7 +269,7 @@ def test_a_discovered_model_is_measured_fused_pruned_and_fine_tuned(kind):
     model, batches = discovered(kind)
     tables = {name: measure(model, batches) for name, measure in ALL.items()}
     importance = pruning.fuse(tables, strategy="adaptive", seed=1)
-    keep = keep_of(retention(importance, variant="v", by="fused", retain=0.6, floor=1, scope="layer"))
+    keep = keep_of(retention(importance, Allocation(retain=0.6, floor=1, scope="layer"), variant="v", by="fused"))
     keep = {layer.name: keep[layer.name] for layer in model.layers() if layer.exact}
     smaller = select(model, keep)
     assert torch.allclose(smaller.logits(batches[0][0])[0], mask(model, keep).logits(batches[0][0])[0], atol=1e-10)
@@ -320,7 +321,7 @@ def measured(kind):
 def test_a_model_is_pruned_by_every_fusion_repaired_and_fine_tuned(kind, strategy, repair):
     model, batches, tables, oracle = measured(kind)
     importance = pruning.fuse(tables, strategy=strategy, seed=1, oracle=oracle, folds=3)
-    keep = keep_of(retention(importance, variant="v", by="fused", retain=0.6, floor=2, scope="global"))
+    keep = keep_of(retention(importance, Allocation(retain=0.6, floor=2, scope="global"), variant="v", by="fused"))
     covariances = activations(model, batches, activation_samples=16, bins=8)[1]
     smaller = reconstruct(model, keep, covariances, repair=repair)
     assert smaller.widths() == tuple(len(keep[layer.name]) for layer in model.layers())

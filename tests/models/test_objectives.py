@@ -18,6 +18,7 @@ from pruning.evaluation.measures import loss_of, size_of
 from pruning.models.adapted import adapt
 from pruning.models.objectives import objective_of
 from pruning.repair.reconstruction import reconstruct
+from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import activations
 from pruning.signals.criteria import criteria
@@ -149,7 +150,7 @@ def test_whatever_the_loss_a_model_is_measured_fused_pruned_repaired_and_trained
     said = [record.message for record in caplog.records if "empirical" in record.message]
     assert len(said) == (2 if kind in EMPIRICAL else 0)
     importance = pruning.fuse(tables, strategy="adaptive", seed=1)
-    keep = keep_of(retention(importance, variant="v", by="fused", retain=0.6, floor=1, scope="layer"))
+    keep = keep_of(retention(importance, Allocation(retain=0.6, floor=1, scope="layer"), variant="v", by="fused"))
     smaller = select(model, keep)
     inputs = batches[0][0]
     assert torch.allclose(smaller.predicted(inputs)[0], mask(model, keep).predicted(inputs)[0], atol=1e-10)

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from pruning.core.neurons import select
 from pruning.evaluation.measures import size_of
+from pruning.selection.adaptive import AdaptiveRate, adaptive_retention_rate
+from pruning.selection.allocation import Allocation
 from pruning.selection.budgets import Budget, budget_of
-from pruning.selection.retention import AdaptiveRate, adaptive_retention_rate, keep_of, retention
+from pruning.selection.retention import keep_of, retention
 from pruning.signals.weights import weights
 from tests.tiny import tiny
 
@@ -29,10 +31,15 @@ def importance_of(values):
     return pd.DataFrame(rows, columns=["layer", "neuron", "fused"])
 
 
+def retained(frame, *, by="fused", kinds=None, **settings):
+    """Return the table `retention` of half of each layer, or by other settings."""
+    usual = {"retain": 0.5, "floor": 1, "scope": "layer"}
+    return retention(frame, Allocation(**{**usual, **settings}), variant="v", by=by, kinds=kinds)
+
+
 def kept_of(values, **settings):
     """Return layer → kept neurons."""
-    usual = {"variant": "v", "by": "fused", "retain": 0.5, "floor": 1, "scope": "layer"}
-    table = retention(importance_of(values), **{**usual, **settings})
+    table = retained(importance_of(values), **settings)
     return {layer: kept.tolist() for layer, kept in keep_of(table).items()}
 
 
@@ -103,23 +110,18 @@ def test_equal_neurons_are_kept_in_the_order_of_their_numbers(scope, value):
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_the_order_of_rows_does_not_matter(scope):
     frame = importance_of({"lstm.0": [1, 1, 2, 1, 1, 0], "lstm.1": [3, 3, 3, 3, 3, 3, 3, 3, 3]})
-    settings = {"variant": "v", "by": "fused", "retain": 0.5, "floor": 1, "scope": scope}
-    assert retention(frame, **settings).equals(retention(frame.sample(frac=1, random_state=3), **settings))
+    assert retained(frame, scope=scope).equals(retained(frame.sample(frac=1, random_state=3), scope=scope))
 
 
 def test_ranks_count_from_the_most_important_of_each_layer():
-    table = retention(
-        importance_of({"a": [1, 3, 2], "b": [5, 5]}), variant="v", by="fused", retain=0.5, floor=1, scope="layer"
-    )
+    table = retained(importance_of({"a": [1, 3, 2], "b": [5, 5]}))
     assert table["rank"].tolist() == [3, 1, 2, 1, 2]
     assert table["variant"].unique().tolist() == ["v"]
     assert table["importance"].tolist() == [1, 3, 2, 5, 5]
 
 
 def test_kept_neurons_are_ascending_indices_that_surgery_takes():
-    keep = keep_of(
-        retention(importance_of({"a": [9, 0, 8, 7]}), variant="v", by="fused", retain=0.75, floor=1, scope="layer")
-    )
+    keep = keep_of(retained(importance_of({"a": [9, 0, 8, 7]}), retain=0.75))
     assert keep["a"].dtype == torch.int64
     assert keep["a"].tolist() == [0, 2, 3]
 
@@ -133,6 +135,8 @@ def test_kept_neurons_are_ascending_indices_that_surgery_takes():
         ({"retain": 1.01}, r"Expected retain in \(0, 1\], got 1.01."),
         ({"retain": math.nan}, r"Expected retain in \(0, 1\], got nan."),
         ({"floor": 0}, "Expected a floor of at least 1 neuron, got 0."),
+        ({"ceiling": {"lstm.0": 0}}, "Expected a ceiling of at least 1 neuron, got 0."),
+        ({"multiple": 0}, "Expected a multiple of at least 1 neuron, got 0."),
     ],
 )
 def test_impossible_settings_are_refused(settings, sentence):
@@ -155,16 +159,13 @@ def partly_measured():
     return frame.assign(fused=1000 * frame["fused"], surgeon=frame["fused"].mask(frame["layer"] == "b"))
 
 
-ASKED = {"variant": "v", "by": "surgeon", "retain": 0.5, "floor": 1}
-
-
 def test_a_layer_without_numbers_is_named_with_the_ways_out():
     sentence = (
         r"^Expected a finite importance for every neuron, got others for layer 'b' in 'surgeon'; choose by one of "
         r"\['fused'\], or let otherwise name one of them for what has no numbers\.$"
     )
     with pytest.raises(ValueError, match=sentence):
-        retention(partly_measured(), scope="absolute", **ASKED)
+        retained(partly_measured(), scope="absolute", by="surgeon")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_a_layer_without_numbers_is_named_with_the_ways_out():
 )
 def test_what_cannot_stand_in_for_missing_numbers_is_refused(change, otherwise, sentence):
     with pytest.raises(ValueError, match=sentence):
-        retention(partly_measured().assign(**change), scope="absolute", otherwise=otherwise, **ASKED)
+        retained(partly_measured().assign(**change), scope="absolute", otherwise=otherwise, by="surgeon")
 
 
 @pytest.mark.parametrize(
@@ -203,20 +204,20 @@ def test_a_layer_without_numbers_keeps_its_share_by_another_column(settings, exp
     if "budget" in settings:
         budget = Budget("neurons", settings["budget"], ("a", "b", "c"), lambda widths: widths.sum(axis=1))
         settings = {**settings, "budget": budget}
-    table = retention(partly_measured(), otherwise="fused", **{**ASKED, **settings})
+    table = retained(partly_measured(), otherwise="fused", by="surgeon", **settings)
     assert {layer: kept.tolist() for layer, kept in keep_of(table).items()} == expected
 
 
 @pytest.mark.parametrize("rate", ["fixed", "adaptive"])
 def test_otherwise_has_no_say_where_every_layer_has_numbers(rate):
     frame = partly_measured().assign(surgeon=np.arange(14.0))
-    asked = {**ASKED, "scope": "global", "rate": rate}
-    pd.testing.assert_frame_equal(retention(frame, otherwise="fused", **asked), retention(frame, **asked))
+    asked = {"by": "surgeon", "scope": "global", "rate": rate}
+    pd.testing.assert_frame_equal(retained(frame, otherwise="fused", **asked), retained(frame, **asked))
 
 
 def test_a_model_without_any_numbers_keeps_each_layers_share():
     frame = partly_measured().assign(surgeon=math.nan)
-    table = retention(frame, otherwise="fused", scope="absolute", **ASKED)
+    table = retained(frame, otherwise="fused", scope="absolute", by="surgeon")
     assert table.groupby("layer")["kept"].sum().tolist() == [2, 3, 2]
 
 
@@ -253,17 +254,14 @@ def test_a_budget_of_neurons_keeps_the_importance_that_a_global_ranking_keeps(va
     values = {layer: [abs(value) for value in layer_values] for layer, layer_values in values.items()}
     number = max(3, math.floor(17 * share + 0.5))
     neurons = Budget("neurons", number, tuple(WIDTHS), lambda rows: rows.sum(axis=1))
-    ranked = retention(importance_of(values), **{**USUAL_SETTINGS, "scope": "global", "retain": number / 17})
-    within = retention(importance_of(values), **{**USUAL_SETTINGS, "scope": "global"}, budget=neurons)
+    ranked = retained(importance_of(values), scope="global", retain=number / 17)
+    within = retained(importance_of(values), scope="global", budget=neurons)
     mean = {layer: np.mean(layer_values) or 1.0 for layer, layer_values in values.items()}
     totals = [
         sum(row.importance / mean[row.layer] for row in frame.itertuples() if row.kept) for frame in (ranked, within)
     ]
     assert totals[1] == pytest.approx(totals[0])
     assert within["kept"].sum() == ranked["kept"].sum() == number
-
-
-USUAL_SETTINGS = {"variant": "v", "by": "fused", "retain": 0.5, "floor": 1, "scope": "layer"}
 
 
 @pytest.mark.parametrize("scope", ["layer", "global", "absolute"])
@@ -274,8 +272,7 @@ def test_the_pruned_model_costs_no_more_than_the_budget_and_nearly_all_of_it(sco
     full = getattr(size_of(model), kind)
     least = getattr(size_of(model.resized([2, 2])), kind)
     budget = budget_of(model, kind=kind, value=(full + least) / 2)
-    retained = retention(table, **{**USUAL_SETTINGS, "scope": scope, "floor": 2}, budget=budget)
-    smaller = select(model, keep_of(retained))
+    smaller = select(model, keep_of(retained(table, scope=scope, floor=2, budget=budget)))
     assert getattr(size_of(smaller), kind) <= budget.value
     assert getattr(size_of(smaller), kind) > 0.85 * budget.value
 
@@ -467,8 +464,8 @@ def test_a_tiny_mixed_model_is_cut_to_its_ratio_and_runs():
     model = tiny(widths=(12, 8), family="lstm + snn")
     kinds = {layer.name: layer.kind for layer in model.layers()}
     importance = weights(model, threshold=0.1, bins=8)
-    usual = {"variant": "v", "by": "importance", "retain": 1.0, "floor": 1, "scope": "layer"}
-    smaller = select(model, keep_of(retention(importance, snn_ratio=0.25, kinds=kinds, **usual)))
+    chosen = retained(importance, by="importance", retain=1.0, snn_ratio=0.25, kinds=kinds)
+    smaller = select(model, keep_of(chosen))
     assert smaller.widths() == (5, 2, 3, 1)  # of 6, 6, 4, 4
     assert smaller(torch.zeros(3, 2, dtype=torch.long))[0].isfinite().all()
 
@@ -479,6 +476,7 @@ def test_a_tiny_mixed_model_is_cut_to_its_ratio_and_runs():
         ({"snn_ratio": 1.5}, r"Expected snn_ratio in \[0, 1\], got 1\.5\."),
         ({"snn_ratio": 0.5, "quota": {"rnn": 1, "snn": 0}}, "Expected snn_ratio or quota, got both"),
         ({"snn_ratio": 0.5, "rate": "adaptive"}, "Expected snn_ratio or rate: adaptive, got both"),
+        ({"budget": 9, "rate": "adaptive"}, "Expected rate: adaptive or budget, got both"),
         ({"snn_ratio": 0.5, "kinds": {"lstm.0": "rnn"}}, r"Expected layers of the kinds \['rnn', 'snn'\], got "),
         ({"quota": {"rnn": 0.5, "snn": 0.6}}, "Expected the shares of quota to sum to 1, none below 0, got "),
         ({"quota": {}}, "Expected the shares of quota to sum to 1, none below 0, got "),

@@ -1,11 +1,11 @@
 """What a variant says of itself against what the section `prune` says, and budgets before any work."""
 
-from inspect import signature
+from dataclasses import fields
 
 import pytest
 from ruamel.yaml import YAML
 
-from pruning.selection.retention import retention
+from pruning.selection.allocation import Allocation
 from tasks.common.parameters import Unexpected, checked, settings_of
 from tasks.common.sections import Prune
 from tests.projects import ROOT
@@ -102,7 +102,7 @@ def test_kinds_of_neurons_that_contradict_each_other_get_one_sentence(prune, var
 
 
 def test_every_setting_of_the_section_is_one_of_the_library_but_what_the_stage_makes_of_it():
-    assert set(Prune.model_fields) - {"tied"} <= set(signature(retention).parameters)
+    assert set(Prune.model_fields) - {"tied"} == {field.name for field in fields(Allocation)}
 
 
 def test_a_variant_says_by_what_a_layer_without_numbers_is_ranked():
