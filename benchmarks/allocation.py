@@ -20,6 +20,7 @@ from pruning.data.windows import Windows
 from pruning.evaluation.measures import loss_of
 from pruning.fusion.calibration import by_curves, by_quantiles, removal_curves
 from pruning.fusion.fused import fuse
+from pruning.fusion.fusing import Fusing
 from pruning.models.base import LanguageModel
 from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
@@ -59,7 +60,7 @@ def compared(
 
 def calibrated(seed: int) -> pd.DataFrame:
     """Return the default fusion of the signals that the experiment measured with a seed."""
-    return fuse(signals(Path("data/experiment"), seed), strategy="simple", seed=seed)
+    return fuse(signals(Path("data/experiment"), seed), Fusing(strategy="simple", seed=seed))
 
 
 def part(corpus: pd.DataFrame, split: str, start: int, length: int) -> Tensor:

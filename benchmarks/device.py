@@ -180,6 +180,7 @@ def pipeline(bench: Bench) -> None:
     from pruning.experiment.measured import MEASURED
     from pruning.experiment.measuring import USUAL, calibrate
     from pruning.fusion.fused import fusion
+    from pruning.fusion.fusing import Fusing
     from pruning.repair.imitation import Imitation, imitate
     from pruning.repair.reconstruction import reconstruct
     from pruning.selection.allocation import Allocation
@@ -209,7 +210,7 @@ def pipeline(bench: Bench) -> None:
         calibration = calibrate(model, corpus, MEASURED, effort=effort, seed=1)
         lap("signals")
         signals = tuple(name for name in MEASURED if name not in ("surgeon", "criteria"))
-        fused = fusion(calibration.tables, strategy="simple", seed=1, signals=signals).importance
+        fused = fusion(calibration.tables, Fusing(strategy="simple", seed=1, signals=signals)).importance
         keep = keep_of(retention(fused, Allocation(retain=0.5, floor=4, scope="global"), variant="fused", by="fused"))
         dense = model.decoupled()
         phases = {"dense": model, "pruned": select(dense, keep)}

@@ -22,6 +22,7 @@ from benchmarks.repair import CALIBRATION, SENSITIVE, STATES, Bench
 from pruning.core.neurons import Keep
 from pruning.fusion.calibration import removal_curves
 from pruning.fusion.fused import fuse
+from pruning.fusion.fusing import Fusing
 from pruning.models.base import LanguageModel
 from pruning.models.mixed import MixedLanguageModel
 from pruning.repair.reconstruction import reconstruct
@@ -81,7 +82,7 @@ def calibrated(bench: Bench, seed: int) -> tuple[pd.DataFrame, Covariances]:
     tables["criteria"] = criteria(model, windows, **UNUSED, seed=seed, track=track)
     some = list(islice(windows, CURVE_WINDOWS))
     curves = partial(removal_curves, model, some, by="fused", shares=CURVE, track=track)
-    return fuse(tables, strategy="simple", calibration="removal", curves=curves, seed=seed), states
+    return fuse(tables, Fusing(strategy="simple", seed=seed, calibration="removal"), curves=curves), states
 
 
 def measure(bench: Bench, keeps: Sequence[float], seeds: int) -> None:

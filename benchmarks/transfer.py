@@ -16,6 +16,7 @@ import pandas as pd
 from pruning.experiment.measured import MEASURED, Calibration
 from pruning.experiment.variants import choice_of
 from pruning.fusion.fused import fusion
+from pruning.fusion.fusing import Fusing
 from pruning.fusion.schemas import ALL
 from pruning.signals.schemas import CRITERIA
 from tasks.common.tables import read_table
@@ -40,9 +41,7 @@ def ranked(
     learned = choice.strategy == "learned"
     report = fusion(
         calibration.tables,
-        strategy=choice.strategy,
-        seed=1,
-        signals=choice.signals,
+        Fusing(strategy=choice.strategy, seed=1, signals=choice.signals),
         oracle=oracle,
         criteria=calibration.tables["criteria"][["layer", "neuron", *CRITERIA]] if learned else None,
         weights=weights,

@@ -20,6 +20,7 @@ from pruning.data.windows import Windows
 from pruning.experiment.measured import MEASURED
 from pruning.experiment.measuring import USUAL, measure
 from pruning.fusion.fused import fusion
+from pruning.fusion.fusing import Fusing
 from pruning.models import build
 from pruning.selection.allocation import Allocation
 from pruning.selection.retention import retention
@@ -42,7 +43,7 @@ def measured(part: str, width: int) -> dict[str, float]:
             covariances = measure("activations", model, windows, {}, effort=EFFORT, seed=1)[1]
     start, computed = time.perf_counter(), time.process_time()
     if part == "fusion":
-        fusion(dict.fromkeys(SIGNALS, frame), strategy="simple", seed=1)
+        fusion(dict.fromkeys(SIGNALS, frame), Fusing(strategy="simple", seed=1))
     elif part == "retention":
         retention(frame, Allocation(retain=0.5, floor=1, scope="global"), variant="wide", by="importance")
     else:

@@ -40,6 +40,7 @@ from .experiment.trials import Treatment as Treatment
 from .experiment.trials import run_dense_control as run_dense_control
 from .experiment.verdict import verdict as verdict
 from .fusion.fused import fuse as fuse
+from .fusion.fusing import Fusing as Fusing
 from .models import build as build
 from .models.adapted import adapt as adapt
 from .repair.imitation import Imitation as Imitation

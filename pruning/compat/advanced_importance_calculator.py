@@ -13,7 +13,8 @@ from pruning import oracle
 from pruning.compat.given import Criterion, Pair, given
 from pruning.compat.improved_importance_calculation import ImprovedImportanceCalculator
 from pruning.core.modes import untouched
-from pruning.fusion.fused import Fusion, expect_strategy, fusion
+from pruning.fusion.fused import Fusion, fusion
+from pruning.fusion.fusing import Fusing, expect_strategy
 from pruning.signals.schemas import SIGNALS
 
 READ, ALL = 20, sys.maxsize
@@ -90,4 +91,4 @@ class AdvancedImportanceCalculator(ImprovedImportanceCalculator):
                     own.gated(), batches[:READ], neurons=self.measured_neurons, tokens=ALL, seed=self.seed
                 )
         tables, strategy = self._tables(own, batches), self.fusion_strategy
-        return fusion(tables, strategy=strategy, seed=self.seed, oracle=removals, weights=weights)
+        return fusion(tables, Fusing(strategy=strategy, seed=self.seed), oracle=removals, weights=weights)

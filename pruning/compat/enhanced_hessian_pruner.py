@@ -18,7 +18,7 @@ from pruning.core.neurons import NeuronLayer, fingerprint
 from pruning.core.tables import table
 from pruning.data.windows import IGNORED, Window, cut
 from pruning.experiment.measuring import USUAL, calibrate
-from pruning.fusion.fused import expect_strategy
+from pruning.fusion.fusing import Fusing, expect_strategy
 from pruning.fusion.schemas import IMPORTANCE
 from pruning.models.adapted import Adapted, _on
 from pruning.models.base import LanguageModel
@@ -158,7 +158,7 @@ class EnhancedHessianPruner:
         removals = None
         if self.importance_fusion_strategy == "learned":
             removals = oracle(model, batches[:READ], neurons=MEASURED, tokens=ALL, seed=seed)
-        return fuse(tables, strategy=self.importance_fusion_strategy, seed=seed, oracle=removals)
+        return fuse(tables, Fusing(strategy=self.importance_fusion_strategy, seed=seed), oracle=removals)
 
 
 def _supported(

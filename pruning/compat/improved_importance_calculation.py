@@ -18,6 +18,7 @@ from pruning.core.modes import evaluating, thawed, untouched
 from pruning.core.tables import rows_of
 from pruning.experiment.measuring import USUAL, calibrate
 from pruning.fusion.fused import fusion
+from pruning.fusion.fusing import Fusing
 from pruning.selection.adaptive import adaptive_retention_rate as usual_rate
 from pruning.signals.hessian import mean_squares
 
@@ -55,7 +56,7 @@ class ImprovedImportanceCalculator:
     ) -> dict[str, list[float]]:
         """Return layer name → the importance of each of its neurons; see `AdvancedImportanceCalculator`."""
         own, batches = given(model, modules, channel_trace, dataloader, criterion, device, self.activation_samples)
-        return fusion(self._tables(own, batches), strategy="simple", seed=0).by_layer
+        return fusion(self._tables(own, batches), Fusing(strategy="simple", seed=0)).by_layer
 
     def adaptive_retention_rate(self, importance_scores: Any, network_type: str = "mixed") -> float:
         """Return the share of neurons to keep; see the function of that name."""

@@ -9,6 +9,7 @@ import pandas as pd
 from pruning.experiment.measured import Calibration
 from pruning.experiment.variants import FOLDS, Choice, choice_of
 from pruning.fusion.fused import Fusion, fusion
+from pruning.fusion.fusing import Fusing
 from pruning.signals.schemas import CRITERIA
 
 
@@ -41,10 +42,7 @@ def fused_by(
     learned = choice.strategy == "learned"
     return fusion(
         calibration.tables,
-        strategy=choice.strategy,
-        seed=calibration.seed,
-        signals=choice.signals,
-        folds=FOLDS,
+        Fusing(strategy=choice.strategy, seed=calibration.seed, signals=choice.signals, folds=FOLDS),
         oracle=oracle if learned and weights is None else None,
         criteria=calibration.tables["criteria"][["layer", "neuron", *CRITERIA]] if learned else None,
         weights=weights if learned else None,

@@ -2,15 +2,15 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pruning.core.options import Calibrated, Strategy
 from pruning.core.tables import table
 from pruning.fusion.calibration import by_curves, by_quantiles
+from pruning.fusion.fusing import CALIBRATIONS, Fusing
 from pruning.fusion.learned import Shares, learn, measured, scores, within_layers
 from pruning.fusion.report import ranks_of_removals, report_of
 from pruning.fusion.schemas import ALL, IMPORTANCE
@@ -19,7 +19,6 @@ from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
 
 logger = logging.getLogger(__name__)
 
-STRATEGIES, CALIBRATIONS = get_args(Strategy), get_args(Calibrated)
 FOLDS = 5
 """Parts that measured neurons are cut into for `learned`, where there are enough of them."""
 Curves = Callable[[pd.DataFrame], pd.DataFrame]
@@ -62,27 +61,23 @@ class Fusion:
         return {str(name): own.tolist() for name, own in self.importance.groupby("layer")["fused"]}
 
 
-def fuse(tables: Mapping[str, pd.DataFrame], *, strategy: str, seed: int, **settings: Any) -> pd.DataFrame:
-    """Return the `importance` table alone; see `fusion`, whose further settings may be given.
+def fuse(tables: Mapping[str, pd.DataFrame], fusing: Fusing, **beside: Any) -> pd.DataFrame:
+    """Return the `importance` table alone; see `fusion`, whose further arguments may be given.
 
     >>> import pandas as pd
     >>> keys = {"layer": ["a"] * 3, "neuron": range(3)}
     >>> tables = {"weights": pd.DataFrame({**keys, "importance": [0.0, 1.0, 2.0]})}
     >>> tables["hessian"] = pd.DataFrame({**keys, "importance": [0.0, 9.0, 9.0]})
-    >>> fuse(tables, strategy="simple", seed=1)["fused"].tolist()
+    >>> fuse(tables, Fusing(strategy="simple", seed=1))["fused"].tolist()
     [0.0, 0.75, 1.0]
     """
-    return fusion(tables, strategy=strategy, seed=seed, **settings).importance
+    return fusion(tables, fusing, **beside).importance
 
 
 def fusion(
     tables: Mapping[str, pd.DataFrame],
+    fusing: Fusing,
     *,
-    strategy: str,
-    seed: int,
-    signals: Sequence[str] | None = None,
-    folds: int | None = None,
-    calibration: str = "none",
     oracle: pd.DataFrame | None = None,
     criteria: pd.DataFrame | None = None,
     weights: Mapping[str, Any] | None = None,
@@ -107,12 +102,7 @@ def fusion(
         tables: Signal name → its table, of as many signals as were measured; the same neurons in each. Those of
             `BESIDE` and `criteria` are passed on. Where one was not measured, its columns are not numbers and nothing
             can be chosen by them.
-        strategy: How to weigh the signals.
-        seed: Seed of the random control, of folds and of the bootstrap.
-        signals: Which signals count, by default all that there are; the others' shares are 0.
-        folds: Parts that the measured neurons are cut into for `learned`; by default as many as they suffice for,
-            and at most five.
-        calibration: `none`, `hessian`, `oracle`, `removal`, or a column of `criteria` in nat/token.
+        fusing: How to fuse them.
         oracle: Measured removals: `layer`, `neuron`, `loss_increase`, `standard_error` (nat/token), of some neurons.
         criteria: More importances by column, of the same neurons, that `learned` may weigh beside the signals. The
             standard error of one is its column with `_error` behind the name, here or in the table `criteria`; one
@@ -121,11 +111,13 @@ def fusion(
         curves: For `removal`: scores (`layer`, `neuron`, `fused`) → what `removal_curves` gives for them.
 
     Raises:
-        ValueError: For an unknown strategy, signal or calibration, tables of different neurons, or `learned` or
-            a calibration without the measurements that it needs.
+        ValueError: For no tables, an unknown calibration, tables of different neurons, or `learned` or a calibration
+            without the measurements that it needs.
     """
-    signals = [name for name in SIGNALS if name in tables] if signals is None else signals
-    _check(strategy, signals, calibration, oracle, criteria, weights)
+    if fusing.signals is None:
+        fusing = replace(fusing, signals=[name for name in SIGNALS if name in tables])
+    signals, calibration = fusing.signals or (), fusing.calibration
+    _check(fusing, oracle, criteria, weights)
     if calibration == "removal" and curves is None:
         raise ValueError("Expected what measures removal curves for calibration 'removal', got nothing.")
     frame, errors = _side_by_side(tables, signals, criteria)
@@ -134,14 +126,14 @@ def fusion(
     names = [*(name for name in SIGNALS if name in signals), *_names_of(criteria)]
     described = _described(frame, errors, names)
     rows = None if oracle is None else measured(frame[["layer", "neuron", *names]], oracle)
-    parts = folds or (FOLDS if rows is None else max(2, min(FOLDS, rows.groupby("layer").size().min() // 2)))
-    weighing, evidence = _weighed(frame, rows, names, described, strategy, weights, int(parts), seed)
+    parts = fusing.folds or (FOLDS if rows is None else max(2, min(FOLDS, rows.groupby("layer").size().min() // 2)))
+    weighing, evidence = _weighed(frame, rows, described, replace(fusing, folds=int(parts)), names, weights)
     raw = relative(frame, names, weighing.transform).to_numpy()
     fused = scores(frame["layer"], raw, _for_layers(weighing.shares, frame), names)
     if rows is not None:
-        evidence = ranks_of_removals(rows, frame, fused, names, evidence, seed)
+        evidence = ranks_of_removals(rows, frame, fused, names, evidence, fusing.seed)
     calibrated = _calibrated(frame.assign(fused=fused), errors, calibration, oracle, curves)
-    importance = _importance_table(frame, calibrated, weighing, seed, _beside(tables))
+    importance = _importance_table(frame, calibrated, weighing, fusing.seed, _beside(tables))
     shares = {**_for_layers(weighing.shares, frame), ALL: weighing.shares[ALL]}
     return Fusion(importance, report_of(shares, weighing.strategy, names, described, evidence), weighing)
 
@@ -171,35 +163,14 @@ def from_plain(values: Mapping[str, Any], known: Sequence[str]) -> Weighing:
     )
 
 
-def expect_strategy(name: str) -> None:
-    """Refuse a strategy that there is none of.
-
-    >>> expect_strategy("best")
-    Traceback (most recent call last):
-    ValueError: Unknown fusion 'best'; known: ['simple', 'adaptive', 'learned'].
-    """
-    if name not in STRATEGIES:
-        raise ValueError(f"Unknown fusion {name!r}; known: {list(STRATEGIES)}.")
-
-
 def _check(
-    strategy: str,
-    signals: Sequence[str],
-    calibration: str,
-    oracle: pd.DataFrame | None,
-    criteria: pd.DataFrame | None,
-    weights: Mapping[str, Any] | None,
+    fusing: Fusing, oracle: pd.DataFrame | None, criteria: pd.DataFrame | None, weights: Mapping[str, Any] | None
 ) -> None:
-    expect_strategy(strategy)
-    for name in signals:
-        if name not in SIGNALS:
-            raise ValueError(f"Unknown signal {name!r}; known: {list(SIGNALS)}.")
-    if not signals:
-        raise ValueError(f"Expected at least one of the signals {list(SIGNALS)}, got none.")
-    known = [*CALIBRATIONS, *_names_of(criteria)]
+    """Refuse a calibration that there is none of, and what was not measured."""
+    known, calibration = [*CALIBRATIONS, *_names_of(criteria)], fusing.calibration
     if calibration not in known:
         raise ValueError(f"Unknown calibration {calibration!r}; known: {known}.")
-    if oracle is None and (calibration == "oracle" or (strategy == "learned" and weights is None)):
+    if oracle is None and (calibration == "oracle" or (fusing.strategy == "learned" and weights is None)):
         what = "calibration 'oracle'" if calibration == "oracle" else "fusion 'learned'"
         raise ValueError(f"Expected measured removals (the table `oracle`) for {what}, got none.")
 
@@ -267,33 +238,31 @@ def _described(frame: pd.DataFrame, errors: pd.DataFrame, names: Sequence[str]) 
 def _weighed(
     frame: pd.DataFrame,
     rows: pd.DataFrame | None,
-    names: Sequence[str],
     described: pd.DataFrame,
-    strategy: str,
+    fusing: Fusing,
+    names: Sequence[str],
     weights: Mapping[str, Any] | None,
-    folds: int,
-    seed: int,
 ) -> tuple[Weighing, dict[str, Any]]:
     """Return the weights, and what is already known of how they do: held-out scores, and whether they fell back."""
     if weights is not None:
         return restricted(from_plain(weights, [*SIGNALS, *names]), names), {"strategy": "saved"}
-    if strategy == "learned" and rows is not None:
-        return _learned(frame, rows, names, folds, seed)
+    if fusing.strategy == "learned" and rows is not None:
+        return _learned(frame, rows, names, fusing)
     signals = [name for name in names if name in SIGNALS]
     shares: Shares = {}
     for layer, signal_rows in described[described["signal"].isin(signals)].groupby("layer"):
         equal = np.full(len(signals), 1 / len(signals))
         pair = signal_rows["reliability"].to_numpy(), signal_rows["agreement"].to_numpy()
-        weight_of_each = adaptive(*pair) if strategy == "adaptive" else equal
+        weight_of_each = adaptive(*pair) if fusing.strategy == "adaptive" else equal
         shares[str(layer)] = dict(zip(signal_rows["signal"], weight_of_each.tolist(), strict=True))
-    return Weighing(strategy, "scaled", _with_mean(shares)), {}
+    return Weighing(fusing.strategy, "scaled", _with_mean(shares)), {}
 
 
 def _learned(
-    frame: pd.DataFrame, rows: pd.DataFrame, names: Sequence[str], folds: int, seed: int
+    frame: pd.DataFrame, rows: pd.DataFrame, names: Sequence[str], fusing: Fusing
 ) -> tuple[Weighing, dict[str, Any]]:
     """Return learned weights, or the best single signal where they rank unseen neurons no better."""
-    learnt = learn(frame, rows, names, folds=folds, seed=seed)
+    learnt = learn(frame, rows, names, folds=fusing.folds or FOLDS, seed=fusing.seed)
     layers, truth = rows["layer"].to_numpy(), rows["loss_increase"].to_numpy()
     reached = within_layers(layers, learnt.held_out, truth)
     alone = {name: within_layers(layers, rows[name].to_numpy(), truth) for name in names}

@@ -11,6 +11,7 @@ import pandas as pd
 
 from pruning.fusion.calibration import removal_curves
 from pruning.fusion.fused import from_plain, fusion, restricted, to_plain
+from pruning.fusion.fusing import Fusing
 from pruning.fusion.schemas import FUSION, IMPORTANCE
 from pruning.signals.schemas import CRITERIA, SIGNALS, TABLES
 from tasks.common.job import Job
@@ -34,11 +35,11 @@ def run(job: Job) -> None:
     settings["signals"] = [name for name in settings["signals"] if name in SIGNALS]
     found = fusion(
         tables,
+        Fusing(**settings),
         weights=kept,
         oracle=read_table(job.input("oracle/oracle")),
         criteria=tables["criteria"][["layer", "neuron", *criteria]] if criteria else None,
         curves=measured,
-        **settings,
     )
     write_table(job.output("importance"), found.importance, IMPORTANCE)
     write_table(job.output("fusion"), found.report, FUSION)

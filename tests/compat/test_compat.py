@@ -24,6 +24,7 @@ from pruning.data.schemas import VOCABULARY
 from pruning.data.windows import Window, Windows
 from pruning.evaluation.measures import loss_of
 from pruning.fusion.fused import fuse
+from pruning.fusion.fusing import Fusing
 from pruning.models.base import LanguageModel
 from pruning.selection.retention import adaptive_retention_rate as library_rate
 from pruning.signals.activations import activations
@@ -434,7 +435,7 @@ def test_the_pruners_choice_is_the_librarys_by_the_same_signals(tmp_path: Path, 
         "surgeon": keys.assign(importance=0.0),
         "criteria": keys.assign(**dict.fromkeys(CRITERIA, 0.0)),
     }
-    expected = fuse(tables, strategy="adaptive", seed=1)
+    expected = fuse(tables, Fusing(strategy="adaptive", seed=1))
     pd.testing.assert_series_equal(result.importance["fused"], expected["fused"])
     relative = expected["fused"] / expected.groupby("layer")["fused"].transform("mean")
     best = expected.loc[relative.nlargest(8).index]  # 0.6 × 13, rounded

@@ -156,7 +156,7 @@ def calibrated(model: Any, windows: Windows) -> Numbers:
 def fused(model: Any, windows: Windows) -> Numbers:
     signals = ("weights", "hessian", "activations", "gradients", "cooperative")
     tables = pruning.calibrate(model, windows, signals, effort=EFFORT, seed=1).tables
-    return columns(pruning.fuse(tables, strategy="simple", seed=1, signals=signals))
+    return columns(pruning.fuse(tables, pruning.Fusing(strategy="simple", seed=1, signals=signals)))
 
 
 def run(how: Callable[..., Any], **settings: Any) -> Case:

@@ -44,6 +44,7 @@ from pruning.experiment.variants import VARIANTS
 from pruning.experiment.verdict import verdict
 from pruning.fusion import learned
 from pruning.fusion.fused import fuse
+from pruning.fusion.fusing import Fusing
 from pruning.repair.imitation import Imitation
 from pruning.repair.reconstruction import reconstruct
 from pruning.signals.gradients import gradients
@@ -160,7 +161,7 @@ def test_the_steps_of_the_comparison_fuse_ever_more_signals(calibrations):
     for variant, count in steps.items():
         signals = VARIANTS[variant].signals
         assert len(signals) == count
-        fused = fuse(tables, strategy="simple", seed=0, signals=signals)["fused"]
+        fused = fuse(tables, Fusing(strategy="simple", seed=0, signals=signals))["fused"]
         pd.testing.assert_series_equal(
             importance_of(calibrations[0], variant)["importance"], fused, check_names=False, check_exact=True
         )

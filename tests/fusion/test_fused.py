@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pruning.fusion import learned
 from pruning.fusion.fused import from_plain, fuse, fusion, to_plain
+from pruning.fusion.fusing import Fusing
 from pruning.fusion.weights import adaptive, agreements, relative, spearman, variance_reliability
 from pruning.signals.scaling import scaled, weighted
 from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
@@ -40,7 +41,7 @@ def signal_tables(seed=0):
 
 def test_the_fusion_is_the_mean_of_each_signal_scaled_within_its_layer():
     signals = signal_tables()
-    table = fuse(signals, strategy="simple", seed=1)
+    table = fuse(signals, Fusing(strategy="simple", seed=1))
     for layer, width in LAYERS.items():
         for neuron in range(width):
             total = 0.0
@@ -54,7 +55,7 @@ def test_the_fusion_is_the_mean_of_each_signal_scaled_within_its_layer():
 
 def test_the_table_holds_each_signals_importance_and_shares_that_sum_to_one():
     signals = signal_tables()
-    table = fuse(signals, strategy="simple", seed=1)
+    table = fuse(signals, Fusing(strategy="simple", seed=1))
     for name in (*SIGNALS, *BESIDE):
         assert table[name].equals(signals[name]["importance"].rename(name))
     assert table[list(CRITERIA)].equals(signals["criteria"][list(CRITERIA)])
@@ -64,13 +65,13 @@ def test_the_table_holds_each_signals_importance_and_shares_that_sum_to_one():
 def test_each_signal_has_an_equal_say_whatever_its_unit():
     signals = signal_tables()
     larger = {**signals, "hessian": signals["hessian"].assign(importance=1e9 * signals["hessian"]["importance"] - 7)}
-    one, other = (fuse(tables, strategy="simple", seed=1)["fused"] for tables in (signals, larger))
+    one, other = (fuse(tables, Fusing(strategy="simple", seed=1))["fused"] for tables in (signals, larger))
     np.testing.assert_allclose(one, other, atol=1e-9)
 
 
 def test_the_random_control_follows_its_seed_and_nothing_else():
-    one, same = (fuse(signal_tables(seed), strategy="simple", seed=1)["random"] for seed in (0, 5))
-    other = fuse(signal_tables(), strategy="simple", seed=2)["random"]
+    one, same = (fuse(signal_tables(seed), Fusing(strategy="simple", seed=1))["random"] for seed in (0, 5))
+    other = fuse(signal_tables(), Fusing(strategy="simple", seed=2))["random"]
     assert one.equals(same)
     assert not one.equals(other)
     assert one.between(0, 1).all()
@@ -79,18 +80,18 @@ def test_the_random_control_follows_its_seed_and_nothing_else():
 
 def test_an_unknown_strategy_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"Unknown fusion 'simpel'; known: \['simple'.*\]."):
-        fuse(signal_tables(), strategy="simpel", seed=1)
+        fuse(signal_tables(), Fusing(strategy="simpel", seed=1))
 
 
 def test_a_missing_signal_is_refused_by_name_where_it_is_asked_for():
     signals = signal_tables()
     del signals["gradients"], signals["hessian"]
     with pytest.raises(ValueError, match=r"Expected the tables \['gradients'\], got none of \['gradients'\]."):
-        fuse(signals, strategy="simple", seed=1, signals=["gradients"])
+        fuse(signals, Fusing(strategy="simple", seed=1, signals=["gradients"]))
     with pytest.raises(ValueError, match="Expected the table 'hessian' for calibration 'hessian', got none"):
-        fuse(signals, strategy="simple", seed=1, calibration="hessian")
+        fuse(signals, Fusing(strategy="simple", seed=1, calibration="hessian"))
     with pytest.raises(ValueError, match=r"Expected at least one of the signals .*, got none"):
-        fuse({}, strategy="simple", seed=1)
+        fuse({}, Fusing(strategy="simple", seed=1))
 
 
 @pytest.mark.parametrize("there", [("hessian",), ("gradients", "weights"), tuple(SIGNALS)[1:]])
@@ -100,8 +101,8 @@ def test_signals_that_were_not_measured_count_as_little_as_if_they_were_switched
     keys = every["weights"][["layer", "neuron"]]
     truth = keys.assign(loss_increase=np.random.default_rng(3).random(12), standard_error=0.1)
     few = {name: every[name] for name in there}
-    found = fusion(few, strategy=strategy, seed=1, folds=2, oracle=truth)
-    off = fusion(every, strategy=strategy, seed=1, folds=2, oracle=truth, signals=there)
+    found = fusion(few, Fusing(strategy=strategy, seed=1, folds=2), oracle=truth)
+    off = fusion(every, Fusing(strategy=strategy, seed=1, signals=there, folds=2), oracle=truth)
     assert found.importance["fused"].equals(off.importance["fused"])
     assert found.weighing == off.weighing
     assert found.report.equals(off.report)
@@ -114,7 +115,7 @@ def test_signals_of_other_neurons_are_refused():
     signals = signal_tables()
     signals["gradients"] = signals["gradients"].iloc[:-1]
     with pytest.raises(ValueError, match=r"Expected the same neurons in every signal, got others in 'gradients'."):
-        fuse(signals, strategy="simple", seed=1)
+        fuse(signals, Fusing(strategy="simple", seed=1))
 
 
 @given(values=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=12))
@@ -200,7 +201,7 @@ def _few(monkeypatch):
 
 def test_adaptive_weights_are_those_of_the_rule_in_each_layer():
     tables, _ = measured_tables()
-    report = fusion(tables, strategy="adaptive", seed=1).report
+    report = fusion(tables, Fusing(strategy="adaptive", seed=1)).report
     frame = tables["weights"][["layer", "neuron"]].assign(**{name: tables[name]["importance"] for name in SIGNALS})
     for layer in ("lstm.0", "lstm.1"):
         own = frame[frame["layer"] == layer]
@@ -217,11 +218,11 @@ def test_adaptive_weights_are_those_of_the_rule_in_each_layer():
 def test_adaptive_weights_prefer_signals_that_agree_over_noise_and_constants():
     tables, oracle = measured_tables(width=200)
     tables["cooperative"] = tables["cooperative"].assign(importance=0.5, standard_error=0.0)
-    found = fusion(tables, strategy="adaptive", seed=1, oracle=oracle)
+    found = fusion(tables, Fusing(strategy="adaptive", seed=1), oracle=oracle)
     weight = found.weighing.shares["all"]
     assert weight["weights"] + weight["gradients"] > 0.8
     assert weight["cooperative"] == 0
-    simple = fusion(tables, strategy="simple", seed=1, oracle=oracle).report
+    simple = fusion(tables, Fusing(strategy="simple", seed=1), oracle=oracle).report
     assert found.report["held_out"].iloc[0] > simple["held_out"].iloc[0] + 0.1
 
 
@@ -229,7 +230,7 @@ def test_signals_that_are_all_constant_count_the_same():
     tables, _ = measured_tables()
     constant = {name: tables[name].assign(importance=3.0, standard_error=0.0) for name in SIGNALS}
     tables = {**tables, **constant}
-    found = fuse(tables, strategy="adaptive", seed=1)
+    found = fuse(tables, Fusing(strategy="adaptive", seed=1))
     np.testing.assert_allclose(found[[f"{name}_share" for name in SIGNALS]], 0.2)
     np.testing.assert_allclose(found["fused"], 0.5)
 
@@ -240,7 +241,7 @@ def test_a_signal_that_is_switched_off_has_no_say(strategy):
     tables, oracle = measured_tables()
     spoilt = {**tables, "hessian": tables["hessian"].assign(importance=np.arange(80.0))}
     on = ["weights", "activations", "gradients", "cooperative"]
-    one, other = (fuse(t, strategy=strategy, seed=1, signals=on, oracle=oracle) for t in (tables, spoilt))
+    one, other = (fuse(t, Fusing(strategy=strategy, seed=1, signals=on), oracle=oracle) for t in (tables, spoilt))
     np.testing.assert_array_equal(one["fused"], other["fused"])
     assert (one["hessian_share"] == 0).all()
     np.testing.assert_allclose(one[[f"{name}_share" for name in on]].sum(axis=1), 1)
@@ -248,7 +249,7 @@ def test_a_signal_that_is_switched_off_has_no_say(strategy):
 
 def test_learned_weights_beat_the_best_single_signal_on_neurons_that_were_not_used():
     tables, oracle = measured_tables(width=60)
-    found = fusion(tables, strategy="learned", seed=1, folds=3, oracle=oracle.iloc[::2])
+    found = fusion(tables, Fusing(strategy="learned", seed=1, folds=3), oracle=oracle.iloc[::2])
     report = found.report[found.report["layer"] == "all"].set_index("signal")
     assert not found.report["fell_back"].any()
     assert report["measured"].eq(60).all()
@@ -266,7 +267,7 @@ def test_learned_weights_beat_the_best_single_signal_on_neurons_that_were_not_us
 def test_where_nothing_is_gained_learned_fusion_says_so_and_falls_back_to_the_best_signal(caplog):
     tables, oracle = measured_tables(good=("hessian",), noise=0.05)
     with caplog.at_level(logging.WARNING, logger="pruning"):
-        found = fusion(tables, strategy="learned", seed=1, oracle=oracle)
+        found = fusion(tables, Fusing(strategy="learned", seed=1), oracle=oracle)
     assert "ranks unseen neurons no better" in caplog.text
     assert "hessian alone" in caplog.text
     assert found.report["fell_back"].all()
@@ -281,7 +282,7 @@ def test_criteria_are_weighed_beside_the_signals():
     criteria = oracle[["layer", "neuron"]].assign(
         taylor=np.log(oracle["loss_increase"]) + np.random.default_rng(3).normal(size=80)
     )
-    found = fusion(tables, strategy="learned", seed=1, oracle=oracle, criteria=criteria)
+    found = fusion(tables, Fusing(strategy="learned", seed=1), oracle=oracle, criteria=criteria)
     assert found.weighing.shares["all"]["taylor"] > 0.5
     assert set(found.report["signal"]) == {*SIGNALS, "taylor"}
 
@@ -290,7 +291,7 @@ def test_a_criterions_reliability_knows_its_standard_error():
     tables, oracle = measured_tables()
     keys, noisy = oracle[["layer", "neuron"]], np.random.default_rng(3).normal(size=len(oracle))
     criteria = keys.assign(noisy=noisy, noisy_error=0.6, sure=noisy**2)
-    found = fusion(tables, strategy="simple", seed=1, criteria=criteria).report
+    found = fusion(tables, Fusing(strategy="simple", seed=1), criteria=criteria).report
     told = found[found["layer"] != "all"].set_index(["layer", "signal"])["reliability"]
     for layer, own in criteria.groupby("layer"):
         assert told[layer, "noisy"] == pytest.approx(1 - 0.36 / own["noisy"].var(ddof=0))
@@ -304,7 +305,7 @@ def test_the_criteria_tables_errors_count_where_only_a_criterion_is_given():
         **{**dict.fromkeys(CRITERIA, 1.0), "taylor_first": np.arange(len(oracle)) % 7.0}, taylor_first_error=1.0
     )
     given = measured[["layer", "neuron", "taylor_first"]]
-    found = fusion({**tables, "criteria": measured}, strategy="simple", seed=1, criteria=given).report
+    found = fusion({**tables, "criteria": measured}, Fusing(strategy="simple", seed=1), criteria=given).report
     told = found[(found["layer"] == "lstm.0") & (found["signal"] == "taylor_first")]["reliability"].item()
     own = measured[measured["layer"] == "lstm.0"]["taylor_first"]
     assert told == pytest.approx(1 - 1 / own.var(ddof=0))
@@ -316,7 +317,7 @@ def test_losses_that_are_estimates_are_drawn_together_by_their_errors(by):
     values = np.random.default_rng(3).normal(size=len(oracle))
     tables["hessian"] = tables["hessian"].assign(importance=values, standard_error=0.5)
     criteria = oracle[["layer", "neuron"]].assign(taylor_first=values, taylor_first_error=0.5)
-    found = fuse(tables, strategy="simple", seed=1, calibration=by, criteria=criteria)
+    found = fuse(tables, Fusing(strategy="simple", seed=1, calibration=by), criteria=criteria)
     factor = 0.5 if by == "hessian" else 1.0
     for layer, own in found.groupby("layer"):
         spread = factor**2 * (values[(oracle["layer"] == layer).to_numpy()].var() - 0.25)
@@ -326,23 +327,23 @@ def test_losses_that_are_estimates_are_drawn_together_by_their_errors(by):
 @pytest.mark.usefixtures("few")
 def test_saved_weights_give_the_same_scores_again_and_are_applied_to_layers_of_other_names():
     tables, oracle = measured_tables()
-    first = fusion(tables, strategy="learned", seed=1, oracle=oracle)
+    first = fusion(tables, Fusing(strategy="learned", seed=1), oracle=oracle)
     kept = json.loads(json.dumps(to_plain(first.weighing)))
-    again = fusion(tables, strategy="simple", seed=1, weights=kept)
+    again = fusion(tables, Fusing(strategy="simple", seed=1), weights=kept)
     np.testing.assert_allclose(again.importance["fused"], first.importance["fused"])
     assert set(again.report["strategy"]) == {"saved"}
     other = {name: table.assign(layer=table["layer"].replace("lstm.1", "gru.1")) for name, table in tables.items()}
-    applied = fusion(other, strategy="simple", seed=1, weights=kept).weighing.shares
+    applied = fusion(other, Fusing(strategy="simple", seed=1), weights=kept).weighing.shares
     assert applied["all"] == pytest.approx(first.weighing.shares["all"])
 
 
 @pytest.mark.usefixtures("few")
 def test_how_saved_weights_transfer_is_reported_on_the_new_models_removals():
     tables, oracle = measured_tables(seed=0)
-    kept = to_plain(fusion(tables, strategy="learned", seed=1, oracle=oracle).weighing)
+    kept = to_plain(fusion(tables, Fusing(strategy="learned", seed=1), oracle=oracle).weighing)
     other, truth = measured_tables(seed=9)
-    report = fusion(other, strategy="simple", seed=1, weights=kept, oracle=truth).report
-    importance = fusion(other, strategy="simple", seed=1, weights=kept).importance
+    report = fusion(other, Fusing(strategy="simple", seed=1), weights=kept, oracle=truth).report
+    importance = fusion(other, Fusing(strategy="simple", seed=1), weights=kept).importance
     for layer in ("lstm.0", "lstm.1"):
         chosen = importance["layer"] == layer
         expected = spearman(importance.loc[chosen, "fused"].to_numpy(), truth.loc[chosen, "loss_increase"].to_numpy())
@@ -369,8 +370,8 @@ def test_saved_weights_that_make_no_sense_are_refused(change, sentence):
 def test_a_calibrated_score_keeps_the_order_of_its_layer_and_has_the_losses_of_its_layer(calibration):
     tables, oracle = measured_tables()
     tables["hessian"] = tables["hessian"].assign(standard_error=0.0)
-    plain = fuse(tables, strategy="simple", seed=1)
-    found = fuse(tables, strategy="simple", seed=1, calibration=calibration, oracle=oracle)
+    plain = fuse(tables, Fusing(strategy="simple", seed=1))
+    found = fuse(tables, Fusing(strategy="simple", seed=1, calibration=calibration), oracle=oracle)
     reference = 0.5 * tables["hessian"]["importance"] if calibration == "hessian" else oracle["loss_increase"]
     for layer, rows in found.groupby("layer"):
         own = plain.loc[rows.index, "fused"]
@@ -396,7 +397,7 @@ def test_a_calibrated_score_keeps_the_order_of_its_layer_and_has_the_losses_of_i
 )
 def test_settings_without_what_they_need_are_refused(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
-        fuse(signal_tables(), **{"strategy": "simple", "seed": 1, **settings})
+        fuse(signal_tables(), Fusing(**{"strategy": "simple", "seed": 1, **settings}))
 
 
 def test_calibration_by_removal_is_handed_the_fused_scores_and_follows_the_curves():
@@ -408,8 +409,8 @@ def test_calibration_by_removal_is_handed_the_fused_scores_and_follows_the_curve
         cheap = pd.DataFrame({"layer": "lstm.0", "removed": [10, 30], "loss_increase": [0.1, 0.4]})
         return pd.concat([cheap, cheap.assign(layer="lstm.1", loss_increase=10 * cheap["loss_increase"])])
 
-    found = fuse(tables, strategy="simple", seed=1, calibration="removal", curves=curves)
-    plain = fuse(tables, strategy="simple", seed=1)
+    found = fuse(tables, Fusing(strategy="simple", seed=1, calibration="removal"), curves=curves)
+    plain = fuse(tables, Fusing(strategy="simple", seed=1))
     np.testing.assert_array_equal(seen[0]["fused"], plain["fused"])
     means = found.groupby("layer")["fused"].mean()
     assert means["lstm.1"] == pytest.approx(10 * means["lstm.0"], rel=1e-6)
@@ -419,17 +420,18 @@ def test_criteria_of_other_neurons_or_with_a_signals_name_are_refused():
     tables, oracle = measured_tables()
     criteria = oracle[["layer", "neuron"]].assign(taylor=1.0)
     with pytest.raises(ValueError, match=r"Expected a finite criterion for exactly the signals' neurons, got others."):
-        fuse(tables, strategy="simple", seed=1, criteria=criteria.iloc[1:])
+        fuse(tables, Fusing(strategy="simple", seed=1), criteria=criteria.iloc[1:])
     with pytest.raises(ValueError, match=r"Expected criteria with names of their own, got \['hessian'\]."):
-        fuse(tables, strategy="simple", seed=1, criteria=criteria.rename(columns={"taylor": "hessian"}))
+        fuse(tables, Fusing(strategy="simple", seed=1), criteria=criteria.rename(columns={"taylor": "hessian"}))
 
 
 def test_learned_fusion_cuts_few_measured_neurons_into_as_many_parts_as_they_suffice_for():
     tables = signal_tables()
     keys = tables["weights"][["layer", "neuron"]]
     truth = keys.assign(loss_increase=np.random.default_rng(3).random(12), standard_error=0.1)
-    how = {"strategy": "learned", "seed": 1, "oracle": truth}
-    by_default, by_hand = fusion(tables, **how), fusion(tables, **how, folds=2)
+    by_default, by_hand = (
+        fusion(tables, Fusing(strategy="learned", seed=1, folds=folds), oracle=truth) for folds in (None, 2)
+    )
     assert by_default.report.equals(by_hand.report)
     assert by_default.by_layer == {
         layer: rows["fused"].tolist() for layer, rows in by_default.importance.groupby("layer")

@@ -268,7 +268,7 @@ def test_what_is_tapped_adds_up_to_the_gradients_by_gates_on_the_neurons(kind):
 def test_a_discovered_model_is_measured_fused_pruned_and_fine_tuned(kind):
     model, batches = discovered(kind)
     tables = {name: measure(model, batches) for name, measure in ALL.items()}
-    importance = pruning.fuse(tables, strategy="adaptive", seed=1)
+    importance = pruning.fuse(tables, pruning.Fusing(strategy="adaptive", seed=1))
     keep = keep_of(retention(importance, Allocation(retain=0.6, floor=1, scope="layer"), variant="v", by="fused"))
     keep = {layer.name: keep[layer.name] for layer in model.layers() if layer.exact}
     smaller = select(model, keep)
@@ -320,7 +320,7 @@ def measured(kind):
 )
 def test_a_model_is_pruned_by_every_fusion_repaired_and_fine_tuned(kind, strategy, repair):
     model, batches, tables, oracle = measured(kind)
-    importance = pruning.fuse(tables, strategy=strategy, seed=1, oracle=oracle, folds=3)
+    importance = pruning.fuse(tables, pruning.Fusing(strategy=strategy, seed=1, folds=3), oracle=oracle)
     keep = keep_of(retention(importance, Allocation(retain=0.6, floor=2, scope="global"), variant="v", by="fused"))
     covariances = activations(model, batches, activation_samples=16, bins=8)[1]
     smaller = reconstruct(model, keep, covariances, repair=repair)

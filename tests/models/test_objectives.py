@@ -149,7 +149,7 @@ def test_whatever_the_loss_a_model_is_measured_fused_pruned_repaired_and_trained
         assert table.select_dtypes("number").apply(lambda column: column.abs().max() < math.inf).all()
     said = [record.message for record in caplog.records if "empirical" in record.message]
     assert len(said) == (2 if kind in EMPIRICAL else 0)
-    importance = pruning.fuse(tables, strategy="adaptive", seed=1)
+    importance = pruning.fuse(tables, pruning.Fusing(strategy="adaptive", seed=1))
     keep = keep_of(retention(importance, Allocation(retain=0.6, floor=1, scope="layer"), variant="v", by="fused"))
     smaller = select(model, keep)
     inputs = batches[0][0]
