@@ -49,6 +49,7 @@ from pruning.evaluation.latency import latencies
 from pruning.models import build, describe, rebuild
 from pruning.models.base import LanguageModel, Measurable
 from pruning.repair.reconstruction import reconstruct
+from pruning.selection.allocation import Allocation
 from pruning.selection.budgets import budget_of
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances, activations
@@ -182,8 +183,8 @@ def chosen(bench: Bench, model: LanguageModel) -> tuple[Keep, Covariances]:
     order = pd.DataFrame(rows, columns=["layer", "neuron", "importance"])
     most = sizes.share * untied_parameters(sizes, bench.types)
     budget = budget_of(model, kind="parameters", value=most)
-    kept = retention(order, variant="surgeon", by="importance", retain=1.0, floor=sizes.floor, scope="absolute",
-                     multiple=sizes.multiple, budget=budget)  # fmt: skip
+    allocation = Allocation(retain=1.0, floor=sizes.floor, scope="absolute", multiple=sizes.multiple, budget=budget)
+    kept = retention(order, allocation, variant="surgeon", by="importance")
     return keep_of(kept), states
 
 
