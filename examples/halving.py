@@ -29,9 +29,8 @@ def halved(
     order = pruning.surgeon(covariances, sensitivities, damping=1e-4)
     ranked = order.assign(active=active["importance"])
     ranked = ranked[ranked["layer"].str.contains(within, regex=False)]
-    chosen = pruning.retention(
-        ranked, variant="half", by="importance", otherwise="active", retain=keep, floor=4, scope=scope
-    )
+    allocation = pruning.Allocation(retain=keep, floor=4, scope=scope, otherwise="active")
+    chosen = pruning.retention(ranked, allocation, variant="half", by="importance")
     kept = pruning.keep_of(chosen)
     yield "cut", pruning.reconstruct(model, kept, covariances, repair="none").module
     repaired = pruning.reconstruct(model, kept, covariances, repair="ridge")
