@@ -46,6 +46,9 @@ from .models.adapted import adapt as adapt
 from .repair.imitation import Imitation as Imitation
 from .repair.imitation import imitate as imitate
 from .repair.reconstruction import reconstruct as reconstruct
+from .saving import deployed as deployed
+from .saving import restore as restore
+from .saving import save as save
 from .selection.adaptive import adaptive_retention_rate as adaptive_retention_rate
 from .selection.allocation import Allocation as Allocation
 from .selection.budgets import budget_of as budget_of

@@ -144,6 +144,9 @@ class PrunableModule(nn.Module, ABC):
     def resized(self, widths: Sequence[int]) -> Self:
         """Return a new model of the same family with these widths, its parameters not yet meaningful."""
 
+    def settle(self, before: "PrunableModule", keep: Keep) -> None:
+        """Be told, once the parameters are there, which neurons of which model these are."""
+
 
 Model = TypeVar("Model", bound=PrunableModule)
 Module = TypeVar("Module", bound=nn.Module)
@@ -238,7 +241,9 @@ def select(model: Model, keep: Keep) -> Model:
     _check_keep(layers, keep)
     smaller = model.resized([len(keep.get(layer.name, range(layer.width))) for layer in layers])
     smaller.load_state_dict(cut(layers, keep, {**named_tensors(model), **named_buffers(model)}))
-    return frozen_as(model, smaller).train(model.training)
+    smaller = frozen_as(model, smaller).train(model.training)
+    smaller.settle(model, keep)
+    return smaller
 
 
 def cut(layers: Iterable[NeuronLayer], keep: Keep, tensors: Tensors) -> dict[str, Tensor]:

@@ -28,12 +28,12 @@ from torch.utils import _pytree as pytree
 
 from pruning.core.devices import drawing
 from pruning.discovery.attention import Attention
-from pruning.discovery.discovered import PREFIX, Discovered
-from pruning.discovery.preparing import forgetful, narrow, persist, replaced, simplified
+from pruning.discovery.discovered import PREFIX, Discovered, Origin
+from pruning.discovery.preparing import forgetful, narrow, persist, replaced, shapes_of, simplified
 from pruning.discovery.propagation import Propagation
 from pruning.discovery.proving import close, proved
 from pruning.discovery.recurrent import Narrowed, Recurrent
-from pruning.discovery.running import Inputs, Seeing, copied, running
+from pruning.discovery.running import Inputs, Seeing, canonical, copied, running
 from pruning.discovery.structure import structure_of
 from pruning.discovery.tracing import propagated
 from pruning.discovery.values import GIVEN, Reading
@@ -74,6 +74,7 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
         raise TypeError(f"Expected a tensor, a tuple or a mapping of inputs, got {type(example_inputs).__name__}.")
     inputs: Inputs = ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (example_inputs, {})
     network, folded = simplified(model)
+    shapes, names = shapes_of(network), canonical(network)
     network = replaced(network)
     _compare(model, network, inputs)
     modes = {name: module.training for name, module in network.named_modules()}
@@ -91,7 +92,8 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
     for name, module in network.named_modules():
         module.training = modes.get(name, module.training)
     reasons = {**structure.reasons, **refuted}
-    return Discovered(network, model.layers(), reasons, model.numbers, model.folded)
+    origin = Origin(shapes, {name: names[name] for name in shapes}, tuple(model.layers()), inputs)
+    return Discovered(network, model.layers(), reasons, model.numbers, model.folded, origin)
 
 
 def _followed(network: nn.Module, inputs: Inputs) -> Propagation:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice, cut, named_buffers, named_tensors
 from pruning.discovery.attention import Attention
 from pruning.discovery.recurrent import Narrowed, Recurrent
-from pruning.discovery.running import canonical, copied, kept_tensors
+from pruning.discovery.running import Inputs, canonical, copied, kept_tensors
 from pruning.discovery.summary import summary
 
 PREFIX = "network."
@@ -51,6 +51,23 @@ class Number:
         setattr(module, self.attribute, kind(numbers))
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a network was before any of its neurons was removed.
+
+    Attributes:
+        shapes: Parameter, by its every name in the user's network, computed ones folded → shape.
+        names: Parameter → the one name that stands for what is stored once.
+        layers: Its layers.
+        inputs: What it was called with.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    names: Mapping[str, str]
+    layers: tuple[NeuronLayer, ...]
+    inputs: Inputs
+
+
 class Discovered(PrunableModule):
     """A model that `discover` found the neurons of.
 
@@ -59,6 +76,8 @@ class Discovered(PrunableModule):
         unprunable: Module → why what it computes is no layer of neurons that can be pruned.
         numbers: Numbers in the user's own modules that follow the widths of layers.
         folded: Parameter → what computed it, the values of which it now has.
+        origin: What the network was; None while it is being looked into.
+        chosen: Layer → which of the neurons that it had then it has now.
     """
 
     network: nn.Module
@@ -70,11 +89,14 @@ class Discovered(PrunableModule):
         unprunable: Mapping[str, str],
         numbers: Sequence[Number] = (),
         folded: Mapping[str, str] | None = None,
+        origin: Origin | None = None,
     ) -> None:
         super().__init__()
         self.network, self.numbers, self.folded = network, tuple(numbers), dict(folded or {})
         self.unprunable = dict(unprunable)
         self._layers = list(layers)
+        self.origin = origin
+        self.chosen: dict[str, Tensor] = {layer.name: torch.arange(layer.width) for layer in layers}
         self.training = network.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -108,10 +130,17 @@ class Discovered(PrunableModule):
         for number in self.numbers:
             number.set(network, widths_of[number.layer])
         modes = {name: module.training for name, module in self.network.named_modules()}
-        found = type(self)(network, layers, self.unprunable, self.numbers, self.folded)
+        found = type(self)(network, layers, self.unprunable, self.numbers, self.folded, self.origin)
+        found.chosen = self.chosen
         for name, module in network.named_modules():
             module.training = modes[name]
         return found
+
+    def settle(self, before: PrunableModule, keep: Keep) -> None:
+        """Remember which neurons these are."""
+        if isinstance(before, Discovered):
+            kept = {name: chosen[keep[name].cpu()] for name, chosen in before.chosen.items() if name in keep}
+            self.chosen = {**before.chosen, **kept}
 
     def summary(self) -> str:
         """Return as text what was found: each layer, what of the network is within reach, and why the rest stays."""

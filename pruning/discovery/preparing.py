@@ -26,6 +26,11 @@ def simplified(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     return network, folded
 
 
+def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each parameter by its every name: what tells networks of one class and size."""
+    return {name: tuple(own.shape) for name, own in network.named_parameters(remove_duplicate=False)}
+
+
 def _unwrapped(network: nn.Module) -> nn.Module:
     """Return the network without what runs it on several devices or compiles it, wherever in it that is."""
     while (inner := _within(network)) is not None:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.core.devices import moved, twice_differentiable
 from pruning.core.modes import evaluating
-from pruning.core.neurons import NeuronLayer, PrunableModule, Slice
+from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice
 from pruning.discovery import discover
 from pruning.models.base import Measurable
 from pruning.models.calling import WITHIN, Call, own_module, usual_call
@@ -133,6 +133,11 @@ class Adapted(Measurable):
     def resized(self, widths: Sequence[int]) -> Self:
         """Return a new model with these widths, its parameters not yet meaningful."""
         return type(self)(self.network.resized(widths), self.use)
+
+    def settle(self, before: PrunableModule, keep: Keep) -> None:
+        """Let the network know which neurons it has."""
+        if isinstance(before, Adapted):
+            self.network.settle(before.network, keep)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Let the network load its own, whose ways it knows."""
