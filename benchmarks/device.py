@@ -20,7 +20,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +240,7 @@ def pipeline(bench: Bench) -> None:
 def numbers(bench: Bench, model: Any) -> dict[str, Callable[[], dict[str, np.ndarray]]]:
     """Return what is compared: name → what measures it on the model's device → columns by name."""
     from pruning.ablation.joint_removal import joint_removal
-    from pruning.ablation.oracle import oracle
+    from pruning.ablation.oracle import Ablation, oracle
     from pruning.core.neurons import mask, select
     from pruning.evaluation.energy import energy_of
     from pruning.evaluation.measures import loss_of
@@ -273,12 +273,12 @@ def numbers(bench: Bench, model: Any) -> dict[str, Callable[[], dict[str, np.nda
         found[name] = lambda name=name: signal(name)
     found["covariances"] = lambda: matrices(states())
     found["sensitivities"] = lambda: matrices(sensitivities(model, windows, batches=10, seed=1))
-    asked: dict[str, Any] = {"neurons": 8, "tokens": 1500, "most": 1500, "tolerance": 0.1, "seed": 1}
-    for words in ("all", 32):
-        found[f"oracle, {words} words"] = lambda words=words: columns(oracle(model, windows, words=words, **asked))
+    asked = Ablation(neurons=8, tokens=1500, seed=1)
+    for how in (asked, replace(asked, words=32)):
+        found[f"oracle, {how.words} words"] = lambda how=how: columns(oracle(model, windows, how))
 
     def joint() -> dict[str, np.ndarray]:
-        single = oracle(model, windows, words="all", **asked)
+        single = oracle(model, windows, asked)
         some = single.groupby("layer")["neuron"].apply(lambda own: own.iloc[:2].tolist()).to_dict()
         repair = lambda dense, kept: reconstruct(dense, kept, states(), repair="ridge")  # noqa: E731
         table = joint_removal(model, windows, single, sets={"two": some}, tokens=1500, repair=repair)
@@ -484,7 +484,7 @@ class Attentive(nn.Module):
 
 def foreign(bench: Bench) -> None:
     """Find the neurons of models that are not built in, on the device; removed must equal masked; then the signals."""
-    from pruning.ablation.oracle import oracle
+    from pruning.ablation.oracle import Ablation, oracle
     from pruning.core.neurons import mask, select
     from pruning.experiment.measuring import USUAL, measure
     from pruning.models.adapted import adapt
@@ -518,7 +518,7 @@ def foreign(bench: Bench) -> None:
         for signal in ("activations", "weights", "gradients", "hessian", "surgeon", "criteria", "oracle"):
             try:
                 if signal == "oracle":
-                    oracle(model, batches, neurons=8, tokens=40, most=40, tolerance=0.1, words="all", seed=1)
+                    oracle(model, batches, Ablation(neurons=8, tokens=40, seed=1))
                     continue
                 effort = {**USUAL, "hessian": {"probes": 16, "stability": 0.1}}
                 states = measure("activations", model, batches, {}, effort=effort, seed=1)[1]
@@ -581,7 +581,7 @@ class Load:
 
     def works(self) -> dict[str, tuple[Callable[[], object], float, str]]:
         """Return what is timed: name → what does it, how much of it, and its unit."""
-        from pruning.ablation.oracle import oracle
+        from pruning.ablation.oracle import Ablation, oracle
         from pruning.repair.imitation import Imitation, imitate
         from pruning.signals.activations import activations
         from pruning.signals.hessian import hessian
@@ -590,7 +590,7 @@ class Load:
         model, corpus, tokens, probes = self.model, self.corpus, self.tokens, max(2, self.steps // 4)
         how = recipe(1, self.steps / len(corpus), 1e-3)
         imitation = Imitation(tokens=self.steps * tokens, learning_rate=1e-4, warmup=0.05, clip=1.0)
-        asked: dict[str, Any] = {"tokens": 2 * tokens, "most": 2 * tokens, "tolerance": 0.1, "words": 64, "seed": 1}
+        ablation = Ablation(neurons=self.neurons, tokens=2 * tokens, words=64, seed=1)
         samples = max(2, self.steps)
         return {
             "training": (
@@ -604,7 +604,7 @@ class Load:
                 "probes/s",
             ),
             "measured removal": (
-                lambda: oracle(model, corpus, neurons=self.neurons, **asked),
+                lambda: oracle(model, corpus, ablation),
                 self.neurons * 2 * tokens,
                 "neurons × tokens/s",
             ),

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from pruning.ablation.oracle import oracle
+from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.neurons import mask
 from pruning.core.statistics import ClusteredMean
 from pruning.data.corpus import END_OF_LINE
@@ -88,9 +88,7 @@ def main() -> None:
             finally:  # after the last window nobody asks for more
                 marks.append(time.perf_counter() - start)
 
-    ours = oracle(
-        model, windows, neurons="all", tokens=tokens, most=tokens, tolerance=0.0, words=given.words, seed=1, track=turns
-    )
+    ours = oracle(model, windows, Ablation(neurons="all", tokens=tokens, words=given.words, seed=1), track=turns)
     each = [seconds / len(ours) / given.batch / given.bptt for seconds in marks]
     ratios = np.array(theirs) / np.array(each)
     print(f"masked forward {1e6 * np.median(theirs):8.1f} µs for one neuron and token")

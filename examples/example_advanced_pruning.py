@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pruning.ablation.oracle import oracle
+from pruning.ablation.oracle import Ablation, oracle
 from pruning.data.corpus import (
     END_OF_LINE,
     SPLITS,
@@ -38,8 +38,8 @@ from pruning.experiment.choices import fused_by
 from pruning.experiment.judging import compare_pruning_results
 from pruning.experiment.measured import MEASURED, Calibration
 from pruning.experiment.measuring import USUAL, Effort, calibrate
-from pruning.experiment.runs import run_enhanced_pruning, run_traditional_pruning
-from pruning.experiment.trials import Pruning, Texts, Treatment, run_dense_control
+from pruning.experiment.runs import run_enhanced_pruning
+from pruning.experiment.trials import Pruning, Selection, Texts, Treatment, run_dense_control
 from pruning.experiment.variants import TRADITIONAL, VARIANTS, choice_of
 from pruning.experiment.verdict import verdict
 from pruning.fusion.fused import to_plain
@@ -143,10 +143,9 @@ class Subject:
         tokens = min(self.options.measured_tokens, self.cut)
         bptt = max(1, min(50, tokens // (4 * COLUMNS)))  # windows enough to compare their halves
         text = Windows(self.tokens["valid"][: self.cut], first=self.first, batch=COLUMNS, bptt=bptt)
-        return oracle(
-            self.model.decoupled(), text, neurons=self.options.measured, tokens=tokens, most=tokens, tolerance=0.05,
-            words=min(64, self.model.decoder_weight.shape[0] // 2), seed=1, track=_track,
-        )  # fmt: skip
+        words = min(64, self.model.decoder_weight.shape[0] // 2)
+        ablation = Ablation(neurons=self.options.measured, tokens=tokens, words=words, seed=1)
+        return oracle(self.model.decoupled(), text, ablation, track=_track)
 
     def dense(self) -> Pruning:
         """Return the dense control: nothing removed, the same training."""
@@ -156,11 +155,10 @@ class Subject:
         self, variant: str, retain: float, calibration: Calibration, weights: Mapping[str, Any] | None = None
     ) -> Pruning:
         """Return the model pruned by a variant."""
-        shared = {"retain": retain, "treatment": self.treatment, "seed": 1, "calibration": calibration}
-        texts = self.texts(calibration.seed)
-        if variant == TRADITIONAL:
-            return run_traditional_pruning(self.model, texts, **shared)  # type: ignore[arg-type]
-        return run_enhanced_pruning(self.model, texts, variant=variant, weights=weights, **shared)  # type: ignore[arg-type]
+        selection, texts = Selection(variant=variant, retain=retain, weights=weights), self.texts(calibration.seed)
+        return run_enhanced_pruning(
+            self.model, texts, selection, treatment=self.treatment, seed=1, calibration=calibration
+        )
 
 
 def _of_mode(subject: Subject, options: argparse.Namespace) -> tuple[list[Pruning], dict[str, pd.DataFrame]]:

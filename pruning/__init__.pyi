@@ -1,6 +1,7 @@
 """The library's front door: each public name beside its home, for people, type checkers and `__init__.py` alike."""
 
 from .ablation.joint_removal import joint_removal as joint_removal
+from .ablation.oracle import Ablation as Ablation
 from .ablation.oracle import oracle as oracle
 from .core.hooks import record as record
 from .core.neurons import (
@@ -35,6 +36,7 @@ from .experiment.runs import (
 from .experiment.runs import (
     run_traditional_pruning as run_traditional_pruning,
 )
+from .experiment.trials import Selection as Selection
 from .experiment.trials import Texts as Texts
 from .experiment.trials import Treatment as Treatment
 from .experiment.trials import run_dense_control as run_dense_control

@@ -76,8 +76,7 @@ def joint_removal(
     ... )
     >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
     >>> unread = pruning.mask(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
-    >>> how = {"tokens": 32, "most": 32, "tolerance": 0.1, "words": "all", "seed": 1}
-    >>> single = pruning.oracle(unread, text, neurons="all", **how)
+    >>> single = pruning.oracle(unread, text, pruning.Ablation(neurons="all", tokens=32, seed=1))
     >>> joint = joint_removal(unread, text, single, sets={"first": {"rnn.0": [0]}}, tokens=32)
     >>> joint["phase"][0], abs(joint["loss_increase"][0].item()) < 1e-6
     ('pruned', True)

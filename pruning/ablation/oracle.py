@@ -23,29 +23,60 @@ from pruning.data.windows import IGNORED, Batches, Window, Windows
 from pruning.models.base import LanguageModel, Measurable
 
 COLUMNS = 320
-
-
 """Columns of one batch of models side by side: large enough for fast products, small enough for memory."""
-
-
 PILOT = 0.2
-
-
 """Share of `tokens` that is read first to decide who reads on."""
 
 
-def oracle(
-    model: Measurable,
-    windows: Batches,
-    *,
-    neurons: int | Literal["all"],
-    tokens: int,
-    seed: int,
-    most: int | None = None,
-    tolerance: float = 0.0,
-    words: int | Literal["all"] = "all",
-    track: Track = silently,
-) -> pd.DataFrame:
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """Which neurons are removed, each alone, and how much text that is measured on; see `oracle`.
+
+    >>> Ablation(neurons="all", tokens=1000, most=100, seed=1)
+    Traceback (most recent call last):
+    ValueError: Expected most to be at least tokens (1000), got 100.
+
+    Attributes:
+        neurons: How many to measure, drawn from each layer in proportion to its width; `all` for every one.
+        tokens: Tokens that every neuron is measured on, as far as the text goes.
+        seed: Seed of the neurons and words drawn.
+        most: Tokens that a neuron is measured on whose place is not clear; None for `tokens`.
+        tolerance: Standard error of a neuron's place, as a share of the ranking, up to which the place is clear.
+        words: Words of the vocabulary to evaluate for each token, half of them the most probable; or `all`.
+
+    Raises:
+        ValueError: If `most` is below `tokens`.
+    """
+
+    neurons: int | Literal["all"]
+    tokens: int
+    seed: int
+    most: int | None = None
+    tolerance: float = 0.0
+    words: int | Literal["all"] = "all"
+
+    def __post_init__(self) -> None:
+        check_most(self.tokens, self.limit)
+
+    @property
+    def limit(self) -> int:
+        """The most tokens that any neuron is measured on."""
+        return self.tokens if self.most is None else self.most
+
+    def pilot(self, windows: Windows) -> int:
+        """Return how many windows are read first to decide who reads on."""
+        return len(_first_windows(windows, round(PILOT * self.tokens))) if self.limit > self.tokens else 0
+
+    def check(self, windows: Windows) -> None:
+        """Refuse too little text."""
+        pilot = self.pilot(windows)
+        if len(_first_windows(windows, self.tokens, after=pilot)) < pilot + 2:
+            raise ValueError(
+                f"Expected at least two windows of text, and {pilot} before them for the pilot, got {len(windows)}."
+            )
+
+
+def oracle(model: Measurable, windows: Batches, ablation: Ablation, *, track: Track = silently) -> pd.DataFrame:
     """Return the `oracle` table: the loss increase when one neuron alone is removed.
 
     For each neuron, the mean over tokens of (loss without it − loss with it), on the same tokens with carried state.
@@ -71,36 +102,30 @@ def oracle(
     ... )
     >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
     >>> unread = pruning.mask(model, {"rnn.0": torch.arange(1, 6)})  # nobody reads neuron 0
-    >>> found = oracle(unread, text, neurons="all", tokens=32, most=32, tolerance=0.1, words="all", seed=1)
-    >>> abs(found["loss_increase"][0].item()) < 1e-6
+    >>> measured = oracle(unread, text, Ablation(neurons="all", tokens=32, seed=1))
+    >>> abs(measured["loss_increase"][0].item()) < 1e-6
     True
 
     Args:
         model: A model whose layers have readers of their own.
         windows: Text that the model was not trained on, read from its start; at least two windows.
-        neurons: How many to measure, drawn from each layer in proportion to its width; `all` for every one.
-        tokens: Tokens that every neuron is measured on, as far as the text goes.
-        most: Tokens that a neuron is measured on whose place is not clear; None for `tokens`.
-        tolerance: Standard error of a neuron's place, as a share of the ranking, up to which the place is clear.
-        words: Words of the vocabulary to evaluate for each token, half of them the most probable; or `all`.
-        seed: Seed of the neurons and words drawn.
+        ablation: Which neurons, and how much text.
         track: Shows progress.
 
     Raises:
-        ValueError: If there are fewer than two windows of text after the pilot, or `most` is below `tokens`.
+        ValueError: If there are fewer than two windows of text after the pilot.
     """
     expect_finite(model)
-    layers, most = model.layers(), tokens if most is None else most
-    chosen = neurons_to_measure(layers, neurons, seed)
+    layers, tokens = model.layers(), ablation.tokens
+    chosen = neurons_to_measure(layers, ablation.neurons, ablation.seed)
     if not isinstance(model, LanguageModel) or not isinstance(windows, Windows):
         samples = sum(model.count(targets) for _, targets in _first(model, windows, tokens))
         return _oracle_table(chosen, _masked(model, windows, chosen, tokens, track)).assign(samples=samples)
-    reading = _Reading(tokens, most, tolerance, words)
-    reading.check(windows)
-    generator = torch.Generator().manual_seed(seed)
+    ablation.check(windows)
+    generator = torch.Generator().manual_seed(ablation.seed)
     with evaluating(model), torch.inference_mode():
         passes = _passes(model, layers, chosen, windows.inputs.shape[1])
-        halves = _measured(model, windows, passes, reading, generator, track)
+        halves = _measured(model, windows, passes, ablation, generator, track)
     return _oracle_table(chosen, halves)
 
 
@@ -143,29 +168,6 @@ def clear_places(pilot: ClusteredMean, tokens: int, tolerance: float) -> Tensor:
     variance = pilot.standard_error.square() * pilot.tokens / tokens
     near = (mean[:, None] - mean[None, :]).square() < variance[:, None] + variance[None, :]
     return near.fill_diagonal_(False).sum(1) / 2 <= tolerance * len(mean)
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """How much text neurons are measured on and how exactly; the settings of `oracle` by these names."""
-
-    tokens: int
-    most: int
-    tolerance: float
-    words: int | Literal["all"]
-
-    def pilot(self, windows: Windows) -> int:
-        """Return how many windows are read first to decide who reads on."""
-        return len(_first_windows(windows, round(PILOT * self.tokens))) if self.most > self.tokens else 0
-
-    def check(self, windows: Windows) -> None:
-        """Refuse a budget that the first reading exceeds, and too little text."""
-        check_most(self.tokens, self.most)
-        pilot = self.pilot(windows)
-        if len(_first_windows(windows, self.tokens, after=pilot)) < pilot + 2:
-            raise ValueError(
-                f"Expected at least two windows of text, and {pilot} before them for the pilot, got {len(windows)}."
-            )
 
 
 @dataclass
@@ -223,17 +225,17 @@ def _measured(
     model: LanguageModel,
     windows: Windows,
     passes: list[_Pass],
-    reading: _Reading,
+    ablation: Ablation,
     generator: torch.Generator,
     track: Track,
 ) -> list[ClusteredMean]:
     """Return each neuron's loss increase on even and on odd windows after the pilot."""
     count = sum(len(each.places) for each in passes)
     pilot, halves = ClusteredMean.empty(count), [ClusteredMean.empty(count) for _ in range(2)]
-    first = reading.pilot(windows)
-    budget, read, state = torch.full((count,), reading.most), 0, None
-    for index, window in enumerate(track(_first_windows(windows, reading.most, after=first), "oracle")):
-        loss, state = _dense_loss(model, window, state, reading.words, generator)
+    first = ablation.pilot(windows)
+    budget, read, state = torch.full((count,), ablation.limit), 0, None
+    for index, window in enumerate(track(_first_windows(windows, ablation.limit, after=first), "oracle")):
+        loss, state = _dense_loss(model, window, state, ablation.words, generator)
         counts = (window.targets != IGNORED).sum(0)
         for each in passes:
             increase = loss.increase(each.models.features(moved(window.tokens, loss.device)))
@@ -241,7 +243,7 @@ def _measured(
             statistics.update(increase.sum(0).T, counts, each.places)
         read += int(counts.sum()) if index >= first else 0
         if index + 1 == first:
-            budget[clear_places(pilot, reading.tokens, reading.tolerance)] = reading.tokens
+            budget[clear_places(pilot, ablation.tokens, ablation.tolerance)] = ablation.tokens
         passes = _going_on(passes, budget > read)
         if not passes:
             break

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pruning import oracle
+from pruning import Ablation, oracle
 from pruning.compat.given import Criterion, Pair, given
 from pruning.compat.improved_importance_calculation import ImprovedImportanceCalculator
 from pruning.core.modes import untouched
@@ -87,8 +87,7 @@ class AdvancedImportanceCalculator(ImprovedImportanceCalculator):
             if not batches or criterion is None:
                 raise ValueError("Expected a loader and a criterion, or removals, for fusion 'learned', got none.")
             with untouched(own):
-                removals = oracle(
-                    own.gated(), batches[:READ], neurons=self.measured_neurons, tokens=ALL, seed=self.seed
-                )
+                ablation = Ablation(neurons=self.measured_neurons, tokens=ALL, seed=self.seed)
+                removals = oracle(own.gated(), batches[:READ], ablation)
         tables, strategy = self._tables(own, batches), self.fusion_strategy
         return fusion(tables, Fusing(strategy=strategy, seed=self.seed), oracle=removals, weights=weights)

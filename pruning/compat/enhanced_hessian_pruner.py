@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pruning import adapt, fuse, hessian, keep_of, loss_of, oracle, retention, select
+from pruning import Ablation, adapt, fuse, hessian, keep_of, loss_of, oracle, retention, select
 from pruning.compat.advanced_importance_calculator import ALL, READ
 from pruning.compat.files import name_beside, read_table, write_table
 from pruning.compat.given import Criterion, Given, first_calls
@@ -157,7 +157,7 @@ class EnhancedHessianPruner:
         tables = {**calibrate(model, batches, names, effort=USUAL, seed=seed).tables, "hessian": traces}
         removals = None
         if self.importance_fusion_strategy == "learned":
-            removals = oracle(model, batches[:READ], neurons=MEASURED, tokens=ALL, seed=seed)
+            removals = oracle(model, batches[:READ], Ablation(neurons=MEASURED, tokens=ALL, seed=seed))
         return fuse(tables, Fusing(strategy=self.importance_fusion_strategy, seed=seed), oracle=removals)
 
 

@@ -1,15 +1,10 @@
 """From a dense model and its texts alone to a pruning: what is not known yet is measured first."""
 
-from collections.abc import Mapping
-from typing import Any
-
-import pandas as pd
-
 from pruning.core.progress import Track, silently
 from pruning.experiment.measured import MEASURED, Calibration
 from pruning.experiment.measuring import USUAL, Effort, calibrate
 from pruning.experiment.trials import Pruning, Selection, Texts, Treatment, prune_and_train
-from pruning.experiment.variants import TRADITIONAL, choice_of
+from pruning.experiment.variants import TRADITIONAL
 from pruning.models.base import LanguageModel
 
 
@@ -64,15 +59,12 @@ def run_traditional_pruning(
 def run_enhanced_pruning(
     model: LanguageModel,
     texts: Texts,
+    selection: Selection,
     *,
-    retain: float,
     treatment: Treatment,
     seed: int,
-    variant: str = "simple",
     effort: Effort = USUAL,
     calibration: Calibration | None = None,
-    oracle: pd.DataFrame | None = None,
-    weights: Mapping[str, Any] | None = None,
     track: Track = silently,
 ) -> Pruning:
     """Return the model pruned by an enhanced importance: cut, repaired, fine-tuned.
@@ -92,29 +84,23 @@ def run_enhanced_pruning(
     >>> texts = pruning.Texts(calibration=text, training=text, judged=text)
     >>> effort = {"weights": {"threshold": 0.1, "bins": 4}, "activations": {"activation_samples": 4, "bins": 4}}
     >>> known = pruning.calibrate(model, text, ["weights"], effort=effort, seed=1)
-    >>> pruned = run_enhanced_pruning(
-    ...     model, texts, retain=0.5, treatment=treatment, seed=1, variant="weights", calibration=known
-    ... )
+    >>> half = pruning.Selection(retain=0.5, variant="weights")
+    >>> pruned = run_enhanced_pruning(model, texts, half, treatment=treatment, seed=1, calibration=known)
     >>> pruned.variant, pruned.size.neurons
     ('weights', 3)
 
     Args:
         model: The dense model; it is left as it was.
         texts: What is read for what.
-        retain: Share of neurons to keep, in (0, 1).
+        selection: Which neurons stay: by which variant, and how many.
         treatment: What follows the choice.
         seed: Seed of probes, sampled labels and of the extra training.
-        variant: A key of `VARIANTS`.
         effort: Settings of the signals that have to be measured.
         calibration: What is known already; without it, every signal is measured.
-        oracle: Measured removals, which `learned` needs.
-        weights: Saved weights in their place (see `fusion.to_plain`).
         track: Shows progress.
 
     Raises:
-        ValueError: For an unknown variant, or `learned` with neither measured removals nor saved weights.
+        ValueError: For `learned` with neither measured removals nor saved weights.
     """
-    choice_of(variant)
     calibration = calibration or calibrate(model, texts.calibration, MEASURED, effort=effort, seed=seed, track=track)
-    selection = Selection(variant=variant, retain=retain, oracle=oracle, weights=weights)
     return prune_and_train(model, texts, calibration, selection, treatment=treatment, seed=seed, track=track)

@@ -183,17 +183,26 @@ def run_dense_control(
 class Selection:
     """Which neurons stay: by which variant, and how many.
 
+    >>> Selection(retain=0.5).variant
+    'simple'
+
     Attributes:
-        variant: A key of `VARIANTS`.
         retain: Share of neurons to keep, in (0, 1).
+        variant: A key of `VARIANTS`.
         oracle: Measured removals, which `learned` needs.
         weights: Saved weights in their place (see `fusion.to_plain`).
+
+    Raises:
+        ValueError: For an unknown variant.
     """
 
-    variant: str
     retain: float
+    variant: str = "simple"
     oracle: pd.DataFrame | None = None
     weights: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        choice_of(self.variant)
 
 
 def prune_and_train(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from pruning.ablation.oracle import oracle
+from pruning.ablation.oracle import Ablation, oracle
 from pruning.ablation.schemas import ORACLE
 from pruning.experiment.schemas import COST
 from tasks.common.job import Job
@@ -20,10 +20,10 @@ def run(job: Job) -> None:
 def _prepared(job: Job) -> Callable[[str], Cost]:
     model, text = read_dense(job).decoupled(), DividedText(job)
     neurons, tokens = job.setting("removal").neurons, min(job.setting("validation").removed, text.cut)
-    settings = {"neurons": neurons, "tokens": tokens, "most": tokens, "tolerance": 0.05, "words": 64, "seed": SEED}
+    ablation = Ablation(neurons=neurons, tokens=tokens, words=64, seed=SEED)
 
     def measured(_: str) -> Cost:
-        table, cost = costed(model, lambda: oracle(model, text.removal, **settings, track=job.track))
+        table, cost = costed(model, lambda: oracle(model, text.removal, ablation, track=job.track))
         write_table(job.output("oracle"), table, ORACLE)
         return cost
 

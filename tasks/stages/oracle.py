@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 from pruning.ablation.joint_removal import joint_removal, removal_sets
-from pruning.ablation.oracle import oracle
+from pruning.ablation.oracle import Ablation, oracle
 from pruning.ablation.schemas import JOINT_REMOVAL, ORACLE
 from pruning.core.neurons import Keep
 from pruning.models.base import Measurable
@@ -24,7 +24,7 @@ def run(job: Job) -> None:
     model, batches = dense.decoupled(), read_batches(job, "valid", **job.settings("calibration"))
     settings = job.settings("oracle")
     shares, portion = settings.pop("joint"), settings.pop("portion")
-    measured = oracle(model, batches, **settings, track=job.track)
+    measured = oracle(model, batches, Ablation(**settings), track=job.track)
     write_table(job.output("oracle"), measured, ORACLE)
     joint = joint_removal(
         model,

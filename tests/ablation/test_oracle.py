@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import pruning.ablation.batched
 from pruning.ablation.batched import OneByOne, SideBySide, removals
 from pruning.ablation.joint_removal import joint_removal, removal_sets
 from pruning.ablation.losses import SampledLoss, WholeLoss
-from pruning.ablation.oracle import clear_places, neurons_to_measure, oracle, split_half_reliability
+from pruning.ablation.oracle import Ablation, clear_places, neurons_to_measure, oracle, split_half_reliability
 from pruning.core.neurons import NeuronLayer, Slice, select
 from pruning.core.statistics import ClusteredMean
 from pruning.data.windows import IGNORED, Windows
@@ -21,7 +22,7 @@ from pruning.models.base import LanguageModel
 from pruning.models.lstm import LSTMLanguageModel
 from tests.tiny import DECODERS, FAMILIES, VOCABULARY, WIDTHS, bytes_of, logits_of, tensors_of, text, tiny
 
-ALL = {"neurons": "all", "tokens": 10**6, "most": 10**6, "tolerance": 0.0, "words": "all", "seed": 1}
+ALL = Ablation(neurons="all", tokens=10**6, most=10**6, tolerance=0.0, words="all", seed=1)
 
 
 def losses_by_hand(model, windows):
@@ -55,7 +56,7 @@ def ratio_by_hand(differences, bptt):
 @pytest.mark.parametrize("words", ["all", VOCABULARY + 1])
 def test_the_increase_of_every_neuron_equals_that_of_a_model_really_without_it(decoder, widths, words):
     model, windows = tiny(decoder, widths), Windows(text(118), first=0, batch=3, bptt=6)
-    dense, table = losses_by_hand(model, windows), oracle(model, windows, **{**ALL, "words": words})
+    dense, table = losses_by_hand(model, windows), oracle(model, windows, replace(ALL, words=words))
     for layer in model.layers():
         rows = table[table["layer"] == layer.name]
         for neuron in range(layer.width):
@@ -102,7 +103,7 @@ def test_in_every_family_removals_side_by_side_equal_masked_models_one_after_the
 @pytest.mark.parametrize("family", ["gru", "relu", "snn", "feed-forward snn", "lstm + snn"])
 def test_the_increase_in_every_family_equals_that_of_a_model_really_without_the_neuron(family):
     model, windows = tiny("tied, then projected", WIDTHS[2], family), Windows(text(60), first=0, batch=3, bptt=5)
-    dense, table = losses_by_hand(model, windows), oracle(model, windows, **ALL).set_index(["layer", "neuron"])
+    dense, table = losses_by_hand(model, windows), oracle(model, windows, ALL).set_index(["layer", "neuron"])
     for layer in model.layers():
         for neuron in range(layer.width):
             apart = losses_by_hand(without(model, layer, neuron), windows) - dense
@@ -112,10 +113,10 @@ def test_the_increase_in_every_family_equals_that_of_a_model_really_without_the_
 def test_a_family_without_a_scan_is_measured_one_model_after_the_other_with_equal_results(
     monkeypatch, trained, windows
 ):
-    usual = oracle(trained, windows, **ALL)
+    usual = oracle(trained, windows, ALL)
     monkeypatch.setattr(pruning.ablation.batched, "SCANS", {})
     assert isinstance(removals(trained, trained.layers()[0], torch.tensor([0])), OneByOne)
-    pd.testing.assert_frame_equal(oracle(trained, windows, **ALL), usual, rtol=0, atol=1e-12)
+    pd.testing.assert_frame_equal(oracle(trained, windows, ALL), usual, rtol=0, atol=1e-12)
 
 
 def test_a_layer_that_reads_the_removed_neuron_and_has_no_scan_runs_as_it_is():
@@ -206,9 +207,9 @@ def test_a_layer_beside_the_removed_neurons_layer_speaks_to_all_models():
 
 
 def test_the_size_of_a_batch_of_models_changes_no_result(monkeypatch, trained, windows):
-    usual = oracle(trained, windows, **ALL)
+    usual = oracle(trained, windows, ALL)
     monkeypatch.setattr(sys.modules["pruning.ablation.oracle"], "COLUMNS", 9)
-    pd.testing.assert_frame_equal(oracle(trained, windows, **ALL), usual, rtol=0, atol=1e-13)
+    pd.testing.assert_frame_equal(oracle(trained, windows, ALL), usual, rtol=0, atol=1e-13)
 
 
 def test_the_average_over_many_draws_of_words_is_the_increase_from_all_words(windows):
@@ -231,7 +232,7 @@ def test_the_average_over_many_draws_of_words_is_the_increase_from_all_words(win
 
 
 def test_sampled_words_add_little_to_the_error_of_the_increase(trained, windows):
-    whole, sampled = oracle(trained, windows, **ALL), oracle(trained, windows, **{**ALL, "words": 10})
+    whole, sampled = oracle(trained, windows, ALL), oracle(trained, windows, replace(ALL, words=10))
     apart = (whole["loss_increase"] - sampled["loss_increase"]).abs()
     assert apart.max() > 0
     assert (apart <= 0.2 * whole["standard_error"]).all()
@@ -286,7 +287,7 @@ def test_measured_removal_of_a_model_with_large_logits_is_finite_and_as_with_all
     model, windows = tiny(dtype=torch.float32), Windows(text(400), first=0, batch=4, bptt=10)
     with torch.no_grad():
         model.decoder.weight.mul_(100)
-    whole, found = (oracle(model, windows, **{**ALL, "words": some}) for some in ("all", words))
+    whole, found = (oracle(model, windows, replace(ALL, words=some)) for some in ("all", words))
     for column in ("loss_increase", "standard_error", "even", "odd"):
         np.testing.assert_allclose(found[column], whole[column], rtol=1e-4, atol=1e-3)
 
@@ -310,13 +311,13 @@ def test_hardly_a_token_of_an_ordinary_model_needs_all_words(trained, windows, m
         return whole(self, read, step, column)
 
     monkeypatch.setattr(SampledLoss, "_whole", counted)
-    table = oracle(trained, windows, **{**ALL, "words": 10})
+    table = oracle(trained, windows, replace(ALL, words=10))
     assert sum(counts) <= 0.02 * table["samples"].sum()
 
 
 def test_one_neuron_alone_is_measured_with_a_pilot_too():
     windows = Windows(text(400), first=0, batch=4, bptt=10)
-    table = oracle(tiny(widths=(1,)), windows, **{**ALL, "tokens": 100, "most": 300})
+    table = oracle(tiny(widths=(1,)), windows, replace(ALL, tokens=100, most=300))
     assert table["loss_increase"].notna().all()
 
 
@@ -331,14 +332,14 @@ def test_a_sample_holds_neurons_of_each_layer_in_proportion_and_repeats_itself(t
     found = neurons_to_measure(layers, 9, seed=3)
     assert [len(found[layer.name]) for layer in layers] == [2, 4, 3]
     assert all(found[n].tolist() == v.tolist() for n, v in neurons_to_measure(layers, 9, seed=3).items())
-    table, whole = oracle(trained, windows, **{**ALL, "neurons": 4}), oracle(trained, windows, **ALL)
+    table, whole = oracle(trained, windows, replace(ALL, neurons=4)), oracle(trained, windows, ALL)
     both = table.merge(whole, on=["layer", "neuron"])
     assert len(both) == len(table) == 4
     np.testing.assert_allclose(both["loss_increase_x"], both["loss_increase_y"], atol=1e-13)
 
 
 def test_halves_and_reliability_come_from_alternate_windows(trained, windows):
-    table, dense = oracle(trained, windows, **ALL), losses_by_hand(trained, windows)
+    table, dense = oracle(trained, windows, ALL), losses_by_hand(trained, windows)
     layer = trained.layers()[1]
     even = np.arange(len(dense)) // 6 % 2 == 0
     for neuron in range(layer.width):
@@ -362,7 +363,7 @@ def test_reliability_is_one_for_equal_halves_and_nan_where_nothing_can_be_ranked
 
 def test_clear_neurons_stop_at_the_tokens_for_all_and_the_pilot_that_decides_is_left_out():
     model, windows = tiny(), Windows(text(2000), first=0, batch=8, bptt=6)
-    table = oracle(model, windows, **{**ALL, "tokens": 480, "most": 960, "tolerance": 0.1})
+    table = oracle(model, windows, replace(ALL, tokens=480, most=960, tolerance=0.1))
     assert set(table["samples"]) == {480, 960}
     dense, places = losses_by_hand(model, windows), table.set_index(["layer", "neuron"])
     for layer in model.layers():
@@ -376,7 +377,7 @@ def test_clear_neurons_stop_at_the_tokens_for_all_and_the_pilot_that_decides_is_
 
 def test_everyone_stops_where_any_place_is_clear_and_nobody_where_none_is(trained, windows):
     for tolerance, samples in ((1.0, 120), (-1.0, 240)):
-        table = oracle(trained, windows, **{**ALL, "tokens": 120, "most": 240, "tolerance": tolerance})
+        table = oracle(trained, windows, replace(ALL, tokens=120, most=240, tolerance=tolerance))
         assert (table["samples"] == samples).all()
 
 
@@ -436,7 +437,7 @@ def test_clusters_merge_and_may_be_of_some_variables_only():
 
 
 def test_removing_sets_together_equals_smaller_models_and_stands_beside_the_sum_of_single_increases(trained, windows):
-    measured = oracle(trained, windows, **ALL)
+    measured = oracle(trained, windows, ALL)
     sets = {"two": {"lstm.0": [1, 3]}, "both": {"lstm.0": [0], "lstm.1": [5, 2]}}
     table = joint_removal(trained, windows, measured, sets=sets, tokens=10**6).set_index("set")
     layers, dense = trained.layers(), losses_by_hand(trained, windows)
@@ -469,7 +470,7 @@ def test_repair_and_finetuning_are_measured_after_removal_against_a_dense_model_
         return model
 
     before, sets = bytes_of(tensors_of(trained)), {"two": {"lstm.0": [1, 3]}}
-    measured = oracle(trained, windows, **ALL)
+    measured = oracle(trained, windows, ALL)
     table = joint_removal(
         trained, windows, measured, sets=sets, tokens=10**6, repair=repair, finetune=finetune
     ).set_index("phase")["loss_increase"]
@@ -483,7 +484,7 @@ def test_repair_and_finetuning_are_measured_after_removal_against_a_dense_model_
 
 
 def test_sets_to_remove_are_the_least_harmful_of_each_layer_and_as_many_at_random(trained, windows):
-    measured = oracle(trained, windows, **ALL)
+    measured = oracle(trained, windows, ALL)
     sets = removal_sets(measured, shares=[0.3, 0.5], seed=1)
     assert list(sets) == ["least 0.3", "random 0.3", "least 0.5", "random 0.5"]
     for layer, rows in measured.groupby("layer"):
@@ -498,7 +499,7 @@ def test_sets_to_remove_are_the_least_harmful_of_each_layer_and_as_many_at_rando
 def test_measuring_leaves_model_mode_hooks_and_random_state_as_they_were(training, windows):
     model: LSTMLanguageModel = tiny(dropout=0.5).train(training)
     before, random, inner = bytes_of(tensors_of(model)), torch.get_rng_state(), [*map(vars, model.lstm)]
-    oracle(model, windows, **{**ALL, "words": 6})
+    oracle(model, windows, replace(ALL, words=6))
     assert bytes_of(tensors_of(model)) == before
     assert torch.equal(torch.get_rng_state(), random)
     assert all(module.training == training for module in model.modules())
@@ -507,17 +508,17 @@ def test_measuring_leaves_model_mode_hooks_and_random_state_as_they_were(trainin
 
 
 def test_single_precision_gives_the_same_increases_far_within_their_errors(trained, windows):
-    exact = oracle(trained, windows, **ALL)
-    rough = oracle(copy.deepcopy(trained).float(), windows, **{**ALL, "words": VOCABULARY})
+    exact = oracle(trained, windows, ALL)
+    rough = oracle(copy.deepcopy(trained).float(), windows, replace(ALL, words=VOCABULARY))
     assert ((exact["loss_increase"] - rough["loss_increase"]).abs() < 0.01 * exact["standard_error"]).all()
 
 
 def test_too_little_text_or_budget_and_tied_decoders_are_refused(windows):
     with pytest.raises(ValueError, match="Expected at least two windows of text"):
-        oracle(tiny(), Windows(text(20), first=0, batch=4, bptt=6), **ALL)
+        oracle(tiny(), Windows(text(20), first=0, batch=4, bptt=6), ALL)
     with pytest.raises(ValueError, match="and 2 before them for the pilot, got 3"):
-        oracle(tiny(), Windows(text(60), first=0, batch=4, bptt=5), **{**ALL, "tokens": 200, "most": 400})
+        oracle(tiny(), Windows(text(60), first=0, batch=4, bptt=5), replace(ALL, tokens=200, most=400))
     with pytest.raises(ValueError, match="Expected most to be at least tokens"):
-        oracle(tiny(), windows, **{**ALL, "most": 10})
+        oracle(tiny(), windows, replace(ALL, most=10))
     with pytest.raises(ValueError, match="decoupled"):
-        oracle(tiny("tied"), windows, **ALL)
+        oracle(tiny("tied"), windows, ALL)

@@ -40,7 +40,7 @@ EFFORT: dict[str, dict[str, Any]] = {
     "surgeon": {"batches": 8, "damping": 1e-4},
     "criteria": {"batches": 8, "bins": 4, "classes": 3, "ridge": 1e-3},
 }
-MEASURED: dict[str, Any] = {"neurons": "all", "tokens": 120, "most": 120, "tolerance": 0.1, "words": "all", "seed": 1}
+MEASURED = pruning.Ablation(neurons="all", tokens=120, most=120, tolerance=0.1, words="all", seed=1)
 IMITATION = Imitation(tokens=240, learning_rate=1e-3, warmup=0.1, clip=1.0)
 
 
@@ -139,7 +139,7 @@ def imitated(model: Any, windows: Windows) -> Numbers:
 
 
 def jointly(model: Any, windows: Windows) -> Numbers:
-    single = pruning.oracle(model, windows, **MEASURED)
+    single = pruning.oracle(model, windows, MEASURED)
     sets = {"two": {layer.name: [0, 1] for layer in model.layers()}}
     return columns(pruning.joint_removal(model, windows, single, sets=sets, tokens=120))
 
@@ -159,16 +159,19 @@ def fused(model: Any, windows: Windows) -> Numbers:
     return columns(pruning.fuse(tables, pruning.Fusing(strategy="simple", seed=1, signals=signals)))
 
 
+def enhanced(model: Any, texts: Texts, **settings: Any) -> Any:
+    calibration = pruning.calibrate(model, texts.calibration, ("surgeon",), effort=EFFORT, seed=1)  # not all signals
+    by_order = pruning.Selection(variant="surgeon", retain=0.5)
+    return pruning.run_enhanced_pruning(model, texts, by_order, calibration=calibration, **settings)
+
+
 def run(how: Callable[..., Any], **settings: Any) -> Case:
     def case(model: Any, windows: Windows) -> Numbers:
         treatment = Treatment(
             scope="layer", floor=2, repair="imitate", imitation=IMITATION, recipe=recipe(epochs=1), distillation=0.5
         )
         texts = Texts(calibration=windows, training=windows, judged=windows)
-        known = {}
-        if how is pruning.run_enhanced_pruning:  # not all signals once more
-            known["calibration"] = pruning.calibrate(model, windows, ("surgeon",), effort=EFFORT, seed=1)
-        found = how(model, texts, treatment=treatment, seed=1, **settings, **known)
+        found = how(model, texts, treatment=treatment, seed=1, **settings)
         return {phase: losses.mean for phase, losses in found.losses.items()}
 
     return case
@@ -197,7 +200,7 @@ def adapted(model: Any, _: Windows) -> Numbers:
     for name in ("gradients", "criteria"):
         seed = {"seed": 1} if name == "criteria" else {}
         found |= columns(getattr(pruning, name)(other, batches, **EFFORT[name], **seed))
-    return found | columns(pruning.oracle(other, batches, **MEASURED))
+    return found | columns(pruning.oracle(other, batches, MEASURED))
 
 
 def built(model: Any, _: Windows) -> Numbers:
@@ -229,7 +232,7 @@ CASES: dict[str, Case] = {
     "surgeon": surgeon,
     "reconstruct": reconstructed,
     "imitate": imitated,
-    "oracle": lambda model, windows: columns(pruning.oracle(model, windows, **MEASURED)),
+    "oracle": lambda model, windows: columns(pruning.oracle(model, windows, MEASURED)),
     "joint_removal": jointly,
     "fuse": fused,
     "budget_of": lambda model, _: {
@@ -237,7 +240,7 @@ CASES: dict[str, Case] = {
     },
     "calibrate": calibrated,
     "run_traditional_pruning": run(pruning.run_traditional_pruning, retain=0.5, effort=EFFORT),
-    "run_enhanced_pruning": run(pruning.run_enhanced_pruning, retain=0.5, effort=EFFORT, variant="surgeon"),
+    "run_enhanced_pruning": run(enhanced, effort=EFFORT),
     "run_dense_control": run(pruning.run_dense_control),
 }
 TABLES_ALONE = {
@@ -400,7 +403,7 @@ def test_a_training_step_waits_for_the_device_once_and_measured_removal_not_at_e
             pass
         training = Counter(waits)
         waits.clear()
-        pruning.oracle(model, windows, **MEASURED)
+        pruning.oracle(model, windows, MEASURED)
         removal = len(waits)
     assert sum(training.values()) <= len(windows) + 3, (
         training

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.ablation.oracle import oracle
+from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.neurons import expect_finite, select
 from pruning.core.tables import UNMEASURED, table, unmeasured
 from pruning.data.windows import Windows
@@ -36,9 +36,7 @@ ASKED = {
     "cooperative": lambda model: cooperative(model, STATES, strong=0.6),
     "criteria": lambda model: criteria(model, WINDOWS, batches=4, bins=4, classes=3, ridge=1e-4, seed=1),
     "sensitivities": lambda model: sensitivities(model, WINDOWS, batches=4, seed=1),
-    "oracle": lambda model: oracle(
-        model, WINDOWS, neurons="all", tokens=96, most=96, tolerance=0.1, words="all", seed=1
-    ),
+    "oracle": lambda model: oracle(model, WINDOWS, Ablation(neurons="all", tokens=96, seed=1)),
     "loss_of": lambda model: loss_of(model, WINDOWS),
     "reconstruct": lambda model: reconstruct(model, KEEP, STATES, repair="ridge"),
     "imitate (student)": lambda model: imitate(model, tiny(), WINDOWS, imitation=IMITATION),

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 import pruning
 from pruning.ablation.joint_removal import joint_removal, joint_sets
-from pruning.ablation.oracle import oracle
+from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.neurons import named_tensors, select
 from pruning.data.windows import Windows
 from pruning.evaluation.measures import Size, loss_of
@@ -104,8 +104,7 @@ def calibrations(model, texts):
 @pytest.fixture(scope="module")
 def removals(model):
     windows = Windows(text(300, seed=7), first=0, batch=4, bptt=6)
-    settings = {"neurons": "all", "tokens": 300, "most": 300, "tolerance": 0.1, "words": "all", "seed": 1}
-    return oracle(model, windows, **settings), windows
+    return oracle(model, windows, Ablation(neurons="all", tokens=300, seed=1)), windows
 
 
 def losses(*sums, tokens=10.0):
@@ -148,9 +147,9 @@ def test_the_traditional_pruning_is_the_hessians_choice_cut_repaired_and_trained
 
 
 def test_an_enhanced_pruning_measures_what_it_needs_or_takes_what_is_known(model, texts, calibrations):
-    settings = {"retain": 0.5, "treatment": TREATMENT, "seed": 1}
-    measured = run_enhanced_pruning(model, texts, **settings, variant="adaptive", effort=EFFORT)
-    known = run_enhanced_pruning(model, texts, **settings, variant="adaptive", calibration=calibrations[1])
+    half, settings = Selection(variant="adaptive", retain=0.5), {"treatment": TREATMENT, "seed": 1}
+    measured = run_enhanced_pruning(model, texts, half, **settings, effort=EFFORT)
+    known = run_enhanced_pruning(model, texts, half, **settings, calibration=calibrations[1])
     assert all(torch.equal(measured.keep[layer], kept) for layer, kept in known.keep.items())
     assert all(measured.losses[phase].mean == known.losses[phase].mean for phase in PHASES)
 
@@ -193,9 +192,9 @@ def test_repair_and_teacher_are_as_the_treatment_says(model, texts, calibrations
         assert other.losses["reconstructed"].mean == other.losses["pruned"].mean
 
 
-def test_unknown_names_are_refused_with_the_known_ones(model, texts, calibrations):
+def test_unknown_names_are_refused_with_the_known_ones(calibrations):
     with pytest.raises(ValueError, match=r"Unknown variant 'lerned'; known: \['random', 'traditional', .*\]."):
-        run_enhanced_pruning(model, texts, retain=0.5, treatment=TREATMENT, seed=1, variant="lerned")
+        Selection(retain=0.5, variant="lerned")
     with pytest.raises(ValueError, match=r"Expected measured removals \(the table `oracle`\) for fusion 'learned'"):
         chosen(calibrations[0], replace(HALF, variant="learned"), TREATMENT)
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pruning
 from pruning.ablation.joint_removal import joint_removal
-from pruning.ablation.oracle import oracle
+from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.neurons import mask, named_buffers, removed_neurons, select
 from pruning.core.statistics import merged
 from pruning.data.windows import Windows
@@ -500,14 +500,14 @@ def test_wrong_logits_targets_and_losses_are_refused():
         apart.loss(inputs, targets)
 
 
-MEASURE = {"tokens": 10**6, "most": 10**6, "tolerance": 0.1, "words": "all", "seed": 1}
+MEASURE = Ablation(neurons="all", tokens=10**6, seed=1)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_measured_removal_is_the_rise_of_the_loss_of_a_model_without_the_neuron(name):
     make, batches = MODELS[name]
     model = make()
-    measured = oracle(model, batches, neurons="all", **MEASURE)
+    measured = oracle(model, batches, MEASURE)
     assert len(measured) == sum(model.widths())
     dense = loss_of(model, batches).mean
     for layer, rows in measured.groupby("layer"):
@@ -518,14 +518,14 @@ def test_measured_removal_is_the_rise_of_the_loss_of_a_model_without_the_neuron(
 
 def test_a_disguised_language_model_has_the_language_models_measured_removals():
     model = tiny(decoder="untied")
-    own = oracle(model, TEXT, neurons="all", **MEASURE)
-    other = oracle(disguised(model), TEXT, neurons="all", **MEASURE)
+    own = oracle(model, TEXT, MEASURE)
+    other = oracle(disguised(model), TEXT, MEASURE)
     assert (own["loss_increase"] - other["loss_increase"]).abs().max() < 1e-9
 
 
 def test_joint_removal_of_a_classifier_is_the_rise_of_its_loss():
     model = classifier()
-    measured = oracle(model, BATCHES, neurons="all", **MEASURE)
+    measured = oracle(model, BATCHES, MEASURE)
     removed = {"first": [1, 3], "second": [0]}
     table = joint_removal(model, BATCHES, measured, sets={"some": removed}, tokens=10**6)
     keep = {layer.name: torch.arange(layer.width) for layer in model.layers()}
@@ -537,4 +537,4 @@ def test_joint_removal_of_a_classifier_is_the_rise_of_its_loss():
 
 def test_measured_removal_needs_two_batches():
     with pytest.raises(ValueError, match=r"Expected at least two batches with targets to measure removal on, got 1."):
-        oracle(classifier(), BATCHES[:1], neurons="all", **MEASURE)
+        oracle(classifier(), BATCHES[:1], MEASURE)

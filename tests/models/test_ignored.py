@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pruning.ablation.joint_removal import joint_removal
-from pruning.ablation.oracle import oracle
+from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.hooks import Places, counting
 from pruning.core.neurons import select
 from pruning.data.windows import IGNORED, Window, Windows
@@ -35,9 +35,7 @@ MEASURED = SIGNALS | {
         damping=1e-4,
     ),
     "criteria": lambda model, batches: criteria(model, batches, batches=16, bins=4, classes=3, ridge=1e-4, seed=1),
-    "oracle": lambda model, batches: oracle(
-        model, batches, neurons="all", tokens=999, most=999, tolerance=0.1, words="all", seed=1
-    ),
+    "oracle": lambda model, batches: oracle(model, batches, Ablation(neurons="all", tokens=999, seed=1)),
 }
 PADDED = [name for name in MEASURED if name != "weights"]
 TEXT = Windows(text(16 * 12), first=0, batch=3, bptt=4)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import pruning
 from pruning.ablation.joint_removal import joint_removal
-from pruning.ablation.oracle import oracle
+from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.neurons import mask, select
 from pruning.core.statistics import merged
 from pruning.evaluation.measures import loss_of, size_of
@@ -169,7 +169,7 @@ def test_whatever_the_loss_a_model_is_measured_fused_pruned_repaired_and_trained
 @pytest.mark.parametrize("kind", KINDS)
 def test_measured_removals_are_the_rise_of_the_loss_itself(kind):
     model, batches = model_and_batches(kind)
-    found = oracle(model, batches, neurons="all", tokens=10**6, most=10**6, tolerance=0.1, words="all", seed=1)
+    found = oracle(model, batches, Ablation(neurons="all", tokens=10**6, seed=1))
     criterion = KINDS[kind][2]
 
     def mean(network):
