@@ -31,9 +31,9 @@ from pruning.discovery.attention import Attention
 from pruning.discovery.discovered import PREFIX, Discovered, Origin
 from pruning.discovery.preparing import forgetful, narrow, persist, replaced, shapes_of, simplified
 from pruning.discovery.propagation import Propagation
-from pruning.discovery.proving import close, proved
+from pruning.discovery.proving import proved
 from pruning.discovery.recurrent import Narrowed, Recurrent
-from pruning.discovery.running import Inputs, Seeing, canonical, copied, running
+from pruning.discovery.running import Inputs, Seeing, canonical, close, copied, running
 from pruning.discovery.structure import structure_of
 from pruning.discovery.tracing import propagated
 from pruning.discovery.values import GIVEN, Reading

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice, cut, named_buffers, named_tensors
 from pruning.discovery.attention import Attention
+from pruning.discovery.configured import Entry, follow_widths
 from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.running import Inputs, canonical, copied, kept_tensors
 from pruning.discovery.summary import summary
@@ -78,6 +79,7 @@ class Discovered(PrunableModule):
         folded: Parameter → what computed it, the values of which it now has.
         origin: What the network was; None while it is being looked into.
         chosen: Layer → which of the neurons that it had then it has now.
+        entries: Numbers in configurations that were changed since.
     """
 
     network: nn.Module
@@ -96,6 +98,7 @@ class Discovered(PrunableModule):
         self.unprunable = dict(unprunable)
         self._layers = list(layers)
         self.origin = origin
+        self.entries: tuple[Entry, ...] = ()
         self.chosen: dict[str, Tensor] = {layer.name: torch.arange(layer.width) for layer in layers}
         self.training = network.training
 
@@ -131,14 +134,18 @@ class Discovered(PrunableModule):
             number.set(network, widths_of[number.layer])
         modes = {name: module.training for name, module in self.network.named_modules()}
         found = type(self)(network, layers, self.unprunable, self.numbers, self.folded, self.origin)
-        found.chosen = self.chosen
+        found.chosen, found.entries = self.chosen, self.entries
         for name, module in network.named_modules():
             module.training = modes[name]
         return found
 
     def settle(self, before: PrunableModule, keep: Keep) -> None:
-        """Remember which neurons these are."""
+        """Remember which neurons these are, and let a configuration say how many."""
         if isinstance(before, Discovered):
+            if self.origin is not None:
+                widths = (before.layers(), self.origin.layers)
+                more = follow_widths(self.network, widths, self._layers, self.origin.inputs)
+                self.entries = (*before.entries, *more)
             kept = {name: chosen[keep[name].cpu()] for name, chosen in before.chosen.items() if name in keep}
             self.chosen = {**before.chosen, **kept}
 

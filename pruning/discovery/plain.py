@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from pruning.discovery.attention import Attention
-from pruning.discovery.proving import close
 from pruning.discovery.recurrent import Narrowed, Recurrent
-from pruning.discovery.running import Inputs, Seeing, copied, running
+from pruning.discovery.running import Inputs, Seeing, close, copied, running
 
 
 def plain_places(network: nn.Module, inputs: Inputs) -> list[str]:
@@ -27,14 +26,14 @@ def plain_places(network: nn.Module, inputs: Inputs) -> list[str]:
     if not places:
         return []
     try:
-        expected = _given(network, inputs)
-    except Exception:  # whatever a user's code raises on other inputs than these
+        expected = given(network, inputs)
+    except Exception:  # whatever a user's code raises, on another device say
         return []
     readers = [path for path in places if isinstance(network.get_submodule(path), Narrowed)]
     others = [path for path in places if path not in readers]
     chosen: list[str] = []
     for more in _choices(others, readers):
-        if not set(more) <= set(chosen) and _gives(made_plain(network, [*chosen, *more]), inputs, expected):
+        if not set(more) <= set(chosen) and gives(made_plain(network, [*chosen, *more]), inputs, expected):
             chosen += [path for path in more if path not in chosen]
     return [path for path in places if path in chosen]
 
@@ -72,16 +71,16 @@ def _choices(others: Sequence[str], readers: Sequence[str]) -> Iterator[Sequence
     yield from ([path] for path in itertools.chain(others, readers))
 
 
-def _given(network: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
+def given(network: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
     """Return what a network gives when it is called twice, for it may remember."""
     with running(network, inputs, Seeing(), calls=2) as (_, found):
         return [tensor.clone() for tensor in found]
 
 
-def _gives(network: nn.Module, inputs: Inputs, expected: Sequence[torch.Tensor]) -> bool:
+def gives(network: nn.Module, inputs: Inputs, expected: Sequence[torch.Tensor]) -> bool:
     """Return whether the network gives the expected tensors, up to rounding."""
     try:
-        found = _given(network, inputs)
+        found = given(network, inputs)
     except Exception:  # whatever a user's code raises at other shapes of a state
         return False
     return len(found) == len(expected) and all(map(close, found, expected))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pruning.core.neurons import NeuronLayer, Slice
 from pruning.discovery.attention import Attention
+from pruning.discovery.configured import Entry, configure
 from pruning.discovery.discovered import PREFIX, Discovered, Number
 from pruning.discovery.plain import made_plain
 from pruning.discovery.preparing import narrow, persist, replaced, shapes_of, simplified
@@ -44,6 +45,7 @@ def plan_of(model: Discovered, plain: Sequence[str]) -> dict[str, Any]:
         "numbers": [dataclasses.asdict(number) for number in model.numbers],
         "replaced": _stand_ins(model.network),
         "plain": list(plain),
+        "entries": [dataclasses.asdict(entry) for entry in model.entries],
     }
 
 
@@ -73,7 +75,8 @@ def planned(plan: Mapping[str, Any], network: nn.Module) -> nn.Module:
     persist(network, layers)
     numbers = [Number(**number) for number in plan["numbers"]]
     dense = Discovered(network, layers, {}, numbers)
-    return made_plain(dense.resized([layer["left"] for layer in plan["layers"]]).network, plan["plain"])
+    smaller = made_plain(dense.resized([layer["left"] for layer in plan["layers"]]).network, plan["plain"])
+    return configure(smaller, [Entry(**{**entry, "path": tuple(entry["path"])}) for entry in plan["entries"]])
 
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:

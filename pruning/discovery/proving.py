@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from pruning.core.neurons import Keep, NeuronLayer, named_tensors, removed_neurons
 from pruning.discovery.discovered import Discovered, Number
 from pruning.discovery.numbers import candidates
-from pruning.discovery.running import Inputs, Remembering, Seeing, copied, kept_tensors, name_of, running
+from pruning.discovery.running import Inputs, Remembering, Seeing, close, copied, kept_tensors, name_of, running
 from pruning.discovery.structure import Structure
 from pruning.discovery.values import Blend, flat
 
@@ -288,12 +288,3 @@ def _drawn(like: Tensor, generator: torch.Generator) -> nn.Parameter:
         return nn.Parameter(like.detach().clone())
     drawn = torch.randn(like.shape, generator=generator).mul_((len(like) / max(like.numel(), 1)) ** 0.5)
     return nn.Parameter((drawn if like.ndim > 1 else drawn.div_(4).add_(1)).to(like))
-
-
-def close(one: Tensor, other: Tensor, rounding: float = 0.0) -> bool:
-    """Return whether two tensors are equal up to the rounding of a sum in another order."""
-    if one.shape != other.shape or not (one.is_floating_point() or one.is_complex()):
-        return one.shape == other.shape and torch.equal(one, other)
-    scale = max(other.detach().abs().max().item(), 1e-30) if other.numel() else 1.0
-    rounding = max(rounding, torch.finfo(one.dtype).eps)
-    return torch.allclose(one, other, rtol=0, atol=scale * rounding**0.75, equal_nan=True)

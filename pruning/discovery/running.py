@@ -172,3 +172,12 @@ def _kept(network: nn.Module) -> list[tuple[Any, int]]:
         if not name.startswith("_")
         for leaf in flat([value])
     ]
+
+
+def close(one: Tensor, other: Tensor, rounding: float = 0.0) -> bool:
+    """Return whether two tensors are equal up to the rounding of a sum in another order."""
+    if one.shape != other.shape or not (one.is_floating_point() or one.is_complex()):
+        return one.shape == other.shape and torch.equal(one, other)
+    scale = max(other.detach().abs().max().item(), 1e-30) if other.numel() else 1.0
+    rounding = max(rounding, torch.finfo(one.dtype).eps)
+    return torch.allclose(one, other, rtol=0, atol=scale * rounding**0.75, equal_nan=True)
