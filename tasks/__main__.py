@@ -1,12 +1,12 @@
-"""`python -m tasks <stage> [variant]`: run one stage on the files that dvc.yaml lists for it."""
+"""`python -m tasks <stage> [variant]`: run one stage on the files that dvc.yaml lists for it; `--help` lists all."""
 
-import argparse
 import importlib
 import os
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import pandas as pd
 
@@ -15,10 +15,11 @@ from tasks.common.devices import compute_on
 from tasks.common.interruption import INTERRUPTED
 from tasks.common.job import TIMING, Job, end_with_parent, seconds
 from tasks.common.parameters import Unexpected, checked
-from tasks.common.pipeline import PARAMETERS, read_stage
+from tasks.common.pipeline import PARAMETERS, Stage, read_stage, read_stages
 from tasks.common.reading import read_yaml
 from tasks.common.sections import Compute
 from tasks.common.tables import write_table
+from tasks.shown.asking import COMMANDS, HELP, answer
 from tasks.shown.console import log_to_console, say, track
 
 # Threads that wait by spinning starve whatever else runs: two trainings side by side then crawl at a tenth of their
@@ -30,20 +31,13 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 ON_CPU = Compute(device="cpu", float32="highest")
 """Where stages compute whose numbers come from weights and tables alone, whatever the device of the others."""
-ELSEWHERE = ("check", "choose", "export", "report", "track")
-"""Commands that are no stages: they read results and change none; `WITH_WORDS` read the words after them."""
-WITH_WORDS = ("choose", "export", "track")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a stage or a command and return the exit code: 0, or 1 after one sentence on what was wrong."""
-    parser = argparse.ArgumentParser(prog="python -m tasks", description="Run one stage, or another command.")
-    parser.add_argument("stage", help=f"a stage of dvc.yaml, or one of {', '.join(ELSEWHERE)}")
-    parser.add_argument("words", nargs=argparse.REMAINDER, help="a variant for stages that have them; `choose --help`")
-    given = parser.parse_args(arguments)
-    log_to_console()
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        _run(given.stage, given.words)
+        _run(words)
     except (ValueError, FloatingPointError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -56,27 +50,44 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _run(name: str, words: Sequence[str]) -> None:
-    if name in WITH_WORDS:
-        importlib.import_module(f"tasks.commands.{name}").run(words)
+def _run(words: Sequence[str]) -> None:
+    if not words or words[0] in HELP:
+        say(_help().usage())
         return
-    if len(words) > (name not in ELSEWHERE):
-        raise Unexpected(f"Expected no more words after {name!r}, got {' '.join(words)!r}.")
-    if name in ELSEWHERE:
-        importlib.import_module(f"tasks.commands.{name}").run()
+    name, *more = words
+    if name in COMMANDS:
+        answer(name, more)
         return
+    log_to_console()
     folder, _, stage = name.rpartition(".")
     every = read_yaml(PARAMETERS)
     values = read_yaml(folder / PARAMETERS) if folder else every
+    if more and more[0] in HELP:
+        say(_help().usage_of(stage, folder))
+        return
+    if len(more) > 1:
+        raise Unexpected(f"Expected no more words after {name!r}, got {' '.join(more)!r}.")
     parameters, own = checked(every), None
     if folder:
         own = importlib.import_module(f"tasks.{folder}.settings").checked(values)
-    job = Job(read_stage(stage, words[0] if words else None, values, folder), parameters, track, own)
+    job = Job(read_stage(stage, more[0] if more else None, values, folder), parameters, track, own)
     if os.environ.get("DVC_STAGE"):
         end_with_parent()
         # By name, for the check only refuses, and no result depends on its code.
         importlib.import_module("tasks.commands.check").check_once(every, parameters)
+    _say_which(job.stage, [each.address for each in read_stages(values, folder)])
     _run_stage(job)
+
+
+def _help() -> Any:
+    """Return what knows what there is to run; by name, for no result depends on it."""
+    return importlib.import_module("tasks.commands.usage")
+
+
+def _say_which(stage: Stage, stages: Sequence[str]) -> None:
+    """Say what starts, and how far it is: DVC runs stages in the order in which they stand in dvc.yaml."""
+    place = stages.index(stage.address) + 1
+    say(f"{stage.address}: stage {place} of {len(stages)}, {stage.description[:1].lower()}{stage.description[1:]}")
 
 
 def _run_stage(job: Job) -> None:

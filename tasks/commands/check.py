@@ -3,7 +3,7 @@
 import hashlib
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tasks.common.devices import compute_on, device
 from tasks.common.parameters import Parameters, checked
 from tasks.common.pipeline import EXPERIMENT, LOCK, PARAMETERS, PIPELINE, read_stages
 from tasks.common.reading import read_yaml
-from tasks.shown.console import say
+from tasks.shown.asking import Answer, Words
 
 CHECKED = Path(".dvc/tmp/checked")
 """The digest of what was last found to be fine."""
@@ -21,22 +21,23 @@ SHAPED = ("ceiling", "budget", "snn_ratio", "quota")
 """Settings of `prune` that the model's layers may not be able to fulfil."""
 
 
-def run() -> None:
+def run(words: Sequence[str]) -> Answer:
     """Check params.yaml, dvc.yaml and the corpus's source, and mend a half-written dvc.lock.
 
     Raises:
         Unexpected: With one sentence on what is wrong.
     """
+    Words("check").read(words)
     values = read_yaml(PARAMETERS)
-    parameters = checked(values)
+    parameters, fine = checked(values), [str(PARAMETERS)]
     check(values, parameters)
     _remember(parameters)
-    say("params.yaml: fine")
     mend()
     if (EXPERIMENT / PARAMETERS).is_file():
         importlib.import_module(f"tasks.{EXPERIMENT}.settings").checked(read_yaml(EXPERIMENT / PARAMETERS))
-        say(f"{EXPERIMENT / PARAMETERS}: fine")
+        fine.append(str(EXPERIMENT / PARAMETERS))
         mend(EXPERIMENT / LOCK)
+    return Answer({"fine": fine}, [f"{path}: fine" for path in fine])
 
 
 def check_once(values: Mapping[str, Any], parameters: Parameters) -> None:

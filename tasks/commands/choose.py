@@ -18,7 +18,8 @@ from tasks.common.parameters import Unexpected, checked
 from tasks.common.pipeline import DATA, PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
-from tasks.shown.console import say, track
+from tasks.shown.asking import Answer, Words
+from tasks.shown.console import track
 from tasks.stages.evaluate import BATCHES
 from tasks.stages.path import DENSE, model_at
 
@@ -27,7 +28,7 @@ Rows = Sequence[Row]
 """Rows of the table `path`, with `milliseconds` for one step."""
 
 
-def run(words: Sequence[str]) -> None:
+def run(words: Sequence[str]) -> Answer:
     """Choose a model on the path by validation perplexity and measured latency, and write it.
 
     Raises:
@@ -47,15 +48,22 @@ def run(words: Sequence[str]) -> None:
     model = read_model(job.input("train/model")) if retain == DENSE else model_at(job, retain)
     with replacing_folder(wanted.to, "choice") as aside:
         write_model(aside, model)
-    _say(row, dense, wanted, model)
+    return _answer(row, dense, wanted, model)
 
 
-def _say(row: Row, dense: Row, wanted: argparse.Namespace, model: Measurable) -> None:
+def _answer(row: Row, dense: Row, wanted: argparse.Namespace, model: Measurable) -> Answer:
     change = row["valid_perplexity"] / dense["valid_perplexity"] - 1
     faster = dense["milliseconds"] / row["milliseconds"]
-    say(f"{wanted.to}: {row['retain']:.0%} of the neurons, {size_of(model).parameters:,} parameters")
-    say(f"perplexity {row['valid_perplexity']:.1f} on valid ({change:+.1%}), {row['test_perplexity']:.1f} on test")
-    say(f"{row['milliseconds']:.2f} ms a step at batch {wanted.batch} ({faster:.2f}× as fast as dense)")
+    size = size_of(model)
+    values = {"folder": str(wanted.to), **row, "change": change, "batch": wanted.batch, "speed_up": faster}
+    return Answer(
+        values,
+        [
+            f"{wanted.to}: {row['retain']:.0%} of the neurons, {size.parameters:,} parameters",
+            f"perplexity {row['valid_perplexity']:.1f} on valid ({change:+.1%}), {row['test_perplexity']:.1f} on test",
+            f"{row['milliseconds']:.2f} ms a step at batch {wanted.batch} ({faster:.2f}× as fast as dense)",
+        ],
+    )
 
 
 def fastest_within(rows: Rows, dense: Row, percent: float) -> Row:
@@ -77,13 +85,13 @@ def best_within(rows: Rows, milliseconds: float) -> Row:
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tasks choose", description="Choose a model on the path.")
+    parser = Words("choose")
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--within", type=float, metavar="PERCENT", help="the fastest at most this much above dense")
     budget.add_argument("--latency", type=float, metavar="MS", help="the best that takes at most this long a step")
     parser.add_argument("--batch", type=int, choices=BATCHES, default=min(BATCHES), help="sequences side by side")
     parser.add_argument("--to", type=Path, default=DATA / "choice", metavar="FOLDER", help="where the model goes")
-    return parser.parse_args(words)
+    return parser.read(words)
 
 
 def _milliseconds(timing: pd.DataFrame, shares: pd.Series, batch: int) -> list[float]:

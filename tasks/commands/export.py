@@ -1,6 +1,5 @@
 """`python -m tasks export <variant>`: a variant's model as files for other programs, checked and measured."""
 
-import argparse
 import importlib.util
 import json
 import platform
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from pruning.data.windows import Windows
 from pruning.evaluation.latency import latencies
@@ -29,7 +26,9 @@ from tasks.common.pipeline import DATA, PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
 from tasks.common.windows import read_windows
-from tasks.shown.console import say, track
+from tasks.shown.asking import Answer, Words
+from tasks.shown.console import track
+from tasks.shown.tables import Row, shown_table
 from tasks.shown.wording import nearest
 from tasks.stages.evaluate import BATCHES
 
@@ -71,19 +70,19 @@ class MeasuredFile:
     spread: dict[int, float]
 
 
-def run(words: Sequence[str]) -> None:
-    """Write the folder, whole or not at all, and print what its files are worth.
+def run(words: Sequence[str]) -> Answer:
+    """Write the folder, whole or not at all, and return what its files are worth.
 
     Raises:
         Unexpected: With one sentence on an unknown variant or phase, missing results or packages, or a folder that
             holds something else.
         ValueError: If a file does not give the model's logits.
     """
-    parser = argparse.ArgumentParser(prog="python -m tasks export", description="A variant's model as files.")
+    parser = Words("export")
     parser.add_argument("variant", nargs="?", help="a variant of params.yaml")
     parser.add_argument("--phase", default="finetuned", help=f"one of {', '.join(PHASES)}")
     parser.add_argument("--to", metavar="FOLDER", help=f"where to write; {DATA}/export/<variant>-<phase> by default")
-    given = parser.parse_args(words)
+    given = parser.read(words)
     variant, phase, to = given.variant, given.phase, given.to
     values = read_yaml(PARAMETERS)
     parameters = checked(values)
@@ -93,9 +92,9 @@ def run(words: Sequence[str]) -> None:
     folder = Path(to).resolve() if to else DATA / "export" / f"{variant}-{phase}"
     check_folder(folder, "export")
     job = Job(read_stage("evaluate", variant, values), parameters, track)
-    measured = _write(folder, job, phase)
-    _print(measured)
-    say(f"{folder}: {', '.join(sorted(FILES))}")
+    report = _write(folder, job, phase)
+    table = shown_table(f"{variant}, {phase}: the same model in each file", [_cells(row) for row in report["measured"]])
+    return Answer({"folder": str(folder), **report}, [table, f"{folder}: {', '.join(sorted(FILES))}"])
 
 
 def _check_words(variant: str | None, phase: str, variants: list[str]) -> None:
@@ -115,7 +114,7 @@ def _check_packages() -> None:
         )
 
 
-def _write(folder: Path, job: Job, phase: str) -> list[MeasuredFile]:
+def _write(folder: Path, job: Job, phase: str) -> dict[str, Any]:
     model = _model(job, phase)
     tokens = list(read_table(job.input("prepare/vocabulary"))["text"])
     with replacing_folder(folder, "export") as aside:
@@ -126,7 +125,7 @@ def _write(folder: Path, job: Job, phase: str) -> list[MeasuredFile]:
         report = _report(job, phase, model, measured)
         (aside / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         (aside / CARD).write_text(_card(report), encoding="utf-8")
-    return measured
+    return report
 
 
 def _model(job: Job, phase: str) -> LanguageModel:
@@ -223,31 +222,24 @@ def _shapes(state: State) -> list[list[list[int | str]]]:
     return [[[*tensor.shape[:-2], "batch", tensor.shape[-1]] for tensor in layer] for layer in state]
 
 
-def _print(measured: list[MeasuredFile]) -> None:
-    table = Table(title="The same model in each file")
-    for number, column in enumerate(_COLUMNS):
-        table.add_column(column, justify="left" if number < 2 else "right")
-    for row in measured:
-        table.add_row(*_cells(asdict(row)))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)
-
-
-_COLUMNS = ("file", "runs in", "MB", "difference", "perplexity, valid", *(f"ms/step, batch {n}" for n in BATCHES))
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    times = [f"{row['seconds'][batch] * 1000:.2f} ± {row['spread'][batch] * 1000:.2f}" for batch in BATCHES]
-    numbers = [f"{row['bytes'] / 1e6:.2f}", f"{row['difference']:.0e}", f"{row['perplexity']:.2f}"]
-    return [row["file"], row["runs_in"], *numbers, *times]
+def _cells(row: Mapping[str, Any]) -> Row:
+    """Return what one file is worth, as it is shown."""
+    times = {batch: f"{row['seconds'][batch] * 1000:.2f} ± {row['spread'][batch] * 1000:.2f}" for batch in BATCHES}
+    return {
+        "file": row["file"],
+        "MB": f"{row['bytes'] / 1e6:.2f}",
+        "difference": f"{row['difference']:.0e}",
+        "perplexity,\nvalid": f"{row['perplexity']:.2f}",
+        **{f"ms/step,\nbatch {batch}": time for batch, time in times.items()},
+    }
 
 
 def _card(report: Mapping[str, Any]) -> str:
     """Return what the folder is, how each file is loaded, and what was checked, as Markdown."""
     model, made = report["model"], report["made_with"]
-    rows = [_COLUMNS, ["---", "---", *["---:"] * (len(_COLUMNS) - 2)], *(_cells(row) for row in report["measured"])]
+    cells = [_cells(row) for row in report["measured"]]
+    heads = [head.replace("\n", " ") for head in cells[0]]
+    rows = [heads, ["---", *["---:"] * (len(heads) - 1)], *(row.values() for row in cells)]
     return _CARD.format(
         variant=report["variant"],
         phase=report["phase"],

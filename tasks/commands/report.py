@@ -1,9 +1,9 @@
 """`python -m tasks report`: the comparison in the terminal, and where to look further."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
 from pruning.evaluation.comparison import PHASES
@@ -12,68 +12,97 @@ from tasks.common.pipeline import PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
 from tasks.common.variants import read_variants
+from tasks.shown.asking import Answer, Words
+from tasks.shown.tables import Row, shown_table
 from tasks.stages.evaluate import BATCHES
 
-WHERE = """[bold]Where to look[/bold]
-  runs compared in MLflow      make mlflow    (then the address it prints)
-  the pipeline in Prefect      make prefect   (then the address it prints)
-  plots                        {plots}/*.png
-  metrics, and what changed    .venv/bin/dvc metrics show    .venv/bin/dvc metrics diff"""
+WHERE = """Where to look
+  runs compared in MLflow    make mlflow    (then the address it prints)
+  the pipeline in Prefect    make prefect   (then the address it prints)
+  plots                      {plots}/*.png, {costs}
+  metrics                    .venv/bin/dvc metrics show
+  what changed               .venv/bin/dvc metrics diff
+  every digit                .venv/bin/python -m tasks report --json"""
+
+Values = Mapping[Any, Any]
+"""A row of `comparison`, with `latency`: one entry for each batch."""
 
 
-def run() -> None:
-    """Print a table of all variants and the commands that show more."""
+def run(words: Sequence[str]) -> Answer:
+    """Return a table of what each variant is worth, one of what it costs, and the commands that show more."""
+    Words("report").read(words)
     values = read_yaml(PARAMETERS)
     parameters = checked(values)
     stage = read_stage("compare", None, values)
-    comparison = read_table(stage.outputs["comparison"]).set_index("variant").loc[list(parameters.variants)]
+    comparison = read_table(stage.outputs["comparison"]).set_index("variant", drop=False).loc[list(parameters.variants)]
     timing = read_variants(stage.inputs["evaluate"], "timing", parameters)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(_table(comparison, _latency(timing), parameters))
-    console.print(WHERE.format(plots=stage.outputs["plots"]))
-
-
-def _latency(timing: pd.DataFrame) -> dict[tuple[str, str, int], tuple[float, float]]:
-    """Return (latency, spread) in ms by variant, phase and batch; the dense model's was measured in the same run."""
-    rows = timing[timing["measure"] == "latency"]
-    keys = zip(rows["variant"], rows["phase"], rows["batch"], strict=True)
-    values = zip(rows["seconds"] * 1000, rows["spread"] * 1000, strict=True)
-    return dict(zip(keys, values, strict=True))
-
-
-def _table(
-    comparison: pd.DataFrame, latency: Mapping[tuple[str, str, int], tuple[float, float]], parameters: Parameters
-) -> Table:
-    table = Table(title="Test perplexity and cost of each variant")
+    rows = [{**row, "latency": _latency(timing, row["variant"])} for row in comparison.to_dict("records")]
     spikes = comparison["synaptic_operations"].gt(0).any()  # else energy says no more than multiply-adds
-    columns = ["variant", "chosen by", "neurons kept", "parameters", "multiply-adds"]
-    columns += [*(["nJ/token"] if spikes else []), "perplexity\npruned"]
-    columns += [
-        "reconstructed",
-        "finetuned",
-        "change\nfrom dense",
-        *(f"ms/step, batch {batch}\n± spread (speed-up)" for batch in BATCHES),
-    ]
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < 2 else "right")
-    for variant, row in comparison.iterrows():
-        chosen = "–" if variant == parameters.compare.control else row["importance"]
-        table.add_row(
-            str(variant),
-            chosen,
-            f"{row['neurons']:,} ({row['retention']:.0%})",
-            f"{row['parameters']:,}",
-            f"{row['multiply_adds']:,}",
-            *([f"{row['energy'] / 1000:,.0f}"] if spikes else []),
-            *(f"{row[f'{phase}_perplexity']:.1f}" for phase in PHASES),
-            f"{row['finetuned_change']:+.1%}",
-            *(_milliseconds(latency, str(variant), batch) for batch in BATCHES),
-        )
-    return table
+    tables = [_quality(rows, parameters), _cost(rows), *([_energy(rows)] if spikes else [])]
+    where = WHERE.format(plots=stage.outputs["plots"], costs=stage.outputs["costs"])
+    return Answer({"control": parameters.compare.control, "variants": rows}, [*tables, where])
 
 
-def _milliseconds(latency: Mapping[tuple[str, str, int], tuple[float, float]], variant: str, batch: int) -> str:
-    (own, spread), (dense, _) = latency[variant, "finetuned", batch], latency[variant, "dense", batch]
-    return f"{own:.2f} ± {spread:.2f} ({dense / own:.2f}×)"
+def _latency(timing: pd.DataFrame, variant: str) -> dict[int, dict[str, float]]:
+    """Return by batch how long a step takes, and how much faster that is than the dense model of the same turns."""
+    rows = timing[(timing["measure"] == "latency") & (timing["variant"] == variant)]
+    of = {(row["phase"], row["batch"]): row for row in rows.to_dict("records")}
+    return {
+        batch: {
+            "seconds": of["finetuned", batch]["seconds"],
+            "spread": of["finetuned", batch]["spread"],
+            "speed_up": of["dense", batch]["seconds"] / of["finetuned", batch]["seconds"],
+        }
+        for batch in BATCHES
+    }
+
+
+def _quality(rows: Sequence[Values], parameters: Parameters) -> Table:
+    return shown_table(
+        "Quality: test perplexity after each phase",
+        [
+            {
+                "variant": row["variant"],
+                "chosen by": "–" if row["variant"] == parameters.compare.control else row["importance"],
+                "neurons kept": f"{row['neurons']:,} ({row['retention']:.0%})",
+                **{phase: f"{row[f'{phase}_perplexity']:.1f}" for phase in PHASES},
+                "change": f"{row['finetuned_change']:+.1%}",
+            }
+            for row in rows
+        ],
+        words=2,
+    )
+
+
+def _cost(rows: Sequence[Values]) -> Table:
+    return shown_table(
+        "Cost: size, and milliseconds a step by sequences side by side",
+        [{"variant": row["variant"], **_sizes(row), **_times(row["latency"])} for row in rows],
+    )
+
+
+def _sizes(row: Values) -> Row:
+    return {"parameters": f"{row['parameters']:,}", "multiply-\nadds": f"{row['multiply_adds']:,}"}
+
+
+def _times(latency: Mapping[int, Mapping[str, float]]) -> Row:
+    cells: dict[str, str] = {}
+    for batch, own in latency.items():
+        cells |= {f"batch {batch}\nms": f"{own['seconds'] * 1000:.2f} ± {own['spread'] * 1000:.2f}"}
+        cells |= {f"batch {batch}\nspeed-up": f"{own['speed_up']:.2f}×"}
+    return cells
+
+
+def _energy(rows: Sequence[Values]) -> Table:
+    return shown_table(
+        "Energy of a token, where spikes spare multiply-adds",
+        [
+            {
+                "variant": row["variant"],
+                "multiply-adds": f"{row['multiply_adds']:,}",
+                "synaptic operations": f"{row['synaptic_operations']:,.0f}",
+                "nJ/token": f"{row['energy'] / 1000:,.0f}",
+            }
+            for row in rows
+        ],
+    )

@@ -22,6 +22,7 @@ from tasks.common.parameters import Unexpected, checked, settings_of
 from tasks.common.pipeline import EXPERIMENT, LOCK, PARAMETERS, PIPELINE, Stage, flat, read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
+from tasks.shown.asking import Words
 from tasks.shown.console import say
 
 STORE, ARTIFACTS = Path("mlflow.db"), Path("mlartifacts")
@@ -122,6 +123,11 @@ def run(words: Sequence[str]) -> None:
     Raises:
         Unexpected: If there are no results, or others than dvc.lock and params.yaml say.
     """
+    parser = Words("track", answers=False)
+    parser.add_argument(
+        "words", nargs="*", metavar=EXPERIMENT, help="the experiment's results, in place of the pipeline's"
+    )
+    words = parser.read(words).words
     if list(words) not in ([], [EXPERIMENT]):
         raise Unexpected(f"Expected {EXPERIMENT!r} or nothing after 'track', got {' '.join(words)!r}.")
     command, state = " ".join(["python -m tasks track", *words]), State(*words)

@@ -27,6 +27,7 @@ class Stage:
         outputs: File stem → the file or folder it writes.
         sections: Names of the sections that it reads, of params.yaml and of the one beside its dvc.yaml.
         dependencies: Every file and folder that it depends on, code among them.
+        description: What it does, in words.
     """
 
     folder: str
@@ -36,6 +37,7 @@ class Stage:
     outputs: Mapping[str, Path]
     sections: tuple[str, ...]
     dependencies: tuple[Path, ...]
+    description: str = ""
 
     @property
     def address(self) -> str:
@@ -115,6 +117,7 @@ def _stage(
         outputs={path.stem: path for path in outputs},
         sections=tuple(_fill(text, variant, parameters) for text in _names(entry.get("params", []))),
         dependencies=tuple(dependencies),
+        description=str(entry.get("desc", "")),
     )
 
 

@@ -1,0 +1,81 @@
+"""What `python -m tasks` can be asked beside stages, how the words are read, and how an answer is given.
+
+People get tables and sentences; with `--json` programs get one JSON document, and what is said meanwhile is on stderr.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from rich.console import RenderableType
+
+from tasks.shown.console import log_to_console
+from tasks.shown.tables import plain, print_all
+from tasks.shown.wording import nearest
+
+COMMANDS = {
+    "check": "refuse bad parameters before any work, and mend what a kill left",
+    "report": "the quality and the cost of each variant, and where to look further",
+    "choose": "the fastest model that is good enough, or the best that is fast enough",
+    "export": "a variant as files for other programs, checked and measured",
+    "track": "tell MLflow of the results, or of the experiment's",
+}
+"""Commands that are no stages, each a module of `tasks.commands`: they read results and change none."""
+HELP, JSON = ("-h", "--help"), "--json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command found.
+
+    Attributes:
+        values: For programs, as plain values with every digit.
+        parts: For people, tables and sentences.
+    """
+
+    values: Any
+    parts: Sequence[RenderableType]
+
+
+class Words(argparse.ArgumentParser):
+    """The words after a command; what is wrong with them is one sentence, as it is everywhere else."""
+
+    def __init__(self, command: str, *, answers: bool = True) -> None:
+        super().__init__(prog=f"python -m tasks {command}", description=f"{command.capitalize()}: {COMMANDS[command]}.")
+        self._command = command
+        if answers:
+            self.add_argument(JSON, action="store_true", help="print the answer as JSON")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
+        raise ValueError(f"{message[:1].upper()}{message[1:]}; `{self.prog} --help` says what there is.")
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """Return what the words say.
+
+        Raises:
+            ValueError: With one sentence, if they are not what the command takes.
+        """
+        given, more = self.parse_known_args(words)
+        if more:
+            known = [option for action in self._actions for option in action.option_strings]
+            hint = nearest(more[0], known)
+            raise ValueError(f"Expected no more words after {self._command!r}, got {' '.join(more)!r}.{hint}")
+        return given
+
+
+def answer(command: str, words: Sequence[str]) -> None:
+    """Run a command and print what it found."""
+    as_json = JSON in words
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        log_to_console()
+        found: Answer | None = importlib.import_module(f"tasks.commands.{command}").run(words)
+    if found is not None and as_json:
+        sys.stdout.write(f"{json.dumps(plain(found.values), indent=2)}\n")
+    elif found is not None:
+        print_all(found.parts)

@@ -1,0 +1,75 @@
+"""How a table stands in a terminal or a log: no number of it is ever cut, and words fold where room is short."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+Row = Mapping[str, str]
+"""Cells by the heads of their columns."""
+NARROWEST, GAP = 12, 2
+"""Letters that a word has before it is folded, and how far columns stand apart."""
+
+
+def shown_table(title: str, rows: Sequence[Row], *, words: int = 1) -> Table:
+    """Return rows of cells as a table.
+
+    Args:
+        title: What stands above it.
+        rows: All with the same heads, in their order; a head may have several lines.
+        words: How many columns hold words, which stand first and may fold; the others hold numbers, which never do.
+    """
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for number, head in enumerate(rows[0]):
+        is_word = number < words
+        least = max(cell_len(line) for text in (head, *(row[head] for row in rows)) for line in text.split("\n"))
+        table.add_column(
+            head,
+            justify="left" if is_word else "right",
+            vertical="bottom",
+            overflow="fold",
+            no_wrap=not is_word,
+            min_width=min(least, NARROWEST) if is_word else least,
+        )
+    for row in rows:
+        table.add_row(*row.values())
+    return table
+
+
+def print_all(parts: Sequence[RenderableType]) -> None:
+    """Print tables and sentences, a table as wide as its numbers need to be whole, whatever the terminal has."""
+    for part in parts:
+        console = Console(highlight=False)
+        if isinstance(part, Table):
+            least = sum((column.min_width or 0) + GAP for column in part.columns) - GAP
+            console.width = max(console.width, least)
+            console.print(part)
+            console.print()
+        else:
+            console.print(part, soft_wrap=True)
+
+
+def plain(value: Any) -> Any:
+    """Return values as JSON has them: what is no number is null.
+
+    >>> plain({"perplexity": float("nan"), "batches": (1, 32)})
+    {'perplexity': None, 'batches': [1, 32]}
+    """
+    if isinstance(value, Mapping):
+        return {str(name): plain(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(own) for own in value]
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    return value

@@ -1,0 +1,116 @@
+"""What stands in a terminal: numbers that are whole at every width, what there is to run, and answers for programs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks.__main__ import main
+from tasks.common.pipeline import read_stages
+from tasks.common.reading import read_yaml
+from tasks.shown.asking import COMMANDS, Answer, Words
+from tasks.shown.tables import NARROWEST, plain, print_all, shown_table
+from tests.projects import ROOT
+
+Said = pytest.CaptureFixture[str]
+ROWS = [
+    {"variant": "dense", "batch 1\nms": "0.47 ± 0.29", "parameters": "1,806,192,000"},
+    {"variant": "a_variant_with_a_long_name", "batch 1\nms": "12,345.67 ± 0.29", "parameters": "1"},
+]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("width", [20, 45, 80, 120])
+def test_no_number_of_a_table_is_cut_and_no_letter_of_a_word_is_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: Said, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_all([shown_table("Cost", ROWS)])
+    said = capsys.readouterr().out
+    assert all(cell in said for row in ROWS for head, cell in row.items() if head != "variant")
+    first = "".join(line[: NARROWEST if width < 80 else None].split("  ")[0].strip() for line in said.splitlines())
+    assert "a_variant_with_a_long_name" in first
+    assert "…" not in said
+    assert max(map(len, said.splitlines())) <= max(width, 54)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.usefixtures("here")
+def test_help_names_every_command_and_every_stage_with_what_it_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: Said, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for words in ([], ["-h"], ["--help"]):
+        assert main(words) == 0
+    said = capsys.readouterr().out
+    stages = read_stages(read_yaml(Path("params.yaml"))) + read_stages(
+        read_yaml(Path("experiment/params.yaml")), "experiment"
+    )
+    together = " ".join(said.split())
+    assert all(" ".join(stage.description.split()) in together.replace("fine- tuned", "fine-tuned") for stage in stages)
+    assert all(f"{stage.folder}.{stage.name}".lstrip(".") in said for stage in stages)
+    assert all(f"  {name} " in said for name in COMMANDS)
+    assert max(map(len, said.splitlines())) <= width
+
+
+@pytest.mark.usefixtures("here")
+def test_help_of_a_stage_says_what_it_reads_and_writes(capsys: Said) -> None:
+    assert main(["train", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("train: train the dense language model\n")
+    assert "data/prepare/corpus.parquet" in said
+    assert "data/train/model" in said
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_its_words(capsys: Said, command: str) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert COMMANDS[command] in " ".join(capsys.readouterr().out.replace("-\n", "- ").split())
+
+
+def test_a_wrong_word_gets_one_sentence_with_the_nearest(capsys: Said) -> None:
+    assert main(["choose", "--within", "x"]) == 1
+    assert main(["choose", "--within", "2", "--bach", "1"]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("Argument --within: invalid float value: 'x'; ")
+    assert second == "Expected no more words after 'choose', got '--bach 1'. Did you mean '--batch'?"
+
+
+def test_an_answer_for_programs_is_one_document_whatever_is_said_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    def run(words: list[str]) -> Answer:
+        Words("report").read(words)
+        print("on the way")
+        return Answer({"perplexity": 1 / 3, "loss": float("nan")}, ["a third"])
+
+    monkeypatch.setattr("tasks.commands.report.run", run)
+    assert main(["report", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"perplexity": 1 / 3, "loss": None}
+    assert said.err == "on the way\n"
+    assert main(["report"]) == 0
+    assert capsys.readouterr().out == "on the way\na third\n"
+
+
+def test_values_for_programs_are_what_json_has() -> None:
+    given = {"a": (1, float("inf")), "b": [{"c": float("-inf")}], 1: "x"}
+    assert plain(given) == {"a": [1, None], "b": [{"c": None}], "1": "x"}
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("folder", ["", "experiment"])
+def test_stages_stand_in_the_order_in_which_dvc_runs_them_so_that_their_numbers_count_up(folder: str) -> None:
+    made: list[Path] = []
+    stages = read_stages(read_yaml(folder / Path("params.yaml")), folder)
+    outputs = [path for stage in stages for path in stage.outputs.values()]
+    for stage in stages:
+        for path in stage.inputs.values():
+            needed = [output for output in outputs if output.is_relative_to(path) or path.is_relative_to(output)]
+            assert set(needed) <= set(made), f"{stage.address} stands before what makes {path}"
+        made.extend(stage.outputs.values())
