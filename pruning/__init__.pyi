@@ -26,6 +26,8 @@ from .data.windows import Windows as Windows
 from .discovery import discover as discover
 from .evaluation.comparison import compare as compare
 from .evaluation.energy import energy_of as energy_of
+from .evaluation.language import continuation as continuation
+from .evaluation.language import surprisals as surprisals
 from .evaluation.measures import loss_of as loss_of
 from .evaluation.measures import size_of as size_of
 from .experiment.judging import compare_pruning_results as compare_pruning_results

@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
+
+from tests.tiny import VOCABULARY
 
 ROOT = Path(__file__).parent.parent
 CODE = ("pruning", "tasks", "learned", "own", "experiment", "dvc.yaml", "params.yaml", "constraints.txt")
@@ -63,6 +66,26 @@ def tiny_project(folder: Path, **changes: dict[str, Any]) -> Path:
     set_parameters(folder, TINY_EXPERIMENT, replace=("choices", "keep", "texts", "models"), within="experiment")
     run(["dvc", "init", "--no-scm", "--quiet"], folder)
     run(["dvc", "config", "core.analytics", "false"], folder)
+    return folder
+
+
+def language_project(folder: Path, models: Mapping[str, Any]) -> Path:
+    """Write a project with a corpus, and a model of its tokens for each variant, which was only fine-tuned."""
+    from tasks.__main__ import main
+    from tasks.common.models import write_model
+
+    folder.mkdir()
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    write_text(folder / "text")
+    corpus = {"source": "text", "vocabulary": VOCABULARY}
+    variants = {name: {"by": "fused"} for name in ("dense", *models)}
+    set_parameters(folder, {**TINY, "corpus": corpus, "variants": variants}, replace=("variants",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["prepare"]) == 0
+    for name, model in models.items():
+        write_model(folder / f"data/finetune/{name}/model", model)
     return folder
 
 

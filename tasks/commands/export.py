@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -18,26 +19,39 @@ from pruning.export import initial_state, largest_difference, onnx_of, program_o
 from pruning.models import describe
 from pruning.models.base import LanguageModel, State
 from tasks.commands.folders import check_folder, replacing_folder
+from tasks.commands.plain_text import REPORT, RULE, VOCABULARY, Reading, read_reading, vocabulary_lines
+from tasks.commands.using import PHASES, check_words, model_of
 from tasks.common.devices import compute_on
 from tasks.common.job import Job
 from tasks.common.models import CONFIG, WEIGHTS, read_language_model, write_model
 from tasks.common.parameters import Unexpected, checked
 from tasks.common.pipeline import DATA, PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
-from tasks.common.tables import read_table
 from tasks.common.windows import read_windows
 from tasks.shown.asking import Answer, Words
 from tasks.shown.console import track
 from tasks.shown.tables import Row, shown_table
-from tasks.shown.wording import nearest
 from tasks.stages.evaluate import BATCHES
 
-PHASES = {"pruned": "prune/model", "reconstructed": "reconstruct/model", "finetuned": "finetune/model"}
-"""Phase → the model that it left."""
 PROGRAM, GRAPH, QUANTISED = "model.pt2", "model.onnx", "model.int8.onnx"
-WORDS, REPORT, CARD = "vocabulary.txt", "export.json", "README.md"
-FILES = {CONFIG, WEIGHTS, PROGRAM, GRAPH, QUANTISED, WORDS, REPORT, CARD}
+CARD = "README.md"
+FILES = {CONFIG, WEIGHTS, PROGRAM, GRAPH, QUANTISED, VOCABULARY, REPORT, CARD}
+LOOP = """\
+import json, re, numpy, onnxruntime
+how, words = json.load(open("export.json"))["text"], open("vocabulary.txt", encoding="utf-8").read().split("\\n")
+model, text = onnxruntime.InferenceSession("model.onnx"), "my fellow americans".lower()
+state = {i.name: numpy.zeros([1 if n == "batch" else n for n in i.shape], "float32") for i in model.get_inputs()[1:]}
+tokens = [how["first"], *(words.index(w) if w in words else how["unknown"] for w in re.findall(how["pattern"], text))]
+for _ in range(20):
+    logits, *after = model.run(None, {"tokens": numpy.array(tokens)[:, None], **state})
+    logits[..., how["unknown"]] = -numpy.inf
+    state, tokens = dict(zip(state, after)), [int(logits[-1, 0].argmax())]
+    print(words[tokens[0]], end=" ")
+"""
+"""A program, to be run in the folder, that goes on from a text with `model.onnx`: by the likeliest word each time."""
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
+SAID = ("lowercase", "pattern", "first", "unknown")
+"""What the card says of how text is read, beside the rule."""
 SHAPES = ((1, 1), (7, 3), (35, 32), (100, 10))
 """Steps × columns of the windows that files are checked on, each followed by a second one."""
 SPIKING = 0.8
@@ -87,7 +101,7 @@ def run(words: Sequence[str]) -> Answer:
     values = read_yaml(PARAMETERS)
     parameters = checked(values)
     compute_on(parameters.compute)
-    _check_words(variant, phase, list(parameters.variants))
+    check_words(variant, phase, list(parameters.variants))
     _check_packages()
     folder = Path(to).resolve() if to else DATA / "export" / f"{variant}-{phase}"
     check_folder(folder, "export")
@@ -95,14 +109,6 @@ def run(words: Sequence[str]) -> Answer:
     report = _write(folder, job, phase)
     table = shown_table(f"{variant}, {phase}: the same model in each file", [_cells(row) for row in report["measured"]])
     return Answer({"folder": str(folder), **report}, [table, f"{folder}: {', '.join(sorted(FILES))}"])
-
-
-def _check_words(variant: str | None, phase: str, variants: list[str]) -> None:
-    if variant not in variants:
-        hint = nearest(variant, variants) if variant else ""
-        raise Unexpected(f"Expected a variant to export, one of {variants}, got {variant!r}.{hint}")
-    if phase not in PHASES:
-        raise Unexpected(f"Unknown phase {phase!r}; known: {list(PHASES)}.{nearest(phase, PHASES)}")
 
 
 def _check_packages() -> None:
@@ -115,24 +121,16 @@ def _check_packages() -> None:
 
 
 def _write(folder: Path, job: Job, phase: str) -> dict[str, Any]:
-    model = _model(job, phase)
-    tokens = list(read_table(job.input("prepare/vocabulary"))["text"])
+    model, reading = model_of(job, phase).cpu(), read_reading(job)
     with replacing_folder(folder, "export") as aside:
         write_model(aside, model)
-        (aside / WORDS).write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
+        (aside / VOCABULARY).write_text(vocabulary_lines(reading.words), encoding="utf-8", newline="\n")
         readers = _write_formats(aside, model)
-        measured = _measure(aside, job, model, readers)
-        report = _report(job, phase, model, measured)
+        measured = _measure(aside, job, model, readers, len(reading.words))
+        report = _report(job, phase, model, reading, measured)
         (aside / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         (aside / CARD).write_text(_card(report), encoding="utf-8")
     return report
-
-
-def _model(job: Job, phase: str) -> LanguageModel:
-    path = job.input(PHASES[phase])
-    if not path.is_dir():
-        raise Unexpected(f"Expected the {phase} model of {job.stage.variant} in {path}, got none; run `dvc repro`.")
-    return read_language_model(path).cpu()
 
 
 def _write_formats(folder: Path, model: LanguageModel) -> dict[str, LanguageModel]:
@@ -152,12 +150,13 @@ def _write_formats(folder: Path, model: LanguageModel) -> dict[str, LanguageMode
     }
 
 
-def _measure(folder: Path, job: Job, model: LanguageModel, readers: Mapping[str, LanguageModel]) -> list[MeasuredFile]:
+def _measure(
+    folder: Path, job: Job, model: LanguageModel, readers: Mapping[str, LanguageModel], types: int
+) -> list[MeasuredFile]:
     """Return what each file is worth, having refused one that should give the model's logits and does not."""
     settings = job.settings("evaluate")
     repeats = settings.pop("repeats")
     windows = read_windows(job, "valid", **settings)
-    types = len((folder / WORDS).read_text(encoding="utf-8").split("\n")) - 1
     differences = {
         file: largest_difference(model, reader, vocabulary=types, shapes=SHAPES, seed=1, share=_share(model))
         for file, reader in readers.items()
@@ -193,13 +192,16 @@ def _perplexity(reader: LanguageModel, windows: Windows, job: Job, file: str) ->
     return loss_of(reader, windows, track=job.track, what=f"{job.stage.variant}, {file}, valid").perplexity
 
 
-def _report(job: Job, phase: str, model: LanguageModel, measured: list[MeasuredFile]) -> dict[str, Any]:
+def _report(
+    job: Job, phase: str, model: LanguageModel, reading: Reading, measured: list[MeasuredFile]
+) -> dict[str, Any]:
     """Return everything that is known of the export, as plain values."""
     return {
         "variant": job.stage.variant,
         "phase": phase,
         "model": {**describe(model)[0], "widths": model.widths(), **asdict(size_of(model))},
         "state": _shapes(initial_state(model, 1)),
+        "text": {**reading.described(), "loop": _loop(reading.lowercase).splitlines()},
         "check": {
             "shapes": SHAPES,
             "windows": 2,
@@ -215,6 +217,10 @@ def _report(job: Job, phase: str, model: LanguageModel, measured: list[MeasuredF
             **{name: version(name) for name in ("torch", *NEEDED)},
         },
     }
+
+
+def _loop(lowercase: bool) -> str:
+    return LOOP if lowercase else LOOP.replace(".lower()", "")
 
 
 def _shapes(state: State) -> list[list[list[int | str]]]:
@@ -247,6 +253,11 @@ def _card(report: Mapping[str, Any]) -> str:
         widths=", ".join(str(width) for width in model["widths"]),
         sizes=f"{model['neurons']:,} neurons, {model['parameters']:,} parameters, "
         f"{model['multiply_adds']:,} multiply-adds for one token",
+        rule=fill(RULE, 120),
+        text=", ".join(
+            f"`{name}` {json.dumps(report['text'][name])}" for name in ("lowercase", "pattern", "first", "unknown")
+        ),
+        loop="\n".join(report["text"]["loop"]),
         table="\n".join(f"| {' | '.join(row)} |" for row in rows),
         shapes=", ".join(f"{time} × {batch}" for time, batch in SHAPES),
         tolerance=f"{TOLERANCE:g}",
@@ -265,7 +276,8 @@ _CARD = """# Language model `{variant}`, {phase}
 
 Family {family}, widths {widths}: {sizes}.
 It reads token numbers (time, batch), 64-bit, and gives the logits of each next token (time, batch, vocabulary) and a
-state to carry on from, 32-bit. Line n of `vocabulary.txt`, from 0, is token n.
+state to carry on from, 32-bit. Line n of `vocabulary.txt`, from 0, is token n; a line break in a token stands there as
+`\\n`, and none stands behind the last line.
 
 | files | load in one line |
 |---|---|
@@ -277,6 +289,19 @@ state to carry on from, 32-bit. Line n of `vocabulary.txt`, from 0, is token n.
 first, shaped {state}. The first form also starts from `None`. ONNX: inputs `tokens`,
 `state_<layer>_<number>`; outputs `logits`, `next_state_<layer>_<number>`. Time and batch are free in every form. The
 first form needs the package that wrote this; the others need PyTorch or onnxruntime alone.
+
+## From text to tokens
+
+{rule}
+Here they are {text}.
+`export.json` has all this as `text`, and the following program, which goes on from a text:
+
+```python
+{loop}
+```
+
+In a checkout of the project, `python -m tasks generate folder "my fellow americans"` does the same, `score` and
+`perplexity` say what the model makes of a text.
 
 ## Checked and measured
 

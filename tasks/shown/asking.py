@@ -22,6 +22,9 @@ COMMANDS = {
     "check": "refuse bad parameters before any work, and mend what a kill left",
     "report": "the quality and the cost of each variant, and where to look further",
     "choose": "the fastest model that is good enough, or the best that is fast enough",
+    "generate": "how a model goes on from a text",
+    "score": "how likely a model takes each word of a text to be",
+    "perplexity": "what a model makes of a text file of yours",
     "export": "a variant as files for other programs, checked and measured",
     "track": "tell MLflow of the results, or of the experiment's",
 }
@@ -61,7 +64,7 @@ class Words(argparse.ArgumentParser):
         Raises:
             ValueError: With one sentence, if they are not what the command takes.
         """
-        given, more = self.parse_known_args(words)
+        given, more = self.parse_known_intermixed_args(words)
         if more:
             known = [option for action in self._actions for option in action.option_strings]
             hint = nearest(more[0], known)
