@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.data.windows import Windows
-from pruning.evaluation.latency import latencies
+from pruning.evaluation import latency
+from pruning.evaluation.latency import compared_latencies, latencies
 from pruning.evaluation.measures import Loss, loss_of
 from tests.tiny import DECODERS, VOCABULARY, text, tiny
 
@@ -61,11 +62,36 @@ def test_latencies_are_positive_and_models_take_turns():
     for name, model in models.items():
         model.register_forward_pre_hook(lambda _m, inputs, name=name: turns.append((name, inputs[0].shape)))
     found = latencies(models, batch=3, repeats=20)
-    assert turns == [("small", (1, 3)), ("large", (1, 3))] * 22
-    for latency in found.values():
-        assert latency.seconds > 0
-        assert latency.spread >= 0
-        assert latency.repeats == 20
+    rounds = [sorted(turns[start : start + 2]) for start in range(0, 44, 2)]
+    assert rounds == [[("large", (1, 3)), ("small", (1, 3))]] * 22
+    assert len({name for name, _ in turns[::2]}) == 2, "one model always came first"
+    for taken in found.values():
+        assert taken.seconds > 0
+        assert taken.spread >= 0
+        assert taken.repeats == 20
+
+
+def test_a_speed_up_is_the_ratio_of_turns_and_its_error_how_much_blocks_differ(monkeypatch):
+    seconds = {"dense": iter([1.0, 2.0, 4.0, 3.0, 6.0, 12.0]), "small": iter([1.0, 1.0, 1.0, 1.0, 2.0, 3.0])}
+
+    def timed(model, batch, state):
+        assert batch == 2
+        return (0.0 if state is None else next(seconds[model.name])), "warm"  # each block warms up once
+
+    monkeypatch.setattr(latency, "BLOCKS", 2)
+    monkeypatch.setattr(latency, "_timed_step", timed)
+    models = {name: tiny() for name in seconds}
+    for name, model in models.items():
+        model.name = name
+    found = compared_latencies(models, to="dense", batch=2, repeats=6)
+    small = found["small"]  # ratios 1, 2, 4 | 3, 3, 4
+    assert (small.speed_up, small.error) == pytest.approx((2.5, 0.5))
+    assert (small.seconds, small.repeats) == (1.0, 6)
+    assert (found["dense"].speed_up, found["dense"].error) == (1.0, 0.0)
+
+
+def test_one_block_tells_no_error():
+    assert math.isnan(compared_latencies({"a": tiny()}, to="a", batch=1, repeats=1)["a"].error)
 
 
 def test_measuring_latency_leaves_modes_as_they_were():
