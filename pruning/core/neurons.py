@@ -98,11 +98,13 @@ class NeuronLayer:
             whose first input holds them.
         buffers: Slices of buffers that go with the neurons (running statistics), which are no parameters.
         seen: Where the first input of the module `output`, a reader, holds the activations; None where its output does.
-        obstacle: Why the readers cannot be refitted on what is recorded; empty if they can.
+        obstacle: Why the readers cannot be refitted on one record of the layer; empty if they can. On what each of them
+            reads, all of them can but those that are `tied`.
         silenced: Owned slices that are zeroed, too, to mask a neuron that something reads without a parameter.
         exact: Whether removing neurons gives what masking them gives. It does not where a normalisation runs over them:
             what is left of them then has other statistics.
         along: The dimension of the output of `output` that runs over the neurons, where its output shows them.
+        tied: Those of `read` whose parameter computes neurons of the layer too, so that a refit would change these.
     """
 
     name: str
@@ -117,6 +119,7 @@ class NeuronLayer:
     silenced: tuple[Slice, ...] = ()
     exact: bool = True
     along: int = -1
+    tied: tuple[Slice, ...] = ()
 
 
 class PrunableModule(nn.Module, ABC):

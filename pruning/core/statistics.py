@@ -83,12 +83,20 @@ class Covariance:
         """Return the state that has seen nothing of `size` variables."""
         return cls(0, torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64))
 
-    def update(self, batch: Tensor) -> None:
-        """Take in `batch`, (samples, n)."""
+    def update(self, batch: Tensor, repeats: Tensor | None = None) -> None:
+        """Take in `batch`, (samples, n); `repeats`, (samples,), says how often each sample counts, if not once."""
         values = batch.detach().cpu().double()
-        mean = values.mean(0)
-        deviations = values - mean
-        merged = self.merge(type(self)(len(values), mean, deviations.T @ deviations))
+        if repeats is None:
+            count, mean = len(values), values.mean(0)
+            deviations = values - mean
+            products = deviations.T @ deviations
+        else:
+            times = repeats.detach().cpu().double()
+            count = int(times.sum())
+            mean = times @ values / max(count, 1)
+            deviations = (values - mean) * times.sqrt()[:, None]
+            products = deviations.T @ deviations
+        merged = self.merge(type(self)(count, mean, products))
         self.count, self.mean, self.products = merged.count, merged.mean, merged.products
 
     def merge(self, other: Self) -> Self:

@@ -189,7 +189,7 @@ def _moved(layer: NeuronLayer, width: int, moved: Mapping[Slice, Slice]) -> Neur
     if seen is not None:
         (source,) = {p for p in layer.read if replace(p, dim=seen.dim) == seen}
         seen = replace(moved[source], dim=seen.dim)
-    kinds = ("owned", "read", "buffers", "silenced")
+    kinds = ("owned", "read", "buffers", "silenced", "tied")
     pieces: dict[str, Any] = {kind: tuple(moved[p] for p in getattr(layer, kind)) for kind in kinds}
     return replace(layer, width=width, seen=seen, **pieces)
 

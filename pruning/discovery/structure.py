@@ -133,6 +133,7 @@ def _layer(
         return f"its places in {irregular[0].removeprefix(prefix)} follow no regular order"
     readers = {reading.axis: reading for reading in read}
     reading_slices = tuple(replace(piece, bias=readers[axis].bias) for axis in readers for piece in slices[axis])
+    tied = [axis for axis in all_own if axis in readings]
     output, seen = _observed(read, reading_slices, model)
     if not output:
         return f"{read[0].axis[0].removeprefix(prefix)} reads it outside of any module, so it cannot be seen"
@@ -145,8 +146,9 @@ def _layer(
         output=output,
         buffers=tuple(piece for axis in own if axis[0] not in parameters for piece in slices[axis]),
         seen=seen,
-        obstacle=_obstacle(read, groups, prefix, [axis for axis in all_own if axis in readings]),
+        obstacle=_obstacle(read, groups, prefix, tied),
         exact="random" not in groups[0].marks,
+        tied=tuple(piece for piece in reading_slices if (piece.parameter, piece.dim) in tied),
     )
 
 

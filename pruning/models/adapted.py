@@ -14,7 +14,7 @@ from pruning.core.modes import evaluating
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice
 from pruning.discovery import discover
 from pruning.models.base import Measurable
-from pruning.models.calling import WITHIN, Call, own_module, usual_call
+from pruning.models.calling import WITHIN, Call, inputs_in, own_module, usual_call
 from pruning.models.objectives import Classes, Criterion, Objective, class_numbers, objective_of, setting
 from pruning.models.tapping import tapping
 
@@ -144,6 +144,10 @@ class Adapted(Measurable):
         own = {name.removeprefix(f"{WITHIN}."): tensor for name, tensor in state_dict.items()}
         return self.network.load_state_dict(own, strict=strict, assign=assign)
 
+    def inputs_in(self, batch: Any) -> Any:
+        """Return the inputs of a batch (inputs, targets), or of one of inputs alone, of the form of the example's."""
+        return inputs_in(batch, self.use.inputs)
+
     def read(self, inputs: Any, state: Any = None) -> Any:
         """Run the network and return the state."""
         return self.use.call(self.network, _on(self.device, inputs), state)[1]
@@ -264,7 +268,7 @@ def _within(layer: NeuronLayer) -> NeuronLayer:
         bias = piece.bias and f"{WITHIN}.{piece.bias}"
         return replace(piece, parameter=f"{WITHIN}.{piece.parameter}", bias=bias)
 
-    kinds = ("owned", "read", "buffers", "silenced")
+    kinds = ("owned", "read", "buffers", "silenced", "tied")
     pieces: dict[str, Any] = {kind: tuple(map(moved, getattr(layer, kind))) for kind in kinds}
     seen = layer.seen and moved(layer.seen)
     return replace(layer, **pieces, seen=seen, output=f"{WITHIN}.{layer.output}")

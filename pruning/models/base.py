@@ -45,6 +45,10 @@ class Measurable(PrunableModule):
         with torch.no_grad():
             return self.read(inputs, carried(state))
 
+    def inputs_in(self, batch: Any) -> Any:
+        """Return the inputs of a batch (inputs, targets)."""
+        return batch[0]
+
     @abstractmethod
     def logits(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
         """Return the logits, one row for each target, (n, classes), and the state to carry on from."""

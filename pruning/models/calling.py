@@ -43,6 +43,30 @@ class Caller:
         return output_of(found), {examples: found[1]} if several else None
 
 
+def inputs_in(batch: Any, like: Any) -> Any:
+    """Return the inputs of a batch (inputs, targets), or the batch where it has the form of inputs alone.
+
+    >>> import torch
+    >>> inputs_in((torch.zeros(2), torch.ones(2)), like=torch.zeros(3)).tolist()
+    [0.0, 0.0]
+    >>> inputs_in((torch.zeros(2), torch.ones(2)), like=(torch.zeros(3), torch.zeros(3)))[1].tolist()
+    [1.0, 1.0]
+
+    Args:
+        batch: A tensor, or tensors in a tuple, list or dictionary.
+        like: Other inputs.
+    """
+    several = isinstance(batch, list | tuple) and len(batch) > 0
+    return batch[0] if several and (_form(batch) != _form(like) or _form(batch[0]) == _form(like)) else batch
+
+
+def _form(inputs: Any) -> Any:
+    """Return of what inputs consist, but for its sizes."""
+    if isinstance(inputs, Mapping):
+        return "by name"
+    return [_form(part) for part in inputs] if isinstance(inputs, list | tuple) else type(inputs)
+
+
 def output_of(found: Any) -> Any:
     """Return what a network's answer holds as `logits`, or its first part, or it as it is."""
     if isinstance(found, Mapping):

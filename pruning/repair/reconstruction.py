@@ -1,7 +1,6 @@
 """Repair: what a pruned layer's readers lose with its removed neurons, refitted on those that are left."""
 
 import logging
-from dataclasses import dataclass
 from typing import get_args
 
 import torch
@@ -20,32 +19,27 @@ from pruning.core.neurons import (
     select,
 )
 from pruning.core.options import ClosedForm
+from pruning.core.progress import Track, silently
 from pruning.core.statistics import Covariance, merged
+from pruning.data.windows import Batches
+from pruning.repair.fitting import best_ridge, fit_of
+from pruning.repair.refitting import refitted
 from pruning.signals.activations import Covariances
 
 logger = logging.getLogger(__name__)
 
 REPAIRS = get_args(ClosedForm)
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-"""Ridge strengths tried, relative to the mean variance of the kept outputs."""
-HELD_OUT = 4
-"""Every fourth group of text is held out while the ridge strength is chosen; of fewer groups, the last."""
 
 
-@dataclass(frozen=True)
-class Fit:
-    """How removed outputs follow from kept ones: h_removed ≈ slopes · h_kept + intercept.
-
-    Attributes:
-        slopes: (removed, kept).
-        intercept: (removed,).
-    """
-
-    slopes: Tensor
-    intercept: Tensor
-
-
-def reconstruct(model: Model, keep: Keep, covariances: Covariances, *, repair: str) -> Model:
+def reconstruct(
+    model: Model,
+    keep: Keep,
+    covariances: Covariances | None = None,
+    *,
+    repair: str,
+    data: Batches | None = None,
+    track: Track = silently,
+) -> Model:
     """Return the smaller model in which every reader of a pruned layer is refitted on what is left, in closed form.
 
     All that reads a state h (the layer's own recurrence, the next layer, the decoder) is linear in it. With S = cov(h)
@@ -57,9 +51,20 @@ def reconstruct(model: Model, keep: Keep, covariances: Covariances, *, repair: s
     et al. 2024), `ridge` chooses λ for each layer on held-out groups of text by the error in what the readers read.
     The fit is the least-squares one for each reader, however its rows are weighted (cf. OBS, Hassibi & Stork 1993).
     A convolution reads the same at each of its places, a neuron of several dimensions (a head) in each of them. Where
-    a reader has no bias to take anything up, c is left out and S and μ are taken about zero. A layer whose readers
-    cannot be refitted so is only cut, and a warning says why (`NeuronLayer.obstacle`). A frozen reader is refitted like
-    any other, for its removed columns are gone, and stays frozen.
+    a reader has no bias to take anything up, c is left out and S and μ are taken about zero. A frozen reader is
+    refitted like any other, for its removed columns are gone, and stays frozen.
+
+    `covariances` serve where all readers read the same: one record of the layer's outputs. With `data` each reader is
+    refitted on what it reads itself, wherever that is: the state after the last step, a mean over steps, what
+    attention or a normalisation makes of the neurons, an image with zeros around it. Layers are cut one after the
+    other, and x' is what the kept neurons say to the reader in the network that is cut so far, x what all said in the
+    dense one, so that later readers make up for what earlier cuts changed:
+
+        W' = W_:K + W B,  B = cov(x − x'_K in its place, x') (cov(x') + λ I)⁻¹,  b' = b + W c,
+
+    λ by cross-validation over four parts of the data. Where a layer's own cut changes what its readers read (a
+    recurrence, a normalisation over the neurons), they are refitted once more on what they then read. A reader whose
+    parameter computes the neurons too (a tied embedding) keeps its weights, and only its bias changes.
 
     >>> import torch, pruning
     >>> from torch import nn
@@ -72,15 +77,24 @@ def reconstruct(model: Model, keep: Keep, covariances: Covariances, *, repair: s
     >>> inputs = torch.tensor([[2.0]])  # what neuron 0 said is half of what neuron 1 says
     >>> torch.allclose(smaller.module(inputs), network(inputs), atol=1e-3)
     True
+    >>> smaller = reconstruct(model, {"0": torch.tensor([1])}, data=batches, repair="ridge")
+    >>> torch.allclose(smaller.module(inputs), network(inputs), atol=1e-3)
+    True
 
     Args:
         model: It is left as it was.
         keep: Kept neurons of each layer.
-        covariances: Each layer's outputs on calibration text, in groups.
+        covariances: Each layer's outputs on calibration text, in groups. A layer whose readers read different things is
+            then only cut, and a warning says why (`NeuronLayer.obstacle`).
         repair: One of `REPAIRS`.
+        data: Batches of (inputs, targets) instead, or of inputs alone: of the form of those that the model was adapted
+            with, or that what `discover` returned is called with. They are read in order, state carried, two to four
+            times for each layer, once by the dense and once by the pruned network.
+        track: Shows progress.
 
     Raises:
-        ValueError: For an unknown repair, a choice that is not a set of neurons, or a single group of text for `ridge`.
+        ValueError: Without data and covariances, for an unknown repair, a choice that is not a set of neurons, or a
+            single group of text for `ridge`.
     """
     if repair not in REPAIRS:
         raise ValueError(f"Unknown repair {repair!r}; known: {list(REPAIRS)}.")
@@ -89,11 +103,15 @@ def reconstruct(model: Model, keep: Keep, covariances: Covariances, *, repair: s
     keep = {name: kept.cpu() for name, kept in keep.items()}  # where the covariances are
     if repair == "none":
         return smaller
+    if data is not None:
+        return refitted(model, keep, data, repair=repair, track=track)
+    if covariances is None:
+        raise ValueError(f"Expected data or covariances to repair by {repair!r}, got neither; give `data`.")
     tensors = {name: tensor.cpu().double() for name, tensor in named_tensors(model).items()}
     for layer in model.layers():
         removed = removed_neurons(layer, keep)
         if len(removed) and layer.obstacle:
-            logger.warning("Cut and not repaired: layer %s, because %s.", layer.name, layer.obstacle)
+            logger.warning("Cut and not repaired: layer %s, because %s; give `data`.", layer.name, layer.obstacle)
         elif len(removed):
             _refit(tensors, layer, keep[layer.name], removed, covariances[layer.name], repair)
     repaired = model.resized([layer.width for layer in model.layers()])
@@ -117,59 +135,3 @@ def _refit(
             shift = torch.einsum("p,pbn->n", fit.intercept.to(lost), lost)
             bias = tensors[piece.bias]
             tensors[piece.bias] = bias + shift.view(piece.size, len(bias), -1).sum((0, 2))  # dimensions, rows, places
-
-
-def best_ridge(
-    groups: list[Covariance], kept: Tensor, removed: Tensor, readers: Tensor, *, intercept: bool = True
-) -> float:
-    """Return the relative ridge strength whose fit on most groups of text predicts the others' readings best.
-
-    The error is E‖W_:P (h_P − B h_K − c)‖² over held-out groups, from their moments alone.
-
-    Args:
-        groups: Covariance of the layer's outputs in each group of text.
-        kept: Kept neurons.
-        removed: Removed neurons.
-        readers: What reads each neuron, (width, n).
-        intercept: Whether the fit has one.
-
-    Raises:
-        ValueError: If there is only one group, of which nothing can be held out.
-    """
-    if len(groups) < 2:
-        raise ValueError(
-            f"Expected at least two groups of text, to hold one out while the ridge strength is chosen, got "
-            f"{len(groups)}; measure the covariances on more batches, or repair by 'mean'."
-        )
-    every = min(HELD_OUT, len(groups))
-    held_out = merged(groups[every - 1 :: every])
-    fitted_on = merged([group for index, group in enumerate(groups) if index % every != every - 1])
-    gram = (readers[removed] @ readers[removed].T).cpu().double()
-    fits = {ridge: fit_of(fitted_on, kept, removed, ridge=ridge, intercept=intercept) for ridge in RIDGES}
-    errors = {ridge: (gram * error_of(fit, held_out, kept, removed)).sum().item() for ridge, fit in fits.items()}
-    return min(errors, key=errors.__getitem__)
-
-
-def fit_of(
-    state: Covariance, kept: Tensor, removed: Tensor, *, ridge: float, slopes: bool = True, intercept: bool = True
-) -> Fit:
-    """Return the regression of removed outputs on kept ones; only their means where `slopes` is false."""
-    mean = state.mean if intercept else torch.zeros_like(state.mean)
-    if not slopes:
-        return Fit(state.mean.new_zeros(len(removed), len(kept)), mean[removed])
-    matrix = state.matrix if intercept else state.second_moment
-    inner = matrix[kept][:, kept]
-    strength = (ridge * inner.diagonal().mean()).clamp(min=torch.finfo(inner.dtype).tiny)  # also if nothing varies
-    damped = inner + strength * torch.eye(len(kept), dtype=inner.dtype)
-    found = torch.linalg.solve(damped, matrix[kept][:, removed]).T  # not lstsq, whose last bits differ between calls
-    return Fit(found, mean[removed] - found @ mean[kept])
-
-
-def error_of(fit: Fit, state: Covariance, kept: Tensor, removed: Tensor) -> Tensor:
-    """Return E[e eᵀ] of e = h_removed − slopes · h_kept − intercept over the text of `state`, (removed, removed)."""
-    weights = torch.zeros(len(removed), len(state.mean), dtype=state.mean.dtype)
-    weights[:, removed] = torch.eye(len(removed), dtype=state.mean.dtype)
-    weights[:, kept] = -fit.slopes
-    mean = weights @ state.mean - fit.intercept
-    spread: Tensor = weights @ (state.products / state.count) @ weights.T
-    return spread + torch.outer(mean, mean)

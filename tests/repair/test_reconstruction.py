@@ -6,7 +6,8 @@ import torch
 
 from pruning.core.neurons import removed_neurons, select
 from pruning.core.statistics import Covariance, merged
-from pruning.repair.reconstruction import REPAIRS, RIDGES, best_ridge, error_of, fit_of, reconstruct
+from pruning.repair.fitting import RIDGES, best_ridge, error_of, fit_of
+from pruning.repair.reconstruction import REPAIRS, reconstruct
 from pruning.signals.activations import activations
 from tests.tiny import bytes_of, logits_of, tensors_of, tiny
 

@@ -1,0 +1,275 @@
+"""What the readers of neurons read while a model runs, wherever a parameter is used: by a module or an operation."""
+
+import math
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from pruning.core.neurons import Slice
+
+Column = tuple[str, int]
+"""A parameter, and the dimension of it that is summed over."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """What one use of a parameter multiplies it by.
+
+    Attributes:
+        column: The parameter and its dimension that has a place for each number of what is read.
+        values: What is read, (…, places).
+        repeats: How often each of (…) is read, whole numbers; None where once. A convolution reads the border of an
+            image less often than its middle; what it puts around the image is a part of what it reads.
+        constant: Whether what is the same wherever it is read adds the same everywhere, so that a bias can give it.
+    """
+
+    column: Column
+    values: Tensor
+    repeats: Tensor | None = None
+    constant: bool = True
+
+    def of(self, piece: Slice) -> tuple[Tensor, Tensor | None]:
+        """Return what a slice reads, (samples, width), and how often each sample; a neuron's places are samples."""
+        own = replace(piece, dim=self.values.ndim - 1).split(self.values)
+        values = own.flatten(1).T
+        if self.repeats is None:
+            return values, None
+        times = self.repeats.expand(self.values.shape[:-1]).flatten()
+        times = times.repeat(len(values) // max(len(times), 1))
+        return values[times > 0], times[times > 0]
+
+
+Observe = Callable[[int, Read], None]
+"""Called with a slice's number and what it reads, each time that it reads."""
+
+
+class Reading(TorchFunctionMode):
+    """A mode in which each use of some parameters as readers is observed, and nothing is dropped at random.
+
+    Each operation is seen as it was called: a product, a convolution, a recurrent layer or cell. Views of parameters
+    and their copies in another type are known by the memory that they share, or were copied from.
+
+    >>> network = nn.Linear(2, 1)
+    >>> with torch.no_grad(), Reading(network, [Slice("weight", dim=1)], lambda _, read: print(read.values.tolist())):
+    ...     _ = network(torch.tensor([[1.0, 2.0]]))
+    [[1.0, 2.0]]
+    """
+
+    def __init__(self, model: nn.Module, pieces: Iterable[Slice], observe: Observe) -> None:
+        super().__init__()
+        self._pieces: dict[Column, list[int]] = {}
+        for number, piece in enumerate(pieces):
+            self._pieces.setdefault((piece.parameter, piece.dim), []).append(number)
+        self._observe = observe
+        self._known: dict[int, list[_Known]] = {}
+        names = {name for name, _ in self._pieces}
+        for name, parameter in model.named_parameters():
+            if name in names:
+                self._know(parameter, [(name, dim) for dim in range(parameter.ndim)])
+
+    def __torch_function__(
+        self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation, and note what parameters read by it."""
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        if name.rstrip("_") in _DROPOUTS:
+            return kwargs["input"] if "input" in kwargs else args[0]
+        found = function(*args, **kwargs)
+        if name in _COPIES:
+            self._copied(args, found)
+        elif name in _READERS:
+            for weight, axis, values, extra in _READERS[name](args, kwargs, found):
+                column = self._column(weight, axis) if isinstance(weight, Tensor) else None
+                if column is None:
+                    continue
+                for number in self._pieces.get(column, ()):
+                    self._observe(number, Read(column, values, **extra))
+        return found
+
+    def _know(self, tensor: Tensor, columns: Sequence[Column | None]) -> None:
+        known = _Known(weakref.ref(tensor), tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), columns)
+        self._known.setdefault(_memory(tensor), []).append(known)
+
+    def _column(self, tensor: Tensor, axis: int) -> Column | None:
+        """Return which dimension of which parameter an axis of a tensor runs along, from end to end."""
+        size, stride, first = tensor.shape[axis], tensor.stride(axis), tensor.storage_offset()
+        for known in self._known.get(_memory(tensor), ()):
+            inside = known.first <= first < known.first + max(math.prod(known.shape), 1)
+            if known.tensor() is None or not inside:
+                continue
+            likely = [
+                column
+                for dim, column in enumerate(known.columns)
+                if known.shape[dim] == size and (known.strides[dim] == stride or size == 1)
+            ]  # a dimension of size 1 may have any stride
+            if likely:
+                return next((column for column in likely if column in self._pieces), likely[0])
+        return None
+
+    def _copied(self, args: tuple[Any, ...], copy: object) -> None:
+        """Know a parameter's copy."""
+        source = args[0] if args else None
+        if not isinstance(source, Tensor) or not isinstance(copy, Tensor) or source.shape != copy.shape:
+            return
+        if _memory(copy) != _memory(source) and self._known.get(_memory(source)):
+            self._known[_memory(copy)] = []  # what lay there before is gone
+            self._know(copy, [self._column(source, axis) for axis in range(source.ndim)])
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A tensor that lies in memory as parameters do: its shape, and which dimension of a parameter each axis is."""
+
+    tensor: Callable[[], Tensor | None]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    first: int
+    columns: Sequence[Column | None]
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+Use = tuple[Any, int, Tensor, dict[str, Any]]
+"""What may be a parameter, its axis that is summed over, what it multiplies, (…, places), and more of a `Read`."""
+
+
+def _linear(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> Iterator[Use]:
+    """`linear(x, W (out, in), b)`."""
+    values, weight = _named(args, kwargs, "input", "weight")
+    if weight.ndim == 2:
+        yield weight, 1, values, {}
+
+
+def _product(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> Iterator[Use]:
+    """`x @ W`."""
+    one, other = _named(args, kwargs, "input", "mat2" if "mat2" in kwargs else "other")
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        yield other, -2 if other.ndim > 1 else 0, one, {}
+
+
+def _turned_product(args: tuple[Any, ...], _kwargs: dict[str, Any], found: object) -> Iterator[Use]:
+    """`W.__rmatmul__(x)`."""
+    yield from _product(args[::-1], {}, found)
+
+
+def _added_product(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> Iterator[Use]:
+    """`addmm(b, x, W (in, out))`."""
+    _, values, weight = _named(args, kwargs, "input", "mat1", "mat2")
+    yield weight, -2, values, {}
+
+
+def _summed(args: tuple[Any, ...], _kwargs: dict[str, Any], _: object) -> Iterator[Use]:
+    """`einsum("…i,io->…o", x, W)`, of two tensors that share one index that is summed over."""
+    equation, *rest = args
+    operands = rest[0] if rest and isinstance(rest[0], (list, tuple)) else rest
+    if not isinstance(equation, str) or len(operands) != 2:
+        return
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    one, *others = terms.split(",")
+    summed = [letter for letter in one if others and letter in others[0] and letter.isalpha() and letter not in result]
+    if not arrow or len(others) != 1 or len(summed) != 1:
+        return
+    (letter,) = summed
+    sides = [(one, operands[0]), (others[0], operands[1])]
+    for (own, weight), (other, values) in (sides, sides[::-1]):
+        axes = [term.index(letter) - (len(term) if "..." in term[: term.index(letter)] else 0) for term in (own, other)]
+        yield weight, axes[0], values.movedim(axes[1], -1), {}
+
+
+def _convolved(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> Iterator[Use]:
+    """`conv(x (N, C, …), W (out, in, …), b, stride, padding, dilation, groups)`: it reads the zeros around, too."""
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    values, weight, _, stride, padding, dilation, groups = _named(
+        args, {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1} | kwargs, *names
+    )
+    if groups != 1:
+        return
+    kernel = weight.shape[2:]
+    stride, dilation = (_each(number, len(kernel)) for number in (stride, dilation))
+    reach = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
+    if padding == "same":
+        around = [(whole // 2, whole - whole // 2) for whole in reach]
+    else:
+        around = [(size, size) for size in _each(0 if padding == "valid" else padding, len(kernel))]
+    values = values if values.ndim == weight.ndim else values.unsqueeze(0)
+    if any(size for sizes in around for size in sizes):
+        values = F.pad(values, [size for sizes in reversed(around) for size in sizes])
+    sizes = values.shape[2:]
+    extra = {}
+    if any(size > 1 for size in (*kernel, *stride)):
+        results = [(size - far - 1) // step + 1 for size, far, step in zip(sizes, reach, stride, strict=True)]
+        one, other = (values.new_ones(1, 1, *shape, dtype=torch.float32) for shape in (results, kernel))
+        spread: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(kernel) - 1]
+        repeats = spread(one, other, stride=tuple(stride), dilation=tuple(dilation))
+        unread = [size - reached for size, reached in zip(sizes, repeats.shape[2:], strict=True)]
+        extra = {"repeats": F.pad(repeats, [size for rest in reversed(unread) for size in (0, rest)])[:, 0].round()}
+    yield weight, 1, values.movedim(1, -1), extra
+
+
+def _transposed(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> Iterator[Use]:
+    """`conv_transpose(x (N, C, …), W (in, out, …), …)`: a constant adds something else at each place."""
+    values, weight = _named(args, kwargs, "input", "weight")
+    groups = kwargs.get("groups", args[6] if len(args) > 6 else 1)
+    if groups == 1:
+        yield weight, 0, values.movedim(1 - weight.ndim, -1), {"constant": False}
+
+
+def _recurrent(args: tuple[Any, ...], _kwargs: dict[str, Any], found: Any) -> Iterator[Use]:
+    """`lstm(x, (h, c), weights, …)` and its kin, one layer in one direction; of packed sequences with their sizes."""
+    packed = isinstance(args[1], Tensor) and isinstance(args[3], (list, tuple))
+    values, state, weights, _, layers, _, _, two_ways = (args[0], *args[2:9]) if packed else args[:8]
+    if layers > 1 or two_ways:
+        return
+    first, outputs = state[0] if isinstance(state, Tensor) else state[0][0], found[0]
+    yield weights[0], 1, values, {}
+    if packed:
+        sizes = args[1].tolist()
+        starts = [sum(sizes[:step]) for step in range(len(sizes))]
+        earlier = [outputs[start : start + size] for start, size in zip(starts, sizes[1:], strict=False)]
+        read = torch.cat([first[: sizes[0]], *earlier])
+    else:
+        time = 1 if args[8] else 0
+        read = torch.cat([first.unsqueeze(time), outputs.narrow(time, 0, outputs.shape[time] - 1)], dim=time)
+    yield weights[1], 1, read, {}
+
+
+def _stepped(args: tuple[Any, ...], _kwargs: dict[str, Any], _: object) -> Iterator[Use]:
+    """`lstm_cell(x, (h, c), W, W, b, b)` and its kin."""
+    values, state, own, back = args[:4]
+    yield own, 1, values, {}
+    yield back, 1, state if isinstance(state, Tensor) else state[0], {}
+
+
+_READERS: dict[str, Callable[[tuple[Any, ...], dict[str, Any], Any], Iterator[Use]]] = {
+    "linear": _linear,
+    **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm"), _product),
+    "__rmatmul__": _turned_product,
+    **dict.fromkeys(("addmm", "baddbmm"), _added_product),
+    "einsum": _summed,
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolved),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
+    **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _stepped),
+}
+_COPIES = {"to", "float", "double", "half", "bfloat16", "type", "type_as", "contiguous", "clone", "reshape"}
+_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
+_DROPOUTS |= {"feature_alpha_dropout", "feature_dropout"}
+
+
+def _named(args: tuple[Any, ...], kwargs: dict[str, Any], *names: str) -> list[Any]:
+    """Return arguments by their names, wherever they were given."""
+    return [args[place] if place < len(args) else kwargs.get(name) for place, name in enumerate(names)]
+
+
+def _each(number: Any, count: int) -> list[int]:
+    found = [number] if isinstance(number, int) else list(number)
+    return found * count if len(found) == 1 else found

@@ -1,0 +1,246 @@
+"""Each reader refitted on what it reads in the pruned network, layer after layer, towards what it read in the dense."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruning.core.modes import carried, evaluating
+from pruning.core.neurons import (
+    Keep,
+    Model,
+    NeuronLayer,
+    PrunableModule,
+    Slice,
+    frozen_as,
+    gather,
+    named_buffers,
+    named_tensors,
+    removed_neurons,
+    select,
+)
+from pruning.core.progress import Track
+from pruning.core.reading import Read, Reading
+from pruning.core.statistics import Covariance, merged
+from pruning.data.windows import Batches
+from pruning.models.base import Measurable
+from pruning.repair.fitting import cross_validated, fit_of
+
+logger = logging.getLogger(__name__)
+
+FOLDS = 4
+"""Parts of the data, of which each in turn is held out while the strength of the ridge is chosen."""
+ALIKE = 1e-5
+"""Relative difference up to which two networks' readers read the same."""
+
+
+@dataclass
+class Sample:
+    """What one reader reads in both networks: moments of (d, x'), in parts of the data.
+
+    d is how the dense network's numbers differ from the pruned one's, of all neurons or the removed ones, and x' are
+    those of the kept ones in the pruned network.
+
+    Attributes:
+        folds: The moments.
+        constant: Whether a bias can give what is always the same.
+    """
+
+    folds: list[Covariance]
+    constant: bool
+
+
+def refitted(model: Model, keep: Keep, data: Batches, *, repair: str, track: Track) -> Model:
+    """Return the smaller model, each reader refitted on what it reads; see `reconstruct`.
+
+    Layers are cut one after the other. While one is, both networks read the same batches, and the moments of each of
+    its readers' own inputs are kept: x of the dense network, x' of the kept neurons in the network cut so far. Where
+    its own cut changes these (a recurrence, a normalisation, an attention that compares neurons), they are taken once
+    more from the network in which it is cut and refitted.
+    """
+    if not len(data):
+        raise ValueError("Expected at least one batch to refit readers on, got none.")
+    layers = [layer for layer in model.layers() if len(removed_neurons(layer, keep))]
+    repaired = _copy(model)
+    done: dict[str, Tensor] = {}
+    for layer in track(layers, "repair"):
+        refit = _Refit(model, repaired, layer, keep[layer.name].cpu(), done, repair)
+        refit.learn(data, cut=False)
+        if refit.moves(data):
+            refit.learn(data, cut=True)
+        refit.report()
+        done[layer.name] = keep[layer.name]
+    return select(frozen_as(model, repaired).train(model.training), keep)
+
+
+class _Refit:
+    """One layer's readers while they are refitted, in place, in a model of the dense one's size."""
+
+    def __init__(
+        self,
+        dense: PrunableModule,
+        repaired: PrunableModule,
+        layer: NeuronLayer,
+        kept: Tensor,
+        done: Mapping[str, Tensor],
+        repair: str,
+    ) -> None:
+        self.dense, self.repaired, self.layer, self.kept, self.repair = dense, repaired, layer, kept, repair
+        self.done = dict(done)
+        self.removed = removed_neurons(layer, {layer.name: kept})
+        self.tensors = {name: tensor.cpu().double() for name, tensor in named_tensors(dense).items()}
+        self.before = {
+            name: repaired.get_parameter(name).detach().clone()
+            for piece in layer.read
+            for name in (piece.parameter, piece.bias)
+            if name
+        }
+        self.seen: set[int] = set()
+        self._first: list[Tensor] = []
+
+    def learn(self, data: Batches, *, cut: bool) -> None:
+        """Refit the readers on what they read in the network so far, this layer cut or not."""
+        everything = cut or bool(self.done)
+        rows = torch.arange(self.layer.width) if everything else self.removed
+        samples = self._samples(data, rows, cut=cut)
+        self.seen = set(samples)
+        changed = dict(self.before)
+        for number, sample in samples.items():
+            self._fit(changed, self.layer.read[number], sample, rows)
+        with torch.no_grad():
+            for name, tensor in changed.items():
+                self.repaired.get_parameter(name).copy_(tensor)
+
+    def moves(self, data: Batches) -> bool:
+        """Return whether the readers read something else once the layer is cut."""
+        pruned = self._network(cut=True)
+        _, inputs = next(iter(_inputs(self.dense, data)))
+        (own,) = [layer for layer in pruned.layers() if layer.name == self.layer.name]
+        with torch.no_grad(), evaluating(pruned):
+            found, _ = _read(pruned, own.read, inputs, None)
+        now = [read.of(piece)[0] for reads, piece in zip(found, own.read, strict=True) for read in reads]
+        return len(now) != len(self._first) or any(
+            one.shape != other.shape or not torch.allclose(one, other, rtol=0, atol=ALIKE * float(other.abs().max()))
+            for one, other in zip(now, self._first, strict=True)
+        )
+
+    def report(self) -> None:
+        """Say which readers are only cut."""
+        for number, piece in enumerate(self.layer.read):
+            if piece in self.layer.tied:
+                why = "it computes the neurons as well as reading them"
+            elif number not in self.seen:
+                why = "no operation that is known was seen to read by it"
+            else:
+                continue
+            message = "Cut and not refitted: %s, which reads layer %s, because %s."
+            logger.warning(message, piece.parameter, self.layer.name, why)
+
+    def _network(self, *, cut: bool) -> PrunableModule:
+        return select(self.repaired, {**self.done, **({self.layer.name: self.kept} if cut else {})})
+
+    def _samples(self, data: Batches, rows: Tensor, *, cut: bool) -> dict[int, Sample]:
+        """Return the moments of what each reader reads, by its number."""
+        dense, pruned = _copy(self.dense), self._network(cut=cut)
+        (own,) = [layer for layer in pruned.layers() if layer.name == self.layer.name]
+        count, size = len(data), len(rows) + len(self.kept)
+        found: dict[int, Sample] = {}
+        states: tuple[Any, Any] = (None, None)
+        first = True
+        with torch.no_grad(), evaluating(dense), evaluating(pruned):
+            for index, inputs in _inputs(self.dense, data):
+                wanted, one = _read(dense, self.layer.read, inputs, states[0])
+                given, other = _read(pruned, own.read, inputs, states[1])
+                states = carried(one), carried(other)
+                if first and not cut:
+                    self._first = []
+                for number, (x, y) in enumerate(zip(wanted, given, strict=True)):
+                    for target, source in zip(x, y, strict=False):
+                        values, repeats = target.of(self.layer.read[number])
+                        own_values, _ = source.of(own.read[number])
+                        kept = own_values if cut else own_values[:, self.kept]
+                        if first and not cut:
+                            self._first.append(kept.clone())
+                        if len(kept) == len(values):
+                            sample = found.setdefault(number, _empty(size, target.constant))
+                            joint, fold = self._joint(values, kept, rows), _fold_of(index, count)
+                            _take(sample.folds, joint, repeats, fold)
+                first = False
+        return found
+
+    def _joint(self, values: Tensor, kept: Tensor, rows: Tensor) -> Tensor:
+        """Return (d, x') of some samples, float64."""
+        values, kept = values.cpu().double(), kept.cpu().double()
+        difference = values.clone()
+        difference[:, self.kept] -= kept
+        return torch.cat([difference[:, rows], kept], dim=1)
+
+    def _fit(self, changed: dict[str, Tensor], piece: Slice, sample: Sample, rows: Tensor) -> None:
+        """Let the reader's kept columns and its bias stand in for what it lost."""
+        lost, kept = torch.arange(len(rows)), torch.arange(len(rows), len(rows) + len(self.kept))
+        biased = bool(piece.bias) and sample.constant
+        if self.repair == "ridge" and piece not in self.layer.tied:
+            readers = gather([piece], self.tensors)[rows]
+            fit = cross_validated(sample.folds, kept, lost, readers, intercept=biased)
+        else:
+            fit = fit_of(merged(sample.folds), kept, lost, ridge=0.0, slopes=False, intercept=biased)
+        old = piece.split(self.tensors[piece.parameter])
+        columns = piece.split(changed[piece.parameter].cpu().double()).clone()
+        columns[self.kept] = old[self.kept] + torch.einsum("pk,pbn->kbn", fit.slopes, old[rows])
+        changed[piece.parameter] = piece.join(columns.to(changed[piece.parameter]), changed[piece.parameter])
+        if biased:
+            shift = torch.einsum("p,pbn->n", fit.intercept, old[rows])
+            bias = changed[piece.bias]
+            changed[piece.bias] = bias + shift.view(piece.size, len(bias), -1).sum((0, 2)).to(bias)
+
+
+def _empty(size: int, constant: bool) -> Sample:
+    return Sample([Covariance.empty(size) for _ in range(FOLDS)], constant)
+
+
+def _fold_of(index: int, count: int) -> int | None:
+    """Return which fold a batch belongs to, each of two stretches of the data; None if there is but one batch."""
+    groups = min(2 * FOLDS, count)
+    return None if count == 1 else index * groups // count % FOLDS
+
+
+def _take(folds: Sequence[Covariance], values: Tensor, repeats: Tensor | None, fold: int | None) -> None:
+    """Take in some samples; those of a single batch are parted, neighbouring ones together."""
+    each = [slice(fold * len(values) // FOLDS, (fold + 1) * len(values) // FOLDS) for fold in range(FOLDS)]
+    for number, part in enumerate(each) if fold is None else [(fold, slice(None))]:
+        if len(values[part]):
+            folds[number].update(values[part], None if repeats is None else repeats[part])
+
+
+def _copy(model: Model) -> Model:
+    """Return a model that runs without touching what the given one keeps."""
+    twin = model.resized([layer.width for layer in model.layers()])
+    twin.load_state_dict({**named_tensors(model), **named_buffers(model)})
+    return twin
+
+
+def _read(model: PrunableModule, pieces: Sequence[Slice], inputs: Any, state: Any) -> tuple[list[list[Read]], Any]:
+    """Return what each of the pieces reads while the model runs, and the state to carry on from."""
+    found: list[list[Read]] = [[] for _ in pieces]
+    with Reading(model, pieces, lambda number, read: found[number].append(read)):
+        after = _run(model, inputs, state)
+    return found, after
+
+
+def _run(model: PrunableModule, inputs: Any, state: Any) -> Any:
+    if isinstance(model, Measurable):
+        return model.read(inputs, state)
+    if isinstance(inputs, Mapping):
+        model(**inputs)
+    else:
+        model(*(inputs if isinstance(inputs, (list, tuple)) else (inputs,)))
+    return None
+
+
+def _inputs(model: PrunableModule, data: Batches) -> Iterator[tuple[int, Any]]:
+    """Yield each batch's number and inputs."""
+    for index, batch in enumerate(data):
+        yield index, model.inputs_in(batch) if isinstance(model, Measurable) else batch

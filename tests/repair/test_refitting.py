@@ -1,0 +1,289 @@
+"""Readers refitted on what they read: exactly where nothing is lost, and by least squares where something is."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import pruning
+from pruning.core.neurons import named_buffers, named_tensors, select
+from pruning.core.reading import Reading
+from pruning.repair.reconstruction import reconstruct
+
+
+class Net(nn.Module):
+    def __init__(self, forward, **parts):
+        super().__init__()
+        self.run = forward
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *inputs):
+        return self.run(self, *inputs)
+
+
+def linear_of_last_state(net, x):
+    outputs, (hidden, _) = net.rnn(x)
+    return net.out(torch.cat([hidden[-1], outputs[:, -1]], 1)) + net.each(outputs).mean(1)
+
+
+def of_packed(net, x, lengths):
+    packed, hidden = net.rnn(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
+    outputs, _ = pad_packed_sequence(packed, batch_first=True)
+    return net.out(outputs).sum(1) + net.last(hidden[-1])
+
+
+def looped(net, x):
+    hidden = x.new_zeros(len(x), net.cell.hidden_size)
+    for step in range(x.shape[1]):
+        hidden = net.cell(x[:, step], hidden)
+    return net.out(hidden)
+
+
+def residual(net, x):
+    one = F.relu(net.norm(net.stem(x)))
+    for inner, outer in ((net.a, net.b), (net.c, net.d)):
+        one = F.relu(one + outer(F.relu(inner(one))))
+    return net.head(one.mean((2, 3)))
+
+
+def attending(net, x):
+    outputs, _ = net.rnn(x)
+    weights = net.score(outputs).tanh().softmax(1)
+    return net.out((weights * outputs).sum(1))
+
+
+def by_operations(net, x):
+    hidden = torch.tanh(F.linear(x, net.first.weight))
+    wide = torch.einsum("btd,ed->bte", hidden, net.second.weight)
+    flat = torch.addmm(net.second.bias, hidden.flatten(0, 1), net.second.weight.T.contiguous())
+    return wide + hidden @ net.second.weight.mT + flat.view_as(wide)
+
+
+def convolved(net, x):
+    return net.out(F.relu(net.wide(F.relu(net.first(x)))).flatten(1))
+
+
+def draw(*shape):
+    return torch.randn(*shape)
+
+
+LENGTHS = torch.tensor([7, 5, 3, 1])
+CASES = {
+    "a recurrence, the last state and the last step": lambda: (
+        Net(linear_of_last_state, rnn=nn.LSTM(4, 6, batch_first=True), out=nn.Linear(12, 3), each=nn.Linear(6, 3)),
+        (draw(4, 7, 4),),
+    ),
+    "both directions, in two layers": lambda: (
+        Net(
+            lambda net, x: net.out(net.rnn(x)[1][-2:].transpose(0, 1).flatten(1)),
+            rnn=nn.GRU(4, 6, 2, batch_first=True, bidirectional=True),
+            out=nn.Linear(12, 3),
+        ),
+        (draw(4, 7, 4),),
+    ),
+    "packed sequences": lambda: (
+        Net(of_packed, rnn=nn.GRU(4, 6, batch_first=True), out=nn.Linear(6, 3), last=nn.Linear(6, 3)),
+        (draw(4, 7, 4), LENGTHS),
+    ),
+    "a cell in a loop": lambda: (Net(looped, cell=nn.GRUCell(4, 6), out=nn.Linear(6, 3)), (draw(4, 7, 4),)),
+    "a padded residual network": lambda: (
+        Net(
+            residual,
+            stem=nn.Conv2d(2, 6, 3, padding=1, bias=False),
+            norm=nn.BatchNorm2d(6),
+            a=nn.Conv2d(6, 8, 3, padding=1),
+            b=nn.Conv2d(8, 6, 3, padding=1, bias=False),
+            c=nn.Conv2d(6, 5, 3, padding=1),
+            d=nn.Conv2d(5, 6, 1),
+            head=nn.Linear(6, 3),
+        ),
+        (draw(4, 2, 7, 7),),
+    ),
+    "states that attention weighs": lambda: (
+        Net(attending, rnn=nn.LSTM(4, 6, batch_first=True), score=nn.Linear(6, 1), out=nn.Linear(6, 3)),
+        (draw(4, 7, 4),),
+    ),
+    "operations on parameters": lambda: (
+        Net(by_operations, first=nn.Linear(4, 6), second=nn.Linear(6, 3)),
+        (draw(4, 7, 4),),
+    ),
+    "strides, dilation and a depthwise convolution": lambda: (
+        nn.Sequential(
+            nn.Conv2d(2, 6, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(6, 6, 3, padding="same", groups=6, bias=False),
+            nn.Conv2d(6, 8, 3, padding=2, dilation=2),
+            nn.ReLU(),
+            nn.Conv2d(8, 3, 1, stride=2),
+        ),
+        (draw(3, 2, 12, 12),),
+    ),
+    "a transposed convolution and a flattened image": lambda: (
+        Net(
+            convolved,
+            first=nn.ConvTranspose2d(2, 6, 4, 2, 1),
+            wide=nn.ConvTranspose2d(6, 5, 3, 2, 1),
+            out=nn.Linear(5 * 15 * 15, 3),
+        ),
+        (draw(3, 2, 4, 4),),
+    ),
+    "autocast": lambda: (
+        Net(lambda net, x: reduced(net, x), a=nn.Linear(4, 8), b=nn.Linear(8, 3)),
+        (draw(16, 4),),
+    ),
+}
+
+
+def reduced(net, x):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return net.b(net.a(x).relu()).float()
+
+
+def repeating(found):
+    """Let neuron 1 of every layer be a copy of neuron 0, and return what is kept without it."""
+    tensors = {**named_tensors(found), **named_buffers(found)}
+    for layer in found.layers():
+        for piece in (*layer.owned, *layer.buffers):
+            rows = piece.split(tensors[piece.parameter]).clone()
+            rows[1] = rows[0]
+            tensors[piece.parameter] = piece.join(rows, tensors[piece.parameter])
+    found.load_state_dict(tensors)
+    return {layer.name: torch.tensor([n for n in range(layer.width) if n != 1]) for layer in found.layers()}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_neuron_that_repeats_another_is_removed_without_loss_whatever_reads_it(kind, caplog):
+    torch.manual_seed(0)
+    network, inputs = CASES[kind]()
+    found = pruning.discover(network.eval(), inputs)
+    assert len(found.layers()) >= 1
+    keep = repeating(found)
+    data = [tuple(draw(*x.shape) if x.is_floating_point() else x for x in inputs) for _ in range(8)]
+    repaired, cut = reconstruct(found, keep, data=data, repair="ridge"), select(found, keep)
+    assert not caplog.records
+    with torch.no_grad():
+        dense = found(*inputs)
+        lost, left = ((model(*inputs) - dense).abs().max() for model in (cut, repaired))
+    assert lost > 1e-3
+    assert left < (0.3 if kind == "autocast" else 0.02) * lost
+
+
+def reads_of(model, piece, data):
+    """Return what a reader reads on all batches, (samples, width)."""
+    seen = []
+    with torch.no_grad(), Reading(model, [piece], lambda _, read: seen.append(read)):
+        for inputs in data:
+            model(inputs)
+    parts = [read.of(piece) for read in seen]
+    return torch.cat([v if times is None else v.repeat_interleave(times.long(), 0) for v, times in parts]).double()
+
+
+def test_readers_of_the_second_layer_are_fitted_by_least_squares_from_the_pruned_networks_states_to_the_dense_ones():
+    torch.manual_seed(0)
+    network = Net(
+        lambda net, x: net.out(net.b(net.a(x).tanh()).tanh().mean(1)),
+        a=nn.Linear(3, 6),
+        b=nn.Linear(6, 5),
+        out=nn.Linear(5, 2),
+    )
+    found = pruning.discover(network, draw(40, 4, 3))
+    keep = {"a": torch.tensor([0, 2, 5]), "b": torch.tensor([4, 1])}
+    data = [draw(200, 4, 3) for _ in range(8)]
+    repaired = reconstruct(found, keep, data=data, repair="ridge")
+    (first, second), (_, cut) = found.layers(), repaired.layers()
+    wanted = reads_of(found, second.read[0], data) @ network.out.weight.detach().double().T
+    own = reads_of(repaired, cut.read[0], data)
+    assert own.shape == (1600, 2)
+    ones = own.new_ones(len(own), 1)
+    solution = torch.linalg.lstsq(torch.cat([own, ones], 1), wanted + network.out.bias.detach().double()).solution
+    assert torch.allclose(repaired.network.out.weight.double(), solution[:-1].T, atol=1e-2)
+    assert torch.allclose(repaired.network.out.bias.double(), solution[-1], atol=1e-2)
+    assert first.name == "a"
+
+
+def test_a_padded_convolution_is_refitted_on_the_zeros_around_an_image_as_often_as_it_reads_each():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Sigmoid(), nn.Conv2d(4, 3, 3, stride=2, padding=1))
+    found = pruning.discover(network, draw(2, 2, 8, 8))
+    data = [draw(20, 2, 8, 8) for _ in range(8)]
+    (layer,) = found.layers()
+    repaired = reconstruct(found, {"0": torch.tensor([0, 3])}, data=data, repair="ridge")
+    with torch.no_grad():
+        hidden = torch.sigmoid(network[0](torch.cat(data)))
+    patches = F.unfold(hidden, 3, padding=1, stride=2)  # (images, 4 · 9, places)
+    samples = patches.view(len(hidden), 4, -1).movedim(1, -1).reshape(-1, 4).double()
+    assert len(reads_of(found, layer.read[0], data)) == len(samples)
+    inputs = torch.cat([samples[:, [0, 3]], torch.ones(len(samples), 1)], 1)
+    solution = torch.linalg.lstsq(inputs, samples[:, [1, 2]]).solution
+    weights = network[2].weight.detach().double()
+    expected = weights[:, [0, 3]] + torch.einsum("kp,opij->okij", solution[:2], weights[:, [1, 2]])
+    bias = network[2].bias.detach().double() + torch.einsum("p,opij->o", solution[2], weights[:, [1, 2]])
+    assert torch.allclose(repaired.network[2].weight.double(), expected, atol=1e-3)
+    assert torch.allclose(repaired.network[2].bias.double(), bias, atol=1e-3)
+
+
+def test_what_has_nothing_to_do_with_what_is_kept_is_left_out_of_the_fit():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(40, 40, bias=False), nn.Linear(40, 3))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.eye(40))
+    found = pruning.discover(network, draw(3, 40))
+    keep, data, other = {"0": torch.arange(20)}, [draw(3, 40) for _ in range(8)], draw(2000, 40)
+    repaired, cut = reconstruct(found, keep, data=data, repair="ridge"), select(found, keep)
+    with torch.no_grad():
+        errors = [(model(other) - found(other)).square().mean() for model in (repaired, cut)]
+    assert errors[0] < 1.1 * errors[1]
+
+
+@pytest.mark.parametrize("repair", ["mean", "ridge"])
+def test_a_tied_reader_keeps_its_weights_and_the_others_are_refitted(repair, caplog):
+    torch.manual_seed(0)
+    embedding = nn.Embedding(9, 6)
+    network = Net(
+        lambda net, x: F.linear(
+            net.embedding(x) + net.mixed(net.embedding(x)).tanh() * 0, net.embedding.weight, net.bias
+        ),
+        embedding=embedding,
+        mixed=nn.Linear(6, 6),
+        bias=nn.Parameter(torch.zeros(9)),
+    )
+    tokens = torch.randint(9, (4, 5))
+    found = pruning.discover(network, tokens)
+    (layer,) = [layer for layer in found.layers() if layer.tied]
+    keep = {layer.name: torch.tensor([0, 1, 4])}
+    with caplog.at_level(logging.WARNING):
+        repaired = reconstruct(found, keep, data=[torch.randint(9, (4, 5)) for _ in range(8)], repair=repair)
+    assert torch.equal(repaired.network.embedding.weight, embedding.weight[:, [0, 1, 4]])
+    assert not torch.equal(repaired.network.bias, network.bias)
+    assert "embedding.weight, which reads layer" in caplog.text
+
+
+def test_neither_data_nor_covariances_is_refused_and_so_is_no_batch():
+    found = pruning.discover(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)), torch.ones(1, 2))
+    with pytest.raises(ValueError, match=r"Expected data or covariances to repair by 'ridge', got neither"):
+        reconstruct(found, {"0": torch.tensor([0])}, repair="ridge")
+    with pytest.raises(ValueError, match=r"Expected at least one batch to refit readers on, got none"):
+        reconstruct(found, {"0": torch.tensor([0])}, data=[], repair="ridge")
+
+
+def test_a_network_with_nothing_removed_stays_as_it_is_and_no_hook_or_state_is_left():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)).train()
+    found = pruning.discover(network, draw(4, 2))
+    same = reconstruct(found, {"0": torch.arange(3)}, data=[draw(4, 2)], repair="ridge")
+    assert all(torch.equal(a, b) for a, b in zip(same.parameters(), found.parameters(), strict=True))
+    assert same.training
+    assert found.training
+
+
+def test_one_batch_alone_is_parted_so_that_some_of_it_can_be_held_out():
+    torch.manual_seed(0)
+    found = pruning.discover(nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 2)), draw(4, 2))
+    keep, batch = {"0": torch.tensor([0, 1, 4])}, draw(400, 2)
+    repaired, cut = reconstruct(found, keep, data=[batch], repair="ridge"), select(found, keep)
+    with torch.no_grad():
+        assert (repaired(batch) - found(batch)).square().mean() < 0.9 * (cut(batch) - found(batch)).square().mean()
