@@ -15,7 +15,7 @@ from pruning.discovery.preparing import narrow, persist, replaced, shapes_of, si
 from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.running import copied, kept_tensors
 
-KINDS = ("owned", "read", "buffers", "silenced")
+KINDS = ("owned", "read", "buffers", "silenced", "tied")
 """A layer's lists of slices."""
 STAND_INS: dict[str, type[nn.Module]] = {"Recurrent": Recurrent, "Attention": Attention, "Narrowed": Narrowed}
 """What stands in for a module of PyTorch's, by the name that plans have for it."""
