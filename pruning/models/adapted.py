@@ -157,14 +157,18 @@ class Adapted(Measurable):
         outputs, state = self.predicted(inputs, state)
         return outputs.flatten(0, -2) if outputs.ndim > 1 else outputs[:, None], state
 
+    def answered(self, inputs: Any, state: Any = None) -> tuple[Any, Any]:
+        """Return what the network gives in whatever form, its `logits` where it has them, and the state."""
+        outputs, state = self.use.call(self.network, _on(self.device, inputs), state)
+        return outputs["logits"] if "logits" in _names(outputs) else getattr(outputs, "logits", outputs), state
+
     def predicted(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
         """Return the outputs as the network gives them, and the state.
 
         Raises:
             TypeError: If what the network returns is neither one tensor nor holds it as `logits`.
         """
-        outputs, state = self.use.call(self.network, _on(self.device, inputs), state)
-        found = outputs["logits"] if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
+        found, state = self.answered(inputs, state)
         if not isinstance(found, Tensor) or not found.ndim:
             got = "a number" if isinstance(found, Tensor) else type(found).__name__
             raise TypeError(
@@ -272,6 +276,10 @@ def _within(layer: NeuronLayer) -> NeuronLayer:
     pieces: dict[str, Any] = {kind: tuple(map(moved, getattr(layer, kind))) for kind in kinds}
     seen = layer.seen and moved(layer.seen)
     return replace(layer, **pieces, seen=seen, output=f"{WITHIN}.{layer.output}")
+
+
+def _names(outputs: Any) -> set[str]:
+    return set(outputs) if isinstance(outputs, Mapping) else set()
 
 
 def _on(device: torch.device, inputs: Any) -> Any:

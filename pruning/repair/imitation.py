@@ -1,31 +1,28 @@
-"""Feature distillation from the dense model, without labels, as a repair (distillation of logits: `training`)."""
+"""Distillation from the dense model, without labels, as a repair (beside labels: `training`)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from pruning.core.devices import moved, twin_of
 from pruning.core.modes import carried, differentiating, evaluating
-from pruning.core.neurons import expect_finite
+from pruning.core.neurons import PrunableModule, expect_finite
 from pruning.core.progress import Track, silently
-from pruning.data.windows import IGNORED, Window, Windows
+from pruning.data.windows import IGNORED, Batches, Window, Windows, endless
 from pruning.models.base import LanguageModel, State
+from pruning.repair.following import Pupil
 from pruning.training.loop import AT_ONCE, UNREAD
 from pruning.training.schedule import paces_of, rate_at
 
 METRIC_WINDOWS = 8
-
-
 """Windows that the metric of the features is measured on: with a thousand tokens each, its error is below 1%."""
-
-
 RIDGE = 1e-10
-
-
 """Added to the Gram matrix of a decoder with dependent columns, relative to its mean square."""
+Model = TypeVar("Model", bound=PrunableModule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,38 +33,41 @@ class Imitation:
     1000
 
     Attributes:
-        tokens: The budget: how many calibration tokens are read.
+        tokens: The budget: how many calibration tokens (or other targets; without any, examples) are read.
         learning_rate: Highest learning rate of Adam (Kingma & Ba 2015), reached after the warm-up and lowered to zero
             along a half cosine.
         warmup: Share of all steps over which the learning rate rises linearly.
         clip: Largest norm of the whole gradient.
+        features: Of networks whose neurons were discovered: the share that what readers read has in what is minimised,
+            beside the outputs.
     """
 
     tokens: int
     learning_rate: float
     warmup: float
     clip: float
+    features: float = 0.0
 
 
 def imitate(
-    student: LanguageModel,
-    teacher: LanguageModel,
-    windows: Windows,
-    *,
-    imitation: Imitation,
-    track: Track = silently,
-) -> LanguageModel:
-    """Return the student after it has learnt to give the teacher's decoder the teacher's features.
+    student: Model, teacher: Model, windows: Batches, *, imitation: Imitation, track: Track = silently
+) -> Model:
+    """Return the student after it has learnt to answer as the teacher does, without a label.
 
-    Feature distillation (FitNets, Romero et al. 2015) in the metric of what follows the features: the loss is the
-    second-order expansion of KL(teacher ‖ student) in the features f that the decoder D reads,
+    A network that `adapt` made ready learns from the teacher's outputs by the loss's own divergence
+    (`Objective.divergence`): that of classes or labels, or the distance of numbers. Where a loss has none, and where
+    the answer is not one tensor, it is the squared distance of all numbers in it, relative to their mean square. With
+    `features`, what readers read of the neurons that are left is compared likewise (FitNets, Romero et al. 2015).
+
+    For a language model of the library that is cheaper: feature distillation in the metric of what follows the
+    features. The loss is the second-order expansion of KL(teacher ‖ student) in what the decoder D reads, f,
 
         ½ (f_s − f_t)ᵀ F (f_s − f_t),   F = Dᵀ E[diag(p) − p pᵀ] D,
 
-    with p the teacher's next-token distribution (nat/token). It needs no labels, no logits and no vocabulary-sized
-    product at any step, so a token costs a tenth of a training token. Embedding and decoder stay; everything between
-    them learns that is not frozen. Where the student's decoder is its own, it is replaced by the teacher's behind a
-    linear map, which is multiplied back into it at the end; a frozen one stays, and so does the map.
+    with p the teacher's next-token distribution (nat/token). It needs no logits and no vocabulary-sized product at any
+    step, so a token costs a tenth of a training token. Embedding and decoder stay; everything between them learns that
+    is not frozen. Where the student's decoder is its own, it is replaced by the teacher's behind a linear map, which is
+    multiplied back into it at the end; a frozen one stays, and so does the map.
 
     >>> import torch, pruning
     >>> model = pruning.build(
@@ -83,20 +83,25 @@ def imitate(
     Args:
         student: A pruned model, as `reconstruct` left it; neither model is changed.
         teacher: The dense model.
-        windows: Calibration text, read in order with carried state; from its start again where the budget is larger.
+        windows: Calibration text (or other batches; inputs alone suffice, see `reconstruct`), read in order with
+            carried state; from its start again where the budget is larger.
         imitation: How to learn.
         track: Shows progress.
 
     Raises:
         FloatingPointError: If a weight or the loss is not finite.
-        ValueError: If everything that could learn is frozen.
+        ValueError: If everything that could learn is frozen, or what readers read is to be compared of networks whose
+            neurons were not discovered.
     """
     expect_finite(student)
     expect_finite(teacher)
+    if not (isinstance(student, LanguageModel) and isinstance(teacher, LanguageModel)):
+        return _followed(student, teacher, windows, imitation, track)
+    text = cast(Windows, windows)
     learner = twin_of(student)
     alignment = _alignment(student, teacher)
-    metric = feature_metric(teacher, [windows[index] for index in range(min(METRIC_WINDOWS, len(windows)))])
-    _learn(learner, alignment, teacher, windows, metric, imitation, track)
+    metric = feature_metric(teacher, [text[index] for index in range(min(METRIC_WINDOWS, len(text)))])
+    _learn(learner, alignment, teacher, text, metric, imitation, track)
     if any(parameter.requires_grad for parameter in alignment.parameters()):
         _fold(learner, alignment, teacher)
     return learner
@@ -160,28 +165,73 @@ def _learn(
             "Expected parameters between embedding and decoder that can learn to imitate, got frozen ones alone; "
             "call `requires_grad_(True)` on those that are to learn, or repair by 'ridge' alone."
         )
-    paces = paces_of(learner)
-    optimizer = torch.optim.Adam([{"params": [p], "pace": paces.get(p, 1.0)} for p in learning], fused=True)
     steps = max(1, imitation.tokens // windows[0].tokens.numel())
     states: tuple[State | None, State | None] = (None, None)
-    unread: list[Tensor] = []
-    every = 1 if metric.device.type in AT_ONCE else UNREAD
+
+    def loss_of(step: int) -> Tensor:
+        nonlocal states
+        place = step % len(windows)
+        states = states if place else (None, None)  # the text begins again
+        loss, states = _imitation_loss(learner, alignment, teacher, windows[place], metric, states)
+        return loss
+
     with differentiating(learner), evaluating(teacher):
-        for step in track(range(steps), "imitation"):
-            place = step % len(windows)
-            states = states if place else (None, None)  # the text begins again
-            loss, states = _imitation_loss(learner, alignment, teacher, windows[place], metric, states)
-            unread.append(loss.detach())
-            if len(unread) == every or step + 1 == steps:
-                _expect_finite_losses(unread, step, imitation.learning_rate)
-                unread = []
-            gradients = torch.autograd.grad(loss, learning)
-            for parameter, gradient in zip(learning, gradients, strict=True):
-                parameter.grad = gradient
-            nn.utils.clip_grad_norm_(learning, imitation.clip)
-            for group in optimizer.param_groups:
-                group["lr"] = rate_at(imitation, step, steps) * group["pace"]
-            optimizer.step()
+        _descend(learner, learning, loss_of, steps, imitation, track)
+
+
+def _followed(student: Model, teacher: Model, data: Batches, imitation: Imitation, track: Track) -> Model:
+    """Return a network of any kind after it has learnt to answer as the teacher does."""
+    pupil = Pupil(student, teacher, imitation.features)
+    learning = [p for p in pupil.learner.parameters() if p.requires_grad]
+    if not learning:
+        raise ValueError(
+            "Expected parameters that can learn to imitate, got frozen ones alone; "
+            "call `requires_grad_(True)` on those that are to learn, or repair by 'ridge' alone."
+        )
+    batches, states = endless(data), (None, None)
+    steps = max(1, imitation.tokens // pupil.size(next(endless(data))))
+
+    def loss_of(step: int) -> Tensor | None:
+        nonlocal states
+        states = states if step % len(data) else (None, None)  # the data begin again
+        loss, states = pupil.distance(next(batches), states)
+        return loss
+
+    with differentiating(pupil.learner):
+        _descend(pupil.learner, learning, loss_of, steps, imitation, track)
+    return cast(Model, pupil.learner)
+
+
+def _descend(
+    learner: nn.Module,
+    learning: Sequence[nn.Parameter],
+    loss_of: Callable[[int], Tensor | None],
+    steps: int,
+    imitation: Imitation,
+    track: Track,
+) -> None:
+    """Lower a loss by Adam, one batch a step; a batch without a loss is passed over."""
+    paces = paces_of(learner)
+    optimizer = torch.optim.Adam([{"params": [p], "pace": paces.get(p, 1.0)} for p in learning], fused=True)
+    unread: list[Tensor] = []
+    every = 1 if learning[0].device.type in AT_ONCE else UNREAD
+    for step in track(range(steps), "imitation"):
+        loss = loss_of(step)
+        if loss is None:
+            continue
+        unread.append(loss.detach())
+        if len(unread) == every or step + 1 == steps:
+            _expect_finite_losses(unread, step, imitation.learning_rate)
+            unread = []
+        gradients = torch.autograd.grad(loss, learning, materialize_grads=True)
+        for parameter, gradient in zip(learning, gradients, strict=True):
+            parameter.grad = gradient
+        nn.utils.clip_grad_norm_(learning, imitation.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(imitation, step, steps) * group["pace"]
+        optimizer.step()
+    if unread:
+        _expect_finite_losses(unread, steps - 1, imitation.learning_rate)
     for parameter in learning:
         parameter.grad = None
 

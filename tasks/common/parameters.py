@@ -28,19 +28,6 @@ class Parameters(Sections):
         return self
 
     @model_validator(mode="after")
-    def repair_fits_the_model(self) -> "Parameters":
-        """Refuse a repair that only language models of the built-in families have."""
-        repairs: dict[str, str | None] = {
-            "reconstruct.repair": self.reconstruct.repair,
-            "path.repair": self.path.repair,
-        }
-        repairs |= {f"variants.{name}.repair": variant.repair for name, variant in self.variants.items()}
-        for place, repair in repairs.items():
-            if self.model.source and repair == "imitate":
-                raise ValueError(f"Expected {place} none, mean or ridge with model.source, got 'imitate'")
-        return self
-
-    @model_validator(mode="after")
     def control_exists(self) -> "Parameters":
         """Refuse a control that is no variant."""
         if self.compare.control not in self.variants:

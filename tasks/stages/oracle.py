@@ -7,7 +7,7 @@ from pruning.ablation.joint_removal import joint_removal, removal_sets
 from pruning.ablation.oracle import Ablation, oracle
 from pruning.ablation.schemas import JOINT_REMOVAL, ORACLE
 from pruning.core.neurons import Keep
-from pruning.models.base import Measurable
+from pruning.models.base import LanguageModel, Measurable
 from pruning.repair.reconstruction import reconstruct
 from pruning.training.loop import train
 from tasks.common.covariances import read_covariances
@@ -15,7 +15,7 @@ from tasks.common.job import Job
 from tasks.common.lessons import read_lessons
 from tasks.common.models import read_model
 from tasks.common.tables import write_table
-from tasks.common.windows import read_batches
+from tasks.common.windows import calibration_batches, read_batches
 
 
 def run(job: Job) -> None:
@@ -41,6 +41,8 @@ def run(job: Job) -> None:
 
 def _repaired(job: Job, model: Measurable, keep: Keep) -> Measurable:
     """Return the smaller model with the standard repair, its readers refitted in closed form."""
+    if not isinstance(model, LanguageModel):
+        return reconstruct(model, keep, data=calibration_batches(job), repair="ridge")
     covariances = read_covariances(job.input("activations/covariance"), model.layers())
     return reconstruct(model, keep, covariances, repair="ridge")
 

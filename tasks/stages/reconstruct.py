@@ -10,9 +10,8 @@ from pruning.selection.retention import keep_of
 from tasks.common.covariances import read_covariances
 from tasks.common.job import Job
 from tasks.common.models import read_model, write_model
-from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_neurons
-from tasks.common.windows import read_windows
+from tasks.common.windows import calibration_batches
 
 
 def run(job: Job) -> None:
@@ -26,12 +25,18 @@ def run(job: Job) -> None:
 
 
 def repaired(job: Job, dense: Measurable, keep: Keep, *, repair: str, **settings: Any) -> Measurable:
-    """Return the smaller model, repaired with the job's covariances and, if it is to imitate, its calibration text."""
-    covariances = read_covariances(job.input("activations/covariance"), dense.layers())
-    smaller = reconstruct(dense, keep, covariances, repair="ridge" if repair == "imitate" else repair)
+    """Return the smaller model, repaired and, if it is to imitate, taught by the job's calibration text.
+
+    A built-in family is refitted by the job's covariances, for all readers of a layer read the same; each reader of a
+    user's model is on what it reads of the batches.
+    """
+    closed_form = "ridge" if repair == "imitate" else repair
+    if isinstance(dense, LanguageModel):
+        covariances = read_covariances(job.input("activations/covariance"), dense.layers())
+        smaller: Measurable = reconstruct(dense, keep, covariances, repair=closed_form)
+    else:
+        batches = calibration_batches(job)
+        smaller = reconstruct(dense, keep, data=batches, repair=closed_form, track=job.track)
     if repair != "imitate":
         return smaller
-    if not (isinstance(smaller, LanguageModel) and isinstance(dense, LanguageModel)):
-        raise Unexpected("Expected repair none, mean or ridge for a model of your own, got imitate.")
-    windows = read_windows(job, "train", **job.settings("calibration"))
-    return imitate(smaller, dense, windows, imitation=Imitation(**settings), track=job.track)
+    return imitate(smaller, dense, calibration_batches(job), imitation=Imitation(**settings), track=job.track)

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
+from pruning.evaluation.measures import loss_of
 from tasks.__main__ import main
 from tasks.common.models import read_language_model, read_model
-from tasks.common.parameters import Unexpected, checked
-from tasks.common.reading import read_yaml
+from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table
 from tasks.common.weights import read_weights
 from tasks.own import adapted, read_own
@@ -86,6 +86,11 @@ def forget():
 def run(*stages):
     for stage in stages:
         assert main([*stage] if isinstance(stage, tuple) else [stage]) == 0
+
+
+def build_of(name):
+    """Return the validation batches of the user's model."""
+    return list(read_own(f"own.{name}:build").valid)
 
 
 def variants(*stages):
@@ -256,11 +261,14 @@ def test_a_function_that_returns_something_else_gets_one_sentence(project, capsy
     assert capsys.readouterr().err == "Expected a UserModel (tasks.own) from own.tiny:wrong, got Classifier.\n"
 
 
-@pytest.mark.parametrize("section", ["reconstruct", "path"])
-def test_a_repair_of_language_models_alone_is_refused_for_a_users_model(project, section):
-    set_parameters(project, {section: {"repair": "imitate"}})
-    with pytest.raises(Unexpected, match=rf"Expected {section}.repair none, mean or ridge with model.source, got 'imi"):
-        checked(read_yaml(project / "params.yaml"))
+def test_a_users_model_imitates_its_dense_self_without_labels(own_digits):
+    losses = {}
+    run(*BEFORE, ("prune", "enhanced"))
+    for repair in ("none", "ridge", "imitate"):
+        set_parameters(own_digits, {"reconstruct": {"repair": repair, "tokens": 4000}})
+        run(("reconstruct", "enhanced"))
+        losses[repair] = loss_of(read_model(own_digits / "data/reconstruct/enhanced/model"), build_of("digits")).mean
+    assert losses["imitate"] < losses["ridge"] < losses["none"]
 
 
 def test_weights_are_read_from_safetensors_and_from_what_holds_tensors_alone(tmp_path):

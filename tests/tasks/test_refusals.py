@@ -742,10 +742,6 @@ OWN_MODELS: dict[str, tuple[Change, str]] = {
         lambda folder: (returns("")(folder), put(folder, "prune", {"floor": {"lstm.0": 2}})),
         "Unknown layer 'lstm.0' of a floor; known: ['0'] (variants.dense in params.yaml).",
     ),
-    "imitation": (
-        lambda folder: (returns("")(folder), put(folder, "variants", {"own": {"by": "fused", "repair": "imitate"}})),
-        "Expected variants.own.repair none, mean or ridge with model.source, got 'imitate'",
-    ),
 }
 
 
