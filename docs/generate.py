@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pruning.core.tables import Table
-from tasks.common.parameters import Parameters
+from tasks.settings.parameters import Parameters
 from tasks.shown.wording import described
 
 ROOT = Path(__file__).resolve().parents[1]

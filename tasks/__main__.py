@@ -14,11 +14,11 @@ from tasks.common.blame import blaming
 from tasks.common.devices import compute_on
 from tasks.common.interruption import INTERRUPTED
 from tasks.common.job import TIMING, Job, end_with_parent, seconds
-from tasks.common.parameters import Unexpected, checked
+from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import PARAMETERS, Stage, read_stage, read_stages
 from tasks.common.reading import read_yaml
-from tasks.common.sections import Compute
 from tasks.common.tables import write_table
+from tasks.settings.parameters import checked
 from tasks.shown.asking import COMMANDS, HELP, answer
 from tasks.shown.console import log_to_console, say, track
 
@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # With it cuBLAS gives the same bytes each time; read when CUDA is first used.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-ON_CPU = Compute(device="cpu", float32="highest")
+ON_CPU = {"device": "cpu", "float32": "highest"}
 """Where stages compute whose numbers come from weights and tables alone, whatever the device of the others."""
 
 
@@ -76,7 +76,7 @@ def _run(words: Sequence[str]) -> None:
         # By name, for the check only refuses, and no result depends on its code.
         importlib.import_module("tasks.commands.check").check_once(every, parameters)
     _say_which(job.stage, [each.address for each in read_stages(values, folder)])
-    _run_stage(job)
+    _run_stage(job, parameters.model.source)
 
 
 def _help() -> Any:
@@ -90,11 +90,10 @@ def _say_which(stage: Stage, stages: Sequence[str]) -> None:
     say(f"{stage.address}: stage {place} of {len(stages)}, {stage.description[:1].lower()}{stage.description[1:]}")
 
 
-def _run_stage(job: Job) -> None:
+def _run_stage(job: Job, source: str | None) -> None:
     """Run the stage's function and write how long it took beside what it returns of its own timings."""
     start = time.perf_counter()
-    compute_on(job.parameters.compute if "compute" in job.stage.sections else ON_CPU)
-    source = job.parameters.model.source
+    compute_on(**(job.settings("compute") if "compute" in job.stage.sections else ON_CPU))
     with blaming(f"stage {job.stage.address} to run with the model of {source}") if source else nullcontext():
         measured = importlib.import_module(job.stage.module).run(job)
     whole = seconds(job, "stage", time.perf_counter() - start)

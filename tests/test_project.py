@@ -16,9 +16,9 @@ from pruning.core.options import CHOICES
 from pruning.models import FAMILIES
 from pruning.repair.reconstruction import REPAIRS
 from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
-from tasks.common.parameters import Parameters
-from tasks.common.sections import Variant
 from tasks.experiment.settings import Experiment
+from tasks.settings.parameters import Parameters
+from tasks.settings.sections import Variant
 from tests.projects import ROOT
 from tests.schemas import TABLES
 
@@ -28,8 +28,8 @@ VALUES = YAML(typ="safe").load(ROOT / "params.yaml")
 OWN = YAML(typ="safe").load(ROOT / "experiment/params.yaml")
 BY_MODULE = ("pruning/experiment", "tasks/experiment", "tasks/stages")
 """Rooms of which a stage depends on single modules."""
-NO_RESULT = {"tasks/shown", "tasks/__main__.py"}
-"""What reads words and shows progress, and changes no result: a stage does not depend on it."""
+NO_RESULT = {"tasks/settings", "tasks/shown", "tasks/__main__.py"}
+"""What reads words, refuses settings and shows progress, and changes no result: a stage does not depend on it."""
 GRAPH = grimp.build_graph("pruning", "tasks", cache_dir=None)
 
 
@@ -111,7 +111,7 @@ def test_every_section_of_the_experiments_parameters_is_read_by_a_stage_and_no_t
 
 
 def test_the_words_that_settings_may_hold_are_said_in_the_library_alone() -> None:
-    source = (ROOT / "tasks/common/sections.py").read_text(encoding="utf-8")
+    source = (ROOT / "tasks/settings/sections.py").read_text(encoding="utf-8")
     precision = '"highest", "high", "medium"'  # of the process, which the library leaves alone
     known = {'"all"', precision}
     assert set(re.findall(r"Literal\[([^]]*)]", source)) == known

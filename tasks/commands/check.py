@@ -10,9 +10,9 @@ from typing import Any
 from tasks.commands.foreseen import Text, check_memory, check_place, check_text, read_text
 from tasks.commands.lock import mend
 from tasks.common.devices import compute_on, device
-from tasks.common.parameters import Parameters, checked
 from tasks.common.pipeline import EXPERIMENT, LOCK, PARAMETERS, PIPELINE, read_stages
 from tasks.common.reading import read_yaml
+from tasks.settings.parameters import Parameters, checked
 from tasks.shown.asking import Answer, Words
 
 CHECKED = Path(".dvc/tmp/checked")
@@ -79,7 +79,7 @@ def check(values: Mapping[str, Any], parameters: Parameters) -> None:
     check_place(parameters, outputs)
     text = read_text(parameters.corpus, outputs.get("sotu", ()))
     if parameters.compute.device not in ("auto", "cpu"):
-        compute_on(parameters.compute)
+        compute_on(**parameters.compute.model_dump())
         device()
     check_text(parameters, text)
     if parameters.fuse.weights:

@@ -14,10 +14,11 @@ from tasks.commands.folders import check_folder, replacing_folder
 from tasks.common.devices import compute_on
 from tasks.common.job import Job
 from tasks.common.models import read_model, write_model
-from tasks.common.parameters import Unexpected, checked
+from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import DATA, PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
+from tasks.settings.parameters import checked
 from tasks.shown.asking import Answer, Words
 from tasks.shown.console import track
 from tasks.stages.evaluate import BATCHES
@@ -37,8 +38,9 @@ def run(words: Sequence[str]) -> Answer:
     wanted = _parsed(words)
     check_folder(wanted.to, "choice")
     values = read_yaml(PARAMETERS)
-    job = Job(read_stage("path", None, values), checked(values), track)
-    compute_on(job.parameters.compute)
+    parameters = checked(values)
+    job = Job(read_stage("path", None, values), parameters, track)
+    compute_on(**parameters.compute.model_dump())
     path = read_table(job.output("path"))
     path = path.assign(milliseconds=_milliseconds(read_table(job.output("timing")), path["retain"], wanted.batch))
     rows: list[dict[Any, float]] = path.to_dict("records")

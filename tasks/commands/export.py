@@ -24,10 +24,11 @@ from tasks.commands.using import PHASES, check_words, model_of
 from tasks.common.devices import compute_on
 from tasks.common.job import Job
 from tasks.common.models import CONFIG, WEIGHTS, read_language_model, write_model
-from tasks.common.parameters import Unexpected, checked
+from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import DATA, PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.windows import read_windows
+from tasks.settings.parameters import checked
 from tasks.shown.asking import Answer, Words
 from tasks.shown.console import track
 from tasks.shown.tables import Row, shown_table
@@ -100,7 +101,7 @@ def run(words: Sequence[str]) -> Answer:
     variant, phase, to = given.variant, given.phase, given.to
     values = read_yaml(PARAMETERS)
     parameters = checked(values)
-    compute_on(parameters.compute)
+    compute_on(**parameters.compute.model_dump())
     check_words(variant, phase, list(parameters.variants))
     _check_packages()
     folder = Path(to).resolve() if to else DATA / "export" / f"{variant}-{phase}"

@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 
 from pruning.data.corpus import END_OF_LINE, SPLITS, UNKNOWN, WORD, Fractions, assign_documents
-from tasks.common.parameters import Parameters, Unexpected
-from tasks.common.sections import CorpusSettings
+from tasks.common.parameters import Unexpected
+from tasks.settings.parameters import Parameters
+from tasks.settings.sections import CorpusSettings
 from tasks.stages.prepare import check_source, published_files, read_lines
 
 Open = Callable[[], Iterator[str]]

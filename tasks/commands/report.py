@@ -7,11 +7,11 @@ import pandas as pd
 from rich.table import Table
 
 from pruning.evaluation.comparison import PHASES
-from tasks.common.parameters import Parameters, checked
 from tasks.common.pipeline import PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
 from tasks.common.variants import read_variants
+from tasks.settings.parameters import Parameters, checked
 from tasks.shown.asking import Answer, Words
 from tasks.shown.tables import Row, shown_table
 from tasks.stages.evaluate import BATCHES
@@ -35,7 +35,7 @@ def run(words: Sequence[str]) -> Answer:
     parameters = checked(values)
     stage = read_stage("compare", None, values)
     comparison = read_table(stage.outputs["comparison"]).set_index("variant", drop=False).loc[list(parameters.variants)]
-    timing = read_variants(stage.inputs["evaluate"], "timing", parameters)
+    timing = read_variants(stage.inputs["evaluate"], "timing", parameters.variants)
     rows = [{**row, "latency": _latency(timing, row["variant"])} for row in comparison.to_dict("records")]
     spikes = comparison["synaptic_operations"].gt(0).any()  # else energy says no more than multiply-adds
     tables = [_quality(rows, parameters), _cost(rows), *([_energy(rows)] if spikes else [])]

@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 
 from pruning.evaluation.comparison import COSTS, PHASES
 from tasks.commands.lock import read_lock
-from tasks.common.parameters import Unexpected, checked, settings_of
+from tasks.common.parameters import Unexpected, settings_of
 from tasks.common.pipeline import EXPERIMENT, LOCK, PARAMETERS, PIPELINE, Stage, flat, read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
+from tasks.settings.parameters import checked
 from tasks.shown.asking import Words
 from tasks.shown.console import say
 

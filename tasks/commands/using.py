@@ -10,9 +10,10 @@ from tasks.commands.plain_text import REPORT, Reading, read_exported, read_readi
 from tasks.common.devices import compute_on
 from tasks.common.job import Job
 from tasks.common.models import CONFIG, read_language_model
-from tasks.common.parameters import Unexpected, checked
+from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
+from tasks.settings.parameters import checked
 from tasks.shown.asking import Words
 from tasks.shown.console import track
 from tasks.shown.wording import nearest
@@ -57,7 +58,7 @@ def used(given: argparse.Namespace) -> Used:
     """
     values = read_yaml(PARAMETERS)
     parameters, folder = checked(values), Path(given.model)
-    compute_on(parameters.compute)
+    compute_on(**parameters.compute.model_dump())
     in_folder = (folder / CONFIG).is_file()
     if not in_folder:
         check_words(given.model, given.phase, list(parameters.variants))

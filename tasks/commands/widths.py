@@ -18,7 +18,8 @@ from pruning.selection.allocation import Allocation
 from pruning.selection.budgets import allowed_widths, budget_of
 from pruning.selection.retention import retention
 from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
-from tasks.common.parameters import Parameters, Unexpected, settings_of
+from tasks.common.parameters import Unexpected, settings_of
+from tasks.settings.parameters import Parameters
 
 _AS_ASKED = ("retain", "floor", "ceiling", "multiple", "rate", "snn_ratio", "otherwise")
 NOTHING: Mapping[str, str] = MappingProxyType({})

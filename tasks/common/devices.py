@@ -3,19 +3,18 @@
 from typing import TYPE_CHECKING
 
 from tasks.common.parameters import Unexpected
-from tasks.common.sections import Compute
 
 if TYPE_CHECKING:
     import torch
 
-_asked = Compute(device="auto", float32="highest")
+_asked, _precision = "auto", "highest"
 _used = ""
 
 
-def compute_on(settings: Compute) -> None:
-    """Let this process compute on the device of the settings from now on; it is looked for when it is first used."""
-    global _asked, _used
-    _asked, _used = settings, ""
+def compute_on(device: str, *, float32: str) -> None:
+    """Let this process compute on a device from now on; it is looked for when it is first used."""
+    global _asked, _precision, _used
+    _asked, _precision, _used = device, float32, ""
 
 
 def device() -> "torch.device":
@@ -31,14 +30,14 @@ def device() -> "torch.device":
     import torch  # a second, and not for stages that only look at tables
 
     there = devices_there()
-    asked = there[-1] if _asked.device == "auto" else _asked.device
+    asked = there[-1] if _asked == "auto" else _asked
     wanted = f"{asked}:0" if asked == "cuda" else asked
     if wanted not in (*there, *(name.partition(":")[0] for name in there)):
-        raise Unexpected(f"Expected compute.device auto or one of {there}, which are here, got {_asked.device!r}.")
+        raise Unexpected(f"Expected compute.device auto or one of {there}, which are here, got {_asked!r}.")
     torch.set_flush_denormal(True)
-    torch.set_float32_matmul_precision(_asked.float32)
+    torch.set_float32_matmul_precision(_precision)
     if torch.backends.cudnn.is_available():  # type: ignore[no-untyped-call]
-        torch.backends.cudnn.allow_tf32 = _asked.float32 != "highest"
+        torch.backends.cudnn.allow_tf32 = _precision != "highest"
     found = torch.device(wanted)
     _used = f"{torch.cuda.get_device_name(found)} ({found})" if found.type == "cuda" else str(found)
     return found

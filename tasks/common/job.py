@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pruning.core.progress import Track
 from pruning.core.tables import Column, Table
 from tasks.common.devices import device_used
-from tasks.common.parameters import Parameters, settings_of
+from tasks.common.parameters import settings_of
 from tasks.common.pipeline import DATA, Stage
 
 TIMING = Table(
@@ -39,13 +39,13 @@ class Job:
 
     Attributes:
         stage: The stage's files and sections.
-        parameters: All of params.yaml, checked.
+        parameters: All of params.yaml, checked: a `tasks.settings.parameters.Parameters`, on which no result depends.
         track: Shows progress.
         own: All of the params.yaml beside the stage's dvc.yaml where that is another one, checked.
     """
 
     stage: Stage
-    parameters: Parameters
+    parameters: Any
     track: Track
     own: BaseModel | None = None
 

@@ -8,9 +8,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from pruning.core import options
 from pruning.experiment.variants import VARIANTS
-from tasks.common.bounds import Count, Fraction, Rate, Section, Share
 from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import EXPERIMENT, PARAMETERS
+from tasks.settings.bounds import Count, Fraction, Rate, Section, Share
 from tasks.shown.wording import sentence
 
 STRETCHES = 7

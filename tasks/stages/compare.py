@@ -15,9 +15,9 @@ from tasks.stages.plots import write_costs, write_plots
 
 def run(job: Job) -> None:
     """Write the comparison, `metrics.json` and the plots."""
-    evaluation = read_variants(job.input("evaluate"), "evaluation", job.parameters)
-    choices = {name: variant.by for name, variant in job.parameters.variants.items()}
-    comparison = compare(evaluation, choices, control=job.parameters.compare.control)
+    choices = {name: variant.by for name, variant in job.setting("variants").items()}
+    evaluation = read_variants(job.input("evaluate"), "evaluation", choices)
+    comparison = compare(evaluation, choices, control=job.settings("compare")["control"])
     write_table(job.output("comparison"), comparison, COMPARISON)
     metrics = {row.pop("variant"): row for row in comparison.drop(columns="importance").to_dict("records")}
     with replacing(job.output("metrics")) as aside:
@@ -25,12 +25,12 @@ def run(job: Job) -> None:
     write_plots(
         job.output("plots"),
         training=read_table(job.input("train/history")),
-        finetuning=read_variants(job.input("finetune"), "history", job.parameters),
+        finetuning=read_variants(job.input("finetune"), "history", choices),
         importance=read_table(job.input("fuse/importance")),
         comparison=comparison,
     )
     path, taken = read_table(job.input("path/path")), read_table(job.input("path/timing"))
-    measured = read_variants(job.input("evaluate"), "timing", job.parameters)
+    measured = read_variants(job.input("evaluate"), "timing", choices)
     curve = _with_latency(path, path["retain"].map("{:g}".format), taken, "path")
     write_costs(job.output("costs"), curve, _with_latency(comparison, comparison["variant"], measured, "finetuned"))
 

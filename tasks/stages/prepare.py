@@ -33,7 +33,7 @@ def run(job: Job) -> None:
         write_tokens(job.output("corpus"), {})
         write_table(job.output("vocabulary"), empty(VOCABULARY), VOCABULARY)
         return
-    settings = job.parameters.corpus
+    settings = job.setting("corpus")
     texts = read_texts(
         Path(settings.source), settings.lowercase, Fractions(settings.valid, settings.test), settings.seed
     )

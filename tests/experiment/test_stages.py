@@ -26,13 +26,13 @@ from pruning.experiment.trials import Selection, prune_and_train
 from pruning.experiment.verdict import verdict
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
-from tasks.common.parameters import checked as checked_parameters
 from tasks.common.pipeline import read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
 from tasks.experiment import calibrate, costs, prepare, prune, report, settings
 from tasks.experiment.inputs import DividedText, read_calibration, read_dense
 from tasks.experiment.tracking import TABLES
+from tasks.settings.parameters import checked as checked_parameters
 from tests.projects import ENVIRONMENT, ROOT, TINY_EXPERIMENT, copy, digests, run, set_parameters, stage, tiny_project
 from tests.tasks.test_published import stacked
 

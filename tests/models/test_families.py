@@ -14,7 +14,8 @@ from pruning.data.windows import IGNORED, Windows
 from pruning.evaluation.measures import size_of
 from pruning.models import build, describe, rebuild
 from pruning.models import settings as model_settings
-from tasks.common.parameters import Unexpected, checked
+from tasks.common.parameters import Unexpected
+from tasks.settings.parameters import checked
 from tests.projects import ROOT
 from tests.tiny import (
     DECODERS,

@@ -10,9 +10,9 @@ import torch
 
 from tasks.common import devices
 from tasks.common.devices import compute_on, device, device_used, devices_there
-from tasks.common.parameters import Unexpected, checked
+from tasks.common.parameters import Unexpected
 from tasks.common.reading import read_yaml
-from tasks.common.sections import Compute
+from tasks.settings.parameters import checked
 from tests.pretended import DEVICE, pretending
 from tests.projects import ROOT
 from tests.schemas import TABLES
@@ -28,20 +28,16 @@ RUN_A_MODEL = {
 def _as_before() -> Iterator[None]:
     precision, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     yield
-    compute_on(Compute(device="auto", float32="highest"))
+    compute_on("auto", float32="highest")
     torch.set_float32_matmul_precision(precision)
     torch.backends.cudnn.allow_tf32 = tf32
 
 
-def asked(where: str, float32: str = "highest") -> Compute:
-    return Compute.model_validate({"device": where, "float32": float32})
-
-
 def test_the_accelerator_is_taken_where_there_is_one_and_the_cpu_where_it_is_asked_for() -> None:
     with pretending():
-        compute_on(asked("auto"))
+        compute_on("auto", float32="highest")
         assert (str(device()), device_used(), devices_there()) == (DEVICE, DEVICE, ["cpu", DEVICE])
-        compute_on(asked("cpu"))
+        compute_on("cpu", float32="highest")
         assert device_used() == "cpu"
         assert (str(device()), device_used()) == ("cpu", "cpu")
 
@@ -49,7 +45,7 @@ def test_the_accelerator_is_taken_where_there_is_one_and_the_cpu_where_it_is_ask
 @pytest.mark.parametrize("where", ["cuda", "cuda:1", "mps", "xpu"])
 def test_a_device_that_is_not_there_is_refused_in_one_sentence(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "devices_there", lambda: ["cpu"])
-    compute_on(asked(where))
+    compute_on(where, float32="highest")
     with pytest.raises(
         Unexpected, match=re.escape(f"Expected compute.device auto or one of ['cpu'], which are here, got {where!r}.")
     ):
@@ -79,7 +75,7 @@ def test_what_is_no_device_is_refused(wrong: object) -> None:
 
 @pytest.mark.parametrize(("float32", "tf32"), [("highest", False), ("high", True), ("medium", True)])
 def test_the_precision_of_float32_is_set_for_products_and_for_recurrent_layers(float32: str, tf32: bool) -> None:
-    compute_on(asked("cpu", float32))
+    compute_on("cpu", float32=float32)
     device()
     assert torch.get_float32_matmul_precision() == float32
     if torch.backends.cudnn.is_available():

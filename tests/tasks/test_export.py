@@ -18,9 +18,9 @@ from tasks.__main__ import main
 from tasks.commands import export
 from tasks.commands.folders import MANIFEST
 from tasks.common.models import read_model
-from tasks.common.parameters import checked
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
+from tasks.settings.parameters import checked
 from tests.projects import ROOT, language_project
 from tests.tiny import tiny
 

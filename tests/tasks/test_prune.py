@@ -6,8 +6,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from pruning.selection.allocation import Allocation
-from tasks.common.parameters import Unexpected, checked, settings_of
-from tasks.common.sections import Prune
+from tasks.common.parameters import Unexpected, settings_of
+from tasks.settings.parameters import checked
+from tasks.settings.sections import Prune
 from tests.projects import ROOT
 
 SECTION = {"retain": 0.5, "rate": "adaptive", "budget": None, "floor": 8}

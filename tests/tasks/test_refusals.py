@@ -22,9 +22,10 @@ from pruning.data.corpus import SPLITS, Fractions
 from tasks.__main__ import main
 from tasks.commands.foreseen import check_memory, read_text
 from tasks.common.interruption import INTERRUPTED
-from tasks.common.parameters import Parameters, Unexpected, checked
+from tasks.common.parameters import Unexpected
 from tasks.common.reading import read_yaml
 from tasks.own import adapted, read_own
+from tasks.settings.parameters import Parameters, checked
 from tasks.shown.wording import sentence
 from tasks.stages.prepare import read_texts
 from tests.projects import ENVIRONMENT, ROOT, TINY, copy, run, set_parameters, tiny_project, write_text

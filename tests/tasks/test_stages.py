@@ -49,7 +49,7 @@ def described(folder: Path, name: str, variant: str | None, monkeypatch: pytest.
 def alone(finished: Path, folder: Path, found: Stage) -> Path:
     """Copy only what dvc.yaml says the stage depends on, and what changes no result."""
     inits = [path.relative_to(finished) for path in finished.glob("[pt]*/**/__init__.py*")]
-    inits += [Path("tasks/shown"), Path("tasks/__main__.py")]
+    inits += [Path("tasks/settings"), Path("tasks/shown"), Path("tasks/__main__.py")]
     for path in (*found.dependencies, *inits, Path("dvc.yaml"), Path("params.yaml")):
         copy(finished / path, folder / path)
     return folder
@@ -120,8 +120,13 @@ def test_an_edited_module_makes_stale_the_stages_that_need_its_room(
     assert stale(touched) == expected
 
 
-def test_what_is_said_and_shown_makes_nothing_stale(touched: Path) -> None:
-    for module in ("tasks/shown/console.py", "tasks/shown/wording.py", "tasks/__main__.py"):
+def test_what_only_refuses_or_is_shown_makes_nothing_stale(touched: Path) -> None:
+    for module in (
+        "tasks/settings/sections.py",
+        "tasks/shown/console.py",
+        "tasks/shown/wording.py",
+        "tasks/__main__.py",
+    ):
         with (touched / module).open("a", encoding="utf-8") as file:
             file.write("# edited\n")
     assert stale(touched) == set()

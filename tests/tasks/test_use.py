@@ -13,9 +13,10 @@ from pruning.evaluation.measures import loss_of
 from tasks.__main__ import main
 from tasks.commands.plain_text import SPACES, Reading, vocabulary_lines
 from tasks.common.models import read_model, write_model
-from tasks.common.parameters import Unexpected, checked
+from tasks.common.parameters import Unexpected
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
+from tasks.settings.parameters import checked
 from tests.projects import language_project, set_parameters
 from tests.tiny import tiny
 

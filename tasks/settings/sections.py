@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pruning.core import options
-from tasks.common.bounds import (
+from tasks.common.sources import file_of_source
+from tasks.settings.bounds import (
     MOST,
     Bins,
     Clip,
@@ -21,7 +22,6 @@ from tasks.common.bounds import (
     Share,
     Temperature,
 )
-from tasks.common.sources import file_of_source
 
 SAVED = "a file of saved weights, written learned/name.json"
 OWN = "a function of yours in own/, written own.module:function"

@@ -1,0 +1,59 @@
+"""Whether params.yaml's sections agree with one another, checked before any long work starts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError, model_validator
+
+from tasks.common.parameters import Unexpected, settings_of
+from tasks.settings.sections import Sections, check_measures
+from tasks.shown.wording import nearest, sentence
+
+
+class Parameters(Sections):
+    """All of params.yaml, in agreement."""
+
+    @model_validator(mode="after")
+    def oracle_reads_two_windows(self) -> "Parameters":
+        """Refuse a budget of tokens that one window of the calibration holds."""
+        window = self.calibration.batch * self.calibration.bptt
+        if not self.model.source and self.oracle.tokens <= window:
+            raise ValueError(
+                f"Expected oracle.tokens above calibration.batch × calibration.bptt ({window}), for two windows to "
+                f"measure on, got {self.oracle.tokens}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def control_exists(self) -> "Parameters":
+        """Refuse a control that is no variant."""
+        if self.compare.control not in self.variants:
+            known = list(self.variants)
+            hint = nearest(self.compare.control, known)
+            dot = "." if hint else ""
+            raise ValueError(f"Expected compare.control to be one of {known}, got {self.compare.control!r}{dot}{hint}")
+        return self
+
+    @model_validator(mode="after")
+    def variants_agree_with_the_section(self) -> "Parameters":
+        """Refuse contradictions between a variant and `prune`, and kinds of neurons that the family has not."""
+        section = self.prune.model_dump()
+        effective = {f"variants.{n}": settings_of(section, v.model_dump()) for n, v in self.variants.items()}
+        for place, settings in {"prune": section, **effective}.items():
+            check_measures(settings, place)
+            named = [name for name in ("snn_ratio", "quota") if settings[name] is not None]
+            if named and self.train.family != "mixed":
+                raise ValueError(f"Expected train.family: mixed for {place}.{named[0]}, got {self.train.family}")
+        return self
+
+
+def checked(values: Mapping[str, Any]) -> Parameters:
+    """Return params.yaml's values, checked.
+
+    Raises:
+        Unexpected: With one sentence on the first value that is missing, unknown or out of bounds.
+    """
+    try:
+        return Parameters.model_validate(dict(values))
+    except ValidationError as error:
+        raise Unexpected(sentence(error.errors(), values, Parameters.model_json_schema())) from None
