@@ -22,6 +22,8 @@ Keep = Mapping[str, Tensor]
 
 TIED = "computes its neurons as well as reading them"
 """How an obstacle ends where one parameter does both."""
+UNSEEN = "reads its neurons where no module's input or output is what it reads"
+"""How an obstacle ends where only what the neurons are computed from, or go into, is recorded."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from pruning.discovery.propagation import Propagation
 from pruning.discovery.proving import proved
 from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.running import Inputs, Seeing, canonical, close, copied, running
-from pruning.discovery.structure import structure_of
+from pruning.discovery.structure import reasons_of, structure_of
 from pruning.discovery.tracing import propagated
 from pruning.discovery.values import GIVEN, Reading
 
@@ -78,7 +78,7 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
     network = replaced(network)
     _compare(model, network, inputs)
     modes = {name: module.training for name, module in network.named_modules()}
-    with _uncached(network):
+    with _uncached(network) as cached:
         found = _followed(network.eval(), inputs)
         structure = structure_of(found, Discovered(network, [], {}), PREFIX)
         for reading in found.readings:
@@ -87,11 +87,15 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
                 narrow(network, reading.module.removeprefix(PREFIX))
         persist(network, structure.layers)
         model, refuted = proved(
-            Discovered(network, structure.layers, {}, folded=folded), structure, _beginning(inputs, found), found.states
+            Discovered(network, structure.layers, {}, folded=folded),
+            structure,
+            _beginning(inputs, found),
+            found.states,
+            cached,
         )
     for name, module in network.named_modules():
         module.training = modes.get(name, module.training)
-    reasons = {**structure.reasons, **refuted}
+    reasons = reasons_of(structure, refuted, model.layers(), Discovered(network, [], {}), PREFIX)
     origin = Origin(shapes, {name: names[name] for name in shapes}, tuple(model.layers()), inputs)
     return Discovered(network, model.layers(), reasons, model.numbers, model.folded, origin)
 
@@ -176,14 +180,17 @@ def _said(error: Exception) -> str:
 
 
 @contextmanager
-def _uncached(network: nn.Module) -> Iterator[None]:
-    """Within the context a language model of `transformers` returns no cache of keys and values, which is a state."""
-    configs: list[Any] = [getattr(module, "config", None) for module in network.modules()]
-    cached = [config for config in configs if getattr(config, "use_cache", None) is True]
-    for config in cached:
+def _uncached(network: nn.Module) -> Iterator[list[str]]:
+    """Within the context a language model of `transformers` returns no cache of keys and values, which is a state.
+
+    Yields the modules whose configuration asks for one.
+    """
+    configs: dict[str, Any] = {name: getattr(module, "config", None) for name, module in network.named_modules()}
+    cached = {name: config for name, config in configs.items() if getattr(config, "use_cache", None) is True}
+    for config in cached.values():
         config.use_cache = False
     try:
-        yield
+        yield list(cached)
     finally:
-        for config in cached:
+        for config in cached.values():
             config.use_cache = True

@@ -235,6 +235,8 @@ def _agree(module: nn.Module) -> None:
     """Let a module's own numbers agree with the shapes of its parameters."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Bilinear):
+        module.out_features, module.in1_features, module.in2_features = module.weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd):
         _agree_convolution(module)
     elif isinstance(module, _NORMS):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pruning.discovery.moves import RANDOM, axes
+from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call
 from pruning.discovery.values import Address, Value, flat, mapped
 
@@ -52,6 +53,12 @@ def _gives_width(address: Address, values: Sequence[Value], ndim: int) -> list[i
         behind = len(address.extent) - axis
         return all(places.ndim < behind or places.shape[-behind] == 1 for places in fixed)
 
+    def met(axis: int) -> bool:
+        behind = len(address.extent) - axis
+        return any(places.ndim >= behind and varies(places, places.ndim - behind) for places in fixed)
+
+    if any(size > 1 and met(axis) for axis, size in enumerate(address.extent)):
+        return []
     return [axis for axis, size in enumerate(address.extent) if size > 1 and alone(axis) and ndim]
 
 

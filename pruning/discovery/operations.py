@@ -9,10 +9,19 @@ from typing import Any
 
 from pruning.discovery.elementwise import elementwise, glu, prelu
 from pruning.discovery.moves import chosen, copy, index, move, same
-from pruning.discovery.products import addmm, attention, convolution, linear, matmul, transposed_convolution
+from pruning.discovery.products import (
+    addmm,
+    attention,
+    bilinear,
+    convolution,
+    grouped,
+    linear,
+    matmul,
+    transposed_convolution,
+)
 from pruning.discovery.propagation import Call, Rule
 from pruning.discovery.recurrences import GATES, recurrent, recurrent_step
-from pruning.discovery.reductions import batch_norm, embedding, group_norm, layer_norm, reduce, spatial
+from pruning.discovery.reductions import batch_norm, embedding, group_norm, layer_norm, reduce, spatial, unpool
 from pruning.discovery.values import Address, Value, flat
 
 
@@ -96,10 +105,13 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("embedding", "embedding_bag"), embedding),
     **dict.fromkeys(("index_select", "gather"), chosen),
     "_assert_tensor_metadata": _nothing,
+    **dict.fromkeys(("max_unpool2d", "max_unpool3d"), unpool),
     "glu": glu,
     "prelu": prelu,
     "linear": linear,
-    "addmm": addmm,
+    **dict.fromkeys(("addmm", "baddbmm"), addmm),
+    **dict.fromkeys(("grouped_mm", "_grouped_mm"), grouped),
+    "bilinear": bilinear,
     "scaled_dot_product_attention": attention,
     "group_norm": group_norm,
     "index": index,

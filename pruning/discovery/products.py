@@ -1,11 +1,14 @@
 """What reads neurons linearly and computes others: linear maps, products of tensors, attention, convolutions."""
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pruning.discovery.elementwise import elementwise
 from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call
 from pruning.discovery.values import Address, Value, column, flat, nobody
@@ -14,27 +17,72 @@ from pruning.discovery.values import Address, Value, column, flat, nobody
 def linear(call: Call) -> Any:
     """`linear(x, W (out, in), b)`."""
     value, weight, bias = call.args[:3]
-    return _product(call, value, weight, 1, 0, bias)
+    return _product(call, value, weight, -1, -2, bias)
 
 
 def addmm(call: Call) -> Any:
-    """`addmm(b, x, W (in, out))`."""
+    """`addmm(b, x, W (in, out))` and `baddbmm(y, one, other)`: a product with something added."""
     bias, value, weight = call.args[:3]
-    if isinstance(bias, Value):
-        return call.unknown([v for v in call.args if isinstance(v, (Value, Address))])
-    return _product(call, value, weight, 0, 1, bias)
+    if isinstance(bias, Address) and isinstance(weight, Address) and len(bias.extent) < 2:
+        return _product(call, value, weight, -2, -1, bias)
+    call.args = (value, weight)
+    product = matmul(call)
+    if not isinstance(product, Value):
+        return product
+    call.args, call.kwargs = (product, bias), {}
+    return elementwise(call)
 
 
 def matmul(call: Call) -> Any:
-    """`x @ W`, or attention's products of two values."""
+    """`x @ W`, `W @ x`, or attention's products of two values."""
     value, other = call.args[:2]
     if isinstance(other, Address):
         other = _flattened(other)
-    if isinstance(other, Address) and len(other.extent) == 2 and isinstance(value, Value):
-        return _product(call, value, other, 0, 1, None)
+    if isinstance(other, Address) and len(other.extent) > 1 and isinstance(value, Value):
+        return _product(call, value, other, -2, -1, None)
     if isinstance(other, Address) and len(other.extent) == 1 and isinstance(value, Value):
         return _scored(call, value, other)
+    if isinstance(value, Address) and len(value.extent) > 1 and isinstance(other, Value):
+        return _from_the_left(call, _flattened(value), other)
     return _between(call, call.as_value(value), call.as_value(other))
+
+
+def _from_the_left(call: Call, weight: Address, value: Value) -> Any:
+    """Note what `W @ x` reads: the columns of `W`, by what lies along the last dimension but one of `x`."""
+    if value.places.ndim == 1:
+        return _product(call, value, weight, -1, -2, None)
+    turned = Value(value.places.mT, value.functions.mT, value.padded)
+    shape = call.shape()
+    product = _product(call, turned, weight, -1, -2, None, shape=(*shape[:-2], shape[-1], shape[-2]))
+    return replace(product, places=product.places.mT, functions=product.functions.mT)
+
+
+def grouped(call: Call) -> Any:
+    """`grouped_mm(x (T, in), W (experts, in, out), ends)`: each expert's rows of `x` by its own matrix."""
+    value, weight = call.args[:2]
+    if not isinstance(weight, Address) or len(weight.extent) != 3 or not isinstance(value, Value):
+        return call.unknown([v for v in flat(call.args) if isinstance(v, (Value, Address))])
+    return _product(call, value, weight, -2, -1, call.args[3])
+
+
+def bilinear(call: Call) -> Any:
+    """`bilinear(x, y, W (out, in of x, in of y), b)`: linear in both."""
+    one, other, weight, bias = call.args[:4]
+    if not isinstance(weight, Address) or len(weight.extent) != len(weight.shape) or isinstance(bias, Value):
+        return call.unknown([v for v in call.args if isinstance(v, (Value, Address))])
+    for dim, value in ((1, call.as_value(one)), (2, call.as_value(other))):
+        for crossing in range(value.places.ndim - 1):
+            if varies(value.places, crossing):
+                call.positions.mix(value.places, crossing, f"{call.place} reads all of it by the same weights")
+        if not value.free:
+            seen, functions = (column(part, value.places.ndim - 1) for part in (value.places, value.functions))
+            call.read(seen, functions, weight, dim, bias.name if bias else "", padded=value.padded)
+    rows = call.into.axis(weight, 0)
+    call.into.owning[weight.name, 0] = None
+    if isinstance(bias, Address):
+        call.positions.link(call.into.axis(bias, 0), rows)
+        call.into.owning[bias.name, 0] = None
+    return call.value(rows.expand(call.shape()))
 
 
 def _scored(call: Call, value: Value, vector: Address) -> Value:
@@ -143,54 +191,104 @@ def attention(call: Call) -> Any:
 
 
 def _product(
-    call: Call, given: Value | Address, weight: Address | Value, inner: int, outer: int, bias: Address | Value | None
+    call: Call,
+    given: Value | Address,
+    weight: Address | Value,
+    inner: int,
+    outer: int,
+    bias: Address | Value | None,
+    *,
+    shape: Sequence[int] | None = None,
 ) -> Any:
-    """Note a weight's columns as readers along axis `inner` of its view, and its rows as neurons along `outer`."""
-    value = call.as_value(given)
-    if not isinstance(weight, Address) or len(weight.extent) != 2 or isinstance(bias, Value):
-        if isinstance(weight, Value) and bias is None:
-            turned = Value(weight.places.mT, weight.functions.mT, weight.padded) if inner == 1 else weight
-            return _between(call, value, turned)
+    """Note a weight's columns as readers along axis `inner` of its view, and its rows as neurons along `outer`.
+
+    Where an axis of the view runs along several dimensions of the whole (heads and their dimensions), the neurons are
+    those of the first. Where the view has a batch of matrices, neurons run along the batch if the value's do, and else
+    each of them is a neuron of all.
+    """
+    value, shape = call.as_value(given), call.shape() if shape is None else shape
+    if isinstance(weight, Value) and bias is None:
+        turned = Value(weight.places.mT, weight.functions.mT, weight.padded) if inner == -1 else weight
+        return _between(call, value, turned)
+    each = [weight.dims(axis) for axis in range(len(weight.extent))] if isinstance(weight, Address) else []
+    laid = list(itertools.chain(*each))
+    if not isinstance(weight, Address) or isinstance(bias, Value) or len(laid) != len(set(laid)):
         return call.unknown([v for v in (value, weight, bias) if isinstance(v, (Value, Address))])
-    along, across = weight.dims(inner), weight.dims(outer)
-    if len(along) > 1 or len(across) > 1 or (along and not _whole(weight, inner, along[0])):
-        return call.unknown([value, weight, bias])
+    ndim, along, across = len(each), each[inner], each[outer]
+    heads = [axis for axis in range(ndim - 2) if each[axis] and _runs(value.places, axis - ndim)]
+    if heads:
+        return _of_each_head(call, value, weight, heads, bias, shape)
+    call.fixed(weight, [*itertools.chain(*each[: ndim - 2]), *along[1:], *across[1:]])
     crossing = [dim for dim in range(value.places.ndim - 1) if varies(value.places, dim)]
     if crossing and not varies(value.places, value.places.ndim - 1):
-        return _applied(call, value, weight, bias)
+        return _applied(call, value, weight, bias, shape)
     for dim in crossing:
         call.positions.mix(value.places, dim, f"{call.place} reads all of it by the same weights")
         call.even([value])
-    bias_name = bias.name if isinstance(bias, Address) else ""
     if along and not value.free:
         seen, functions = (column(part, value.places.ndim - 1) for part in (value.places, value.functions))
-        call.read(seen, functions, weight, along[0], bias_name, padded=value.padded)
+        at = column(weight.coordinates[along[0]], inner % ndim)
+        call.read(seen, functions, weight, along[0], bias.name if bias else "", at=at, padded=value.padded)
+    rows = _rows(call, weight, outer % ndim, bias)
+    return call.fresh() if rows is None else call.value(rows.expand(shape))
+
+
+def _runs(places: Tensor, dim: int) -> bool:
+    """Return whether neurons run along a dimension, counted from the last, that the tensor has."""
+    return places.ndim >= -dim and varies(places, dim % places.ndim)
+
+
+def _rows(call: Call, weight: Address, outer: int, bias: Address | None) -> Tensor | None:
+    """Return the neurons that a weight's rows compute, its bias with them; None if it computes a single number."""
+    across = weight.dims(outer)
     if not across:
-        single = next(dim for dim in (0, 1) if dim not in along)
-        call.into.owning[weight.name, single] = None
-        call.positions.freeze(call.into.place(weight, single), "it computes a single number")
-        return call.fresh()
-    rows = call.into.place(weight, across[0]).select(inner, 0)
+        for dim, size in enumerate(weight.shape):
+            if size > 1 and not any(dim in weight.dims(axis) for axis in range(len(weight.extent))):
+                call.into.owning[weight.name, dim] = None
+                call.positions.freeze(call.into.axis(weight, dim), "it computes a single number")
+        return None
+    rows = column(call.into.place(weight, across[0]), outer)
     call.into.owning[weight.name, across[0]] = None
-    if isinstance(bias, Address) and len(bias.extent) == 1:
-        call.positions.link(call.into.place(bias, bias.dims(0)[0]), rows)
-        call.into.owning[bias.name, bias.dims(0)[0]] = None
-    result = rows.expand(call.shape())
+    if bias is not None:
+        last = len(bias.extent) - 1
+        for dim in bias.dims(last)[:1]:
+            call.positions.link(column(call.into.place(bias, dim), last), rows)
+            call.into.owning[bias.name, dim] = None
     if "snntorch" in call.module_type:
-        call.positions.mark(result, "snn")
-    return call.value(result)
+        call.positions.mark(rows, "snn")
+    return rows
 
 
-def _applied(call: Call, value: Value, weight: Address, bias: Address | None) -> Value:
+def _of_each_head(
+    call: Call,
+    value: Value,
+    weight: Address,
+    heads: Sequence[int],
+    bias: Address | None,
+    shape: Sequence[int],
+) -> Value:
+    """Let the matrices of a batch go with the neurons (heads) to which they are applied, one matrix to each."""
+    call.even([value])
+    ndim = len(weight.extent)
+    for axis in range(ndim):
+        dims = weight.dims(axis)
+        if axis not in heads or len(dims) != 1:
+            call.fixed(weight, dims)
+            continue
+        call.positions.link(call.into.place(weight, dims[0]).narrow(-1, 0, 1).narrow(-2, 0, 1), value.places)
+        call.into.owning[weight.name, dims[0]] = None
+    call.freeze([bias], f"{call.place} adds it to each of them alike")
+    places = value.places.narrow(-1, 0, 1)
+    call.positions.link(places, value.places)
+    call.positions.mark(places, "head")
+    return call.value(places.expand(shape))
+
+
+def _applied(call: Call, value: Value, weight: Address, bias: Address | None, shape: Sequence[int]) -> Value:
     """Pass neurons on to each of which the same weights are applied, along another dimension than theirs."""
     call.even([value])
     call.freeze([weight, bias], f"{call.place} applies it to each neuron alike")
-    return call.value(value.places.narrow(-1, 0, 1).expand(call.shape()))
-
-
-def _whole(weight: Address, axis: int, dim: int) -> bool:
-    """Return whether an axis of the view is a dimension of the whole from its beginning to its end."""
-    return torch.equal(column(weight.coordinates[dim], axis), torch.arange(weight.shape[dim]))
+    return call.value(value.places.narrow(-1, 0, 1).expand(shape))
 
 
 def convolution(call: Call) -> Any:

@@ -12,7 +12,20 @@ from torch import Tensor, nn
 
 from pruning.discovery.positions import Axis, Positions, compact, varies
 from pruning.discovery.probing import owners
-from pruning.discovery.values import GIVEN, MADE, Address, Blend, Reading, Value, column, flat, mapped, nobody
+from pruning.discovery.values import (
+    GIVEN,
+    MADE,
+    UNREAD,
+    Address,
+    Blend,
+    Reading,
+    Shown,
+    Value,
+    column,
+    flat,
+    mapped,
+    nobody,
+)
 
 
 @dataclass
@@ -28,6 +41,7 @@ class Propagation:
         blends: Operations that take neurons together.
         begun: The numbers of the model's inputs that a recurrence begins with, as a state.
         used: The numbers of those that something else reads.
+        shown: Module, and whether its first input or its first output → the neurons there; None if calls differ.
     """
 
     positions: Positions = field(default_factory=Positions)
@@ -38,6 +52,7 @@ class Propagation:
     blends: list[Blend] = field(default_factory=list)
     begun: set[int] = field(default_factory=set)
     used: set[int] = field(default_factory=set)
+    shown: dict[tuple[str, bool], Shown | None] = field(default_factory=dict)
     _functions: dict[tuple[str, str, int], int] = field(default_factory=dict)
     _calls: dict[tuple[int, str], int] = field(default_factory=dict)
 
@@ -51,6 +66,14 @@ class Propagation:
         """Return the numbers of all places along one dimension of a parameter, (size,)."""
         size = address.shape[dim]
         return self.positions.number((address.name, dim), size) + torch.arange(size)
+
+    def show(self, module: str, value: Value, *, entering: bool) -> None:
+        """Note what a module's first input, or its first output, shows in a call."""
+        shown, key = Shown.of(value), (module, entering)
+        if key in self.shown:
+            before = self.shown[key]
+            shown = before if before is not None and before.same(shown) else None
+        self.shown[key] = shown
 
     def function(self, path: str, entered: int, kind: str) -> Tensor:
         """Return the number of an operation: the same each time that its module is called."""
@@ -252,9 +275,21 @@ class Call:
             self.into.owning[address.name, dim] = None
             self.positions.freeze(axis, f"no neurons run along it where {self.place} uses it")
 
-    def read(self, seen: Tensor, functions: Tensor, weight: Address, dim: int, bias: str, **extra: Any) -> None:
-        """Note that the neurons in `seen`, one for each place along a dimension of a weight, are read by it."""
-        columns = self.positions.number((weight.name, dim), weight.shape[dim]) + torch.arange(len(seen))
+    def read(
+        self,
+        seen: Tensor,
+        functions: Tensor,
+        weight: Address,
+        dim: int,
+        bias: str,
+        *,
+        at: Tensor | None = None,
+        **extra: Any,
+    ) -> None:
+        """Note that the neurons in `seen` are read by places along a dimension of a weight, all or those `at` which."""
+        size = weight.shape[dim]
+        at = torch.arange(size) if at is None else at
+        columns = self.positions.number((weight.name, dim), size) + at
         columns = columns.masked_fill((seen == 0) & (functions == MADE), 0)  # what the code made may go
         if not bool(seen.any()):
             self.positions.freeze(columns, "it reads the model's inputs, or what no neuron gives")
@@ -262,7 +297,8 @@ class Call:
         self.positions.link(seen, columns)
         self.positions.freeze(columns[seen == 0], "it reads what no neuron gives")
         module = weight.name.rpartition(".")[0]
-        self.into.readings.append(Reading((weight.name, dim), bias, module, functions, **extra))
+        each = torch.full((size,), UNREAD).index_copy(0, at, functions.clone())
+        self.into.readings.append(Reading((weight.name, dim), bias, module, each, **extra))
 
 
 def _given(values: Iterable[Any]) -> set[int]:

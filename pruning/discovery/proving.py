@@ -4,9 +4,11 @@ Where an operation takes neurons together (a normalisation, a mean) removing som
 reference is the same network with that operation done on the neurons that are left, and the layer is not `exact`.
 """
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from pruning.discovery.running import Inputs, Remembering, Seeing, close, copied
 from pruning.discovery.structure import Structure
 from pruning.discovery.values import Blend, flat
 
+_LIBRARIES = [str(Path(torch.__file__).parent), str(Path(__file__).parents[1])]
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
 _RANDOM = ("rand", "randn", "rand_like", "randn_like", "bernoulli", "normal")
 
@@ -48,9 +51,19 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         return found
 
 
-def proved(model: Discovered, found: Structure, inputs: Inputs, states: set[int]) -> tuple[Discovered, dict[str, str]]:
-    """Return the model with the layers that can be cut, and why the others cannot after all."""
-    prover = Prover(*generic(model, inputs), found, inputs, states)
+def proved(
+    model: Discovered, found: Structure, inputs: Inputs, states: set[int], cached: Sequence[str] = ()
+) -> tuple[Discovered, dict[str, str]]:
+    """Return the model with the layers that can be cut, and why the others cannot after all.
+
+    Args:
+        model: It is left as it was.
+        found: What is known of its neurons.
+        inputs: What it is called with.
+        states: Which of its outputs, counted as they lie flat, are recurrent states.
+        cached: The modules whose configuration asks for a cache, which is switched off now.
+    """
+    prover = Prover(*generic(model, inputs), found, inputs, states, cached)
     layers = model.layers()
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
@@ -107,9 +120,17 @@ def _together(
 class Prover:
     """A model with weights in general position, cut and masked."""
 
-    def __init__(self, model: Discovered, remembers: bool, found: Structure, inputs: Inputs, states: set[int]) -> None:
+    def __init__(
+        self,
+        model: Discovered,
+        remembers: bool,
+        found: Structure,
+        inputs: Inputs,
+        states: set[int],
+        cached: Sequence[str] = (),
+    ) -> None:
         self.model, self.remembers = model, remembers
-        self.found, self.inputs, self.states = found, inputs, states
+        self.found, self.inputs, self.states, self.cached = found, inputs, states, cached
 
     @cached_property
     def finer(self) -> "Prover | None":
@@ -136,11 +157,14 @@ class Prover:
         model = Discovered(
             self.model.network, self.model.layers(), {}, [number for number in numbers if number.layer in names]
         )
-        keep = {layer.name: _some(layer) for layer in layers}
+        keep = self.some(layers)
         try:
+            if self.cached:
+                self.outputs(_caching(model.thinned(keep), self.cached), Still())
             found, _ = self.outputs(model.thinned(keep), Still())
         except Exception as error:  # whatever a user's code raises at other widths
-            return f"its model's own code counts on its width: {str(error).strip().partition(chr(10))[0]}"
+            what = str(error).strip().partition(chr(10))[0]
+            return f"its model's own code counts on its width{_line(error)}: {what}"
         blends = [blend for blend in self.found.blends if self._concerns(blend, names)]
         mode = Still({blend.index: self._instead(blend, keep) for blend in blends})
         try:
@@ -153,6 +177,15 @@ class Prover:
             return self.finer.failure(layers, numbers)
         return "without some of its neurons the model computes something else than where nobody reads them"
 
+    def some(self, layers: Sequence[NeuronLayer]) -> Keep:
+        """Return all neurons but the first ones, the last one first; not as many of one layer as of the next.
+
+        Code that counts on two layers being equally wide would not be seen if both lost as many.
+        """
+        names = [layer.name for layer in self.model.layers()]
+        gone = {layer.name: min(1 + names.index(layer.name) % 3, max(1, layer.width // 2)) for layer in layers}
+        return {layer.name: torch.arange(layer.width - 1, gone[layer.name] - 1, -1) for layer in layers}
+
     def inexact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> set[str]:
         """Return those of the layers of which removing neurons does not equal masking them."""
         blended = [layer for layer in layers if any(self._concerns(blend, {layer.name}) for blend in self.found.blends)]
@@ -163,7 +196,7 @@ class Prover:
         return {layer.name for layer in blended if not self._is_exact([layer], numbers)}
 
     def _is_exact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> bool:
-        keep = {layer.name: _some(layer) for layer in layers}
+        keep = self.some(layers)
         numbers = [number for number in numbers if number.layer in keep]
         model = Discovered(self.model.network, self.model.layers(), {}, numbers)
         found, _ = self.outputs(model.thinned(keep), Still())
@@ -219,6 +252,21 @@ class Prover:
         return lambda operation, args, kwargs: _of_some(operation, args, kwargs, blend, kept)
 
 
+def _caching(model: Discovered, modules: Sequence[str]) -> Discovered:
+    """Return the model, a copy that is to run once, with its caches switched on: their widths may be the code's."""
+    for name in modules:
+        config: Any = model.network.get_submodule(name).config
+        config.use_cache = True
+    return model
+
+
+def _line(error: Exception) -> str:
+    """Return where in the user's code an error arose, for a sentence; empty if that is nowhere to be seen."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not any(Path(folder) in Path(frame.filename).parents for folder in _LIBRARIES)]
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno}, `{own[-1].line}`)" if own and own[-1].line else ""
+
+
 def _is_float(part: object) -> bool:
     return isinstance(part, Tensor) and part.is_floating_point()
 
@@ -256,11 +304,6 @@ def _put_back(found: Tensor, value: Tensor, dim: int, kept: Tensor) -> Tensor:
     shape = list(found.shape)
     shape[dim] = value.shape[dim]
     return found.new_zeros(shape).index_copy(dim, kept, found)
-
-
-def _some(layer: NeuronLayer) -> Tensor:
-    """Return all neurons but the first, the last one first."""
-    return torch.arange(layer.width - 1, 0, -1)
 
 
 def generic(model: Discovered, inputs: Inputs) -> tuple[Discovered, bool]:

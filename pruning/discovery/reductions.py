@@ -69,6 +69,20 @@ def spatial(call: Call) -> Any:
     return mapped(call.outputs, lambda tensor: call.value(places.expand(tensor.shape), padded=value.padded))
 
 
+def unpool(call: Call) -> Any:
+    """`max_unpool2d(x, indices, size)`: each channel for itself, its indices with it."""
+    value, indices = call.as_value(call.args[0]), call.as_value(call.args[1])
+    spatial = 2 if "2d" in call.name else 3
+    if any(varies(part.places, dim) for part in (value, indices) for dim in range(-spatial, 0)):
+        return call.unknown([value, indices])
+    call.positions.link(value.places, indices.places)
+    call.even([value])
+    places = value.places
+    for dim in range(-spatial, 0):
+        places = places.narrow(dim, 0, 1)
+    return call.value(places.expand(call.shape()))
+
+
 def batch_norm(call: Call) -> Any:
     """`batch_norm(x, weight, bias, mean, var, …)` and `instance_norm`: each channel for itself."""
     value = call.as_value(call.args[0])

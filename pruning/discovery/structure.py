@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from pruning.core.neurons import TIED, NeuronLayer, Slice
+from pruning.core.neurons import TIED, UNSEEN, NeuronLayer, Slice
 from pruning.discovery.positions import Axis, Group, varies
 from pruning.discovery.propagation import Propagation
 from pruning.discovery.running import canonical
-from pruning.discovery.values import Blend, Reading
+from pruning.discovery.values import UNREAD, Blend, Reading
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,18 @@ class Structure:
     blends: list[Blend]
 
 
+@dataclass(frozen=True)
+class Observed:
+    """Where a layer's activations are seen: see `NeuronLayer`."""
+
+    module: str
+    seen: Slice | None = None
+    along: int = -1
+    obstacle: str = ""
+
+
 def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure:
-    """Return the layers of neurons and a reason for each module that computes something else.
+    """Return the layers of neurons and why others are none; `reasons_of` completes these.
 
     Args:
         found: What is known of the places in the model's parameters.
@@ -45,7 +55,8 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
     blended = {int(group) for blend in blends for group in torch.unique(members[blend.places])}
     made: list[tuple[NeuronLayer, list[Group]]] = []
     reasons: dict[str, str] = {}
-    for groups in _alike(found.positions.groups()):
+    for alike in _alike(found.positions.groups()):
+        groups = _regular(alike)
         layer = _layer(groups, found, readings, model, prefix)
         if isinstance(layer, NeuronLayer):
             if int(members[_first_place(found, groups[0])]) in blended:
@@ -59,7 +70,7 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
     made.sort(key=lambda pair: min(order.index((piece.parameter, piece.dim)) for piece in pair[0].owned))
     layers = _apart([layer for layer, _ in made], prefix)
     owners = _owners(found, [groups for _, groups in made], len(members))
-    return Structure(layers, _completed(reasons, layers, model, prefix), owners, blends)
+    return Structure(layers, reasons, owners, blends)
 
 
 def _blended(found: Propagation) -> tuple[Tensor, list[Blend]]:
@@ -108,13 +119,46 @@ def _alike(groups: Iterable[Group]) -> list[list[Group]]:
     return list(lists.values())
 
 
+def _regular(groups: list[Group]) -> list[Group]:
+    """Return the groups, or as few as possible of them taken together so that all their places lie in regular order.
+
+    Where channels are shuffled, those that lie beside each other at the reader belong to one neuron: as many can go.
+    """
+    if groups[0].reason or len(groups) < 2:
+        return groups
+    width = len(groups)
+    for count in (count for count in range(width, 1, -1) if width % count == 0):
+        for chosen in ([groups[first::count] for first in range(count)], _runs(groups, width // count)):
+            coarser = [_as_one(parts) for parts in chosen] if count < width else groups
+            if all(_slices(axis, coarser) for axis in groups[0].places):
+                return coarser
+    return groups
+
+
+def _runs(groups: Sequence[Group], size: int) -> list[Sequence[Group]]:
+    return [groups[first : first + size] for first in range(0, len(groups), size)]
+
+
+def _as_one(groups: Sequence[Group]) -> Group:
+    """Return the group of all places of these."""
+    places = {
+        axis: tuple(sorted(place for group in groups for place in group.places[axis])) for axis in groups[0].places
+    }
+    return replace(groups[0], places=places)
+
+
 def _layer(
     groups: Sequence[Group], found: Propagation, readings: Mapping[Axis, list[Reading]], model: nn.Module, prefix: str
 ) -> NeuronLayer | str:
     """Return the layer that these groups are the neurons of, or why they are none."""
     axes = groups[0].places
     all_own = [axis for axis in found.owning if axis in axes]
-    read = [reading for axis in axes for reading in readings.get(axis, [])]
+    read = [
+        reading
+        for axis, places in axes.items()
+        for reading in readings.get(axis, [])
+        if bool((reading.functions[list(places)] != UNREAD).any())
+    ]
     if groups[0].reason:
         return groups[0].reason
     parameters = dict(model.named_parameters())
@@ -134,8 +178,8 @@ def _layer(
     readers = {reading.axis: reading for reading in read}
     reading_slices = tuple(replace(piece, bias=readers[axis].bias) for axis in readers for piece in slices[axis])
     tied = [axis for axis in all_own if axis in readings]
-    output, seen = _observed(read, reading_slices, model)
-    if not output:
+    observed = _observed(read, reading_slices, groups, found, model)
+    if observed is None:
         return f"{read[0].axis[0].removeprefix(prefix)} reads it outside of any module, so it cannot be seen"
     return NeuronLayer(
         name=_owner(own[0], prefix),
@@ -143,10 +187,12 @@ def _layer(
         width=len(groups),
         owned=tuple(piece for axis in own if axis[0] in parameters for piece in slices[axis]),
         read=reading_slices,
-        output=output,
+        output=observed.module,
         buffers=tuple(piece for axis in own if axis[0] not in parameters for piece in slices[axis]),
-        seen=seen,
-        obstacle=_obstacle(read, groups, prefix, tied),
+        seen=observed.seen,
+        along=observed.along,
+        obstacle=_obstacle(read, groups, prefix, tied)
+        or observed.obstacle.removeprefix(prefix),
         exact="random" not in groups[0].marks,
         tied=tuple(piece for piece in reading_slices if (piece.parameter, piece.dim) in tied),
     )
@@ -175,25 +221,51 @@ def _slices(axis: Axis, groups: Sequence[Group]) -> tuple[Slice, ...]:
 
 
 _READERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
-"""What reads its first input through its own parameters; so does the `Conv1D` of `transformers`."""
+"""What is known to read its first input through its own parameters; so is the `Conv1D` of `transformers`."""
 
 
-def _observed(read: Sequence[Reading], slices: Sequence[Slice], model: nn.Module) -> tuple[str, Slice | None]:
-    """Return the module that shows the neurons' activations, and where its input does; ("", None) if there is none.
+def _observed(
+    read: Sequence[Reading], slices: Sequence[Slice], groups: Sequence[Group], found: Propagation, model: nn.Module
+) -> Observed | None:
+    """Return where the neurons' activations are seen; None if no module shows them.
 
-    A recurrent layer shows its own; other neurons are seen as what their first reader reads.
+    A recurrent layer shows its own; other neurons are seen as what their first reader reads, or else where a module
+    gives them.
     """
     for reading in read:
         module = model.get_submodule(reading.module)
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and "weight_hh" in reading.axis[0]:
-            return reading.module, None
+            return Observed(reading.module)
     for reading in read:
-        module = model.get_submodule(reading.module)
+        module, shown = model.get_submodule(reading.module), found.shown.get((reading.module, True))
+        piece = next(piece for piece in slices if (piece.parameter, piece.dim) == reading.axis)
         if isinstance(module, _READERS) or type(module).__name__ == "Conv1D":
-            piece = next(piece for piece in slices if (piece.parameter, piece.dim) == reading.axis)
-            dim = 1 - model.get_parameter(piece.parameter).ndim
-            return reading.module, replace(piece, dim=dim)
-    return "", None
+            return Observed(reading.module, replace(piece, dim=1 - model.get_parameter(piece.parameter).ndim))
+        dim = 1 - model.get_parameter(piece.parameter).ndim
+        if shown is not None and shown.dim == dim and torch.equal(shown.functions, reading.functions):
+            within = f"{reading.axis[0]} {UNSEEN}" if len(read) > 1 else ""  # other readers may be in the same module
+            return Observed(reading.module, replace(piece, dim=dim), obstacle=within)
+    return _given(read, groups, found)
+
+
+def _given(read: Sequence[Reading], groups: Sequence[Group], found: Propagation) -> Observed | None:
+    """Return the last module that gives each of the neurons once, in their order; None if none does."""
+    axis = read[0].axis
+    first, width = found.positions.first[axis], len(groups)
+    members, functions = found.positions.members(), read[0].functions[groups[0].places[axis][0]]
+    wanted = members[[first + group.places[axis][0] for group in groups]]
+    giving = [
+        (module, shown)
+        for (module, entering), shown in found.shown.items()
+        if not entering and shown is not None and len(shown.places) == width
+        if torch.equal(members[shown.places], wanted) and bool((shown.places > 0).all())
+    ]
+    same = [(module, shown) for module, shown in giving if bool((shown.functions == functions).all())]
+    for module, shown in same[:1]:
+        return Observed(module, along=shown.dim)
+    for module, shown in giving[-1:]:
+        return Observed(module, None, shown.dim, f"{axis[0]} {UNSEEN}")
+    return None
 
 
 def _obstacle(read: Sequence[Reading], groups: Sequence[Group], prefix: str, tied: Sequence[Axis]) -> str:
@@ -232,10 +304,22 @@ def _apart(layers: Sequence[NeuronLayer], prefix: str) -> list[NeuronLayer]:
     return [replace(layer, name=f"{layer.name}:{number}") for number, layer in enumerate(layers)]
 
 
-def _completed(
-    reasons: Mapping[str, str], layers: Sequence[NeuronLayer], model: nn.Module, prefix: str
+def reasons_of(
+    found: Structure, refuted: Mapping[str, str], layers: Sequence[NeuronLayer], model: nn.Module, prefix: str
 ) -> dict[str, str]:
-    """Return a reason for every module with parameters that is no layer's, in the model's order."""
+    """Return a reason for every module with parameters that is no layer's, in the model's order.
+
+    Args:
+        found: What was known before the proof.
+        refuted: Layer → why it cannot be cut after all; so do not all whose parameters compute its neurons.
+        layers: Those that can be cut.
+        model: The model that the parameters' names belong to.
+        prefix: What is left out of the names.
+    """
+    reasons = dict(found.reasons)
+    for layer in found.layers:
+        if layer.name in refuted:
+            reasons |= {_owner((piece.parameter, 0), prefix): refuted[layer.name] for piece in layer.owned}
     pruned = {_owner((piece.parameter, 0), prefix) for layer in layers for piece in layer.owned}
     names = canonical(model)
     readers = {_owner((piece.parameter, 0), prefix): layer.name for layer in layers for piece in layer.read}
@@ -247,4 +331,4 @@ def _completed(
                 told.setdefault(owner, f"it only reads what {readers[owner]} computes")
             tied = f"it is tied to {first}: {reasons.get(first, 'which is pruned')}"
             told.setdefault(owner, reasons.get(owner, tied if owner != first else "the example inputs do not reach it"))
-    return told
+    return {**told, **{name: reason for name, reason in refuted.items() if name not in pruned and name not in told}}

@@ -1,12 +1,13 @@
 """A network run on its example inputs, every operation seen with the neurons that its tensors belong to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
 
 from pruning.discovery.operations import follow
 from pruning.discovery.propagation import Call, Propagation, carry, normalised
@@ -86,7 +87,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
 
     def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:
         """Know parameters, buffers and kept tensors by their places, and inputs as nobody's; follow the modules."""
-        self._kept = kept_tensors(network)
+        self._kept, self._prefix = kept_tensors(network), prefix
         for name, tensor in self._kept.items():
             self._know(tensor, Address.whole(prefix + name, tuple(tensor.shape)))
         given = [tensor for tensor in pytree.tree_leaves(inputs) if isinstance(tensor, Tensor)]
@@ -100,15 +101,17 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
             module.register_forward_hook(self._leave, always_call=True)
 
     def _enter(self, path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, _: object) -> None:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self._entered += 1
             self._stack.append((path, module, self._entered))
+            self._show(path, inputs[:1], entering=True)
 
         return hook
 
     def _leave(self, module: nn.Module, _: object, outputs: Any) -> None:
-        self._stack.pop()
+        path, *_ = self._stack.pop()
         around, above, _ = self._stack[-1] if self._stack else ("", None, 0)
+        self._show(path, outputs[:1] if isinstance(outputs, (tuple, list)) else [outputs], entering=False)
         if not isinstance(outputs, tuple) or not isinstance(module, nn.RNNBase):
             return
         for state in flat([outputs[1]]):
@@ -118,6 +121,14 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
                 value = self.value(state)
                 if isinstance(value, Value):
                     self._values[id(state)] = replace(value, padded=frozenset([around]))
+
+    def _show(self, path: str, first: Sequence[Any], *, entering: bool) -> None:
+        """Note what a module's first input or output shows; what holds no numbers shows nothing."""
+        with _disable_current_modes():  # for what is done here is none of the network's operations
+            for tensor in first:
+                value = self.value(tensor) if isinstance(tensor, Tensor) else None
+                if isinstance(value, Value):
+                    self.found.show(f"{self._prefix}{path}", value, entering=entering)
 
     def _know(self, tensor: Tensor, value: Value | Address) -> None:
         if id(tensor) not in self._values:

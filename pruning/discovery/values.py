@@ -19,6 +19,9 @@ MADE = -1
 GIVEN = -2
 """The number of the first of the model's inputs; the others have those below it, as far as they are only moved."""
 
+UNREAD = 1 - 2**62
+"""The number of no operation: a reader does not read this place."""
+
 
 @dataclass(frozen=True)
 class Value:
@@ -84,7 +87,8 @@ class Reading:
         axis: The parameter and its dimension that has a column for each neuron.
         bias: What is added to what the columns give; empty if nothing is.
         module: The module that reads, the parameter's own.
-        functions: The operations that computed what each place along the axis reads, by their numbers.
+        functions: The operations that computed what each place along the axis reads, by their numbers; `UNREAD` where
+            another reader reads it.
         padding: Whether zeros are put around it first.
         padded: Whether it is read from a padded state.
     """
@@ -95,6 +99,34 @@ class Reading:
     functions: Tensor
     padding: bool = False
     padded: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """That a module's first input or first output has neurons along one of its dimensions.
+
+    Attributes:
+        dim: That dimension, counted from the last.
+        places: The places that compute them, one for each index along it.
+        functions: The operations that computed what is there, by their numbers.
+    """
+
+    dim: int
+    places: Tensor
+    functions: Tensor
+
+    @classmethod
+    def of(cls, value: Value) -> "Shown | None":
+        """Return what a value shows; None if its neurons run along several dimensions, or along none."""
+        places = value.places
+        running = [dim for dim in range(places.ndim) if varies(places, dim)]
+        if len(running) != 1 or value.padded:
+            return None
+        return cls(running[0] - places.ndim, column(places, running[0]), column(value.functions, running[0]))
+
+    def same(self, other: "Shown | None") -> bool:
+        """Return whether another call shows the same neurons."""
+        return other is not None and self.dim == other.dim and torch.equal(self.places, other.places)
 
 
 @dataclass(frozen=True)

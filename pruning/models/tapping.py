@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from pruning.core.neurons import TIED, NeuronLayer, Slice
+from pruning.core.neurons import TIED, UNSEEN, NeuronLayer, Slice
 from pruning.discovery import Recurrent
 from pruning.models.base import Measurable
 from pruning.models.cells import recurrent_cell
@@ -109,7 +109,7 @@ def _reason(model: Measurable, layer: NeuronLayer) -> str:
     module = model.get_submodule(layer.output)
     if layer.seen is not None:
         return layer.obstacle if len(layer.read) > 1 else ""
-    if layer.obstacle.endswith(TIED):
+    if layer.obstacle.endswith((TIED, UNSEEN)):
         return layer.obstacle
     if isinstance(module, nn.RNNBase):
         several = module.num_layers > 1 or module.bidirectional or module.proj_size or not module.bias

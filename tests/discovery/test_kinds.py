@@ -1,0 +1,145 @@
+"""Kinds of networks that are found by what their operations do: products, shuffles, tables, cells of their own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pruning
+from pruning.core.hooks import record
+from pruning.core.neurons import mask, select
+from tests.discovery.test_forms import Made, Network, answers
+from tests.foreign import floats
+
+KINDS: dict[str, tuple[Callable[[], Made], dict[str, int]]] = {}
+"""Kind → how a network of it is made with its inputs, and the widths of its layers, by name."""
+
+
+def kind(layers: dict[str, int]) -> Callable[..., Any]:
+    def known(make: Callable[[], Made]) -> Callable[[], Made]:
+        KINDS[make.__name__] = make, layers
+        return make
+
+    return known
+
+
+def grid(*shape: int) -> nn.Parameter:
+    return nn.Parameter(floats(*shape))
+
+
+@kind({"one": 5, "other": 6, "both": 7})
+def bilinear_map_of_two_layers() -> Made:
+    run = lambda self, x: self.out(self.both(self.one(x).tanh(), self.other(x)).relu())  # noqa: E731
+    parts = {"one": nn.Linear(3, 5), "other": nn.Linear(3, 6), "both": nn.Bilinear(5, 6, 7), "out": nn.Linear(7, 2)}
+    return Network(run, **parts), (floats(4, 3),)
+
+
+@kind({"down": 6})
+def pooling_undone_by_its_indices() -> Made:
+    def run(self: Any, image: Tensor) -> Tensor:
+        hidden, indices = F.max_pool2d(self.down(image).relu(), 2, return_indices=True)
+        return self.up(F.max_unpool2d(hidden + self.middle(hidden), indices, 2))
+
+    parts = {"down": nn.Conv2d(3, 6, 3), "middle": nn.Conv2d(6, 6, 3, padding=1), "up": nn.Conv2d(6, 2, 3)}
+    return Network(run, **parts), (floats(2, 3, 10, 10),)
+
+
+@kind({"one": 4, "two": 12})
+def channels_shuffled_by_reshaping() -> Made:
+    def run(self: Any, image: Tensor) -> Tensor:
+        hidden = self.one(image).relu()
+        batch, channels, height, width = hidden.shape
+        hidden = hidden.view(batch, 3, channels // 3, height, width).transpose(1, 2).flatten(1, 2)
+        return self.out(self.two(hidden).relu().mean((2, 3)))
+
+    parts = {"one": nn.Conv2d(3, 12, 3), "two": nn.Conv2d(12, 12, 1), "out": nn.Linear(12, 2)}
+    return Network(run, **parts), (floats(2, 3, 6, 6),)
+
+
+@kind({"enter": 8, "choose": 3})
+def selective_scan_by_hand() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden, gate = self.enter(inputs).split([self.width, self.width], -1)
+        steps, keys, queries = self.choose(F.silu(hidden)).split([self.rank, 2, 2], -1)
+        steps, decay = F.softplus(self.step.weight @ steps.transpose(1, 2)).transpose(1, 2), -torch.exp(self.log)
+        state, outputs = hidden.new_zeros(len(inputs), *decay.shape), []
+        for time in range(inputs.shape[1]):
+            state = torch.exp(steps[:, time, :, None] * decay) * state
+            state = state + steps[:, time, :, None] * keys[:, time, None] * hidden[:, time, :, None]
+            outputs.append(torch.einsum("bdn,bn->bd", state, queries[:, time]))
+        return self.out((torch.stack(outputs, 1) + hidden * self.skip) * F.silu(gate))
+
+    parts = {"enter": nn.Linear(3, 16), "choose": nn.Linear(8, 7), "step": nn.Linear(3, 8, bias=False)}
+    network = Network(run, **parts, log=grid(8, 2), skip=grid(8), out=nn.Linear(8, 2))
+    network.width, network.rank = 8, 3
+    return network, (floats(2, 5, 3),)
+
+
+class Heads(nn.Module):
+    """Attention whose numbers of heads and of their dimensions are the same: which of them follows is to be found."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(16, 16) for _ in range(4))
+        self.heads, self.size, self.inner = 4, 4, 16
+
+    def forward(self, inputs: Tensor, biases: Tensor) -> Tensor:
+        batch, steps, _ = inputs.shape
+        parts = (self.query(inputs), self.key(inputs), self.value(inputs))
+        queries, keys, values = (part.view(batch, steps, self.heads, self.size).transpose(1, 2) for part in parts)
+        found = (queries @ keys.mT + biases).softmax(-1) @ values
+        return self.out(found.transpose(1, 2).reshape(batch, steps, self.inner))
+
+
+@kind({"table": 4})
+def heads_of_two_blocks_that_share_a_table_of_biases() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        steps = torch.arange(inputs.shape[1])
+        biases = self.table((steps[None] - steps[:, None]).clamp(-3, 3) + 3).permute(2, 0, 1)[None]
+        return self.second(inputs + self.first(inputs, biases), biases)
+
+    return Network(run, first=Heads(), second=Heads(), table=nn.Embedding(7, 4)), (floats(2, 5, 16),)
+
+
+class Mapped(nn.Module):
+    """A linear map that somebody wrote by hand."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.matrix, self.shift = grid(inputs, outputs), grid(outputs)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.matrix + self.shift
+
+
+@kind({"one": 6, "two": 5})
+def modules_that_read_by_matrices_of_their_own() -> Made:
+    run = lambda self, x: self.out(self.two(self.one(x).relu()).tanh())  # noqa: E731
+    return Network(run, one=Mapped(3, 6), two=Mapped(6, 5), out=Mapped(5, 2)), (floats(4, 3),)
+
+
+def made(name: str) -> Made:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, inputs = KINDS[name][0]()
+    return network.double().eval(), inputs
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_in_each_kind_removing_the_neurons_that_are_found_equals_masking_them(name):
+    network, inputs = made(name)
+    model = pruning.discover(network, inputs)
+    for one, other in zip(answers(model, inputs), answers(network, inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    assert {layer.name: layer.width for layer in model.layers()} == KINDS[name][1]
+    assert all(layer.exact for layer in model.layers())
+    keep = {layer.name: torch.arange(layer.width - 1, layer.width // 3, -1) for layer in model.layers()}
+    for one, other in zip(answers(select(model, keep), inputs), answers(mask(model, keep), inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+    seen: dict[str, Tensor] = {}
+    with record(model, model.layers(), seen.__setitem__):
+        answers(model, inputs)
+    assert {name: values.shape[1] for name, values in seen.items()} == KINDS[name][1]
