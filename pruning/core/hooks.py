@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.rnn import PackedSequence
 
 from pruning.core.neurons import NeuronLayer, Slice
+from pruning.core.operands import operands
 
 CHANNELS_FIRST = (_ConvNd, _NormBase, nn.GroupNorm)
 """Modules whose outputs hold their neurons along dimension 1."""
@@ -54,9 +55,7 @@ def record(model: nn.Module, layers: Sequence[NeuronLayer], observe: Observer) -
 
         return hook
 
-    with ExitStack() as handles:
-        for layer in layers:
-            handles.enter_context(model.get_submodule(layer.output).register_forward_hook(hook_of(layer)))
+    with watching(model, layers, hook_of):
         yield
 
 
@@ -86,9 +85,7 @@ def recorded(
 
         return hook
 
-    with ExitStack() as handles:
-        for layer in layers:
-            handles.enter_context(model.get_submodule(layer.output).register_forward_hook(hook_of(layer)))
+    with watching(model, layers, hook_of):
         given = run()
     if not wanted.any():
         return {}, given
@@ -127,10 +124,26 @@ def shown(model: nn.Module, layers: Sequence[NeuronLayer], run: Callable[[], obj
     with ExitStack() as handles:
         for layer in layers:
             module = model.get_submodule(layer.output)
-            if not isinstance(module, HIDDEN) and next(module.children(), None) is None:
+            if not layer.operand and not isinstance(module, HIDDEN) and next(module.children(), None) is None:
                 handles.enter_context(module.register_forward_hook(hook_of(layer)))
         run()
     return [found[layer.name] for layer in layers if layer.name in found]
+
+
+@contextmanager
+def watching(
+    model: nn.Module,
+    layers: Sequence[NeuronLayer],
+    hook_of: Callable[[NeuronLayer], Callable[[nn.Module, tuple[Any, ...], Any], None]],
+) -> Iterator[None]:
+    """Within the context, call each layer's hook with what shows its activations, whenever that is computed."""
+    within = [layer for layer in layers if layer.operand]
+    with ExitStack() as handles:
+        for layer in (layer for layer in layers if not layer.operand):
+            handles.enter_context(model.get_submodule(layer.output).register_forward_hook(hook_of(layer)))
+        if within:
+            handles.enter_context(operands(model, {layer.operand: hook_of(layer) for layer in within}))
+        yield
 
 
 def at_targets(outputs: Tensor, wanted: Tensor, example_dim: int) -> Tensor:
@@ -195,7 +208,7 @@ def _activations(layer: NeuronLayer, inputs: tuple[Any, ...], outputs: Any) -> t
     if layer.seen is not None:
         packed = isinstance(inputs[0], PackedSequence)
         values = (inputs[0].data if packed else inputs[0]).detach()
-        return layer.seen.split(values).flatten(1).T, None if packed else values.shape
+        return layer.seen.split(values).flatten(1).T, None if packed or layer.operand else values.shape
     activations = outputs if isinstance(outputs, Tensor) else outputs[0]
     if isinstance(activations, PackedSequence):
         return activations.data.detach().reshape(-1, layer.width), None

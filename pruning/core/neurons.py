@@ -107,6 +107,8 @@ class NeuronLayer:
             what is left of them then has other statistics.
         along: The dimension of the output of `output` that runs over the neurons, where its output shows them.
         tied: Those of `read` whose parameter computes neurons of the layer too, so that a refit would change these.
+        operand: A parameter of the module `output` by whose product with something its own code reads the neurons, so
+            that no input or output of a module holds them: `seen` says where that something does. Empty if one does.
     """
 
     name: str
@@ -122,6 +124,7 @@ class NeuronLayer:
     exact: bool = True
     along: int = -1
     tied: tuple[Slice, ...] = ()
+    operand: str = ""
 
 
 class PrunableModule(nn.Module, ABC):

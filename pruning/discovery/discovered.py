@@ -186,7 +186,7 @@ def resized_layers(layers: Sequence[NeuronLayer], widths: Sequence[int]) -> list
 def _moved(layer: NeuronLayer, width: int, moved: Mapping[Slice, Slice]) -> NeuronLayer:
     """Return the layer with its slices replaced by what became of them."""
     seen = layer.seen
-    if seen is not None:
+    if seen is not None and not layer.operand:  # of an operand a neuron has the whole, however many there are
         (source,) = {p for p in layer.read if replace(p, dim=seen.dim) == seen}
         seen = replace(moved[source], dim=seen.dim)
     kinds = ("owned", "read", "buffers", "silenced", "tied")

@@ -47,6 +47,7 @@ class Positions:
     _said: dict[str, list[tuple[Tensor, str]]] = field(default_factory=lambda: {"reason": [], "mixed": [], "mark": []})
     _shares: list[tuple[Tensor, Tensor, int, str]] = field(default_factory=list)
     _widths: list[tuple[Tensor, list[int], str]] = field(default_factory=list)
+    _known: tuple[int, Tensor] | None = None
 
     def number(self, axis: Axis, size: int) -> int:
         """Return the number of an axis's index 0, numbering its places if they are new."""
@@ -95,7 +96,10 @@ class Positions:
             else:
                 self.freeze(one, reason)
         self._shares.clear()
-        return torch.from_numpy(self._members())
+        known = len(self._links)
+        if self._known is None or self._known[0] != known:
+            self._known = known, torch.from_numpy(self._members())
+        return self._known[1]
 
     def groups(self) -> list[Group]:
         """Return what belongs together, in the order in which the places were numbered; the first reason counts."""

@@ -94,7 +94,7 @@ def _scored(call: Call, value: Value, vector: Address) -> Value:
         return call.unknown([value, vector])  # type: ignore[no-any-return]
     if not value.free:
         seen, functions = (column(part, value.places.ndim - 1) for part in (value.places, value.functions))
-        call.read(seen, functions, vector, vector.dims(0)[0], "", padded=value.padded)
+        call.read(seen, functions, vector, vector.dims(0)[0], "", padded=value.padded, product=True)
     return Value(nobody(call.shape()), call.function.expand(call.shape()))
 
 
@@ -228,7 +228,9 @@ def _product(
     if along and not value.free:
         seen, functions = (column(part, value.places.ndim - 1) for part in (value.places, value.functions))
         at = column(weight.coordinates[along[0]], inner % ndim)
-        call.read(seen, functions, weight, along[0], bias.name if bias else "", at=at, padded=value.padded)
+        call.read(
+            seen, functions, weight, along[0], bias.name if bias else "", at=at, padded=value.padded, product=True
+        )
     rows = _rows(call, weight, outer % ndim, bias)
     return call.fresh() if rows is None else call.value(rows.expand(shape))
 

@@ -42,6 +42,7 @@ class Propagation:
         begun: The numbers of the model's inputs that a recurrence begins with, as a state.
         used: The numbers of those that something else reads.
         shown: Module, and whether its first input or its first output → the neurons there; None if calls differ.
+        called: The modules that are called, and not only asked for their parameters.
     """
 
     positions: Positions = field(default_factory=Positions)
@@ -53,6 +54,7 @@ class Propagation:
     begun: set[int] = field(default_factory=set)
     used: set[int] = field(default_factory=set)
     shown: dict[tuple[str, bool], Shown | None] = field(default_factory=dict)
+    called: set[str] = field(default_factory=set)
     _functions: dict[tuple[str, str, int], int] = field(default_factory=dict)
     _calls: dict[tuple[int, str], int] = field(default_factory=dict)
 
@@ -298,7 +300,7 @@ class Call:
         self.positions.freeze(columns[seen == 0], "it reads what no neuron gives")
         module = weight.name.rpartition(".")[0]
         each = torch.full((size,), UNREAD).index_copy(0, at, functions.clone())
-        self.into.readings.append(Reading((weight.name, dim), bias, module, each, **extra))
+        self.into.readings.append(Reading((weight.name, dim), bias, module, each, seen, **extra))
 
 
 def _given(values: Iterable[Any]) -> set[int]:

@@ -38,6 +38,7 @@ class Observed:
     seen: Slice | None = None
     along: int = -1
     obstacle: str = ""
+    operand: str = ""
 
 
 def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure:
@@ -191,8 +192,9 @@ def _layer(
         buffers=tuple(piece for axis in own if axis[0] not in parameters for piece in slices[axis]),
         seen=observed.seen,
         along=observed.along,
-        obstacle=_obstacle(read, groups, prefix, tied)
-        or observed.obstacle.removeprefix(prefix),
+        operand=observed.operand,
+        obstacle=observed.obstacle.removeprefix(prefix)
+        or _obstacle(read, groups, prefix, tied),
         exact="random" not in groups[0].marks,
         tied=tuple(piece for piece in reading_slices if (piece.parameter, piece.dim) in tied),
     )
@@ -239,7 +241,8 @@ def _observed(
     for reading in read:
         module, shown = model.get_submodule(reading.module), found.shown.get((reading.module, True))
         piece = next(piece for piece in slices if (piece.parameter, piece.dim) == reading.axis)
-        if isinstance(module, _READERS) or type(module).__name__ == "Conv1D":
+        known = isinstance(module, _READERS) or type(module).__name__ == "Conv1D"
+        if known and reading.module in found.called:
             return Observed(reading.module, replace(piece, dim=1 - model.get_parameter(piece.parameter).ndim))
         dim = 1 - model.get_parameter(piece.parameter).ndim
         if shown is not None and shown.dim == dim and torch.equal(shown.functions, reading.functions):
@@ -249,10 +252,10 @@ def _observed(
 
 
 def _given(read: Sequence[Reading], groups: Sequence[Group], found: Propagation) -> Observed | None:
-    """Return the last module that gives each of the neurons once, in their order; None if none does."""
-    axis = read[0].axis
+    """Return the module that gives what is read, or the product that reads it, or a module that gives its neurons."""
+    axis, members = read[0].axis, found.positions.members()
     first, width = found.positions.first[axis], len(groups)
-    members, functions = found.positions.members(), read[0].functions[groups[0].places[axis][0]]
+    function = read[0].functions[groups[0].places[axis][0]]
     wanted = members[[first + group.places[axis][0] for group in groups]]
     giving = [
         (module, shown)
@@ -260,12 +263,29 @@ def _given(read: Sequence[Reading], groups: Sequence[Group], found: Propagation)
         if not entering and shown is not None and len(shown.places) == width
         if torch.equal(members[shown.places], wanted) and bool((shown.places > 0).all())
     ]
-    same = [(module, shown) for module, shown in giving if bool((shown.functions == functions).all())]
-    for module, shown in same[:1]:
-        return Observed(module, along=shown.dim)
+    for module, shown in giving:
+        if bool((shown.functions == function).all()):
+            return Observed(module, along=shown.dim)
+    for reading in read:
+        piece = _in_operand(reading, wanted, members, found)
+        if piece is not None:
+            return Observed(reading.module, piece, -1, f"{reading.axis[0]} {UNSEEN}", reading.axis[0])
     for module, shown in giving[-1:]:
         return Observed(module, None, shown.dim, f"{axis[0]} {UNSEEN}")
     return None
+
+
+def _in_operand(reading: Reading, neurons: Tensor, members: Tensor, found: Propagation) -> Slice | None:
+    """Return where what a product reads holds the neurons; None if that is no product, or they are a part of it."""
+    others = [one for one in found.readings if one.axis[0] == reading.axis[0]]
+    same = all(one.axis == reading.axis and torch.equal(one.seen, reading.seen) for one in others)
+    if not reading.product or not same:
+        return None
+    groups = members[reading.seen]
+    size = int((groups == groups[0]).long().cumprod(0).sum())
+    blocks = len(groups) // (size * len(neurons))
+    regular = torch.equal(groups, neurons.repeat_interleave(size).repeat(blocks))
+    return Slice(reading.axis[0], -1, blocks, size=size) if regular and bool((reading.seen > 0).all()) else None
 
 
 def _obstacle(read: Sequence[Reading], groups: Sequence[Group], prefix: str, tied: Sequence[Axis]) -> str:

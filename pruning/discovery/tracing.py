@@ -104,6 +104,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self._entered += 1
             self._stack.append((path, module, self._entered))
+            self.found.called.add(f"{self._prefix}{path}")
             self._show(path, inputs[:1], entering=True)
 
         return hook

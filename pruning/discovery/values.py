@@ -89,16 +89,20 @@ class Reading:
         module: The module that reads, the parameter's own.
         functions: The operations that computed what each place along the axis reads, by their numbers; `UNREAD` where
             another reader reads it.
+        seen: The places that compute what is read, as they lie in it.
         padding: Whether zeros are put around it first.
         padded: Whether it is read from a padded state.
+        product: Whether it is read by a product of matrices.
     """
 
     axis: Axis
     bias: str
     module: str
     functions: Tensor
+    seen: Tensor
     padding: bool = False
     padded: frozenset[str] = frozenset()
+    product: bool = False
 
 
 @dataclass(frozen=True)

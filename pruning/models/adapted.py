@@ -274,8 +274,8 @@ def _within(layer: NeuronLayer) -> NeuronLayer:
 
     kinds = ("owned", "read", "buffers", "silenced", "tied")
     pieces: dict[str, Any] = {kind: tuple(map(moved, getattr(layer, kind))) for kind in kinds}
-    seen = layer.seen and moved(layer.seen)
-    return replace(layer, **pieces, seen=seen, output=f"{WITHIN}.{layer.output}")
+    seen, operand = layer.seen and moved(layer.seen), layer.operand and f"{WITHIN}.{layer.operand}"
+    return replace(layer, **pieces, seen=seen, operand=operand, output=f"{WITHIN}.{layer.output}")
 
 
 def _names(outputs: Any) -> set[str]:

@@ -107,9 +107,11 @@ def _places(model: Measurable, layer: NeuronLayer) -> list[tuple[str, Slice]]:
 def _reason(model: Measurable, layer: NeuronLayer) -> str:
     """Return why nothing can be added to the layer's outputs so that all its readers see it; empty if it can."""
     module = model.get_submodule(layer.output)
+    if layer.obstacle.endswith(UNSEEN):
+        return layer.obstacle
     if layer.seen is not None:
         return layer.obstacle if len(layer.read) > 1 else ""
-    if layer.obstacle.endswith((TIED, UNSEEN)):
+    if layer.obstacle.endswith(TIED):
         return layer.obstacle
     if isinstance(module, nn.RNNBase):
         several = module.num_layers > 1 or module.bidirectional or module.proj_size or not module.bias

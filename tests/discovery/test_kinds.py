@@ -121,6 +121,30 @@ def modules_that_read_by_matrices_of_their_own() -> Made:
     return Network(run, one=Mapped(3, 6), two=Mapped(6, 5), out=Mapped(5, 2)), (floats(4, 3),)
 
 
+@kind({"queries": 4})
+def heads_with_a_matrix_each_by_einsum() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        queries = torch.einsum("btd,hdk->bhtk", inputs, self.queries)
+        keys = torch.einsum("btd,hdk->bhtk", inputs, self.keys)
+        values = torch.einsum("btd,dhk->bhtk", inputs, self.values)
+        weights = torch.einsum("bhtk,bhsk->bhts", queries, keys).softmax(-1)
+        return torch.einsum("bhtk,hkd->btd", torch.einsum("bhts,bhsk->bhtk", weights, values), self.out)
+
+    parts = {"queries": grid(4, 6, 3), "keys": grid(4, 6, 3), "values": grid(6, 4, 5), "out": grid(4, 5, 2)}
+    return Network(run, **parts), (floats(2, 5, 6),)
+
+
+@kind({"enter": 7, "leave": 4})
+def experts_in_one_tensor() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = torch.bmm(inputs.expand(3, -1, -1), self.enter).relu()
+        shares = self.gate(inputs).softmax(-1)
+        return self.out(torch.einsum("ebd,be->bd", torch.bmm(hidden, self.leave), shares))
+
+    parts = {"gate": nn.Linear(5, 3), "enter": grid(3, 5, 7), "leave": grid(3, 7, 4), "out": nn.Linear(4, 2)}
+    return Network(run, **parts), (floats(6, 5),)
+
+
 def made(name: str) -> Made:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -140,6 +164,6 @@ def test_in_each_kind_removing_the_neurons_that_are_found_equals_masking_them(na
     for one, other in zip(answers(select(model, keep), inputs), answers(mask(model, keep), inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
     seen: dict[str, Tensor] = {}
-    with record(model, model.layers(), seen.__setitem__):
-        answers(model, inputs)
+    with record(model, model.layers(), seen.__setitem__), torch.no_grad():
+        model(*inputs)
     assert {name: values.shape[1] for name, values in seen.items()} == KINDS[name][1]

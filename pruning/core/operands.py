@@ -1,0 +1,62 @@
+"""Seeing what a parameter is multiplied with where a network's own code does that, and no module shows it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_PRODUCTS = {
+    **dict.fromkeys(("mm", "bmm", "mv", "linear", "matmul", "grouped_mm", "_grouped_mm"), 0),
+    **dict.fromkeys(("addmm", "baddbmm", "addmv"), 1),
+}
+"""Product → which of its arguments is the first factor, the next being the second."""
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
+"""Called like a forward hook: with a module, its inputs and what it gave."""
+
+
+@contextmanager
+def operands(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
+    """Within the context, call each parameter's hook with what it is multiplied with, and with the product.
+
+    What is summed over lies along the last dimension of what the hook is given. Views of the parameter count as it.
+
+    >>> import torch
+    >>> model, seen = nn.ParameterDict({"w": torch.ones(2, 3)}), []
+    >>> with operands(model, {"w": lambda _, inputs, product: seen.append(inputs[0].tolist())}):
+    ...     _ = model["w"] @ torch.tensor([[4.0], [5.0], [6.0]])
+    >>> seen
+    [[[4.0, 5.0, 6.0]]]
+    """
+    watched: dict[int, list[tuple[nn.Module, Hook]]] = {}
+    for name, hook in hooks.items():
+        module = model.get_submodule(name.rpartition(".")[0])
+        watched.setdefault(_storage(model.get_parameter(name)), []).append((module, hook))
+    with _Products(watched):
+        yield
+
+
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A mode that calls hooks where a product has one of some tensors as a factor."""
+
+    def __init__(self, watched: Mapping[int, list[tuple[nn.Module, Hook]]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._watched = watched
+
+    def __torch_dispatch__(
+        self, operation: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        product = operation(*args, **(kwargs or {}))
+        first = _PRODUCTS.get(str(operation.overloadpacket).removeprefix("aten."))
+        if first is not None:
+            left, right = args[first : first + 2]
+            for module, hook in self._watched.get(_storage(right), ()):
+                hook(module, (left,), product)
+            for module, hook in self._watched.get(_storage(left), ()):
+                hook(module, (right.mT if right.ndim > 1 else right,), product)
+        return product
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
