@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,8 @@ from pruning.discovery.running import Inputs, Remembering, Seeing, close, copied
 from pruning.discovery.structure import Structure
 from pruning.discovery.values import Blend, flat
 
-_LIBRARIES = [str(Path(torch.__file__).parent), str(Path(__file__).parents[1])]
+_LIBRARIES = (torch.__path__[0], __file__.removesuffix("discovery/proving.py"))
+"""Where code lies that is not the user's."""
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
 _RANDOM = ("rand", "randn", "rand_like", "randn_like", "bernoulli", "normal")
 
@@ -263,8 +263,8 @@ def _caching(model: Discovered, modules: Sequence[str]) -> Discovered:
 def _line(error: Exception) -> str:
     """Return where in the user's code an error arose, for a sentence; empty if that is nowhere to be seen."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not any(Path(folder) in Path(frame.filename).parents for folder in _LIBRARIES)]
-    return f" ({Path(own[-1].filename).name}:{own[-1].lineno}, `{own[-1].line}`)" if own and own[-1].line else ""
+    last = next((frame for frame in reversed(frames) if not frame.filename.startswith(_LIBRARIES)), None)
+    return f" ({last.filename.rpartition('/')[2]}:{last.lineno}, `{last.line}`)" if last and last.line else ""
 
 
 def _is_float(part: object) -> bool:

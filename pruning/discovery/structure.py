@@ -193,8 +193,7 @@ def _layer(
         seen=observed.seen,
         along=observed.along,
         operand=observed.operand,
-        obstacle=observed.obstacle.removeprefix(prefix)
-        or _obstacle(read, groups, prefix, tied),
+        obstacle=observed.obstacle.removeprefix(prefix) or _obstacle(read, groups, prefix, tied),
         exact="random" not in groups[0].marks,
         tied=tuple(piece for piece in reading_slices if (piece.parameter, piece.dim) in tied),
     )
