@@ -501,7 +501,7 @@ def foreign(bench: Bench) -> None:
     for name, (network, inputs, targets) in cases.items():
         network = network.to(bench.device).eval()
         try:
-            model = adapt(network, inputs[0].to(bench.device), criterion=nn.CrossEntropyLoss())
+            model = adapt(network, inputs[0].to(bench.device), loss=nn.CrossEntropyLoss())
             exact = [layer for layer in model.layers() if layer.exact]  # elsewhere a normalisation sees who is gone
             keep = {layer.name: torch.arange(1, layer.width, device=bench.device) for layer in exact}
             read = inputs[0].to(bench.device)

@@ -47,6 +47,7 @@ from .fusion.fused import fuse as fuse
 from .fusion.fusing import Fusing as Fusing
 from .models import build as build
 from .models.adapted import adapt as adapt
+from .models.metrics import Metric as Metric
 from .repair.imitation import Imitation as Imitation
 from .repair.imitation import imitate as imitate
 from .repair.reconstruction import reconstruct as reconstruct

@@ -120,7 +120,7 @@ def adapted(source: str) -> Adapted:
     own = read_own(source)
     inputs, _ = next(iter(own.valid))
     with torch.random.fork_rng(devices=[]):
-        model = adapt(own.model, inputs, criterion=own.criterion, call=own.call, example_dim=own.example_dim)
+        model = adapt(own.model, inputs, loss=own.criterion, call=own.call, example_dim=own.example_dim)
     known = {field.name: getattr(model.use, field.name) for field in fields(Use)}
     return Adapted(model.network, Sourced(source=source, **known))
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from pruning.core.devices import finest, moved
 from pruning.core.modes import evaluating
+from pruning.data.batches import Pair
 from pruning.data.windows import IGNORED, Batches, Window
 from pruning.models.base import LanguageModel, Measurable, State
 
@@ -169,9 +170,9 @@ def _by_cluster(model: Measurable, logits: Tensor, targets: Tensor) -> tuple[Ten
 def _first(model: Measurable, batches: Batches, tokens: int) -> list[Any]:
     """Return the first batches that hold this many targets, or all."""
     text, read = [], 0
-    for inputs, targets in batches:
+    for inputs, targets in model.pairs(batches):
         if read >= tokens:
             break
-        text.append((inputs, targets))
+        text.append(Pair(inputs, targets))
         read += model.count(targets)
     return text

@@ -20,8 +20,9 @@ from pruning.data.windows import IGNORED, Window, cut
 from pruning.experiment.measuring import USUAL, calibrate
 from pruning.fusion.fusing import Fusing, expect_strategy
 from pruning.fusion.schemas import IMPORTANCE
-from pruning.models.adapted import Adapted, _on
+from pruning.models.adapted import Adapted
 from pruning.models.base import LanguageModel
+from pruning.models.calling import on
 from pruning.selection.allocation import Allocation
 from pruning.selection.schemas import RETENTION
 from pruning.signals.schemas import HESSIAN
@@ -179,7 +180,7 @@ def _supported(
             known = f"{mean:.4g} on the first batch, got {got:.4g}."
             raise ValueError(f"Expected the cross-entropy as criterion of a language model, {known}")
         return model.decoupled(), windows
-    return adapt(model, _on(ready.device, inputs), criterion=criterion, example_dim=ready.example_dim), batches
+    return adapt(model, on(ready.device, inputs), loss=criterion, example_dim=ready.example_dim), batches
 
 
 def _retained(importance: pd.DataFrame, variant: str, layers: list[NeuronLayer], snn_ratio: float) -> pd.DataFrame:

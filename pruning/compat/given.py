@@ -5,7 +5,7 @@ copies, as the four gates of an LSTM's `weight_hh_l0` (4 width, width) are.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, Self, cast
@@ -18,9 +18,11 @@ from pruning.core.devices import expect_on
 from pruning.core.neurons import NeuronLayer, Slice
 from pruning.data.windows import first_batches
 from pruning.discovery.recurrent import unstacked
-from pruning.models.adapted import Adapted, Use, _on
-from pruning.models.calling import Caller, example_dim_of
-from pruning.models.objectives import Classes, Examples, Objective
+from pruning.models.adapted import Adapted, Use
+from pruning.models.calling import Caller, example_dim_of, on
+from pruning.models.classes import Classes
+from pruning.models.examples import Examples
+from pruning.models.objectives import Objective
 
 Criterion = Callable[[Any, Any], Tensor]
 Pair = tuple[str, nn.Parameter | Tensor | nn.Module]
@@ -64,25 +66,37 @@ class Given(Adapted):
         """Return the model with a neuron's own rows as what reads it: a gate on the rows is a gate on the neuron."""
         return self.only([replace(layer, read=layer.owned) for layer in self.own])
 
+    @property
+    def judge(self) -> Criterion:
+        """The caller's criterion."""
+        return cast(Criterion, self.use.criterion)
+
     def predicted(self, inputs: Any, state: Any = None) -> tuple[Any, Any]:
         """Return the output, whatever it is, and the state to carry on from."""
-        return self.use.call(self.network, _on(self.device, inputs), state)
+        found, state = self.use.call(self.network, on(self.device, inputs), state)
+        if isinstance(found, Mapping):
+            return found.get("logits", found), state
+        return getattr(found, "logits", found[0] if isinstance(found, list | tuple) else found), state
+
+    def pairs(self, batches: Any) -> Any:
+        """Return the batches, which are pairs already."""
+        return batches
 
     def objective(self, targets: Any) -> Objective:
         """Return that class numbers are to be predicted, or whatever other targets are, all of them as one."""
         known = isinstance(targets, Tensor) and not targets.is_floating_point()
-        return (Classes if known else _Whole)(self.use.criterion)
+        return (Classes if known else _Whole)(self.judge)
 
     def judged(self, logits: Any, targets: Any, *, reduction: str = "mean", **_: Any) -> Tensor:
         """Return the criterion's loss, `mean`, or `sum`: that times `weight`; (…, classes) are flattened for it."""
-        weight, wanted = self.weight(targets) if reduction == "sum" else 1.0, _on(self.device, targets)
+        weight, wanted = self.weight(targets) if reduction == "sum" else 1.0, on(self.device, targets)
         if not weight:
             return torch.zeros((), device=self.device)
         if isinstance(logits, Tensor) and isinstance(wanted, Tensor) and not wanted.is_floating_point():
             rows = logits.shape[:-1]
             if wanted.shape == rows or (wanted.ndim == 1 and len(wanted) == rows.numel()):
                 logits, wanted = logits.reshape(-1, logits.shape[-1]), wanted.flatten()
-        loss: Any = self.use.criterion(logits, wanted)
+        loss: Any = self.judge(logits, wanted)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.isfinite():
             got = loss.detach().tolist() if isinstance(loss, Tensor) and loss.numel() == 1 else type(loss).__name__
             raise ValueError(f"Expected one finite number as the criterion's loss, got {got}.")

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Module = TypeVar("Module", bound=nn.Module)
+_TWICE: ContextVar[bool] = ContextVar("twice", default=False)
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -120,8 +122,17 @@ def without_cudnn() -> Iterator[None]:
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Within the context, choose kernels whose gradients can be differentiated: fused ones mostly cannot."""
-    with without_cudnn(), sdpa_kernel(SDPBackend.MATH):
-        yield
+    token = _TWICE.set(True)
+    try:
+        with without_cudnn(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        _TWICE.reset(token)
+
+
+def differentiated_twice() -> bool:
+    """Return whether gradients are to be differentiated again, in a context of `twice_differentiable`."""
+    return _TWICE.get()
 
 
 @contextmanager

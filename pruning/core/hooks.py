@@ -34,7 +34,7 @@ def record(model: nn.Module, layers: Sequence[NeuronLayer], observe: Observer) -
     >>> from torch import nn
     >>> network = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
     >>> network[0].weight.data = torch.tensor([[1.0], [2.0]])
-    >>> model = pruning.adapt(network, torch.ones(1, 1), criterion=nn.CrossEntropyLoss())
+    >>> model = pruning.adapt(network, torch.ones(1, 1), loss=nn.CrossEntropyLoss())
     >>> seen = {}
     >>> with record(model, model.layers(), seen.__setitem__):
     ...     _ = model(torch.tensor([[1.0], [-1.0], [3.0]]))

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,7 +88,7 @@ def firing_rates(
         what: What the progress is called.
     """
     moments = {layer.name: Moments.empty(layer.width) for layer in layers}
-    state: Any = None
+    windows, state = model.pairs(windows), None
     with evaluating(model), torch.no_grad():
         for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):
             wanted, read = model.counted(targets), partial(model.read, inputs, state)

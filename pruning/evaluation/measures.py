@@ -12,6 +12,8 @@ from pruning.core.neurons import expect_finite
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches
 from pruning.models.base import LanguageModel, Measurable, State
+from pruning.models.metrics import Running
+from pruning.models.objectives import Direction, placed
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,10 @@ class Loss:
         tokens: How many targets were predicted; tokens of a language model.
         correct: How many of them have the highest logit; of several labels, the share that is right, summed.
         weight: What the mean is one over, where classes have weights; None where that is `tokens`.
-        metrics: The mean over the targets of each of the objective's metrics, by name (`Objective.metrics`).
+        metrics: By name, the mean over the targets of each of the objective's metrics (`Objective.metrics`), and those
+            that were asked for (`adapt`).
+        better: Which numbers of each metric are better, `higher` or `lower`.
+        likelihood: Whether the loss is a class's negative log-likelihood, so that there is a perplexity.
     """
 
     total: float
@@ -31,10 +36,12 @@ class Loss:
     correct: float = 0
     weight: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    better: Mapping[str, Direction] = field(default_factory=dict)
+    likelihood: bool = True
 
     @property
     def mean(self) -> float:
-        """Cross-entropy, nat/token."""
+        """Cross-entropy, nat/token, or whatever else the loss is, per target."""
         return self.total / (self.tokens if self.weight is None else self.weight)
 
     @property
@@ -44,8 +51,14 @@ class Loss:
 
     @property
     def perplexity(self) -> float:
-        """exp(cross-entropy)."""
-        return math.exp(min(self.mean, 700.0))
+        """exp(cross-entropy); not a number where the loss is no log-likelihood of classes."""
+        return math.exp(min(self.mean, 700.0)) if self.likelihood else math.nan
+
+    def __str__(self) -> str:
+        """Return the loss, the perplexity if there is one, and each metric with which direction is better."""
+        shown = [f"loss {self.mean:.4g}", *([f"perplexity {self.perplexity:.4g}"] if self.likelihood else [])]
+        shown += [f"{name} {value:.4g} ({self.better[name]} is better)" for name, value in self.metrics.items()]
+        return ", ".join(shown)
 
 
 def loss_of(
@@ -79,22 +92,39 @@ def loss_of(
     """
     if finite:
         expect_finite(model)
+    windows = model.pairs(windows)
     total, tokens, weight, state = 0.0, 0, 0.0, None
     totals: dict[str, float] = {}
+    running = {name: Running(metric) for name, metric in model.measured_by().items()}
+    better: dict[str, Direction] = {name: each.metric.better for name, each in running.items()}
+    likelihood = True
     with evaluating(model), torch.no_grad():
         for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):
             outputs, state = model.predicted(inputs, state)
             total += model.judged(outputs, targets, reduction="sum").item()
             tokens += model.count(targets)
             weight += model.weight(targets)
-            for name, own in model.objective(targets).totals(outputs, targets).items():
+            objective = model.objective(targets)
+            likelihood, better = likelihood and objective.likelihood, {**objective.metrics, **better}
+            for name, own in objective.totals(outputs, targets).items():
                 totals[name] = totals.get(name, 0) + own
+            for each in running.values():
+                each.update(outputs, placed(targets, model.device), model.count(targets))
     if finite and not math.isfinite(total):
         raise FloatingPointError(f"Expected a finite loss, got {total}; look for inputs that are not finite.")
     if not weight:
         raise ValueError(f"Expected targets that count in some of {len(windows)} batches, got none; all are ignored.")
     metrics = {name: own / tokens for name, own in totals.items()}
-    return Loss(total, tokens, totals.get("accuracy", math.nan), None if weight == tokens else weight, metrics)
+    metrics |= {name: each.result() for name, each in running.items()}
+    return Loss(
+        total,
+        tokens,
+        totals.get("accuracy", math.nan),
+        None if weight == tokens else weight,
+        metrics,
+        {name: better[name] for name in metrics},
+        likelihood,
+    )
 
 
 def next_token_loss(

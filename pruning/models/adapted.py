@@ -1,21 +1,41 @@
 """How a model that nobody here wrote is run, judged and tapped: what a `LanguageModel` knows by itself."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.core.devices import moved, twice_differentiable
-from pruning.core.modes import evaluating
+from pruning.core.modes import evaluating, untouched
+from pruning.core.nested import kind_of, mapped, tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice
+from pruning.data.batches import TARGETS, Form, Pairs, Split
+from pruning.data.windows import Windows
 from pruning.discovery import discover
+from pruning.models.answers import has_main, main_of
 from pruning.models.base import Measurable
-from pruning.models.calling import WITHIN, Call, inputs_in, own_module, usual_call
-from pruning.models.objectives import Classes, Criterion, Objective, class_numbers, objective_of, setting
+from pruning.models.calling import (
+    WITHIN,
+    Call,
+    arguments_of,
+    example_dim_of,
+    first_state,
+    forward_names,
+    on,
+    own_module,
+    takes_state,
+    usual_call,
+)
+from pruning.models.classes import Classes, class_numbers
+from pruning.models.examples import PAIRED, TRIPLE, own_loss
+from pruning.models.losses import kind_of_loss, objective_of
+from pruning.models.metrics import Metric, metrics_of
+from pruning.models.objectives import Criterion, Objective, is_one_of, setting
 from pruning.models.tapping import tapping
 
 
@@ -25,39 +45,48 @@ class Use:
 
     Attributes:
         inputs: Inputs of one batch.
-        criterion: What it loses.
+        criterion: What it loses; None where there is no loss.
         call: How it is run.
         example_dim: The dimension of inputs and of layers' outputs that runs over the examples of a batch.
         carries: Whether it carries a state from batch to batch, its inputs being steps (T, B) of B sequences.
+        split: What makes (inputs, targets) of a batch, if its author says so.
+        metrics: What is reported beside the loss.
+        shape: Of the main output for `inputs`, where it is known.
     """
 
     inputs: Any
-    criterion: Criterion
+    criterion: Criterion | Objective | None
     call: Call
     example_dim: int
     carries: bool
+    split: Split | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    shape: torch.Size | None = None
 
 
 def adapt(
     network: nn.Module,
     inputs: Any,
     *,
-    criterion: Criterion,
+    loss: Criterion | Objective | None = None,
+    metrics: Mapping[str, Any] | Sequence[Any] | str | None = None,
     call: Call | None = None,
+    split: Split | None = None,
     example_dim: int | None = None,
+    criterion: Criterion | None = None,
 ) -> "Adapted":
     """Return a model that signals, fusion, repair, training and evaluation can handle, whoever wrote the network.
 
-    A network with `init_hidden(examples)` is run as `network(inputs, state)` and returns (logits, state): a recurrent
-    language model, whose inputs are (T, B). Any other is run as `network(inputs)`; inputs in a tuple or list become
-    its arguments, in a dictionary its keyword arguments; it returns one tensor, first or alone, or as `logits`.
-    `call` says it otherwise. The last dimension of logits runs over classes, the others over targets (for class numbers
-    (examples, …) also the second one of logits (examples, classes, …), as PyTorch has it); numbers and labels have
-    targets of the outputs' shape.
+    A network is run as `network(inputs)`; inputs in a tuple or list become its arguments, in a dictionary its keyword
+    arguments. One with `init_hidden` whose forward takes a state after the inputs is run as `network(inputs, state)`
+    and returns (outputs, state): a recurrent language model, whose inputs are (T, B). `call` says it otherwise.
+
+    Batches are (inputs, targets); dictionaries or dataclasses with `labels` or `targets`; tuples of as many inputs as
+    the network was given here, and then targets; or inputs alone. `split` says it otherwise.
 
     >>> from torch import nn
     >>> network = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 3))
-    >>> model = adapt(network, torch.ones(4, 2), criterion=nn.CrossEntropyLoss())
+    >>> model = adapt(network, torch.ones(4, 2), loss=nn.CrossEntropyLoss())
     >>> model.widths(), model.multiply_adds(), model.module is network
     ((5,), 25, False)
 
@@ -66,41 +95,81 @@ def adapt(
             or a model that says itself where its neurons are. It is left as it was.
         inputs: Inputs of one batch, with which neurons are discovered and sizes and latency measured; nothing is
             learnt from them.
-        criterion: (outputs, targets) → mean loss. `nn.BCEWithLogitsLoss`, `nn.MSELoss`, `nn.L1Loss`,
-            `nn.SmoothL1Loss` and `nn.HuberLoss`, or their functions, say that targets are labels and numbers. Any
-            other is one of classes, such as `nn.CrossEntropyLoss()`: (logits (n, classes), class numbers (n,)) →
-            mean loss; its `ignore_index`, if any, marks targets that do not count. With targets that are no whole
-            numbers, it is given outputs and targets as they are, and its mean is one over the examples of a batch.
+        loss: (outputs, targets) → mean loss. Of PyTorch's: `CrossEntropyLoss` and `NLLLoss` judge classes (logits
+            (…, classes), or (examples, classes, …), and class numbers; `ignore_index` marks targets that do not
+            count), `BCEWithLogitsLoss` and `BCELoss` labels, `MSELoss`, `L1Loss`, `SmoothL1Loss` and `HuberLoss`
+            numbers, `GaussianNLLLoss` numbers of which the network gives (mean, variance), `CTCLoss` sequences,
+            `CosineEmbeddingLoss`, `MarginRankingLoss` and `TripletMarginLoss` two or three outputs; their functions
+            likewise. Any other callable is one of classes where targets are whole numbers that the outputs have rows
+            of logits for; else it is given what the network gives and the targets as they are, and its mean is one
+            over the examples of a batch. An `Objective` says everything itself. None: the loss that the network gives
+            itself, if its forward takes labels; else there is none, and what needs no labels can be done.
+        metrics: What `loss_of` reports beside the loss's own: names (`accuracy`, `mean_squared_error`,
+            `mean_absolute_error`, `cosine_similarity`), `pruning.Metric`, or objects as of `torchmetrics`.
         call: (network, inputs, state or None) → (outputs, state), if it is run in another way.
+        split: Batch → (inputs, targets), if batches are of another form.
         example_dim: The dimension of inputs and of layers' outputs (…, width) that runs over the examples of a batch;
-            1 for a network with `init_hidden`, else 0.
+            1 for a network with `init_hidden` that is not `batch_first`, else 0.
+        criterion: The older name of `loss`.
 
     Raises:
         ValueError: For a criterion that does not take the mean, or a network in which no neurons are found.
     """
-    if (reduction := setting(criterion, "reduction", "mean")) != "mean":
-        raise ValueError(f"Expected a criterion with reduction 'mean', got {reduction!r}.")
-    carries = hasattr(own_module(network), "init_hidden")
-    dim = int(carries) if example_dim is None else example_dim
+    loss = _one_loss(network, loss, criterion)
+    dim = example_dim_of(network, inputs) if example_dim is None else example_dim
     use = Use(
-        inputs=inputs, criterion=criterion, call=call or usual_call(network, dim), example_dim=dim, carries=carries
+        inputs=inputs,
+        criterion=loss,
+        call=call or usual_call(network, inputs, dim),
+        example_dim=dim,
+        carries=takes_state(network, inputs),
+        split=split,
+        metrics=metrics_of(metrics),
     )
-    if isinstance(network, PrunableModule):
-        return Adapted(network, use)
-    found = discover(network, _arguments(network, inputs, dim))
-    if not found.layers():
-        raise ValueError(f"Expected a model with a layer that can be pruned, got none: {found.unprunable}.")
-    return Adapted(found, use)
+    if not isinstance(network, PrunableModule):
+        network = discover(network, _arguments(network, inputs, dim))
+        if not network.layers():
+            raise ValueError(f"Expected a model with a layer that can be pruned, got none: {network.unprunable}.")
+    model = Adapted(network, use)
+    if kind_of_loss(loss) is None and loss is not own_loss:
+        model.use = replace(use, shape=_shape(model, inputs))
+    return model
+
+
+def _one_loss(network: nn.Module, loss: Any, criterion: Any) -> Criterion | Objective | None:
+    """Return the loss, by whichever name it was given; the network's own where none was and its forward has labels."""
+    if loss is not None and criterion is not None:
+        raise ValueError("Expected `loss` or its older name `criterion`, got both.")
+    loss = criterion if loss is None else loss
+    if loss is None:
+        return own_loss if set(forward_names(network)[0]) & set(TARGETS) else None
+    if not callable(loss) and not isinstance(loss, Objective):
+        raise TypeError(
+            f"Expected a loss (outputs, targets) → one number, such as nn.CrossEntropyLoss(), got {kind_of(loss)}."
+        )
+    if isinstance(loss, type):
+        raise TypeError(f"Expected a loss, got the class {loss.__name__}; make one: {loss.__name__}().")
+    if (reduction := setting(loss, "reduction", "mean")) != "mean":
+        raise ValueError(f"Expected a criterion with reduction 'mean', got {reduction!r}.")
+    return loss  # type: ignore[no-any-return]
+
+
+def _shape(model: "Adapted", inputs: Any) -> torch.Size | None:
+    """Return the shape of what the network gives for the inputs; None where no output is the main one."""
+    with evaluating(model), untouched(model), torch.no_grad():
+        outputs, _ = model.predicted(inputs)
+    try:
+        return main_of(outputs).shape
+    except TypeError:
+        return None
 
 
 def _arguments(network: Any, inputs: Any, example_dim: int) -> tuple[Any, ...] | Mapping[str, Any]:
     """Return what a network is called with when it is run on inputs in the usual way."""
     if isinstance(inputs, Mapping):
         return inputs
-    arguments = tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
-    if not hasattr(network, "init_hidden"):
-        return arguments
-    return (*arguments, network.init_hidden(arguments[0].shape[example_dim]))
+    arguments = arguments_of(inputs)
+    return (*arguments, first_state(network, arguments, example_dim)) if takes_state(network, inputs) else arguments
 
 
 class Adapted(Measurable):
@@ -145,37 +214,56 @@ class Adapted(Measurable):
         return self.network.load_state_dict(own, strict=strict, assign=assign)
 
     def inputs_in(self, batch: Any) -> Any:
-        """Return the inputs of a batch (inputs, targets), or of one of inputs alone, of the form of the example's."""
-        return inputs_in(batch, self.use.inputs)
+        """Return the inputs of a batch of any form; see `adapt`."""
+        return (self.use.split or self.form.pair)(batch)[0]
 
     def read(self, inputs: Any, state: Any = None) -> Any:
         """Run the network and return the state."""
-        return self.use.call(self.network, _on(self.device, inputs), state)[1]
+        return self.use.call(self.network, on(self.device, inputs), state)[1]
 
     def logits(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
-        """Return the outputs (…, classes or values) as rows, and the state."""
-        outputs, state = self.predicted(inputs, state)
+        """Return the main output (…, classes or values) as rows, and the state."""
+        answer, state = self.predicted(inputs, state)
+        outputs = main_of(answer)
         return outputs.flatten(0, -2) if outputs.ndim > 1 else outputs[:, None], state
 
     def answered(self, inputs: Any, state: Any = None) -> tuple[Any, Any]:
-        """Return what the network gives in whatever form, its `logits` where it has them, and the state."""
-        outputs, state = self.use.call(self.network, _on(self.device, inputs), state)
-        return outputs["logits"] if "logits" in _names(outputs) else getattr(outputs, "logits", outputs), state
+        """Return what the network gives, its main output where the loss reads one and there is one, and the state."""
+        outputs, state = self.use.call(self.network, on(self.device, inputs), state)
+        kind = kind_of_loss(self.use.criterion)
+        whole = kind is None or kind.whole or not has_main(outputs)
+        return outputs if whole else main_of(outputs), state
 
-    def predicted(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
-        """Return the outputs as the network gives them, and the state.
+    def predicted(self, inputs: Any, state: Any = None) -> tuple[Any, Any]:
+        """Return the outputs as the network gives them, and the state: its main one, or all that the loss reads.
 
         Raises:
-            TypeError: If what the network returns is neither one tensor nor holds it as `logits`.
+            TypeError: If the loss reads one output and none of those that the network gives is the main one.
         """
-        found, state = self.answered(inputs, state)
-        if not isinstance(found, Tensor) or not found.ndim:
-            got = "a number" if isinstance(found, Tensor) else type(found).__name__
-            raise TypeError(
-                f"Expected one tensor of outputs, such as logits (…, classes), from the network, got {got}; "
-                "`call` can say where it is."
-            )
-        return found, state
+        outputs, state = self.use.call(self.network, on(self.device, inputs), state)
+        kind = kind_of_loss(self.use.criterion)
+        return outputs if kind is None or kind.whole else main_of(outputs), state
+
+    def pairs(self, batches: Any) -> Any:
+        """Return batches of any form as (inputs, targets), again and again; see `adapt`."""
+        if isinstance(batches, Pairs | Windows):
+            return batches
+        return Pairs(batches, self.use.split or self.form.pair)
+
+    @property
+    def form(self) -> Form:
+        """What tells a batch's inputs from its targets."""
+        criterion: Any = self.use.criterion
+        names, others = forward_names(self.network)
+        given = 1 if isinstance(self.use.inputs, Mapping) else len(arguments_of(self.use.inputs))
+        together = 3 if is_one_of(criterion, TRIPLE) else 2 if is_one_of(criterion, PAIRED) else 1
+        return Form(
+            arguments=given,
+            names=None if others else names,
+            example_dim=self.example_dim,
+            keeps_targets=criterion is own_loss,
+            together=together if given == 1 else 1,
+        )
 
     def untappable(self, inputs: Any) -> dict[str, str]:
         """Return why a layer is left out by `tapped` and `outputs`, by layer."""
@@ -199,12 +287,16 @@ class Adapted(Measurable):
             self.read(inputs, state)
         return found.outputs
 
-    def objective(self, targets: Tensor) -> Objective:
-        """Return what the network is for, which its criterion says, and for one that is not known the targets' kind."""
-        use = self.use
-        return objective_of(use.criterion, targets, example_dim=use.example_dim, steps_first=use.carries)
+    def objective(self, targets: Any) -> Objective:
+        """Return what the network is for, which its loss says, and for one that is not known the targets' kind."""
+        use, first = self.use, self.use.carries and self.example_dim == 1
+        return objective_of(use.criterion, targets, example_dim=use.example_dim, steps_first=first, shape=use.shape)
 
-    def labels(self, targets: Tensor) -> Tensor:
+    def measured_by(self) -> Mapping[str, Metric]:
+        """Return what its author wants to see beside the loss."""
+        return self.use.metrics
+
+    def labels(self, targets: Any) -> Tensor:
         """Return the class that each row of logits is to predict; `IGNORED` where the criterion ignores it.
 
         Raises:
@@ -216,8 +308,8 @@ class Adapted(Measurable):
 
     def judged(
         self,
-        logits: Tensor,
-        targets: Tensor,
+        logits: Any,
+        targets: Any,
         *,
         reduction: str = "mean",
         logarithms: Tensor | None = None,  # noqa: ARG002 - a criterion takes what it takes
@@ -231,21 +323,33 @@ class Adapted(Measurable):
         if reduction == "mean":
             return loss
         weight = self.weight(targets)
-        return loss * weight if weight else logits.sum() * 0
+        return loss * weight if weight else next(tensors_in(logits)).sum() * 0
 
-    def weight(self, targets: Tensor) -> float:
+    def weight(self, targets: Any) -> float:
         """Return what the criterion's mean is a mean over; see `Objective.weight`."""
         return self.objective(targets).weight(targets)
 
     def example(self, batch: int) -> Any:
         """Return inputs of `batch` examples; of their first step, where a state is carried."""
+        given = on(self.device, self.use.inputs)
+        first = next(tensors_in(given))
+        count = first.shape[self.example_dim] if first.ndim > self.example_dim else len(first)
 
-        def some(tensor: Tensor) -> Tensor:
-            places = torch.arange(batch, device=tensor.device) % tensor.shape[self.example_dim]
-            chosen = tensor.index_select(self.example_dim, places)
-            return chosen[:1] if self.use.carries else chosen
+        def some(value: Any) -> Any:
+            if isinstance(value, PackedSequence):
+                whole, lengths = pad_packed_sequence(value)
+                places = torch.arange(batch) % whole.shape[1]
+                found = whole.index_select(1, places.to(whole.device))
+                return pack_padded_sequence(found, lengths[places], enforce_sorted=False)
+            sizes = [dim for dim in (self.example_dim, *range(value.ndim)) if dim < value.ndim]
+            dim = next((dim for dim in sizes if value.shape[dim] == count), None)
+            if dim is None:
+                return value
+            chosen = value.index_select(dim, torch.arange(batch, device=value.device) % count)
+            steps = self.use.carries and value.ndim > 1
+            return chosen.narrow(1 - dim, 0, 1) if steps and dim < 2 else chosen
 
-        return _mapped(some, _on(self.device, self.use.inputs))
+        return mapped(some, given)
 
     def multiply_adds(self) -> int:
         """Return the multiply-adds of one example (of one step of it, where a state is carried)."""
@@ -276,23 +380,3 @@ def _within(layer: NeuronLayer) -> NeuronLayer:
     pieces: dict[str, Any] = {kind: tuple(map(moved, getattr(layer, kind))) for kind in kinds}
     seen, operand = layer.seen and moved(layer.seen), layer.operand and f"{WITHIN}.{layer.operand}"
     return replace(layer, **pieces, seen=seen, operand=operand, output=f"{WITHIN}.{layer.output}")
-
-
-def _names(outputs: Any) -> set[str]:
-    return set(outputs) if isinstance(outputs, Mapping) else set()
-
-
-def _on(device: torch.device, inputs: Any) -> Any:
-    return _mapped(lambda tensor: moved(tensor, device), inputs)
-
-
-def _mapped(change: Callable[[Tensor], Tensor], inputs: Any) -> Any:
-    """Return the inputs with every tensor in them changed."""
-    if isinstance(inputs, Tensor):
-        return change(inputs)
-    if isinstance(inputs, Mapping):
-        return {name: _mapped(change, part) for name, part in inputs.items()}
-    if isinstance(inputs, list | tuple):
-        parts = [_mapped(change, part) for part in inputs]
-        return type(inputs)(*parts) if hasattr(inputs, "_fields") else type(inputs)(parts)
-    return inputs

@@ -13,8 +13,10 @@ from pruning.core.hooks import record
 from pruning.core.modes import carried
 from pruning.core.neurons import PrunableModule
 from pruning.core.options import Decoupling
-from pruning.data.windows import IGNORED
-from pruning.models.objectives import Classes, Objective
+from pruning.data.windows import IGNORED, Batches
+from pruning.models.classes import Classes
+from pruning.models.metrics import Metric
+from pruning.models.objectives import Objective
 
 State: TypeAlias = list[tuple[Tensor, ...]]
 """What a model carries from window to window: some tensors for each layer."""
@@ -57,12 +59,20 @@ class Measurable(PrunableModule):
         """Return why `tapped` and `outputs` leave out a layer, by layer; those that are not named are all there."""
         return {}
 
-    def predicted(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
+    def predicted(self, inputs: Any, state: Any = None) -> tuple[Any, Any]:
         """Return what the network gives, in the shape in which `objective` takes it, and the state to carry on from."""
         return self.logits(inputs, state)
 
+    def pairs(self, batches: Batches) -> Batches:
+        """Return batches as pairs (inputs, targets), whatever their form; a language model's are such pairs."""
+        return batches
+
+    def measured_by(self) -> Mapping[str, Metric]:
+        """Return what is reported beside the loss and the metrics that the objective has by itself."""
+        return {}
+
     @abstractmethod
-    def tapped(self, inputs: Any, state: Any = None) -> tuple[Tensor, dict[str, Tensor], Any]:
+    def tapped(self, inputs: Any, state: Any = None) -> tuple[Any, dict[str, Tensor], Any]:
         """Return what `predicted` gives and, by layer, zeros that were added to its outputs, and the state.
 
         They are shaped as `outputs` gives those, (steps, examples, width). The derivative of a loss by such zeros is
@@ -78,21 +88,19 @@ class Measurable(PrunableModule):
         """
 
     @abstractmethod
-    def objective(self, targets: Tensor) -> Objective:
+    def objective(self, targets: Any) -> Objective:
         """Return what the network is for that has such targets."""
 
-    def counted(self, targets: Tensor) -> Tensor:
+    def counted(self, targets: Any) -> Tensor:
         """Return which targets count, (n,), on the device."""
         return moved(self.objective(targets).counted(targets), self.device)
 
     @abstractmethod
-    def labels(self, targets: Tensor) -> Tensor:
+    def labels(self, targets: Any) -> Tensor:
         """Return the class that each row of logits is to predict, (n,), on the device; `IGNORED` where none is."""
 
     @abstractmethod
-    def judged(
-        self, logits: Tensor, targets: Tensor, *, reduction: str = "mean", logarithms: Tensor | None = None
-    ) -> Tensor:
+    def judged(self, logits: Any, targets: Any, *, reduction: str = "mean", logarithms: Tensor | None = None) -> Tensor:
         """Return the loss of what `predicted` gave, `mean` (per target that counts) or `sum`, the mean times `weight`.
 
         The sum over no target is 0, their mean is not a number.
@@ -104,16 +112,16 @@ class Measurable(PrunableModule):
             logarithms: What `Objective.logarithms` gives of `logits`, where it is at hand already.
         """
 
-    def loss(self, inputs: Any, targets: Tensor, state: Any = None, *, reduction: str = "mean") -> tuple[Tensor, Any]:
+    def loss(self, inputs: Any, targets: Any, state: Any = None, *, reduction: str = "mean") -> tuple[Tensor, Any]:
         """Return the loss of one batch, `mean` (per target that counts) or `sum`, and the state to carry on from."""
         outputs, state = self.predicted(inputs, state)
         return self.judged(outputs, targets, reduction=reduction), state
 
-    def count(self, targets: Tensor) -> int:
+    def count(self, targets: Any) -> int:
         """Return how many of the targets count."""
         return int(self.objective(targets).counted(targets).sum())
 
-    def weight(self, targets: Tensor) -> float:
+    def weight(self, targets: Any) -> float:
         """Return what the `mean` loss of a batch is a mean over: the targets that count, each by its class's weight."""
         return self.count(targets)
 

@@ -1,24 +1,31 @@
-"""How a network that nobody here wrote is run: on inputs of any form, with the state that it carries, if it does."""
+"""How a network is run on one batch after the other, and where its answer and its state are."""
 
 from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from pruning.core.devices import moved
+from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import PrunableModule
 
 Call = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
 """(network, inputs, state or None) → (outputs, state to carry on from)."""
 WITHIN = "network"
 """The name of the network in what adapts it."""
+PLACED = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+READING = ("x", "input", "inputs", "data", "src", "tokens")
+"""What `init_hidden` calls its argument where it wants the inputs and not how many examples they hold."""
 
 
 class Caller:
     """Runs a network on one batch after the other, the state that it returns going into the next call.
 
     Inputs in a tuple or list are the network's arguments, in a dictionary its keyword arguments; others are one
-    argument. A network with `init_hidden` has the state for its last argument: `init_hidden(examples)` at first, and
-    where the number of examples changes; then what it returned beside its output.
+    argument. A network with `init_hidden` whose forward takes one argument more than the inputs has the state for it:
+    `init_hidden(examples)` at first, and where the number of examples changes; then what it returned beside its output.
 
     Attributes:
         example_dim: The dimension of the first argument that runs over examples.
@@ -29,51 +36,72 @@ class Caller:
         self.example_dim, self.start = example_dim, start
 
     def __call__(self, network: nn.Module, inputs: Any, state: Any) -> tuple[Any, Any]:
-        """Return the network's output, see `output_of`, and the state to carry on from, {examples: hidden}."""
-        start: Any = self.start or getattr(own_module(network), "init_hidden", None)
+        """Return what the network gives but for its state, and the state to carry on from, {examples: hidden}."""
         if isinstance(inputs, Mapping):
-            return output_of(network(**inputs)), None
-        arguments = inputs if isinstance(inputs, list | tuple) else (inputs,)
-        if start is None:
-            return output_of(network(*arguments)), None
+            return network(**inputs), None
+        arguments = arguments_of(inputs)
+        if self.start is None and not takes_state(network, inputs):
+            return network(*arguments), None
         examples = arguments[0].shape[self.example_dim]
         hidden = (state or {}).get(examples)
-        found = network(*arguments, start(examples) if hidden is None else hidden)
-        several = isinstance(found, list | tuple) and len(found) > 1
-        return output_of(found), {examples: found[1]} if several else None
+        if hidden is None:
+            hidden = self.start(examples) if self.start else first_state(network, arguments, self.example_dim)
+        answer = network(*arguments, hidden)
+        if not isinstance(answer, list | tuple) or hasattr(answer, "batch_sizes"):
+            return answer, None
+        if len(answer) < 2:
+            return answer[0], None
+        outputs = answer[0] if len(answer) == 2 else (answer[0], *answer[2:])
+        return outputs, {examples: answer[1]}
 
 
-def inputs_in(batch: Any, like: Any) -> Any:
-    """Return the inputs of a batch (inputs, targets), or the batch where it has the form of inputs alone.
-
-    >>> import torch
-    >>> inputs_in((torch.zeros(2), torch.ones(2)), like=torch.zeros(3)).tolist()
-    [0.0, 0.0]
-    >>> inputs_in((torch.zeros(2), torch.ones(2)), like=(torch.zeros(3), torch.zeros(3)))[1].tolist()
-    [1.0, 1.0]
-
-    Args:
-        batch: A tensor, or tensors in a tuple, list or dictionary.
-        like: Other inputs.
-    """
-    several = isinstance(batch, list | tuple) and len(batch) > 0
-    return batch[0] if several and (_form(batch) != _form(like) or _form(batch[0]) == _form(like)) else batch
+def arguments_of(inputs: Any) -> tuple[Any, ...]:
+    """Return the arguments that inputs are; a packed sequence, which is a tuple to Python, is one."""
+    several = isinstance(inputs, list | tuple) and not hasattr(inputs, "batch_sizes")
+    return tuple(inputs) if several else (inputs,)
 
 
-def _form(inputs: Any) -> Any:
-    """Return of what inputs consist, but for its sizes."""
-    if isinstance(inputs, Mapping):
-        return "by name"
-    return [_form(part) for part in inputs] if isinstance(inputs, list | tuple) else type(inputs)
+def takes_state(network: nn.Module, inputs: Any) -> bool:
+    """Return whether a network makes its first state and takes one in forward, after the inputs."""
+    module = own_module(network)
+    if not callable(getattr(module, "init_hidden", None)) or isinstance(inputs, Mapping):
+        return False
+    places = forward_places(module)
+    return places is None or places > len(arguments_of(inputs))
 
 
-def output_of(found: Any) -> Any:
-    """Return what a network's answer holds as `logits`, or its first part, or it as it is."""
-    if isinstance(found, Mapping):
-        return found.get("logits", found)
-    if hasattr(found, "logits"):
-        return found.logits
-    return found[0] if isinstance(found, list | tuple) else found
+def forward_places(module: nn.Module) -> int | None:
+    """Return how many arguments by place forward takes at most; None if any number."""
+    parameters = signature(module.forward).parameters.values()
+    if any(each.kind is Parameter.VAR_POSITIONAL for each in parameters):
+        return None
+    return sum(each.kind in PLACED for each in parameters)
+
+
+def forward_names(network: nn.Module) -> tuple[list[str], bool]:
+    """Return the names of the arguments that a network's forward takes, and whether it takes others, too."""
+    parameters = signature(own_module(network).forward).parameters.values()
+    several = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    names = [each.name for each in parameters if each.kind not in several]
+    return names, any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
+
+
+def first_state(network: nn.Module, arguments: tuple[Any, ...], example_dim: int) -> Any:
+    """Return what `init_hidden` gives, asked for what it wants: how many examples, the inputs, the device, nothing."""
+    start: Any = own_module(network).init_hidden
+    inputs = arguments[0]
+    places, known = [], {"device": inputs.device, "dtype": next(network.parameters(), inputs).dtype}
+    by_name = {}
+    for each in signature(start).parameters.values():
+        if each.name in known:
+            by_name[each.name] = known[each.name]
+        elif each.kind in PLACED and each.default is Parameter.empty:
+            whole = each.annotation is Tensor or each.name in READING
+            places.append(inputs if whole else inputs.shape[example_dim])
+        elif each.kind in PLACED and not places:
+            places.append(inputs.shape[example_dim])  # `init_hidden(batch=1)`
+    hidden = start(*places, **by_name)
+    return mapped(lambda tensor: moved(tensor, inputs.device), hidden)
 
 
 def example_dim_of(network: nn.Module, inputs: Any) -> int:
@@ -82,18 +110,23 @@ def example_dim_of(network: nn.Module, inputs: Any) -> int:
     It is 1 of data with steps (T, B, …) that a network with `init_hidden` reads; 0 of others, of data without steps and
     where a recurrent layer has `batch_first`.
     """
-    if not hasattr(network, "init_hidden") or inputs.ndim < 2:
+    first = next(tensors_in(inputs), None)
+    if not callable(getattr(own_module(network), "init_hidden", None)) or first is None or first.ndim < 2:
         return 0
     return 0 if any(getattr(module, "batch_first", False) for module in network.modules()) else 1
 
 
-def usual_call(network: nn.Module, example_dim: int | None = None) -> Call:
+def usual_call(network: nn.Module, inputs: Any, example_dim: int | None = None) -> Call:
     """Return how a network is run unless its author says otherwise; see `pruning.adapt`."""
-    carries = hasattr(own_module(network), "init_hidden")
-    return Caller(int(carries) if example_dim is None else example_dim)
+    return Caller(example_dim_of(network, inputs) if example_dim is None else example_dim)
 
 
 def own_module(network: nn.Module) -> nn.Module:
     """Return the user's own module from what wraps it, as far as it is wrapped."""
     inner = getattr(network, WITHIN, None)
     return inner if isinstance(network, PrunableModule) and isinstance(inner, nn.Module) else network
+
+
+def on(device: torch.device, inputs: Any) -> Any:
+    """Return inputs, however nested, on the device."""
+    return mapped(lambda tensor: moved(tensor, device), inputs)

@@ -70,7 +70,7 @@ def reconstruct(
     >>> from torch import nn
     >>> network = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
     >>> network[0].weight.data = torch.tensor([[1.0], [2.0]])
-    >>> model = pruning.adapt(network, torch.ones(1, 1), criterion=nn.CrossEntropyLoss())
+    >>> model = pruning.adapt(network, torch.ones(1, 1), loss=nn.CrossEntropyLoss())
     >>> batches = [(torch.tensor([[1.0]]), torch.tensor([0])), (torch.tensor([[3.0]]), torch.tensor([1]))]
     >>> _, covariances = pruning.activations(model, batches, activation_samples=2, bins=4)
     >>> smaller = reconstruct(model, {"0": torch.tensor([1])}, covariances, repair="ridge")

@@ -108,7 +108,7 @@ def activations(
     >>> from torch import nn
     >>> network = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
     >>> network[0].weight.data = torch.tensor([[1.0], [2.0]])
-    >>> model = pruning.adapt(network, torch.ones(1, 1), criterion=nn.CrossEntropyLoss())
+    >>> model = pruning.adapt(network, torch.ones(1, 1), loss=nn.CrossEntropyLoss())
     >>> batches = [(torch.tensor([[1.0]]), torch.tensor([0])), (torch.tensor([[3.0]]), torch.tensor([1]))]
     >>> table, covariances = activations(model, batches, activation_samples=2, bins=4)
     >>> table["magnitude"].tolist()  # the neurons said 1 and 3, and 2 and 6
@@ -124,7 +124,7 @@ def activations(
     Raises:
         ValueError: If there are fewer than two windows.
     """
-    layers = model.layers()
+    windows, layers = model.pairs(windows), model.layers()
     count = min(activation_samples, len(windows))
     expect_several(count, "activations")
     expect_finite(model)

@@ -39,7 +39,7 @@ def cooperative(model: PrunableModule, covariances: Covariances, *, strong: floa
     >>> from torch import nn
     >>> network = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
     >>> network[0].weight.data = torch.tensor([[1.0], [2.0]])
-    >>> model = pruning.adapt(network, torch.ones(1, 1), criterion=nn.CrossEntropyLoss())
+    >>> model = pruning.adapt(network, torch.ones(1, 1), loss=nn.CrossEntropyLoss())
     >>> batches = [(torch.tensor([[1.0]]), torch.tensor([0])), (torch.tensor([[3.0]]), torch.tensor([1]))]
     >>> _, covariances = pruning.activations(model, batches, activation_samples=2, bins=4)
     >>> cooperative(model, covariances, strong=0.5)["uniqueness"].round(3).tolist()  # each is a multiple of the other

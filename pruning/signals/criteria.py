@@ -69,6 +69,7 @@ def criteria(
     Raises:
         ValueError: If there is only one window, whose spread nothing tells.
     """
+    windows = model.pairs(windows)
     count = min(batches, len(windows))
     expect_several(count, "criteria")
     expect_finite(model)

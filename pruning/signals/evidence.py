@@ -13,8 +13,9 @@ from pruning.core.hooks import at_targets
 from pruning.core.modes import carried
 from pruning.core.neurons import NeuronLayer, gather
 from pruning.core.statistics import Covariance
+from pruning.models.answers import detached
 from pruning.models.base import Measurable
-from pruning.models.objectives import Classes
+from pruning.models.classes import Classes
 
 TOTALS = ("gate", "gate_size", "gate_window", "gate_true", "gate_sampled", "weight_sampled", "snip", "grasp")
 
@@ -90,7 +91,8 @@ def partition(model: Measurable, batch: Sequence[Any], *, bins: int, classes: in
     with torch.no_grad():
         found = model.outputs(batch[0])
         outputs = {name: at_targets(values, wanted, model.example_dim) for name, values in found.items()}
-        rows = objective.rows(model.predicted(batch[0])[0], batch[1])[wanted]
+        rows = objective.rows(model.predicted(batch[0])[0], batch[1])
+        rows = rows if wanted.all() else rows[wanted]
     shares = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
     edges = {name: torch.quantile(h.cpu().double(), shares, dim=0).T.contiguous() for name, h in outputs.items()}
     grouped = _of_types if isinstance(objective, Classes) else _of_places
@@ -172,6 +174,8 @@ def _at_outputs(values: Tensor, shape: torch.Size, example_dim: int) -> Tensor:
         ValueError: If an example has not as many targets as another.
     """
     (steps, examples), rest = shape[:2], values.shape[1:]
+    if len(values) < examples and examples % len(values) == 0:  # several inputs, read one after the other
+        values = values.repeat(examples // len(values), *[1] * len(rest))
     each = len(values) // examples
     if each * examples != len(values) or not each:
         raise ValueError(f"Expected as many targets for each of {examples} × {steps} outputs, got {len(values)}.")
@@ -221,7 +225,7 @@ def _derivatives(
         for layer in layers
     }
     by_output = {"true": true, "sampled": dict(zip(offsets, sampled[len(weights) :], strict=True))}
-    return _Derivatives(by_output, by_weight), objective.rows(outputs.detach(), targets), after
+    return _Derivatives(by_output, by_weight), objective.rows(detached(outputs), targets), after
 
 
 def _true(

@@ -98,7 +98,7 @@ def gradients(model: Measurable, windows: Batches, *, batches: int, track: Track
     Raises:
         ValueError: If there are fewer than two windows.
     """
-    layers = model.layers()
+    windows, layers = model.pairs(windows), model.layers()
     count = min(batches, len(windows))
     expect_several(count, "gradients")
     expect_finite(model)

@@ -70,7 +70,7 @@ def hessian(
     >>> from torch import nn
     >>> network = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
     >>> network[0].weight.data = torch.tensor([[1.0], [2.0]])
-    >>> model = pruning.adapt(network, torch.ones(1, 1), criterion=nn.CrossEntropyLoss())
+    >>> model = pruning.adapt(network, torch.ones(1, 1), loss=nn.CrossEntropyLoss())
     >>> batches = [(torch.tensor([[1.0]]), torch.tensor([0])), (torch.tensor([[3.0]]), torch.tensor([1]))]
     >>> hessian(model, batches, probes=4, stability=0.0, seed=1)["mean_square"].tolist()
     [1.0, 4.0]
@@ -93,7 +93,7 @@ def hessian(
     squares = mean_squares(model)
     groups = {layer.name: [Moments.empty(layer.width) for _ in range(GROUPS)] for layer in layers}
     generator = torch.Generator().manual_seed(seed)
-    state, text = None, _Text(windows)
+    state, text = None, _Text(model.pairs(windows))
     reached: float | None = None
     with evaluating(model), thawed(model):
         for index in track(range(probes), "hessian"):

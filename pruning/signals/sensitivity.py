@@ -53,6 +53,7 @@ def sensitivities(
         track: Shows progress.
     """
     expect_finite(model)
+    windows = model.pairs(windows)
     layers, count = tappable(model, windows, "surgeon"), min(batches, len(windows))
     most = groups_that_fit(layers)
     groups = {layer.name: empty_groups(partial(Covariance.empty, layer.width), count, most) for layer in layers}

@@ -34,7 +34,7 @@ def weights(model: PrunableModule, *, threshold: float, bins: int) -> pd.DataFra
     >>> from torch import nn
     >>> network = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
     >>> network[0].weight.data = torch.tensor([[1.0], [2.0]])
-    >>> model = pruning.adapt(network, torch.ones(1, 1), criterion=nn.CrossEntropyLoss())
+    >>> model = pruning.adapt(network, torch.ones(1, 1), loss=nn.CrossEntropyLoss())
     >>> weights(model, threshold=0.1, bins=4)["norm"].tolist()
     [1.0, 2.0]
 

@@ -47,10 +47,8 @@ def distillation_loss(
     keeps the gradient's size whatever the temperature, and the cross-entropy with the teacher differs from the
     Kullback–Leibler divergence by what no student can change. Padding is left out of both. The labels' loss is the
     model's own, whatever its criterion. Where that is no loss of classes, the distance is its own
-    (`Objective.divergence`): binary cross-entropies for several labels, the criterion between both outputs for numbers.
-
-    Raises:
-        ValueError: If the loss knows no distance between outputs.
+    (`Objective.divergence`): binary cross-entropies for several labels, the criterion between both outputs for numbers,
+    the squared distance of the outputs for a loss of the user's own.
     """
     inputs, targets = batch
     objective = model.objective(targets)

@@ -125,7 +125,7 @@ def train(
     """
     expect_learning(model)
     expect_finite(model)
-    loop = Loop(model, optimizer_of(model, recipe), windows, recipe, teacher, seed, track)
+    loop = Loop(model, optimizer_of(model, recipe), model.pairs(windows), recipe, teacher, seed, track)
     state = resume or Trained({}, pd.DataFrame(), finished=False)
     if resume:
         restore(model, loop.optimizer, resume.tensors)

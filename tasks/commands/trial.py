@@ -13,7 +13,7 @@ from pruning.data.corpus import SPLITS
 from pruning.data.windows import IGNORED
 from pruning.models.adapted import Adapted
 from pruning.models.calling import usual_call
-from pruning.models.objectives import Classes
+from pruning.models.classes import Classes
 from tasks.common.blame import blaming
 from tasks.common.parameters import Unexpected
 from tasks.own import UserModel, adapted, read_own
@@ -44,7 +44,7 @@ def try_own(source: str, *, tokens: int) -> tuple[Adapted, dict[str, str]]:
         inputs, advice = batches["valid"][0][0], _types(own.model, batches["valid"][0])
         with blaming(f"the model of {source} to run on the first batch of valid", advice, about=source):
             with evaluating(own.model), torch.no_grad():  # plainly, before `discover` looks into it
-                (own.call or usual_call(own.model))(own.model, inputs, None)
+                (own.call or usual_call(own.model, inputs))(own.model, inputs, None)
             model = adapted(source)
         classes = _check_passes(model, batches, source)
         for split, some in batches.items():

@@ -195,7 +195,7 @@ def adapted(model: Any, _: Windows) -> Numbers:
     device, dtype = device_of(model), model.encoder.weight.dtype
     batches = [(inputs.to(dtype), classes) for inputs, classes in examples(64, batch=8)]
     network = made(Classifier).to(device, dtype=dtype)
-    other = pruning.adapt(network, batches[0][0].to(device), criterion=nn.CrossEntropyLoss())
+    other = pruning.adapt(network, batches[0][0].to(device), loss=nn.CrossEntropyLoss())
     found = {"loss": pruning.loss_of(other, batches).total, "size": pruning.size_of(other).multiply_adds}
     for name in ("gradients", "criteria"):
         seed = {"seed": 1} if name == "criteria" else {}

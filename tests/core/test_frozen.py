@@ -111,7 +111,7 @@ def test_a_model_that_makes_its_smaller_self_from_nothing_stays_frozen_too():
     own = frozen(Own(4), "first")
     keep = {"hidden": torch.tensor([0, 2])}
     assert flags(select(own, keep)) == flags(own)
-    adapted = adapt(own, torch.zeros(2, 3), criterion=nn.CrossEntropyLoss())
+    adapted = adapt(own, torch.zeros(2, 3), loss=nn.CrossEntropyLoss())
     assert flags(select(adapted, keep)) == flags(adapted)
 
 

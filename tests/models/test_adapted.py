@@ -66,11 +66,11 @@ ALL = {
 
 
 def classifier(**how):
-    return adapt(made(Classifier), BATCHES[0][0], criterion=nn.CrossEntropyLoss(), **how)
+    return adapt(made(Classifier), BATCHES[0][0], loss=nn.CrossEntropyLoss(), **how)
 
 
 def words():
-    return adapt(made(RecurrentWords), TEXT[0].tokens, criterion=nn.NLLLoss())
+    return adapt(made(RecurrentWords), TEXT[0].tokens, loss=nn.NLLLoss())
 
 
 MODELS = {"classifier": (classifier, BATCHES), "words": (words, TEXT)}
@@ -79,7 +79,7 @@ MODELS = {"classifier": (classifier, BATCHES), "words": (words, TEXT)}
 def disguised(model):
     """Return a language model adapted as if a user had written it."""
     call = lambda network, tokens, state: network(tokens, state)  # noqa: E731
-    return adapt(model, TEXT[0].tokens, criterion=nn.CrossEntropyLoss(), call=call, example_dim=1)
+    return adapt(model, TEXT[0].tokens, loss=nn.CrossEntropyLoss(), call=call, example_dim=1)
 
 
 @pytest.mark.parametrize("signal", ALL)
@@ -117,7 +117,7 @@ def test_every_signal_of_every_model_is_finite_and_leaves_it_as_it_was(kind, sig
 
 def test_sensitivities_of_a_classifier_are_its_readers_gradients_written_out(monkeypatch):
     model, (inputs, targets) = classifier(), BATCHES[0]
-    monkeypatch.setattr("pruning.models.objectives.sampled_labels", lambda *_: targets)
+    monkeypatch.setattr("pruning.models.classes.sampled_labels", lambda *_: targets)
     found = sensitivities(model, BATCHES[:2], batches=1, seed=0)
     own = model.module
     below = own.second(torch.tanh(own.first(inputs)))
@@ -148,7 +148,7 @@ def test_targets_that_come_examples_first_give_what_steps_first_give():
 def test_networks_that_nobody_here_wrote_are_tapped_and_measured(name):
     network, inputs = foreign.made(name)
     given = inputs[0] if hasattr(network, "init_hidden") else inputs
-    model = adapt(network, given, criterion=nn.CrossEntropyLoss())
+    model = adapt(network, given, loss=nn.CrossEntropyLoss())
     logits, taps, _ = model.tapped(given)
     logits = logits.flatten(0, -2)
     targets = torch.arange(len(logits)) % logits.shape[1]
@@ -243,7 +243,7 @@ SEVERAL = {
 @cache
 def discovered(kind):
     make, batches, criterion = {**DISCOVERED, **SEVERAL}[kind]
-    return adapt(made(make), batches[0][0], criterion=criterion), batches
+    return adapt(made(make), batches[0][0], loss=criterion), batches
 
 
 @pytest.mark.parametrize("kind", DISCOVERED)
@@ -407,7 +407,7 @@ def test_multiply_adds_and_latency_are_of_one_example():
 def test_targets_that_the_criterion_ignores_do_not_count():
     batches = [(i, t.clone()) for i, t in BATCHES]
     batches[0][1][:2] = 99
-    model = adapt(made(Classifier), BATCHES[0][0], criterion=nn.CrossEntropyLoss(ignore_index=99))
+    model = adapt(made(Classifier), BATCHES[0][0], loss=nn.CrossEntropyLoss(ignore_index=99))
     loss = loss_of(model, batches)
     assert loss.tokens == 78
     left = [(i[2:], t[2:]) if place == 0 else (i, t) for place, (i, t) in enumerate(BATCHES)]
@@ -421,7 +421,7 @@ def test_inputs_may_be_several_tensors_by_place_or_name():
 
     inputs, targets = BATCHES[0]
     named = {"examples": inputs, "scale": torch.full((5, 1), 2.0, dtype=torch.float64)}
-    model = adapt(made(Two), named, criterion=nn.CrossEntropyLoss())
+    model = adapt(made(Two), named, loss=nn.CrossEntropyLoss())
     expected = classifier().loss(2 * inputs, targets)[0]
     assert model.loss(named, targets)[0].item() == pytest.approx(expected.item())
     assert model.loss((2 * inputs,), targets)[0].item() == pytest.approx(model.loss(named, targets)[0].item())
@@ -444,7 +444,7 @@ def test_inputs_may_be_several_tensors_by_place_or_name():
         ),
         *(
             (
-                lambda kind=kind: adapt(made(lambda: Compared(kind)), SEQUENCES[0][0], criterion=nn.CrossEntropyLoss()),
+                lambda kind=kind: adapt(made(lambda: Compared(kind)), SEQUENCES[0][0], loss=nn.CrossEntropyLoss()),
                 SEQUENCES,
                 set(),
                 "layer rnn.0, because it runs more than once in a batch.",
@@ -494,7 +494,7 @@ def test_wrong_logits_targets_and_losses_are_refused():
     with pytest.raises(ValueError, match=r"Expected class numbers as targets, got torch.float64."):
         loss_of(classifier(), [(inputs, targets.double())])
     apart = adapt(
-        made(Classifier), inputs, criterion=lambda logits, labels: F.cross_entropy(logits, labels, reduction="none")
+        made(Classifier), inputs, loss=lambda logits, labels: F.cross_entropy(logits, labels, reduction="none")
     )
     with pytest.raises(ValueError, match=r"Expected a criterion that gives one number, got \(5,\)."):
         apart.loss(inputs, targets)

@@ -111,7 +111,7 @@ def test_the_places_that_count_are_found_through_two_directions_and_layers():
     tokens = torch.randint(0, 5, (6, 4), generator=generator)
     classes = torch.randint(0, CLASSES, (6, 4), generator=generator)
     classes[:, 2:], classes[4] = IGNORED, IGNORED
-    model = adapt(network, tokens, criterion=nn.CrossEntropyLoss())
+    model = adapt(network, tokens, loss=nn.CrossEntropyLoss())
     outputs = {}
     for layer in model.layers():
         model.get_submodule(layer.output).register_forward_hook(

@@ -16,7 +16,7 @@ from pruning.core.neurons import mask, select
 from pruning.core.statistics import merged
 from pruning.evaluation.measures import loss_of, size_of
 from pruning.models.adapted import adapt
-from pruning.models.objectives import objective_of
+from pruning.models.losses import objective_of
 from pruning.repair.reconstruction import reconstruct
 from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
@@ -138,7 +138,7 @@ EMPIRICAL = {*OWN, "steps by L1", "steps by Huber", "one number by smooth L1"}
 def model_and_batches(kind):
     make, data, criterion = KINDS[kind]
     batches = list(zip(*(part.split(5) for part in data(None)), strict=True))
-    return adapt(made(make, spread=0.5), batches[0][0], criterion=criterion), batches
+    return adapt(made(make, spread=0.5), batches[0][0], loss=criterion), batches
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,7 +159,7 @@ def test_whatever_the_loss_a_model_is_measured_fused_pruned_repaired_and_trained
     repaired = reconstruct(model, keep, covariances, repair="ridge")
     assert repaired.widths() == smaller.widths()
     before = loss_of(smaller, batches).mean
-    teacher = None if kind in OWN else Teacher(model=model, share=0.5, temperature=2.0)
+    teacher = Teacher(model=model, share=0.5, temperature=2.0)
     *_, last = train(smaller, batches, batches, recipe=recipe(epochs=2, learning_rate=0.01), seed=1, teacher=teacher)
     smaller.load_state_dict(last.best())
     assert loss_of(smaller, batches).mean == pytest.approx(last.history["valid_loss"].min())
@@ -226,7 +226,7 @@ def test_sensitivities_are_the_closed_form_of_what_the_last_layer_makes_of_sampl
     """γ = Wᵀ s at the last hidden layer, and E[s sᵀ] is 2/d for squares and p (1 − p)/d for labels."""
     inputs = drawn(20_000, FEATURES, seed=3)
     targets = torch.zeros(20_000, 3, dtype=torch.float64)
-    model = adapt(made(Classifier, spread=0.5), inputs[:5], criterion=criterion)
+    model = adapt(made(Classifier, spread=0.5), inputs[:5], loss=criterion)
     found = merged(sensitivities(model, [(inputs, targets)] * 2, batches=2, seed=1)["second"]).second_moment
     with torch.no_grad():
         last, shares = model.module.last.weight, model.module(inputs).sigmoid()
@@ -277,7 +277,7 @@ def test_classes_that_come_second_as_pytorch_has_them_give_what_classes_that_com
     batches = list(zip(images.split(5), targets.split(5), strict=True))
     criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]).double(), label_smoothing=0.1)
     second, last = (
-        adapt(made(Segmenter), images[:5], criterion=criterion, call=call)
+        adapt(made(Segmenter), images[:5], loss=criterion, call=call)
         for call in (None, lambda network, inputs, _: (network(inputs).movedim(1, -1), None))
     )
     expected = criterion(second.module(images[:5]), targets[:5]).item()
@@ -287,11 +287,13 @@ def test_classes_that_come_second_as_pytorch_has_them_give_what_classes_that_com
         pd.testing.assert_frame_equal(measure(second, batches), measure(last, batches))
 
 
-def test_a_teacher_beside_a_loss_without_a_distance_is_refused():
-    model, batches = model_and_batches("quantiles by a function")
-    teacher = Teacher(model=model, share=0.5, temperature=1.0)
-    with pytest.raises(ValueError, match=r"to learn from a teacher, got pinball; train without a teacher \(share 0\)."):
-        next(train(model, batches, batches, recipe=recipe(), seed=1, teacher=teacher))
+def test_outputs_judged_by_a_function_are_apart_by_their_squared_distance_and_others_by_what_the_loss_rises():
+    own, taught = drawn(5, 3, seed=1), drawn(5, 3, seed=2)
+    objective = objective_of(pinball, taught)
+    apart = objective.divergence(own, taught, taught, temperature=1.0)
+    assert apart.item() == pytest.approx((own - taught).square().mean().item())
+    risen = objective.divergence(own[:, :2], taught, taught[:, :1], temperature=1.0)
+    assert risen.item() == pytest.approx((pinball(own[:, :2], taught[:, :1]) - pinball(taught, taught[:, :1])).item())
 
 
 def test_examples_are_counted_along_their_dimension():
@@ -318,9 +320,9 @@ def test_steps_of_a_network_that_carries_a_state_are_targets_with_or_without_a_d
     long = (0.4 * torch.arange(81.0).double()[:, None] + drawn(1, 5, seed=1)).sin()
     flat = [(long[i : i + 8, :, None], long[i + 1 : i + 9]) for i in range(0, 80, 8)]
     deep = [(inputs, targets[..., None]) for inputs, targets in flat]
-    plain = adapt(made(Stream, spread=0.5), flat[0][0], criterion=nn.MSELoss())
+    plain = adapt(made(Stream, spread=0.5), flat[0][0], loss=nn.MSELoss())
     call = lambda network, inputs, state: (lambda o, s: (o[..., None], s))(*plain.use.call(network, inputs, state))  # noqa: E731
-    other = adapt(made(Stream, spread=0.5), flat[0][0], criterion=nn.MSELoss(), call=call)
+    other = adapt(made(Stream, spread=0.5), flat[0][0], loss=nn.MSELoss(), call=call)
     assert loss_of(plain, flat).tokens == loss_of(other, deep).tokens == 400
     for measure in ALL.values():
         pd.testing.assert_frame_equal(measure(plain, flat), measure(other, deep))

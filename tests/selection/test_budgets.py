@@ -102,7 +102,7 @@ def test_counting_what_a_hundred_layers_cost_builds_next_to_no_models(monkeypatc
 
 def test_counting_by_running_builds_one_model_for_each_layer_and_each_product(monkeypatch):
     network = nn.Sequential(*[part for _ in range(12) for part in (nn.Linear(5, 5), nn.ReLU())], nn.Linear(5, 2))
-    model = adapt(network, torch.randn(4, 5), criterion=nn.CrossEntropyLoss())
+    model = adapt(network, torch.randn(4, 5), loss=nn.CrossEntropyLoss())
     made = built(monkeypatch, type(model))
     costs, depth = size_costs(model, "multiply_adds"), len(model.layers())
     assert depth == 12

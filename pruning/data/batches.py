@@ -1,0 +1,172 @@
+"""Batches in the forms in which people have them, as pairs of what a network is given and what it is to give."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pruning.core.nested import kind_of, parts_of, tensors_in
+
+Split = Callable[[Any], tuple[Any, Any]]
+"""Batch → (inputs, targets)."""
+TARGETS = ("labels", "label", "targets", "target", "y")
+"""What the part of a batch with names is called that holds the targets."""
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """In place of the targets of a batch that has none.
+
+    Attributes:
+        examples: How many examples the batch has.
+    """
+
+    examples: int
+
+
+class Pair(NamedTuple):
+    """A batch that has been taken apart."""
+
+    inputs: Any
+    targets: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What is known of a network's arguments, by which its batches are taken apart.
+
+    Attributes:
+        arguments: How many it is given by place.
+        names: What it calls them; None where it takes any name.
+        example_dim: The dimension of inputs that runs over the examples of a batch.
+        keeps_targets: Whether it is given the targets, too, and so gives its own loss.
+        together: How many inputs of a batch it reads one after the other, as if they were one of as many more examples.
+    """
+
+    arguments: int
+    names: Sequence[str] | None
+    example_dim: int = 0
+    keeps_targets: bool = False
+    together: int = 1
+
+    def pair(self, batch: Any) -> tuple[Any, Any]:
+        """Return (inputs, targets) of a batch.
+
+        - A dictionary or dataclass has its targets under one of `TARGETS`; what a network has no argument for is left
+          out.
+        - Of a tuple or list of two whose first is a pair, list or dictionary itself, or where the network has one
+          argument, the first are the inputs and the second the targets.
+        - Of any other, as many parts as the network has arguments are inputs, and the rest, alone or as a tuple, are
+          targets.
+        - Inputs alone have `Unlabelled` targets.
+
+        Raises:
+            TypeError: If the batch has no inputs for the network.
+        """
+        if isinstance(batch, Pair):
+            return batch
+        if isinstance(batch, list | tuple) and not hasattr(batch, "batch_sizes"):
+            return self._of_places(tuple(batch))
+        named = parts_of(batch)
+        if named is None:
+            return batch, self.unlabelled(batch)
+        return self._of_names(batch, named)
+
+    def _of_places(self, batch: tuple[Any, ...]) -> tuple[Any, Any]:
+        if len(batch) == 2 and (batch[1] is None or isinstance(batch[1], Unlabelled)):
+            return batch[0], self.unlabelled(batch[0]) if batch[1] is None else batch[1]
+        nested = bool(batch) and parts_of(batch[0]) is not None
+        first = 1 if nested or self.arguments == 0 else min(self.arguments, len(batch))
+        if not batch or (not nested and len(batch) < self.arguments):
+            raise TypeError(
+                f"Expected batches with the network's {self.arguments} inputs, got {kind_of(batch)}; "
+                "let `split` say what of a batch is what."
+            )
+        inputs = batch[0] if first == 1 else batch[:first]
+        rest = batch[first:]
+        if self.together > 1:
+            inputs, *others = self._in_one(batch[0] if nested else batch)
+            rest = rest if nested else tuple(others)
+            if not rest:
+                return inputs, Unlabelled(inputs.shape[self.example_dim] // self.together)
+        if not rest:
+            return inputs, self.unlabelled(inputs)
+        return inputs, rest[0] if len(rest) == 1 else rest
+
+    def _in_one(self, parts: Any) -> list[Any]:
+        """Return the first inputs as one tensor, and what is left."""
+        several, rest = list(parts)[: self.together], list(parts)[self.together :]
+        if len(several) < self.together or not all(isinstance(part, Tensor) for part in several):
+            raise TypeError(
+                f"Expected batches of {self.together} inputs, which the loss compares, got {kind_of(parts)}; "
+                "let `split` say what of a batch is what."
+            )
+        return [torch.cat(several, dim=self.example_dim), *rest]
+
+    def _of_names(self, batch: Any, named: Mapping[Any, Any]) -> tuple[Any, Any]:
+        place = next((name for name in TARGETS if named.get(name) is not None), None)
+        targets = None if place is None else named[place]
+        others = {name: part for name, part in named.items() if name != place or self.keeps_targets}
+        inputs = {name: part for name, part in others.items() if self.names is None or name in self.names}
+        if not any(True for _ in tensors_in({n: p for n, p in inputs.items() if n != place})):
+            alone = [part for name, part in others.items() if name != place and isinstance(part, Tensor)]
+            if len(alone) != 1 or self.arguments != 1:
+                raise TypeError(
+                    f"Expected batches whose parts are called as the network's arguments, {list(self.names or ())}, "
+                    f"got {kind_of(batch)}; let `split` say what of a batch is what."
+                )
+            return alone[0], self.unlabelled(alone[0]) if targets is None else targets
+        return inputs, self.unlabelled(inputs) if targets is None else targets
+
+    def unlabelled(self, inputs: Any) -> Unlabelled:
+        """Return what stands for the targets of inputs alone.
+
+        Raises:
+            TypeError: If the inputs hold no tensor.
+        """
+        first = next(tensors_in(inputs), None)
+        if first is None:
+            raise TypeError(f"Expected tensors in a batch, got {kind_of(inputs)}; let `split` take them apart.")
+        sizes = getattr(inputs, "batch_sizes", None)  # of a packed sequence
+        if sizes is not None:
+            return Unlabelled(int(sizes[0]))
+        return Unlabelled(first.shape[self.example_dim if first.ndim > self.example_dim else 0] if first.ndim else 1)
+
+
+class Pairs:
+    """Batches of any form as pairs (inputs, targets), again and again; at most so many of them.
+
+    Args:
+        batches: A `DataLoader`, a list or anything else that can be read more than once.
+        split: What makes a pair of a batch.
+        most: How many batches are read; all of them if None.
+
+    Raises:
+        TypeError: If the batches can be read only once.
+    """
+
+    def __init__(self, batches: Iterable[Any], split: Split, most: int | None = None) -> None:
+        if not isinstance(batches, Iterable):
+            raise TypeError(f"Expected batches, such as a DataLoader or a list, got {kind_of(batches)}.")
+        if isinstance(batches, Iterator):
+            raise TypeError(
+                f"Expected batches that can be read again, such as a DataLoader or a list, got {kind_of(batches)}, "
+                "which ends after once; give `list(…)` of it."
+            )
+        self.batches, self.split, self.most = batches, split, most
+        self._length: int | None = None
+
+    def __len__(self) -> int:
+        """How many batches there are; those that do not know are counted once."""
+        if self._length is None:
+            try:
+                self._length = len(self.batches)  # type: ignore[arg-type]
+            except TypeError:
+                self._length = sum(1 for _ in self.batches)
+        return self._length if self.most is None else min(self._length, self.most)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return (Pair(*self.split(batch)) for batch in islice(self.batches, self.most))

@@ -1,0 +1,68 @@
+"""What a network gives: its main output, among several, and what else it holds beside."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from pruning.core.nested import kind_of, mapped, parts_of, tensors_in
+
+MAIN = ("logits", "out", "output", "outputs", "prediction", "predictions")
+"""What the main one of several outputs is called."""
+
+
+def main_of(answer: Any) -> Tensor:
+    """Return the output that a loss of one output reads.
+
+    It is the answer itself, what it calls by one of `MAIN`, the first part of a tuple or list, or the only tensor.
+
+    Raises:
+        TypeError: If none of several outputs is the main one.
+    """
+    if isinstance(answer, PackedSequence):
+        return answer.data
+    parts = {0: answer} if isinstance(answer, Tensor) else parts_of(answer)
+    if parts is None and isinstance(getattr(answer, "logits", None), Tensor):
+        parts = {0: answer.logits}
+    if parts and isinstance(answer, list | tuple):
+        parts = {0: parts[0]}
+    parts = parts or {}
+    place = next((name for name in MAIN if isinstance(parts.get(name), Tensor)), None)
+    tensors = list(tensors_in(parts))
+    found = parts[place] if place is not None else tensors[0] if len(tensors) == 1 else None
+    if not isinstance(found, Tensor) or not found.ndim:
+        got = "a number" if isinstance(found, Tensor) else kind_of(answer)
+        raise TypeError(
+            f"Expected one tensor of outputs, such as logits (…, classes), from the network, got {got}; "
+            "`call` can say where it is, and a loss of your own is given all of it."
+        )
+    return found
+
+
+def has_main(answer: Any) -> bool:
+    """Return whether one of an answer's outputs is the main one."""
+    try:
+        main_of(answer)
+    except TypeError:
+        return False
+    return True
+
+
+def several(answer: Any) -> bool:
+    """Return whether an answer holds more than its main output."""
+    return not isinstance(answer, Tensor)
+
+
+def amounts_in(answer: Any) -> list[Tensor]:
+    """Return the outputs that are numbers, whatever the answer; its own `loss` and single numbers left out."""
+    if isinstance(answer, Mapping):
+        answer = {name: part for name, part in answer.items() if name != "loss"}
+    elif parts_of(answer) is None and not isinstance(answer, Tensor | PackedSequence):
+        answer = main_of(answer)
+    return [tensor for tensor in tensors_in(answer) if tensor.is_floating_point() and tensor.ndim]
+
+
+def detached(answer: Any) -> Any:
+    """Return an answer without its graph."""
+    return mapped(lambda value: value if isinstance(value, PackedSequence) else value.detach(), answer)

@@ -1,0 +1,222 @@
+"""One class for each target, by number or as shares of all: cross-entropies, and whatever else judges logits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
+
+from pruning.core.devices import moved
+from pruning.core.nested import kind_of
+from pruning.data.batches import Unlabelled
+from pruning.data.windows import IGNORED
+from pruning.models.answers import main_of
+from pruning.models.objectives import (
+    Criterion,
+    Direction,
+    Objective,
+    counting_all,
+    first_taken,
+    is_one_of,
+    setting,
+    single,
+)
+
+WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss, F.cross_entropy, F.nll_loss)
+"""Criteria of classes, whose mean is one over the weights of classes, should they have some."""
+
+
+@dataclass(frozen=True)
+class Classes(Objective):
+    """One class for each target: logits (…, classes) or, as PyTorch has them for images, (examples, classes, …)."""
+
+    metrics: ClassVar[Mapping[str, Direction]] = {"accuracy": "higher"}
+    tempered = True
+    drawn = "categorical"
+
+    @property
+    def likelihood(self) -> bool:
+        """See `Objective.likelihood`; smoothed labels or weights of classes make it another loss."""
+        plain = setting(self.criterion, "label_smoothing", 0.0) == 0 and _weights(self.criterion) is None
+        return plain and is_one_of(self.criterion, WEIGHTED)
+
+    def rows(self, outputs: Any, targets: Any) -> Tensor:
+        """See `Objective.rows`; of outputs without targets, a row for each place along the last dimension.
+
+        Raises:
+            TypeError: If the outputs have no dimension of classes.
+        """
+        outputs = main_of(outputs)
+        if outputs.ndim < 2:
+            raise TypeError(
+                f"Expected logits (…, classes) from the network, got {tuple(outputs.shape)}; "
+                "`call` can say where they are."
+            )
+        if outputs.ndim > 2 and isinstance(targets, Tensor) and targets.shape != outputs.shape[:-1]:
+            outputs = outputs.movedim(1, -1) if targets.shape == outputs[:, 0].shape else outputs
+        rows: Tensor = outputs.flatten(0, -2)
+        return rows
+
+    def labels(self, targets: Any) -> Tensor:
+        """Return the targets as class numbers (n,) where they are, `IGNORED` where the criterion ignores them.
+
+        Raises:
+            ValueError: If the targets are no class numbers.
+        """
+        flat = class_numbers(targets)
+        return flat.masked_fill(flat == setting(self.criterion, "ignore_index", IGNORED), IGNORED)
+
+    def counted(self, targets: Any) -> Tensor:
+        """See `Objective.counted`."""
+        return counting_all(targets) if isinstance(targets, Unlabelled) else self.labels(targets) != IGNORED
+
+    def weight(self, targets: Any) -> float:
+        """Return the sum of the weights of the targets' classes, where PyTorch's criterion has weights; else how many.
+
+        That is what its mean is divided by. Another criterion's mean is taken as one over the targets that count.
+        """
+        weights = _weights(self.criterion)
+        if weights is None or isinstance(targets, Unlabelled):
+            return super().weight(targets)
+        wanted = self.labels(targets)
+        return float(weights.cpu()[wanted[wanted != IGNORED].cpu()].double().sum())
+
+    def mean(self, outputs: Any, targets: Any) -> Tensor:
+        """See `Objective.mean`."""
+        self.expect_labelled(targets)
+        rows, flat = self.rows(outputs, targets), moved(class_numbers(targets), main_of(outputs).device)
+        if len(flat) != len(rows):
+            raise ValueError(f"Expected a row of logits for each of {len(flat)} targets, got {len(rows)} rows.")
+        if is_one_of(self.criterion, WEIGHTED):
+            return single(self.criterion(rows, flat))
+        whole = moved(targets, rows.device)
+        return single(first_taken(self.criterion, (rows, flat), (main_of(outputs), whole), (outputs, whole)))
+
+    def likelihood_loss(self, outputs: Any, targets: Any) -> Tensor:
+        """Return the cross-entropy, nat, whatever the criterion makes of it."""
+        self.expect_labelled(targets)
+        rows = self.rows(outputs, targets)
+        return F.cross_entropy(rows, moved(self.labels(targets), rows.device), ignore_index=IGNORED, reduction="sum")
+
+    def fisher_loss(self, outputs: Any, targets: Any, generator: torch.Generator) -> Tensor:
+        """Return the cross-entropy of classes drawn from the softmax."""
+        rows = self.rows(outputs, targets)
+        labels = sampled_labels(rows.detach().softmax(-1), self._wanted(rows, targets), generator)
+        return F.cross_entropy(rows, labels, ignore_index=IGNORED, reduction="sum")
+
+    def _wanted(self, rows: Tensor, targets: Any) -> Tensor:
+        """Return `labels` where the rows are; without targets, some class for each row."""
+        if isinstance(targets, Unlabelled):
+            return torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+        return moved(self.labels(targets), rows.device)
+
+    def logarithms(self, outputs: Any, targets: Any) -> Tensor:
+        """Return the log-softmax, (n, classes)."""
+        return self.rows(outputs, targets).log_softmax(-1)
+
+    def divergence(
+        self, outputs: Any, taught: Any, targets: Any, *, temperature: float, logarithms: Tensor | None = None
+    ) -> Tensor:
+        """Return the cross-entropy with the teacher's softmax: the divergence, but for the teacher's entropy."""
+        with torch.no_grad():
+            shares = (self.rows(taught, targets) / temperature).softmax(-1)
+        if temperature == 1:
+            softened = self.logarithms(outputs, targets) if logarithms is None else logarithms
+        else:
+            softened = (self.rows(outputs, targets) / temperature).log_softmax(-1)
+        distance: Tensor = torch.linalg.vecdot(shares, softened)  # one product, no copy of the logits
+        if not isinstance(targets, Unlabelled):
+            distance = distance[moved(self.counted(targets), distance.device)]
+        return -distance.mean()
+
+    def totals(self, outputs: Any, targets: Any) -> dict[str, float]:
+        """Return how many targets have the highest logit."""
+        likeliest = self.rows(outputs, targets).argmax(-1)
+        return {"accuracy": int((likeliest == moved(self.labels(targets), likeliest.device)).sum())}
+
+
+@dataclass(frozen=True)
+class Shares(Classes):
+    """As `Classes`, each target being the share of every class: of the outputs' shape, as mixed labels have it."""
+
+    @property
+    def likelihood(self) -> bool:
+        """See `Objective.likelihood`: of shares there is none."""
+        return False
+
+    def rows(self, outputs: Any, targets: Any) -> Tensor:  # noqa: ARG002
+        """See `Objective.rows`: classes are the second dimension, as PyTorch has them."""
+        return self._flat(main_of(outputs))
+
+    def _flat(self, tensor: Tensor) -> Tensor:
+        return tensor.movedim(1, -1).flatten(0, -2)
+
+    def labels(self, targets: Any) -> Tensor:
+        """Return the class of the largest share, (n,)."""
+        return self._flat(targets).argmax(-1)
+
+    def counted(self, targets: Any) -> Tensor:
+        """Return that every target counts, (n,)."""
+        if isinstance(targets, Unlabelled):
+            return counting_all(targets)
+        return torch.ones(targets.numel() // targets.shape[1], dtype=torch.bool, device=targets.device)
+
+    def weight(self, targets: Any) -> float:
+        """Return how many targets there are, which is what PyTorch's mean over shares is divided by."""
+        return int(self.counted(targets).sum())
+
+    def mean(self, outputs: Any, targets: Any) -> Tensor:
+        """See `Objective.mean`."""
+        self.expect_labelled(targets)
+        logits = main_of(outputs)
+        if logits.shape != targets.shape:
+            raise ValueError(
+                f"Expected class numbers, or shares of the logits' shape {tuple(logits.shape)}, as targets, got "
+                f"{targets.dtype} of shape {tuple(targets.shape)}; use `targets.long()` if they are class numbers."
+            )
+        return single(self.criterion(logits, moved(targets, logits.device).to(logits.dtype)))
+
+    def likelihood_loss(self, outputs: Any, targets: Any) -> Tensor:
+        """Return the criterion's loss, summed over targets."""
+        return self.mean(outputs, targets) * self.weight(targets)
+
+
+def sampled_labels(probabilities: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return one class drawn for each row, (n,), the same for the same generator on any device.
+
+    Args:
+        probabilities: Of each class, (n, classes).
+        labels: The true ones, (n,); `IGNORED` stays `IGNORED`.
+        generator: On the CPU.
+    """
+    reached = probabilities.cumsum(1)
+    chance = torch.rand(len(reached), 1, generator=generator, dtype=reached.dtype).to(reached.device)
+    drawn = torch.searchsorted(reached, chance * reached[:, -1:], right=True).flatten()
+    return torch.where(labels == IGNORED, labels, drawn.clamp(max=reached.shape[1] - 1))
+
+
+def class_numbers(targets: Any) -> Tensor:
+    """Return class numbers (n,).
+
+    Raises:
+        ValueError: If the targets are none.
+    """
+    if isinstance(targets, PackedSequence):
+        targets = targets.data
+    if not isinstance(targets, Tensor):
+        raise ValueError(f"Expected class numbers in one tensor as targets, got {kind_of(targets)}.")
+    if targets.is_floating_point():
+        raise ValueError(
+            f"Expected class numbers as targets, got {targets.dtype}; use `targets.long()`, or a loss of numbers, "
+            "such as nn.MSELoss()."
+        )
+    return targets.flatten()
+
+
+def _weights(criterion: Criterion) -> Tensor | None:
+    """Return the weights of classes that one of PyTorch's criteria has."""
+    weights: Tensor | None = setting(criterion, "weight", None) if is_one_of(criterion, WEIGHTED) else None
+    return weights

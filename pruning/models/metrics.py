@@ -1,0 +1,152 @@
+"""What users want to see beside the loss: metrics by name, functions, and objects that are updated and computed."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from pruning.models.amounts import like
+from pruning.models.answers import detached, main_of
+from pruning.models.objectives import Direction
+
+DIRECTIONS = get_args(Direction)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how good outputs are.
+
+    >>> Metric(lambda outputs, targets: (outputs - targets).abs().max(), better="lower").better
+    'lower'
+
+    Attributes:
+        measure: (outputs, targets) → its mean over the examples of a batch; or an object with `update(outputs,
+            targets)`, `compute()` and `reset()`, as those of `torchmetrics`.
+        better: Whether `higher` or `lower` numbers are better.
+    """
+
+    measure: Any
+    better: Direction
+
+    def __post_init__(self) -> None:
+        """Refuse another direction, and what measures nothing."""
+        if self.better not in DIRECTIONS:
+            raise ValueError(f"Unknown direction {self.better!r} of a metric; known: {list(DIRECTIONS)}.")
+        if not callable(self.measure) and not _is_updated(self.measure):
+            raise TypeError(
+                "Expected a metric that is a function of (outputs, targets), or has update and compute, got "
+                f"{type(self.measure).__name__}."
+            )
+
+
+class Running:
+    """A metric over batches: the mean of a function's numbers, each weighed by its batch's targets, or `compute()`."""
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric, self.total, self.count = metric, 0.0, 0.0
+        if _is_updated(metric.measure):
+            metric.measure.reset()
+
+    def update(self, outputs: Any, targets: Any, count: float) -> None:
+        """Take in a batch with so many targets."""
+        outputs = detached(outputs)
+        if _is_updated(self.metric.measure):
+            self.metric.measure.update(outputs, targets)
+        else:
+            self.total += float(self.metric.measure(outputs, targets)) * count
+            self.count += count
+
+    def result(self) -> float:
+        """Return the metric over all batches.
+
+        Raises:
+            TypeError: If it is more than one number.
+        """
+        if not _is_updated(self.metric.measure):
+            return self.total / self.count
+        found = self.metric.measure.compute()
+        if isinstance(found, Tensor) and found.numel() != 1:
+            raise TypeError(f"Expected one number from a metric, got a tensor of shape {tuple(found.shape)}.")
+        return float(found)
+
+
+def _is_updated(measure: Any) -> bool:
+    return all(callable(getattr(measure, name, None)) for name in ("update", "compute", "reset"))
+
+
+def _accuracy(outputs: Any, targets: Any) -> Tensor:
+    logits = main_of(outputs)
+    likeliest = logits.argmax(1 if targets.shape == logits[:, 0].shape else -1)
+    right: Tensor = likeliest.flatten() == targets.flatten()
+    return right.double().mean()
+
+
+def _error(power: int) -> Callable[[Any, Any], Tensor]:
+    def error(outputs: Any, targets: Any) -> Tensor:
+        guess = main_of(outputs)
+        found: Tensor = (guess - like(guess, targets)).abs().double().pow(power).mean()
+        return found
+
+    return error
+
+
+def _cosine(outputs: Any, targets: Any) -> Tensor:
+    guess = main_of(outputs)
+    found: Tensor = F.cosine_similarity(guess, like(guess, targets), dim=-1)
+    return found.double().mean()
+
+
+NAMED: Mapping[str, Metric] = {
+    "accuracy": Metric(_accuracy, "higher"),
+    "mean_squared_error": Metric(_error(2), "lower"),
+    "mean_absolute_error": Metric(_error(1), "lower"),
+    "cosine_similarity": Metric(_cosine, "higher"),
+}
+"""Metrics that a name is enough for."""
+
+
+def metrics_of(given: Mapping[str, Any] | Iterable[Any] | str | None) -> dict[str, Metric]:
+    """Return metrics by name, in whatever way they were given.
+
+    >>> sorted(metrics_of(["accuracy"]))
+    ['accuracy']
+
+    Args:
+        given: A name of `NAMED`, several in a list, or name → `Metric`, a pair (function, direction), or an object
+            with `update`, `compute` and `higher_is_better`. Those may stand in a list, too, under their class's name.
+
+    Raises:
+        ValueError: For an unknown name, or a metric whose better direction is not said.
+    """
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return {str(name): _metric(str(name), measure) for name, measure in given.items()}
+    each = [given] if isinstance(given, str) or callable(given) or _is_updated(given) else list(given)
+    named = {one if isinstance(one, str) else _name_of(one): one for one in each}
+    return {name: _metric(name, measure) for name, measure in named.items()}
+
+
+def _name_of(measure: Any) -> str:
+    measure = measure.measure if isinstance(measure, Metric) else measure
+    return getattr(measure, "__name__", type(measure).__name__)
+
+
+def _metric(name: str, measure: Any) -> Metric:
+    if isinstance(measure, Metric):
+        return measure
+    if isinstance(measure, str):
+        if measure not in NAMED:
+            raise ValueError(f"Unknown metric {measure!r}; known: {list(NAMED)}, or give a function of your own.")
+        return NAMED[measure]
+    if isinstance(measure, tuple) and len(measure) == 2:
+        return Metric(*measure)
+    better = getattr(measure, "higher_is_better", None)
+    if better is None:
+        raise ValueError(
+            f"Expected which numbers of the metric {name!r} are better, got a function alone; give "
+            f"pruning.Metric({name}, better='lower') or better='higher'."
+        )
+    return Metric(measure, "higher" if better else "lower")
