@@ -71,6 +71,11 @@ from .signals.hessian import hessian as hessian
 from .signals.sensitivity import sensitivities as sensitivities
 from .signals.surgeon import surgeon as surgeon
 from .signals.weights import weights as weights
+from .steps.measuring import Importance as Importance
+from .steps.measuring import importance as importance
+from .steps.removing import prune as prune
+from .steps.teaching import evaluate as evaluate
+from .steps.teaching import finetune as finetune
 from .training.distillation import Teacher as Teacher
 from .training.gradual import prune_gradually as prune_gradually
 from .training.loop import Recipe as Recipe

@@ -168,5 +168,5 @@ class Pairs:
                 self._length = sum(1 for _ in self.batches)
         return self._length if self.most is None else min(self._length, self.most)
 
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+    def __iter__(self) -> Iterator[Pair]:
         return (Pair(*self.split(batch)) for batch in islice(self.batches, self.most))

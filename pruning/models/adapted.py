@@ -178,7 +178,10 @@ class Adapted(Measurable):
     Attributes:
         network: What says where the neurons are.
         use: How it is run and judged.
+        report: What made it, where something did; `print` shows it.
     """
+
+    report: Any = None
 
     def __init__(self, network: PrunableModule, use: Use) -> None:
         super().__init__()
@@ -194,6 +197,10 @@ class Adapted(Measurable):
     def forward(self, *arguments: Any, **named: Any) -> Any:
         """Return what the network gives."""
         return self.network(*arguments, **named)
+
+    def __str__(self) -> str:
+        """Return what made it, or what was found in the network; `repr` shows the modules."""
+        return str(self.network if self.report is None else self.report)
 
     def layers(self) -> list[NeuronLayer]:
         """Return the network's layers, their parameters and modules under the names that they have here."""

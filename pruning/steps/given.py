@@ -1,0 +1,113 @@
+"""What users hand to the front door, a network in any state of preparation and batches, as a model and pairs."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from inspect import Parameter, signature
+from typing import Any
+
+from torch import nn
+
+from pruning.core.nested import kind_of, parts_of
+from pruning.core.neurons import PrunableModule
+from pruning.data.batches import Form, Pairs
+from pruning.discovery.discovered import Discovered
+from pruning.models.adapted import Adapted, adapt
+from pruning.models.base import Measurable
+from pruning.models.calling import PLACED, forward_names, forward_places, own_module, takes_state
+
+
+def measurable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
+    """Return a model that knows its loss.
+
+    Args:
+        network: A module, what `discover` found in it, or a model that was adapted before, whose loss stays unless
+            there is another.
+        data: Batches; the first one says what the network is given, where nothing else does.
+        loss: See `pruning.adapt`.
+        how: Further arguments of `adapt`, those that are None left out.
+
+    Raises:
+        TypeError: If the network is none.
+    """
+    given = {name: value for name, value in how.items() if value is not None}
+    if isinstance(network, Adapted):
+        if loss is None and not given:
+            return network
+        use = network.use
+        kept = {"call": use.call, "split": use.split, "example_dim": use.example_dim, "metrics": use.metrics}
+        return adapt(network.network, use.inputs, loss=use.criterion if loss is None else loss, **{**kept, **given})
+    if isinstance(network, Measurable):
+        return network
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"Expected a network, or what `pruning.discover` found in one, got {kind_of(network)}.")
+    inputs = _known_inputs(network)
+    if inputs is None:
+        inputs = _first_inputs(network, data, given.get("split"))
+    return adapt(network, inputs, loss=loss, **given)
+
+
+def _known_inputs(network: nn.Module) -> Any:
+    """Return what the network's neurons were found with, but for a state that it makes itself; None if unknown."""
+    origin = network.origin if isinstance(network, Discovered) else None
+    if origin is None:
+        return None
+    places, named = origin.inputs
+    if named:
+        return dict(named)
+    several = len(places) > 1 and takes_state(network, places[:-1])
+    places = places[:-1] if several and forward_places(own_module(network)) == len(places) else places
+    return places[0] if len(places) == 1 else tuple(places)
+
+
+def _first_inputs(network: nn.Module, data: Any, split: Any) -> Any:
+    """Return the inputs of the first batch, as far as the network's forward tells which these are."""
+    batch = next(iter(Pairs(data, lambda batch: (batch, None))), None)
+    if batch is None:
+        raise ValueError("Expected at least one batch, got none.")
+    if split is not None:
+        return split(batch.inputs)[0]
+    parameters = signature(own_module(network).forward).parameters.values()
+    needed = sum(each.kind in PLACED and each.default is Parameter.empty for each in parameters)
+    most = forward_places(own_module(network))
+    parts = parts_of(batch.inputs) if isinstance(batch.inputs, list | tuple) else None
+    places = math.inf if most is None else most
+    count = max(needed, min(places, len(parts) - 1 if parts else 1), 1)
+    names, others = forward_names(network)
+    form = Form(arguments=int(count), names=None if others else names)
+    return form.pair(batch.inputs)[0]
+
+
+def read_once(data: Any, most: int) -> Any:
+    """Return data that can be read again: what ends after once is read as far as it is used."""
+    if not isinstance(data, Iterator):
+        return data
+    return [batch for _, batch in zip(range(most), data, strict=False)]
+
+
+def limited(model: Measurable, data: Any, most: int) -> Any:
+    """Return at most so many batches as pairs; a language model's windows as they are."""
+    if isinstance(model, Adapted):
+        pairs = model.pairs(data)
+        return Pairs(pairs.batches, pairs.split, most) if isinstance(pairs, Pairs) else pairs
+    return data
+
+
+def like(model: Measurable, network: Any) -> Measurable:
+    """Return a model of another network, or of the same with other weights, that is used as this one is.
+
+    Raises:
+        ValueError: If it has other layers.
+    """
+    if isinstance(network, Adapted):
+        network = network.network
+    if not isinstance(model, Adapted) or not isinstance(network, PrunableModule) or network is model.network:
+        return model
+    found = Adapted(network, replace(model.use))
+    ours, theirs = ([(layer.name, layer.width) for layer in each.layers()] for each in (found, model))
+    if ours != theirs:
+        raise ValueError(
+            f"Expected the network whose importance was measured, with the layers {theirs}, got one with {ours}; "
+            "measure its own importance."
+        )
+    return found

@@ -1,0 +1,232 @@
+"""Importance in one line: every signal that data and loss allow, fused, and what the repair needs."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pruning.core.devices import seeded
+from pruning.core.neurons import Keep
+from pruning.core.options import BESIDE, SIGNALS
+from pruning.core.progress import Track, silently
+from pruning.data.batches import Unlabelled
+from pruning.experiment.measuring import USUAL, measure
+from pruning.fusion.fused import fuse
+from pruning.fusion.fusing import Fusing
+from pruning.models.base import Measurable
+from pruning.selection.allocation import Allocation
+from pruning.selection.retention import keep_of, retention
+from pruning.signals.activations import Covariances
+from pruning.steps.given import limited, measurable, read_once
+from pruning.steps.pictures import figure_of
+from pruning.steps.words import table_of
+
+logger = logging.getLogger(__name__)
+
+WITHOUT_LABELS = ("weights", "activations", "cooperative", "surgeon")
+"""Signals that need no targets."""
+TWICE = ("hessian", "criteria")
+"""Signals that differentiate the loss twice."""
+ONCE = ("derivative", "double backward", "not implemented", "does not require grad", "not require grad")
+"""What PyTorch says of a function that it can differentiate once alone."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How important each neuron is, by what, and what the repair needs.
+
+    Attributes:
+        table: The `importance` table: one column for each signal, `fused`, and `surgeon`.
+        by: The column that neurons are chosen by.
+        model: The network that was measured, with its loss.
+        data: The batches that it was measured on.
+        covariances: Of each layer's outputs, in groups of batches.
+        left_out: Signal → why it was not measured.
+    """
+
+    table: pd.DataFrame
+    by: str
+    model: Measurable
+    data: Any = field(repr=False)
+    covariances: Covariances = field(repr=False)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fisher(self) -> str:
+        """What targets are drawn from for the Fisher information; the true ones if from nothing."""
+        _, targets = next(iter(self.data))
+        return self.model.objective(targets).drawn
+
+    def keep(
+        self,
+        share: float | Mapping[str, float],
+        *,
+        scope: str = "layer",
+        layers: Sequence[str] | None = None,
+        floor: int | Mapping[str, int] = 1,
+        multiple: int = 1,
+        budget: Any = None,
+    ) -> Keep:
+        """Return which neurons stay.
+
+        Args:
+            share: Of the neurons; or layer → its own share, those that are not named staying whole.
+            scope: `layer`: each layer keeps that share; `global` or `absolute`: all are ranked together.
+            layers: Those that neurons may be taken from, by default all that are `exact`, or all if none is.
+            floor: Fewest neurons of a layer.
+            multiple: What every width is a multiple of, unless a layer stays whole.
+            budget: In place of the share: see `pruning.budget_of`.
+
+        Raises:
+            ValueError: For an unknown layer, scope, or a share outside (0, 1].
+        """
+        named = list(share) if isinstance(share, Mapping) else layers
+        rows = self.table[self.table["layer"].isin(self._layers(named))]
+        how: dict[str, Any] = {"floor": floor, "multiple": multiple, "otherwise": "fused"}
+        if isinstance(share, Mapping):
+            parts = [
+                self._retained(rows[rows["layer"] == name], Allocation(retain=one, scope="layer", **how))
+                for name, one in share.items()
+            ]
+            return keep_of(pd.concat(parts, ignore_index=True))
+        return keep_of(self._retained(rows, Allocation(retain=share, scope=scope, budget=budget, **how)))
+
+    def _retained(self, rows: pd.DataFrame, allocation: Allocation) -> pd.DataFrame:
+        kinds = {layer.name: layer.kind for layer in self.model.layers()}
+        return retention(rows.reset_index(drop=True), allocation, variant="kept", by=self.by, kinds=kinds)
+
+    def _layers(self, named: Sequence[str] | None) -> list[str]:
+        every = self.model.layers()
+        if named is None:
+            exact = [layer.name for layer in every if layer.exact]
+            return exact or [layer.name for layer in every]
+        known = [layer.name for layer in every]
+        for name in named:
+            if name not in known:
+                raise ValueError(f"Unknown layer {name!r}; known: {known}.")
+        return list(named)
+
+    def plot(self, keep: float | Mapping[str, float] | Keep | None = None, *, by: str | None = None) -> Any:
+        """Return a figure of matplotlib's: each layer's neurons by importance, those that are kept in colour.
+
+        Args:
+            keep: A share, as `keep` takes it, or kept neurons of each layer; all in one colour if None.
+            by: The column that is shown, by default the one that is chosen by.
+        """
+        chosen = keep if keep is None or _is_keep(keep) else self.keep(keep)  # type: ignore[arg-type]
+        return figure_of(self.table, by or self.by, chosen)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        """Return a line on each layer."""
+        fisher = f"targets drawn from a {self.fisher} distribution" if self.fisher else "the empirical one"
+        lines = [f"importance of {len(self.table):,} neurons by `{self.by}`; Fisher information: {fisher}"]
+        rows = []
+        for layer in self.model.layers():
+            own = self.table.loc[self.table["layer"] == layer.name, self.by].to_numpy(dtype=float)
+            low, middle, high = np.quantile(own, [0.1, 0.5, 0.9]) if np.isfinite(own).all() else (np.nan,) * 3
+            exact = "yes" if layer.exact else "no"
+            rows.append([layer.name, layer.kind, str(layer.width), exact, *(f"{x:.3g}" for x in (low, middle, high))])
+        lines += table_of(["layer", "kind", "neurons", "exact", "10%", "median", "90%"], rows)
+        lines += [f"not measured: {name}, because {reason}" for name, reason in self.left_out.items()]
+        return "\n".join(lines)
+
+
+def importance(
+    found: Any,
+    data: Any,
+    loss: Any = None,
+    *,
+    signals: Sequence[str] | None = None,
+    by: str | None = None,
+    strategy: str = "adaptive",
+    batches: int = 50,
+    seed: int = 1,
+    call: Any = None,
+    split: Any = None,
+    example_dim: int | None = None,
+    track: Track = silently,
+) -> Importance:
+    """Return how important each neuron of a network is to its loss, by every signal that data and loss allow.
+
+    >>> import torch, pruning
+    >>> from torch import nn
+    >>> _ = torch.manual_seed(0)
+    >>> network = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 3))
+    >>> data = [(torch.randn(8, 2), torch.arange(8) % 3) for _ in range(4)]
+    >>> found = pruning.discover(network, data[0][0])
+    >>> pruning.importance(found, data, nn.CrossEntropyLoss()).by
+    'surgeon'
+
+    Args:
+        found: What `discover` found, or a network.
+        data: Any iterable of batches, a `DataLoader` for example: (inputs, targets), dictionaries, inputs alone, and
+            what else `pruning.adapt` says. Read several times; what can be read only once is kept in memory.
+        loss: (outputs, targets) → mean loss, see `pruning.adapt`. None: the network's own, if it gives one; else what
+            needs no labels is measured, and what counts is that the outputs stay as they are.
+        signals: Which to measure: of `weights`, `hessian`, `activations`, `gradients`, `cooperative` (which are fused)
+            and `surgeon` (the order that knows the repair). By default all that the data allow.
+        by: The column of the table that neurons are chosen by: `surgeon` where it was measured, else `fused`.
+        strategy: How signals are fused, `simple` or `adaptive`.
+        batches: At most this many are read.
+        seed: Of what is drawn: probes, sampled targets, the order of a `DataLoader` that shuffles.
+        call: See `pruning.adapt`; likewise `split` and `example_dim`.
+        split: Batch → (inputs, targets).
+        example_dim: The dimension of inputs that runs over examples.
+        track: Shows progress.
+
+    Raises:
+        ValueError: For an unknown signal, fewer than two batches, or a signal that needs labels and has none.
+    """
+    data = read_once(data, batches)
+    model = measurable(found, data, loss, call=call, split=split, example_dim=example_dim)
+    pairs = limited(model, data, batches)
+    names, left_out = _names(pairs, signals)
+    tables: dict[str, pd.DataFrame] = {}
+    covariances: Covariances = {}
+    with seeded(model, seed):
+        for name in (each for each in (*SIGNALS[2:3], *SIGNALS, *BESIDE) if each in names or each == "activations"):
+            if name in tables:
+                continue
+            try:
+                tables[name], covariances = measure(
+                    name, model, pairs, covariances, effort=USUAL, seed=seed, track=track
+                )
+            except (RuntimeError, NotImplementedError) as error:
+                if name not in TWICE or not any(part in str(error) for part in ONCE):
+                    raise
+                left_out[name] = "the loss cannot be differentiated twice"
+                logger.warning("Not measured: %s, because %s.", name, left_out[name])
+    fused = [name for name in SIGNALS if name in tables and (name in names or len(tables) == 1)]
+    fusing = Fusing(strategy=strategy, seed=seed, signals=fused or None)
+    table = fuse(tables, fusing)
+    measured = "surgeon" in tables and bool(tables["surgeon"]["importance"].notna().any())
+    by = ("surgeon" if measured else "fused") if by is None else by
+    if by not in table.columns[2:]:
+        raise ValueError(f"Unknown importance {by!r}; known: {list(table.columns[2:])}.")
+    return Importance(table, by, model, pairs, covariances, left_out)
+
+
+def _names(pairs: Any, signals: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
+    """Return which signals to measure, and why others are not, as far as the first batch tells."""
+    known = [*SIGNALS, *BESIDE]
+    for name in signals or ():
+        if name not in known:
+            raise ValueError(f"Unknown signal {name!r}; known: {known}.")
+    first = next(iter(pairs), None)
+    if first is None:
+        raise ValueError("Expected at least one batch, got none.")
+    if not isinstance(first[1], Unlabelled):
+        return list(signals or known), {}
+    needing = [name for name in signals or known if name not in WITHOUT_LABELS]
+    if signals and needing:
+        raise ValueError(f"Expected targets for the signal {needing[0]!r}, got batches of inputs alone.")
+    reasons = dict.fromkeys(needing, "it needs targets, and the batches have none")
+    return [name for name in signals or known if name in WITHOUT_LABELS], reasons
+
+
+def _is_keep(keep: Any) -> bool:
+    """Return whether these are kept neurons and no shares."""
+    return isinstance(keep, Mapping) and all(hasattr(kept, "__len__") for kept in keep.values())

@@ -1,0 +1,185 @@
+"""Pruning in one line: neurons chosen, cut, their readers repaired, and what came of it as a short table."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+
+from pruning.core.devices import seeded
+from pruning.core.modes import evaluating
+from pruning.core.neurons import Keep, NeuronLayer
+from pruning.core.options import Repair, Scope
+from pruning.core.progress import Track, silently
+from pruning.evaluation.measures import Size, size_of
+from pruning.models.base import Measurable
+from pruning.repair.reconstruction import reconstruct
+from pruning.steps.given import like, limited, read_once
+from pruning.steps.measuring import Importance
+from pruning.steps.words import table_of
+
+logger = logging.getLogger(__name__)
+
+SCOPES = ("measured", *get_args(Scope))
+REPAIRS = get_args(Repair)
+COMPARED = 20
+"""Batches on which the outputs of two choices are compared with the dense network's."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What pruning did.
+
+    Attributes:
+        keep: Kept neurons of each layer that lost some, as `pruning.select` takes them.
+        widths: Layer → (neurons before, neurons after).
+        before: Size of the dense model.
+        after: Size of the pruned one.
+        by: What neurons were chosen by.
+        scope: How they were shared out.
+        repair: How readers were repaired.
+        apart: Scope → how far outputs then are from the dense network's, in units of the loss; of those compared.
+    """
+
+    keep: Keep
+    widths: Mapping[str, tuple[int, int]]
+    before: Size
+    after: Size
+    by: str
+    scope: str
+    repair: str
+    apart: Mapping[str, float]
+
+    def __str__(self) -> str:
+        """Return a line on each layer, and what the whole costs."""
+        how = f"chosen by `{self.by}`, scope `{self.scope}`, repair `{self.repair}`"
+        rows = [[name, str(old), str(new), f"{new / old:.0%}"] for name, (old, new) in self.widths.items()]
+        sizes = (("neurons", "neurons"), ("parameters", "parameters"), ("multiply_adds", "multiply-adds"))
+        for name, words in sizes:
+            old, new = getattr(self.before, name), getattr(self.after, name)
+            rows.append([words, f"{old:,}", f"{new:,}", f"{new / max(old, 1):.0%}"])
+        lines = [f"pruned, {how}", *table_of(["layer", "before", "after", "kept"], rows)]
+        if self.apart:
+            compared = ", ".join(f"{scope} {value:.3g}" for scope, value in self.apart.items())
+            lines.append(f"apart from the dense network's outputs: {compared}")
+        return "\n".join(lines)
+
+
+def prune(
+    found: Any,
+    importance: Importance,
+    keep: float | Mapping[str, float] = 0.5,
+    *,
+    repair: str = "ridge",
+    data: Any = None,
+    scope: str = "measured",
+    layers: Sequence[str] | None = None,
+    floor: int | Mapping[str, int] = 1,
+    multiple: int = 1,
+    budget: Any = None,
+    seed: int = 1,
+    track: Track = silently,
+) -> Any:
+    """Return the network with fewer neurons, its readers repaired; `print` shows what came of it.
+
+    >>> import torch, pruning
+    >>> from torch import nn
+    >>> _ = torch.manual_seed(0)
+    >>> network = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 3))
+    >>> data = [(torch.randn(8, 2), torch.arange(8) % 3) for _ in range(4)]
+    >>> found = pruning.discover(network, data[0][0])
+    >>> smaller = pruning.prune(found, pruning.importance(found, data, nn.CrossEntropyLoss()), keep=0.5)
+    >>> smaller.widths(), smaller.module
+    ((3,), Sequential(
+      (0): Linear(in_features=2, out_features=3, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=3, out_features=3, bias=True)
+    ))
+
+    Args:
+        found: What `discover` found; it is left as it was.
+        importance: What `importance` gave for it.
+        keep: Share of the neurons that stay; or layer → share, the others staying whole.
+        repair: `none`, `mean`, `ridge` (in closed form), or `imitate` (ridge, then the dense network's outputs).
+        data: Batches for the repair, labels or none, by default those that the importance was measured on.
+        scope: `layer`: each layer keeps that share; `global` or `absolute`: all layers are ranked together, by
+            importance relative to the layer's mean, or as it is; `measured`: whichever of one share a layer and one
+            ranking leaves the outputs, once repaired, closer to the dense network's on the data.
+        layers: Those that neurons may be taken from; by default those in which removed equals masked (`exact`), all
+            if there is none.
+        floor: Fewest neurons of a layer.
+        multiple: What every width is a multiple of, unless a layer stays whole.
+        budget: What the kept neurons may cost, in place of a share; see `pruning.budget_of`.
+        seed: Of the order of a `DataLoader` that shuffles, and of imitation.
+        track: Shows progress.
+
+    Returns:
+        A model that is called as the network is; `module` is the user's own, `report` what was done.
+
+    Raises:
+        ValueError: For an unknown scope, repair or layer, or a network with other layers than those measured.
+    """
+    for what, name, names in (("scope", scope, SCOPES), ("repair", repair, REPAIRS)):
+        if name not in names:
+            raise ValueError(f"Unknown {what} {name!r}; known: {list(names)}.")
+    if not isinstance(importance, Importance):
+        raise TypeError(f"Expected what `pruning.importance` gave, got {type(importance).__name__}.")
+    dense = like(importance.model, found)
+    pairs = importance.data if data is None else limited(dense, read_once(data, COMPARED), COMPARED)
+    how: dict[str, Any] = {"layers": layers, "floor": floor, "multiple": multiple, "budget": budget}
+    tried = _compared(importance, keep, scope)
+    with seeded(dense, seed):
+        candidates = {each: importance.keep(keep, scope=each, **how) for each in tried}
+        smaller = {
+            each: reconstruct(dense, kept, importance.covariances, repair="ridge" if repair == "imitate" else repair)
+            for each, kept in track([*candidates.items()], "repair")
+        }
+        distances = {each: apart(model, dense, pairs) for each, model in smaller.items()}
+        best = min(distances, key=distances.__getitem__)
+        pruned: Any = smaller[best]
+    kept = candidates[best]
+    ordered = [layer.name for layer in dense.layers()]
+    widths = dict(zip(ordered, zip(dense.widths(), pruned.widths(), strict=True), strict=True))
+    pruned.report = Report(kept, widths, size_of(dense), size_of(pruned), importance.by, best, repair, distances)
+    return pruned
+
+
+def _compared(importance: Importance, keep: float | Mapping[str, float], scope: str) -> list[str]:
+    """Return the scopes to choose from."""
+    if scope != "measured":
+        return [scope]
+    several = [layer for layer in importance.model.layers() if _counts(layer)]
+    if isinstance(keep, Mapping) or len(several) < 2:
+        return ["layer"]
+    return ["layer", "absolute" if importance.by == "surgeon" else "global"]
+
+
+def _counts(layer: NeuronLayer) -> bool:
+    return layer.width > 1
+
+
+def apart(model: Measurable, dense: Measurable, pairs: Any) -> float:
+    """Return how far a model's outputs are from the dense one's, in units of the loss: 0 where they are the same.
+
+    The mean over batches of the loss's own divergence (see `Objective.divergence`), less what it is between equals.
+
+    Args:
+        model: With the same outputs.
+        dense: What it is compared with.
+        pairs: Batches; of labels nothing is read but which targets count.
+    """
+    total, count = 0.0, 0
+    states: tuple[Any, Any] = (None, None)
+    with torch.no_grad(), evaluating(model), evaluating(dense):
+        for number, (inputs, targets) in enumerate(pairs):
+            if number == COMPARED:
+                break
+            outputs, own = model.predicted(inputs, states[0])
+            taught, theirs = dense.predicted(inputs, states[1])
+            states, objective = (own, theirs), dense.objective(targets)
+            if not dense.count(targets):
+                continue
+            distances = [objective.divergence(each, taught, targets, temperature=1.0) for each in (outputs, taught)]
+            total, count = total + (distances[0] - distances[1]).item(), count + 1
+    return total / max(count, 1)

@@ -1,0 +1,105 @@
+"""Fine-tuning in one line: a pruned network trained on its loss, the best epoch kept."""
+
+import logging
+from typing import Any
+
+from torch import nn
+
+from pruning.core.progress import Track, silently
+from pruning.evaluation.measures import loss_of
+from pruning.models.base import Measurable
+from pruning.steps.given import measurable
+from pruning.training.distillation import Teacher
+from pruning.training.loop import Recipe, train
+
+logger = logging.getLogger(__name__)
+
+
+def finetune(
+    smaller: Any,
+    data: Any,
+    loss: Any = None,
+    *,
+    valid: Any = None,
+    epochs: int = 3,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.01,
+    warmup: float = 0.1,
+    clip: float = 1.0,
+    portion: float = 1.0,
+    teacher: Any = None,
+    share: float = 0.5,
+    temperature: float = 1.0,
+    seed: int = 1,
+    track: Track = silently,
+) -> Any:
+    """Train a network in place and leave it as its best epoch was; return it.
+
+    >>> import torch, pruning
+    >>> from torch import nn
+    >>> _ = torch.manual_seed(0)
+    >>> network = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 1))
+    >>> data = [(x := torch.randn(8, 2), x[:, :1]) for _ in range(4)]
+    >>> smaller = pruning.finetune(pruning.discover(network, data[0][0]), data, nn.MSELoss(), learning_rate=0.01)
+    >>> smaller.history["valid_loss"].dropna().is_monotonic_decreasing
+    True
+
+    Args:
+        smaller: What `prune` gave, what `discover` found, or a network.
+        data: Batches to train on, as `importance` takes them, with targets; read once an epoch.
+        loss: See `pruning.adapt`; by default the one that the importance was measured with.
+        valid: Batches that the best epoch is chosen by; by default those to train on, which prefers the last.
+        epochs: Passes over the data.
+        learning_rate: The highest, after the warm-up; it falls to zero along a half cosine.
+        weight_decay: Of weight matrices.
+        warmup: Share of the steps over which the learning rate rises.
+        clip: Largest norm of the gradient.
+        portion: Share of the batches that one pass uses.
+        teacher: The dense network, to learn from its outputs beside the targets; None learns from targets alone.
+        share: Share of the teacher in what is minimised.
+        temperature: Divides logits where they are compared with the teacher's.
+        seed: Of dropout and of the order of a `DataLoader` that shuffles.
+        track: Shows progress.
+
+    Returns:
+        The network; `history` has the loss of each step.
+
+    Raises:
+        ValueError: If there is no loss, or a loss without targets.
+        FloatingPointError: If the loss stops being a number.
+    """
+    model: Any = measurable(smaller, data, loss)
+    learning = {"epochs": epochs, "learning_rate": learning_rate, "weight_decay": weight_decay, "warmup": warmup}
+    recipe = Recipe(**learning, clip=clip, portion=portion, patience=epochs)  # type: ignore[arg-type]
+    guide = None if teacher is None else Teacher.of(_taught(teacher, model, data), share=share, temperature=temperature)
+    *_, last = train(
+        model, data, data if valid is None else valid, recipe=recipe, seed=seed, teacher=guide, track=track
+    )
+    model.load_state_dict(last.best())
+    model.eval()
+    result = smaller if isinstance(smaller, Measurable) else model
+    result.history = last.history
+    return result
+
+
+def _taught(teacher: Any, model: Measurable, data: Any) -> Measurable:
+    """Return the teacher as a model with the same loss."""
+    if isinstance(teacher, Measurable):
+        return teacher
+    use: Any = getattr(model, "use", None)
+    if not isinstance(teacher, nn.Module) or use is None:
+        raise TypeError(f"Expected the dense network as teacher, got {type(teacher).__name__}.")
+    return measurable(teacher, data, use.criterion, call=use.call, split=use.split, example_dim=use.example_dim)
+
+
+def evaluate(network: Any, data: Any, loss: Any = None, *, metrics: Any = None, track: Track = silently) -> Any:
+    """Return a network's loss and metrics over data, see `pruning.loss_of`; `print` shows them.
+
+    Args:
+        network: What `prune` gave, what `discover` found, or a network.
+        data: Batches with targets.
+        loss: See `pruning.adapt`; by default the one that the network was given before.
+        metrics: What to report beside the loss; see `pruning.adapt`.
+        track: Shows progress.
+    """
+    return loss_of(measurable(network, data, loss, metrics=metrics), data, track=track)

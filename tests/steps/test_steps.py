@@ -1,0 +1,297 @@
+"""The front door: measured, pruned, repaired and fine-tuned in a line each, whatever network and data."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import pruning
+from pruning.core.neurons import select
+from pruning.data.batches import Pair, Unlabelled
+from pruning.steps.removing import apart
+
+
+class Net(nn.Module):
+    """Two hidden layers, one much wider than it need be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.out = nn.Linear(4, 24), nn.Linear(24, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(F.relu(self.two(F.relu(self.one(x)))))
+
+
+@cache
+def trained() -> tuple[Any, TensorDataset]:
+    torch.manual_seed(0)
+    x = torch.randn(240, 4)
+    y = (x[:, 0] * x[:, 1] > 0).long() + (x[:, 2] > 0.5).long()
+    network = Net()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    for _ in range(150):
+        loss = F.cross_entropy(network(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return network.eval(), TensorDataset(x, y)
+
+
+def loader(**how: Any) -> DataLoader[Any]:
+    return DataLoader(trained()[1], batch_size=24, **how)
+
+
+@cache
+def measured() -> Any:
+    network, data = trained()
+    return pruning.importance(pruning.discover(network, data[:2][0]), loader(), nn.CrossEntropyLoss())
+
+
+def test_six_lines_make_a_smaller_network_that_says_what_it_is(caplog):
+    network, data = trained()
+    net, x, loss = network, data[:2][0], nn.CrossEntropyLoss()
+    found = pruning.discover(net, x)
+    importance = pruning.importance(found, loader(), loss)
+    smaller = pruning.prune(found, importance, keep=0.5, repair="ridge", data=loader())
+    before = pruning.evaluate(smaller, loader())
+    pruning.finetune(smaller, loader(), loss, epochs=2, learning_rate=5e-3)
+    assert sum(smaller.widths()) == 15
+    assert pruning.evaluate(smaller, loader()).mean < before.mean < pruning.loss_of(cut_by_fused(), loader()).mean
+    assert isinstance(smaller.module, Net)
+    assert "importance of 30 neurons by `surgeon`; Fisher information: targets drawn from a categorical" in str(
+        importance
+    )
+    assert re.search(r"^neurons +30 +15 +50%$", str(smaller), re.MULTILINE)
+    assert "accuracy" in str(before)
+    assert "perplexity" in str(before)
+    assert not caplog.records
+
+
+def cut_by_fused() -> Any:
+    return pruning.prune(measured().model, measured(), keep=0.5, repair="none", scope="layer")
+
+
+def test_a_plain_network_is_found_by_the_way():
+    network, _ = trained()
+    found = pruning.importance(network, loader(), nn.CrossEntropyLoss())
+    pd.testing.assert_frame_equal(found.table, measured().table)
+    assert set(found.table.columns) >= {"fused", "surgeon", "hessian"}
+
+
+def test_the_scope_that_leaves_outputs_closer_is_taken_and_both_distances_are_reported():
+    model = measured().model
+    smaller = pruning.prune(model, measured(), keep=0.4)
+    each = {s: pruning.prune(model, measured(), keep=0.4, scope=s) for s in ("layer", "absolute")}
+    assert smaller.report.apart == {s: m.report.apart[s] for s, m in each.items()}
+    assert smaller.report.scope == min(smaller.report.apart, key=smaller.report.apart.__getitem__)
+    with torch.no_grad():
+        for scope, other in each.items():
+            shares = [model.module(x).log_softmax(1) for x, _ in loader()]
+            ours = [other.module(x).log_softmax(1) for x, _ in loader()]
+            apart_by_hand = torch.stack(
+                [F.kl_div(o, s, log_target=True, reduction="batchmean") for o, s in zip(ours, shares, strict=True)]
+            )
+            assert apart_by_hand.mean().item() == pytest.approx(smaller.report.apart[scope], rel=1e-4)
+    assert apart(model, model, measured().data) == 0
+
+
+def test_inputs_alone_are_enough_to_prune_and_repair(caplog):
+    network, _ = trained()
+    alone = [x for x, _ in loader()]
+    found = pruning.importance(network, alone)
+    assert found.by == "surgeon"
+    assert set(found.left_out) == {"hessian", "gradients"}
+    assert "not measured: hessian, because it needs targets, and the batches have none" in str(found)
+    assert "targets drawn from a Gaussian distribution" in str(found)
+    repaired, cut = (pruning.prune(network, found, keep=0.5, repair=repair, data=alone) for repair in ("ridge", "none"))
+    assert min(repaired.report.apart.values()) < min(cut.report.apart.values())
+    assert isinstance(next(iter(found.data)).targets, Unlabelled)
+    with pytest.raises(ValueError, match="Expected a loss, got none; give `loss`"):
+        pruning.finetune(repaired, alone)
+    with pytest.raises(ValueError, match="Expected targets for the signal 'hessian', got batches of inputs alone"):
+        pruning.importance(network, alone, signals=["hessian"])
+    assert not caplog.records
+
+
+def test_a_loader_that_shuffles_is_read_in_the_same_order_for_the_same_seed_and_draws_nothing():
+    network, _ = trained()
+    shuffled = loader(shuffle=True)
+    before = torch.get_rng_state()
+    tables = [pruning.importance(network, shuffled, nn.CrossEntropyLoss(), batches=4, seed=s).table for s in (1, 1, 2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    assert not tables[0]["hessian"].equals(tables[2]["hessian"])
+
+
+def test_data_that_end_after_once_are_kept_as_far_as_they_are_used():
+    def stream() -> Iterator[Any]:
+        yield from loader()
+
+    found = pruning.importance(trained()[0], stream(), nn.CrossEntropyLoss(), batches=10)
+    pd.testing.assert_frame_equal(found.table, measured().table)
+
+
+def test_shares_may_be_of_layers_and_others_stay_whole():
+    smaller = pruning.prune(measured().model, measured(), keep={"one": 0.25})
+    assert smaller.widths() == (6, 6)
+    assert pruning.prune(measured().model, measured(), keep=0.5, layers=["two"]).widths() == (24, 3)
+    assert pruning.prune(measured().model, measured(), keep=0.5, multiple=4).widths()[0] % 4 == 0
+
+
+def test_what_is_kept_makes_the_same_network_by_select():
+    smaller = pruning.prune(measured().model, measured(), keep=0.5, repair="none")
+    expected = select(measured().model, smaller.report.keep)
+    x = trained()[1][:9][0]
+    assert torch.equal(smaller(x), expected(x))
+
+
+def test_a_picture_shows_each_layer_with_what_is_kept():
+    figure = measured().plot(keep=0.5)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["one: 12 of 24", "two: 3 of 6"]
+    colours = {tuple(np.round(bar.get_facecolor(), 2)) for axes in figure.axes for bar in axes.patches}
+    assert len(colours) == 2
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    assert heights == sorted(heights, reverse=True)
+    assert [axes.get_title() for axes in measured().plot(by="fused").axes] == ["one", "two"]
+    assert [axes.get_title() for axes in measured().plot({"two": torch.arange(2)}).axes] == [
+        "one: 24 of 24",
+        "two: 2 of 6",
+    ]
+    with pytest.raises(ValueError, match="Unknown importance 'size'; known: "):
+        measured().plot(by="size")
+
+
+def test_a_loss_that_is_differentiated_once_alone_leaves_out_what_needs_it_twice():
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return x.square()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+            return 2 * ctx.saved_tensors[0] * gradient
+
+    def once(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return Once.apply(outputs[:, 0] - targets).mean()
+
+    batches = [(x, x[:, 0]) for x, _ in loader()]
+    found = pruning.importance(trained()[0], batches, once)
+    assert found.left_out == {"hessian": "the loss cannot be differentiated twice"}
+    assert found.table["fused"].notna().all()
+    assert "not measured: hessian, because the loss cannot be differentiated twice" in str(found)
+
+
+class Carrying(nn.Module):
+    """A recurrent language model as PyTorch's example has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.rnn, self.out = nn.Embedding(9, 5), nn.GRU(5, 8), nn.Linear(8, 9)
+
+    def forward(self, tokens: torch.Tensor, state: torch.Tensor) -> Any:
+        outputs, state = self.rnn(self.embedding(tokens), state)
+        return self.out(outputs), state
+
+    def init_hidden(self, batch: int) -> torch.Tensor:
+        return torch.zeros(1, batch, 8)
+
+
+def test_a_network_with_a_state_is_found_with_it_and_read_without():
+    torch.manual_seed(0)
+    network = Carrying()
+    tokens = torch.arange(60).view(20, 3) % 9
+    data = [(tokens[i : i + 5], tokens[i + 1 : i + 6]) for i in (0, 5, 10)]
+    found = pruning.discover(network, (data[0][0], network.init_hidden(3)))
+    importance = pruning.importance(found, data, nn.CrossEntropyLoss())
+    assert importance.model.example_dim == 1
+    smaller = pruning.prune(found, importance)
+    assert smaller.widths() == (4,)
+    pruning.finetune(smaller, data, epochs=1)
+    assert np.isfinite(pruning.evaluate(smaller, data).perplexity)
+
+
+def test_dictionaries_say_themselves_what_is_what():
+    network, _ = trained()
+    batches = [{"x": x, "labels": y, "name": "a"} for x, y in loader()]
+    found = pruning.importance(network, batches, nn.CrossEntropyLoss())
+    pd.testing.assert_frame_equal(found.table, measured().table)
+
+
+def test_a_teacher_and_validation_batches_may_stand_beside_the_training():
+    network, _ = trained()
+    smaller = pruning.prune(network, measured())
+    batches = list(loader())
+    tuned = pruning.finetune(smaller, batches[:6], valid=batches[6:], teacher=network, epochs=2, learning_rate=0.01)
+    assert tuned is smaller
+    assert pruning.evaluate(smaller, batches[6:]).mean == pytest.approx(smaller.history["valid_loss"].min(), rel=1e-5)
+
+
+REFUSED = {
+    "an unknown signal": (
+        lambda: pruning.importance(trained()[0], loader(), nn.CrossEntropyLoss(), signals=["hesian"]),
+        r"Unknown signal 'hesian'; known: \['weights'",
+    ),
+    "an unknown column": (
+        lambda: pruning.importance(trained()[0], loader(), nn.CrossEntropyLoss(), by="size", signals=["weights"]),
+        "Unknown importance 'size'; known: ",
+    ),
+    "an unknown scope": (
+        lambda: pruning.prune(None, measured(), scope="best"),
+        r"Unknown scope 'best'; known: \['measured'",
+    ),
+    "an unknown repair": (
+        lambda: pruning.prune(None, measured(), repair="glue"),
+        r"Unknown repair 'glue'; known: \['none'",
+    ),
+    "an unknown layer": (
+        lambda: pruning.prune(measured().model, measured(), layers=["three"]),
+        r"Unknown layer 'three'; known: \['one', 'two'\].",
+    ),
+    "a share of all": (
+        lambda: pruning.prune(measured().model, measured(), keep=50),
+        r"Expected retain in \(0, 1\], got 50.",
+    ),
+    "a table": (
+        lambda: pruning.prune(None, measured().table),
+        "Expected what `pruning.importance` gave, got DataFrame.",
+    ),
+    "another network": (
+        lambda: pruning.prune(
+            pruning.discover(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), torch.ones(2, 4)), measured()
+        ),
+        "Expected the network whose importance was measured, with the layers .* measure its own importance.",
+    ),
+    "no network": (
+        lambda: pruning.importance("net", loader()),
+        "Expected a network, or what `pruning.discover` found in one, got str.",
+    ),
+    "no batch": (lambda: pruning.importance(measured().model, []), "Expected at least one batch, got none."),
+    "one batch": (
+        lambda: pruning.importance(measured().model, list(loader())[:1]),
+        "Expected at least two batches for activations",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_done_is_refused_with_what_can(case):
+    act, sentence = REFUSED[case]
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        act()
+
+
+def test_pairs_that_were_taken_apart_stay_so():
+    (first, *_) = measured().data
+    assert isinstance(first, Pair)
+    assert pruning.loss_of(measured().model, list(measured().data)) == pruning.loss_of(measured().model, loader())
