@@ -19,6 +19,7 @@ from pruning.data.windows import Windows
 from pruning.discovery import discover
 from pruning.models.answers import has_main, main_of
 from pruning.models.base import Measurable
+from pruning.models.batches import form_of
 from pruning.models.calling import (
     WITHIN,
     Call,
@@ -32,10 +33,10 @@ from pruning.models.calling import (
     usual_call,
 )
 from pruning.models.classes import Classes, class_numbers
-from pruning.models.examples import PAIRED, TRIPLE, own_loss
+from pruning.models.examples import own_loss
 from pruning.models.losses import kind_of_loss, objective_of
 from pruning.models.metrics import Metric, metrics_of
-from pruning.models.objectives import Criterion, Objective, is_one_of, setting
+from pruning.models.objectives import Criterion, Objective, setting
 from pruning.models.tapping import tapping
 
 
@@ -260,17 +261,7 @@ class Adapted(Measurable):
     @property
     def form(self) -> Form:
         """What tells a batch's inputs from its targets."""
-        criterion: Any = self.use.criterion
-        names, others = forward_names(self.network)
-        given = 1 if isinstance(self.use.inputs, Mapping) else len(arguments_of(self.use.inputs))
-        together = 3 if is_one_of(criterion, TRIPLE) else 2 if is_one_of(criterion, PAIRED) else 1
-        return Form(
-            arguments=given,
-            names=None if others else names,
-            example_dim=self.example_dim,
-            keeps_targets=criterion is own_loss,
-            together=together if given == 1 else 1,
-        )
+        return form_of(self.network, self.use.inputs, self.use.criterion, self.example_dim)
 
     def untappable(self, inputs: Any) -> dict[str, str]:
         """Return why a layer is left out by `tapped` and `outputs`, by layer."""

@@ -1,20 +1,19 @@
 """What users hand to the front door, a network in any state of preparation and batches, as a model and pairs."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
-from inspect import Parameter, signature
 from typing import Any
 
 from torch import nn
 
-from pruning.core.nested import kind_of, parts_of
+from pruning.core.nested import kind_of
 from pruning.core.neurons import PrunableModule
-from pruning.data.batches import Form, Pairs
+from pruning.data.batches import Pairs
 from pruning.discovery.discovered import Discovered
 from pruning.models.adapted import Adapted, adapt
 from pruning.models.base import Measurable
-from pruning.models.calling import PLACED, forward_names, forward_places, own_module, takes_state
+from pruning.models.batches import first_inputs
+from pruning.models.calling import forward_places, own_module, takes_state
 
 
 def measurable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
@@ -43,7 +42,7 @@ def measurable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
         raise TypeError(f"Expected a network, or what `pruning.discover` found in one, got {kind_of(network)}.")
     inputs = _known_inputs(network)
     if inputs is None:
-        inputs = _first_inputs(network, data, given.get("split"))
+        inputs = first_inputs(network, data, given.get("split"))
     return adapt(network, inputs, loss=loss, **given)
 
 
@@ -58,24 +57,6 @@ def _known_inputs(network: nn.Module) -> Any:
     several = len(places) > 1 and takes_state(network, places[:-1])
     places = places[:-1] if several and forward_places(own_module(network)) == len(places) else places
     return places[0] if len(places) == 1 else tuple(places)
-
-
-def _first_inputs(network: nn.Module, data: Any, split: Any) -> Any:
-    """Return the inputs of the first batch, as far as the network's forward tells which these are."""
-    batch = next(iter(Pairs(data, lambda batch: (batch, None))), None)
-    if batch is None:
-        raise ValueError("Expected at least one batch, got none.")
-    if split is not None:
-        return split(batch.inputs)[0]
-    parameters = signature(own_module(network).forward).parameters.values()
-    needed = sum(each.kind in PLACED and each.default is Parameter.empty for each in parameters)
-    most = forward_places(own_module(network))
-    parts = parts_of(batch.inputs) if isinstance(batch.inputs, list | tuple) else None
-    places = math.inf if most is None else most
-    count = max(needed, min(places, len(parts) - 1 if parts else 1), 1)
-    names, others = forward_names(network)
-    form = Form(arguments=int(count), names=None if others else names)
-    return form.pair(batch.inputs)[0]
 
 
 def read_once(data: Any, most: int) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pruning.core.devices import seeded
 from pruning.core.neurons import Keep
@@ -57,7 +58,8 @@ class Importance:
     @property
     def fisher(self) -> str:
         """What targets are drawn from for the Fisher information; the true ones if from nothing."""
-        _, targets = next(iter(self.data))
+        with torch.random.fork_rng(devices=[]):
+            _, targets = next(iter(self.data))
         return self.model.objective(targets).drawn
 
     def keep(
@@ -181,9 +183,10 @@ def importance(
         ValueError: For an unknown signal, fewer than two batches, or a signal that needs labels and has none.
     """
     data = read_once(data, batches)
-    model = measurable(found, data, loss, call=call, split=split, example_dim=example_dim)
-    pairs = limited(model, data, batches)
-    names, left_out = _names(pairs, signals)
+    with torch.random.fork_rng(devices=[]):  # whoever reads a `DataLoader` draws
+        model = measurable(found, data, loss, call=call, split=split, example_dim=example_dim)
+        pairs = limited(model, data, batches)
+        names, left_out = _names(pairs, signals)
     tables: dict[str, pd.DataFrame] = {}
     covariances: Covariances = {}
     with seeded(model, seed):

@@ -1,0 +1,51 @@
+"""What tells a batch's inputs from its targets: the network's arguments, and what its loss reads."""
+
+import math
+from collections.abc import Mapping
+from inspect import Parameter, signature
+from typing import Any
+
+from torch import nn
+
+from pruning.core.nested import parts_of
+from pruning.data.batches import Form, Pairs, Split
+from pruning.models.calling import PLACED, arguments_of, forward_names, forward_places, own_module
+from pruning.models.examples import PAIRED, TRIPLE, own_loss
+from pruning.models.objectives import is_one_of
+
+
+def form_of(network: nn.Module, inputs: Any, loss: Any, example_dim: int) -> Form:
+    """Return how the batches of a network with such inputs and loss are taken apart."""
+    names, others = forward_names(network)
+    given = 1 if isinstance(inputs, Mapping) else len(arguments_of(inputs))
+    together = 3 if is_one_of(loss, TRIPLE) else 2 if is_one_of(loss, PAIRED) else 1
+    return Form(
+        arguments=given,
+        names=None if others else names,
+        example_dim=example_dim,
+        keeps_targets=loss is own_loss,
+        together=together if given == 1 else 1,
+    )
+
+
+def first_inputs(network: nn.Module, data: Any, split: Split | None = None) -> Any:
+    """Return the inputs of the first batch, as far as the network's forward tells which these are.
+
+    They are as many parts of a tuple as forward needs, and those that it can take as well, but for the last part.
+
+    Raises:
+        ValueError: If there is no batch.
+    """
+    first = next(iter(Pairs(data, lambda batch: (batch, None))), None)
+    if first is None:
+        raise ValueError("Expected at least one batch, got none.")
+    batch = first.inputs
+    if split is not None:
+        return split(batch)[0]
+    parameters = signature(own_module(network).forward).parameters.values()
+    needed = sum(each.kind in PLACED and each.default is Parameter.empty for each in parameters)
+    most = forward_places(own_module(network))
+    parts = parts_of(batch) if isinstance(batch, list | tuple) else None
+    count = max(needed, min(math.inf if most is None else most, len(parts) - 1 if parts else 1), 1)
+    names, others = forward_names(network)
+    return Form(arguments=int(count), names=None if others else names).pair(batch)[0]
