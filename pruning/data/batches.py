@@ -169,4 +169,5 @@ class Pairs:
         return self._length if self.most is None else min(self._length, self.most)
 
     def __iter__(self) -> Iterator[Pair]:
-        return (Pair(*self.split(batch)) for batch in islice(self.batches, self.most))
+        for batch in islice(self.batches, self.most):
+            yield batch if isinstance(batch, Pair) else Pair(*self.split(batch))

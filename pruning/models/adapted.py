@@ -14,7 +14,7 @@ from pruning.core.devices import moved, twice_differentiable
 from pruning.core.modes import evaluating, untouched
 from pruning.core.nested import kind_of, mapped, tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice
-from pruning.data.batches import TARGETS, Form, Pairs, Split
+from pruning.data.batches import TARGETS, Form, Pair, Pairs, Split
 from pruning.data.windows import Windows
 from pruning.discovery import discover
 from pruning.models.answers import has_main, main_of
@@ -223,7 +223,7 @@ class Adapted(Measurable):
 
     def inputs_in(self, batch: Any) -> Any:
         """Return the inputs of a batch of any form; see `adapt`."""
-        return (self.use.split or self.form.pair)(batch)[0]
+        return batch.inputs if isinstance(batch, Pair) else (self.use.split or self.form.pair)(batch)[0]
 
     def read(self, inputs: Any, state: Any = None) -> Any:
         """Run the network and return the state."""

@@ -132,7 +132,7 @@ def prune(
     with seeded(dense, seed):
         candidates = {each: importance.keep(keep, scope=each, **how) for each in tried}
         smaller = {
-            each: reconstruct(dense, kept, importance.covariances, repair="ridge" if repair == "imitate" else repair)
+            each: reconstruct(dense, kept, repair="ridge" if repair == "imitate" else repair, data=pairs)
             for each, kept in track([*candidates.items()], "repair")
         }
         distances = {each: apart(model, dense, pairs) for each, model in smaller.items()}

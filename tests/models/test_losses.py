@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import pruning
-from pruning.ablation.oracle import oracle
+from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.neurons import mask, select
 from pruning.evaluation.measures import loss_of, size_of
 from pruning.fusion.fusing import Fusing
@@ -265,7 +265,7 @@ def test_whatever_the_loss_reads_a_model_is_measured_fused_pruned_repaired_and_t
 @pytest.mark.parametrize("kind", KINDS)
 def test_measured_removal_is_the_rise_of_the_loss_whatever_it_reads(kind):
     model, batches = model_and_batches(kind)
-    found = oracle(model, batches, neurons="all", tokens=10**6, most=10**6, tolerance=0.1, words="all", seed=1)
+    found = oracle(model, batches, Ablation(neurons="all", tokens=10**6, seed=1))
     layer = model.layers()[0]
     keep = {layer.name: torch.arange(1, layer.width)}
     rise = loss_of(select(model, keep), batches).mean - loss_of(model, batches).mean
