@@ -48,6 +48,7 @@ from .fusion.fusing import Fusing as Fusing
 from .models import build as build
 from .models.adapted import adapt as adapt
 from .models.metrics import Metric as Metric
+from .models.objectives import Objective as Objective
 from .repair.imitation import Imitation as Imitation
 from .repair.imitation import imitate as imitate
 from .repair.reconstruction import reconstruct as reconstruct

@@ -27,6 +27,18 @@ class Objective(ABC):
     `rows` says what of them is one target. Losses are summed over targets that count, so that a sum divided by their
     `weight` is the mean.
 
+    >>> class Counts(Objective):
+    ...     """Whole numbers, by a Poisson distribution of which the outputs are the logarithms of the means."""
+    ...     def rows(self, outputs, targets):
+    ...         return outputs
+    ...     def counted(self, targets):
+    ...         return torch.ones(len(targets), dtype=torch.bool)
+    ...     def mean(self, outputs, targets):
+    ...         return self.criterion(outputs[:, 0], targets)
+    >>> counts = Counts(torch.nn.PoissonNLLLoss())
+    >>> round(counts.mean(torch.zeros(2, 1), torch.tensor([1, 2])).item(), 3)  # adapt(network, inputs, loss=counts)
+    1.0
+
     Attributes:
         criterion: (outputs, targets) → mean loss.
     """

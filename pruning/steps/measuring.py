@@ -39,6 +39,13 @@ ONCE = ("derivative", "double backward", "not implemented", "does not require gr
 class Importance:
     """How important each neuron is, by what, and what the repair needs.
 
+    >>> import pruning
+    >>> network = torch.nn.Sequential(torch.nn.Linear(2, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    >>> data = [torch.randn(8, 2, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    >>> found = pruning.importance(network, data, signals=["weights"])
+    >>> found.by, len(found.table), len(found.keep(0.5)["0"])
+    ('fused', 6, 3)
+
     Attributes:
         table: The `importance` table: one column for each signal, `fused`, and `surgeon`.
         by: The column that neurons are chosen by.

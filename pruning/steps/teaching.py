@@ -95,6 +95,14 @@ def _taught(teacher: Any, model: Measurable, data: Any) -> Measurable:
 def evaluate(network: Any, data: Any, loss: Any = None, *, metrics: Any = None, track: Track = silently) -> Any:
     """Return a network's loss and metrics over data, see `pruning.loss_of`; `print` shows them.
 
+    >>> import torch
+    >>> data = [(torch.ones(2, 3), torch.zeros(2, 1))] * 2
+    >>> network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    >>> for parameter in network.parameters():
+    ...     _ = parameter.data.zero_()
+    >>> print(evaluate(network, data, nn.MSELoss()))
+    loss 0, mean_squared_error 0 (lower is better), mean_absolute_error 0 (lower is better)
+
     Args:
         network: What `prune` gave, what `discover` found, or a network.
         data: Batches with targets.
