@@ -28,7 +28,6 @@ class Objective(ABC):
     `weight` is the mean.
 
     >>> class Counts(Objective):
-    ...     """Whole numbers, by a Poisson distribution of which the outputs are the logarithms of the means."""
     ...     def rows(self, outputs, targets):
     ...         return outputs
     ...     def counted(self, targets):
@@ -36,7 +35,7 @@ class Objective(ABC):
     ...     def mean(self, outputs, targets):
     ...         return self.criterion(outputs[:, 0], targets)
     >>> counts = Counts(torch.nn.PoissonNLLLoss())
-    >>> round(counts.mean(torch.zeros(2, 1), torch.tensor([1, 2])).item(), 3)  # adapt(network, inputs, loss=counts)
+    >>> round(counts.mean(torch.zeros(2, 1), torch.tensor([1, 2])).item(), 3)
     1.0
 
     Attributes:
