@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.neurons import frozen_as, named_tensors
+from pruning.data.batches import Split
 from pruning.data.windows import Batches
 from pruning.models.adapted import Adapted, Use, adapt
+from pruning.models.batches import first_inputs
 from pruning.models.calling import Call
-from pruning.models.objectives import Criterion
+from pruning.models.objectives import Criterion, Objective
 from tasks.common.blame import blaming
 from tasks.common.parameters import Unexpected
 from tasks.common.sources import file_of_source
@@ -29,22 +31,34 @@ class UserModel:
 
     Attributes:
         model: The model, its weights loaded; or a `PrunableModule` that says itself where its neurons are.
-        criterion: (logits (n, classes), class numbers (n,)) → mean loss, such as `nn.CrossEntropyLoss()`.
-        train: Batches (inputs, targets) to measure and fine-tune on, a `DataLoader` for example; likewise below. The
-            order of all but `train` must not change.
+        train: Batches to measure and fine-tune on, a `DataLoader` for example, of any form that `pruning.adapt` takes;
+            likewise below. The order of all but `train` must not change.
         valid: Batches that the best epoch is chosen by.
         test: Batches that results are reported on.
-        call: See `pruning.adapt`; likewise `example_dim`.
+        loss: (outputs, targets) → mean loss, such as `nn.CrossEntropyLoss()`; see `pruning.adapt`. None: the loss that
+            the model gives itself.
+        metrics: What is reported beside the loss; see `pruning.adapt`; likewise `call`, `split` and `example_dim`.
+        call: How the model is run.
+        split: Batch → (inputs, targets).
         example_dim: The dimension of inputs that runs over the examples of a batch.
+        criterion: The older name of `loss`.
     """
 
     model: nn.Module
-    criterion: Criterion
     train: Batches
     valid: Batches
     test: Batches
+    loss: Criterion | Objective | None = None
+    metrics: Any = None
     call: Call | None = None
+    split: Split | None = None
     example_dim: int | None = None
+    criterion: Criterion | None = None
+
+    @property
+    def judge(self) -> Criterion | Objective | None:
+        """The loss, by whichever name."""
+        return self.criterion if self.loss is None else self.loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +132,9 @@ def _elsewhere(spec: ModuleSpec | None, path: Path) -> bool:
 def adapted(source: str) -> Adapted:
     """Return the user's model as it is, as signals and stages take it; it is not to be changed."""
     own = read_own(source)
-    inputs, _ = next(iter(own.valid))
     with torch.random.fork_rng(devices=[]):
-        model = adapt(own.model, inputs, loss=own.criterion, call=own.call, example_dim=own.example_dim)
+        how = {name: getattr(own, name) for name in ("metrics", "call", "split", "example_dim")}
+        model = adapt(own.model, first_inputs(own.model, own.valid, own.split), loss=own.judge, **how)
     known = {field.name: getattr(model.use, field.name) for field in fields(Use)}
     return Adapted(model.network, Sourced(source=source, **known))
 

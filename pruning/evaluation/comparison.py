@@ -10,6 +10,8 @@ from pruning.evaluation.schemas import COMPARISON
 REPORTED = "test"
 """The split whose perplexity is compared; the validation split has chosen the best epochs."""
 PHASES = ("pruned", "reconstructed", "finetuned")
+MEASURES = ("perplexity", "loss")
+"""What tells how good a model is, the better known first."""
 COSTS = ("parameters", "multiply_adds", "synaptic_operations", "energy")
 """What a model takes to hold and to run, whatever it runs on."""
 
@@ -18,13 +20,15 @@ def compare(evaluation: pd.DataFrame, choices: Mapping[str, str], *, control: st
     """Return the `comparison` table.
 
     The change of a phase is its perplexity over the control's − 1: before fine-tuning over the dense model's, after
-    it over the dense model's after the same fine-tuning, so that extra training is not mistaken for good pruning.
+    it over the dense model's after the same fine-tuning, so that extra training is not mistaken for good pruning. Where
+    there is no perplexity (see `measure_of`), it is what the loss rose by, over the size of the control's.
 
     >>> import pandas as pd
     >>> phases = {"dense": (10.0, 10.0, 9.0), "half": (20.0, 12.0, 9.9)}
     >>> rows = [
-    ...     {"variant": name, "phase": phase, "split": "test", "perplexity": value, "neurons": 8, "parameters": 80,
-    ...      "multiply_adds": 60, "synaptic_operations": 0.0, "energy": 276.0}
+    ...     {"variant": name, "phase": phase, "split": "test", "perplexity": value, "loss": math.log(value),
+    ...      "metrics": "{}", "neurons": 8, "parameters": 80, "multiply_adds": 60, "synaptic_operations": 0.0,
+    ...      "energy": 276.0}
     ...     for name, values in phases.items() for phase, value in zip(PHASES, values, strict=True)
     ... ]
     >>> found = compare(pd.DataFrame(rows), {"half": "fused"}, control="dense")
@@ -40,14 +44,17 @@ def compare(evaluation: pd.DataFrame, choices: Mapping[str, str], *, control: st
         ValueError: If a variant was not evaluated in every phase.
     """
     reported = evaluation[evaluation["split"] == REPORTED]
-    perplexity = _by_phase(reported)
+    known = {measure: _by_phase(reported, measure) for measure in MEASURES}
+    losses = known["loss"]
     for variant in (control, *choices):
-        if variant not in perplexity.index or perplexity.loc[[variant]].isna().any(axis=None):
+        if variant not in losses.index or losses.loc[[variant]].isna().any(axis=None):
             raise ValueError(f"Expected variant {variant!r} evaluated in the phases {list(PHASES)}, got others.")
     names = list(choices)
-    sizes = reported[reported["phase"] == PHASES[-1]].set_index("variant")[["neurons", *COSTS]]
-    dense, chosen, worth = sizes.loc[[control]].iloc[0], sizes.loc[names], perplexity.loc[names]
-    change = worth / perplexity.loc[[control]].iloc[0] - 1
+    sizes = reported[reported["phase"] == PHASES[-1]].set_index("variant")[["neurons", "metrics", *COSTS]]
+    dense, chosen = sizes.loc[[control]].iloc[0], sizes.loc[names]
+    measure = measure_of(reported)
+    worth, beside = known[measure].loc[names], known[measure].loc[[control]].iloc[0]
+    change = worth / beside - 1 if measure == "perplexity" else (worth - beside) / beside.abs()
     frame = pd.DataFrame(
         {
             "variant": names,
@@ -55,16 +62,34 @@ def compare(evaluation: pd.DataFrame, choices: Mapping[str, str], *, control: st
             "neurons": chosen["neurons"].to_numpy(),
             "retention": (chosen["neurons"] / dense["neurons"]).to_numpy(),
             **{cost: chosen[cost].to_numpy() for cost in COSTS},
-            **{f"{phase}_perplexity": worth[phase].to_numpy() for phase in PHASES},
+            **{
+                f"{phase}_{one}": rows.loc[names, phase].to_numpy(dtype=float)
+                for one, rows in known.items()
+                for phase in PHASES
+            },
+            "metrics": chosen["metrics"].to_numpy(),
             **{f"{phase}_change": change[phase].to_numpy() for phase in PHASES},
         }
     )
     return table(COMPARISON, frame)
 
 
-def _by_phase(reported: pd.DataFrame) -> pd.DataFrame:
-    """Return the perplexity of each variant in each phase; what removes nothing is `dense` before fine-tuning."""
-    found = reported.pivot_table(index="variant", columns="phase", values="perplexity")
+def measure_of(rows: pd.DataFrame, column: str = "{}") -> str:
+    """Return what models are compared by: `perplexity`, or `loss` where some have none.
+
+    >>> measure_of(pd.DataFrame({"test_perplexity": [math.nan], "test_loss": [1.0]}), "test_{}")
+    'loss'
+
+    Args:
+        rows: Of models.
+        column: How the columns are called.
+    """
+    return MEASURES[int(rows[column.format(MEASURES[0])].isna().any())]
+
+
+def _by_phase(reported: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Return a measure of each variant in each phase; what removes nothing is `dense` before fine-tuning."""
+    found = reported.pivot_table(index="variant", columns="phase", values=measure, dropna=False)
     found = found.reindex(columns=["dense", *PHASES])
     for phase in PHASES[:-1]:
         found[phase] = found[phase].fillna(found["dense"])

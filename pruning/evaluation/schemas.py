@@ -2,6 +2,9 @@
 
 from pruning.core.tables import PHASE, VARIANT, Column, Table
 
+NO_CLASSES = "the loss is no log-likelihood of classes"
+OF_CLASSES = "the model's own loss has no accuracy"
+
 ENERGY = {
     "synaptic_operations": Column("number", "1/token", "accumulates that spikes cause, in place of multiply-adds"),
     "energy": Column("number", "pJ/token", "of multiply-adds that read no spikes and of synaptic operations"),
@@ -15,9 +18,10 @@ EVALUATION = Table(
         "variant": VARIANT,
         "phase": PHASE,
         "split": Column("text", "", "valid or test"),
-        "loss": Column("number", "nat/token", "cross-entropy, every token once, state carried"),
-        "perplexity": Column("number", "1", "exp(loss)"),
-        "accuracy": Column("number", "1", "share of the targets that the model ranks first"),
+        "loss": Column("number", "nat/token", "cross-entropy, every token once, state carried; or a user's own loss"),
+        "perplexity": Column("number", "1", "exp(loss)", missing=NO_CLASSES),
+        "accuracy": Column("number", "1", "share of the targets that the model ranks first", missing=OF_CLASSES),
+        "metrics": Column("text", "", "further metrics of a user's model, JSON: name → [value, which is better]"),
         "tokens": Column("integer", "token", "targets predicted: tokens of a language model"),
         "neurons": Column("integer", "", "neurons of all layers"),
         "parameters": Column("integer", "", "stored numbers, shared ones once"),
@@ -38,9 +42,13 @@ COMPARISON = Table(
         "parameters": Column("integer", "", "stored numbers, shared ones once"),
         "multiply_adds": Column("integer", "1/token", "multiply-adds for one token"),
         **ENERGY,
-        "pruned_perplexity": Column("number", "1", "test perplexity right after removal"),
-        "reconstructed_perplexity": Column("number", "1", "test perplexity after the repair"),
-        "finetuned_perplexity": Column("number", "1", "test perplexity after fine-tuning"),
+        "pruned_perplexity": Column("number", "1", "test perplexity right after removal", missing=NO_CLASSES),
+        "reconstructed_perplexity": Column("number", "1", "test perplexity after the repair", missing=NO_CLASSES),
+        "finetuned_perplexity": Column("number", "1", "test perplexity after fine-tuning", missing=NO_CLASSES),
+        "pruned_loss": Column("number", "nat/token", "test loss right after removal"),
+        "reconstructed_loss": Column("number", "nat/token", "test loss after the repair"),
+        "finetuned_loss": Column("number", "nat/token", "test loss after fine-tuning"),
+        "metrics": Column("text", "", "further test metrics after fine-tuning, JSON: name → [value, which is better]"),
         "pruned_change": Column("number", "1", "relative to the dense model before fine-tuning"),
         "reconstructed_change": Column("number", "1", "relative to the dense model before fine-tuning"),
         "finetuned_change": Column("number", "1", "relative to the dense model after the same fine-tuning"),
@@ -56,7 +64,9 @@ PATH = Table(
         "neurons": Column("integer", "", "neurons of all layers"),
         "parameters": Column("integer", "", "stored numbers, shared ones once"),
         "multiply_adds": Column("integer", "1/token", "multiply-adds for one token"),
-        "valid_perplexity": Column("number", "1", "validation perplexity, by which one may choose"),
-        "test_perplexity": Column("number", "1", "test perplexity, for what was chosen"),
+        "valid_perplexity": Column("number", "1", "validation perplexity, by which one may choose", missing=NO_CLASSES),
+        "test_perplexity": Column("number", "1", "test perplexity, for what was chosen", missing=NO_CLASSES),
+        "valid_loss": Column("number", "nat/token", "validation loss, by which one may choose where that is missing"),
+        "test_loss": Column("number", "nat/token", "test loss"),
     },
 )

@@ -223,7 +223,11 @@ class Adapted(Measurable):
 
     def inputs_in(self, batch: Any) -> Any:
         """Return the inputs of a batch of any form; see `adapt`."""
-        return batch.inputs if isinstance(batch, Pair) else (self.use.split or self.form.pair)(batch)[0]
+        return self.pair_of(batch).inputs
+
+    def pair_of(self, batch: Any) -> Pair:
+        """Return a batch of any form as inputs and targets, `Unlabelled` where it has none."""
+        return batch if isinstance(batch, Pair) else Pair(*(self.use.split or self.form.pair)(batch))
 
     def read(self, inputs: Any, state: Any = None) -> Any:
         """Run the network and return the state."""
@@ -256,7 +260,7 @@ class Adapted(Measurable):
         """Return batches of any form as (inputs, targets), again and again; see `adapt`."""
         if isinstance(batches, Pairs | Windows):
             return batches
-        return Pairs(batches, self.use.split or self.form.pair)
+        return Pairs(batches, self.pair_of)
 
     @property
     def form(self) -> Form:

@@ -162,6 +162,11 @@ class Shares(Classes):
         """Return that every target counts, (n,)."""
         if isinstance(targets, Unlabelled):
             return counting_all(targets)
+        if targets.ndim < 2:
+            raise ValueError(
+                f"Expected class numbers, or shares of all classes, as targets, got {targets.dtype} of shape "
+                f"{tuple(targets.shape)}; use `targets.long()` if they are class numbers."
+            )
         return torch.ones(targets.numel() // targets.shape[1], dtype=torch.bool, device=targets.device)
 
     def weight(self, targets: Any) -> float:

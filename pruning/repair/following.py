@@ -13,8 +13,9 @@ from pruning.core.reading import Read, Reading
 from pruning.discovery import Discovered
 from pruning.discovery.running import tensors_in
 from pruning.models.adapted import Adapted
+from pruning.models.answers import has_main, main_of
 from pruning.models.base import Measurable
-from pruning.models.objectives import Classes, Objective
+from pruning.models.objectives import Objective
 
 States = tuple[Any, Any]
 
@@ -35,7 +36,7 @@ class Pupil:
     def size(self, batch: Any) -> int:
         """Return how many targets a batch has; without any, how many examples it is inputs of."""
         inputs, targets = _parted(self.teacher, batch)
-        if isinstance(self.teacher, Measurable) and isinstance(targets, Tensor):
+        if isinstance(self.teacher, Measurable) and targets is not None:
             return max(1, self.teacher.count(targets))
         first = next(iter(tensors_in(inputs)), torch.zeros(1))
         dim = self.teacher.example_dim if isinstance(self.teacher, Measurable) else 0
@@ -104,11 +105,10 @@ def _chosen(model: PrunableModule) -> dict[str, Tensor] | None:
 
 
 def _parted(model: PrunableModule, batch: Any) -> tuple[Any, Any]:
-    """Return a batch's inputs and targets; None for targets where it has none."""
-    if not isinstance(model, Measurable):
-        return batch, None
-    inputs = model.inputs_in(batch)
-    return inputs, None if inputs is batch else batch[1]
+    """Return a batch's inputs and targets; None for targets of a network that does not know any."""
+    if isinstance(model, Adapted):
+        return model.pair_of(batch)
+    return tuple(batch) if isinstance(model, Measurable) else (batch, None)
 
 
 def _answered(model: PrunableModule, inputs: Any, state: Any) -> tuple[Any, Any]:
@@ -124,16 +124,13 @@ def _answered(model: PrunableModule, inputs: Any, state: Any) -> tuple[Any, Any]
 
 def _distance(model: PrunableModule, answer: Any, wanted: Any, targets: Any) -> Tensor | None:
     """Return how far an answer is from the one wanted, by the loss's divergence; by squares where it has none."""
-    known = isinstance(model, Measurable) and isinstance(answer, Tensor) and answer.ndim > 0
-    if known and isinstance(model, Measurable):
-        given = targets if isinstance(targets, Tensor) else None
-        objective = model.objective(wanted if given is None else given)
-        if given is None:
-            given = wanted.argmax(-1) if isinstance(objective, Classes) else wanted
-        if not bool(objective.counted(given).any()):
+    if isinstance(model, Measurable):
+        objective = model.objective(targets)
+        if not model.count(targets):
             return None
-        if type(objective).divergence is not Objective.divergence:
-            return objective.divergence(answer, wanted, given, temperature=1.0)
+        known = objective.whole or (has_main(answer) and main_of(answer).is_floating_point())
+        if known and type(objective).divergence is not Objective.divergence:
+            return objective.divergence(answer, wanted, targets, temperature=1.0)
     pairs = zip(_floats(answer), _floats(wanted), strict=True)
     return torch.stack([(one - other).abs().square().mean() / _spread(other) for one, other in pairs]).mean()
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from math import isnan
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ Rows = Sequence[Row]
 
 
 def run(words: Sequence[str]) -> Answer:
-    """Choose a model on the path by validation perplexity and measured latency, and write it.
+    """Choose a model on the path by validation perplexity (or loss) and measured latency, and write it.
 
     Raises:
         Unexpected: With one sentence, if nothing on the path is good or fast enough, or the folder is not its own.
@@ -54,7 +55,8 @@ def run(words: Sequence[str]) -> Answer:
 
 
 def _answer(row: Row, dense: Row, wanted: argparse.Namespace, model: Measurable) -> Answer:
-    change = row["valid_perplexity"] / dense["valid_perplexity"] - 1
+    measure, shown = ("loss", ".4g") if isnan(row["valid_perplexity"]) else ("perplexity", ".1f")
+    valid, test, change = row[f"valid_{measure}"], row[f"test_{measure}"], _worse(row, dense)
     faster = dense["milliseconds"] / row["milliseconds"]
     size = size_of(model)
     values = {"folder": str(wanted.to), **row, "change": change, "batch": wanted.batch, "speed_up": faster}
@@ -62,15 +64,18 @@ def _answer(row: Row, dense: Row, wanted: argparse.Namespace, model: Measurable)
         values,
         [
             f"{wanted.to}: {row['retain']:.0%} of the neurons, {size.parameters:,} parameters",
-            f"perplexity {row['valid_perplexity']:.1f} on valid ({change:+.1%}), {row['test_perplexity']:.1f} on test",
+            f"{measure} {valid:{shown}} on valid ({change:+.1%}), {test:{shown}} on test",
             f"{row['milliseconds']:.2f} ms a step at batch {wanted.batch} ({faster:.2f}× as fast as dense)",
         ],
     )
 
 
 def fastest_within(rows: Rows, dense: Row, percent: float) -> Row:
-    """Return the row of least latency whose validation perplexity is at most `percent` % above the dense model's."""
-    above = [100 * (row["valid_perplexity"] / dense["valid_perplexity"] - 1) for row in rows]
+    """Return the row of least latency whose validation perplexity is at most `percent` % above the dense model's.
+
+    Where there is none, the loss is.
+    """
+    above = [100 * _worse(row, dense) for row in rows]
     if min(above) > percent:
         raise Unexpected(f"Expected --within of at least {min(above):.2f}, the best on the path, got {percent:g}.")
     return min(
@@ -79,11 +84,23 @@ def fastest_within(rows: Rows, dense: Row, percent: float) -> Row:
 
 
 def best_within(rows: Rows, milliseconds: float) -> Row:
-    """Return the row of least validation perplexity whose latency is at most `milliseconds`."""
+    """Return the row of least validation perplexity, or loss, whose latency is at most `milliseconds`."""
     fastest = min(row["milliseconds"] for row in rows)
     if fastest > milliseconds:
         raise Unexpected(f"Expected --latency of at least {fastest:.3f} ms, the fastest, got {milliseconds:g}.")
-    return min((row for row in rows if row["milliseconds"] <= milliseconds), key=itemgetter("valid_perplexity"))
+    return min((row for row in rows if row["milliseconds"] <= milliseconds), key=_valid)
+
+
+def _valid(row: Row) -> float:
+    """Return what models on the path are chosen by: the validation perplexity, or the loss where there is none."""
+    return row["valid_loss"] if isnan(row["valid_perplexity"]) else row["valid_perplexity"]
+
+
+def _worse(row: Row, dense: Row) -> float:
+    """Return by which share a model's validation perplexity, or its loss, lies above the dense one's."""
+    if isnan(row["valid_perplexity"]):
+        return (_valid(row) - _valid(dense)) / abs(_valid(dense))
+    return _valid(row) / _valid(dense) - 1
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:

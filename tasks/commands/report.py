@@ -1,12 +1,13 @@
 """`python -m tasks report`: the comparison in the terminal, and where to look further."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from rich.table import Table
 
-from pruning.evaluation.comparison import PHASES
+from pruning.evaluation.comparison import PHASES, measure_of
 from tasks.common.pipeline import PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
@@ -38,7 +39,11 @@ def run(words: Sequence[str]) -> Answer:
     timing = read_variants(stage.inputs["evaluate"], "timing", parameters.variants)
     rows = [{**row, "latency": _latency(timing, row["variant"])} for row in comparison.to_dict("records")]
     spikes = comparison["synaptic_operations"].gt(0).any()  # else energy says no more than multiply-adds
-    tables = [_quality(rows, parameters), _cost(rows), *([_energy(rows)] if spikes else [])]
+    tables = [
+        _quality(rows, parameters, measure_of(comparison, "finetuned_{}")),
+        _cost(rows),
+        *([_energy(rows)] if spikes else []),
+    ]
     where = WHERE.format(plots=stage.outputs["plots"], costs=stage.outputs["costs"])
     return Answer({"control": parameters.compare.control, "variants": rows}, [*tables, where])
 
@@ -57,21 +62,28 @@ def _latency(timing: pd.DataFrame, variant: str) -> dict[int, dict[str, float]]:
     }
 
 
-def _quality(rows: Sequence[Values], parameters: Parameters) -> Table:
+def _quality(rows: Sequence[Values], parameters: Parameters, measure: str) -> Table:
+    digits = ".1f" if measure == "perplexity" else ".4g"
     return shown_table(
-        "Quality: test perplexity after each phase",
+        f"Quality: test {measure} after each phase",
         [
             {
                 "variant": row["variant"],
                 "chosen by": "–" if row["variant"] == parameters.compare.control else row["importance"],
                 "neurons kept": f"{row['neurons']:,} ({row['retention']:.0%})",
-                **{phase: f"{row[f'{phase}_perplexity']:.1f}" for phase in PHASES},
+                **{phase: f"{row[f'{phase}_{measure}']:{digits}}" for phase in PHASES},
                 "change": f"{row['finetuned_change']:+.1%}",
+                **{f"{name}\n({better} is better)": f"{value:.4g}" for name, value, better in _further(row)},
             }
             for row in rows
         ],
         words=2,
     )
+
+
+def _further(row: Values) -> list[tuple[str, float, str]]:
+    """Return (name, value, which is better) of the metrics that a user's own loss has."""
+    return [(name, value, better) for name, (value, better) in json.loads(row["metrics"]).items()]
 
 
 def _cost(rows: Sequence[Values]) -> Table:

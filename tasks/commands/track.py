@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from pruning.evaluation.comparison import COSTS, PHASES
+from pruning.evaluation.comparison import COSTS, PHASES, measure_of
 from tasks.commands.lock import read_lock
 from tasks.common.parameters import Unexpected, settings_of
 from tasks.common.pipeline import EXPERIMENT, LOCK, PARAMETERS, PIPELINE, Stage, flat, read_stage
@@ -58,6 +58,7 @@ class Record:
     metrics: Mapping[str, float]
     tags: Mapping[str, str] = field(default_factory=dict)
     curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["step"]))
+    likelihood: bool = True  # whether losses have a perplexity
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # to be read in the browser
     files: Mapping[str, Sequence[Path]] = field(default_factory=dict)  # by the folder that they go to
 
@@ -173,8 +174,9 @@ def _pipeline(state: State) -> Record:
     ran = [state.stage(name) for name in stages if name in state.lock]
     metrics = _dense(state) | state.seconds(*ran)
     for row in comparison.to_dict("records"):
+        measure = measure_of(comparison, "finetuned_{}")
         for phase in PHASES:
-            metrics[f"perplexity_{phase}_test/{row['variant']}"] = row[f"{phase}_perplexity"]
+            metrics[f"{measure}_{phase}_test/{row['variant']}"] = row[f"{phase}_{measure}"]
     files = {"": [compare.outputs["comparison"], PARAMETERS, LOCK], "plots": sorted(compare.outputs["plots"].glob("*"))}
     tables, tags = {"comparison": comparison}, {"kind": "pipeline", **state.device(*ran)}
     return Record("pipeline", flat(state.values), metrics, tags=tags, tables=tables, files=files)
@@ -188,6 +190,7 @@ def _training(state: State) -> Record:
         metrics=_dense(state) | state.seconds(stage),
         tags={"kind": "training", "dvc.model": state.hashes[stage.outputs["model"]], **state.device(stage)},
         curves=state.table(stage, "history"),
+        likelihood=any(name.startswith("perplexity") for name in _dense(state)),
         files={"": [stage.outputs["history"], stage.outputs["model"] / "config.json"]},
     )
 
@@ -213,6 +216,7 @@ def _variant(state: State, variant: str) -> Record:
             **state.device(*stages),
         },
         curves=state.table(finetune, "history"),
+        likelihood=measure_of(tables["evaluation"]) == "perplexity",
         tables=tables,
         files={"": [finetune.outputs["model"] / "config.json"]},
     )
@@ -225,11 +229,15 @@ def _dense(state: State) -> dict[str, float]:
 
 
 def _evaluated(evaluation: pd.DataFrame, before: str = "pruned") -> dict[str, float]:
-    """Return perplexities and sizes; what precedes fine-tuning has one name, also where nothing was removed."""
+    """Return perplexities (or losses), metrics and sizes; what precedes fine-tuning has one name, as if removed."""
     metrics: dict[str, float] = {}
+    measure = measure_of(evaluation)
     for row in evaluation.to_dict("records"):
         phase = before if row["phase"] == "dense" else row["phase"]
-        metrics |= {f"perplexity_{phase}_{row['split']}": row["perplexity"]} | {size: row[size] for size in SIZES}
+        further = {name: value for name, (value, _) in json.loads(row["metrics"]).items()}
+        known = {measure: row[measure], **further}
+        metrics |= {f"{name}_{phase}_{row['split']}": value for name, value in known.items()}
+        metrics |= {size: row[size] for size in SIZES}
     return metrics
 
 
@@ -322,7 +330,7 @@ def _metrics(record: Record) -> Iterator[Any]:
         for index in np.unique(np.linspace(0, len(known) - 1, min(len(known), POINTS)).round().astype(int)):
             step, value = int(known["step"].iloc[index]), float(known[name].iloc[index])
             yield Metric(name, value, now, step)
-            if name.endswith("_loss"):
+            if name.endswith("_loss") and record.likelihood:
                 yield Metric(name.replace("loss", "perplexity"), float(np.exp(value)), now, step)
 
 

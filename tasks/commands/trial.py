@@ -9,11 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.modes import evaluating
+from pruning.core.nested import kind_of, tensors_in
+from pruning.data.batches import TARGETS, Pair, Split, Unlabelled
 from pruning.data.corpus import SPLITS
 from pruning.data.windows import IGNORED
 from pruning.models.adapted import Adapted
-from pruning.models.calling import usual_call
-from pruning.models.classes import Classes
+from pruning.models.batches import first_inputs, form_of
+from pruning.models.calling import forward_names, usual_call
+from pruning.models.classes import Classes, Shares
+from pruning.models.examples import TRIPLE, OwnClasses
+from pruning.models.objectives import Objective, is_one_of
 from tasks.common.blame import blaming
 from tasks.common.parameters import Unexpected
 from tasks.own import UserModel, adapted, read_own
@@ -40,8 +45,11 @@ def try_own(source: str, *, tokens: int) -> tuple[Adapted, dict[str, str]]:
         _check_parts(own, source)
         for name, tensor in own.model.state_dict().items():
             _check_finite(tensor, f"finite weights in {name!r} from {source}")
-        batches = {split: _looked_at(own, split, source) for split in SPLITS}
-        inputs, advice = batches["valid"][0][0], _types(own.model, batches["valid"][0])
+        with blaming(f"batches in `valid` from {source}", about=source):
+            first = first_inputs(own.model, own.valid, own.split)
+        form = form_of(own.model, first, own.judge, own.example_dim or 0)
+        batches = {split: _looked_at(own, split, own.split or form.pair, source) for split in SPLITS}
+        inputs, advice = batches["valid"][0].inputs, _types(own.model, batches["valid"][0])
         with blaming(f"the model of {source} to run on the first batch of valid", advice, about=source):
             with evaluating(own.model), torch.no_grad():  # plainly, before `discover` looks into it
                 (own.call or usual_call(own.model, inputs))(own.model, inputs, None)
@@ -50,10 +58,10 @@ def try_own(source: str, *, tokens: int) -> tuple[Adapted, dict[str, str]]:
         for split, some in batches.items():
             for number, (_, targets) in enumerate(some):
                 _check_targets(model, targets, classes, f"batch {number} of {split} ({source})")
-        first = model.count(batches["valid"][0][1])
-        if first >= tokens:
+        count = model.count(batches["valid"][0].targets)
+        if count >= tokens:
             raise Unexpected(
-                f"Expected oracle.tokens above the {first} targets in the first batch of valid ({source}), "
+                f"Expected oracle.tokens above the {count} targets in the first batch of valid ({source}), "
                 f"got {tokens}; raise it, or make the batches smaller."
             )
         with evaluating(model):
@@ -65,8 +73,11 @@ def _check_parts(own: UserModel, source: str) -> None:
     """Refuse parts of a `UserModel` that are not what they are to be."""
     if not isinstance(own.model, nn.Module):
         raise Unexpected(f"Expected an nn.Module as `model` from {source}, got {type(own.model).__name__}.")
-    if not callable(own.criterion):
-        raise Unexpected(f"Expected a function as `criterion` from {source}, got {type(own.criterion).__name__}.")
+    loss = own.judge
+    if loss is not None and not callable(loss) and not isinstance(loss, Objective):
+        raise Unexpected(f"Expected a function as `loss` from {source}, got {type(loss).__name__}.")
+    if loss is None and not set(forward_names(own.model)[0]) & set(TARGETS):
+        raise Unexpected(f"Expected a function as `loss` from {source}, got none; name one, such as nn.MSELoss().")
     for split, fewest in FEWEST.items():
         batches: Any = getattr(own, split)
         if not hasattr(batches, "__iter__") or isinstance(batches, Iterator) or not hasattr(batches, "__len__"):
@@ -81,27 +92,31 @@ def _check_parts(own: UserModel, source: str) -> None:
             raise Unexpected(f"Expected at least {several} in `{split}` from {source}, got {length}.")
 
 
-def _looked_at(own: UserModel, split: str, source: str) -> list[tuple[Any, Tensor]]:
-    """Return the first batches of a split, each a pair with inputs that are numbers and targets that are classes."""
+def _looked_at(own: UserModel, split: str, taken_apart: Split, source: str) -> list[Pair]:
+    """Return the first batches of a split, each a pair with inputs that are numbers and targets."""
     with blaming(f"batches of (inputs, targets) in `{split}` from {source}"):
         batches = list(islice(getattr(own, split), LOOKED_AT))
     if len(batches) < min(FEWEST[split], LOOKED_AT):
         raise Unexpected(f"Expected {len(getattr(own, split))} batches in `{split}` from {source}, got {len(batches)}.")
+    pairs = []
     for number, batch in enumerate(batches):
         place = f"batch {number} of {split} ({source})"
-        if not isinstance(batch, list | tuple) or len(batch) != 2 or not isinstance(batch[1], Tensor):
-            raise Unexpected(f"Expected a pair (inputs, targets), targets a tensor, in {place}, got {_kind(batch)}.")
-        tensors = list(_tensors(batch[0]))
+        with blaming(f"inputs and targets in {place}", about=place):
+            pairs.append(Pair(*taken_apart(batch)))
+        inputs, targets = pairs[-1]
+        if targets is None or (isinstance(targets, Unlabelled) and not is_one_of(own.judge, TRIPLE)):
+            raise Unexpected(f"Expected inputs and targets in {place}, got {kind_of(batch)}.")
+        tensors = list(tensors_in(inputs))
         if not tensors:
-            raise Unexpected(f"Expected inputs that are tensors in {place}, got {_kind(batch[0])}.")
-        for tensor in (*tensors, batch[1]):
+            raise Unexpected(f"Expected inputs that are tensors in {place}, got {kind_of(inputs)}.")
+        for tensor in (*tensors, *tensors_in(targets)):
             if not tensor.numel():
                 raise Unexpected(f"Expected examples in {place}, got a tensor of shape {tuple(tensor.shape)}.")
             _check_finite(tensor, f"finite numbers in {place}")
-    return batches
+    return pairs
 
 
-def _check_passes(model: Adapted, batches: Mapping[str, list[tuple[Any, Tensor]]], source: str) -> int:
+def _check_passes(model: Adapted, batches: Mapping[str, list[Pair]], source: str) -> int:
     """Run the first batch of each split forwards, and that of `train` backwards, as in training; return the classes."""
     classes = 0
     for split, [(inputs, targets), *_] in batches.items():
@@ -109,9 +124,11 @@ def _check_passes(model: Adapted, batches: Mapping[str, list[tuple[Any, Tensor]]
         runs = blaming(f"the model of {source} to run on {first}", advice, about=source)
         with runs, evaluating(model), torch.no_grad():
             outputs, _ = model.predicted(inputs)
-            logits = model.objective(targets).rows(outputs, targets)
-        classes = logits.shape[-1]
-        _check_finite(logits, f"finite logits from {source} on {first}")
+            objective = model.objective(targets)
+            rows = objective.rows(outputs, targets)
+        classes = rows.shape[-1]
+        what = "logits" if isinstance(objective, Classes) else "outputs"
+        _check_finite(rows, f"finite {what} from {source} on {first}")
         _check_targets(model, targets, classes, f"batch 0 of {split} ({source})")
         with blaming(f"the criterion of {source} to give one number on {first}", about=source):
             loss = model.judged(outputs, targets)
@@ -128,14 +145,13 @@ def _check_passes(model: Adapted, batches: Mapping[str, list[tuple[Any, Tensor]]
     return classes
 
 
-def _check_targets(model: Adapted, targets: Tensor, classes: int, place: str) -> None:
-    """Refuse targets that are no class numbers below the number of logits."""
+def _check_targets(model: Adapted, targets: Any, classes: int, place: str) -> None:
+    """Refuse targets of which none counts, and class numbers that are none below the number of logits."""
     objective = model.objective(targets)
-    if not isinstance(objective, Classes):
-        raise Unexpected(
-            f"Expected a criterion of classes for the pipeline, which reports perplexity, in {place}, "
-            f"got {objective.name}; call the library's functions on `pruning.adapt(…)` of your model instead."
-        )
+    if not isinstance(objective, Classes) or isinstance(objective, Shares | OwnClasses):
+        if not model.count(targets):
+            raise Unexpected(f"Expected a target that counts in {place}, got none.")
+        return
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise Unexpected(f"Expected class numbers as targets in {place}, got {targets.dtype}; use `targets.long()`.")
     counted = model.labels(targets)
@@ -159,7 +175,7 @@ def _check_finite(tensor: Tensor, wanted: str) -> None:
 def _types(model: nn.Module, batch: tuple[Any, Any]) -> str:
     """Return what to do where inputs and weights are numbers of different types; nothing if they are of one."""
     weights = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
-    inputs = {tensor.dtype for tensor in _tensors(batch[0]) if tensor.is_floating_point()}
+    inputs = {tensor.dtype for tensor in tensors_in(batch[0]) if tensor.is_floating_point()}
     if not inputs or not weights or inputs <= weights:
         return ""
     return f"the inputs are {_listed(inputs)} and the weights {_listed(weights)}, so convert one of them"
@@ -167,21 +183,3 @@ def _types(model: nn.Module, batch: tuple[Any, Any]) -> str:
 
 def _listed(types: set[torch.dtype]) -> str:
     return " and ".join(sorted(str(each) for each in types))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in inputs."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"{len(value)} of {', '.join(type(part).__name__ for part in value[:4])}"
-    return type(value).__name__

@@ -1,6 +1,8 @@
 """The stage `compare`: one table of all variants, metrics for DVC, plots."""
 
 import json
+import math
+from typing import Any
 
 import pandas as pd
 
@@ -19,7 +21,7 @@ def run(job: Job) -> None:
     evaluation = read_variants(job.input("evaluate"), "evaluation", choices)
     comparison = compare(evaluation, choices, control=job.settings("compare")["control"])
     write_table(job.output("comparison"), comparison, COMPARISON)
-    metrics = {row.pop("variant"): row for row in comparison.drop(columns="importance").to_dict("records")}
+    metrics = {str(row.pop("variant")): _numbers(row) for row in comparison.to_dict("records")}
     with replacing(job.output("metrics")) as aside:
         aside.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     write_plots(
@@ -33,6 +35,13 @@ def run(job: Job) -> None:
     measured = read_variants(job.input("evaluate"), "timing", choices)
     curve = _with_latency(path, path["retain"].map("{:g}".format), taken, "path")
     write_costs(job.output("costs"), curve, _with_latency(comparison, comparison["variant"], measured, "finetuned"))
+
+
+def _numbers(row: dict[Any, Any]) -> dict[str, float]:
+    """Return the numbers of a row of the comparison that there are, further metrics among them."""
+    further = {name: value for name, (value, _) in json.loads(row["metrics"]).items()}
+    known = {**row, **further}.items()
+    return {name: value for name, value in known if isinstance(value, int | float) and not math.isnan(value)}
 
 
 def _with_latency(frame: pd.DataFrame, names: pd.Series, timing: pd.DataFrame, phase: str) -> pd.DataFrame:

@@ -1,13 +1,14 @@
-"""The stage `evaluate`, once for each variant: perplexity, size and latency after each phase."""
+"""The stage `evaluate`, once for each variant: loss, metrics, size and latency after each phase."""
 
 import dataclasses
+import json
 
 import pandas as pd
 
 from pruning.data.windows import Batches
 from pruning.evaluation.energy import energy_of
 from pruning.evaluation.latency import latencies
-from pruning.evaluation.measures import loss_of, size_of
+from pruning.evaluation.measures import Loss, loss_of, size_of
 from pruning.evaluation.schemas import EVALUATION
 from pruning.models.base import Measurable
 from tasks.common.job import Job, seconds
@@ -45,10 +46,17 @@ def _row(job: Job, phase: str, split: str, model: Measurable, windows: Batches) 
         "loss": loss.mean,
         "perplexity": loss.perplexity,
         "accuracy": loss.accuracy,
+        "metrics": further_metrics(loss),
         "tokens": loss.tokens,
         **dataclasses.asdict(size_of(model)),
         **dataclasses.asdict(energy_of(model, windows, track=job.track, what=f"{what}, spikes")),
     }
+
+
+def further_metrics(loss: Loss) -> str:
+    """Return the metrics beside the accuracy as JSON: name → [value, which numbers are better]."""
+    beside = {name: [value, loss.better[name]] for name, value in loss.metrics.items() if name != "accuracy"}
+    return json.dumps(beside, sort_keys=True)
 
 
 def _latencies(job: Job, models: dict[str, Measurable], repeats: int) -> pd.DataFrame:

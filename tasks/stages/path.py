@@ -22,7 +22,7 @@ DENSE = 1.0
 
 
 def run(job: Job) -> pd.DataFrame:
-    """Write perplexity and size of the model at each share of neurons kept; return their latencies."""
+    """Write loss, perplexity and size of the model at each share of neurons kept; return their latencies."""
     settings = job.settings("path")
     models = {DENSE: read_model(job.input("train/model"))}
     models |= {retain: model_at(job, retain) for retain in sorted(settings["retain"], reverse=True)}
@@ -33,8 +33,9 @@ def run(job: Job) -> pd.DataFrame:
         losses = {
             split: loss_of(model, own, track=job.track, what=f"{retain:g}, {split}") for split, own in windows.items()
         }
-        perplexity = {f"{split}_perplexity": loss.perplexity for split, loss in losses.items()}
-        rows.append({"retain": retain, **asdict(size_of(model)), **perplexity})
+        worth = {f"{split}_perplexity": loss.perplexity for split, loss in losses.items()}
+        worth |= {f"{split}_loss": loss.mean for split, loss in losses.items()}
+        rows.append({"retain": retain, **asdict(size_of(model)), **worth})
     write_table(job.output("path"), pd.DataFrame(rows), PATH)
     return _timing(job, models, settings["repeats"])
 

@@ -1,4 +1,4 @@
-"""The pictures: training curves, perplexity against retention, importance by layer."""
+"""The pictures: training curves, perplexity (or the loss) against retention, importance by layer."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pruning.core.options import BESIDE, SIGNALS
-from pruning.evaluation.comparison import PHASES
+from pruning.evaluation.comparison import PHASES, measure_of
 from tasks.common.writing import replacing
 
 mpl.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
@@ -43,25 +43,24 @@ def write_plots(
 
 
 def write_costs(path: Path, curve: pd.DataFrame, variants: pd.DataFrame) -> None:
-    """Write one picture of perplexity against each cost: the path of repaired models, and the variants as points.
+    """Write a picture of perplexity, or the loss, against each cost: the path of repaired models, variants as points.
 
     Args:
         path: Where the PNG goes.
         curve: The `path` table with a column `latency`.
         variants: The `comparison` table with a column `latency`.
     """
+    measure = measure_of(curve, "test_{}")
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     for axes, (cost, label) in zip(figure.subplots(1, len(COSTS), sharey=True), COSTS.items(), strict=True):
-        axes.plot(curve[cost], curve["test_perplexity"], "s-", color="black", label="path, reconstructed only")
+        axes.plot(curve[cost], curve[f"test_{measure}"], "s-", color="black", label="path, reconstructed only")
         for index, (variant, points) in enumerate(variants.groupby("variant", sort=False)):
-            axes.plot(
-                points[cost], points["finetuned_perplexity"], "o", color=f"C{index}", markersize=9, label=str(variant)
-            )
-        axes.set(xlabel=label, xlim=(0, None), yscale="log")
-        axes.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
-        axes.yaxis.set_minor_formatter(mpl.ticker.ScalarFormatter())
+            values = points[f"finetuned_{measure}"]
+            axes.plot(points[cost], values, "o", color=f"C{index}", markersize=9, label=str(variant))
+        axes.set(xlabel=label, xlim=(0, None))
+        _scale(axes, measure)
     axes.legend()
-    figure.axes[0].set_ylabel("test perplexity")
+    figure.axes[0].set_ylabel(f"test {measure}")
     figure.suptitle("What a smaller model costs and gives; points are fine-tuned")
     with replacing(path) as aside:
         figure.savefig(aside, format="png", metadata={"Software": None})
@@ -92,22 +91,32 @@ def _curve(axes: Axes, history: pd.DataFrame, label: str, color: str) -> None:
 
 
 def _retention(comparison: pd.DataFrame) -> Figure:
-    figure, axes = _figure("Perplexity against neurons kept", "share of neurons kept", "test perplexity")
-    columns = ["retention", *(f"{phase}_perplexity" for phase in PHASES)]
+    measure = measure_of(comparison, "finetuned_{}")
+    title = f"{measure.capitalize()} against neurons kept"
+    figure, axes = _figure(title, "share of neurons kept", f"test {measure}")
+    columns = ["retention", *(f"{phase}_{measure}" for phase in PHASES)]
     for index, (variant, share, *phases) in enumerate(
         zip(comparison["variant"], *comparison[columns].to_numpy().T, strict=True)
     ):
         axes.plot([share] * len(phases), phases, "-", color=f"C{index}", alpha=0.5)
         for marker, perplexity in zip(MARKERS, phases, strict=True):
             axes.plot(share, perplexity, marker, color=f"C{index}", markersize=8)
-        axes.plot([], [], "-", color=f"C{index}", label=f"{variant}: {phases[-1]:.1f}")
+        shown = f"{phases[-1]:.1f}" if measure == "perplexity" else f"{phases[-1]:.4g}"
+        axes.plot([], [], "-", color=f"C{index}", label=f"{variant}: {shown}")
     for marker, label in zip(MARKERS, ("pruned", "reconstructed", "finetuned"), strict=True):
         axes.plot([], [], f"k{marker}", label=label)
-    axes.set(yscale="log", xlim=(0, 1.05))
-    axes.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
-    axes.yaxis.set_minor_formatter(mpl.ticker.ScalarFormatter())
+    axes.set(xlim=(0, 1.05))
+    _scale(axes, measure)
     axes.legend()
     return figure
+
+
+def _scale(axes: Axes, measure: str) -> None:
+    """Let perplexities be read on a logarithmic axis, where what counts is a ratio; a loss may be below 0."""
+    if measure == "perplexity":
+        axes.set(yscale="log")
+        axes.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+        axes.yaxis.set_minor_formatter(mpl.ticker.ScalarFormatter())
 
 
 def _importance(importance: pd.DataFrame) -> Figure:
@@ -120,7 +129,9 @@ def _importance(importance: pd.DataFrame) -> Figure:
         axes.remove()
     for axes, name in zip(grid, names, strict=False):
         for layer, rows_of_layer in importance.groupby("layer", sort=True):
-            axes.hist(rows_of_layer[name], bins=30, histtype="step", linewidth=1.5, label=str(layer))
+            known = rows_of_layer[name].dropna()
+            if len(known):
+                axes.hist(known, bins=30, histtype="step", linewidth=1.5, label=str(layer))
         axes.set(title=name, ylabel="neurons")
     grid[0].legend(title="layer")
     figure.suptitle("Importance of neurons, by signal and layer")

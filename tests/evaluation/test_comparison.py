@@ -26,6 +26,8 @@ def evaluation():
             "phase": phase,
             "split": split,
             "perplexity": perplexity * (1 if split == "test" else 7),
+            "loss": perplexity / 50,
+            "metrics": "{}",
             "neurons": NEURONS[variant],
             "parameters": 100 * NEURONS[variant],
             "multiply_adds": 10 * NEURONS[variant],
@@ -51,6 +53,10 @@ def test_changes_are_relative_to_the_control_in_the_same_phase_on_the_test_split
         "pruned_perplexity": 150.0,
         "reconstructed_perplexity": 120.0,
         "finetuned_perplexity": 99.0,
+        "pruned_loss": 3.0,
+        "reconstructed_loss": 2.4,
+        "finetuned_loss": 1.98,
+        "metrics": "{}",
         "pruned_change": pytest.approx(0.5),
         "reconstructed_change": pytest.approx(0.2),
         "finetuned_change": pytest.approx(0.1),
@@ -58,6 +64,14 @@ def test_changes_are_relative_to_the_control_in_the_same_phase_on_the_test_split
     assert table.loc["random", "pruned_change"] == pytest.approx(1.0)
     assert table.loc["random", "reconstructed_change"] == pytest.approx(0.3)
     assert table.loc["random", "finetuned_change"] == pytest.approx(0.2)
+
+
+def test_without_a_perplexity_changes_are_those_of_the_loss_over_the_size_of_the_controls(evaluation):
+    lost = evaluation.assign(perplexity=float("nan"), loss=evaluation["loss"] - 4)  # as of a likelihood of numbers
+    row = compare(lost, {"half": "fused"}, control="dense").iloc[0]
+    assert row[["pruned_change", "finetuned_change"]].tolist() == pytest.approx([1 / 2, 0.18 / 2.2])
+    assert row[["pruned_perplexity", "finetuned_perplexity"]].isna().all()
+    assert row["finetuned_loss"] == pytest.approx(1.98 - 4)
 
 
 def test_the_control_compared_with_itself_has_not_changed(evaluation):

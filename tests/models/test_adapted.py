@@ -486,12 +486,12 @@ def test_a_wrong_network_or_criterion_is_refused(change, error, sentence):
 def test_wrong_logits_targets_and_losses_are_refused():
     inputs, targets = BATCHES[0]
     with pytest.raises(
-        TypeError, match=r"Expected one tensor of outputs, such as logits \(…, classes\), from the network, got tup"
+        TypeError, match=r"Expected one tensor of outputs, such as logits \(…, classes\), from the network, got a dict"
     ):
-        classifier(call=lambda network, inputs, _: ((network(inputs), 1), None)).logits(inputs)
+        classifier(call=lambda network, inputs, _: ({"a": network(inputs), "b": inputs}, None)).logits(inputs)
     with pytest.raises(ValueError, match=r"Expected a row of logits for each of 4 targets, got 5 rows."):
         classifier().loss(inputs, targets[:4])
-    with pytest.raises(ValueError, match=r"Expected class numbers as targets, got torch.float64."):
+    with pytest.raises(ValueError, match=r"Expected class numbers, or shares of the logits' .* got torch.float64"):
         loss_of(classifier(), [(inputs, targets.double())])
     apart = adapt(
         made(Classifier), inputs, loss=lambda logits, labels: F.cross_entropy(logits, labels, reduction="none")

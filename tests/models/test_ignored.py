@@ -61,7 +61,7 @@ def padded(batches):
 def _likeliest(monkeypatch):
     """Let sampled labels be the likeliest ones, for a random one is drawn for each target, ignored or not."""
     monkeypatch.setattr(
-        "pruning.models.objectives.sampled_labels",
+        "pruning.models.classes.sampled_labels",
         lambda p, wanted, _: torch.where(wanted == IGNORED, wanted, p.argmax(1)),
     )
 

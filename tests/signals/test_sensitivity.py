@@ -16,7 +16,7 @@ WHOLE = Windows(text(96), first=0, batch=4, bptt=6)
 def labels_of(monkeypatch, wanted):
     """Let the model's labels be these, one window after the other, instead of sampled ones."""
     remaining = iter(wanted)
-    monkeypatch.setattr("pruning.models.objectives.sampled_labels", lambda *_: next(remaining).flatten())
+    monkeypatch.setattr("pruning.models.classes.sampled_labels", lambda *_: next(remaining).flatten())
 
 
 @pytest.mark.parametrize("decoder", [name for name in DECODERS if name != "tied"])

@@ -12,6 +12,7 @@ from torch import nn
 
 from pruning.evaluation.measures import loss_of
 from tasks.__main__ import main
+from tasks.commands.trial import try_own
 from tasks.common.models import read_language_model, read_model
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table
@@ -20,8 +21,11 @@ from tasks.own import adapted, read_own
 from tests.projects import ROOT, TINY, copy, set_parameters
 
 OWN = """
+import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
+from pruning import Metric
 from tasks.own import UserModel
 from tests.networks import Classifier, examples, made
 
@@ -41,6 +45,67 @@ def untappable():
 
 def wrong():
     return made(Classifier)
+
+
+class Forecaster(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(1, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, series):
+        return self.head(self.rnn(series)[0][:, -1])
+
+
+def series(seed):
+    times = torch.arange(9.0) + 3 * torch.randn(64, 1, generator=torch.Generator().manual_seed(seed))
+    waves = (0.4 * times).sin()
+    return [(part[:, :7, None], part[:, 7:]) for part in waves.split(8)]
+
+
+def worst(outputs, targets):
+    return (outputs - targets).abs().max()
+
+
+def regression():
+    torch.manual_seed(0)
+    network, batches = Forecaster(), {name: series(seed) for seed, name in enumerate(("train", "valid", "test"))}
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    for _ in range(20):
+        for inputs, targets in batches["train"]:
+            optimizer.zero_grad()
+            nn.functional.mse_loss(network(inputs), targets).backward()
+            optimizer.step()
+    return UserModel(model=network, loss=nn.MSELoss(), metrics={"worst": Metric(worst, better="lower")}, **batches)
+
+
+class Packed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.GRU(2, 8, batch_first=True, bidirectional=True), nn.Linear(16, 3)
+
+    def forward(self, steps, lengths):
+        packed = pack_padded_sequence(steps, lengths, batch_first=True, enforce_sorted=False)
+        return self.head(torch.cat([*self.rnn(packed)[1]], dim=1))
+
+
+def sequences(seed):
+    random = torch.Generator().manual_seed(seed)
+    steps, lengths = torch.randn(64, 5, 2, generator=random), torch.randint(2, 6, (64,), generator=random)
+    sums = (steps[..., 0] * (torch.arange(5) < lengths[:, None])).sum(1)
+    classes = (sums > -1).long() + (sums > 1).long()
+    return list(zip(steps.split(8), lengths.split(8), classes.split(8)))
+
+
+def packed():
+    torch.manual_seed(0)
+    network, batches = Packed(), {name: sequences(seed) for seed, name in enumerate(("train", "valid", "test"))}
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    for _ in range(10):
+        for steps, lengths, classes in batches["train"]:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(steps, lengths), classes).backward()
+            optimizer.step()
+    return UserModel(model=network, loss=nn.CrossEntropyLoss(label_smoothing=0.05), **batches)
 """
 GUIDE = (ROOT / "docs/guides/own-model.md").read_text(encoding="utf-8")
 SCRIPT, DIGITS = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)[:2]
@@ -139,18 +204,54 @@ def test_the_readmes_model_goes_through_every_stage(own_digits):
     assert history["valid_loss"].notna().all()
 
 
+@pytest.mark.parametrize("source", ["regression", "packed"])
+def test_a_regression_and_packed_sequences_go_through_every_stage_and_are_shown_by_their_loss(project, capsys, source):
+    few = {"oracle": {"neurons": 6, "tokens": 24, "most": 24}, "reconstruct": {"repair": "ridge"}}
+    set_parameters(project, {"model": {"source": f"own.tiny:{source}"}, "finetune": {"learning_rate": 0.005}, **few})
+    try_own(f"own.tiny:{source}", tokens=24)
+    run(*BEFORE, *variants(*VARIANTS), *AFTER)
+    rows = read_table(project / "data/evaluate/enhanced/evaluation.parquet").set_index(["phase", "split"])
+    compared = read_table(project / "data/compare/comparison.parquet").set_index("variant")
+    path = read_table(project / "data/path/path.parquet")
+    for table in (rows["perplexity"], compared["finetuned_perplexity"], path["test_perplexity"]):
+        assert table.isna().all()
+    assert rows["loss"]["finetuned", "valid"] < rows["loss"]["pruned", "valid"]
+    dense, own = compared["finetuned_loss"]["dense"], compared["finetuned_loss"]["enhanced"]
+    assert compared["finetuned_change"]["enhanced"] == pytest.approx((own - dense) / dense)
+    assert path["valid_loss"].notna().all()
+    further = json.loads(rows["metrics"]["finetuned", "test"])
+    measured = json.loads((project / "data/compare/metrics.json").read_text())["enhanced"]
+    assert "finetuned_perplexity" not in measured
+    capsys.readouterr()
+    run("report")
+    said = capsys.readouterr().out
+    assert "Quality: test loss after each phase" in said
+    if source == "regression":
+        assert rows["accuracy"].isna().all()
+        assert {name: better for name, (_, better) in further.items()} == dict.fromkeys(
+            ("mean_squared_error", "mean_absolute_error", "worst"), "lower"
+        )
+        assert measured["worst"] == pytest.approx(further["worst"][0])
+        assert "worst" in said
+    else:
+        assert rows["accuracy"]["finetuned", "test"] > 0.6
+        assert further == {}
+    assert main(["choose", "--within", "1000000", "--to", "chosen"]) == 0
+    assert "loss" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("own_digits")
-def test_the_guides_script_prunes_a_users_model_in_fifteen_lines(capsys):
-    assert sum(bool(line) for line in SCRIPT.splitlines()) <= 15
+def test_the_guides_script_prunes_a_users_model_in_six_lines(capsys):
+    assert sum(bool(line) for line in SCRIPT.splitlines()) <= 9
     own = read_own("own.digits:build")
-    given = {"torch": torch, "network": own.model, "train": own.train, "valid": own.valid}
-    names = {**given, "inputs": next(iter(own.train))[0]}
-    exec(SCRIPT, names)  # noqa: S102 - the guide's own words
-    before, after = map(float, capsys.readouterr().out.splitlines()[-1].split(" → "))
-    assert before < 0.5
-    assert after < before + 0.4
-    assert sum(names["smaller"].widths()) == 28
-    assert names["smaller"].module(names["inputs"]).shape == (32, 10)
+    names = {"torch": torch, "network": own.model, "train": own.train, "valid": own.valid}
+    exec(SCRIPT, names | {"inputs": next(iter(own.train))[0]}, names)  # noqa: S102 - the guide's own words
+    said = capsys.readouterr().out
+    assert "importance of 56 neurons by `surgeon`" in said
+    assert re.search(r"^neurons +56 +28 +50%$", said, re.MULTILINE)
+    before, after = (float(loss) for loss in re.findall(r"^loss ([\d.]+), perplexity", said, re.MULTILINE))
+    assert max(before, after) < 0.3
+    assert names["smaller"].module(next(iter(own.train))[0]).shape == (32, 10)
 
 
 def test_a_model_that_was_stored_is_made_again_with_its_weights(project):

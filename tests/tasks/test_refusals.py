@@ -605,7 +605,7 @@ OWN_MODELS: dict[str, tuple[Change, str]] = {
     ),
     "a part too few": (
         own("def build():\n    return UserModel(model=network())\n"),
-        "Expected a UserModel from own.mine:build, got TypeError: UserModel.__init__() missing 4 required keyword-only",
+        "Expected a UserModel from own.mine:build, got TypeError: UserModel.__init__() missing 3 required keyword-only",
     ),
     "something else": (
         own("def build():\n    return network()\n"),
@@ -618,7 +618,7 @@ OWN_MODELS: dict[str, tuple[Change, str]] = {
     ),
     "text as the criterion": (
         returns("criterion='mean'"),
-        "Expected a function as `criterion` from own.mine:build, got st",
+        "Expected a function as `loss` from own.mine:build, got st",
     ),
     "a criterion that sums": (
         returns("criterion=nn.CrossEntropyLoss(reduction='sum')"),
@@ -633,7 +633,7 @@ OWN_MODELS: dict[str, tuple[Change, str]] = {
     ),
     "inputs alone": (
         returns("test=[inputs for inputs, _ in examples()]"),
-        "Expected a pair (inputs, targets), targets a tensor, in batch 0 of test (own.mine:build), got Tensor.",
+        "Expected inputs and targets in batch 0 of test (own.mine:build), got Tensor.",
     ),
     "a loader that fails": (
         own("""
@@ -656,16 +656,20 @@ OWN_MODELS: dict[str, tuple[Change, str]] = {
         returns("test=[(inputs, targets - 5) for inputs, targets in examples()]"),
         "Expected class numbers from 0 to 2 in batch 0 of test (own.mine:build), one for each of the 3 logits, got -",
     ),
-    "a loss of numbers": (
+    "no loss by any name": (
+        returns("criterion=None"),
+        "Expected a function as `loss` from own.mine:build, got none; name one, such as nn.MSELoss().",
+    ),
+    "a loss of numbers with targets of another shape": (
         returns(
             "criterion=nn.MSELoss(), "
-            "**{split: [(i, i[:, :3]) for i, _ in examples()] for split in ('train', 'valid', 'test')}"
+            "**{split: [(i, i[:, :2]) for i, _ in examples()] for split in ('train', 'valid', 'test')}"
         ),
-        "Expected a criterion of classes for the pipeline, which reports perplexity, in batch 0 of train (own.mine:",
+        "Expected targets of the outputs' shape (8, 3), got (8, 2); give one number for each output (own.mine:build).",
     ),
     "targets that are no numbers of classes": (
         returns("train=[(inputs, targets.float()) for inputs, targets in examples()]"),
-        "Expected class numbers as targets in batch 0 of train (own.mine:build), got torch.float32; use `targ",
+        "Expected class numbers, or shares of the logits' shape (8, 3), as targets, got torch.float32 of shape (8,); ",
     ),
     "targets that are all ignored": (
         returns("test=[(inputs, targets * 0 - 100) for inputs, targets in examples()]"),
@@ -717,7 +721,7 @@ OWN_MODELS: dict[str, tuple[Change, str]] = {
     ),
     "no loss": (
         returns("criterion=lambda logits, targets: None"),
-        "Expected the criterion of own.mine:build to give one number on the first batch of train, got AttributeError: ",
+        "Expected a criterion that gives one number as a tensor, got nothing (own.mine:build).",
     ),
     "one logit for all": (
         returns("model=nn.Sequential(network(), nn.Flatten(0))"),

@@ -137,6 +137,7 @@ def evaluation(_stage: str, variant: str | None) -> pd.DataFrame:
     perplexity = {before: 20 / kept, **repaired, "finetuned": 18 / kept}
     sizes = {
         "accuracy": 0.2,
+        "metrics": "{}",
         "tokens": 9,
         "neurons": int(8 * kept),
         "parameters": int(80 * kept),
