@@ -92,6 +92,10 @@ def rows_of(names: Sequence[str], widths: Iterable[int]) -> pd.DataFrame:
     return pd.DataFrame(pairs, columns=["layer", "neuron"])
 
 
+_NOTHING: Mapping[str, Any] = {"number": float("nan"), "integer": 0, "text": "", "flag": False}
+"""What stands where nothing was measured, by a column's type."""
+
+
 def unmeasured(schema: Table, layers: Iterable[tuple[str, int]]) -> pd.DataFrame:
     """Return a table of neurons in which nothing was measured: no numbers, from no samples.
 
@@ -99,7 +103,7 @@ def unmeasured(schema: Table, layers: Iterable[tuple[str, int]]) -> pd.DataFrame
     {'layer': 'l', 'neuron': 0, 'importance': nan, 'standard_error': nan, 'samples': 0}
     """
     names, widths = zip(*layers, strict=True)
-    rest = {name: float("nan") if c.type == "number" else 0 for name, c in list(schema.columns.items())[2:]}
+    rest = {name: _NOTHING[c.type] for name, c in list(schema.columns.items())[2:]}
     return table(schema, rows_of(names, widths).assign(**rest))
 
 

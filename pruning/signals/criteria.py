@@ -24,6 +24,8 @@ DAMPING = 0.85
 """Chance that PageRank's walker follows an edge rather than jumping anywhere (Brin & Page 1998)."""
 SETTLED = 1e-15
 """What PageRank's chances change by in all, at most, when the walk has settled; near the rounding of their sum."""
+EMPIRICAL = "empirical"
+"""What the Fisher information is by the true targets, for want of a distribution to draw others from."""
 WALKED = 250
 """Steps of the walk at most: what remains of its start is 0.85²⁵⁰ < 1e-17."""
 
@@ -79,12 +81,13 @@ def criteria(
         return unmeasured(CRITERIA_TABLE, left_out)
     generator = torch.Generator().manual_seed(seed)
     groups: list[list[dict[str, Evidence]]] = empty_groups(list, count, groups_that_fit(layers))
-    parts = state = None
+    parts, state, fisher = None, None, EMPIRICAL
     with evaluating(model), thawed(model):
         for index, batch in zip(track(range(count), "criteria"), windows, strict=False):
             if not model.count(batch[1]):
                 state = model.passed(batch[0], state)
                 continue
+            fisher = model.objective(batch[1]).drawn or EMPIRICAL
             parts = parts or partition(model, batch, bins=bins, classes=classes)
             found, state = gather_evidence(model, layers, batch, state, partition=parts, generator=generator)
             group = group_of(groups, index, count)
@@ -94,6 +97,7 @@ def criteria(
         _rows(model, layer, filled([one[layer.name] for group in groups for one in group], "criteria"), ridge)
         for layer in layers
     ]
+    rows = [frame.assign(fisher=fisher) for frame in rows]
     rows += [unmeasured(CRITERIA_TABLE, left_out)] if left_out else []
     return table(CRITERIA_TABLE, pd.concat(rows, ignore_index=True))
 

@@ -14,6 +14,7 @@ from pruning.core.options import Repair, Scope
 from pruning.core.progress import Track, silently
 from pruning.evaluation.measures import Size, size_of
 from pruning.models.base import Measurable
+from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct
 from pruning.steps.given import like, limited, read_once
 from pruning.steps.measuring import Importance
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 SCOPES = ("measured", *get_args(Scope))
 REPAIRS = get_args(Repair)
+READINGS, RATE = 20, 2e-3
+"""How often data are read to imitate, and the highest learning rate."""
 COMPARED = 20
 """Batches on which the outputs of two choices are compared with the dense network's."""
 
@@ -39,7 +42,8 @@ class Report:
         by: What neurons were chosen by.
         scope: How they were shared out.
         repair: How readers were repaired.
-        apart: Scope → how far outputs then are from the dense network's, in units of the loss; of those compared.
+        apart: Scope → how far outputs then are from the dense network's, in units of the loss; of those compared, and
+            once the network has `imitated`.
     """
 
     keep: Keep
@@ -78,6 +82,7 @@ def prune(
     floor: int | Mapping[str, int] = 1,
     multiple: int = 1,
     budget: Any = None,
+    imitation: Imitation | None = None,
     seed: int = 1,
     track: Track = silently,
 ) -> Any:
@@ -111,6 +116,7 @@ def prune(
         floor: Fewest neurons of a layer.
         multiple: What every width is a multiple of, unless a layer stays whole.
         budget: What the kept neurons may cost, in place of a share; see `pruning.budget_of`.
+        imitation: How to imitate; by default `READINGS` times through the data at a learning rate of `RATE`.
         seed: Of the order of a `DataLoader` that shuffles, and of imitation.
         track: Shows progress.
 
@@ -138,11 +144,21 @@ def prune(
         distances = {each: apart(model, dense, pairs) for each, model in smaller.items()}
         best = min(distances, key=distances.__getitem__)
         pruned: Any = smaller[best]
+        if repair == "imitate":
+            how_to = imitation or _usual(dense, pairs)
+            pruned = imitate(pruned, dense, pairs, imitation=how_to, track=track)
+            distances = {**distances, "imitated": apart(pruned, dense, pairs)}
     kept = candidates[best]
     ordered = [layer.name for layer in dense.layers()]
     widths = dict(zip(ordered, zip(dense.widths(), pruned.widths(), strict=True), strict=True))
     pruned.report = Report(kept, widths, size_of(dense), size_of(pruned), importance.by, best, repair, distances)
     return pruned
+
+
+def _usual(dense: Measurable, pairs: Any) -> Imitation:
+    """Return how a network imitates where nothing else is said."""
+    targets = sum(dense.count(targets) for _, targets in pairs)
+    return Imitation(tokens=READINGS * targets, learning_rate=RATE, warmup=0.1, clip=1.0)
 
 
 def _compared(importance: Importance, keep: float | Mapping[str, float], scope: str) -> list[str]:

@@ -103,6 +103,14 @@ def test_the_scope_that_leaves_outputs_closer_is_taken_and_both_distances_are_re
     assert apart(model, model, measured().data) == 0
 
 
+def test_imitation_brings_outputs_still_closer_without_labels():
+    alone = [x for x, _ in loader()]
+    smaller = pruning.prune(measured().model, measured(), keep=0.3, repair="imitate", data=alone)
+    closest = min(value for scope, value in smaller.report.apart.items() if scope != "imitated")
+    assert smaller.report.apart["imitated"] < closest
+    assert "imitated" in str(smaller)
+
+
 def test_inputs_alone_are_enough_to_prune_and_repair():
     network, _ = trained()
     alone = [x for x, _ in loader()]
