@@ -115,9 +115,7 @@ CRITERIA_TABLE = Table(
             UNMEASURED,
             {name: one for key, column in CRITERIA.items() for name, one in _with_error(key, column).items()},
         ),
-        "fisher": Column(
-            "text", "", "what the Fisher information draws targets from; `empirical`: true ones"
-        ),
+        "fisher": Column("text", "", "what the Fisher information draws targets from; `empirical`: true ones"),
         "samples": Column("integer", "token", "tokens behind the estimates"),
     },
 )

@@ -45,7 +45,7 @@ def try_own(source: str, *, tokens: int) -> tuple[Adapted, dict[str, str]]:
         _check_parts(own, source)
         for name, tensor in own.model.state_dict().items():
             _check_finite(tensor, f"finite weights in {name!r} from {source}")
-        with blaming(f"batches in `valid` from {source}", about=source):
+        with blaming(f"batches of (inputs, targets) in `valid` from {source}", about=source):
             first = first_inputs(own.model, own.valid, own.split)
         form = form_of(own.model, first, own.judge, own.example_dim or 0)
         batches = {split: _looked_at(own, split, own.split or form.pair, source) for split in SPLITS}

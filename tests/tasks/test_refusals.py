@@ -669,7 +669,7 @@ OWN_MODELS: dict[str, tuple[Change, str]] = {
     ),
     "targets that are no numbers of classes": (
         returns("train=[(inputs, targets.float()) for inputs, targets in examples()]"),
-        "Expected class numbers, or shares of the logits' shape (8, 3), as targets, got torch.float32 of shape (8,); ",
+        "Expected class numbers, or shares of all classes, as targets, got torch.float32 of shape (8,); use `targ",
     ),
     "targets that are all ignored": (
         returns("test=[(inputs, targets * 0 - 100) for inputs, targets in examples()]"),
