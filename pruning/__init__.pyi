@@ -43,6 +43,8 @@ from .experiment.trials import Texts as Texts
 from .experiment.trials import Treatment as Treatment
 from .experiment.trials import run_dense_control as run_dense_control
 from .experiment.verdict import verdict as verdict
+from .export import onnx_of as onnx_of
+from .export import program_of as program_of
 from .fusion.fused import fuse as fuse
 from .fusion.fusing import Fusing as Fusing
 from .models import build as build

@@ -185,14 +185,3 @@ def test_a_difference_that_is_no_number_is_none_however_few_sequences_count() ->
     nn.init.constant_(broken.decoder.bias, torch.nan)
     settings: dict[str, Any] = {"vocabulary": VOCABULARY, "shapes": [(3, 10)], "seed": 1, "share": 0.8}
     assert np.isnan(largest_difference(model, broken, **settings))
-
-
-@pytest.mark.parametrize("recurrence", [nn.GRU(EMBEDDING, 7, num_layers=2), nn.LSTM(EMBEDDING, 7, bias=False)])
-def test_another_recurrence_is_refused(recurrence: nn.RNNBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = model_of("untied")
-    monkeypatch.setattr("pruning.export.initial_state", lambda *_: [])
-    model.lstm[0] = recurrence  # type: ignore[operator, index]
-    with pytest.raises(
-        ValueError, match=r"Expected a plain recurrence of one layer to export, got lstm\.0: (GRU|LSTM)\(6, 7"
-    ):
-        program_of(model)

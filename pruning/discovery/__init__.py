@@ -18,8 +18,7 @@ model gives in which nobody reads them. Where the user's own code counts on a wi
 that may follow it (`numbers`); else the layer is named with the error.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ from pruning.discovery.preparing import forgetful, narrow, persist, replaced, sh
 from pruning.discovery.propagation import Propagation
 from pruning.discovery.proving import proved
 from pruning.discovery.recurrent import Narrowed, Recurrent
-from pruning.discovery.running import Inputs, Seeing, canonical, close, copied, running
+from pruning.discovery.running import Inputs, Seeing, canonical, close, copied, running, uncached
 from pruning.discovery.structure import reasons_of, structure_of
 from pruning.discovery.tracing import propagated
 from pruning.discovery.values import GIVEN, Reading
@@ -78,7 +77,7 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
     network = replaced(network)
     _compare(model, network, inputs)
     modes = {name: module.training for name, module in network.named_modules()}
-    with _uncached(network) as cached:
+    with uncached(network) as cached:
         found = _followed(network.eval(), inputs)
         structure = structure_of(found, Discovered(network, [], {}), PREFIX)
         for reading in found.readings:
@@ -177,20 +176,3 @@ def _runs(network: nn.Module, inputs: Inputs) -> bool:
 def _said(error: Exception) -> str:
     """Return an error's kind and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(".")
-
-
-@contextmanager
-def _uncached(network: nn.Module) -> Iterator[list[str]]:
-    """Within the context a language model of `transformers` returns no cache of keys and values, which is a state.
-
-    Yields the modules whose configuration asks for one.
-    """
-    configs: dict[str, Any] = {name: getattr(module, "config", None) for name, module in network.named_modules()}
-    cached = {name: config for name, config in configs.items() if getattr(config, "use_cache", None) is True}
-    for config in cached.values():
-        config.use_cache = False
-    try:
-        yield list(cached)
-    finally:
-        for config in cached.values():
-            config.use_cache = True

@@ -181,3 +181,20 @@ def close(one: Tensor, other: Tensor, rounding: float = 0.0) -> bool:
     scale = max(other.detach().abs().max().item(), 1e-30) if other.numel() else 1.0
     rounding = max(rounding, torch.finfo(one.dtype).eps)
     return torch.allclose(one, other, rtol=0, atol=scale * rounding**0.75, equal_nan=True)
+
+
+@contextmanager
+def uncached(network: nn.Module) -> Iterator[list[str]]:
+    """Within the context a language model of `transformers` returns no cache of keys and values, which is a state.
+
+    Yields the modules whose configuration asks for one.
+    """
+    configs: dict[str, Any] = {name: getattr(module, "config", None) for name, module in network.named_modules()}
+    cached = {name: config for name, config in configs.items() if getattr(config, "use_cache", None) is True}
+    for config in cached.values():
+        config.use_cache = False
+    try:
+        yield list(cached)
+    finally:
+        for config in cached.values():
+            config.use_cache = True

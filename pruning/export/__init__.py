@@ -1,0 +1,268 @@
+"""Networks as files for other programs: programs of `torch.export` and graphs of ONNX, for any batch and steps.
+
+Whoever exports wants a graph for any number of steps T and examples B that runs fast. Both exporters stumble over the
+recurrence, so a copy of the network is captured whose recurrences are single operations; see `recurrences`.
+"""
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.fx.experimental.symbolic_shapes import free_symbols
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from pruning.core.devices import seeded
+from pruning.core.modes import evaluating
+from pruning.core.neurons import PrunableModule
+from pruning.discovery.discovered import Discovered
+from pruning.discovery.running import Inputs, Remembering, Seeing, close, copied, running, tensors_in, uncached
+from pruning.export.language_models import dimensions, initial_state, largest_difference
+from pruning.export.recurrences import OPSET, fused, standing
+from pruning.models.adapted import Adapted
+from pruning.models.base import LanguageModel
+from pruning.saving import deployed
+
+__all__ = ["OPSET", "initial_state", "largest_difference", "onnx_of", "program_of"]
+
+
+def program_of(model: nn.Module, inputs: Any = None) -> ExportedProgram:
+    """Return a network in evaluation mode as a program in single precision; `torch.export.save` writes it.
+
+    `torch.export.load` needs nothing of this library. Every dimension of the inputs is free that the network leaves
+    free and that is longer than 1 in the example: of examples, of steps also where a recurrent layer of PyTorch's reads
+    them, which is one fused operation in the program. Where its own code loops over steps, these are as many as in the
+    example. A language model of a built-in family is a program `(tokens, state) → (logits, state)`, and both are free.
+
+    >>> import io, pruning
+    >>> class Tagger(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.rnn, self.out = nn.LSTM(2, 6, batch_first=True), nn.Linear(6, 3)
+    ...     def forward(self, inputs):
+    ...         return self.out(self.rnn(inputs)[0])
+    >>> found = pruning.discover(Tagger(), torch.ones(2, 4, 2))
+    >>> file = io.BytesIO()
+    >>> torch.export.save(program_of(pruning.select(found, {"rnn.0": torch.tensor([0, 5])})), file)
+    >>> _ = file.seek(0)
+    >>> torch.export.load(file).module()(torch.ones(7, 50, 2)).shape
+    torch.Size([7, 50, 3])
+
+    Args:
+        model: A network, or what `discover`, `select`, `reconstruct` or `adapt` gave; it is left as it was.
+        inputs: What it is called with: a tensor, positional arguments, or arguments by name. What `discover` was given
+            by default, where it was.
+
+    Raises:
+        ValueError: If PyTorch cannot follow the network, which no packed sequence can be in.
+    """
+    return fused(_captured(model, inputs, onnx=False)[0])
+
+
+def onnx_of(model: nn.Module, inputs: Any = None) -> Any:
+    """Return a network in evaluation mode as an `onnx.ModelProto` in single precision.
+
+    Its dimensions are free as those of `program_of`. Recurrent layers of PyTorch's are `LSTM`, `GRU` and `RNN`, one a
+    layer. Of a language model of a built-in family the inputs are `tokens` and `state_<layer>_<number>`, the outputs
+    `logits` and `next_state_<layer>_<number>`; a matrix that embedding and decoder share is stored once.
+
+    >>> network = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 3))
+    >>> [node.op_type for node in onnx_of(network, torch.ones(2, 2)).graph.node]
+    ['Gemm', 'Tanh', 'Gemm']
+
+    Args:
+        model: As of `program_of`; likewise `inputs`.
+        inputs: What it is called with.
+
+    Raises:
+        ValueError: If PyTorch cannot follow the network, or ONNX has no operation for a recurrence.
+    """
+    program, named = _captured(model, inputs, onnx=True)
+    with _unheard():
+        try:
+            found = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                optimize=False,  # folding constants would store a shared matrix and its transpose
+                opset_version=OPSET,
+                **named,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ValueError(f"Expected a network whose operations ONNX has, got {_said(error)}.") from error
+    assert found is not None  # noqa: S101 - it is None for the older exporter only
+    return found.model_proto
+
+
+def _captured(model: nn.Module, inputs: Any, *, onnx: bool) -> tuple[ExportedProgram, dict[str, Any]]:
+    """Return a copy of a network, its recurrences replaced, as a graph, and what its inputs and outputs are called."""
+    if isinstance(model, LanguageModel) and inputs is None:
+        return _language_model(model, onnx=onnx)
+    example = pytree.tree_map(_single, _inputs(model, inputs))
+    network = copied(deployed(model) if isinstance(model, PrunableModule) else model)
+    network = network.cpu().float().eval().requires_grad_(False)
+    example = _of_two(network, example)
+    network = standing(network, onnx=onnx)
+    asked = _Lengths()
+    with asked:
+        program = _exported(network, example, strict=False)
+    if asked.number:  # which fixes what it tells, unless code is read instead of run
+        program = _freest(program, network, example)
+    _check_forgets(network, example, program, onnx=onnx)
+    if not onnx:
+        _check_same(program, network, example)
+    return program, {}
+
+
+def _of_two(network: nn.Module, example: Inputs) -> Inputs:
+    """Return the example with two of what there is one of, a constant to PyTorch, wherever the network runs so."""
+    dims = max((leaf.ndim for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)), default=0)
+    for chosen in (range(dims), *([dim] for dim in range(dims))):
+
+        def doubled(value: Any, chosen: Iterable[int] = chosen) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return value.repeat([2 if place in chosen and size == 1 else 1 for place, size in enumerate(value.shape)])
+
+        more = pytree.tree_map(doubled, example)
+        try:
+            with running(network, more, Seeing()):
+                example = more
+        except Exception:  # noqa: S112 - whatever a user's code says of more than one
+            continue
+    return example
+
+
+def _exported(network: nn.Module, example: Inputs, *, strict: bool) -> ExportedProgram:
+    """Return a network as a graph, each dimension free that can be."""
+    shapes = ShapesCollection()  # type: ignore[no-untyped-call]
+    for tensor in (leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)):
+        shapes[tensor] = dict.fromkeys(range(tensor.ndim), Dim.AUTO)
+    free: Any = shapes
+    try:
+        with uncached(network), evaluating(network), torch.no_grad():
+            return torch.export.export(network, *example, dynamic_shapes=free, strict=strict)
+    except Exception as error:  # whatever PyTorch, or a user's code, says of numbers that are not known yet
+        raise ValueError(f"Expected a network that torch.export can follow, got {_said(error)}.") from error
+
+
+class _Lengths(TorchFunctionMode):
+    """A mode that counts how often code asks for a tensor's length, which is a number of Python's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_function__(
+        self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Do what is called for."""
+        self.number += function is Tensor.__len__
+        return function(*args, **(kwargs or {}))
+
+
+def _freest(program: ExportedProgram, network: nn.Module, example: Inputs) -> ExportedProgram:
+    """Return the program that leaves more dimensions free: the given one, or one of the code as it is read."""
+    try:
+        other = _exported(network, example, strict=True)
+    except ValueError:
+        return program
+    return other if _number_free(other) > _number_free(program) else program
+
+
+def _number_free(program: ExportedProgram) -> int:
+    """Return how many dimensions of its inputs a program leaves free."""
+    given = set(program.graph_signature.user_inputs)
+    shapes = (node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder" and node.name in given)
+    return sum(bool(free_symbols(size)) for shape in shapes for size in shape)
+
+
+def _check_same(program: ExportedProgram, network: nn.Module, example: Inputs) -> None:
+    """Refuse a program that gives something else than the network on the example."""
+    found: Any = program.module()
+    given = []
+    for callee in (network, found):
+        args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, example)
+        with seeded(network, 0), uncached(network), torch.no_grad():
+            given.append(tensors_in(callee(*args, **kwargs)))
+    if not all(map(close, *given)):
+        raise ValueError(
+            "Expected a program that gives what the network gives, got other numbers; export a part of it."
+        )
+
+
+def _check_forgets(network: nn.Module, example: Inputs, program: ExportedProgram, *, onnx: bool) -> None:
+    """Refuse a network that keeps from call to call what the graph would not."""
+    mode = Remembering()
+    with running(network, example, mode) as (run, _):
+        remembers = mode.remembers(run)
+    if remembers and (onnx or not program.graph_signature.buffers_to_mutate):
+        raise ValueError(
+            "Expected a network that keeps nothing from call to call, got one that does; "
+            "let it take its state as an input and return it."
+        )
+
+
+def _language_model(model: LanguageModel, *, onnx: bool) -> tuple[ExportedProgram, dict[str, Any]]:
+    """Return a built-in model as a graph with free T and B, and what its inputs and outputs are called."""
+    twin = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    state = initial_state(twin, 3)  # the example's T and B: any but 0 and 1, which torch.export takes for constants
+    example = (torch.zeros(2, 3, dtype=torch.long), state)
+    shapes = dimensions(state, Dim("time"), Dim("batch"))
+    program = torch.export.export(standing(twin, onnx=onnx), example, dynamic_shapes=shapes)
+    names = [f"state_{layer}_{number}" for layer, tensors in enumerate(state) for number in range(len(tensors))]
+    return program, {
+        "input_names": ["tokens", *names],
+        "output_names": ["logits", *(f"next_{name}" for name in names)],
+        "dynamic_shapes": dimensions(state, "time", "batch"),
+    }
+
+
+def _inputs(model: nn.Module, inputs: Any) -> Inputs:
+    """Return what a network is called with: what is given, or what it was discovered with.
+
+    Raises:
+        ValueError: If neither is known.
+    """
+    while isinstance(model, Adapted):
+        model = model.network
+    if inputs is None:
+        if not isinstance(model, Discovered) or model.origin is None:
+            raise ValueError(f"Expected example inputs to export {type(model).__name__} with, got none.")
+        return model.origin.inputs
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def _single(value: Any) -> Any:
+    """Return a tensor on the CPU, real numbers in single precision."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().cpu().float() if value.is_floating_point() else value.detach().cpu()
+
+
+def _said(error: Exception) -> str:
+    """Return an error's kind and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(".")
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep to itself what PyTorch's exporter says of its own insides: torchvision is missing, its axes have names."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
