@@ -79,18 +79,24 @@ class Reading(TorchFunctionMode):
         """Run the operation, and note what parameters read by it."""
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
-        if name.rstrip("_") in _DROPOUTS:
-            return kwargs["input"] if "input" in kwargs else args[0]
-        found = function(*args, **kwargs)
-        if name in _COPIES:
-            self._copied(args, found)
-        elif name in _READERS:
+        found = self.run(function, args, kwargs)
+        if name in _READERS:
             for weight, axis, values, extra in _READERS[name](args, kwargs, found):
                 column = self._column(weight, axis) if isinstance(weight, Tensor) else None
                 if column is None:
                     continue
                 for number in self._pieces.get(column, ()):
                     self._observe(number, Read(column, values, **extra))
+        return found
+
+    def run(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what the operation gives; nothing is dropped at random, and copies of parameters are known."""
+        name = getattr(function, "__name__", "")
+        if name.rstrip("_") in _DROPOUTS:
+            return kwargs["input"] if "input" in kwargs else args[0]
+        found = function(*args, **kwargs)
+        if name in _COPIES:
+            self._copied(args, found)
         return found
 
     def _know(self, tensor: Tensor, columns: Sequence[Column | None]) -> None:
@@ -171,18 +177,30 @@ def _summed(args: tuple[Any, ...], _kwargs: dict[str, Any], _: object) -> Iterat
     """`einsum("…i,io->…o", x, W)`, of two tensors that share one index that is summed over."""
     equation, *rest = args
     operands = rest[0] if rest and isinstance(rest[0], (list, tuple)) else rest
+    axes = letters(equation, operands)
+    if axes is not None:
+        yield operands[1], axes[1], operands[0].movedim(axes[0], -1), {}
+        yield operands[0], axes[0], operands[1].movedim(axes[1], -1), {}
+
+
+def letters(equation: object, operands: Sequence[Any]) -> tuple[int, int] | None:
+    """Return the axis of each of two operands of an `einsum` that both share and that is summed over, if there is one.
+
+    >>> letters("bi,io->bo", [0, 0])
+    (1, 0)
+    """
     if not isinstance(equation, str) or len(operands) != 2:
-        return
+        return None
     terms, arrow, result = equation.replace(" ", "").partition("->")
-    one, *others = terms.split(",")
-    summed = [letter for letter in one if others and letter in others[0] and letter.isalpha() and letter not in result]
-    if not arrow or len(others) != 1 or len(summed) != 1:
-        return
-    (letter,) = summed
-    sides = [(one, operands[0]), (others[0], operands[1])]
-    for (own, weight), (other, values) in (sides, sides[::-1]):
-        axes = [term.index(letter) - (len(term) if "..." in term[: term.index(letter)] else 0) for term in (own, other)]
-        yield weight, axes[0], values.movedim(axes[1], -1), {}
+    one, other = terms.split(",")
+    summed = [letter for letter in one if letter in other and letter.isalpha() and letter not in result]
+    if not arrow or len(summed) != 1:
+        return None
+    places = []
+    for term in (one, other):
+        before, _, after = term.partition(summed[0])
+        places.append(-len(after) - 1 if "..." in before else len(before))
+    return places[0], places[1]
 
 
 def _convolved(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> Iterator[Use]:
@@ -226,20 +244,30 @@ def _transposed(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> Ite
 def _recurrent(args: tuple[Any, ...], _kwargs: dict[str, Any], found: Any) -> Iterator[Use]:
     """`lstm(x, (h, c), weights, …)` and its kin, one layer in one direction; of packed sequences with their sizes."""
     packed = isinstance(args[1], Tensor) and isinstance(args[3], (list, tuple))
-    values, state, weights, _, layers, _, _, two_ways = (args[0], *args[2:9]) if packed else args[:8]
+    values, _, weights, _, layers, _, _, two_ways = (args[0], *args[2:9]) if packed else args[:8]
     if layers > 1 or two_ways:
         return
-    first, outputs = state[0] if isinstance(state, Tensor) else state[0][0], found[0]
     yield weights[0], 1, values, {}
+    yield weights[1], 1, previous(args, found), {}
+
+
+def previous(args: Sequence[Any], found: Any) -> Tensor:
+    """Return what a recurrent layer's own matrix reads, shaped as its outputs: at each step those of the step before.
+
+    Args:
+        args: What PyTorch's function of the layer's kind was called with.
+        found: What it gave.
+    """
+    packed = isinstance(args[1], Tensor) and isinstance(args[3], (list, tuple))
+    state, outputs = args[2] if packed else args[1], found[0]
+    first = state[0] if isinstance(state, Tensor) else state[0][0]
     if packed:
         sizes = args[1].tolist()
         starts = [sum(sizes[:step]) for step in range(len(sizes))]
         earlier = [outputs[start : start + size] for start, size in zip(starts, sizes[1:], strict=False)]
-        read = torch.cat([first[: sizes[0]], *earlier])
-    else:
-        time = 1 if args[8] else 0
-        read = torch.cat([first.unsqueeze(time), outputs.narrow(time, 0, outputs.shape[time] - 1)], dim=time)
-    yield weights[1], 1, read, {}
+        return torch.cat([first[: sizes[0]], *earlier])
+    time = 1 if args[8] else 0
+    return torch.cat([first.unsqueeze(time), outputs.narrow(time, 0, outputs.shape[time] - 1)], dim=time)
 
 
 def _stepped(args: tuple[Any, ...], _kwargs: dict[str, Any], _: object) -> Iterator[Use]:

@@ -1,7 +1,7 @@
 """How a model that nobody here wrote is run, judged and tapped: what a `LanguageModel` knows by itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from pruning.data.batches import TARGETS, Form, Pair, Pairs, Split
 from pruning.data.windows import Windows
 from pruning.discovery import discover
 from pruning.models.answers import has_main, main_of
+from pruning.models.apart import Apart
 from pruning.models.base import Measurable
 from pruning.models.batches import form_of
 from pruning.models.calling import (
@@ -189,6 +190,7 @@ class Adapted(Measurable):
         self.network, self.training = network, network.training
         self.use = use
         self.example_dim = use.example_dim
+        self._scattered: frozenset[str] | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -269,25 +271,46 @@ class Adapted(Measurable):
 
     def untappable(self, inputs: Any) -> dict[str, str]:
         """Return why a layer is left out by `tapped` and `outputs`, by layer."""
-        with torch.no_grad(), tapping(self) as found:
+        apart = self._each_reader(inputs)
+        with torch.no_grad(), apart:
             self.read(inputs)
-        return found.reasons
+        why = "no operation that is known was seen to read it"
+        return {name: why for name, uses in apart.uses.items() if not uses.values}
 
     def tapped(self, inputs: Any, state: Any = None) -> tuple[Tensor, dict[str, Tensor], Any]:
-        """Return outputs, the zeros added to each layer's outputs, (steps, examples, width), and the state."""
-        with tapping(self) as found:
+        """Return outputs, the zeros added to each layer's outputs, (steps, examples, width), and the state.
+
+        Where no one place shows them to all that read them, they are what each reader reads, one after the other.
+        """
+        apart = self._each_reader(inputs)
+        if apart.uses:
+            with torch.no_grad(), apart:
+                self.read(inputs, state)
+        read = {name: uses.outputs() for name, uses in apart.uses.items() if uses.values}
+        zeros = {name: torch.zeros_like(values, requires_grad=True) for name, values in read.items()}
+        apart.give(zeros)
+        with tapping(self, frozenset(apart.uses)) as found, apart if zeros else nullcontext():
             outputs, state = self.predicted(inputs, state)
-        return (
-            outputs,
-            {layer.name: found.zeros[layer.name] for layer in self.layers() if layer.name in found.zeros},
-            state,
-        )
+        zeros |= found.zeros
+        return outputs, {layer.name: zeros[layer.name] for layer in self.layers() if layer.name in zeros}, state
 
     def outputs(self, inputs: Any, state: Any = None) -> dict[str, Tensor]:
-        """Return each layer's outputs by layer, (steps, examples, width)."""
-        with torch.no_grad(), tapping(self) as found:
+        """Return each layer's outputs by layer, (steps, examples, width), see `tapped`."""
+        apart = self._each_reader(inputs)
+        with torch.no_grad(), tapping(self, frozenset(apart.uses)) as found, apart if apart.uses else nullcontext():
             self.read(inputs, state)
-        return found.outputs
+        return found.outputs | {name: uses.outputs() for name, uses in apart.uses.items() if uses.values}
+
+    def _each_reader(self, inputs: Any) -> Apart:
+        """Return a mode for the layers that no one place shows to all that read them."""
+        if self._scattered is None:
+            with torch.no_grad(), tapping(self) as found:
+                self.read(inputs)
+            self._scattered = frozenset(layer.name for layer in self.layers() if layer.name not in found.zeros)
+        layers = [layer for layer in self.layers() if layer.name in self._scattered]
+        first = next((part for part in tensors_in(inputs) if part.ndim > self.example_dim), None)
+        examples = 0 if first is None else first.shape[self.example_dim]
+        return Apart(self, layers, examples, self.example_dim)
 
     def objective(self, targets: Any) -> Objective:
         """Return what the network is for, which its loss says, and for one that is not known the targets' kind."""

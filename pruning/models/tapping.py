@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from pruning.core.neurons import TIED, UNSEEN, NeuronLayer, Slice
 from pruning.discovery import Recurrent
+from pruning.models.apart import Place
 from pruning.models.base import Measurable
 from pruning.models.cells import recurrent_cell
 
@@ -30,7 +30,7 @@ class Taps:
 
 
 @contextmanager
-def tapping(model: Measurable) -> Iterator[Taps]:
+def tapping(model: Measurable, without: frozenset[str] = frozenset()) -> Iterator[Taps]:
     """Within the context, add zeros to each layer's outputs; collect them and the outputs, (steps, examples, width).
 
     A layer that several modules read has the same zeros added to what each of them reads. No hook is left behind.
@@ -38,6 +38,8 @@ def tapping(model: Measurable) -> Iterator[Taps]:
     found = Taps({}, {}, {})
     with ExitStack() as handles:
         for layer in model.layers():
+            if layer.name in without:
+                continue
             reason = _reason(model, layer)
             if reason:
                 found.reasons[layer.name] = reason
@@ -70,7 +72,7 @@ def _tap(found: Taps, layer: NeuronLayer, piece: Slice, example_dim: int, first:
         found.reasons[layer.name] = f"its outputs {tuple(values.shape)} have no dimension of examples"
     if layer.name in found.reasons:
         return None
-    place = _Place(piece, layer.width, values.shape, dims)
+    place = Place(piece, layer.width, values.shape, dims)
     if layer.name not in found.zeros:
         found.outputs[layer.name] = place.arranged(values.detach())
         found.zeros[layer.name] = torch.zeros_like(found.outputs[layer.name], requires_grad=True)
@@ -146,30 +148,6 @@ def _input_hook(tap: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
         return (values if zeros is None else values + zeros, *others), named
 
     return hook
-
-
-class _Place:
-    """Where a tensor holds a layer's outputs: which of its dimensions run over examples and neurons, and what part."""
-
-    def __init__(self, piece: Slice, width: int, shape: torch.Size, dims: tuple[int, int]) -> None:
-        self.piece, self.width, self.shape, self.dims = piece, width, shape, dims
-        self.length = shape[dims[1]] - piece.start if piece.length is None else piece.length
-
-    def arranged(self, values: Tensor) -> Tensor:
-        """Return the outputs as (steps, examples, width); a neuron's several places are steps of it."""
-        piece, examples = self.piece, self.shape[self.dims[0]]
-        own = values.movedim(self.dims, (0, -1)).narrow(-1, piece.start, self.length)
-        parts = own.reshape(examples, -1, self.length // self.width // piece.size, self.width, piece.size)
-        return parts.permute(1, 2, 4, 0, 3).reshape(-1, examples, self.width)
-
-    def restored(self, arranged: Tensor) -> Tensor:
-        """Return what `arranged` gave in its place in a tensor of the whole shape, zeros around it."""
-        piece, examples = self.piece, self.shape[self.dims[0]]
-        others = [size for dim, size in enumerate(self.shape) if dim not in self.dims]
-        parts = arranged.view(-1, self.length // self.width // piece.size, piece.size, examples, self.width)
-        own = parts.permute(3, 0, 1, 4, 2).reshape(examples, *others, self.length)
-        whole = F.pad(own, (piece.start, self.shape[self.dims[1]] - piece.start - self.length))
-        return whole.movedim((0, -1), self.dims)
 
 
 def _recurrent(rnn: nn.RNNBase, tap: Tensor, inputs: Tensor, hx: Any = None) -> tuple[Tensor, Any]:

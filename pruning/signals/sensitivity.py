@@ -32,7 +32,9 @@ def sensitivities(
     matrices ever being made. Where a loss is the negative logarithm of no distribution known here, targets are the true
     ones, and a warning says so.
     Tokens whose target is ignored (padding) are left out of the mean.
-    A layer whose outputs cannot be tapped is left out, and a warning says why.
+    Where no one place shows a layer to all its readers (a cell in a loop, packed sequences, a pooling beside a
+    recurrence), M is that of what each of them reads, all together. A layer of which no reader is seen is left out, and
+    a warning says so: other signals still order it.
 
     >>> import torch, pruning
     >>> model = pruning.build(
