@@ -398,3 +398,19 @@ def test_files_hold_no_code_and_may_be_read_by_whom_the_folder_may(saved: Path) 
     assert len({path.stat().st_mode for path in saved.iterdir()}) == 1
     restored = pruning.restore(tagger(), saved)
     assert load_file(tensors(saved)).keys() == restored.state_dict().keys()
+
+
+@pytest.mark.parametrize("repair", ["ridge", "imitate"])
+def test_what_the_front_door_pruned_and_trained_is_restored(repair: str, tmp_path: Path) -> None:
+    data = [(tokens(3, 5), tokens(3, 5) % 3), (tokens(3, 5).flip(0), tokens(3, 5).flip(0) % 3)]
+    found = pruning.discover(tagger(), data[0][0])
+    importance = pruning.importance(found, data, nn.CrossEntropyLoss())
+    smaller = pruning.prune(found, importance, keep=0.5, repair=repair, data=data)
+    tuned = pruning.finetune(smaller, data)
+    for number, model in enumerate((smaller, tuned)):
+        pruning.save(model, tmp_path / str(number))
+        restored = pruning.restore(blank(tagger()), tmp_path / str(number))
+        torch.testing.assert_close(restored(data[0][0]), model.eval()(data[0][0]), rtol=1e-5, atol=1e-6)
+        layers = json.loads((tmp_path / str(number) / "plan.json").read_text())["layers"]
+        assert all(len(layer["kept"]) == layer["left"] for layer in layers)
+        assert sum(layer["left"] for layer in layers) < sum(layer["width"] for layer in layers)

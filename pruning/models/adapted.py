@@ -174,6 +174,11 @@ def _arguments(network: Any, inputs: Any, example_dim: int) -> tuple[Any, ...] |
     return (*arguments, first_state(network, arguments, example_dim)) if takes_state(network, inputs) else arguments
 
 
+def arguments_for(model: "Adapted") -> tuple[Any, ...] | Mapping[str, Any]:
+    """Return what a model's network is called with on the batch that it was adapted with."""
+    return _arguments(model.module, on(model.device, model.use.inputs), model.example_dim)
+
+
 class Adapted(Measurable):
     """A network with what its author knows of its use; made by `adapt`.
 

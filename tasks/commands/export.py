@@ -18,9 +18,10 @@ from pruning.evaluation.measures import loss_of, size_of
 from pruning.export import initial_state, largest_difference, onnx_of, program_of
 from pruning.models import describe
 from pruning.models.base import LanguageModel, State
+from tasks.commands.export_own import write_own
 from tasks.commands.folders import check_folder, replacing_folder
 from tasks.commands.plain_text import REPORT, RULE, VOCABULARY, Reading, read_reading, vocabulary_lines
-from tasks.commands.using import PHASES, check_words, model_of
+from tasks.commands.using import PHASES, check_words, model_of, own_model_of
 from tasks.common.devices import compute_on
 from tasks.common.job import Job
 from tasks.common.models import CONFIG, WEIGHTS, read_language_model, write_model
@@ -107,6 +108,9 @@ def run(words: Sequence[str]) -> Answer:
     folder = Path(to).resolve() if to else DATA / "export" / f"{variant}-{phase}"
     check_folder(folder, "export")
     job = Job(read_stage("evaluate", variant, values), parameters, track)
+    if parameters.model.source is not None:
+        report, shown = write_own(folder, job, phase, own_model_of(job, phase).cpu())
+        return Answer({"folder": str(folder), **report}, shown)
     report = _write(folder, job, phase)
     table = shown_table(f"{variant}, {phase}: the same model in each file", [_cells(row) for row in report["measured"]])
     return Answer({"folder": str(folder), **report}, [table, f"{folder}: {', '.join(sorted(FILES))}"])

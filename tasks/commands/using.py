@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pruning.data.corpus import END_OF_LINE
+from pruning.models.adapted import Adapted
 from pruning.models.base import LanguageModel
 from tasks.commands.plain_text import REPORT, Reading, read_exported, read_reading
 from tasks.common.devices import compute_on
 from tasks.common.job import Job
-from tasks.common.models import CONFIG, read_language_model
+from tasks.common.models import CONFIG, read_language_model, read_model
 from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
@@ -86,10 +87,25 @@ def check_words(variant: str | None, phase: str, variants: list[str]) -> None:
 
 def model_of(job: Job, phase: str) -> LanguageModel:
     """Return what a phase left of the job's variant."""
+    return read_language_model(_folder(job, phase))
+
+
+def own_model_of(job: Job, phase: str) -> Adapted:
+    """Return what a phase left of the job's variant of a model of the user's own."""
+    path = _folder(job, phase)
+    found = read_model(path)
+    if not isinstance(found, Adapted):
+        raise Unexpected(
+            f"Expected a model of your own in {path}, as `model.source` says, got another; run `dvc repro`."
+        )
+    return found
+
+
+def _folder(job: Job, phase: str) -> Path:
     path = job.input(PHASES[phase])
     if not path.is_dir():
         raise Unexpected(f"Expected the {phase} model of {job.stage.variant} in {path}, got none; run `dvc repro`.")
-    return read_language_model(path)
+    return path
 
 
 def unknown_words(reading: Reading, lines: list[list[str]]) -> list[str]:

@@ -10,10 +10,13 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
+import pruning
+from pruning.core.neurons import select
 from pruning.evaluation.measures import loss_of
+from pruning.models.adapted import arguments_for
 from tasks.__main__ import main
 from tasks.commands.trial import try_own
-from tasks.common.models import read_language_model, read_model
+from tasks.common.models import read_language_model, read_model, write_model
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table
 from tasks.common.weights import read_weights
@@ -407,3 +410,30 @@ def test_a_missing_or_damaged_file_of_weights_is_refused(tmp_path, name):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(Unexpected, match=r"got a damaged file; save it again."):
             read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("source", "files"),
+    [("classifier", {"model.pt2", "model.onnx"}), ("regression", {"model.pt2", "model.onnx"}), ("packed", set())],
+)
+def test_a_model_of_the_users_own_is_exported_as_a_plan_and_as_what_graphs_can_hold(project, capsys, source, files):
+    pytest.importorskip("onnxruntime")
+    set_parameters(project, {"model": {"source": f"own.tiny:{source}"}})
+    forget()
+    dense = adapted(f"own.tiny:{source}")
+    smaller = select(dense, {layer.name: torch.arange(0, layer.width, 2) for layer in dense.layers()})
+    write_model(project / "data/finetune/enhanced/model", smaller)
+    run(("export", "enhanced"))
+    folder = project / "data/export/enhanced-finetuned"
+    report = json.loads((folder / "export.json").read_text())
+    assert {row["file"] for row in report["measured"]} == {"plan.json", *files}
+    assert {path.name for path in folder.glob("model.*")} == files
+    assert report["widths"] == {layer.name: layer.width for layer in smaller.layers()}
+    said = capsys.readouterr().out
+    assert ("no graph holds packed ones" in said) == (source == "packed") == bool(report["refused"])
+    restored = pruning.restore(read_own(f"own.tiny:{source}").model, folder)
+    inputs = arguments_for(smaller)
+    with torch.no_grad():
+        torch.testing.assert_close(restored(*inputs), smaller.eval()(*inputs))
+    lines = [line for line in (folder / "README.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(lines) == 1 + len(files)
