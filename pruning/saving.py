@@ -35,10 +35,10 @@ def deployed(model: PrunableModule) -> nn.Module:
 
     While neurons are removed, equivalents stand in for `nn.LSTM`, `nn.GRU`, `nn.RNN` and `nn.MultiheadAttention`, which
     cannot hold unequal widths and fewer heads. Here PyTorch's own take their places again where they can: where all
-    layers and directions of a recurrent module are as wide as each other (`retention(scope="layer")` gives them equal
-    shares), where all heads together are as wide as what attention reads. The network then gives what it gave, up to
-    rounding: it is run on the example inputs to see it, and where its own code carries a state in the shape that it
-    had, what stands in stays. `Linear`, convolutions and all others are PyTorch's own in any case.
+    layers and directions of a recurrent module are as wide as each other (the scope `layer` gives them equal shares),
+    where all heads together are as wide as what attention reads. The network then gives what it gave, up to rounding:
+    it is run on the example inputs to see it, and where its own code carries a state in the shape that it had, what
+    stands in stays. `Linear`, convolutions and all others are PyTorch's own in any case.
 
     >>> import pruning
     >>> class Tagger(nn.Module):
