@@ -6,7 +6,7 @@ this module imports nothing. `place` in a rule is what stands before the setting
 
 from collections.abc import Mapping, Sequence
 from math import isclose
-from typing import Literal, get_args
+from typing import Literal
 
 Family = Literal["lstm", "gru", "rnn", "snn", "mixed"]
 Decoder = Literal["untied", "tied", "projected"]
@@ -16,34 +16,6 @@ Nonlinearity = Literal["tanh", "relu"]
 RecurrentCell = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
 Half = Literal["rnn", "snn"]
 """The kinds of neurons of a mixed model."""
-Signal = Literal["weights", "hessian", "activations", "gradients", "cooperative"]
-"""The signals that are fused."""
-Beside = Literal["surgeon"]
-"""Signals that stand beside the fused ones and are no part of the fusion."""
-Criterion = Literal[
-    "magnitude_in",
-    "magnitude_out",
-    "taylor_first",
-    "taylor_square",
-    "taylor_second",
-    "gate_fisher",
-    "gate_fisher_sampled",
-    "weight_fisher",
-    "snip",
-    "grasp",
-    "fluctuation",
-    "wanda",
-    "kfac_trace",
-    "kfac_obs",
-    "mutual_information",
-    "pagerank",
-]
-Choice = Literal[Signal, Beside, "fused", "random", Criterion]
-"""What a variant can choose neurons by: columns of `importance`."""
-SIGNALS: tuple[str, ...] = get_args(Signal)
-BESIDE: tuple[str, ...] = get_args(Beside)
-CRITERIA: tuple[str, ...] = get_args(Criterion)
-CHOICES: tuple[str, ...] = get_args(Choice)
 Strategy = Literal["simple", "adaptive", "learned"]
 Calibrated = Literal["none", "hessian", "oracle", "removal"]
 """What turns a fused importance into a loss."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pruning.core.options import BESIDE, SIGNALS
 from pruning.signals.activations import Covariances
+from pruning.signals.schemas import BESIDE, SIGNALS
 
 MEASURED = ("activations", *(name for name in SIGNALS if name != "activations"), *BESIDE, "criteria")
 """What `measure` knows, in an order in which nothing precedes what it needs."""

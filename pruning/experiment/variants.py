@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from pruning.core.options import SIGNALS
-
 FOLDS = 5
 """Parts that measured neurons are cut into where weights are learned."""
 
@@ -15,13 +13,13 @@ class Choice:
     Attributes:
         by: `fused`, a signal whose importance is taken as it is, or `random`.
         strategy: How signals are fused.
-        signals: Which ones.
+        signals: Which ones; None for all.
         scope: The choice's own scope of comparison (see `retention`); empty for the experiment's.
     """
 
     by: str = "fused"
     strategy: str = "simple"
-    signals: tuple[str, ...] = SIGNALS
+    signals: tuple[str, ...] | None = None
     scope: str = ""
 
 

@@ -1,8 +1,10 @@
 """The tables of the fused importance and of how it came about, and what neurons can be chosen by."""
 
 from pruning.core.tables import LAYER, NEURON, Column, Table, missing
-from pruning.signals.schemas import CRITERIA, SIGNALS
+from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
 
+CHOICES = (*SIGNALS, *BESIDE, "fused", "random", *CRITERIA)
+"""What a variant can choose neurons by: columns of `importance`."""
 ALL = "all"
 """In place of a layer's name: the mean over layers."""
 IMPORTANCE = Table(

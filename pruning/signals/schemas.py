@@ -1,31 +1,11 @@
 """The tables of the signals and criteria: components, units, and each component's share in the importance."""
 
 from pruning.core.tables import LAYER, NEURON, UNMEASURED, Column, Table, missing, signal_table
+from pruning.signals import formulas
 
-CRITERIA = {
-    "magnitude_in": Column("number", "weight", "L2 norm of the neuron's own weights"),
-    "magnitude_out": Column("number", "weight", "L2 norm of the neuron's outgoing weights"),
-    "taylor_first": Column("number", "nat/token", "mean size of a sequence's gate gradient"),
-    "taylor_square": Column("number", "nat²/token²", "mean square of a window's gate gradient"),
-    "taylor_second": Column(
-        "number", "nat/token", "predicted loss increase: minus gate gradient plus half its curvature"
-    ),
-    "gate_fisher": Column("number", "nat/token", "half the gate's Fisher information, true labels"),
-    "gate_fisher_sampled": Column(
-        "number", "nat/token", "half the gate's Fisher information, labels sampled from the model"
-    ),
-    "weight_fisher": Column("number", "nat/token", "half of Σ w² × Fisher information over own weights"),
-    "snip": Column("number", "nat/token", "Σ of weight × gradient over own weights, without signs"),
-    "grasp": Column("number", "nat²/token²", "Σ of weight × Hessian-gradient product over own weights"),
-    "fluctuation": Column("number", "activation² weight²", "variance of the output × squared norm of outgoing weights"),
-    "wanda": Column("number", "activation weight", "RMS output × L1 norm of outgoing weights"),
-    "kfac_trace": Column("number", "nat/token", "K-FAC's estimate of half the gate's Fisher information"),
-    "kfac_obs": Column("number", "nat/token", "K-FAC's loss increase once other neurons have made up for it"),
-    "mutual_information": Column("number", "nat", "between the binned output and the predicted token's group"),
-    "pagerank": Column("number", "1", "PageRank on the layer's graph of weights and correlations"),
-}
+CRITERIA = {name: criterion.column for name, criterion in formulas.CRITERIA.items()}
 """The field's criteria; larger is more important, comparable within a layer. Also columns of `importance`."""
-EXACT = ("magnitude_in", "magnitude_out")
+EXACT = tuple(name for name, criterion in formulas.CRITERIA.items() if criterion.exact)
 """Criteria that follow from the weights alone and so have no standard error."""
 
 

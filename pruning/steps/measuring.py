@@ -11,7 +11,6 @@ import torch
 
 from pruning.core.devices import seeded
 from pruning.core.neurons import Keep
-from pruning.core.options import BESIDE, SIGNALS
 from pruning.core.progress import Track, silently
 from pruning.data.batches import Unlabelled
 from pruning.experiment.measuring import USUAL, measure
@@ -21,6 +20,7 @@ from pruning.models.base import Measurable
 from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances
+from pruning.signals.schemas import BESIDE, SIGNALS
 from pruning.steps.given import limited, measurable, read_once
 from pruning.steps.pictures import figure_of
 from pruning.steps.words import table_of
@@ -197,7 +197,7 @@ def importance(
     tables: dict[str, pd.DataFrame] = {}
     covariances: Covariances = {}
     with seeded(model, seed):
-        for name in (each for each in (*SIGNALS[2:3], *SIGNALS, *BESIDE) if each in names or each == "activations"):
+        for name in (each for each in ("activations", *SIGNALS, *BESIDE) if each in names or each == "activations"):
             if name in tables:
                 continue
             try:

@@ -11,7 +11,7 @@ import torch
 
 from pruning.ablation.oracle import neurons_to_measure
 from pruning.core.neurons import NeuronLayer
-from pruning.core.options import CHOICES
+from pruning.fusion.schemas import CHOICES
 from pruning.models import build, settings
 from pruning.models.base import LanguageModel, Measurable
 from pruning.selection.allocation import Allocation

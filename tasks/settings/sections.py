@@ -1,11 +1,13 @@
 """The sections of params.yaml: each one's fields, and which of its values contradict one another."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from pruning.core import options
+from pruning.fusion.schemas import CHOICES
+from pruning.signals.schemas import CRITERIA, SIGNALS
 from tasks.common.sources import file_of_source
 from tasks.settings.bounds import (
     MOST,
@@ -23,6 +25,11 @@ from tasks.settings.bounds import (
     Temperature,
 )
 
+if TYPE_CHECKING:
+    Choice = str
+    Weighed = str
+else:  # the words that the tables know, of which a type checker cannot be told
+    Choice, Weighed = Literal[CHOICES], Literal[*SIGNALS, *CRITERIA]
 SAVED = "a file of saved weights, written learned/name.json"
 OWN = "a function of yours in own/, written own.module:function"
 
@@ -203,7 +210,7 @@ class Fuse(Section):
     """Settings of `fuse`."""
 
     strategy: options.Strategy
-    signals: Annotated[list[options.Signal | options.Criterion], Field(min_length=1)]
+    signals: Annotated[list[Weighed], Field(min_length=1)]
     folds: Several
     calibration: options.Calibrated
     removed: Annotated[list[Fraction], Field(min_length=1)]
@@ -215,14 +222,14 @@ class Fuse(Section):
     def signals_can_be_weighed(self) -> "Fuse":
         """Refuse a signal named twice, criteria that the strategy would not weigh, and criteria alone."""
         _check_distinct(self.signals, "fuse.signals")
-        criteria = [name for name in self.signals if name in options.CRITERIA]
+        criteria = [name for name in self.signals if name in CRITERIA]
         if criteria and self.strategy != "learned" and self.weights is None:
             raise ValueError(
                 f"Expected fuse.strategy: learned for {criteria[0]!r} among fuse.signals, got {self.strategy!r}, which "
-                f"weighs {list(options.SIGNALS)} alone"
+                f"weighs {list(SIGNALS)} alone"
             )
         if len(criteria) == len(self.signals):
-            raise ValueError(f"Expected one or more of {list(options.SIGNALS)} among fuse.signals, got {self.signals}")
+            raise ValueError(f"Expected one or more of {list(SIGNALS)} among fuse.signals, got {self.signals}")
         return self
 
     @model_validator(mode="after")
@@ -280,7 +287,7 @@ class Prune(Section):
     budget: BudgetOf | None
     snn_ratio: Ratio | None
     quota: Quota | None
-    otherwise: options.Choice | None
+    otherwise: Choice | None
     tied: options.Decoupling
 
     @model_validator(mode="after")
@@ -315,7 +322,7 @@ NAME = "lower-case letters, digits and _, a letter first, at most 100 in all"
 class Variant(Section):
     """One variant: what it chooses by, and its own values of anything in `prune`, and its own repair."""
 
-    by: options.Choice
+    by: Choice
     retain: Share | None = None
     floor: Bound | None = None
     ceiling: Bound | None = None
@@ -325,7 +332,7 @@ class Variant(Section):
     budget: BudgetOf | None = None
     snn_ratio: Ratio | None = None
     quota: Quota | None = None
-    otherwise: options.Choice | None = None
+    otherwise: Choice | None = None
     tied: options.Decoupling | None = None
     repair: options.Repair | None = None
 

@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pruning.core.options import BESIDE, SIGNALS
 from pruning.evaluation.comparison import PHASES, measure_of
 from tasks.common.writing import replacing
 
@@ -120,7 +119,8 @@ def _scale(axes: Axes, measure: str) -> None:
 
 
 def _importance(importance: pd.DataFrame) -> Figure:
-    names = [*SIGNALS, "fused", *BESIDE]
+    signals = [name.removesuffix("_share") for name in importance.columns if name.endswith("_share")]
+    names = [*signals, "fused", "surgeon"]
     columns = 3
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(10.5, 3 * rows), layout="constrained")

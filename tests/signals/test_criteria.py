@@ -1,5 +1,6 @@
 """Every criterion against loops over the unrolled twin: gates, weights, readers and states by hand."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,8 +12,8 @@ from pruning.core.neurons import select
 from pruning.core.statistics import Covariance, merged
 from pruning.core.tables import table
 from pruning.data.windows import Windows
-from pruning.signals import criteria as signal
-from pruning.signals.criteria import FORMULAS, criteria, known_of
+from pruning.signals import formulas
+from pruning.signals.criteria import Wiring, criteria, known_of, wiring_of
 from pruning.signals.evidence import TOTALS, Evidence, _joint, gather_evidence, partition
 from pruning.signals.schemas import CRITERIA, CRITERIA_TABLE, EXACT
 from tests.signals.test_cooperative import edges_by_hand
@@ -157,16 +158,16 @@ def pagerank_by_hand(edges):
 
 
 @pytest.mark.parametrize("alone", [(), (2,), range(6)])
-def test_pagerank_is_where_a_walker_is_who_jumps_anywhere_from_neurons_without_edges(monkeypatch, alone):
+def test_pagerank_is_where_a_walker_is_who_jumps_anywhere_from_neurons_without_edges(alone):
     half = np.triu(np.random.default_rng(3).random((6, 6)), 1)
     edges = half + half.T
     edges[list(alone)], edges[:, list(alone)] = 0, 0
-    monkeypatch.setattr(signal, "edges_of", lambda *_: torch.tensor(edges))
     states = Covariance(2, torch.zeros(6), torch.eye(6, dtype=torch.float64))
-    known = signal.Known(Evidence(1, {}, states, torch.ones(6), torch.ones(6)), half, half, None, 0.0)
+    evidence = Evidence(1, {}, states, torch.ones(6), torch.ones(6, 2, 2))
+    known = replace(known_of(Wiring(half, half, None), evidence, 1.0), edges=torch.tensor(edges))
     walk = np.where(edges.sum(0) > 0, edges / np.maximum(edges.sum(0), 1e-300), 1 / 6)
     expected = np.linalg.solve(np.eye(6) - 0.85 * walk, np.full(6, 0.15 / 6))
-    np.testing.assert_allclose(signal.pagerank(known), expected, rtol=1e-12)
+    np.testing.assert_allclose(formulas.pagerank(known), expected, rtol=1e-12)
 
 
 def test_the_joint_counts_take_no_number_for_each_bin_token_and_neuron():
@@ -258,19 +259,14 @@ def test_every_criterion_equals_its_twin(name, criterion):
 def test_the_error_of_an_estimate_is_the_jackknife_over_windows(criterion):
     model, found = model_of("untied"), evidence_of("untied")
     layer = model.layers()[0]
-    without = [
-        FORMULAS[criterion](
-            known_of(model, layer, merged([one[layer.name] for place, one in enumerate(found) if place != left]), 1e-3)
-        ).numpy()
-        for left in range(8)
-    ]
+    without = []
+    for left in range(8):
+        rest = merged([one[layer.name] for place, one in enumerate(found) if place != left])
+        known = known_of(wiring_of(model, layer), rest, 1e-3)
+        without.append(formulas.CRITERIA[criterion].formula(known).numpy())
     errors = measured("untied")[f"{criterion}_error"].iloc[: layer.width]
     np.testing.assert_allclose(errors, np.sqrt(7 * np.var(without, axis=0)), rtol=1e-6, atol=1e-15)
     assert (errors > 0).any()
-
-
-def test_the_formulas_are_the_criteria_of_the_table():
-    assert list(FORMULAS) == list(CRITERIA)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -324,9 +320,9 @@ def gauss_newton(model, window):
 def test_relabelling_neurons_relabels_every_criterion():
     model = model_of("untied")
     order = {"lstm.0": torch.tensor([3, 0, 4, 1, 2]), "lstm.1": torch.tensor([2, 3, 0, 1])}
-    after = criteria(select(model, order), WINDOWS, **SETTINGS).drop(columns=["layer", "neuron"])
+    after = criteria(select(model, order), WINDOWS, **SETTINGS).drop(columns=["layer", "neuron", "fisher"])
     places = [*order["lstm.0"].tolist(), *(5 + order["lstm.1"]).tolist()]
-    before = measured("untied").drop(columns=["layer", "neuron"]).iloc[places]
+    before = measured("untied").drop(columns=["layer", "neuron", "fisher"]).iloc[places]
     np.testing.assert_allclose(after, before, rtol=1e-6, atol=1e-10)
 
 
@@ -357,7 +353,7 @@ def test_neurons_that_say_nothing_have_finite_criteria():
     for parameter in model.lstm.parameters():
         parameter.data.zero_()
     frame = criteria(model, WINDOWS, **SETTINGS)
-    assert np.isfinite(frame.drop(columns="layer").to_numpy(dtype=float)).all()
+    assert np.isfinite(frame.drop(columns=["layer", "fisher"]).to_numpy(dtype=float)).all()
     np.testing.assert_allclose(frame[frame["layer"] == "lstm.1"]["pagerank"], 1 / 3)
     assert (frame[["taylor_first", "fluctuation", "mutual_information"]].abs() < 1e-12).all(axis=None)
 

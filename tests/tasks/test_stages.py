@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 from ruamel.yaml import YAML
 
@@ -49,6 +50,8 @@ def described(folder: Path, name: str, variant: str | None, monkeypatch: pytest.
 def alone(finished: Path, folder: Path, found: Stage) -> Path:
     """Copy only what dvc.yaml says the stage depends on, and what changes no result."""
     inits = [path.relative_to(finished) for path in finished.glob("[pt]*/**/__init__.py*")]
+    refusing = grimp.build_graph("pruning", "tasks").find_upstream_modules("tasks.settings.parameters")
+    inits += [path for module in refusing if (path := Path(module.replace(".", "/") + ".py")) and path.is_file()]
     inits += [Path("tasks/settings"), Path("tasks/shown"), Path("tasks/__main__.py")]
     for path in (*found.dependencies, *inits, Path("dvc.yaml"), Path("params.yaml")):
         copy(finished / path, folder / path)
