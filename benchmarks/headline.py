@@ -36,7 +36,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmarks.device import cpu_name
+from benchmarks.device.facts import cpu_name
 from benchmarks.resumable import Bench, Kept, OutOfTime, Sizes, Training, ends, replaced
 from pruning.core.devices import twin_of
 from pruning.core.modes import evaluating
