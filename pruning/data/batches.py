@@ -40,16 +40,20 @@ class Form:
 
     Attributes:
         arguments: How many it is given by place.
-        names: What it calls them; None where it takes any name.
+        names: What it calls them.
+        others: Whether it takes arguments of other names, too.
         example_dim: The dimension of inputs that runs over the examples of a batch.
         keeps_targets: Whether it is given the targets, too, and so gives its own loss.
+        needed: Names of arguments that it cannot be called without.
         together: How many inputs of a batch it reads one after the other, as if they were one of as many more examples.
     """
 
     arguments: int
-    names: Sequence[str] | None
+    names: Sequence[str]
+    others: bool = False
     example_dim: int = 0
     keeps_targets: bool = False
+    needed: frozenset[str] = frozenset()
     together: int = 1
 
     def pair(self, batch: Any) -> tuple[Any, Any]:
@@ -94,7 +98,11 @@ class Form:
                 return inputs, Unlabelled(inputs.shape[self.example_dim] // self.together)
         if not rest:
             return inputs, self.unlabelled(inputs)
-        return inputs, rest[0] if len(rest) == 1 else rest
+        targets = rest[0] if len(rest) == 1 else rest
+        name = next((name for name in self.names if name in TARGETS), None)
+        if self.keeps_targets and name is not None and self.arguments == 1:
+            return {**(inputs if isinstance(inputs, Mapping) else {self.names[0]: inputs}), name: targets}, targets
+        return inputs, targets
 
     def _in_one(self, parts: Any) -> list[Any]:
         """Return the first inputs as one tensor, and what is left."""
@@ -109,13 +117,14 @@ class Form:
     def _of_names(self, batch: Any, named: Mapping[Any, Any]) -> tuple[Any, Any]:
         place = next((name for name in TARGETS if named.get(name) is not None), None)
         targets = None if place is None else named[place]
-        others = {name: part for name, part in named.items() if name != place or self.keeps_targets}
-        inputs = {name: part for name, part in others.items() if self.names is None or name in self.names}
+        given = self.keeps_targets or place in self.needed
+        others = {name: part for name, part in named.items() if name != place or given}
+        inputs = {name: part for name, part in others.items() if self.others or name in self.names}
         if not any(True for _ in tensors_in({n: p for n, p in inputs.items() if n != place})):
             alone = [part for name, part in others.items() if name != place and isinstance(part, Tensor)]
             if len(alone) != 1 or self.arguments != 1:
                 raise TypeError(
-                    f"Expected batches whose parts are called as the network's arguments, {list(self.names or ())}, "
+                    f"Expected batches whose parts are called as the network's arguments, {list(self.names)}, "
                     f"got {kind_of(batch)}; let `split` say what of a batch is what."
                 )
             return alone[0], self.unlabelled(alone[0]) if targets is None else targets

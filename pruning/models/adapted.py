@@ -40,6 +40,9 @@ from pruning.models.metrics import Metric, metrics_of
 from pruning.models.objectives import Criterion, Objective, setting
 from pruning.models.tapping import tapping
 
+MEANS = ("mean", "batchmean")
+"""Reductions by which a loss is a mean: over numbers, or over examples."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
@@ -151,7 +154,7 @@ def _one_loss(network: nn.Module, loss: Any, criterion: Any) -> Criterion | Obje
         )
     if isinstance(loss, type):
         raise TypeError(f"Expected a loss, got the class {loss.__name__}; make one: {loss.__name__}().")
-    if (reduction := setting(loss, "reduction", "mean")) != "mean":
+    if (reduction := setting(loss, "reduction", "mean")) not in MEANS:
         raise ValueError(f"Expected a criterion with reduction 'mean', got {reduction!r}.")
     return loss  # type: ignore[no-any-return]
 

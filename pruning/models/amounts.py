@@ -231,9 +231,9 @@ def squares_from_drawn(outputs: Tensor, generator: torch.Generator) -> Tensor:
     return 0.5 * (outputs - (outputs.detach() + noise)).square().sum()
 
 
-def squared_distance(outputs: Any, taught: Any) -> Tensor | None:
+def squared_distance(outputs: Any, taught: Any, example_dim: int = 0) -> Tensor | None:
     """Return the mean squared distance of all numbers in two answers; None if they are not of the same shapes."""
-    own, other = amounts_in(outputs), amounts_in(taught)
+    own, other = amounts_in(outputs, example_dim), amounts_in(taught, example_dim)
     if not own or [part.shape for part in own] != [part.shape for part in other]:
         return None
     squares = [(one - two).square().flatten() for one, two in zip(own, other, strict=True)]

@@ -54,12 +54,23 @@ def several(answer: Any) -> bool:
     return not isinstance(answer, Tensor)
 
 
-def amounts_in(answer: Any) -> list[Tensor]:
-    """Return the outputs that are numbers, whatever the answer; its own `loss` and single numbers left out."""
+def amounts_in(answer: Any, example_dim: int = 0) -> list[Tensor]:
+    """Return the outputs that are numbers, whatever the answer; its own `loss` and single numbers left out.
+
+    Of a tuple, what is beside the first output and has other examples, or other steps, than it is a state and no
+    output.
+
+    Args:
+        answer: What a network gave.
+        example_dim: The dimension of outputs that runs over examples.
+    """
     if isinstance(answer, Mapping):
         answer = {name: part for name, part in answer.items() if name != "loss"}
     elif parts_of(answer) is None and not isinstance(answer, Tensor | PackedSequence):
         answer = main_of(answer)
+    if isinstance(answer, list | tuple) and not isinstance(answer, PackedSequence) and isinstance(answer[0], Tensor):
+        steps = answer[0].shape[: example_dim + 1]
+        answer = [part for part in answer if isinstance(part, Tensor) and part.shape[: example_dim + 1] == steps]
     return [tensor for tensor in tensors_in(answer) if tensor.is_floating_point() and tensor.ndim]
 
 

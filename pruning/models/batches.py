@@ -19,9 +19,13 @@ def form_of(network: nn.Module, inputs: Any, loss: Any, example_dim: int) -> For
     names, others = forward_names(network)
     given = 1 if isinstance(inputs, Mapping) else len(arguments_of(inputs))
     together = 3 if is_one_of(loss, TRIPLE) else 2 if is_one_of(loss, PAIRED) else 1
+    parameters = signature(own_module(network).forward).parameters.values()
+    kinds = (*PLACED, Parameter.KEYWORD_ONLY)
     return Form(
         arguments=given,
-        names=None if others else names,
+        names=names,
+        others=others,
+        needed=frozenset(each.name for each in parameters if each.kind in kinds and each.default is Parameter.empty),
         example_dim=example_dim,
         keeps_targets=loss is own_loss,
         together=together if given == 1 else 1,
@@ -48,4 +52,4 @@ def first_inputs(network: nn.Module, data: Any, split: Split | None = None) -> A
     parts = parts_of(batch) if isinstance(batch, list | tuple) else None
     count = max(needed, min(math.inf if most is None else most, len(parts) - 1 if parts else 1), 1)
     names, others = forward_names(network)
-    return Form(arguments=int(count), names=None if others else names).pair(batch)[0]
+    return Form(arguments=int(count), names=names, others=others).pair(batch)[0]

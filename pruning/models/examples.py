@@ -45,7 +45,7 @@ class Examples(Objective):
         """Return all numbers of an example as one row."""
         examples = len(self.counted(targets))
         parts = []
-        for part in amounts_in(outputs):
+        for part in amounts_in(outputs, self.example_dim):
             dim = self._dim(part)
             if part.shape[dim] % max(1, examples) == 0:  # as many rows for each example, of other outputs left out
                 parts.append(part.movedim(dim, 0).reshape(max(1, examples), -1))
@@ -78,7 +78,7 @@ class Examples(Objective):
         self, outputs: Any, taught: Any, targets: Any, *, temperature: float, logarithms: Tensor | None = None
     ) -> Tensor:
         """Return the mean squared distance of the outputs; where these are no numbers, what the loss is larger by."""
-        distance = squared_distance(outputs, taught)
+        distance = squared_distance(outputs, taught, self.example_dim)
         if distance is None:
             return super().divergence(outputs, taught, targets, temperature=temperature, logarithms=logarithms)
         return distance
@@ -159,7 +159,7 @@ class Unjudged(Examples):
 
     def fisher_loss(self, outputs: Any, targets: Any, generator: torch.Generator) -> Tensor:
         """Return Σ √(2/d) · ½ (f − y)², y drawn from a Gaussian of unit variance around f, d numbers in an example."""
-        parts = amounts_in(outputs)
+        parts = amounts_in(outputs, self.example_dim)
         each = sum(part.numel() for part in parts) / max(1, len(self.counted(targets)))
         losses = [squares_from_drawn(part, generator) for part in parts]
         loss: Tensor = (2 / each) ** 0.5 * torch.stack(losses).sum()
@@ -173,7 +173,8 @@ def own_loss(answer: Any, _: Any = None) -> Tensor:
         ValueError: If it gives none.
     """
     parts = parts_of(answer) or {}
-    loss = parts.get("loss", getattr(answer, "loss", None))
+    numbers = [part for part in parts.values() if isinstance(part, Tensor) and not part.ndim]
+    loss = parts.get("loss", getattr(answer, "loss", numbers[0] if len(numbers) == 1 else None))
     if not isinstance(loss, Tensor):
         raise ValueError(
             f"Expected a network that gives its own loss, got {kind_of(answer)}; give `loss`, or batches with the "

@@ -168,9 +168,9 @@ def single(loss: Any) -> Tensor:
     """
     if not isinstance(loss, Tensor):
         raise ValueError(f"Expected a criterion that gives one number as a tensor, got {kind_of(loss)}.")
-    if loss.ndim:
+    if loss.numel() != 1:
         raise ValueError(f"Expected a criterion that gives one number, got {tuple(loss.shape)}.")
-    return loss
+    return loss.reshape(())
 
 
 def placed(targets: Any, device: torch.device) -> Any:

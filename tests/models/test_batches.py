@@ -200,6 +200,13 @@ def test_a_loss_or_metric_that_is_none_is_refused_with_what_to_do(case):
         act()
 
 
+class Silent(Answering):
+    """Takes labels and makes nothing of them."""
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+        return {"logits": super().forward(x, labels)["logits"]}
+
+
 def judged(network, inputs, batches, loss):
     return loss_of(adapt(made(network), inputs, loss=loss), batches)
 
@@ -239,7 +246,7 @@ WRONG = {
         "Expected targets for the loss MSELoss, got batches of",
     ),
     "no loss of its own": (
-        lambda: judged(Answering, X[0], [(X[0], Y[0])], None),
+        lambda: judged(Silent, X[0], [(X[0], Y[0])], None),
         "Expected a network that gives its own loss, got a dict of .*; give `loss`, or batches with the labels under",
     ),
     "names of nothing": (
@@ -270,6 +277,20 @@ def test_what_does_not_fit_together_is_refused_with_what_to_do(case):
     act, sentence = WRONG[case]
     with pytest.raises((ValueError, TypeError), match=sentence):
         act()
+
+
+def test_what_forward_cannot_do_without_stays_an_input_though_it_is_called_as_targets_are():
+    class Translating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.out = nn.Linear(FEATURES, 4), nn.Linear(3, 4), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return self.out((self.one(x) + self.two(target)).tanh())
+
+    inputs = {"x": X[0], "target": X[0][:, :3]}
+    model = adapt(made(Translating), inputs, loss=nn.MSELoss())
+    assert loss_of(model, [inputs]).mean == pytest.approx(F.mse_loss(model.module(**inputs), X[0][:, :3]).item())
 
 
 def test_a_batch_may_be_taken_apart_by_a_function():

@@ -21,6 +21,7 @@ from pruning.models.adapted import adapt
 from pruning.models.alignments import losses_of
 from pruning.models.answers import amounts_in
 from pruning.models.losses import objective_of
+from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct
 from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
@@ -28,6 +29,7 @@ from pruning.signals.activations import activations
 from pruning.signals.criteria import criteria
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
+from pruning.steps.removing import apart
 from pruning.training.distillation import Teacher
 from pruning.training.loop import train
 from tests.networks import FEATURES, made
@@ -108,6 +110,31 @@ class Answering(Encoder):
         logits = self.head(hidden)
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return {"loss": loss, "logits": logits, "between": hidden.sum(-1)}
+
+
+class Small(nn.Module):
+    """A language model that gives (logits, its loss), as minGPT does, of tokens and, if it is told them, targets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.rnn, self.head = nn.Embedding(3, 4), nn.GRU(4, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None) -> Any:
+        logits = self.head(self.rnn(self.inner(idx))[0])
+        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return logits, loss
+
+
+class Stateful(nn.Module):
+    """A number for each sequence, and the state beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(FEATURES, 6, batch_first=True), nn.Linear(6, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        outputs, state = self.rnn(x)
+        return self.head(outputs[:, -1]), state
 
 
 class Packed(nn.Module):
@@ -204,6 +231,24 @@ KINDS: dict[str, tuple[Any, list[Any], Any, str]] = {
         "categorical",
     ),
     "dataclasses": (Encoder, [Batch(x, y) for x, y in zip(X, Y, strict=True)], nn.CrossEntropyLoss(), "categorical"),
+    "its own loss beside logits": (
+        Small,
+        [(tokens, tokens.roll(-1, 1)) for tokens in (torch.arange(20).view(4, 5) * s % 3 for s in (1, 2, 4, 5))],
+        None,
+        "categorical",
+    ),
+    "one output and a state, by a function": (
+        Stateful,
+        [(x, x[:, 0, :1]) for x in LONG],
+        lambda outputs, targets: (outputs - targets).abs().pow(1.5).mean(),
+        "",
+    ),
+    "logarithms of shares": (
+        lambda: nn.Sequential(Encoder(), nn.LogSoftmax(-1)),
+        [(x, x[:, :3].softmax(1)) for x in X],
+        nn.KLDivLoss(reduction="batchmean"),
+        "",
+    ),
     "packed sequences": (
         Packed,
         [(x, LENGTHS, torch.tensor([0, 1, 2, 1])) for x in LONG],
@@ -253,7 +298,10 @@ def test_whatever_the_loss_reads_a_model_is_measured_fused_pruned_repaired_and_t
         assert torch.allclose(ours, theirs, atol=1e-10)
     assert size_of(smaller).multiply_adds < size_of(model).multiply_adds
     assert model.objective(targets).drawn == KINDS[kind][3]
-    repaired = reconstruct(model, keep, covariances, repair="ridge")
+    repaired, pairs = reconstruct(model, keep, data=batches, repair="ridge"), model.pairs(batches)
+    imitation = Imitation(tokens=60 * model.count(targets), learning_rate=0.01, warmup=0.1, clip=1.0)
+    taught = imitate(repaired, model, batches, imitation=imitation)
+    assert apart(taught, model, pairs) < max(1e-9, apart(repaired, model, pairs))
     before = loss_of(repaired, batches).mean
     teacher = Teacher(model=model, share=0.5, temperature=1.0)
     *_, last = train(repaired, batches, batches, recipe=recipe(epochs=2, learning_rate=0.01), seed=1, teacher=teacher)
