@@ -13,6 +13,7 @@ from pruning.core.neurons import Keep, NeuronLayer
 from pruning.core.options import Repair, Scope
 from pruning.core.progress import Track, silently
 from pruning.evaluation.measures import Size, size_of
+from pruning.models.adapted import Adapted
 from pruning.models.base import Measurable
 from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct
@@ -131,14 +132,15 @@ def prune(
             raise ValueError(f"Unknown {what} {name!r}; known: {list(names)}.")
     if not isinstance(importance, Importance):
         raise TypeError(f"Expected what `pruning.importance` gave, got {type(importance).__name__}.")
-    dense = like(importance.model, found)
+    dense = like(importance.model, found).decoupled()
     pairs = importance.data if data is None else limited(dense, read_once(data, COMPARED), COMPARED)
     how: dict[str, Any] = {"layers": layers, "floor": floor, "multiple": multiple, "budget": budget}
+    read: dict[str, Any] = {"data": pairs} if isinstance(dense, Adapted) else {"covariances": importance.covariances}
     tried = _compared(importance, keep, scope)
     with seeded(dense, seed):
         candidates = {each: importance.keep(keep, scope=each, **how) for each in tried}
         smaller = {
-            each: reconstruct(dense, kept, repair="ridge" if repair == "imitate" else repair, data=pairs)
+            each: reconstruct(dense, kept, repair="ridge" if repair == "imitate" else repair, **read)
             for each, kept in track([*candidates.items()], "repair")
         }
         distances = {each: apart(model, dense, pairs) for each, model in smaller.items()}

@@ -16,8 +16,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import pruning
 from pruning.core.neurons import select
 from pruning.data.batches import Pair, Unlabelled
+from pruning.data.windows import Windows
 from pruning.steps.removing import apart
 from tests.models.test_losses import LENGTHS, LONG, SIZES, SPOKEN, Speech
+from tests.tiny import text, tiny
 
 
 class Net(nn.Module):
@@ -215,6 +217,16 @@ def test_a_network_with_a_state_is_found_with_it_and_read_without():
     assert sum(smaller.widths()) < sum(layer.width for layer in found.layers())
     pruning.finetune(smaller, data, epochs=1)
     assert np.isfinite(pruning.evaluate(smaller, data).perplexity)
+
+
+def test_a_language_model_of_the_library_goes_the_same_way():
+    model = tiny(family="lstm")
+    windows = Windows(text(16 * 12), first=0, batch=3, bptt=4)
+    importance = pruning.importance(model, windows)
+    smaller = pruning.prune(model, importance, keep=0.5)
+    assert set(smaller.report.apart) == {"layer", "absolute"}
+    pruning.finetune(smaller, windows, epochs=1)
+    assert pruning.evaluate(smaller, windows).perplexity > 1
 
 
 def test_dictionaries_say_themselves_what_is_what():

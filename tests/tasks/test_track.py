@@ -380,3 +380,15 @@ def test_a_table_that_is_not_the_one_in_the_lock_is_refused(unlogged: Path) -> N
     shutil.copy(unlogged / "data/evaluate/dense/evaluation.parquet", unlogged / "data/evaluate/random")
     code, said = tracked(unlogged)
     assert (code, "as dvc.lock records it, got another" in said) == (1, True)
+
+
+def test_a_model_without_perplexity_is_tracked_by_its_loss_and_its_own_metrics() -> None:
+    rows = evaluation("evaluate", "random").assign(perplexity=float("nan"), metrics='{"worst": [0.5, "lower"]}')
+    found = track._evaluated(rows)
+    assert {name for name in found if name not in track.SIZES} == {
+        f"{name}_{phase}_{split}"
+        for name in ("loss", "worst")
+        for phase in ("pruned", "reconstructed", "finetuned")
+        for split in ("valid", "test")
+    }
+    assert (found["loss_finetuned_test"], found["worst_pruned_valid"]) == (3.0, 0.5)
