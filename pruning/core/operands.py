@@ -12,6 +12,7 @@ _PRODUCTS = {
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), 1),
 }
 """Product → which of its arguments is the first factor, the next being the second."""
+_CONVOLUTIONS = ("convolution", "conv1d", "conv2d", "conv3d")
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 """Called like a forward hook: with a module, its inputs and what it gave."""
 
@@ -48,7 +49,12 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, operation: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         product = operation(*args, **(kwargs or {}))
-        first = _PRODUCTS.get(str(operation.overloadpacket).removeprefix("aten."))
+        name = str(operation.overloadpacket).removeprefix("aten.")
+        first = _PRODUCTS.get(name)
+        if name in _CONVOLUTIONS:
+            channels = args[0].movedim(1 - args[1].ndim, -1)
+            for module, hook in self._watched.get(_storage(args[1]), ()):
+                hook(module, (channels,), product)
         if first is not None:
             left, right = args[first : first + 2]
             for module, hook in self._watched.get(_storage(right), ()):

@@ -44,7 +44,8 @@ class Number:
         """Let the number be what it is for this width."""
         module, number = network.get_submodule(self.module), self.factor * width
         if self.place is None:
-            setattr(module, self.attribute, number)
+            held = getattr(module, self.attribute)
+            setattr(module, self.attribute, torch.full_like(held, number) if isinstance(held, Tensor) else number)
             return
         numbers = list(getattr(module, self.attribute))
         numbers[self.place] = number

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from pruning.core.neurons import NeuronLayer
 from pruning.discovery.discovered import PREFIX, Number
@@ -60,7 +60,8 @@ def _numbers(path: str, module: nn.Module, layer: NeuronLayer, factors: set[int]
         if name.startswith("_") or name == "training":
             continue
         values = enumerate(value) if isinstance(value, (tuple, list)) else [(None, value)]
-        for place, number in values:
+        for place, held in values:
+            number = int(held) if isinstance(held, Tensor) and not held.ndim and not held.is_floating_point() else held
             if isinstance(number, int) and not isinstance(number, bool) and number > 1:
                 for factor in factors:
                     if number == factor * layer.width:

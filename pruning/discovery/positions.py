@@ -38,6 +38,7 @@ class Positions:
     Attributes:
         first: Axis → the number of its index 0.
         sizes: Axis → how many places it has.
+        quiet: Whether what is done now changes no answer, so that it is no reason against anything.
     """
 
     first: dict[Axis, int] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Positions:
     _shares: list[tuple[Tensor, Tensor, int, str]] = field(default_factory=list)
     _widths: list[tuple[Tensor, list[int], str]] = field(default_factory=list)
     _known: tuple[int, Tensor] | None = None
+    quiet: bool = False
 
     def number(self, axis: Axis, size: int) -> int:
         """Return the number of an axis's index 0, numbering its places if they are new."""
@@ -70,18 +72,21 @@ class Positions:
 
     def hold(self, places: Tensor, dims: list[int], reason: str) -> None:
         """Say why there must stay as many neurons as there are along these dimensions, if neurons run along them."""
-        self._widths.append((places, dims, reason))
+        if not self.quiet:
+            self._widths.append((places, dims, reason))
 
     def share(self, one: Tensor, other: Tensor, dim: int, reason: str) -> None:
         """Link `one` with `other` if neurons run along a dimension of `other`; if not, `one` cannot go for this reason.
 
         A head's dimensions may share one scale among all heads: this is known once it is known what makes up a head.
         """
-        self._shares.append((one, other, dim, reason))
+        if not self.quiet:
+            self._shares.append((one, other, dim, reason))
 
     def freeze(self, places: Tensor, reason: str) -> None:
         """Say why these places cannot go."""
-        self._say("reason", places, reason)
+        if not self.quiet:
+            self._say("reason", places, reason)
 
     def mark(self, places: Tensor, kind: str) -> None:
         """Say what kind of neuron these places belong to."""

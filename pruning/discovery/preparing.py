@@ -20,7 +20,8 @@ def simplified(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     folded = fold(network)
     for module in network.modules():
         for name, value in list(vars(module).items()):
-            if type(value) is Tensor and not name.startswith("_"):  # an attribute is cut as a buffer is
+            number = type(value) is Tensor and not value.ndim and not value.is_floating_point()
+            if type(value) is Tensor and not name.startswith("_") and not number:  # it is cut as a buffer is
                 delattr(module, name)
                 module.register_buffer(name, value)
     return network, folded

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-DRAWS = 2
-"""How often each change is tried, with other numbers: a maximum or a threshold may hide one."""
+DRAWS = 4
+"""How often each change is tried, with other and larger numbers: a maximum or a threshold may hide one."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,10 @@ def _other(tensor: Tensor, chosen: Tensor, draw: int) -> Tensor:
         finite = tensor[tensor.isfinite()]
         size = finite.abs().max().item() if finite.numel() else 1.0
         noise = torch.rand(tensor.shape, generator=torch.Generator().manual_seed(draw), dtype=tensor.dtype)
-        other = tensor * (1.5 - draw) + noise.sub(0.5 * draw).to(tensor.device) * (size + 1.0)
+        odd, size = draw % 2, (size + 1.0) * 16 ** (draw // 2)
+        other = tensor * (1.5 - odd) + noise.sub(0.5 * odd).to(tensor.device) * size
     else:
-        other = tensor + 1 - 2 * draw
+        other = tensor + 1 - 2 * (draw % 2)
     return torch.where(chosen.to(tensor.device), other, tensor)
 
 

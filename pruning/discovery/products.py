@@ -123,6 +123,12 @@ def _between(call: Call, one: Value, other: Value) -> Value:
 
 def _of_heads(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
     """Link what belongs to a head: what is summed over, and what comes of it."""
+    for shared, part, dim in ((left, right, -2), (right, left, -1)):
+        if bool((shared > 0).all()) and not _over_heads(shared):
+            call.positions.freeze(shared, f"all heads of {call.place} share it")
+            call.positions.link(part.narrow(dim, 0, 1), part)
+            call.positions.mark(part, "head")
+            return call.value(part.narrow(dim, 0, 1).expand(shape))
     call.positions.link(left.narrow(-1, 0, 1), left)
     call.positions.link(right.narrow(-2, 0, 1), right)
     for wide, dim, also in ((left, -1, right), (right, -2, left)):
@@ -133,6 +139,11 @@ def _of_heads(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> 
     result = torch.where(columns > 0, columns, rows)
     call.positions.mark(result, "head")
     return call.value(result)
+
+
+def _over_heads(places: Tensor) -> bool:
+    """Return whether neurons run along a dimension before the matrices."""
+    return any(varies(places, dim) for dim in range(places.ndim - 2))
 
 
 def _of_matrices(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
@@ -174,6 +185,11 @@ def attention(call: Call) -> Any:
         return call.value(values.places.narrow(-2, 0, 1).expand(call.shape()))
     if any(bool((value.places == 0).any()) for value in (queries, keys, values)):
         call.freeze([queries, keys, values], f"{call.place} combines it with values of a fixed width")
+    if not any(_over_heads(value.places) for value in (keys, values)):
+        call.freeze([keys, values], f"all heads of {call.place} share it")
+        call.positions.link(queries.places.narrow(-1, 0, 1).narrow(-2, 0, 1), queries.places)
+        call.positions.mark(queries.places, "head")
+        return call.value(queries.places.narrow(-1, 0, 1).expand(call.shape()))
     parts = [queries.places, keys.places, values.places]
     if call.kwargs.get("enable_gqa"):
         heads = parts[0].shape[-3]
@@ -318,7 +334,7 @@ def convolution(call: Call) -> Any:
         name = bias.name if isinstance(bias, Address) else ""
         if not value.free:
             functions = column(value.functions, channel)
-            call.read(seen, functions, weight, 1, name, padding=bordered, padded=value.padded)
+            call.read(seen, functions, weight, 1, name, padding=bordered, padded=value.padded, product=True)
     else:
         call.even([value])
         _grouped(call, seen, rows, groups)

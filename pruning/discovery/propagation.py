@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.discovery.positions import Axis, Positions, compact, varies
-from pruning.discovery.probing import owners
+from pruning.discovery.probing import Told, owners
 from pruning.discovery.values import (
     GIVEN,
     MADE,
@@ -25,6 +25,7 @@ from pruning.discovery.values import (
     flat,
     mapped,
     nobody,
+    squeezed,
 )
 
 
@@ -160,7 +161,10 @@ class Call:
 
     def unknown(self, tensors: Iterable[Value | Address | None]) -> Any:
         """Return outputs' values as a probe tells them, or nobody's where nothing is known of the operation."""
-        if all(isinstance(value, Value) for value in tensors if value is not None):
+        tensors = list(tensors)
+        if self.positions.quiet:
+            return self.fresh()
+        if all(isinstance(value, Value) or value.coordinates[0].numel() == 1 for value in tensors if value is not None):
             self.even([value for value in tensors if isinstance(value, Value)])
             found = self._probed()
             if found is not None:
@@ -173,8 +177,10 @@ class Call:
         places = [v.places if isinstance(v, Value) else None for v in flat((self.args, self.kwargs))]
         arguments = normalised(self.target, *self.given)
         told = owners(self.target, arguments, places, self.outputs)
+        told = told and self._told_apart(told, arguments, places)
         if told is None:
             return None
+        into_made = any(isinstance(value, Value) and value.free for value in flat(self.args))
         found: list[Tensor | None] = []
         for owner in told.owners:
             result = owner[0] if owner else None
@@ -182,11 +188,22 @@ class Call:
                 result = torch.where(result > 0, result, one) if result is not None else one
             for one in owner:
                 self.positions.link(one, one if result is None else result)
-            found.append(result)
+            found.append(result if result is None or not into_made else _filled(result))
         for blended in told.mixed:
             self.positions.freeze(blended, f"{self.place} mixes all of it")
         each = iter(found)
         return mapped(self.outputs, lambda tensor: self.value(_or_nobody(next(each), tensor)))
+
+    def _told_apart(self, told: Told, arguments: Any, places: list[Tensor | None]) -> Told:
+        """Return what a probe tells once what lies along one dimension is taken as one, where that is all it mixes."""
+        for blended in told.mixed[:1] if len(told.mixed) == 1 else ():
+            for dim in (dim for dim in range(blended.ndim) if varies(blended, dim)):
+                one = blended.narrow(dim, 0, 1).expand(blended.shape)
+                again = owners(self.target, arguments, [one if p is blended else p for p in places], self.outputs)
+                if again is not None and not again.mixed:
+                    self.positions.mix(blended, dim, f"{self.place} mixes all of it")
+                    return again
+        return told
 
     def as_value(self, value: Any, along: Iterable[int] = ()) -> Value:
         """Return a parameter that stands where values are expected as one of them: its neurons run along one axis.
@@ -211,20 +228,23 @@ class Call:
 
     def uses(self, values: Iterable[Any]) -> None:
         """Note that something reads inputs of the model as they were given."""
-        self.into.used |= _given(values)
+        if not self.positions.quiet:
+            self.into.used |= _given(values)
 
     def begins(self, values: Iterable[Any]) -> None:
         """Note that a recurrence begins with inputs of the model."""
-        self.into.begun |= _given(values)
+        if not self.positions.quiet:
+            self.into.begun |= _given(values)
 
     def even(self, values: Iterable[Value]) -> None:
         """Note that recurrent states are read as wide as their neurons are many."""
-        for value in values:
+        for value in values if not self.positions.quiet else ():
             self.into.even |= value.padded
 
     def blend(self, places: Tensor, dim: int, other: int | None = None) -> None:
         """Note that neurons along a dimension are taken together."""
-        self.into.blends.append(Blend(self.index, places, dim % places.ndim, self.place, other))
+        if not self.positions.quiet:
+            self.into.blends.append(Blend(self.index, places, dim % places.ndim, self.place, other))
 
     def freeze(self, tensors: Iterable[Value | Address | None], reason: str) -> None:
         """Say why nobody can go to whom these belong."""
@@ -300,6 +320,7 @@ class Call:
         self.positions.freeze(columns[seen == 0], "it reads what no neuron gives")
         module = weight.name.rpartition(".")[0]
         each = torch.full((size,), UNREAD).index_copy(0, at, functions.clone())
+        extra["idle"] = self.positions.quiet
         self.into.readings.append(Reading((weight.name, dim), bias, module, each, seen, **extra))
 
 
@@ -328,6 +349,15 @@ def normalised(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         else:
             whole.append(named.pop(argument.name, default))
     return tuple(whole), named
+
+
+def _filled(places: Tensor) -> Tensor:
+    """Return places with what nothing was put into as what was put beside it, as where nodes get sums of messages."""
+    for dim in range(places.ndim):
+        whole = places.amax(dim, keepdim=True)
+        if bool((whole > 0).all()) and bool(((places == 0) | (places == whole)).all()):
+            return squeezed(whole.expand(places.shape))
+    return places
 
 
 def _or_nobody(places: Tensor | None, tensor: Tensor) -> Tensor:

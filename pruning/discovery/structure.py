@@ -179,7 +179,8 @@ def _layer(
     readers = {reading.axis: reading for reading in read}
     reading_slices = tuple(replace(piece, bias=readers[axis].bias) for axis in readers for piece in slices[axis])
     tied = [axis for axis in all_own if axis in readings]
-    observed = _observed(read, reading_slices, groups, found, model)
+    serving = [reading for reading in read if not reading.idle]
+    observed = _observed(serving, reading_slices, groups, found, model) if serving else None
     if observed is None:
         return f"{read[0].axis[0].removeprefix(prefix)} reads it outside of any module, so it cannot be seen"
     return NeuronLayer(
@@ -193,7 +194,7 @@ def _layer(
         seen=observed.seen,
         along=observed.along,
         operand=observed.operand,
-        obstacle=observed.obstacle.removeprefix(prefix) or _obstacle(read, groups, prefix, tied),
+        obstacle=observed.obstacle.removeprefix(prefix) or _obstacle(serving, groups, prefix, tied),
         exact="random" not in groups[0].marks,
         tied=tuple(piece for piece in reading_slices if (piece.parameter, piece.dim) in tied),
     )

@@ -206,17 +206,14 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         changed = written(operation, args, kwargs)
         needed = self.index in self.needed or name_of(operation) == "detach"
         before = None
-        if needed and changed:  # what it was given is needed to probe it
+        if changed:  # what it was given is needed to probe it
             before = _mapped((args, kwargs), lambda tensor: tensor.clone())
         found = operation(*args, **kwargs)
-        if not needed:
-            for tensor in flat(found):
-                if isinstance(tensor, Tensor) and id(tensor) not in self._values:
-                    self.value(tensor)
-            return found
+        self.found.positions.quiet = not needed  # widths that it computes with must follow all the same
         call = Call(self.found, operation, self.index, found, before or (args, kwargs), self._stack)
         call.args, call.kwargs = normalised(operation, *_mapped((args, kwargs), self.value))
         values = call.result(follow)
+        self.found.positions.quiet = False
         first = values[0] if isinstance(values, tuple) and values else values
         for tensor, value in zip(changed, _each(values, len(changed)), strict=True):
             self._write(tensor, value if isinstance(value, Value) else first)

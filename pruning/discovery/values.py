@@ -93,6 +93,7 @@ class Reading:
         padding: Whether zeros are put around it first.
         padded: Whether it is read from a padded state.
         product: Whether it is read by a product of matrices.
+        idle: Whether nothing that the network returns or keeps depends on what is computed from it.
     """
 
     axis: Axis
@@ -103,6 +104,7 @@ class Reading:
     padding: bool = False
     padded: frozenset[str] = frozenset()
     product: bool = False
+    idle: bool = False
 
 
 @dataclass(frozen=True)

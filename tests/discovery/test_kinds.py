@@ -145,6 +145,72 @@ def experts_in_one_tensor() -> Made:
     return Network(run, **parts), (floats(6, 5),)
 
 
+@kind({"enter": 6, "skip.0": 4, "gate.0": 5, "gate.1": 5})
+def residual_blocks_of_which_the_last_is_read_by_nobody() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden, total = self.enter(inputs), 0
+        for gate, skip, back in zip(self.gate, self.skip, self.back, strict=True):
+            inner = gate(hidden).tanh()
+            total, hidden = total + skip(inner), hidden + back(inner)
+        return self.out(total.relu())
+
+    parts = {"gate": (6, 5), "skip": (5, 4), "back": (5, 6)}
+    lists = {name: nn.ModuleList([nn.Conv1d(*sizes, 1), nn.Conv1d(*sizes, 1)]) for name, sizes in parts.items()}
+    return Network(run, enter=nn.Conv1d(3, 6, 1), **lists, out=nn.Conv1d(4, 2, 1)), (floats(2, 3, 7),)
+
+
+@kind({"queries": 4})
+def heads_that_share_one_key() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        queries = self.queries(inputs).unflatten(-1, (-1, 3)).transpose(1, 2)
+        keys, values = self.keys(inputs)[:, None].chunk(2, -1)
+        found = F.scaled_dot_product_attention(queries, keys, values)
+        scores = (queries @ keys.mT).softmax(-1)
+        return self.out((found + scores @ values).transpose(1, 2).flatten(2))
+
+    parts = {"queries": nn.Linear(5, 12), "keys": nn.Linear(5, 6), "out": nn.Linear(12, 2)}
+    return Network(run, **parts), (floats(2, 7, 5),)
+
+
+@kind({"enter": 4})
+def channels_filtered_in_their_frequencies() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = torch.fft.rfft(self.enter(inputs).unflatten(-1, (-1, 8)), dim=-1)
+        return self.out(torch.fft.irfft(hidden * self.filter, n=8, dim=-1).flatten(1))
+
+    return Network(run, enter=nn.Linear(3, 32), filter=grid(4, 5), out=nn.Linear(32, 2)), (floats(4, 3),)
+
+
+@kind({"enter": 6, "message": 4})
+def messages_between_nodes_some_of_which_get_none() -> Made:
+    def run(self: Any, nodes: Tensor, edges: Tensor) -> Tensor:
+        hidden = self.enter(nodes).relu()
+        messages = self.message(torch.cat([hidden[edges[0]], hidden[edges[1]]], -1)).relu()
+        return self.out(torch.zeros(len(nodes), messages.shape[1]).to(messages).index_add(0, edges[1], messages))
+
+    parts = {"enter": nn.Linear(3, 6), "message": nn.Linear(12, 4), "out": nn.Linear(4, 2)}
+    return Network(run, **parts), (floats(4, 3), torch.tensor([[0, 1, 2], [1, 2, 1]]))
+
+
+@kind({"enter": 6})
+def convolutions_by_functions() -> Made:
+    run = lambda self, x: F.conv2d(F.conv2d(x, self.enter, padding=1).relu(), self.leave)  # noqa: E731
+    return Network(run, enter=grid(6, 3, 3, 3), leave=grid(2, 6, 1, 1)), (floats(2, 3, 5, 5),)
+
+
+@kind({"enter": 6})
+def a_width_that_is_kept_as_a_tensor() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        state = inputs.new_zeros(len(inputs), self.width)
+        for step in range(inputs.shape[1]):
+            state = torch.tanh(self.enter(inputs[:, step]) + self.back(state))
+        return self.out(state)
+
+    network = Network(run, enter=nn.Linear(3, 6), back=nn.Linear(6, 6), out=nn.Linear(6, 2))
+    object.__setattr__(network, "width", torch.tensor(6))
+    return network, (floats(2, 4, 3),)
+
+
 def made(name: str) -> Made:
     with torch.random.fork_rng():
         torch.manual_seed(0)
