@@ -156,10 +156,11 @@ def _linear(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> Iterato
 
 
 def _product(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> Iterator[Use]:
-    """`x @ W`."""
+    """`x @ W`, or `W @ x`."""
     one, other = _named(args, kwargs, "input", "mat2" if "mat2" in kwargs else "other")
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         yield other, -2 if other.ndim > 1 else 0, one, {}
+        yield one, -1, other.mT if other.ndim > 1 else other, {}
 
 
 def _turned_product(args: tuple[Any, ...], _kwargs: dict[str, Any], found: object) -> Iterator[Use]:
@@ -173,34 +174,40 @@ def _added_product(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> 
     yield weight, -2, values, {}
 
 
+def _bilinear(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> Iterator[Use]:
+    """`bilinear(x, y, W (out, in of x, in of y), b)`: what is constant in one of them goes with the other."""
+    one, other, weight = _named(args, kwargs, "input1", "input2", "weight")
+    yield weight, 1, one, {"constant": False}
+    yield weight, 2, other, {"constant": False}
+
+
 def _summed(args: tuple[Any, ...], _kwargs: dict[str, Any], _: object) -> Iterator[Use]:
-    """`einsum("…i,io->…o", x, W)`, of two tensors that share one index that is summed over."""
+    """`einsum("…i,io->…o", x, W)`, of two tensors; each index that is summed over may be what is read."""
     equation, *rest = args
     operands = rest[0] if rest and isinstance(rest[0], (list, tuple)) else rest
-    axes = letters(equation, operands)
-    if axes is not None:
-        yield operands[1], axes[1], operands[0].movedim(axes[0], -1), {}
-        yield operands[0], axes[0], operands[1].movedim(axes[1], -1), {}
+    for one, other in letters(equation, operands):
+        yield operands[1], other, operands[0].movedim(one, -1), {"constant": False}
+        yield operands[0], one, operands[1].movedim(other, -1), {"constant": False}
 
 
-def letters(equation: object, operands: Sequence[Any]) -> tuple[int, int] | None:
-    """Return the axis of each of two operands of an `einsum` that both share and that is summed over, if there is one.
+def letters(equation: object, operands: Sequence[Any]) -> list[tuple[int, int]]:
+    """Return the axes of two operands of an `einsum`, in pairs, that are summed over together.
 
-    >>> letters("bi,io->bo", [0, 0])
-    (1, 0)
+    >>> letters("bhi,hio->bo", [0, 0])
+    [(1, 0), (2, 1)]
     """
     if not isinstance(equation, str) or len(operands) != 2:
-        return None
+        return []
     terms, arrow, result = equation.replace(" ", "").partition("->")
     one, other = terms.split(",")
-    summed = [letter for letter in one if letter in other and letter.isalpha() and letter not in result]
-    if not arrow or len(summed) != 1:
-        return None
-    places = []
-    for term in (one, other):
-        before, _, after = term.partition(summed[0])
-        places.append(-len(after) - 1 if "..." in before else len(before))
-    return places[0], places[1]
+    summed = [letter for letter in one if letter in other and letter.isalpha() and letter not in result and arrow]
+    return [(_axis(one, letter), _axis(other, letter)) for letter in summed]
+
+
+def _axis(term: str, letter: str) -> int:
+    """Return which axis a letter of a term is; counted from the end where others come before it unnamed."""
+    before, _, after = term.partition(letter)
+    return -len(after) - 1 if "..." in before else len(before)
 
 
 def _convolved(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> Iterator[Use]:
@@ -279,7 +286,8 @@ def _stepped(args: tuple[Any, ...], _kwargs: dict[str, Any], _: object) -> Itera
 
 _READERS: dict[str, Callable[[tuple[Any, ...], dict[str, Any], Any], Iterator[Use]]] = {
     "linear": _linear,
-    **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm"), _product),
+    **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm", "mv", "_grouped_mm", "grouped_mm"), _product),
+    "bilinear": _bilinear,
     "__rmatmul__": _turned_product,
     **dict.fromkeys(("addmm", "baddbmm"), _added_product),
     "einsum": _summed,

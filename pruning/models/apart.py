@@ -150,7 +150,14 @@ def _linear(_: Sequence[Any]) -> Iterator[Input]:
 
 
 def _product(args: Sequence[Any]) -> Iterator[Input]:
-    yield 1, -2 if args[1].ndim > 1 else 0, (0,), -1
+    one, other = (argument.ndim > 1 if isinstance(argument, Tensor) else True for argument in args[:2])
+    yield 1, -2 if other else 0, (0,), -1
+    yield 0, -1 if one else 0, (1,), -2 if other else 0
+
+
+def _bilinear(_: Sequence[Any]) -> Iterator[Input]:
+    yield 2, 1, (0,), -1
+    yield 2, 2, (1,), -1
 
 
 def _added_product(_: Sequence[Any]) -> Iterator[Input]:
@@ -159,9 +166,7 @@ def _added_product(_: Sequence[Any]) -> Iterator[Input]:
 
 def _summed(args: Sequence[Any]) -> Iterator[Input]:
     """`einsum("…i,io->…o", x, W)`, its operands one by one; see `pruning.core.reading.letters`."""
-    shared = letters(args[0], args[1:]) if len(args) == 3 else None
-    if shared is not None:
-        (one, other) = shared
+    for one, other in letters(args[0], args[1:]):
         yield 2, other, (1,), one
         yield 1, one, (2,), other
 
@@ -183,7 +188,8 @@ def _stepped(args: Sequence[Any]) -> Iterator[Input]:
 
 _INPUTS: dict[str, Callable[[Sequence[Any]], Iterator[Input]]] = {
     "linear": _linear,
-    **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm"), _product),
+    **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm", "mv", "_grouped_mm", "grouped_mm"), _product),
+    "bilinear": _bilinear,
     **dict.fromkeys(("addmm", "baddbmm"), _added_product),
     "einsum": _summed,
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolved),

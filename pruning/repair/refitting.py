@@ -181,7 +181,7 @@ class _Refit:
     def _fit(self, changed: dict[str, Tensor], piece: Slice, sample: Sample, rows: Tensor) -> None:
         """Let the reader's kept columns and its bias stand in for what it lost."""
         lost, kept = torch.arange(len(rows)), torch.arange(len(rows), len(rows) + len(self.kept))
-        biased = bool(piece.bias) and sample.constant
+        biased = bool(piece.bias) and sample.constant and _fits(self.tensors, piece)
         if self.repair == "ridge" and piece not in self.layer.tied:
             readers = gather([piece], self.tensors)[rows]
             fit = cross_validated(sample.folds, kept, lost, readers, intercept=biased)
@@ -195,6 +195,12 @@ class _Refit:
             shift = torch.einsum("p,pbn->n", fit.intercept, old[rows])
             bias = changed[piece.bias]
             changed[piece.bias] = bias + shift.view(piece.size, len(bias), -1).sum((0, 2)).to(bias)
+
+
+def _fits(tensors: Mapping[str, Tensor], piece: Slice) -> bool:
+    """Return whether a reader's bias has one number for each of its rows, which come first of all that is no column."""
+    rows = [size for dim, size in enumerate(tensors[piece.parameter].shape) if dim != piece.dim]
+    return tensors[piece.bias].ndim == 1 and rows[:1] == [len(tensors[piece.bias])]
 
 
 def _empty(size: int, constant: bool) -> Sample:

@@ -63,8 +63,22 @@ def by_operations(net, x):
     return wide + hidden @ net.second.weight.mT + flat.view_as(wide)
 
 
+def of_heads(net, x):
+    heads = torch.einsum("bti,hid->bthd", x, net.first).tanh()
+    return torch.einsum("bthd,hde->bte", heads, net.second)
+
+
+def from_the_left(net, x):
+    hidden = (net.first @ x.mT).tanh()  # (batch, neurons, steps)
+    return F.bilinear(hidden.mT, x, net.both) + (net.second @ hidden).mT
+
+
 def convolved(net, x):
     return net.out(F.relu(net.wide(F.relu(net.first(x)))).flatten(1))
+
+
+def weight(*shape):
+    return nn.Parameter(torch.randn(*shape) / 2)
 
 
 def draw(*shape):
@@ -109,6 +123,14 @@ CASES = {
     ),
     "operations on parameters": lambda: (
         Net(by_operations, first=nn.Linear(4, 6), second=nn.Linear(6, 3)),
+        (draw(4, 7, 4),),
+    ),
+    "heads with a matrix each": lambda: (
+        Net(of_heads, first=weight(6, 4, 2), second=weight(6, 2, 3)),
+        (draw(4, 7, 4),),
+    ),
+    "matrices on the left, and a bilinear map": lambda: (
+        Net(from_the_left, first=weight(6, 4), second=weight(3, 6), both=weight(3, 6, 4)),
         (draw(4, 7, 4),),
     ),
     "strides, dilation and a depthwise convolution": lambda: (
