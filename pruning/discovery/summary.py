@@ -57,8 +57,17 @@ def summary(
 
 def _row(network: nn.Module, layer: NeuronLayer) -> list[str]:
     coupled = f"{_covered(network, (*layer.owned, *layer.read)):,}"
-    repairable = "yes" if not layer.obstacle else f"no: {layer.obstacle}"
-    return [layer.name, layer.kind, str(layer.width), coupled, "yes" if layer.exact else "no", repairable]
+    exact = "yes" if layer.exact else "no"
+    return [layer.name, layer.kind, str(layer.width), coupled, exact, _repairable(layer)]
+
+
+def _repairable(layer: NeuronLayer) -> str:
+    """Return which of the readers can be refitted on what they read: all but those whose weights are neurons' too."""
+    tied = sorted({piece.parameter.removeprefix("network.") for piece in layer.tied})
+    if not tied:
+        return "yes"
+    what = "its biases alone" if len(layer.tied) == len(layer.read) else "its other readers"
+    return f"{what}, for {', '.join(tied)} computes its neurons too"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
