@@ -3,9 +3,9 @@
     pip install -e '.[examples]'
     python -m examples.forecasting
 
-The weekly series, 1958 to 2001, is one that `statsmodels` ships. Two years are read and the next half year is told; the
-last ten years are for judging. No row but the dense one sees what came then: the smaller networks learn from the dense
-one's forecasts. `as last year` tells what came a year ago, moved by what has changed since.
+The weekly series, 1958 to 2001, is one that `statsmodels` ships. 64 weeks are read and the next 26 told; the last ten
+years are for judging. No row but the dense one sees what came then: the smaller networks learn from the dense one's
+forecasts. `as last year` tells what came a year ago, moved by what has changed since.
 """
 
 import sys
@@ -20,9 +20,9 @@ from examples.fitting import fitted
 from examples.halving import halved
 from examples.shown import Shown, options
 
-READ, TOLD, YEAR, JUDGED = 104, 26, 52, 520
+READ, TOLD, YEAR, JUDGED = 64, 26, 52, 520
 """Weeks."""
-SCALE = 10
+SCALE = 2
 """ppm that are 1 to the network."""
 
 
@@ -35,7 +35,7 @@ class Forecaster(nn.Module):
         self.told = nn.Linear(64, TOLD)
 
     def forward(self, series: Tensor) -> Tensor:
-        """Return how far the weeks to come are from the last one of series (examples, 104, 1): (examples, 26)."""
+        """Return how far the weeks to come are from the last one of series (examples, 64, 1): (examples, 26)."""
         outputs, _ = self.lstm(series)
         return self.told(outputs[:, -1])
 
@@ -50,7 +50,7 @@ class AsLastYear(nn.Module):
 
 
 def spans() -> tuple[Tensor, Tensor]:
-    """Return what is read, (n, 104, 1), and what comes then, (n, 26), above the last value read, week by week."""
+    """Return what is read, (n, 64, 1), and what comes then, (n, 26), above the last value read, week by week."""
     weekly = co2.load_pandas().data["co2"].interpolate().to_numpy()
     whole = torch.tensor(weekly, dtype=torch.float32).unfold(0, READ + TOLD, 1)
     whole = (whole - whole[:, READ - 1 : READ]) / SCALE

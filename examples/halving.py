@@ -1,4 +1,4 @@
-"""One flow through the library for any network: measure, choose, cut, repair, learn from the dense network."""
+"""One flow through the library for any network: choose, cut, repair, learn from the dense network without a label."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,8 +8,6 @@ from torch import Tensor, nn
 import pruning
 from pruning.models.objectives import Criterion
 
-RECIPE = {"portion": 1.0, "warmup": 0.1, "weight_decay": 0.0, "clip": 1.0, "patience": 10}
-
 
 def halved(
     network: nn.Module,
@@ -17,27 +15,35 @@ def halved(
     *,
     criterion: Criterion,
     keep: float,
-    epochs: int,
-    learning_rate: float = 1e-3,
-    scope: str = "layer",
+    calibration: int = 32,
     within: str = "",
+    epochs: float = 0,
+    learning_rate: float = 2e-3,
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the network as it is after each step: cut, repaired, imitated."""
+    """Yield the network as it is after each step: cut, repaired and, after some epochs of it, imitated.
+
+    Args:
+        network: It is left as it was.
+        batches: (inputs, targets); the repair and the imitation do not look at targets but for which of them count.
+        criterion: (outputs, targets) → mean loss.
+        keep: Share of each layer's neurons that stays.
+        calibration: How many batches are read before the imitation.
+        within: What the names of layers hold that are to be cut.
+        epochs: How often the batches are read to imitate the dense network.
+        learning_rate: The highest one then.
+    """
     model = pruning.adapt(network, batches[0][0], criterion=criterion)
-    active, covariances = pruning.activations(model, batches, activation_samples=len(batches), bins=32)
-    sensitivities = pruning.sensitivities(model, batches, batches=len(batches), seed=1)
-    order = pruning.surgeon(covariances, sensitivities, damping=1e-4)
-    ranked = order.assign(active=active["importance"])
-    ranked = ranked[ranked["layer"].str.contains(within, regex=False)]
-    allocation = pruning.Allocation(retain=keep, floor=4, scope=scope, otherwise="active")
-    chosen = pruning.retention(ranked, allocation, variant="half", by="importance")
-    kept = pruning.keep_of(chosen)
+    some = batches[:calibration]
+    active, covariances = pruning.activations(model, some, activation_samples=len(some), bins=32)
+    sensitivities = pruning.sensitivities(model, some, batches=len(some), seed=1)
+    order = pruning.surgeon(covariances, sensitivities, damping=1e-4).assign(active=active["importance"])
+    order = order[order["layer"].str.contains(within, regex=False)]
+    allocation = pruning.Allocation(retain=keep, floor=4, scope="layer", otherwise="active")
+    kept = pruning.keep_of(pruning.retention(order, allocation, variant="half", by="importance"))
     yield "cut", pruning.reconstruct(model, kept, covariances, repair="none").module
-    repaired = pruning.reconstruct(model, kept, covariances, repair="ridge")
+    repaired = pruning.reconstruct(model, kept, data=some, repair="ridge")
     yield "repaired", repaired.module
-    if not epochs:
-        return
-    recipe = pruning.Recipe(epochs=epochs, learning_rate=learning_rate, **RECIPE)  # type: ignore[arg-type]
-    for _ in pruning.train(repaired, batches, batches[:2], recipe=recipe, seed=1):
-        pass
-    yield "imitated", repaired.module.eval()
+    if epochs:
+        budget = round(epochs * sum(model.count(targets) for _, targets in batches))
+        imitation = pruning.Imitation(tokens=budget, learning_rate=learning_rate, warmup=0.1, clip=1.0)
+        yield "imitated", pruning.imitate(repaired, model, batches, imitation=imitation).module

@@ -41,15 +41,15 @@ class Shown:
         self.measures, self.rows = measures, dict[str, dict[str, float]]()
         self.columns = {what: max(10, len(what) + 2) for what in measures}
         heads = "".join(f"{what:>{width}}" for what, width in self.columns.items())
-        print(f"{title}\n{'':<34}{heads}{'parameters':>12}{'seconds':>9}")
-        self.since = time.perf_counter()
+        print(f"{title}\n{'':<34}{heads}{'parameters':>12}{'CPU s':>9}")
+        self.since = time.process_time()
 
     def row(self, name: str, network: nn.Module) -> None:
-        """Measure a network and print its line; its seconds are those since the last line, without the measuring."""
-        seconds = time.perf_counter() - self.since
+        """Measure a network and print its line; its seconds are the processor's since the last measuring."""
+        seconds = time.process_time() - self.since
         parameters = sum(parameter.numel() for parameter in network.parameters())
         measured = {what: measure(network) for what, measure in self.measures.items()}
         numbers = "".join(f"{measured[what]:{width}.3f}" for what, width in self.columns.items())
         print(f"{name:<34}{numbers}{parameters:12,}{seconds:9.1f}", flush=True)
         self.rows[name] = measured | {"parameters": parameters, "seconds": seconds}
-        self.since = time.perf_counter()
+        self.since = time.process_time()

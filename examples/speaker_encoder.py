@@ -46,6 +46,7 @@ def main(words: Sequence[str]) -> Shown:
     count = 30 if asked.quick else 360
     spoken = [windows(samples) for _, samples in utterances(count, seed=1)]
     fitted, judged = torch.cat(spoken[: count * 3 // 4]), torch.cat(spoken[count * 3 // 4 :])
+    fitted = fitted[torch.randperm(len(fitted), generator=torch.Generator().manual_seed(1))]
     with torch.no_grad():
         batches = [(mels, network(mels)) for mels in fitted.split(BATCH)]
         wanted = network(judged)
@@ -56,7 +57,7 @@ def main(words: Sequence[str]) -> Shown:
 
     shown = Shown(f"Speaker encoder, {len(fitted)} windows to fit on, {len(judged)} to judge", {"cosine": cosine})
     shown.row("dense", network)
-    for name, smaller in halved(network, batches, criterion=nn.MSELoss(), keep=asked.keep, epochs=2):
+    for name, smaller in halved(network, batches, criterion=nn.MSELoss(), keep=asked.keep, epochs=8):
         shown.row(name, smaller)
     return shown
 

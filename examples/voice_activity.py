@@ -89,7 +89,7 @@ def heard(count: int, *, seed: int) -> tuple[Tensor, Tensor]:
 def main(words: Sequence[str]) -> Shown:
     """Prune the network and show what each step keeps."""
     asked = options(__doc__).parse_args(words)
-    (read, _), (judged, spoken) = heard(12 if asked.quick else 200, seed=1), heard(6 if asked.quick else 60, seed=2)
+    (read, _), (judged, spoken) = heard(12 if asked.quick else 100, seed=1), heard(6 if asked.quick else 40, seed=2)
     network = trained()
     with torch.no_grad():
         difference = differing(network, judged[0])
