@@ -81,7 +81,7 @@ def main(words: Sequence[str]) -> Shown:
     shown.row("dense", network)
     with torch.no_grad():
         taught = [(read, network(read)) for read, _ in batches]
-    for name, smaller in halved(network, taught, criterion=nn.MSELoss(), keep=asked.keep, epochs=5):
+    for name, smaller in halved(network, taught, nn.MSELoss(), keep=asked.keep, epochs=5):
         shown.row(name, smaller)
     return shown
 

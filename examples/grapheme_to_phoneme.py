@@ -138,9 +138,11 @@ def main(words: Sequence[str]) -> Shown:
     shown = Shown(title, {"phoneme error": error, "as dense": alike})
     shown.row("dense", network)
     batches = taught(spelled(network, read))
-    learning = {"epochs": 1 if asked.quick else 4, "learning_rate": 4e-3}
-    steps = halved(network, batches, criterion=nn.CrossEntropyLoss(), keep=asked.keep, within="encoder", **learning)
-    for name, smaller in steps:
+    epochs = 1 if asked.quick else 4
+    loss = nn.CrossEntropyLoss()
+    for name, smaller in halved(
+        network, batches, loss, keep=asked.keep, within="encoder", epochs=epochs, learning_rate=4e-3
+    ):
         shown.row(name, smaller)
     return shown
 

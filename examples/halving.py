@@ -1,22 +1,21 @@
-"""One flow through the library for any network: choose, cut, repair, learn from the dense network without a label."""
+"""One flow through the front door for any network: choose, cut, repair, learn from the dense one, without a label."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 import pruning
-from pruning.models.objectives import Criterion
 
 
 def halved(
     network: nn.Module,
-    batches: Sequence[tuple[Any, Tensor]],
+    batches: Sequence[Any],
+    loss: Any,
     *,
-    criterion: Criterion,
     keep: float,
-    calibration: int = 32,
     within: str = "",
+    calibration: int = 32,
     epochs: float = 0,
     learning_rate: float = 2e-3,
 ) -> Iterator[tuple[str, nn.Module]]:
@@ -24,26 +23,21 @@ def halved(
 
     Args:
         network: It is left as it was.
-        batches: (inputs, targets); the repair and the imitation do not look at targets but for which of them count.
-        criterion: (outputs, targets) → mean loss.
+        batches: (inputs, targets), in an order that tells nothing; of targets nothing is read but which of them count.
+        loss: (outputs, targets) → mean loss.
         keep: Share of each layer's neurons that stays.
-        calibration: How many batches are read before the imitation.
         within: What the names of layers hold that are to be cut.
-        epochs: How often the batches are read to imitate the dense network.
+        calibration: How many batches are read before the imitation.
+        epochs: How often all batches are read to imitate the dense network.
         learning_rate: The highest one then.
     """
-    model = pruning.adapt(network, batches[0][0], criterion=criterion)
-    some = batches[:calibration]
-    active, covariances = pruning.activations(model, some, activation_samples=len(some), bins=32)
-    sensitivities = pruning.sensitivities(model, some, batches=len(some), seed=1)
-    order = pruning.surgeon(covariances, sensitivities, damping=1e-4).assign(active=active["importance"])
-    order = order[order["layer"].str.contains(within, regex=False)]
-    allocation = pruning.Allocation(retain=keep, floor=4, scope="layer", otherwise="active")
-    kept = pruning.keep_of(pruning.retention(order, allocation, variant="half", by="importance"))
-    yield "cut", pruning.reconstruct(model, kept, covariances, repair="none").module
-    repaired = pruning.reconstruct(model, kept, data=some, repair="ridge")
-    yield "repaired", repaired.module
+    found = pruning.discover(network, batches[0][0])
+    importance = pruning.importance(found, batches, loss, signals=["surgeon"], batches=calibration)
+    layers = [layer.name for layer in found.layers() if within in layer.name] if within else None
+    for name, repair in (("cut", "none"), ("repaired", "ridge")):
+        smaller = pruning.prune(found, importance, keep, repair=repair, scope="layer", layers=layers, floor=4)
+        yield name, smaller.module
     if epochs:
-        budget = round(epochs * sum(model.count(targets) for _, targets in batches))
+        budget = round(epochs * sum(smaller.count(targets) for _, targets in batches))
         imitation = pruning.Imitation(tokens=budget, learning_rate=learning_rate, warmup=0.1, clip=1.0)
-        yield "imitated", pruning.imitate(repaired, model, batches, imitation=imitation).module
+        yield "imitated", pruning.imitate(smaller, importance.model, batches, imitation=imitation).module

@@ -73,7 +73,7 @@ def main(words: Sequence[str]) -> Shown:
     shown = Shown(f"Digits, {split} to fit on, {len(judged[1])} to judge", {"loss": loss, "accuracy": accuracy})
     shown.row("dense", network)
     rivals = {"dense": network}
-    for name, smaller in halved(network, batches, criterion=nn.CrossEntropyLoss(), keep=asked.keep):
+    for name, smaller in halved(network, batches, nn.CrossEntropyLoss(), keep=asked.keep):
         rivals[name] = smaller
         shown.row(name, smaller)
     roots = {path for path, module in network.named_modules() if isinstance(module, nn.Conv2d)}

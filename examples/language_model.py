@@ -60,7 +60,7 @@ def main(words: Sequence[str]) -> Shown:
     shown.row("dense", network)
     rivals, some = {"dense": network}, batches[:4] if asked.quick else batches[:32]
     chosen = [path for path, _ in network.named_modules() if path.endswith(("gate_proj", "up_proj"))]
-    for name, smaller in halved(network, some, criterion=nn.CrossEntropyLoss(), keep=asked.keep, within=".mlp."):
+    for name, smaller in halved(network, some, nn.CrossEntropyLoss(), keep=asked.keep, within=".mlp."):
         rivals[name] = smaller
         shown.row(name, smaller)
     for name, smaller in torch_pruned(network, some, loss_of, keep=asked.keep, roots=chosen):

@@ -108,7 +108,7 @@ def main(words: Sequence[str]) -> Shown:
     batches = episodes(agent, 32 if asked.quick else 64, seed=1)
     shown = Shown(f"Cart and pole, {judges.num_envs} episodes to judge", {"return": returned})
     shown.row("dense", network)
-    for name, smaller in halved(network, batches, criterion=nn.CrossEntropyLoss(), keep=asked.keep, epochs=5):
+    for name, smaller in halved(network, batches, nn.CrossEntropyLoss(), keep=asked.keep, epochs=5):
         shown.row(name, smaller)
     return shown
 

@@ -106,7 +106,7 @@ def main(words: Sequence[str]) -> Shown:
 
     shown = Shown(f"Voice activity; differs from the original by {difference:.0e}", {"right": right, "as dense": alike})
     shown.row("dense", network)
-    for name, smaller in halved(network, batches, criterion=nn.BCEWithLogitsLoss(), keep=asked.keep, epochs=5):
+    for name, smaller in halved(network, batches, nn.BCEWithLogitsLoss(), keep=asked.keep, epochs=5):
         shown.row(name, smaller)
     return shown
 
