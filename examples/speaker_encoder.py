@@ -57,7 +57,7 @@ def main(words: Sequence[str]) -> Shown:
 
     shown = Shown(f"Speaker encoder, {len(fitted)} windows to fit on, {len(judged)} to judge", {"cosine": cosine})
     shown.row("dense", network)
-    for name, smaller in halved(network, batches, nn.MSELoss(), keep=asked.keep, calibration=64, epochs=8, learning_rate=4e-3):
+    for name, smaller in halved(network, batches, nn.MSELoss(), keep=asked.keep, epochs=6, learning_rate=4e-3):
         shown.row(name, smaller)
     return shown
 
