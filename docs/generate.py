@@ -9,6 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pruning.core.tables import Table
+from tasks.experiment.settings import Experiment
 from tasks.settings.parameters import Parameters
 from tasks.shown.wording import described
 
@@ -63,19 +64,32 @@ def tables() -> str:
 
 
 def parameters() -> str:
-    """Return the page of `params.yaml`: for each field its value, what it may hold, and the comment beside it."""
-    values = YAML().load(ROOT / "params.yaml")
-    schema = Parameters.model_json_schema()
+    """Return the page of both settings files: for each field its value, what it may hold, the comment beside it."""
     lines = [
         "# Parameters",
         "",
         "All values that change a number stand in `params.yaml`, a section for each stage. A wrong one gets one",
-        "sentence before any work. This page is made from `params.yaml` and from the bounds in the code.",
+        "sentence before any work. What the experiment compares, and how, stands in `experiment/params.yaml`, the last",
+        "section here. This page is made from the two files and from the bounds in the code.",
+        *_sections(YAML().load(ROOT / "params.yaml"), Parameters.model_json_schema(), "##"),
+        "",
+        "## The experiment",
+        *_sections(YAML().load(ROOT / "experiment/params.yaml"), Experiment.model_json_schema(), "###"),
     ]
+    return "\n".join(lines) + "\n"
+
+
+def _sections(values: Any, schema: Mapping[str, Any], heading: str) -> list[str]:
+    """Return the lines of one settings file: what stands in no section first."""
+    lines: list[str] = []
+    if alone := {name: schema["properties"][name] for name, value in values.items() if not isinstance(value, Mapping)}:
+        lines += ["", *_fields(values, alone, schema)]
     for section, fields in values.items():
+        if section in alone:
+            continue
         holder = schema["properties"][section]
         known = schema["$defs"].get(holder.get("$ref", "").rpartition("/")[2])
-        lines += ["", f"## {section}", ""]
+        lines += ["", f"{heading} {section}", ""]
         if known is None:
             lines += ["| name | value |", "|---|---|"]
             lines += [f"| `{name}` | `{_flow(value)}` |" for name, value in fields.items()]
@@ -85,11 +99,17 @@ def parameters() -> str:
             continue
         if comment := comment_beside(values, section):
             lines += [f"{comment[0].upper()}{comment[1:]}.", ""]
-        lines += ["| field | value | may be | meaning |", "|---|---|---|---|"]
-        for name, value in fields.items():
-            allowed = _allowed(known["properties"][name], schema)
-            lines.append(f"| `{name}` | `{_flow(value)}` | {allowed} | {_cell(comment_beside(fields, name))} |")
-    return "\n".join(lines) + "\n"
+        lines += _fields(fields, known["properties"], schema)
+    return lines
+
+
+def _fields(values: Any, known: Mapping[str, Any], schema: Mapping[str, Any]) -> list[str]:
+    """Return a table of fields: value, what it may hold, and the comment beside it."""
+    lines = ["| field | value | may be | meaning |", "|---|---|---|---|"]
+    for name, field in known.items():
+        allowed, meaning = _allowed(field, schema), _cell(comment_beside(values, name))
+        lines.append(f"| `{name}` | `{_flow(values[name])}` | {allowed} | {meaning} |")
+    return lines
 
 
 def comment_beside(holder: Any, name: str) -> str:

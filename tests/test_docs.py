@@ -137,6 +137,11 @@ def test_every_parameter_is_explained_with_its_value_and_bounds(generate: Module
     for name, fields in VALUES.items():
         section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
         assert set(fields) <= set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE))
+    experiment = page.partition("\n## The experiment\n")[2]
+    for name, fields in OWN.items():
+        section = experiment.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
+        known = re.findall(r"^\| `(\w+)` \|", section or experiment, flags=re.MULTILINE)
+        assert set(fields if section else [name]) <= set(known)
     assert "| `retain` | `0.5` | a number above 0 and at most 1 |" in page
     assert "fewest neurons of a layer" in page
     assert "&lt;eos>" in page  # which a browser would take for HTML

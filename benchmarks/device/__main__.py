@@ -89,3 +89,7 @@ def main() -> None:
     bench.table(("part", "end", "seconds"), ends)
     write(given.to, bench)
     sys.exit(any(end.startswith("FAILED") for _, end, _ in ends))
+
+
+if __name__ == "__main__":
+    main()

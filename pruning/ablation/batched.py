@@ -231,9 +231,6 @@ def _gru(
     batch: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return a GRU's outputs and state, likewise."""
-    if removed is None:
-        whole: tuple[Tensor, Tensor] = gru(inputs, state)
-        return whole
     tensors = named_tensors(gru)
 
     def step(entering: Tensor, hidden: Tensor) -> tuple[Tensor, ...]:
@@ -244,9 +241,7 @@ def _gru(
         new = (content + (reset + own_reset).sigmoid() * own_content).tanh()
         return (new.lerp(hidden, (update + own_update).sigmoid()),)
 
-    entering = F.linear(inputs[:, :batch], tensors["weight_ih_l0"], tensors["bias_ih_l0"])
-    outputs, after = _scan(step, entering, (None,) if state is None else (state[0],), removed, gru.hidden_size)
-    return outputs, after[0][None]
+    return _stepped(gru, inputs, state, removed, batch, step, tensors["bias_ih_l0"])
 
 
 def _rnn(
@@ -258,17 +253,30 @@ def _rnn(
     batch: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return an Elman layer's outputs and state, likewise."""
-    if removed is None:
-        whole: tuple[Tensor, Tensor] = rnn(inputs, state)
-        return whole
     tensors = named_tensors(rnn)
     bent = torch.tanh if rnn.nonlinearity == "tanh" else torch.relu
 
     def step(entering: Tensor, hidden: Tensor) -> tuple[Tensor, ...]:
         return (bent(torch.addmm(entering, hidden, tensors["weight_hh_l0"].T)),)
 
-    entering = F.linear(inputs[:, :batch], tensors["weight_ih_l0"], tensors["bias_ih_l0"] + tensors["bias_hh_l0"])
-    outputs, after = _scan(step, entering, (None,) if state is None else (state[0],), removed, rnn.hidden_size)
+    return _stepped(rnn, inputs, state, removed, batch, step, tensors["bias_ih_l0"] + tensors["bias_hh_l0"])
+
+
+def _stepped(
+    cell: nn.GRU | nn.RNN,
+    inputs: Tensor,
+    state: Tensor | None,
+    removed: Tensor | None,
+    batch: int | None,
+    step: Callable[..., tuple[Tensor, ...]],
+    bias: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return outputs and state of a cell with one state: by PyTorch, or step by step where neurons are removed."""
+    if removed is None:
+        whole: tuple[Tensor, Tensor] = cell(inputs, state)
+        return whole
+    entering = F.linear(inputs[:, :batch], named_tensors(cell)["weight_ih_l0"], bias)
+    outputs, after = _scan(step, entering, (None,) if state is None else (state[0],), removed, cell.hidden_size)
     return outputs, after[0][None]
 
 

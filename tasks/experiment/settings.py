@@ -4,14 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from pruning.core import options
 from pruning.experiment.variants import VARIANTS
-from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import EXPERIMENT, PARAMETERS
-from tasks.settings.bounds import Count, Fraction, Rate, Section, Share
-from tasks.shown.wording import sentence
+from tasks.settings.bounds import Count, Fraction, Rate, Section, Share, validated
 
 STRETCHES = 7
 """Stretches of the training text that signals can be measured on: each seed begins this fraction further on."""
@@ -115,8 +113,4 @@ def checked(values: Mapping[str, Any]) -> Experiment:
     Raises:
         Unexpected: With one sentence on the first value that is missing, unknown or out of bounds.
     """
-    try:
-        return Experiment.model_validate(dict(values))
-    except ValidationError as error:
-        file = str(EXPERIMENT / PARAMETERS)
-        raise Unexpected(sentence(error.errors(), values, Experiment.model_json_schema(), file)) from None
+    return validated(Experiment, values, str(EXPERIMENT / PARAMETERS))

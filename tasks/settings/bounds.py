@@ -1,8 +1,12 @@
 """What one value of a settings file may be: types with their bounds, and the base of every section."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.common.parameters import Unexpected
+from tasks.shown.wording import sentence
 
 MOST = 2**31 - 1
 """The largest whole number that every part of the pipeline can take, NumPy's and scikit-learn's seeds among them."""
@@ -25,3 +29,18 @@ class Section(BaseModel):
     """A section of params.yaml: no other fields than these, no text where a number belongs."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+Kind = TypeVar("Kind", bound=Section)
+
+
+def validated(kind: type[Kind], values: Mapping[str, Any], file: str) -> Kind:
+    """Return a settings file's values, checked.
+
+    Raises:
+        Unexpected: With one sentence on the first value that is missing, unknown or out of bounds.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        raise Unexpected(sentence(error.errors(), values, kind.model_json_schema(), file)) from None

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import model_validator
 
-from tasks.common.parameters import Unexpected, settings_of
+from tasks.common.parameters import settings_of
+from tasks.settings.bounds import validated
 from tasks.settings.sections import Sections, check_measures
-from tasks.shown.wording import nearest, sentence
+from tasks.shown.wording import nearest
 
 
 class Parameters(Sections):
@@ -53,7 +54,4 @@ def checked(values: Mapping[str, Any]) -> Parameters:
     Raises:
         Unexpected: With one sentence on the first value that is missing, unknown or out of bounds.
     """
-    try:
-        return Parameters.model_validate(dict(values))
-    except ValidationError as error:
-        raise Unexpected(sentence(error.errors(), values, Parameters.model_json_schema())) from None
+    return validated(Parameters, values, "params.yaml")
