@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from pruning.core.nested import kind_of, parts_of, tensors_in
 
@@ -159,7 +160,9 @@ class Pairs:
 
     def __init__(self, batches: Iterable[Any], split: Split, most: int | None = None) -> None:
         if not isinstance(batches, Iterable):
-            raise TypeError(f"Expected batches, such as a DataLoader or a list, got {kind_of(batches)}.")
+            what = kind_of(batches)
+            advice = f"; give DataLoader({what}, batch_size=32)" if isinstance(batches, Dataset) else ""
+            raise TypeError(f"Expected batches, such as a DataLoader or a list, got {what}{advice}.")
         if isinstance(batches, Iterator):
             raise TypeError(
                 f"Expected batches that can be read again, such as a DataLoader or a list, got {kind_of(batches)}, "

@@ -17,6 +17,7 @@ from pruning.experiment.measuring import USUAL, measure
 from pruning.fusion.fused import fuse
 from pruning.fusion.fusing import Fusing
 from pruning.models.base import Measurable
+from pruning.models.examples import Unjudged
 from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances
@@ -92,6 +93,8 @@ class Importance:
         Raises:
             ValueError: For an unknown layer, scope, or a share outside (0, 1].
         """
+        if not isinstance(share, Mapping | int | float):
+            raise TypeError(f"Expected a share of the neurons, or shares by layer, to keep, got {share!r}.")
         named = list(share) if isinstance(share, Mapping) else layers
         rows = self.table[self.table["layer"].isin(self._layers(named))]
         how: dict[str, Any] = {"floor": floor, "multiple": multiple, "otherwise": "fused"}
@@ -193,7 +196,12 @@ def importance(
     with torch.random.fork_rng(devices=[]):  # whoever reads a `DataLoader` draws
         model = measurable(found, data, loss, call=call, split=split, example_dim=example_dim)
         pairs = limited(model, data, batches)
-        names, left_out = _names(pairs, signals)
+        if not model.layers():
+            raise ValueError(
+                "Expected a network with a layer that can be pruned, got none; "
+                "print(pruning.discover(network, inputs)) tells why."
+            )
+        names, left_out = _names(model, pairs, signals)
     tables: dict[str, pd.DataFrame] = {}
     covariances: Covariances = {}
     with seeded(model, seed):
@@ -219,7 +227,7 @@ def importance(
     return Importance(table, by, model, pairs, covariances, left_out)
 
 
-def _names(pairs: Any, signals: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
+def _names(model: Measurable, pairs: Any, signals: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
     """Return which signals to measure, and why others are not, as far as the first batch tells."""
     known = [*SIGNALS, *BESIDE]
     for name in signals or ():
@@ -228,12 +236,17 @@ def _names(pairs: Any, signals: Sequence[str] | None) -> tuple[list[str], dict[s
     first = next(iter(pairs), None)
     if first is None:
         raise ValueError("Expected at least one batch, got none.")
-    if not isinstance(first[1], Unlabelled):
+    unjudged = isinstance(model.objective(first[1]), Unjudged)
+    if not (unjudged or isinstance(first[1], Unlabelled)):
         return list(signals or known), {}
     needing = [name for name in signals or known if name not in WITHOUT_LABELS]
     if signals and needing:
-        raise ValueError(f"Expected targets for the signal {needing[0]!r}, got batches of inputs alone.")
-    reasons = dict.fromkeys(needing, "it needs targets, and the batches have none")
+        lacking = "a loss" if unjudged and not isinstance(first[1], Unlabelled) else "targets"
+        got = "none; give `loss`" if lacking == "a loss" else "batches of inputs alone"
+        raise ValueError(f"Expected {lacking} for the signal {needing[0]!r}, got {got}.")
+    labelled = "it needs a loss, and there is none"
+    alone = "it needs targets, and the batches have none"
+    reasons = dict.fromkeys(needing, alone if isinstance(first[1], Unlabelled) else labelled)
     return [name for name in signals or known if name in WITHOUT_LABELS], reasons
 
 

@@ -105,6 +105,13 @@ def test_the_scope_that_leaves_outputs_closer_is_taken_and_both_distances_are_re
     assert apart(model, model, measured().data) == 0
 
 
+def test_labels_without_a_loss_are_left_alone():
+    found = pruning.importance(trained()[0], loader())
+    alone = pruning.importance(trained()[0], [x for x, _ in loader()])
+    pd.testing.assert_frame_equal(found.table, alone.table)
+    assert found.left_out["hessian"] == "it needs a loss, and there is none"
+
+
 def test_imitation_brings_outputs_still_closer_without_labels():
     alone = [x for x, _ in loader()]
     smaller = pruning.prune(measured().model, measured(), keep=0.3, repair="imitate", data=alone)
@@ -269,6 +276,24 @@ REFUSED = {
     "a share of all": (
         lambda: pruning.prune(measured().model, measured(), keep=50),
         r"Expected retain in \(0, 1\], got 50.",
+    ),
+    "a word": (
+        lambda: pruning.prune(measured().model, measured(), keep="half"),
+        "Expected a share of the neurons, or shares by layer, to keep, got 'half'.",
+    ),
+    "nothing that can be pruned": (
+        lambda: pruning.importance(
+            pruning.discover(nn.Linear(4, 3), torch.ones(2, 4)), loader(), nn.CrossEntropyLoss()
+        ),
+        "Expected a network with a layer that can be pruned, got none; print",
+    ),
+    "examples one by one": (
+        lambda: pruning.importance(measured().model, trained()[1]),
+        r"such as a DataLoader or a list, got TensorDataset; give DataLoader\(TensorDataset, batch_size=32\).",
+    ),
+    "a signal without a loss": (
+        lambda: pruning.importance(trained()[0], loader(), signals=["gradients"]),
+        "Expected a loss for the signal 'gradients', got none; give `loss`.",
     ),
     "a table": (
         lambda: pruning.prune(None, measured().table),
