@@ -260,8 +260,8 @@ def _rows(call: Call, weight: Address, outer: int, bias: Address | None) -> Tens
     """Return the neurons that a weight's rows compute, its bias with them; None if it computes a single number."""
     across = weight.dims(outer)
     if not across:
-        for dim, size in enumerate(weight.shape):
-            if size > 1 and not any(dim in weight.dims(axis) for axis in range(len(weight.extent))):
+        for dim in range(len(weight.shape)):
+            if not any(dim in weight.dims(axis) for axis in range(len(weight.extent))):
                 call.into.owning[weight.name, dim] = None
                 call.positions.freeze(call.into.axis(weight, dim), "it computes a single number")
         return None

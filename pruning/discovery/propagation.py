@@ -44,6 +44,7 @@ class Propagation:
         used: The numbers of those that something else reads.
         shown: Module, and whether its first input or its first output → the neurons there; None if calls differ.
         called: The modules that are called, and not only asked for their parameters.
+        touched: The parameters and buffers that what the network returns is computed from.
     """
 
     positions: Positions = field(default_factory=Positions)
@@ -56,6 +57,7 @@ class Propagation:
     used: set[int] = field(default_factory=set)
     shown: dict[tuple[str, bool], Shown | None] = field(default_factory=dict)
     called: set[str] = field(default_factory=set)
+    touched: set[str] = field(default_factory=set)
     _functions: dict[tuple[str, str, int], int] = field(default_factory=dict)
     _calls: dict[tuple[int, str], int] = field(default_factory=dict)
 

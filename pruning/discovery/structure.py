@@ -22,12 +22,16 @@ class Structure:
         reasons: Why each module that computes something else cannot be pruned.
         owners: Place → the number of the layer that it belongs to, and of the neuron; −1 for none.
         blends: The operations that take neurons of these layers together.
+        called: The modules that are called.
+        touched: The parameters that what the network returns is computed from.
     """
 
     layers: list[NeuronLayer]
     reasons: dict[str, str]
     owners: tuple[Tensor, Tensor]
     blends: list[Blend]
+    called: frozenset[str] = frozenset()
+    touched: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
     made.sort(key=lambda pair: min(order.index((piece.parameter, piece.dim)) for piece in pair[0].owned))
     layers = _apart([layer for layer, _ in made], prefix)
     owners = _owners(found, [groups for _, groups in made], len(members))
-    return Structure(layers, reasons, owners, blends)
+    called = frozenset(module.removeprefix(prefix) for module in found.called)
+    return Structure(layers, reasons, owners, blends, called, frozenset(found.touched))
 
 
 def _blended(found: Propagation) -> tuple[Tensor, list[Blend]]:
@@ -168,8 +173,10 @@ def _layer(
         return "nothing computes it"
     if not read:
         return "nothing reads it by weights of its own"
-    if not own or own[0][0] not in parameters:
+    if not own:
         return "it is tied: one matrix computes its neurons and reads them"
+    if own[0][0] not in parameters:
+        return f"no parameter computes it, only the buffer {own[0][0].removeprefix(prefix)}"
     if len(groups) < 2:
         return groups[0].mixed or "all of it goes together, so it is a single neuron"
     slices = {axis: _slices(axis, groups) for axis in axes}
@@ -180,7 +187,9 @@ def _layer(
     reading_slices = tuple(replace(piece, bias=readers[axis].bias) for axis in readers for piece in slices[axis])
     tied = [axis for axis in all_own if axis in readings]
     serving = [reading for reading in read if not reading.idle]
-    observed = _observed(serving, reading_slices, groups, found, model) if serving else None
+    if not serving:
+        return IDLE
+    observed = _observed(serving, reading_slices, groups, found, model)
     if observed is None:
         return f"{read[0].axis[0].removeprefix(prefix)} reads it outside of any module, so it cannot be seen"
     return NeuronLayer(
@@ -344,11 +353,22 @@ def reasons_of(
     names = canonical(model)
     readers = {_owner((piece.parameter, 0), prefix): layer.name for layer in layers for piece in layer.read}
     told: dict[str, str] = {}
-    for name, _ in model.named_parameters(remove_duplicate=False):
+    for name, parameter in model.named_parameters(remove_duplicate=False):
         owner, first = _owner((name, 0), prefix), _owner((names[name], 0), prefix)
         if owner not in pruned:
             if owner in readers and owner not in reasons:
                 told.setdefault(owner, f"it only reads what {readers[owner]} computes")
             tied = f"it is tied to {first}: {reasons.get(first, 'which is pruned')}"
-            told.setdefault(owner, reasons.get(owner, tied if owner != first else "the example inputs do not reach it"))
+            alone = _unread_because(found, name, owner, single=parameter.numel() == 1)
+            told.setdefault(owner, reasons.get(owner, tied if owner != first else alone))
     return {**told, **{name: reason for name, reason in refuted.items() if name not in pruned and name not in told}}
+
+
+def _unread_because(found: Structure, name: str, owner: str, *, single: bool) -> str:
+    """Return why nothing is known of a parameter's neurons."""
+    if name in found.touched:
+        return "it is a single number" if single else "no neurons run along it"
+    return IDLE if owner in found.called else "the example inputs do not reach it"
+
+
+IDLE = "what the model returns does not depend on it"

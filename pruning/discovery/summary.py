@@ -21,6 +21,11 @@ ADVICE: dict[str, str] = {
     "is tied to": "give it a weight of its own",
     "it is tied": "give its reader a weight of its own",
     "outside of any module": "read it by an `nn.Linear`",
+    "does not depend on it": "it can be left out of the model",
+    "follow no regular order": "let the code keep them in one order",
+    "share it": "it stays; what reads or gives the rest can go",
+    "uses its single number for all": "its neurons are one number; there is nothing to remove",
+    "applies it to each neuron alike": "it stays as long as that dimension does",
     "do not reach it": "give example inputs that use it",
 }
 """Part of a reason → what a user can do about it."""

@@ -212,6 +212,10 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         self.found.positions.quiet = not needed  # widths that it computes with must follow all the same
         call = Call(self.found, operation, self.index, found, before or (args, kwargs), self._stack)
         call.args, call.kwargs = normalised(operation, *_mapped((args, kwargs), self.value))
+        if needed:
+            self.found.touched.update(
+                value.name for value in flat((call.args, call.kwargs)) if isinstance(value, Address)
+            )
         values = call.result(follow)
         self.found.positions.quiet = False
         first = values[0] if isinstance(values, tuple) and values else values

@@ -1,0 +1,95 @@
+"""What is said of what cannot be pruned: each sentence where it is true."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pruning
+from pruning.discovery.summary import ADVICE
+from tests.discovery.test_forms import Network
+from tests.foreign import floats
+
+Run = Callable[..., Any]
+LINE, SIX = floats(4, 3), floats(4, 6)
+
+
+def first(run: Run, module: str = "one", inputs: Tensor = LINE, **parts: Any) -> tuple[nn.Module, Tensor, str]:
+    """A network and a module of it that is asked about; `one` has six neurons, which `run` reads."""
+    return Network(run, **{"one": nn.Linear(inputs.shape[-1], 6), "out": nn.Linear(6, 2), **parts}), inputs, module
+
+
+def shared_key(self: Any, inputs: Tensor) -> Tensor:
+    queries = self.one(inputs).unflatten(-1, (-1, 2)).transpose(1, 2)
+    heads = F.scaled_dot_product_attention(queries, *self.two(inputs)[:, None].chunk(2, -1))
+    return self.out(heads.transpose(1, 2).flatten(2))
+
+
+OTHER = nn.Parameter(floats(3, 6))
+REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
+    "the model returns it": lambda: first(lambda s, x: s.one(x)),
+    "nothing reads it by weights of its own": lambda: first(lambda s, x: s.out(x @ s.two) + s.one(x).sum(), two=OTHER),
+    "what the model returns does not depend on it": lambda: first(
+        lambda s, x: (s.three(s.one(x)), s.out(x @ s.two))[1], two=OTHER, three=nn.Linear(6, 2)
+    ),
+    "the example inputs do not reach it": lambda: first(lambda s, x: s.out(x @ s.two), two=OTHER),
+    "it is a single number": lambda: first(
+        lambda s, x: s.out(s.one(x)) * s.scale, "scale", scale=nn.Parameter(floats(1))
+    ),
+    "it computes a single number": lambda: first(lambda s, x: s.out(s.one(x) * s.two(x)), "two", two=nn.Linear(3, 1)),
+    "sort mixes all of it": lambda: first(lambda s, x: s.out(s.one(x).argsort().to(x))),
+    "which is not known to keep neurons apart": lambda: first(
+        lambda s, x: s.out(torch.masked_select(s.one(x), s.one(x) > 0)[:1].expand(4, 6))
+    ),
+    "cat puts it beside values of a fixed width": lambda: first(
+        lambda s, x: s.out(torch.cat([s.one(x), x], 0)), inputs=SIX
+    ),
+    "combines it with values of a fixed width": lambda: first(lambda s, x: s.out(s.one(x) + x), inputs=SIX),
+    "no neurons run along it where add uses it": lambda: first(
+        lambda s, x: s.out(s.one(x) + s.rows[:, None]), "rows", rows=nn.Parameter(floats(4))
+    ),
+    "argmax says which of them it is": lambda: first(lambda s, x: s.out(s.one(x) + s.one(x).argmax(1)[:, None])),
+    "applies it to each neuron alike": lambda: first(
+        lambda s, x: s.out(s.alike(s.one(x).T).T), "alike", alike=nn.Linear(4, 4)
+    ),
+    "each of its groups reads some of the model's inputs": lambda: first(
+        lambda s, x: s.out(s.deep(x[..., None])[..., 0]), "deep", deep=nn.Conv1d(3, 6, 1, groups=3)
+    ),
+    "it normalises what no neuron gives": lambda: first(
+        lambda s, x: s.out(s.one(s.norm(x))), "norm", norm=nn.BatchNorm1d(3)
+    ),
+    "sums over it with values of a fixed width": lambda: first(lambda s, x: s.one(x) @ x.T, inputs=SIX),
+    "pairs each of it with each": lambda: first(
+        lambda s, x: s.out((s.one(x)[:, :, None] @ s.one(x)[:, None, :]).mean(1))
+    ),
+    "scales by the width of its head": lambda: first(
+        lambda s, x: s.out(F.scaled_dot_product_attention(s.one(x)[None], s.one(x)[None], s.one(x)[None])[0])
+    ),
+    "all heads of scaled_dot_product_attention share it": lambda: first(
+        shared_key, "two", floats(2, 4, 3), two=nn.Linear(3, 4)
+    ),
+    "begins with a state of a fixed width": lambda: first(
+        lambda s, x: s.out(s.cell(x, x)), "cell", SIX, cell=nn.GRUCell(6, 6)
+    ),
+    "follow no regular order": lambda: first(lambda s, x: s.out(s.one(x)[:, torch.tensor([0, 1, 4, 3, 5, 2])])),
+    "own code counts on its width (test_reasons.py:": lambda: first(lambda s, x: s.out(s.one(x).view(4, 6))),
+    "the model computes something else than where nobody reads them": lambda: first(
+        lambda s, x: s.out(s.one(x) * s.one(x).shape[1])
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", REASONS)
+def test_the_reason_that_is_given_is_the_true_one(sentence):
+    network, inputs, module = REASONS[sentence]()
+    model = pruning.discover(network.double().eval(), (inputs,))
+    assert sentence in model.unprunable[module]
+
+
+def test_a_user_is_told_what_to_do_about_a_reason_where_something_can_be_done():
+    network, inputs, _ = REASONS["combines it with values of a fixed width"]()
+    text = pruning.discover(network.double().eval(), (inputs,)).summary()
+    assert ADVICE["values of a fixed width"] in text
