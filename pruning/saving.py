@@ -116,7 +116,8 @@ def restore(network: nn.Module, folder: str | Path) -> nn.Module:
     """Return a network, built anew by the user's own code, as the pruned one that `save` wrote; in any process.
 
     It gives what `deployed` of the saved one gives, to the last bit. Tied parameters are tied, frozen ones are frozen,
-    numbers have the types that they had; the device is the given network's. It is in evaluation mode.
+    numbers have the types that they had; the device is the given network's, the CPU for one on `meta`, which needs no
+    memory. It is in evaluation mode.
 
     >>> import tempfile, pruning
     >>> def build():

@@ -288,6 +288,12 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
+def test_a_network_built_without_memory_is_restored_on_the_cpu(saved: Path) -> None:
+    with torch.device("meta"):
+        network = tagger()
+    assert torch.equal(pruning.restore(network, saved)(tokens(3, 5)), pruning.restore(tagger(), saved)(tokens(3, 5)))
+
+
 def tensors(folder: Path) -> Path:
     (path,) = folder.glob("*.safetensors")
     return path

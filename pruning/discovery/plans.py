@@ -123,7 +123,7 @@ def filled(network: nn.Module, tensors: Mapping[str, Tensor], trained: Iterable[
             missing.append(name)
         if before is None:
             continue
-        moved = done.setdefault(id(tensor), tensor.to(before.device))
+        moved = done.setdefault(id(tensor), tensor if before.is_meta else tensor.to(before.device))
         if isinstance(before, nn.Parameter):
             if not isinstance(moved, nn.Parameter):
                 moved = done[id(tensor)] = nn.Parameter(moved, requires_grad=name in learnt)
