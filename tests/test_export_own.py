@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import pruning
 from pruning.core.neurons import select
@@ -26,7 +26,8 @@ def real(*shape: int) -> Tensor:
 
 def tagger(cell: str = "LSTM", **settings: Any) -> nn.Module:
     made = getattr(nn, cell)(3, 6, 2, batch_first=True, bidirectional=True, **settings)
-    return Network(lambda self, x: self.out(self.rnn(x)[0]), rnn=made, out=nn.Linear(12, 2))
+    width = 2 * (made.proj_size or 6)
+    return Network(lambda self, x: self.out(self.rnn(x)[0]), rnn=made, out=nn.Linear(width, 2))
 
 
 def attending() -> nn.Module:
@@ -57,12 +58,34 @@ def transformer() -> nn.Module:
     )
 
 
+def packed(cell: str, reads: str, **settings: Any) -> nn.Module:
+    def run(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
+        sequences = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        outputs, state = self.rnn(sequences)
+        if reads == "outputs":
+            return self.out(pad_packed_sequence(outputs, batch_first=True, padding_value=-1.0)[0])
+        hidden = state[0] if isinstance(state, tuple) else state
+        return self.out(torch.cat([*(state[1] if reads == "cells" else hidden)][-2:], dim=1))
+
+    rnn = getattr(nn, cell)(3, 6, 2, batch_first=True, bidirectional=True, **settings)
+    return Network(run, rnn=rnn, out=nn.Linear(12, 2))
+
+
+def lengthy(*lengths: int) -> tuple[Tensor, Tensor]:
+    """Return sequences with noise behind their lengths, which nobody may read, and these."""
+    return real(len(lengths), max(lengths), 3), torch.tensor(lengths)
+
+
+PACKED = [lengthy(3, 5, 1), lengthy(2, 9, 9, 1, 4, 7)]
 OWN: dict[str, tuple[Callable[[], nn.Module], list[tuple[Any, ...]]]] = {
     "stacked, both directions": (tagger, [(real(2, 4, 3),), (real(5, 9, 3),), (real(1, 1, 3),)]),
     "ReLU, both directions": (lambda: tagger("RNN", nonlinearity="relu"), [(real(2, 4, 3),), (real(5, 9, 3),)]),
     "an example of one": (tagger, [(real(1, 4, 3),), (real(5, 9, 3),)]),
     "attention by the last state": (attending, [(real(2, 4, 3),), (real(5, 9, 3),)]),
     "a learned state of as many rows": (starting, [(real(2, 4, 3),), (real(5, 9, 3),)]),
+    "packed outputs": (lambda: packed("LSTM", "outputs"), PACKED),
+    "last states of packed sequences": (lambda: packed("GRU", "hidden"), PACKED),
+    "last states of packed sequences without biases": (lambda: packed("LSTM", "hidden", bias=False), PACKED),
     "images": (images, [(real(2, 3, 6, 6),), (real(5, 3, 8, 9),)]),
     "a Transformer": (transformer, [(tokens(2, 4),), (tokens(5, 9),)]),
     "a language model with its state": (
@@ -128,6 +151,13 @@ def test_a_module_of_pytorchs_is_one_operation_of_a_layer_in_onnx_and_one_kernel
     assert sum("lstm" in node for node in nodes) == 1
 
 
+def test_onnx_tells_what_an_lstms_cells_remember_after_packed_sequences() -> None:
+    network = packed("LSTM", "cells").eval()
+    graph = pruning.onnx_of(network, PACKED[0])
+    for given in PACKED:
+        torch.testing.assert_close(run_onnx(graph, given), answers(network, given), rtol=1e-5, atol=1e-5)
+
+
 def test_a_model_of_transformers_is_exported_by_names_and_without_its_cache() -> None:
     library = transformers()
     settings = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -170,10 +200,6 @@ def test_steps_that_a_networks_own_code_counts_are_as_many_as_in_the_example() -
         program(real(7, 5, 3))
 
 
-def packing(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
-    return self.out(self.rnn(pack_padded_sequence(x, lengths, batch_first=True))[1][-1])
-
-
 def remembering(self: Any, x: Tensor) -> Tensor:
     outputs, state = self.rnn(x, self.state)
     self.state = state.detach()
@@ -185,9 +211,9 @@ def deciding(self: Any, x: Tensor) -> Tensor:
 
 
 REFUSALS: dict[str, tuple[Callable[[], nn.Module], Any, Callable[..., Any]]] = {
-    "Expected sequences padded to one length, for no graph holds packed ones": (
-        lambda: Network(packing, rnn=nn.GRU(3, 6, batch_first=True), out=nn.Linear(6, 2)),
-        (real(2, 4, 3), torch.tensor([4, 2])),
+    "got one that reads what an LSTM's cells remember; let it read those": (
+        lambda: packed("LSTM", "cells"),
+        PACKED[0],
         pruning.program_of,
     ),
     "Expected a network that keeps nothing from call to call": (

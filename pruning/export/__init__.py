@@ -24,7 +24,8 @@ from pruning.core.neurons import PrunableModule
 from pruning.discovery.discovered import Discovered
 from pruning.discovery.running import Inputs, Remembering, Seeing, close, copied, running, tensors_in, uncached
 from pruning.export.language_models import dimensions, initial_state, largest_difference
-from pruning.export.recurrences import OPSET, fused, standing
+from pruning.export.packed import Padding
+from pruning.export.recurrences import OPSET, check_known, fused, standing
 from pruning.models.adapted import Adapted
 from pruning.models.base import LanguageModel
 from pruning.saving import deployed
@@ -36,9 +37,10 @@ def program_of(model: nn.Module, inputs: Any = None) -> ExportedProgram:
     """Return a network in evaluation mode as a program in single precision; `torch.export.save` writes it.
 
     `torch.export.load` needs nothing of this library. Every dimension of the inputs is free that the network leaves
-    free and that is longer than 1 in the example: of examples, of steps also where a recurrent layer of PyTorch's reads
-    them, which is one fused operation in the program. Where its own code loops over steps, these are as many as in the
-    example. A language model of a built-in family is a program `(tokens, state) → (logits, state)`, and both are free.
+    free: of examples, of steps also where a recurrent layer of PyTorch's reads them, which is one fused operation.
+    Where its own code loops over steps, these are as many as in the example. Packed sequences stay padded, as long as
+    they came, zeros behind their lengths. A language model of a built-in family is a program
+    `(tokens, state) → (logits, state)`, and both are free.
 
     >>> import io, pruning
     >>> class Tagger(nn.Module):
@@ -60,7 +62,8 @@ def program_of(model: nn.Module, inputs: Any = None) -> ExportedProgram:
             by default, where it was.
 
     Raises:
-        ValueError: If PyTorch cannot follow the network, which no packed sequence can be in.
+        ValueError: If PyTorch cannot follow the network, it keeps a state from call to call, or it reads what an LSTM's
+            cells remember after packed sequences, which no kernel tells.
     """
     return fused(_captured(model, inputs, onnx=False)[0])
 
@@ -108,16 +111,39 @@ def _captured(model: nn.Module, inputs: Any, *, onnx: bool) -> tuple[ExportedPro
     network = copied(deployed(model) if isinstance(model, PrunableModule) else model)
     network = network.cpu().float().eval().requires_grad_(False)
     example = _of_two(network, example)
+    expected, remembers = _outputs(network, example), _remembers(network, example)
     network = standing(network, onnx=onnx)
     asked = _Lengths()
     with asked:
         program = _exported(network, example, strict=False)
     if asked.number:  # which fixes what it tells, unless code is read instead of run
         program = _freest(program, network, example)
-    _check_forgets(network, example, program, onnx=onnx)
+    if remembers and (onnx or not program.graph_signature.buffers_to_mutate):
+        raise ValueError(
+            "Expected a network that keeps nothing from call to call, got one that does; "
+            "let it take its state as an input and return it."
+        )
     if not onnx:
-        _check_same(program, network, example)
+        check_known(program)
+        if not all(map(close, _outputs(program.module(), example), expected)):
+            raise ValueError(
+                "Expected a program that gives what its network does, got other numbers; export a part of it."
+            )
     return program, {}
+
+
+def _outputs(network: nn.Module, example: Inputs) -> list[Tensor]:
+    """Return the tensors that a network gives."""
+    args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, example)
+    with seeded(network, 0), uncached(network), torch.no_grad():
+        return tensors_in(network(*args, **kwargs))
+
+
+def _remembers(network: nn.Module, example: Inputs) -> bool:
+    """Return whether a network keeps something from call to call."""
+    mode = Remembering()
+    with running(network, example, mode) as (run, _):
+        return mode.remembers(run)
 
 
 def _of_two(network: nn.Module, example: Inputs) -> Inputs:
@@ -146,7 +172,7 @@ def _exported(network: nn.Module, example: Inputs, *, strict: bool) -> ExportedP
         shapes[tensor] = dict.fromkeys(range(tensor.ndim), Dim.AUTO)
     free: Any = shapes
     try:
-        with uncached(network), evaluating(network), torch.no_grad():
+        with uncached(network), evaluating(network), torch.no_grad(), Padding():
             return torch.export.export(network, *example, dynamic_shapes=free, strict=strict)
     except Exception as error:  # whatever PyTorch, or a user's code, says of numbers that are not known yet
         raise ValueError(f"Expected a network that torch.export can follow, got {_said(error)}.") from error
@@ -181,32 +207,6 @@ def _number_free(program: ExportedProgram) -> int:
     given = set(program.graph_signature.user_inputs)
     shapes = (node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder" and node.name in given)
     return sum(bool(free_symbols(size)) for shape in shapes for size in shape)
-
-
-def _check_same(program: ExportedProgram, network: nn.Module, example: Inputs) -> None:
-    """Refuse a program that gives something else than the network on the example."""
-    found: Any = program.module()
-    given = []
-    for callee in (network, found):
-        args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, example)
-        with seeded(network, 0), uncached(network), torch.no_grad():
-            given.append(tensors_in(callee(*args, **kwargs)))
-    if not all(map(close, *given)):
-        raise ValueError(
-            "Expected a program that gives what the network gives, got other numbers; export a part of it."
-        )
-
-
-def _check_forgets(network: nn.Module, example: Inputs, program: ExportedProgram, *, onnx: bool) -> None:
-    """Refuse a network that keeps from call to call what the graph would not."""
-    mode = Remembering()
-    with running(network, example, mode) as (run, _):
-        remembers = mode.remembers(run)
-    if remembers and (onnx or not program.graph_signature.buffers_to_mutate):
-        raise ValueError(
-            "Expected a network that keeps nothing from call to call, got one that does; "
-            "let it take its state as an input and return it."
-        )
 
 
 def _language_model(model: LanguageModel, *, onnx: bool) -> tuple[ExportedProgram, dict[str, Any]]:

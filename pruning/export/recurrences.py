@@ -5,6 +5,7 @@ operation, which `fused` then makes PyTorch's fused kernel, or ONNX's `LSTM`, `G
 which there is neither, becomes a scan in both.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from pruning.discovery.recurrent import Recurrent
+from pruning.export.packed import last, lengths_of, turned, unequal, within
 from pruning.models.spiking import LIF
 
 OPSET = 20
@@ -37,11 +39,27 @@ def standing(network: nn.Module, *, onnx: bool) -> nn.Module:
             if not name:
                 return _Scanned(module)
             network.set_submodule(name, _Scanned(module))
-        elif isinstance(module, nn.RNNBase) and not isinstance(module, Recurrent) and _is_plain(module):
+        elif isinstance(module, Recurrent):
+            module.__dict__["_packed"] = partial(unequal, module)
+        elif isinstance(module, nn.RNNBase) and _is_plain(module):
             if onnx:
                 _rearrange(name, module)
             module.__class__ = type(type(module).__name__, (_Onnx if onnx else _Fused, type(module)), {})
     return network
+
+
+def check_known(program: ExportedProgram) -> None:
+    """Refuse a program that reads what no kernel tells.
+
+    Raises:
+        ValueError: If it reads what an LSTM's cells remember after a packed sequence.
+    """
+    program.graph.eliminate_dead_code()
+    if any(node.target is torch.ops.pruning.no_cell.default for node in program.graph.nodes):
+        raise ValueError(
+            "Expected a network that reads of packed sequences their outputs or last hidden states, "
+            "got one that reads what an LSTM's cells remember; let it read those."
+        )
 
 
 def fused(program: ExportedProgram) -> ExportedProgram:
@@ -73,17 +91,10 @@ class _Standing(nn.Module):
     batch_first: bool
     bidirectional: bool
 
-    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Tensor, Any]:  # noqa: A002
-        """Return what PyTorch's layer gives, its outputs and its state.
-
-        Raises:
-            ValueError: For packed sequences, whose steps are data.
-        """
+    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:  # noqa: A002
+        """Return what PyTorch's layer gives, its outputs and its state."""
         if isinstance(input, PackedSequence):
-            raise ValueError(
-                "Expected sequences padded to one length, for no graph holds packed ones; "
-                "export a network whose forward does not pack them."
-            )
+            return self._packed(input, hx)
         alone = input.ndim == 2
         steps = input.unsqueeze(1) if alone else input.transpose(0, 1) if self.batch_first else input
         torch._check(steps.shape[2] == self.input_size)  # type: ignore[no-untyped-call]
@@ -99,6 +110,21 @@ class _Standing(nn.Module):
             outputs = outputs.transpose(0, 1)
         return outputs, after if len(after) > 1 else after[0]
 
+    def _packed(self, packed: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
+        """Return what `forward` does, of sequences that are padded; see `packed`."""
+        steps, sizes, order, back = packed
+        lengths = lengths_of(sizes, steps.shape[1])
+        state = hx if hx is None or isinstance(hx, tuple) else (hx,)
+        state = state if state is None or order is None else tuple(part.index_select(1, order) for part in state)
+        outputs, after = self.over(steps, state, lengths)
+        after = after if back is None else tuple(part.index_select(1, back) for part in after)
+        return PackedSequence(outputs, sizes, order, back), after if len(after) > 1 else after[0]
+
+    def over(self, steps: Tensor, state: State | None, lengths: Tensor) -> tuple[Tensor, State]:
+        """Return the outputs (T, B, n) and the last state of padded sequences of these lengths."""
+        torch._check(steps.shape[2] == self.input_size)  # type: ignore[no-untyped-call]
+        return self._run(steps, self._zeros(steps) if state is None else state, lengths)
+
     def flatten_parameters(self) -> None:
         """Leave the parameters as they lie."""
 
@@ -107,8 +133,8 @@ class _Standing(nn.Module):
         widths = (self.proj_size or self.hidden_size, self.hidden_size)[: 2 if self.mode == "LSTM" else 1]
         return tuple(steps.new_zeros(rows, steps.shape[1], width) for width in widths)
 
-    def _run(self, steps: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return the outputs (T, B, n) and the state of inputs (T, B, n)."""
+    def _run(self, steps: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """Return the outputs (T, B, n) and the state of inputs (T, B, n), padded if there are lengths."""
         raise NotImplementedError
 
 
@@ -173,10 +199,42 @@ _KERNELS = {
 class _Fused(_Standing):
     """A layer whose steps PyTorch's kernel does, all layers and directions of it at once."""
 
-    def _run(self, steps: Tensor, state: State) -> tuple[Tensor, State]:
-        weights = list(self.parameters(recurse=False))
+    def _run(self, steps: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        weights: list[Tensor] = list(self.parameters(recurse=False))
+        if lengths is not None:
+            return self._rows(steps, state, lengths, weights)
         outputs, *after = _STAND_INS[self.mode](steps, *state, weights, self.bias, self.num_layers, self.bidirectional)
         return outputs, tuple(after)
+
+    def _rows(self, steps: Tensor, state: State, lengths: Tensor, weights: list[Tensor]) -> tuple[Tensor, State]:
+        """Return what each layer and direction gives by itself, for a kernel knows no lengths."""
+        directions = 2 if self.bidirectional else 1
+        each = len(weights) // (self.num_layers * directions)
+        carried: list[State] = []
+        for layer in range(self.num_layers):
+            outputs = []
+            for direction in range(directions):
+                row = layer * directions + direction
+                before = tuple(part[row : row + 1] for part in state)
+                read = turned(steps, lengths) if direction else steps
+                own = weights[row * each : (row + 1) * each]
+                given, *after = _STAND_INS[self.mode](read, *before, own, self.bias, 1, False)
+                hidden = last(given, lengths)
+                carried.append((hidden, *(_no_cell(cell) for cell in after[1:])))
+                outputs.append(within(turned(given, lengths) if direction else given, lengths))
+            steps = torch.cat(outputs, dim=2)
+        return steps, tuple(map(torch.cat, zip(*carried, strict=True)))
+
+
+@torch.library.custom_op("pruning::no_cell", mutates_args=())
+def _no_cell(cell: Tensor) -> Tensor:
+    """Stand for what a cell remembers after the last step of a padded sequence, which no kernel tells."""
+    return cell.clone()
+
+
+@_no_cell.register_fake
+def _(cell: Tensor) -> Tensor:
+    return torch.empty_like(cell)
 
 
 def _operation(operation: str, inputs: Any, attributes: dict[str, Any], shapes: list[Any]) -> Any:
@@ -198,17 +256,19 @@ class _Onnx(_Standing):
     gives by the reset gate.
     """
 
-    def _run(self, steps: Tensor, state: State) -> tuple[Tensor, State]:
+    def _run(self, steps: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         directions = 2 if self.bidirectional else 1
         carried = []
         for layer in range(self.num_layers):
             rows = slice(layer * directions, (layer + 1) * directions)
             before = state if self.num_layers == 1 else tuple(part[rows] for part in state)
-            steps, after = self._layer(layer, steps, before, directions)
+            steps, after = self._layer(layer, steps, before, directions, lengths)
             carried.append(after)
         return steps, carried[0] if len(carried) == 1 else tuple(map(torch.cat, zip(*carried, strict=True)))
 
-    def _layer(self, layer: int, steps: Tensor, before: State, directions: int) -> tuple[Tensor, State]:
+    def _layer(
+        self, layer: int, steps: Tensor, before: State, directions: int, lengths: Tensor | None
+    ) -> tuple[Tensor, State]:
         operation, _, attributes = _ONNX[self.mode]
         if directions == 2:
             attributes = {**attributes, "direction": "bidirectional"}
@@ -218,7 +278,7 @@ class _Onnx(_Standing):
         (time, batch), width = steps.shape[:2], self.hidden_size
         outputs, *after = _symbolic(
             operation,
-            (steps, *weights, None, *before),
+            (steps, *weights, None if lengths is None else lengths.to(torch.int32), *before),
             {"hidden_size": width, **attributes},
             [(time, directions, batch, width), *((directions, batch, width) for _ in before)],
         )

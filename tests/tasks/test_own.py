@@ -412,12 +412,18 @@ def test_a_missing_or_damaged_file_of_weights_is_refused(tmp_path, name):
             read_weights(tmp_path / name)
 
 
-@pytest.mark.parametrize(
-    ("source", "files"),
-    [("classifier", {"model.pt2", "model.onnx"}), ("regression", {"model.pt2", "model.onnx"}), ("packed", set())],
-)
-def test_a_model_of_the_users_own_is_exported_as_a_plan_and_as_what_graphs_can_hold(project, capsys, source, files):
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("source", ["classifier", "regression", "packed"])
+def test_a_model_of_the_users_own_is_exported_as_a_plan_and_as_what_graphs_can_hold(
+    project, monkeypatch, capsys, source, refused
+):
+    def refuse(*_):
+        raise ValueError("Expected a network that torch.export can follow, got none.")
+
     pytest.importorskip("onnxruntime")
+    files = {"model.onnx"} if refused else {"model.pt2", "model.onnx"}
+    if refused:
+        monkeypatch.setattr(pruning, "program_of", refuse)
     set_parameters(project, {"model": {"source": f"own.tiny:{source}"}})
     forget()
     dense = adapted(f"own.tiny:{source}")
@@ -430,7 +436,8 @@ def test_a_model_of_the_users_own_is_exported_as_a_plan_and_as_what_graphs_can_h
     assert {path.name for path in folder.glob("model.*")} == files
     assert report["widths"] == {layer.name: layer.width for layer in smaller.layers()}
     said = capsys.readouterr().out
-    assert ("no graph holds packed ones" in said) == (source == "packed") == bool(report["refused"])
+    assert ("no model.pt2: Expected a network that torch.export can follow" in said) == refused
+    assert set(report["refused"]) == ({"model.pt2"} if refused else set())
     restored = pruning.restore(read_own(f"own.tiny:{source}").model, folder)
     inputs = arguments_for(smaller)
     with torch.no_grad():
