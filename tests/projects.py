@@ -35,7 +35,7 @@ TINY: dict[str, dict[str, Any]] = {
     "prune": {"floor": 2, "multiple": 1},
     "reconstruct": {"tokens": 320},
     "finetune": {"batch": 4, "bptt": 8, "portion": 0.5},
-    "evaluate": {"repeats": 5},
+    "timing": {"repeats": 5},
     "path": {"retain": [0.7, 0.4], "repeats": 5},
     "variants": {"dense": {"by": "fused", "retain": 1.0}, "enhanced": {"by": "fused"}},
 }
@@ -52,7 +52,7 @@ TINY_EXPERIMENT: dict[str, Any] = {
 }
 
 
-MEASURED = {"timing", "costs", "cost"}
+MEASURED = {"timing", "latency", "costs", "cost"}
 """Stems of the files that hold measured times, which never repeat."""
 
 

@@ -70,3 +70,22 @@ PATH = Table(
         "test_loss": Column("number", "nat/token", "test loss"),
     },
 )
+
+
+LATENCY = Table(
+    "latency",
+    ("model", "batch"),
+    {
+        "model": Column("text", "", "variant, or share of the neurons kept on the path"),
+        "batch": Column("integer", "", "sequences side by side"),
+        "seconds": Column("number", "s", "median of one step"),
+        "spread": Column("number", "s", "interquartile range of one step"),
+        "speed_up": Column("number", "1", "times as fast as the dense model, measured in the same turns"),
+        "error": Column("number", "1", "standard error of the speed-up", missing="there was one turn"),
+        "repeats": Column("integer", "", "turns"),
+        "waited": Column(
+            "number", "1", "share of its time that the measurement waited for a core", missing="the system does not say"
+        ),
+        "device": Column("text", "", "what computed: `cpu`, or the accelerator's name"),
+    },
+)

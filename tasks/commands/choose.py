@@ -12,8 +12,10 @@ import pandas as pd
 from pruning.evaluation.measures import size_of
 from pruning.models.base import Measurable
 from tasks.commands.folders import check_folder, replacing_folder
+from tasks.commands.settled import settled
 from tasks.common.devices import compute_on
 from tasks.common.job import Job
+from tasks.common.latency import BATCHES, in_milliseconds
 from tasks.common.models import read_model, write_model
 from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import DATA, PARAMETERS, read_stage
@@ -22,7 +24,7 @@ from tasks.common.tables import read_table
 from tasks.settings.parameters import checked
 from tasks.shown.asking import Answer, Words
 from tasks.shown.console import track
-from tasks.stages.evaluate import BATCHES
+from tasks.shown.tables import digits
 from tasks.stages.path import DENSE, model_at
 
 Row = Mapping[Any, float]
@@ -42,8 +44,12 @@ def run(words: Sequence[str]) -> Answer:
     parameters = checked(values)
     job = Job(read_stage("path", None, values), parameters, track)
     compute_on(**parameters.compute.model_dump())
-    path = read_table(job.output("path"))
-    path = path.assign(milliseconds=_milliseconds(read_table(job.output("timing")), path["retain"], wanted.batch))
+    with settled(job.stage, read_stage("timing", None, values)):
+        return _chosen(job, values, wanted)
+
+
+def _chosen(job: Job, values: Mapping[str, Any], wanted: argparse.Namespace) -> Answer:
+    path = _with_latency(read_table(job.output("path")), job, values, wanted.batch)
     rows: list[dict[Any, float]] = path.to_dict("records")
     dense = next(row for row in rows if row["retain"] == DENSE)
     row = best_within(rows, wanted.latency) if wanted.within is None else fastest_within(rows, dense, wanted.within)
@@ -51,23 +57,54 @@ def run(words: Sequence[str]) -> Answer:
     model = read_model(job.input("train/model")) if retain == DENSE else model_at(job, retain)
     with replacing_folder(wanted.to, "choice") as aside:
         write_model(aside, model)
-    return _answer(row, dense, wanted, model)
+    return _answer(rows, row, dense, wanted, model)
 
 
-def _answer(row: Row, dense: Row, wanted: argparse.Namespace, model: Measurable) -> Answer:
+def _answer(rows: Rows, row: Row, dense: Row, wanted: argparse.Namespace, model: Measurable) -> Answer:
+    above = next_above(rows, row) if wanted.within is None else next_faster(rows, row)
+    size, pruned = size_of(model), "" if row["retain"] != DENSE else ", nothing pruned"
     measure, shown = ("loss", ".4g") if isnan(row["valid_perplexity"]) else ("perplexity", ".1f")
-    valid, test, change = row[f"valid_{measure}"], row[f"test_{measure}"], _worse(row, dense)
-    faster = dense["milliseconds"] / row["milliseconds"]
-    size = size_of(model)
-    values = {"folder": str(wanted.to), **row, "change": change, "batch": wanted.batch, "speed_up": faster}
-    return Answer(
-        values,
-        [
-            f"{wanted.to}: {row['retain']:.0%} of the neurons, {size.parameters:,} parameters",
-            f"{measure} {valid:{shown}} on valid ({change:+.1%}), {test:{shown}} on test",
-            f"{row['milliseconds']:.2f} ms a step at batch {wanted.batch} ({faster:.2f}× as fast as dense)",
-        ],
-    )
+    one, other = (_valued(own, dense) if own else None for own in (row, above))
+    values = {
+        "folder": str(wanted.to),
+        "batch": wanted.batch,
+        "parameters": size.parameters,
+        "chosen": one,
+        "next": other,
+    }
+    said = [
+        f"{wanted.to}: {row['retain']:.0%} of the neurons, {size.parameters:,} parameters{pruned}",
+        f"{measure} {row[f'valid_{measure}']:{shown}} on valid ({_worse(row, dense):+.1%}), "
+        f"{row[f'test_{measure}']:{shown}} on test",
+        f"{digits(row['milliseconds'])} ms a step at batch {wanted.batch}, {_faster(row)} as fast as dense",
+    ]
+    if above is None:
+        limit = "better" if wanted.within is None else "faster"
+        return Answer(
+            values, [*said, f"nothing on the path is {limit}; path.retain in params.yaml says how far it goes"]
+        )
+    costs = f"{_worse(above, dense):+.1%} {measure} for {digits(above['milliseconds'])} ms, {_faster(above)}"
+    return Answer(values, [*said, f"the next point, {above['retain']:.0%} of the neurons, would be {costs}"])
+
+
+def _valued(row: Row, dense: Row) -> dict[str, float]:
+    return {**row, "change": _worse(row, dense)}
+
+
+def _faster(row: Row) -> str:
+    return f"{row['speed_up']:.2f} ± {row['error']:.2f}×"
+
+
+def next_faster(rows: Rows, chosen: Row) -> Row | None:
+    """Return, of the rows that are faster than the chosen one, that of least validation perplexity, or loss."""
+    faster = [row for row in rows if row["milliseconds"] < chosen["milliseconds"]]
+    return min(faster, key=_valid, default=None)
+
+
+def next_above(rows: Rows, chosen: Row) -> Row | None:
+    """Return, of the rows that are better than the chosen one, that of least latency."""
+    better = [row for row in rows if _valid(row) < _valid(chosen)]
+    return min(better, key=itemgetter("milliseconds"), default=None)
 
 
 def fastest_within(rows: Rows, dense: Row, percent: float) -> Row:
@@ -113,7 +150,9 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     return parser.read(words)
 
 
-def _milliseconds(timing: pd.DataFrame, shares: pd.Series, batch: int) -> list[float]:
-    rows = timing[(timing["measure"] == "latency") & (timing["batch"] == batch)]
-    seconds = dict(zip(rows["variant"], rows["seconds"], strict=True))
-    return [1000 * seconds[f"{share:g}"] for share in shares]
+def _with_latency(path: pd.DataFrame, job: Job, values: Mapping[str, Any], batch: int) -> pd.DataFrame:
+    """Return the path with the speed-up of each point, its error, and milliseconds relative to the report's figure."""
+    dense = read_table(read_stage("timing", None, values).outputs["latency"])
+    latency = in_milliseconds(read_table(job.output("latency")), dense, job.parameters.compare.control)
+    rows = latency[latency["batch"] == batch].set_index("model").loc[[f"{share:g}" for share in path["retain"]]]
+    return path.assign(**{name: rows[name].to_numpy() for name in ("milliseconds", "speed_up", "error")})

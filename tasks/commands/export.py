@@ -24,6 +24,7 @@ from tasks.commands.plain_text import REPORT, RULE, VOCABULARY, Reading, read_re
 from tasks.commands.using import PHASES, check_words, model_of, own_model_of
 from tasks.common.devices import compute_on
 from tasks.common.job import Job
+from tasks.common.latency import BATCHES
 from tasks.common.models import CONFIG, WEIGHTS, read_language_model, write_model
 from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import DATA, PARAMETERS, read_stage
@@ -33,7 +34,6 @@ from tasks.settings.parameters import checked
 from tasks.shown.asking import Answer, Words
 from tasks.shown.console import track
 from tasks.shown.tables import Row, shown_table
-from tasks.stages.evaluate import BATCHES
 
 PROGRAM, GRAPH, QUANTISED = "model.pt2", "model.onnx", "model.int8.onnx"
 CARD = "README.md"
@@ -160,7 +160,7 @@ def _measure(
 ) -> list[MeasuredFile]:
     """Return what each file is worth, having refused one that should give the model's logits and does not."""
     settings = job.settings("evaluate")
-    repeats = settings.pop("repeats")
+    repeats = job.parameters.timing.repeats
     windows = read_windows(job, "valid", **settings)
     differences = {
         file: largest_difference(model, reader, vocabulary=types, shapes=SHAPES, seed=1, share=_share(model))

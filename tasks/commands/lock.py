@@ -5,12 +5,14 @@ a lock file too, of fewer stages. What is missing is told from the copy of the l
 results that stand there without an entry.
 """
 
+import hashlib
 import json
 import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,32 @@ def read_lock(lock: Path = LOCK) -> dict[str, Any]:
     if _problem(lock, content, _outputs(lock)) is None:
         _keep(lock, content)
     return stages
+
+
+def expect_recorded(path: Path, hashes: Mapping[Path, str]) -> None:
+    """Refuse an output, a file or a folder, that is another than the lock files record.
+
+    Args:
+        path: The output.
+        hashes: Output → the MD5 that DVC recorded of it.
+
+    Raises:
+        Unexpected: If it is another, or is not recorded.
+    """
+    if hash_of(path) != hashes.get(path):
+        raise Unexpected(f"Expected {path} as {LOCK} records it, got another; run `dvc repro` or `dvc checkout`.")
+
+
+def hash_of(path: Path) -> str:
+    """Return what DVC records of a file, its MD5, or of a folder, that of the list of its files."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    files = sorted(own for own in path.rglob("*") if own.is_file())
+    listed = [{"md5": hash_of(own), "relpath": own.relative_to(path).as_posix()} for own in files]
+    listed.sort(key=itemgetter("relpath"))
+    text = json.dumps(listed, sort_keys=True).encode()
+    return f"{hashlib.md5(text, usedforsecurity=False).hexdigest()}.dir"
 
 
 def is_whole(lock: Path = LOCK) -> bool:

@@ -17,7 +17,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from pruning.evaluation.comparison import COSTS, PHASES, measure_of
-from tasks.commands.lock import read_lock
+from tasks.commands.lock import expect_recorded, read_lock
+from tasks.common.latency import in_milliseconds
 from tasks.common.parameters import Unexpected, settings_of
 from tasks.common.pipeline import EXPERIMENT, LOCK, PARAMETERS, PIPELINE, Stage, flat, read_stage
 from tasks.common.reading import read_yaml
@@ -28,7 +29,7 @@ from tasks.shown.console import say
 
 STORE, ARTIFACTS = Path("mlflow.db"), Path("mlartifacts")
 PROJECT, STATE, PARENT = "neuron-pruning", "dvc.lock", "mlflow.parentRunId"
-SHOWN = ("retention", "parameters", *(f"perplexity_{phase}_test" for phase in PHASES), "latency_ms_batch_1")
+SHOWN = ("retention", "parameters", *(f"perplexity_{phase}_test" for phase in PHASES), "speed_up_batch_1")
 VARIANTS = {
     "searchFilter": "tags.kind = 'variant'",
     "orderByKey": "metrics.`perplexity_finetuned_test`",  # any order but by date shows children without their parents
@@ -101,8 +102,8 @@ class State:
     def table(self, stage: Stage, name: str) -> pd.DataFrame:
         """Return a table that a stage wrote."""
         path = stage.outputs[name]
-        if path.is_file() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != self.hashes[path]:
-            raise Unexpected(f"Expected {path} as {LOCK} records it, got another; run `dvc repro` or `dvc checkout`.")
+        if path.is_file():
+            expect_recorded(path, self.hashes)
         return read_table(path)
 
     def seconds(self, *stages: Stage) -> dict[str, float]:
@@ -204,7 +205,7 @@ def _variant(state: State, variant: str) -> Record:
     tables = {"evaluation": state.table(evaluate, "evaluation"), "retention": state.table(prune, "retention")}
     compared = state.table(state.stage("compare"), "comparison").set_index("variant")
     changes = {name: float(compared[name][variant]) for name in ("retention", *(f"{phase}_change" for phase in PHASES))}
-    latency, perplexity = _latency(state.table(evaluate, "timing")), _evaluated(tables["evaluation"])
+    latency, perplexity = _latency(state, variant), _evaluated(tables["evaluation"])
     models = {phase: made.outputs["model"] for phase, made in zip(PHASES, (prune, reconstruct, finetune), strict=True)}
     return Record(
         name=variant,
@@ -241,13 +242,17 @@ def _evaluated(evaluation: pd.DataFrame, before: str = "pruned") -> dict[str, fl
     return metrics
 
 
-def _latency(timing: pd.DataFrame) -> dict[str, float]:
-    """Return milliseconds a step of this variant and of the dense model in the same run, and their spread."""
-    metrics: dict[str, float] = {}
-    for row in timing[timing["measure"] == "latency"].to_dict("records"):
-        name = f"latency_ms_batch_{row['batch']}" + ("_dense" if row["phase"] == "dense" else "")
-        metrics |= {name: row["seconds"] * 1000, f"{name}_spread": row["spread"] * 1000}
-    return metrics
+def _latency(state: State, variant: str) -> dict[str, float]:
+    """Return how many times as fast as dense the variant is, milliseconds relative to dense, and whether it waited."""
+    control = state.parameters.compare.control
+    measured = state.table(state.stage("timing"), "latency")
+    rows, metrics = in_milliseconds(measured, measured, control), dict[str, float]()
+    for row in rows[rows["model"] == variant].to_dict("records"):
+        batch = f"batch_{row['batch']}"
+        metrics |= {f"latency_ms_{batch}": row["milliseconds"], f"latency_ms_{batch}_error": row["milliseconds_error"]}
+        metrics |= {f"speed_up_{batch}": row["speed_up"], f"speed_up_{batch}_error": row["error"]}
+        metrics |= {f"waited_{batch}": row["waited"]}
+    return {name: value for name, value in metrics.items() if value == value}  # NaN: not known
 
 
 def _log_once(

@@ -22,9 +22,9 @@ TIMING = Table(
     ("stage", "variant", "phase", "measure", "batch"),
     {
         "stage": Column("text", "", "stage that was timed"),
-        "variant": Column("text", "", "variant, or share kept on the path, or empty"),
+        "variant": Column("text", "", "variant, or empty"),
         "phase": Column("text", "", "phase, or empty"),
-        "measure": Column("text", "", "`stage` (the whole stage), `latency` (one step) or `token` (training)"),
+        "measure": Column("text", "", "`stage` (the whole stage) or `token` (training)"),
         "batch": Column("integer", "", "sequences side by side, or 0"),
         "seconds": Column("number", "s", "median, or the only measurement"),
         "spread": Column("number", "s", "interquartile range; 0 for one measurement"),

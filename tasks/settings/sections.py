@@ -349,6 +349,11 @@ class Evaluate(Section):
 
     batch: Count
     bptt: Count
+
+
+class Timing(Section):
+    """Settings of `timing`."""
+
     repeats: Count
 
 
@@ -394,5 +399,6 @@ class Sections(Section):
     variants: Annotated[dict[Name, Variant], Field(min_length=1, description=NAME)]
     finetune: Finetune
     evaluate: Evaluate
+    timing: Timing
     compare: Compare
     path: PathSettings

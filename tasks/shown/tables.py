@@ -1,5 +1,6 @@
 """How a table stands in a terminal or a log: no number of it is ever cut, and words fold where room is short."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,16 @@ def print_all(parts: Sequence[RenderableType]) -> None:
             console.print()
         else:
             console.print(part, soft_wrap=True)
+
+
+def digits(value: float) -> str:
+    """Return a measured number with three digits, or whole.
+
+    >>> digits(0.30812), digits(12.345), digits(1234.5)
+    ('0.308', '12.3', '1,234')
+    """
+    decimals = max(0, 2 - math.floor(math.log10(abs(value)))) if value and math.isfinite(value) else 2
+    return f"{value:,.{decimals}f}"
 
 
 def plain(value: Any) -> Any:

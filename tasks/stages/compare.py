@@ -9,6 +9,7 @@ import pandas as pd
 from pruning.evaluation.comparison import compare
 from pruning.evaluation.schemas import COMPARISON
 from tasks.common.job import Job
+from tasks.common.latency import in_milliseconds
 from tasks.common.tables import read_table, write_table
 from tasks.common.variants import read_variants
 from tasks.common.writing import replacing
@@ -31,10 +32,12 @@ def run(job: Job) -> None:
         importance=read_table(job.input("fuse/importance")),
         comparison=comparison,
     )
-    path, taken = read_table(job.input("path/path")), read_table(job.input("path/timing"))
-    measured = read_variants(job.input("evaluate"), "timing", choices)
-    curve = _with_latency(path, path["retain"].map("{:g}".format), taken, "path")
-    write_costs(job.output("costs"), curve, _with_latency(comparison, comparison["variant"], measured, "finetuned"))
+    path, variants = read_table(job.input("path/path")), read_table(job.input("timing/latency"))
+    control = job.settings("compare")["control"]
+    along = in_milliseconds(read_table(job.input("path/latency")), variants, control)
+    variants = in_milliseconds(variants, variants, control)
+    curve = _with_latency(path, path["retain"].map("{:g}".format), along)
+    write_costs(job.output("costs"), curve, _with_latency(comparison, comparison["variant"], variants))
 
 
 def _numbers(row: dict[Any, Any]) -> dict[str, float]:
@@ -44,9 +47,8 @@ def _numbers(row: dict[Any, Any]) -> dict[str, float]:
     return {name: value for name, value in known if isinstance(value, int | float) and not math.isnan(value)}
 
 
-def _with_latency(frame: pd.DataFrame, names: pd.Series, timing: pd.DataFrame, phase: str) -> pd.DataFrame:
-    """Return the rows with a column `latency`, ms a step at the smallest batch."""
-    rows = timing[(timing["measure"] == "latency") & (timing["phase"] == phase)]
-    rows = rows[rows["batch"] == rows["batch"].min()]
-    milliseconds = dict(zip(rows["variant"], rows["seconds"] * 1000, strict=True))
-    return frame.assign(latency=[milliseconds[name] for name in names])
+def _with_latency(frame: pd.DataFrame, names: pd.Series, latency: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with columns `latency`, ms a step at the smallest batch, and `latency_error`."""
+    rows = latency[latency["batch"] == latency["batch"].min()].set_index("model").loc[list(names)]
+    measured = rows[["milliseconds", "milliseconds_error"]].to_numpy().T
+    return frame.assign(**dict(zip(("latency", "latency_error"), measured, strict=True)))

@@ -1,28 +1,26 @@
 """The stage `path`: how good and how fast models are along one order of removal, from all neurons to few."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 
 import pandas as pd
 
-from pruning.evaluation.latency import latencies
 from pruning.evaluation.measures import loss_of, size_of
-from pruning.evaluation.schemas import PATH
+from pruning.evaluation.schemas import LATENCY, PATH
 from pruning.models.base import Measurable
 from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
-from tasks.common.job import Job, seconds
+from tasks.common.job import Job
+from tasks.common.latency import measured
 from tasks.common.models import read_model
 from tasks.common.tables import read_neurons, write_table
 from tasks.common.windows import read_batches
-from tasks.stages.evaluate import BATCHES
 from tasks.stages.reconstruct import repaired
 
 DENSE = 1.0
 
 
-def run(job: Job) -> pd.DataFrame:
-    """Write loss, perplexity and size of the model at each share of neurons kept; return their latencies."""
+def run(job: Job) -> None:
+    """Write loss, perplexity, size and latency of the model at each share of neurons kept."""
     settings = job.settings("path")
     models = {DENSE: read_model(job.input("train/model"))}
     models |= {retain: model_at(job, retain) for retain in sorted(settings["retain"], reverse=True)}
@@ -37,7 +35,9 @@ def run(job: Job) -> pd.DataFrame:
         worth |= {f"{split}_loss": loss.mean for split, loss in losses.items()}
         rows.append({"retain": retain, **asdict(size_of(model)), **worth})
     write_table(job.output("path"), pd.DataFrame(rows), PATH)
-    return _timing(job, models, settings["repeats"])
+    named = {f"{retain:g}": model for retain, model in models.items()}
+    latency = measured(job, named, to=f"{DENSE:g}", repeats=settings["repeats"])
+    write_table(job.output("latency"), latency, LATENCY)
 
 
 def model_at(job: Job, retain: float) -> Measurable:
@@ -51,14 +51,3 @@ def model_at(job: Job, retain: float) -> Measurable:
     chosen = retention(importance, allocation, variant=f"{retain:g}", by=by)
     repair = job.settings("reconstruct") | {"repair": settings["repair"]}
     return repaired(job, dense, keep_of(chosen), **repair)
-
-
-def _timing(job: Job, models: Mapping[float, Measurable], repeats: int) -> pd.DataFrame:
-    """Return the latency of each model, all measured in turns; the share kept stands in the column `variant`."""
-    named = {f"{retain:g}": model for retain, model in models.items()}
-    rows = []
-    for batch in BATCHES:
-        for name, found in latencies(named, batch=batch, repeats=repeats, track=job.track).items():
-            row = seconds(job, "latency", found.seconds, phase="path", batch=batch, spread=found.spread)
-            rows.append(row.assign(variant=name))
-    return pd.concat(rows, ignore_index=True)

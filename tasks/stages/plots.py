@@ -4,11 +4,13 @@ import math
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pruning.evaluation.comparison import PHASES, measure_of
+from pruning.evaluation.front import on_front
 from tasks.common.writing import replacing
 
 mpl.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
@@ -46,23 +48,38 @@ def write_costs(path: Path, curve: pd.DataFrame, variants: pd.DataFrame) -> None
 
     Args:
         path: Where the PNG goes.
-        curve: The `path` table with a column `latency`.
-        variants: The `comparison` table with a column `latency`.
+        curve: The `path` table with columns `latency` and `latency_error`.
+        variants: The `comparison` table with the same.
     """
     measure = measure_of(curve, "test_{}")
-    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    losses = [f"test_{measure}", f"finetuned_{measure}"]
+    figure = Figure(figsize=(13, 5), layout="constrained")
     for axes, (cost, label) in zip(figure.subplots(1, len(COSTS), sharey=True), COSTS.items(), strict=True):
-        axes.plot(curve[cost], curve[f"test_{measure}"], "s-", color="black", label="path, reconstructed only")
+        _front(axes, *(np.concatenate([curve[one], variants[other]]) for one, other in ((cost, cost), losses)))
+        wide = {"xerr": curve["latency_error"]} if cost == "latency" else {}
+        look = {"color": "black", "markersize": 4, "linewidth": 1}
+        axes.errorbar(curve[cost], curve[losses[0]], fmt="s-", label="path, reconstructed only", **look, **wide)
         for index, (variant, points) in enumerate(variants.groupby("variant", sort=False)):
-            values = points[f"finetuned_{measure}"]
-            axes.plot(points[cost], values, "o", color=f"C{index}", markersize=9, label=str(variant))
+            wide = {"xerr": points["latency_error"]} if cost == "latency" else {}
+            look = {"color": f"C{index}", "markersize": 9}
+            axes.errorbar(points[cost], points[losses[1]], fmt="o", label=str(variant), **look, **wide)
         axes.set(xlabel=label, xlim=(0, None))
         _scale(axes, measure)
-    axes.legend()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.axes[0].set_ylabel(f"test {measure}")
     figure.suptitle("What a smaller model costs and gives; points are fine-tuned")
     with replacing(path) as aside:
         figure.savefig(aside, format="png", metadata={"Software": None})
+
+
+def _front(axes: Axes, costs: np.ndarray, losses: np.ndarray) -> None:
+    """Draw the front as a band behind the points: below and left of it there is nothing."""
+    front = on_front(costs, losses)
+    order = np.argsort(costs[front])
+    label = "front: none is both cheaper and better"
+    axes.step(
+        costs[front][order], losses[front][order], where="post", color="gold", linewidth=6, alpha=0.6, label=label
+    )
 
 
 def _training(history: pd.DataFrame) -> Figure:

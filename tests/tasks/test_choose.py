@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.commands.choose import best_within, fastest_within
+from tasks.commands.choose import best_within, fastest_within, next_above, next_faster
 from tasks.common.parameters import Unexpected
 
 ROWS = [
@@ -28,3 +28,10 @@ def test_what_nothing_on_the_path_meets_is_refused_with_what_is_possible():
         best_within(ROWS, 1.0)
     with pytest.raises(Unexpected, match=r"Expected --within of at least 1\.50, the best on the path, got 1\."):
         fastest_within(ROWS[1:], ROWS[0], 1.0)
+
+
+@pytest.mark.parametrize(("chosen", "faster", "better"), [(0, 1, None), (1, 3, 0), (2, 1, 1), (3, None, 1)])
+def test_the_next_point_is_the_best_of_the_faster_ones_and_the_fastest_of_the_better_ones(chosen, faster, better):
+    rows = [{**row, "valid_perplexity": row["valid_perplexity"] + 0.5 * (row["retain"] == 0.6)} for row in ROWS]
+    assert next_faster(rows, rows[chosen]) == (None if faster is None else rows[faster])
+    assert next_above(rows, rows[chosen]) == (None if better is None else rows[better])

@@ -127,7 +127,7 @@ BEFORE = (
     "fuse",
 )
 VARIANTS = ("prune", "reconstruct", "finetune", "evaluate")
-AFTER = ("path", "compare")
+AFTER = ("timing", "path", "compare")
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def own_digits(project, digits):
     """The project with the guide's model in `own/`."""
     copy(digits, project / "own/digits.pt")
     (project / "own/digits.py").write_text(DIGITS)
-    few = {"activations": {"activation_samples": 20}, "gradients": {"batches": 20}, "evaluate": {"repeats": 10}}
+    few = {"activations": {"activation_samples": 20}, "gradients": {"batches": 20}, "timing": {"repeats": 10}}
     set_parameters(project, {"model": {"source": "own.digits:build"}, "finetune": {"learning_rate": 0.005}, **few})
     return project
 

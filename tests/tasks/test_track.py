@@ -112,14 +112,20 @@ def md5(path: Path) -> str:
 
 
 def timing(stage: str, variant: str | None) -> pd.DataFrame:
-    rows = [("", "stage", 0, 7.0, 0.0)]
-    if stage == "evaluate":
-        sizes = ((1, 0.001), (32, 0.004))
-        rows += [(phase, "latency", n, s, s / 10) for n, s in sizes for phase in ("dense", "finetuned")]
-    frame = pd.DataFrame(rows, columns=["phase", "measure", "batch", "seconds", "spread"])
+    frame = pd.DataFrame([("", "stage", 0, 7.0, 0.0)], columns=["phase", "measure", "batch", "seconds", "spread"])
     frame.insert(0, "variant", variant or "")
     frame.insert(0, "stage", stage)
     return frame.assign(device="a GPU (cuda:0)" if stage == "train" else "cpu")
+
+
+def latency(_stage: str, _variant: str | None) -> pd.DataFrame:
+    rows = [
+        {"model": variant, "batch": batch, "seconds": seconds * kept, "speed_up": 1 / kept, "error": 0.1 * (kept < 1)}
+        for variant, kept in VARIANTS.items()
+        for batch, seconds in ((1, 0.001), (32, 0.004))
+    ]
+    waited = pd.Series([0.2, float("nan")] * len(VARIANTS))
+    return pd.DataFrame(rows).assign(spread=0.1, repeats=10, device="cpu", waited=waited)
 
 
 def history(stage: str, _variant: str | None) -> pd.DataFrame:
@@ -168,6 +174,7 @@ def corpus(_stage: str, _variant: str | None) -> pd.DataFrame:
 
 TABLES = {
     "timing": timing,
+    "latency": latency,
     "history": history,
     "evaluation": evaluation,
     "retention": retention,
@@ -264,10 +271,13 @@ def test_a_variant_holds_its_effective_settings_its_final_numbers_and_its_tables
         "perplexity_finetuned_test": 36,
         "perplexity_finetuned_valid": 37,
     }
-    measured |= {"latency_ms_batch_1": 1, "latency_ms_batch_32": 4, "latency_ms_batch_32_dense": 4}
+    measured |= {"latency_ms_batch_1": 0.5, "latency_ms_batch_32": 2, "latency_ms_batch_32_error": 0.1}
+    measured |= {"speed_up_batch_1": 2, "speed_up_batch_32": 2, "speed_up_batch_1_error": 0.1, "waited_batch_1": 0.2}
     measured |= {"seconds_prune": 7, "seconds_finetune": 7, "seconds_evaluate": 7}
     assert {name: random.metrics[name] for name in measured} == pytest.approx(measured)
+    assert "waited_batch_32" not in random.metrics
     assert dense.metrics["perplexity_pruned_test"] == 20
+    assert {dense.metrics[f"latency_ms_batch_{batch}"] for batch in (1, 32)} == {1, 4}
     assert artifacts(logged, "random") == {"evaluation.json", "retention.json", "config.json"}
 
 
