@@ -39,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _run(words)
     except (ValueError, FloatingPointError) as error:
-        sys.stderr.write(f"{error}\n")
+        # By name, as whatever only refuses; it says what a queued experiment lacks, and nothing elsewhere.
+        lacking = importlib.import_module("tasks.commands.untracked").unseen() if os.environ.get("DVC_STAGE") else ""
+        sys.stderr.write(f"{error}{lacking}\n")
         return 1
     except OSError as error:
         sys.stderr.write(f"Expected files and a disk that can be used, got {error}.\n")

@@ -1,6 +1,8 @@
 """Which model the words of a command mean: a variant after one of its phases, or a folder with a model in it."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from pruning.data.corpus import END_OF_LINE
 from pruning.models.adapted import Adapted
 from pruning.models.base import LanguageModel
 from tasks.commands.plain_text import REPORT, Reading, read_exported, read_reading
+from tasks.commands.settled import settled
 from tasks.common.devices import compute_on
 from tasks.common.job import Job
 from tasks.common.models import CONFIG, read_language_model, read_model
@@ -86,14 +89,19 @@ def check_words(variant: str | None, phase: str, variants: list[str]) -> None:
 
 
 def model_of(job: Job, phase: str) -> LanguageModel:
-    """Return what a phase left of the job's variant."""
-    return read_language_model(_folder(job, phase))
+    """Return what a phase left of the job's variant.
+
+    Raises:
+        Unexpected: If there is none, or a reproduction is replacing it.
+    """
+    with _settled(job, phase) as path:
+        return read_language_model(path)
 
 
 def own_model_of(job: Job, phase: str) -> Adapted:
-    """Return what a phase left of the job's variant of a model of the user's own."""
-    path = _folder(job, phase)
-    found = read_model(path)
+    """Return what a phase left of the job's variant of a model of the user's own; likewise."""
+    with _settled(job, phase) as path:
+        found = read_model(path)
     if not isinstance(found, Adapted):
         raise Unexpected(
             f"Expected a model of your own in {path}, as `model.source` says, got another; run `dvc repro`."
@@ -101,11 +109,15 @@ def own_model_of(job: Job, phase: str) -> Adapted:
     return found
 
 
-def _folder(job: Job, phase: str) -> Path:
-    path = job.input(PHASES[phase])
+@contextmanager
+def _settled(job: Job, phase: str) -> Iterator[Path]:
+    """Yield the folder of the model that a phase left, which is to stay the same within the context."""
+    path, made = job.input(PHASES[phase]), PHASES[phase].partition("/")[0]
     if not path.is_dir():
         raise Unexpected(f"Expected the {phase} model of {job.stage.variant} in {path}, got none; run `dvc repro`.")
-    return path
+    values = read_yaml(PARAMETERS)
+    with settled(read_stage(made, job.stage.variant, values), read_stage("prepare", None, values)):
+        yield path
 
 
 def unknown_words(reading: Reading, lines: list[list[str]]) -> list[str]:

@@ -1,8 +1,10 @@
 """One sentence on what a user's code raised: what it was to do, what happened, and in which line."""
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 from tasks.common.parameters import Unexpected
@@ -10,6 +12,8 @@ from tasks.common.parameters import Unexpected
 OWN = Path("own")
 """The folder of the user's code."""
 PACKAGES = Path(__file__).parent.parent.parent
+COMPILED = re.compile(r"operator (\w+)::\w+ does not exist|(\w+)\.so[.\d]*: undefined symbol", re.ASCII)
+"""What Python says of a package (torchvision, torchaudio) whose compiled part does not fit the PyTorch there is."""
 LONGEST = 300
 """Characters of a message that a sentence repeats."""
 
@@ -77,6 +81,9 @@ def _advice(error: BaseException) -> str:
         return f"install the package that holds {error.name!r}, or correct its name"
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"put a file at {error.filename}, or correct its name"
+    if compiled := COMPILED.search(f"{type(error).__name__}: {error}"):
+        package = compiled[1] or compiled[2].removeprefix("lib")
+        return f"its {package} is built for another PyTorch than {version('torch')}, so install both from one index"
     return ""
 
 

@@ -1,0 +1,39 @@
+"""What a queued experiment cannot see: it runs on a copy of what git tracks, in a folder of DVC's own."""
+
+import subprocess
+from pathlib import Path
+
+from tasks.common.parameters import Unexpected
+from tasks.common.pipeline import PARAMETERS
+from tasks.common.reading import read_yaml
+
+QUEUED = (".dvc", "tmp", "exps")
+"""Where DVC lets experiments run that were queued, or given `--temp`."""
+MOST = 5
+"""Files that a sentence names."""
+
+
+def unseen() -> str:
+    """Return the sentence on files of the user's that git does not track; nothing but in a queued experiment."""
+    parts = Path.cwd().parts
+    start = next((place for place in range(len(parts)) if parts[place : place + len(QUEUED)] == QUEUED), None)
+    if start is None:
+        return ""
+    command = ["git", "ls-files", "--others", "--exclude-standard", "--", *_places()]
+    try:
+        done = subprocess.run(command, cwd=Path(*parts[:start]), capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # no git, or a place outside of the repository
+        return ""
+    files = done.stdout.splitlines()
+    if not files:
+        return ""
+    named = " ".join(files[:MOST]) + (" …" if len(files) > MOST else "")
+    return f" A queued experiment sees only what git tracks: `git add {named}`, then queue it again."
+
+
+def _places() -> list[str]:
+    """Return where users put files of their own."""
+    try:
+        return ["own", "learned", str(read_yaml(PARAMETERS)["corpus"]["source"])]
+    except (Unexpected, LookupError, TypeError):
+        return ["own", "learned"]
