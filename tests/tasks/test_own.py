@@ -1,13 +1,14 @@
 """A user's own model and weights: through every stage, stored and made again, and refused in one sentence."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
 from torch import nn
 
 import pruning
@@ -168,18 +169,13 @@ def variants(*stages):
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
-    """The weights of the guide's network after some training, as a file."""
-    path = tmp_path_factory.mktemp("digits") / "digits.pt"
-    torch.manual_seed(1)
-    network = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 10))
-    pixels, classes = (torch.tensor(part) for part in load_digits(return_X_y=True))
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
-    for _ in range(60):
-        optimizer.zero_grad()
-        torch.autograd.backward(nn.functional.cross_entropy(network(pixels.float() / 16), classes))
-        optimizer.step()
-    torch.save(network.state_dict(), path)
-    return path
+    """The weights that the guide's module makes when it is run."""
+    folder = tmp_path_factory.mktemp("digits")
+    copy(ROOT / "own", folder / "own")
+    (folder / "own/digits.py").write_text(DIGITS)
+    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    subprocess.run([sys.executable, "-m", "own.digits"], cwd=folder, env=environment, check=True)
+    return folder / "own/digits.pt"
 
 
 @pytest.fixture

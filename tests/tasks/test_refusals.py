@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
@@ -578,6 +579,7 @@ TWICE = """
             return network(inputs) + network(-inputs), None
     def build(): return user_model(call=twice)
 """
+TORCH = version("torch")
 LAST = len(MODEL.splitlines()) + 2
 """The line of the first statement in `build`."""
 OWN_MODELS: dict[str, tuple[Change, str]] = {
@@ -599,6 +601,14 @@ OWN_MODELS: dict[str, tuple[Change, str]] = {
     "a package that is not there": (
         own("import tourch\ndef build(): ...\n"),
         f"got ModuleNotFoundError: No module named 'tourch' (own/mine.py, line {LAST - 1}); install the package that",
+    ),
+    "a package that is built for another PyTorch": (
+        own("raise RuntimeError('operator torchvision::nms does not exist')\ndef build(): ...\n"),
+        f"does not exist (own/mine.py, line {LAST - 1}); its torchvision is built for another PyTorch than {TORCH}, so",
+    ),
+    "a library that does not fit": (
+        own("raise OSError('/x/libtorchaudio.so: undefined symbol: _ZN3c1')\ndef build(): ...\n"),
+        f"its torchaudio is built for another PyTorch than {TORCH}, so install both from one index.",
     ),
     "a file that is not there": (
         own("def build():\n    return torch.load('weights.pt')\n"),
