@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from pruning.evaluation.comparison import COSTS, PHASES, measure_of
 from tasks.commands.lock import expect_recorded, read_lock
-from tasks.common.latency import in_milliseconds
+from tasks.common.latency import busy, in_milliseconds
 from tasks.common.parameters import Unexpected, settings_of
 from tasks.common.pipeline import EXPERIMENT, LOCK, PARAMETERS, PIPELINE, Stage, flat, read_stage
 from tasks.common.reading import read_yaml
@@ -215,6 +215,8 @@ def _variant(state: State, variant: str) -> Record:
             "kind": "variant",
             **{f"dvc.model.{phase}": state.hashes[path] for phase, path in models.items()},
             **state.device(*stages),
+            "machine": " ".join(busy(state.table(state.stage("timing"), "latency")))
+            or "quiet while latency was measured",
         },
         curves=state.table(finetune, "history"),
         likelihood=measure_of(tables["evaluation"]) == "perplexity",

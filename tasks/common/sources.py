@@ -27,7 +27,7 @@ def file_of_source(source: object, place: str) -> Path:
     stem = Path(*module.split("."))
     path = next((path for path in (stem / "__init__.py", stem.with_suffix(".py")) if path.is_file()), None)
     if path is None:
-        hint = nearest(module, [".".join((*stem.parts[:-1], other.stem)) for other in stem.parent.glob("*.py")])
+        hint = nearest(module, [".".join((*stem.parts[:-1], other.stem)) for other in stem.parent.glob("[!_]*.py")])
         raise ValueError(f"Expected a module in the folder own/ at {place}, got {module!r}{hint and '.' + hint}")
     if not path.resolve().is_relative_to(Path("own").resolve()):
         raise ValueError(f"Expected a module in the folder own/ at {place}, got {path}, a link to {path.resolve()}")

@@ -9,7 +9,7 @@ import pandas as pd
 from pruning.evaluation.comparison import compare
 from pruning.evaluation.schemas import COMPARISON
 from tasks.common.job import Job
-from tasks.common.latency import in_milliseconds
+from tasks.common.latency import busy, in_milliseconds
 from tasks.common.tables import read_table, write_table
 from tasks.common.variants import read_variants
 from tasks.common.writing import replacing
@@ -36,8 +36,9 @@ def run(job: Job) -> None:
     control = job.settings("compare")["control"]
     along = in_milliseconds(read_table(job.input("path/latency")), variants, control)
     variants = in_milliseconds(variants, variants, control)
+    notes = busy(pd.concat([along, variants]))
     curve = _with_latency(path, path["retain"].map("{:g}".format), along)
-    write_costs(job.output("costs"), curve, _with_latency(comparison, comparison["variant"], variants))
+    write_costs(job.output("costs"), curve, _with_latency(comparison, comparison["variant"], variants), notes)
 
 
 def _numbers(row: dict[Any, Any]) -> dict[str, float]:

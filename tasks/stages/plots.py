@@ -1,7 +1,9 @@
 """The pictures: training curves, perplexity (or the loss) against retention, importance by layer."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib as mpl
 import numpy as np
@@ -43,13 +45,14 @@ def write_plots(
             figure.savefig(aside / f"{name}.png", metadata={"Software": None})
 
 
-def write_costs(path: Path, curve: pd.DataFrame, variants: pd.DataFrame) -> None:
+def write_costs(path: Path, curve: pd.DataFrame, variants: pd.DataFrame, notes: Sequence[str]) -> None:
     """Write a picture of perplexity, or the loss, against each cost: the path of repaired models, variants as points.
 
     Args:
         path: Where the PNG goes.
         curve: The `path` table with columns `latency` and `latency_error`.
         variants: The `comparison` table with the same.
+        notes: Sentences below the title.
     """
     measure = measure_of(curve, "test_{}")
     losses = [f"test_{measure}", f"finetuned_{measure}"]
@@ -67,7 +70,8 @@ def write_costs(path: Path, curve: pd.DataFrame, variants: pd.DataFrame) -> None
         _scale(axes, measure)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.axes[0].set_ylabel(f"test {measure}")
-    figure.suptitle("What a smaller model costs and gives; points are fine-tuned")
+    title = ["What a smaller model costs and gives; points are fine-tuned", *(fill(note, 120) for note in notes)]
+    figure.suptitle("\n".join(title), fontsize="medium")
     with replacing(path) as aside:
         figure.savefig(aside, format="png", metadata={"Software": None})
 

@@ -276,6 +276,7 @@ def test_a_variant_holds_its_effective_settings_its_final_numbers_and_its_tables
     measured |= {"seconds_prune": 7, "seconds_finetune": 7, "seconds_evaluate": 7}
     assert {name: random.metrics[name] for name in measured} == pytest.approx(measured)
     assert "waited_batch_32" not in random.metrics
+    assert "the measurement waited 20% for a core" in random.tags["machine"]
     assert dense.metrics["perplexity_pruned_test"] == 20
     assert {dense.metrics[f"latency_ms_batch_{batch}"] for batch in (1, 32)} == {1, 4}
     assert artifacts(logged, "random") == {"evaluation.json", "retention.json", "config.json"}
