@@ -24,7 +24,7 @@ WHERE = """Where to look
   every digit                .venv/bin/python -m tasks report --json"""
 
 Values = Mapping[Any, Any]
-"""A row of `comparison`, with `latency`: the rows of that table."""
+"""A row of `comparison`, its `metrics` as values, with `latency`: the rows of that table."""
 
 
 def run(words: Sequence[str]) -> Answer:
@@ -37,11 +37,16 @@ def run(words: Sequence[str]) -> Answer:
     measured = read_table(stage.inputs["timing/latency"])
     latency = in_milliseconds(measured, measured, control).set_index("model", drop=False)
     rows: list[Values] = [
-        {**row, "latency": latency.loc[[row["variant"]]].to_dict("records")} for row in comparison.to_dict("records")
+        {
+            **row,
+            "metrics": json.loads(row["metrics"]),
+            "latency": latency.loc[[row["variant"]]].to_dict("records"),
+        }
+        for row in comparison.to_dict("records")
     ]
     spikes = comparison["synaptic_operations"].gt(0).any()  # else energy says no more than multiply-adds
     quality = _quality(rows, parameters, measure_of(comparison, "finetuned_{}"))
-    tables = [quality, _cost(rows, control), *([_energy(rows)] if spikes else [])]
+    tables = [quality, *_further(rows), _cost(rows, control), *([_energy(rows)] if spikes else [])]
     where = WHERE.format(plots=stage.outputs["plots"], costs=stage.outputs["costs"])
     return Answer({"control": control, "variants": rows}, [*tables, *busy(measured), where])
 
@@ -57,7 +62,6 @@ def _quality(rows: Sequence[Values], parameters: Parameters, measure: str) -> Ta
                 "neurons kept": f"{row['neurons']:,} ({row['retention']:.0%})",
                 **{phase: f"{row[f'{phase}_{measure}']:{shown}}" for phase in PHASES},
                 "change": f"{row['finetuned_change']:+.1%}",
-                **{f"{name}\n({better} is better)": f"{value:.4g}" for name, value, better in _further(row)},
             }
             for row in rows
         ],
@@ -65,9 +69,16 @@ def _quality(rows: Sequence[Values], parameters: Parameters, measure: str) -> Ta
     )
 
 
-def _further(row: Values) -> list[tuple[str, float, str]]:
-    """Return (name, value, which is better) of the metrics that a user's own loss has."""
-    return [(name, value, better) for name, (value, better) in json.loads(row["metrics"]).items()]
+def _further(rows: Sequence[Values]) -> list[Table]:
+    """Return the table of the metrics that a user's own loss has, if it has some."""
+    cells = [
+        {f"{name}\n({better} is better)": f"{value:.4g}" for name, (value, better) in row["metrics"].items()}
+        for row in rows
+    ]
+    if not cells[0]:
+        return []
+    named = [{"variant": row["variant"], **own} for row, own in zip(rows, cells, strict=True)]
+    return [shown_table("Quality: further test metrics after fine-tuning", named)]
 
 
 def _cost(rows: Sequence[Values], control: str) -> Table:

@@ -20,6 +20,8 @@ Said = pytest.CaptureFixture[str]
 VARIANTS = {"dense": 1.0, "random": 0.5, "traditional": 0.5, "enhanced": 0.5, "surgeon": 0.55}
 NUMBERS = {"neurons": 256, "retention": 1.0, "parameters": 1_806_192, "multiply_adds": 1_030_144, "energy": 4.7e9}
 PERPLEXITIES = {f"{phase}_perplexity": 1117.8 for phase in ("pruned", "reconstructed", "finetuned")}
+LOSSES = {f"{phase}_loss": 7.019 for phase in ("pruned", "reconstructed", "finetuned")}
+METRICS = {"mean_squared_error": [0.01234, "lower"], "mean_absolute_error": [0.1, "lower"]}
 CHANGES = {f"{phase}_change": 0.059 for phase in ("pruned", "reconstructed", "finetuned")}
 
 
@@ -45,10 +47,19 @@ def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     rows = [
-        {"variant": name, "importance": "fused", "synaptic_operations": 1.0, **NUMBERS, **PERPLEXITIES, **CHANGES}
+        {
+            "variant": name,
+            "importance": "fused",
+            "synaptic_operations": 1.0,
+            **NUMBERS,
+            **PERPLEXITIES,
+            **LOSSES,
+            **CHANGES,
+        }
         for name in VARIANTS
     ]
-    write_table(Path("data/compare/comparison.parquet"), pd.DataFrame(rows), TABLES["comparison"])
+    frame = pd.DataFrame(rows).assign(metrics=json.dumps(METRICS))
+    write_table(Path("data/compare/comparison.parquet"), frame, TABLES["comparison"])
     write_table(Path("data/timing/latency.parquet"), latency(), TABLES["latency"])
     return tmp_path
 
@@ -64,6 +75,8 @@ def test_the_report_fits_a_terminal_and_shows_speed_ups_with_errors_beside_one_d
     assert max(map(len, said.splitlines())) <= width
     assert "…" not in said
     assert "1,806,192" in said
+    assert "mean_squared_error" in said
+    assert "0.01234" in said
     cost = said[said.index("Cost: ") : said.index("Energy")].splitlines()
     (dense,) = (line.split() for line in cost if line.startswith("dense"))
     equal = [line.split()[1:] for line in cost if line.split()[:1] in (["random"], ["traditional"], ["enhanced"])]
@@ -80,6 +93,7 @@ def test_the_report_gives_programs_every_digit_and_says_when_the_machine_was_bus
     found = json.loads(capsys.readouterr().out)
     rows = {row["variant"]: row for row in found["variants"]}
     assert found["control"] == "dense"
+    assert rows["random"]["metrics"] == METRICS
     assert rows["surgeon"]["latency"][0]["milliseconds"] == pytest.approx(6.6)
     assert rows["surgeon"]["latency"][0]["waited"] == 0.43
     assert main(["report"]) == 0
