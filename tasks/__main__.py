@@ -21,6 +21,7 @@ from tasks.common.tables import write_table
 from tasks.settings.parameters import checked
 from tasks.shown.asking import COMMANDS, HELP, answer
 from tasks.shown.console import log_to_console, say, track
+from tasks.shown.wording import nearest
 
 # Threads that wait by spinning starve whatever else runs: two trainings side by side then crawl at a tenth of their
 # speed. Read when torch is first imported; it changes no result.
@@ -64,6 +65,10 @@ def _run(words: Sequence[str]) -> None:
     folder, _, stage = name.rpartition(".")
     every = read_yaml(PARAMETERS)
     values = read_yaml(folder / PARAMETERS) if folder else every
+    known = {each.name for each in read_stages(values, folder)}
+    hint = "" if stage in known else nearest(name, [*known, *COMMANDS])
+    if any(repr(command) in hint for command in COMMANDS):
+        raise Unexpected(f"Unknown command {name!r}; known: {list(COMMANDS)}.{hint}")
     if more and more[0] in HELP:
         say(_help().usage_of(stage, folder))
         return

@@ -73,6 +73,17 @@ def test_every_command_explains_its_words(capsys: Said, command: str) -> None:
     assert COMMANDS[command] in " ".join(capsys.readouterr().out.replace("-\n", "- ").split())
 
 
+@pytest.mark.usefixtures("here")
+def test_a_misspelt_command_gets_the_nearest(capsys: Said) -> None:
+    assert main(["chose", "--within", "2"]) == 1
+    assert main(["reprot"]) == 1
+    assert main(["trian"]) == 1
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert first.endswith(f"known: {list(COMMANDS)}. Did you mean 'choose'?")
+    assert second.endswith("Did you mean 'report'?")
+    assert third.startswith("Unknown stage 'trian'")
+
+
 def test_a_wrong_word_gets_one_sentence_with_the_nearest(capsys: Said) -> None:
     assert main(["choose", "--within", "x"]) == 1
     assert main(["choose", "--within", "2", "--bach", "1"]) == 1
