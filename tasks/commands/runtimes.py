@@ -61,7 +61,7 @@ class _Loaded(nn.Module):
     device, example, count = LanguageModel.device, LanguageModel.example, LanguageModel.count
     logits, labels, judged = LanguageModel.logits, LanguageModel.labels, LanguageModel.judged
     weight, predicted, objective = LanguageModel.weight, LanguageModel.predicted, LanguageModel.objective
-    counted = LanguageModel.counted
+    counted, pairs, measured_by = LanguageModel.counted, LanguageModel.pairs, LanguageModel.measured_by
 
     def __init__(self, step: Step, model: LanguageModel) -> None:
         super().__init__()
