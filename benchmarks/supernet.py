@@ -135,8 +135,8 @@ def _seeds(bench: Bench, prefix: str, repair: str) -> list[dict[str, float]]:
     return [cell for name, cell in bench.cells.items() if name.startswith(prefix) and name.endswith(f"/{repair}")]
 
 
-def _spread(found: Sequence[Mapping[str, float]]) -> str:
-    values = [cell["perplexity"] for cell in found]
+def _spread(cells_of_seeds: Sequence[Mapping[str, float]]) -> str:
+    values = [cell["perplexity"] for cell in cells_of_seeds]
     middle = statistics.mean(values)
     return f"{middle:.1f} ± {max(abs(value - middle) for value in values):.1f}"
 

@@ -83,10 +83,10 @@ def read_own(source: str) -> UserModel:
     _check_needs_nothing(build, source)
     with torch.random.fork_rng(devices=[]), blaming(f"a UserModel from {source}"):
         torch.manual_seed(0)  # what is made twice is made alike
-        found = build()
-    if not isinstance(found, UserModel):
-        raise Unexpected(f"Expected a UserModel (tasks.own) from {source}, got {type(found).__name__}.")
-    return found
+        built = build()
+    if not isinstance(built, UserModel):
+        raise Unexpected(f"Expected a UserModel (tasks.own) from {source}, got {type(built).__name__}.")
+    return built
 
 
 def _check_needs_nothing(build: Callable[[], Any], source: str) -> None:
@@ -95,10 +95,10 @@ def _check_needs_nothing(build: Callable[[], Any], source: str) -> None:
     known = signature(build).parameters.values()
     needed = [each.name for each in known if each.default is Parameter.empty and each.kind not in several]
     if needed:
-        own: Any = unwrap(build)
+        function: Any = unwrap(build)
         raise Unexpected(
             f"Expected a function that needs no argument at {source}, got one that needs {needed[0]!r} "
-            f"({file_of_source(source, 'source')}, line {own.__code__.co_firstlineno}); give it a default."
+            f"({file_of_source(source, 'source')}, line {function.__code__.co_firstlineno}); give it a default."
         )
 
 
@@ -131,10 +131,15 @@ def _elsewhere(spec: ModuleSpec | None, path: Path) -> bool:
 @cache
 def adapted(source: str) -> Adapted:
     """Return the user's model as it is, as signals and stages take it; it is not to be changed."""
-    own = read_own(source)
+    user_model = read_own(source)
     with torch.random.fork_rng(devices=[]):
-        how = {name: getattr(own, name) for name in ("metrics", "call", "split", "example_dim")}
-        model = adapt(own.model, first_inputs(own.model, own.valid, own.split), loss=own.judge, **how)
+        how = {name: getattr(user_model, name) for name in ("metrics", "call", "split", "example_dim")}
+        model = adapt(
+            user_model.model,
+            first_inputs(user_model.model, user_model.valid, user_model.split),
+            loss=user_model.judge,
+            **how,
+        )
     known = {field.name: getattr(model.use, field.name) for field in fields(Use)}
     return Adapted(model.network, Sourced(source=source, **known))
 

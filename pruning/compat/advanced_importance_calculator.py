@@ -50,9 +50,9 @@ class AdvancedImportanceCalculator(ImprovedImportanceCalculator):
 
     def compute_importance_table(self, *told: Any, **named: Any) -> pd.DataFrame:
         """Return the table behind the scores: `layer`, `neuron`, each signal, each signal's share, and `fused`."""
-        found = self.compute_fusion(*told, **named)
-        names = [name for name in SIGNALS if name in set(found.report["signal"])]
-        return found.importance[["layer", "neuron", *names, *(f"{name}_share" for name in names), "fused"]]
+        fused = self.compute_fusion(*told, **named)
+        names = [name for name in SIGNALS if name in set(fused.report["signal"])]
+        return fused.importance[["layer", "neuron", *names, *(f"{name}_share" for name in names), "fused"]]
 
     def compute_fusion(
         self,
@@ -82,12 +82,12 @@ class AdvancedImportanceCalculator(ImprovedImportanceCalculator):
             removals: For `learned`: `layer`, `neuron`, `loss_increase`, `standard_error`, if measured already.
             weights: What `pruning.fusion.fused.to_plain` gave of an earlier fusion; nothing is then fitted.
         """
-        own, batches = given(model, modules, channel_trace, dataloader, criterion, device, self.activation_samples)
+        handed, batches = given(model, modules, channel_trace, dataloader, criterion, device, self.activation_samples)
         if self.fusion_strategy == "learned" and weights is None and removals is None:
             if not batches or criterion is None:
                 raise ValueError("Expected a loader and a criterion, or removals, for fusion 'learned', got none.")
-            with untouched(own):
+            with untouched(handed):
                 ablation = Ablation(neurons=self.measured_neurons, tokens=ALL, seed=self.seed)
-                removals = oracle(own.gated(), batches[:READ], ablation)
-        tables, strategy = self._tables(own, batches), self.fusion_strategy
+                removals = oracle(handed.gated(), batches[:READ], ablation)
+        tables, strategy = self._tables(handed, batches), self.fusion_strategy
         return fusion(tables, Fusing(strategy=strategy, seed=self.seed), oracle=removals, weights=weights)

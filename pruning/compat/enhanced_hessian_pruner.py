@@ -121,16 +121,16 @@ class EnhancedHessianPruner:
         if self.use_advanced_importance:
             importance = self._importance(model, ready, scores["traditional"], seed)
             scores = {"enhanced": importance.assign(importance=importance["fused"]), **scores}
-        choices = {name: _retained(own, name, model.layers(), snn_ratio) for name, own in scores.items()}
+        choices = {name: _retained(part, name, model.layers(), snn_ratio) for name, part in scores.items()}
         told = choices if comparison_analysis else dict(list(choices.items())[:1])
-        keeps = {name: keep_of(own) for name, own in told.items()}
+        keeps = {name: keep_of(part) for name, part in told.items()}
         models = {name: select(model, keep) for name, keep in keeps.items()}
-        kept = {name: {layer: own.tolist() for layer, own in keep.items()} for name, keep in keeps.items()}
+        kept = {name: {layer: part.tolist() for layer, part in keep.items()} for name, keep in keeps.items()}
         smaller = {name: one.module if isinstance(one, Adapted) else one for name, one in models.items()}
         chosen, comparison = next(iter(told)), None
         if comparison_analysis:
             others = kept["traditional"]
-            both = {name: len({*own} & {*others[name]}) for name, own in kept[chosen].items()}
+            both = {name: len({*part} & {*others[name]}) for name, part in kept[chosen].items()}
             overlap = {name: n / max(len(kept[chosen][name]), len(others[name])) for name, n in both.items()}
             beside = {"dense": model, "chosen": models[chosen], "traditional": models["traditional"]}
             losses = {name: loss_of(one, ready).mean for name, one in beside.items()}
@@ -146,11 +146,11 @@ class EnhancedHessianPruner:
     def _traces(self, model: Any, batches: Any, seed: int) -> pd.DataFrame:
         """Return the table `hessian` of the model: the file's, or a new one that the file then holds."""
         about = {"model": fingerprint(self.model)}
-        found = read_table(self.trace_file_name, HESSIAN, about)
-        if found is None:
-            found = hessian(model, batches, probes=PROBES, stability=STABILITY, seed=seed)
-            write_table(self.trace_file_name, HESSIAN, found, {**about, "seed": str(seed)})
-        return found
+        traces = read_table(self.trace_file_name, HESSIAN, about)
+        if traces is None:
+            traces = hessian(model, batches, probes=PROBES, stability=STABILITY, seed=seed)
+            write_table(self.trace_file_name, HESSIAN, traces, {**about, "seed": str(seed)})
+        return traces
 
     def _importance(self, model: Any, batches: Any, traces: pd.DataFrame, seed: int) -> pd.DataFrame:
         """Return the table `importance`, every signal measured and fused."""

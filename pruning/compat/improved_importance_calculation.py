@@ -55,44 +55,44 @@ class ImprovedImportanceCalculator:
         device: torch.device | str | None = None,
     ) -> dict[str, list[float]]:
         """Return layer name → the importance of each of its neurons; see `AdvancedImportanceCalculator`."""
-        own, batches = given(model, modules, channel_trace, dataloader, criterion, device, self.activation_samples)
-        return fusion(self._tables(own, batches), Fusing(strategy="simple", seed=0)).by_layer
+        handed, batches = given(model, modules, channel_trace, dataloader, criterion, device, self.activation_samples)
+        return fusion(self._tables(handed, batches), Fusing(strategy="simple", seed=0)).by_layer
 
     def adaptive_retention_rate(self, importance_scores: Any, network_type: str = "mixed") -> float:
         """Return the share of neurons to keep; see the function of that name."""
         return adaptive_retention_rate(importance_scores, network_type)
 
-    def _tables(self, own: Given, batches: list[Any]) -> dict[str, pd.DataFrame]:
+    def _tables(self, handed: Given, batches: list[Any]) -> dict[str, pd.DataFrame]:
         """Return what is known of every neuron, by signal; 0 for all of a layer that a signal cannot see."""
-        squares = dict(sorted(mean_squares(own).items()))
+        squares = dict(sorted(mean_squares(handed).items()))
         keys = rows_of(list(squares), map(len, squares.values()))
-        traditional = torch.cat([own.traces[name] * square for name, square in squares.items()]).numpy()
+        traditional = torch.cat([handed.traces[name] * square for name, square in squares.items()]).numpy()
         tables = {"hessian": keys.assign(importance=traditional, standard_error=0.0)}
         if self.use_structural_analysis:
-            tables["weights"] = weights(own, **USUAL["weights"])
-        with untouched(own), thawed(own):
+            tables["weights"] = weights(handed, **USUAL["weights"])
+        with untouched(handed), thawed(handed):
             if batches and (self.use_activation_analysis or self.use_structural_analysis):
-                tables |= self._seen(own, batches, keys)
-            if batches and self.use_gradient_analysis and own.use.criterion is not None:
-                tables["gradients"] = gradients(own.gated(), batches, batches=len(batches))
+                tables |= self._seen(handed, batches, keys)
+            if batches and self.use_gradient_analysis and handed.use.criterion is not None:
+                tables["gradients"] = gradients(handed.gated(), batches, batches=len(batches))
             elif batches and self.use_gradient_analysis:
                 logger.warning("Without a criterion no gradient is known; the other signals decide.")
         return tables
 
-    def _seen(self, own: Given, batches: list[Any], keys: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    def _seen(self, handed: Given, batches: list[Any], keys: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Return the signals that follow from what the neurons say."""
-        narrow = [layer for layer in own.layers() if layer.width <= WIDEST]
-        with evaluating(own), torch.no_grad():
-            model = own.only(shown(own, narrow, partial(own.read, batches[0][0])))
-        for name in sorted({layer.name for layer in own.layers()} - {layer.name for layer in model.layers()}):
+        narrow = [layer for layer in handed.layers() if layer.width <= WIDEST]
+        with evaluating(handed), torch.no_grad():
+            model = handed.only(shown(handed, narrow, partial(handed.read, batches[0][0])))
+        for name in sorted({layer.name for layer in handed.layers()} - {layer.name for layer in model.layers()}):
             logger.warning("What the neurons of %s say is not seen; other signals rank them.", name)
         names = ["activations"] * self.use_activation_analysis + ["cooperative"] * self.use_structural_analysis
-        found = dict.fromkeys(names, keys[:0].assign(importance=0.0, standard_error=0.0))
+        tables = dict.fromkeys(names, keys[:0].assign(importance=0.0, standard_error=0.0))
         if model.layers():
             effort = {**USUAL, "activations": {**USUAL["activations"], "activation_samples": len(batches)}}
-            found |= calibrate(model, batches, names, effort=effort, seed=0).tables
+            tables |= calibrate(model, batches, names, effort=effort, seed=0).tables
         columns = [*keys.columns, "importance", "standard_error"]
-        return {name: keys.merge(found[name][columns], how="left").fillna(0.0) for name in names}
+        return {name: keys.merge(tables[name][columns], how="left").fillna(0.0) for name in names}
 
 
 def adaptive_retention_rate(importance_scores: Any, network_type: str = "mixed") -> float:

@@ -32,8 +32,8 @@ def wait_for(device: torch.device) -> None:
 
 def accelerators_of(module: nn.Module) -> list[torch.device]:
     """Return the devices besides the CPU on which a module's parameters and buffers live."""
-    found = {tensor.device for tensors in (module.parameters(), module.buffers()) for tensor in tensors}
-    return sorted((device for device in found if device.type not in ("cpu", "meta")), key=str)
+    devices = {tensor.device for tensors in (module.parameters(), module.buffers()) for tensor in tensors}
+    return sorted((device for device in devices if device.type not in ("cpu", "meta")), key=str)
 
 
 def expect_on(module: nn.Module, device: torch.device | str | None) -> None:
@@ -42,10 +42,12 @@ def expect_on(module: nn.Module, device: torch.device | str | None) -> None:
     Raises:
         ValueError: If it is elsewhere.
     """
-    own = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    wanted = own if device is None else torch.device(device)
-    if wanted.type != own.type or wanted.index not in (None, own.index):
-        raise ValueError(f"Expected a model on {wanted}, got one on {own}; call model.to({str(wanted)!r}) first.")
+    device_of_model = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    wanted = device_of_model if device is None else torch.device(device)
+    if wanted.type != device_of_model.type or wanted.index not in (None, device_of_model.index):
+        raise ValueError(
+            f"Expected a model on {wanted}, got one on {device_of_model}; call model.to({str(wanted)!r}) first."
+        )
 
 
 class RandomStates:

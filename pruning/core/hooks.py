@@ -107,7 +107,7 @@ def shown(model: nn.Module, layers: Sequence[NeuronLayer], run: Callable[[], obj
     They say in `along` which dimension runs over the neurons: in PyTorch's convolutions and normalisations of channels
     it is not the last. What a container gives, a table of embeddings or attention are not what its own rows compute.
     """
-    found: dict[str, NeuronLayer] = {}
+    layers_shown: dict[str, NeuronLayer] = {}
 
     def hook_of(layer: NeuronLayer) -> Callable[..., None]:
         def hook(module: nn.Module, _inputs: tuple[Any, ...], outputs: Any) -> None:
@@ -117,7 +117,7 @@ def shown(model: nn.Module, layers: Sequence[NeuronLayer], run: Callable[[], obj
             several = isinstance(module, nn.RNNBase) and module.num_layers > 1
             known = isinstance(values, Tensor) and values.is_floating_point() and values.ndim and not several
             if known and values.shape[along] == layer.width:
-                found[layer.name] = replace(layer, along=along)
+                layers_shown[layer.name] = replace(layer, along=along)
 
         return hook
 
@@ -127,7 +127,7 @@ def shown(model: nn.Module, layers: Sequence[NeuronLayer], run: Callable[[], obj
             if not layer.operand and not isinstance(module, HIDDEN) and next(module.children(), None) is None:
                 handles.enter_context(module.register_forward_hook(hook_of(layer)))
         run()
-    return [found[layer.name] for layer in layers if layer.name in found]
+    return [layers_shown[layer.name] for layer in layers if layer.name in layers_shown]
 
 
 @contextmanager

@@ -199,10 +199,10 @@ def expect_finite(model: nn.Module) -> None:
     """
     wrong = {name: ~parameter.isfinite() for name, parameter in named_tensors(model).items()}
     wrong |= {name: buffer.isnan() for name, buffer in model.named_buffers()}
-    found: dict[torch.device, list[Tensor]] = {}
+    by_device: dict[torch.device, list[Tensor]] = {}
     for places in wrong.values():
-        found.setdefault(places.device, []).append(places.any())
-    if not any(torch.stack(flags).any() for device, flags in found.items() if device.type != "meta"):
+        by_device.setdefault(places.device, []).append(places.any())
+    if not any(torch.stack(flags).any() for device, flags in by_device.items() if device.type != "meta"):
         return  # one answer from each device, for each is waited for
     for name, places in wrong.items():
         if not places.is_meta and places.any():

@@ -260,8 +260,8 @@ def quantile(values: Tensor, share: float) -> Tensor:
     flat = values.flatten()
     place = share * (len(flat) - 1)
     low, high = (flat.kthvalue(bound + 1).values for bound in (math.floor(place), math.ceil(place)))
-    found: Tensor = torch.lerp(low, high, place - math.floor(place))
-    return found
+    value: Tensor = torch.lerp(low, high, place - math.floor(place))
+    return value
 
 
 def inverse_diagonal(matrix: Tensor) -> Tensor:

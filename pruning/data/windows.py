@@ -122,10 +122,10 @@ def first_batches(loader: Iterable[Any], count: int) -> list[Any]:
         raise ValueError(f"Expected to read at least one batch, got {count}.")
     with torch.random.fork_rng():
         torch.manual_seed(0)  # a loader that shuffles draws its order from here
-        found = list(islice(loader, count))
-    if not found:
+        batches = list(islice(loader, count))
+    if not batches:
         raise ValueError("Expected at least one batch (data, targets) from the loader, got none.")
-    for batch in found:
+    for batch in batches:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise ValueError(f"Expected batches (data, targets) from the loader, got {type(batch).__name__}.")
-    return found
+    return batches

@@ -89,8 +89,8 @@ def measure_of(rows: pd.DataFrame, column: str = "{}") -> str:
 
 def _by_phase(reported: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Return a measure of each variant in each phase; what removes nothing is `dense` before fine-tuning."""
-    found = reported.pivot_table(index="variant", columns="phase", values=measure, dropna=False)
-    found = found.reindex(columns=["dense", *PHASES])
+    phases = reported.pivot_table(index="variant", columns="phase", values=measure, dropna=False)
+    phases = phases.reindex(columns=["dense", *PHASES])
     for phase in PHASES[:-1]:
-        found[phase] = found[phase].fillna(found["dense"])
-    return found[list(PHASES)]
+        phases[phase] = phases[phase].fillna(phases["dense"])
+    return phases[list(PHASES)]

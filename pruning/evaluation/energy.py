@@ -92,7 +92,7 @@ def firing_rates(
     with evaluating(model), torch.no_grad():
         for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):
             wanted, read = model.counted(targets), partial(model.read, inputs, state)
-            found, state = recorded(model, layers, read, wanted=wanted, example_dim=model.example_dim)
-            for name, spikes in found.items():
+            outputs, state = recorded(model, layers, read, wanted=wanted, example_dim=model.example_dim)
+            for name, spikes in outputs.items():
                 moments[name].update(spikes)
     return {name: state.mean for name, state in moments.items()}

@@ -88,18 +88,18 @@ def measure(
     """
     if name not in MEASURED:
         raise ValueError(f"Unknown signal {name!r}; known: {list(MEASURED)}.")
-    separate, own = model.decoupled(), dict(effort[name])
+    separate, settings = model.decoupled(), dict(effort[name])
     if name == "activations":
-        return activations(separate, windows, **own, track=track)
+        return activations(separate, windows, **settings, track=track)
     if name == "weights":
-        return weights(separate, **own), covariances
+        return weights(separate, **settings), covariances
     if name == "cooperative":
-        return cooperative(separate, covariances, **own), covariances
+        return cooperative(separate, covariances, **settings), covariances
     if name == "surgeon":
-        damping = own.pop("damping")
-        moments = sensitivities(separate, windows, **own, seed=seed, track=track)
+        damping = settings.pop("damping")
+        moments = sensitivities(separate, windows, **settings, seed=seed, track=track)
         return surgeon(covariances, moments, damping=damping), covariances
     if name == "gradients":
-        return gradients(separate, windows, **own, track=track), covariances
+        return gradients(separate, windows, **settings, track=track), covariances
     measured = hessian if name == "hessian" else criteria
-    return measured(separate, windows, **own, seed=seed, track=track), covariances
+    return measured(separate, windows, **settings, seed=seed, track=track), covariances

@@ -87,13 +87,13 @@ def _against(progressive: pd.DataFrame, name: str, other: str) -> str:
 
 def _outcomes(progressive: pd.DataFrame, name: str, other: str) -> dict[str, dict[float, tuple[int, float]]]:
     """Return phase → share, descending → (−1 below, 0 level, 1 above; relative change of perplexity)."""
-    found: dict[str, dict[float, tuple[int, float]]] = {phase: {} for phase in PHASES}
+    outcomes: dict[str, dict[float, tuple[int, float]]] = {phase: {} for phase in PHASES}
     rows = progressive[(progressive["variant"] == name) & progressive[f"above_{other}"].notna()]
     for row in rows.sort_values("retain", ascending=False).to_dict("records"):
         above, error = row[f"above_{other}"], row[f"above_{other}_error"]
         sign = 0 if abs(above) <= ERRORS * error else int(math.copysign(1, above))
-        found[row["phase"]][row["retain"]] = (sign, math.expm1(above))
-    return found
+        outcomes[row["phase"]][row["retain"]] = (sign, math.expm1(above))
+    return outcomes
 
 
 def _steps(progressive: pd.DataFrame) -> list[str]:

@@ -58,7 +58,7 @@ class Fusion:
     @property
     def by_layer(self) -> dict[str, list[float]]:
         """Layer → the fused importance of each of its neurons."""
-        return {str(name): own.tolist() for name, own in self.importance.groupby("layer")["fused"]}
+        return {str(name): rows.tolist() for name, rows in self.importance.groupby("layer")["fused"]}
 
 
 def fuse(tables: Mapping[str, pd.DataFrame], fusing: Fusing, **beside: Any) -> pd.DataFrame:

@@ -61,12 +61,12 @@ def measured(frame: pd.DataFrame, oracle: pd.DataFrame) -> pd.DataFrame:
         ValueError: For a removal that is not of these neurons, measured twice, or no finite number.
     """
     columns = ["layer", "neuron", "loss_increase", "standard_error"]
-    found = frame.merge(oracle[columns], on=["layer", "neuron"], how="inner", validate="one_to_one")
-    if len(found) != len(oracle) or found.empty:
-        raise ValueError(f"Expected measured removals of the signals' neurons, got {len(oracle) - len(found)} others.")
-    if not np.isfinite(found[columns[2:]].to_numpy()).all():
+    rows = frame.merge(oracle[columns], on=["layer", "neuron"], how="inner", validate="one_to_one")
+    if len(rows) != len(oracle) or rows.empty:
+        raise ValueError(f"Expected measured removals of the signals' neurons, got {len(oracle) - len(rows)} others.")
+    if not np.isfinite(rows[columns[2:]].to_numpy()).all():
         raise ValueError("Expected finite measured removals, got others.")
-    return found
+    return rows
 
 
 def learn(frame: pd.DataFrame, rows: pd.DataFrame, names: Sequence[str], *, folds: int, seed: int) -> Learned:
@@ -112,8 +112,8 @@ def scores(
 def within_layers(layers: np.ndarray, one: np.ndarray, other: np.ndarray) -> float:
     """Return the rank correlation within layers, averaged over them by their number of neurons."""
     kinds, counts = np.unique(layers, return_counts=True)
-    found = [spearman(one[layers == layer], other[layers == layer]) for layer in kinds]
-    return float(np.average(found, weights=counts))
+    correlations = [spearman(one[layers == layer], other[layers == layer]) for layer in kinds]
+    return float(np.average(correlations, weights=counts))
 
 
 def bootstrapped(
@@ -123,11 +123,11 @@ def bootstrapped(
     random = np.random.default_rng(seed)
     total = {name: np.zeros(BOOTSTRAPS) for name in predictions}
     for layer in np.unique(layers):
-        own = np.flatnonzero(layers == layer)
-        drawn = own[random.integers(len(own), size=(BOOTSTRAPS, len(own)))]
+        places = np.flatnonzero(layers == layer)
+        drawn = places[random.integers(len(places), size=(BOOTSTRAPS, len(places)))]
         wanted = _standard_ranks(truth[drawn])
         for name, prediction in predictions.items():
-            total[name] += (_standard_ranks(prediction[drawn]) * wanted).mean(axis=1) * len(own) / len(layers)
+            total[name] += (_standard_ranks(prediction[drawn]) * wanted).mean(axis=1) * len(places) / len(layers)
     return total
 
 
@@ -150,8 +150,8 @@ def _check_enough(rows: pd.DataFrame, folds: int) -> None:
 def _signals(frame: pd.DataFrame, rows: pd.DataFrame, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the measured neurons' signals on each scale, (n, signals)."""
     places = pd.MultiIndex.from_frame(frame[["layer", "neuron"]])
-    found = places.get_indexer(pd.MultiIndex.from_frame(rows[["layer", "neuron"]]))
-    return {transform: relative(frame, names, transform).to_numpy()[found] for transform in TRANSFORMS}
+    indices = places.get_indexer(pd.MultiIndex.from_frame(rows[["layer", "neuron"]]))
+    return {transform: relative(frame, names, transform).to_numpy()[indices] for transform in TRANSFORMS}
 
 
 def _cuts(rows: pd.DataFrame, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -163,14 +163,14 @@ def _chosen(
     rows: pd.DataFrame, signals: Mapping[str, np.ndarray], names: Sequence[str], folds: int, seed: int
 ) -> Candidate:
     """Return the candidate whose held-out scores rank these neurons best; the first of equals."""
-    found = np.empty((len(CANDIDATES), len(rows)))
+    held_out = np.empty((len(CANDIDATES), len(rows)))
     for fit, test in _cuts(rows, folds, seed + 1):
         for index, candidate in enumerate(CANDIDATES):
-            own = signals[candidate.transform]
-            shares = _fitted(rows.iloc[fit], own[fit], names, candidate)
-            found[index, test] = scores(rows["layer"].iloc[test], own[test], shares, names)
+            scaled = signals[candidate.transform]
+            shares = _fitted(rows.iloc[fit], scaled[fit], names, candidate)
+            held_out[index, test] = scores(rows["layer"].iloc[test], scaled[test], shares, names)
     layers, truth = rows["layer"].to_numpy(), rows["loss_increase"].to_numpy()
-    return CANDIDATES[int(np.argmax([within_layers(layers, own, truth) for own in found]))]
+    return CANDIDATES[int(np.argmax([within_layers(layers, prediction, truth) for prediction in held_out]))]
 
 
 def _fitted(rows: pd.DataFrame, signals: np.ndarray, names: Sequence[str], candidate: Candidate) -> Shares:
@@ -182,7 +182,7 @@ def _fitted(rows: pd.DataFrame, signals: np.ndarray, names: Sequence[str], candi
         weights = dict.fromkeys(parts, _ridge(together, target, candidate.penalty))
     else:
         weights = {layer: _ridge(*part, candidate.penalty) for layer, part in parts.items()}
-    return {str(layer): dict(zip(names, own.tolist(), strict=True)) for layer, own in weights.items()}
+    return {str(layer): dict(zip(names, shares.tolist(), strict=True)) for layer, shares in weights.items()}
 
 
 def _centred(rows: pd.DataFrame, signals: np.ndarray, candidate: Candidate) -> tuple[np.ndarray, np.ndarray]:
@@ -203,8 +203,8 @@ def _ridge(signals: np.ndarray, target: np.ndarray, penalty: float) -> np.ndarra
     """Return non-negative weights that sum to 1; equal ones where none is positive."""
     count = signals.shape[1]
     rows = np.concatenate([signals, np.sqrt(penalty * len(signals)) * np.eye(count)])
-    found, _ = nnls(rows, np.concatenate([target, np.zeros(count)]))
-    return np.asarray(found / found.sum() if found.sum() > 0 else np.full(count, 1 / count))
+    solution, _ = nnls(rows, np.concatenate([target, np.zeros(count)]))
+    return np.asarray(solution / solution.sum() if solution.sum() > 0 else np.full(count, 1 / count))
 
 
 def _standard_ranks(values: np.ndarray) -> np.ndarray:

@@ -32,12 +32,12 @@ def agreements(ranks: np.ndarray, varies: np.ndarray) -> np.ndarray:
         ranks: Each neuron's rank by each signal, (neurons, signals).
         varies: Whether a signal tells neurons apart, (signals,); one that does not has 0 and is in nobody's mean.
     """
-    found = np.zeros(len(varies))
+    correlations = np.zeros(len(varies))
     for signal in np.flatnonzero(varies):
         others = varies & (np.arange(len(varies)) != signal)
         if others.any():
-            found[signal] = correlation(ranks[:, signal], ranks[:, others].mean(axis=1))
-    return found
+            correlations[signal] = correlation(ranks[:, signal], ranks[:, others].mean(axis=1))
+    return correlations
 
 
 def adaptive(reliabilities: np.ndarray, agreement: np.ndarray) -> np.ndarray:

@@ -138,8 +138,11 @@ def _gru_with_offset(
     read, outputs = hidden, []
     weights = [layer.get_parameter(f"{name}_l0") for name in ("weight_ih", "bias_ih", "weight_hh", "bias_hh")]
     for projected, added in zip(F.linear(inputs, *weights[:2]), offset, strict=True):
-        own = F.linear(read, *weights[2:])
-        (reset, update, content), (own_reset, own_update, own_content) = projected.chunk(3, 1), own.chunk(3, 1)
+        recurrent_part = F.linear(read, *weights[2:])
+        (reset, update, content), (own_reset, own_update, own_content) = (
+            projected.chunk(3, 1),
+            recurrent_part.chunk(3, 1),
+        )
         kept = (update + own_update).sigmoid()
         hidden = (1 - kept) * (content + (reset + own_reset).sigmoid() * own_content).tanh() + kept * hidden
         read = hidden + added
@@ -149,13 +152,15 @@ def _gru_with_offset(
 
 def spiking_cell(*, recurrent: bool, leak: float, threshold: float, slope: float) -> Cell:
     """Return the leaky integrate-and-fire cell with these settings; see `LIF`."""
-    own = ("weight_hh",) if recurrent else ()
+    recurrent_weights = ("weight_hh",) if recurrent else ()
     return Cell(
         name="snn",
         kind="snn",
         make=partial(LIF, recurrent=recurrent, leak=leak, threshold=threshold, slope=slope),
         run=lambda layer, inputs, state, offset: layer(inputs, state, offset),
-        owned=tuple(Slice(parameter, dim=0) for parameter in ("weight_ih", *own, "bias", "leak", "threshold")),
-        recurrent=tuple(Slice(parameter, dim=1, bias="bias") for parameter in own),
+        owned=tuple(
+            Slice(parameter, dim=0) for parameter in ("weight_ih", *recurrent_weights, "bias", "leak", "threshold")
+        ),
+        recurrent=tuple(Slice(parameter, dim=1, bias="bias") for parameter in recurrent_weights),
         reader=Slice("weight_ih", dim=1, bias="bias"),
     )

@@ -142,16 +142,16 @@ class RecurrentLanguageModel(LanguageModel, Generic[Config]):
             raise ValueError("Expected a decoder with columns of its own, got a tied one; call `decoupled()` first.")
         last = "projection" if self.config.decoder == "projected" else "decoder"
         decoder = (Slice(f"{last}.weight", dim=1, bias=f"{last}.bias"),)
-        found = []
+        declared = []
         for index, row in enumerate(self.config.rows):
             above = index + 1 == len(self.config.rows)
             readers = decoder if above else tuple(cell.reader_of(index + 1) for cell in self.halves)
             start = 0
             for cell, width in zip(self.halves, row, strict=True):
                 part = tuple(replace(reader, start=start, length=width) for reader in readers)
-                found.append(cell.layer(index, width, part))
+                declared.append(cell.layer(index, width, part))
                 start += width
-        return found
+        return declared
 
     def widths(self) -> tuple[int, ...]:
         """Return the number of neurons of each layer of neurons."""

@@ -226,8 +226,8 @@ def _again(
     seen = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
     outputs = stepwise(*seen, slope=slope)  # type: ignore[arg-type]
     wanted = [tensor for tensor, need in zip(seen, needed, strict=False) if need and tensor is not None]
-    found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True, materialize_grads=True))
-    return [next(found) if need else None for _, need in zip(seen, needed, strict=False)]
+    derivatives = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True, materialize_grads=True))
+    return [next(derivatives) if need else None for _, need in zip(seen, needed, strict=False)]
 
 
 _scan: Callable[..., tuple[Tensor, Tensor]] = _Scan.apply

@@ -137,8 +137,8 @@ def activations(
     state = None
     with evaluating(model), torch.no_grad():
         for index, batch in zip(track(range(count), "activations"), windows, strict=False):
-            found, state = _read(model, layers, batch, state)
-            for name, values in found.items():
+            outputs, state = _read(model, layers, batch, state)
+            for name, values in outputs.items():
                 group_of(groups[name], index, count).update(values)
     groups = {name: filled(parts, "activations") for name, parts in groups.items()}
     return grouped_table(ACTIVATIONS, groups), {name: [g.values for g in parts] for name, parts in groups.items()}
@@ -147,10 +147,10 @@ def activations(
 def _scales(model: Measurable, layers: list[NeuronLayer], windows: Batches) -> dict[str, Tensor]:
     """Return the root mean square activation of each layer on the first window in which a target counts."""
     with evaluating(model), torch.no_grad():
-        found = next(filter(None, (_read(model, layers, batch, None)[0] for batch in windows)), None)
-    if found is None:
+        outputs = next(filter(None, (_read(model, layers, batch, None)[0] for batch in windows)), None)
+    if outputs is None:
         raise ValueError("Expected a batch with targets that count, got none; all are ignored.")
-    return {name: values.square().mean().sqrt().cpu() for name, values in found.items()}
+    return {name: values.square().mean().sqrt().cpu() for name, values in outputs.items()}
 
 
 def _read(model: Measurable, layers: list[NeuronLayer], batch: Any, state: Any) -> tuple[dict[str, Tensor], Any]:

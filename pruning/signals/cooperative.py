@@ -60,9 +60,9 @@ def cooperative(model: PrunableModule, covariances: Covariances, *, strong: floa
             return components_of(state, coupling, strong)
 
         whole = merged(groups)
-        found = components(whole)
+        values = components(whole)
         error = jackknife_error(groups, lambda state: weighted(components(state), COOPERATIVE.shares))
-        parts.append(signal_rows(layer.name, found, weighted(found, COOPERATIVE.shares), error, whole.count))
+        parts.append(signal_rows(layer.name, values, weighted(values, COOPERATIVE.shares), error, whole.count))
     return table(COOPERATIVE, pd.concat(parts, ignore_index=True))
 
 

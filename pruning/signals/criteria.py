@@ -83,10 +83,10 @@ def criteria(
                 continue
             fisher = model.objective(batch[1]).drawn or EMPIRICAL
             parts = parts or partition(model, batch, bins=bins, classes=classes)
-            found, state = gather_evidence(model, layers, batch, state, partition=parts, generator=generator)
+            evidence, state = gather_evidence(model, layers, batch, state, partition=parts, generator=generator)
             group = group_of(groups, index, count)
             before = group.pop() if group else {}
-            group.append({name: before[name].merge(new) if before else new for name, new in found.items()})
+            group.append({name: before[name].merge(new) if before else new for name, new in evidence.items()})
     rows = [
         _rows(model, layer, filled([one[layer.name] for group in groups for one in group], "criteria"), ridge)
         for layer in layers

@@ -109,8 +109,8 @@ def gradients(model: Measurable, windows: Batches, *, batches: int, track: Track
             if not model.weight(targets):
                 state = model.passed(inputs, state)
                 continue
-            found, state = gate_gradients(model, layers, inputs, targets, carried(state))
-            for name, values in found.items():
+            gates, state = gate_gradients(model, layers, inputs, targets, carried(state))
+            for name, values in gates.items():
                 group_of(groups[name], index, count).update(values[None])
     return grouped_table(GRADIENTS, {name: filled(parts, "gradients") for name, parts in groups.items()})
 
@@ -131,8 +131,8 @@ def gate_gradients(
     read = {piece.parameter for layer in layers for piece in layer.read}
     parameters = {name: parameter for name, parameter in model.named_parameters() if name in read}
     loss, state = model.loss(inputs, targets, state)
-    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-    products = {name: w.detach() * g for (name, w), g in zip(parameters.items(), found, strict=True)}
+    derivatives = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    products = {name: w.detach() * g for (name, w), g in zip(parameters.items(), derivatives, strict=True)}
     return gate_sums(layers, products), state
 
 

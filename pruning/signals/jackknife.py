@@ -83,13 +83,13 @@ def filled(groups: Sequence[Counted], signal: str) -> list[Counted]:
     Raises:
         ValueError: If there are fewer than two.
     """
-    found = [group for group in groups if group.samples]
-    if len(found) < 2:
+    read = [group for group in groups if group.samples]
+    if len(read) < 2:
         raise ValueError(
-            f"Expected targets that count in at least two stretches of the text for {signal}, got {len(found)}; "
+            f"Expected targets that count in at least two stretches of the text for {signal}, got {len(read)}; "
             "the others hold ignored ones alone."
         )
-    return found
+    return read
 
 
 def group_of(groups: Sequence[Group], index: int, count: int) -> Group:

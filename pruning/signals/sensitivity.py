@@ -68,9 +68,9 @@ def sensitivities(
             if not model.count(targets):
                 state = model.passed(inputs, state)
                 continue
-            found, state = _of_batch(model, inputs, targets, carried(state), generator)
+            moments, state = _of_batch(model, inputs, targets, carried(state), generator)
             wanted = model.counted(targets)
-            for name, gradients in found.items():
+            for name, gradients in moments.items():
                 values = at_targets(gradients, wanted, model.example_dim)
                 group_of(groups[name], index, count).update(values)
     return {name: [group for group in parts if group.count] for name, parts in groups.items()}

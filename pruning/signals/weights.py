@@ -58,14 +58,14 @@ def components_of(
     layer: NeuronLayer, tensors: Mapping[str, Tensor], *, threshold: float, bins: int
 ) -> dict[str, Tensor]:
     """Return the components of one layer by name, each (width,) float64."""
-    own = gather(layer.owned, tensors).cpu().double()
-    root_mean_square = own.square().mean().sqrt()
-    histogram = Histogram.empty(layer.width, torch.linspace(-4, 4, bins - 1, dtype=own.dtype) * root_mean_square)
-    histogram.update(own.T)
+    rows = gather(layer.owned, tensors).cpu().double()
+    root_mean_square = rows.square().mean().sqrt()
+    histogram = Histogram.empty(layer.width, torch.linspace(-4, 4, bins - 1, dtype=rows.dtype) * root_mean_square)
+    histogram.update(rows.T)
     return {
-        "norm": own.norm(dim=1),
-        "variance": own.var(dim=1, correction=0),
-        "nonzero_ratio": (own.abs() > threshold * root_mean_square).double().mean(1),
+        "norm": rows.norm(dim=1),
+        "variance": rows.var(dim=1, correction=0),
+        "nonzero_ratio": (rows.abs() > threshold * root_mean_square).double().mean(1),
         "entropy": histogram.entropy,
         "effective_rank": effective_rank(*_gate_matrices(layer, tensors)),
     }

@@ -210,11 +210,13 @@ class Loop:
         """
         learnt = [loss for loss in losses if loss is not None]
         numbers = iter(torch.stack(learnt).tolist() if learnt else [])
-        found = [math.nan if loss is None else next(numbers) for loss in losses]
-        for step, (loss, number, rate) in enumerate(zip(losses, found, rates, strict=False), start=first + 1):
+        numbers_of_losses = [math.nan if loss is None else next(numbers) for loss in losses]
+        for step, (loss, number, rate) in enumerate(
+            zip(losses, numbers_of_losses, rates, strict=False), start=first + 1
+        ):
             if loss is not None and not math.isfinite(number):
                 raise FloatingPointError(_broken(number, step, rate))
-        return found
+        return numbers_of_losses
 
     def _passed(self, inputs: Any, states: "_States") -> "_States":
         """Return the states after a batch in which no target counts, from which nothing can be learnt."""
@@ -290,10 +292,10 @@ def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
         p: float(getattr(module, "pace", 1)) for module in model.modules() for p in module.parameters(recurse=False)
     }
     groups = [
-        {"params": own, "weight_decay": recipe.weight_decay if matrices else 0.0, "pace": pace}
+        {"params": group, "weight_decay": recipe.weight_decay if matrices else 0.0, "pace": pace}
         for pace in sorted(set(paces.values()))
         for matrices in (True, False)
-        if (own := [p for p, its in paces.items() if its == pace and (p.ndim > 1) == matrices])
+        if (group := [p for p, its in paces.items() if its == pace and (p.ndim > 1) == matrices])
     ]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
 

@@ -132,18 +132,18 @@ def adding(folder: Path, command: str, *, growing: str) -> Iterator[Path]:
 def _aside(folder: Path) -> Iterator[Path]:
     """Yield a new folder beside `folder` that nobody else has, removed at the end with what is left of it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    own = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    aside = own / "new"
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    aside = temporary / "new"
     try:
         aside.mkdir()
         yield aside
     finally:
         if aside.exists():
             shutil.rmtree(aside)
-        if any(own.iterdir()):
-            say(f"{own}: left there, since it holds what was not made here")
+        if any(temporary.iterdir()):
+            say(f"{temporary}: left there, since it holds what was not made here")
         else:
-            own.rmdir()
+            temporary.rmdir()
 
 
 def _remove_made(folder: Path, command: str) -> None:
@@ -154,7 +154,7 @@ def _remove_made(folder: Path, command: str) -> None:
         if name != MANIFEST and not path.is_dir() and _is_listed(name, path, listed):
             path.unlink()
     for path in [*sorted((path for path in entries.values() if path.is_dir()), reverse=True), folder]:
-        if path.is_dir() and not path.is_symlink() and {own.name for own in path.iterdir()} <= {MANIFEST}:
+        if path.is_dir() and not path.is_symlink() and {entry.name for entry in path.iterdir()} <= {MANIFEST}:
             (path / MANIFEST).unlink(missing_ok=True)
             path.rmdir()
 
@@ -188,8 +188,8 @@ def _listed(folder: Path, command: str) -> Listed | None:
     if not path.is_file():
         return None
     try:
-        found = read_json(path)
-        return dict(found["files"]) if found["made_by"] == command else None
+        listed = read_json(path)
+        return dict(listed["files"]) if listed["made_by"] == command else None
     except (Unexpected, KeyError, TypeError, ValueError):  # somebody else's
         return None
 

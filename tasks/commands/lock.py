@@ -106,9 +106,11 @@ def _mend(lock: Path, content: bytes, outputs: Outputs) -> None:
     if problem is None:
         _keep(lock, content)
         return
-    found = _entries(_text(content), outputs)
+    entries = _entries(_text(content), outputs)
     known = {name: entry for name, entry in {**_committed(lock), **_kept(lock)}.items() if name in outputs}
-    whole = HEADER + "".join({**found, **{name: own for name, own in known.items() if name not in found}}.values())
+    whole = HEADER + "".join(
+        {**entries, **{name: text_of_entry for name, text_of_entry in known.items() if name not in entries}}.values()
+    )
     if whole == _text(content):
         say(f"{lock}: {problem}; a run was killed before it wrote that down, and `dvc repro` does")
         return
@@ -138,28 +140,32 @@ def _problem(lock: Path, content: bytes, outputs: Outputs) -> str | None:
     committed, copy = _committed_text(lock), _copy(lock)
     if text == committed or (copy.is_file() and copy.read_bytes() == content):
         return None
-    found, names = _entries(text, outputs), [_name(block) for block in _blocks(text)]
-    if broken := [name for name in names if name not in found]:
+    entries, names = _entries(text, outputs), [_name(block) for block in _blocks(text)]
+    if broken := [name for name in names if name not in entries]:
         return f"says only a part of stage {broken[-1]}"
     if len(set(names)) != len(names):
         return "says something twice"
-    if lost := [name for name in _kept(lock) if name in outputs and name not in found]:
+    if lost := [name for name in _kept(lock) if name in outputs and name not in entries]:
         return f"says nothing any more of stage {lost[0]}"
     if committed.startswith(text):
         return "ends before the one that git has"
-    there = [name for name, own in outputs.items() if name not in found and own and all(path.exists() for path in own)]
+    there = [
+        name
+        for name, paths in outputs.items()
+        if name not in entries and paths and all(path.exists() for path in paths)
+    ]
     return f"says nothing of stage {there[0]}, whose results are there" if there else None
 
 
 def _entries(text: str, outputs: Outputs) -> dict[str, str]:
     """Return the text of each stage's entry that is complete, by the stage's address."""
-    blocks, found = _blocks(text), dict[str, str]()
+    blocks, entries = _blocks(text), dict[str, str]()
     for place, block in enumerate(blocks):
         name = _name(block)
         wanted = outputs.get(name, ()) if place == len(blocks) - 1 else ()  # a cut is in the last one
         if block.endswith("\n") and _is_complete(name, block, wanted):
-            found[name] = block
-    return found
+            entries[name] = block
+    return entries
 
 
 def _is_complete(name: str, block: str, wanted: Sequence[Path]) -> bool:

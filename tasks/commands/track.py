@@ -92,7 +92,9 @@ class State:
         ran, sections = self.lock[stage.address], tuple(f"{section}." for section in stage.sections)
         known = self._settings.items()
         now = {name: value for name, value in known if name in stage.sections or name.startswith(sections)}
-        then = {name: value for own in ran.get("params", {}).values() for name, value in flat(own).items()}
+        then = {
+            name: value for parameters in ran.get("params", {}).values() for name, value in flat(parameters).items()
+        }
         changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
         changed += [dep["path"] for dep in ran["deps"] if self.hashes.get(Path(dep["path"]), dep["md5"]) != dep["md5"]]
         if changed:
@@ -267,11 +269,11 @@ def _log_once(
     """Log a parent run and its children unless a finished parent has this state; return what to say."""
     experiment = _experiment(client, store)
     made = client.search_runs([experiment], f"tags.`{STATE}` = '{tags[STATE]}'")
-    for found in made:
-        if PARENT not in found.data.tags and found.info.status == "FINISHED":
-            return f"MLflow: this state is already logged (run {found.info.run_id})"
-    for found in made:  # left by a run that was killed
-        client.delete_run(found.info.run_id)
+    for run in made:
+        if PARENT not in run.data.tags and run.info.status == "FINISHED":
+            return f"MLflow: this state is already logged (run {run.info.run_id})"
+    for run in made:  # left by a run that was killed
+        client.delete_run(run.info.run_id)
     whole, *parts = records
     parent = _log(client, experiment, whole, tags, datasets)
     for part in reversed(parts):  # the newest run stands first in MLflow's list
@@ -281,15 +283,15 @@ def _log_once(
 
 
 def _experiment(client: Any, store: str) -> str:
-    found = client.get_experiment_by_name(PROJECT)
-    if found is None:
+    experiment = client.get_experiment_by_name(PROJECT)
+    if experiment is None:
         tags = {"mlflow.experimentKind": "custom_model_development"}
         tags["mlflow.sharedViewState.variants"] = json.dumps(VARIANTS)
         here = None if store.startswith("http") else ARTIFACTS.resolve().as_uri()
         return str(client.create_experiment(PROJECT, artifact_location=here, tags=tags))
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def identity() -> dict[str, str]:

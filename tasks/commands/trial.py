@@ -39,20 +39,20 @@ def try_own(source: str, *, tokens: int) -> tuple[Adapted, dict[str, str]]:
     Raises:
         Unexpected: With one sentence on what is wrong, and the user's line where a line is to blame.
     """
-    own = read_own(source)
+    user_model = read_own(source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        _check_parts(own, source)
-        for name, tensor in own.model.state_dict().items():
+        _check_parts(user_model, source)
+        for name, tensor in user_model.model.state_dict().items():
             _check_finite(tensor, f"finite weights in {name!r} from {source}")
         with blaming(f"batches of (inputs, targets) in `valid` from {source}", about=source):
-            first = first_inputs(own.model, own.valid, own.split)
-        form = form_of(own.model, first, own.judge, own.example_dim or 0)
-        batches = {split: _looked_at(own, split, own.split or form.pair, source) for split in SPLITS}
-        inputs, advice = batches["valid"][0].inputs, _types(own.model, batches["valid"][0])
+            first = first_inputs(user_model.model, user_model.valid, user_model.split)
+        form = form_of(user_model.model, first, user_model.judge, user_model.example_dim or 0)
+        batches = {split: _looked_at(user_model, split, user_model.split or form.pair, source) for split in SPLITS}
+        inputs, advice = batches["valid"][0].inputs, _types(user_model.model, batches["valid"][0])
         with blaming(f"the model of {source} to run on the first batch of valid", advice, about=source):
-            with evaluating(own.model), torch.no_grad():  # plainly, before `discover` looks into it
-                (own.call or usual_call(own.model, inputs))(own.model, inputs, None)
+            with evaluating(user_model.model), torch.no_grad():  # plainly, before `discover` looks into it
+                (user_model.call or usual_call(user_model.model, inputs))(user_model.model, inputs, None)
             model = adapted(source)
         classes = _check_passes(model, batches, source)
         for split, some in batches.items():
@@ -69,17 +69,17 @@ def try_own(source: str, *, tokens: int) -> tuple[Adapted, dict[str, str]]:
     return model, reasons
 
 
-def _check_parts(own: UserModel, source: str) -> None:
+def _check_parts(user_model: UserModel, source: str) -> None:
     """Refuse parts of a `UserModel` that are not what they are to be."""
-    if not isinstance(own.model, nn.Module):
-        raise Unexpected(f"Expected an nn.Module as `model` from {source}, got {type(own.model).__name__}.")
-    loss = own.judge
+    if not isinstance(user_model.model, nn.Module):
+        raise Unexpected(f"Expected an nn.Module as `model` from {source}, got {type(user_model.model).__name__}.")
+    loss = user_model.judge
     if loss is not None and not callable(loss) and not isinstance(loss, Objective):
         raise Unexpected(f"Expected a function as `loss` from {source}, got {type(loss).__name__}.")
-    if loss is None and not set(forward_names(own.model)[0]) & set(TARGETS):
+    if loss is None and not set(forward_names(user_model.model)[0]) & set(TARGETS):
         raise Unexpected(f"Expected a function as `loss` from {source}, got none; name one, such as nn.MSELoss().")
     for split, fewest in FEWEST.items():
-        batches: Any = getattr(own, split)
+        batches: Any = getattr(user_model, split)
         if not hasattr(batches, "__iter__") or isinstance(batches, Iterator) or not hasattr(batches, "__len__"):
             raise Unexpected(
                 f"Expected batches with a length as `{split}` from {source}, such as a DataLoader or a list, "
@@ -92,19 +92,21 @@ def _check_parts(own: UserModel, source: str) -> None:
             raise Unexpected(f"Expected at least {several} in `{split}` from {source}, got {length}.")
 
 
-def _looked_at(own: UserModel, split: str, taken_apart: Split, source: str) -> list[Pair]:
+def _looked_at(user_model: UserModel, split: str, taken_apart: Split, source: str) -> list[Pair]:
     """Return the first batches of a split, each a pair with inputs that are numbers and targets."""
     with blaming(f"batches of (inputs, targets) in `{split}` from {source}"):
-        batches = list(islice(getattr(own, split), LOOKED_AT))
+        batches = list(islice(getattr(user_model, split), LOOKED_AT))
     if len(batches) < min(FEWEST[split], LOOKED_AT):
-        raise Unexpected(f"Expected {len(getattr(own, split))} batches in `{split}` from {source}, got {len(batches)}.")
+        raise Unexpected(
+            f"Expected {len(getattr(user_model, split))} batches in `{split}` from {source}, got {len(batches)}."
+        )
     pairs = []
     for number, batch in enumerate(batches):
         place = f"batch {number} of {split} ({source})"
         with blaming(f"inputs and targets in {place}", about=place):
             pairs.append(Pair(*taken_apart(batch)))
         inputs, targets = pairs[-1]
-        if targets is None or (isinstance(targets, Unlabelled) and not is_one_of(own.judge, TRIPLE)):
+        if targets is None or (isinstance(targets, Unlabelled) and not is_one_of(user_model.judge, TRIPLE)):
             raise Unexpected(f"Expected inputs and targets in {place}, got {kind_of(batch)}.")
         tensors = list(tensors_in(inputs))
         if not tensors:
@@ -138,8 +140,8 @@ def _check_passes(model: Adapted, batches: Mapping[str, list[Pair]], source: str
         trained = copy.deepcopy(model).train()
         loss = trained.loss(inputs, targets)[0]
         learning = [parameter for parameter in trained.parameters() if parameter.requires_grad]
-        found = torch.autograd.grad(loss, learning, allow_unused=True) if learning else ()
-    for gradient in found:
+        derivatives = torch.autograd.grad(loss, learning, allow_unused=True) if learning else ()
+    for gradient in derivatives:
         if gradient is not None:
             _check_finite(gradient, f"finite gradients from {source} on the first batch of train")
     return classes

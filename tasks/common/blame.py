@@ -67,8 +67,8 @@ def _place(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve().is_relative_to(root):
         return f" ({_within(error.filename)}, line {error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).resolve().is_relative_to(root)]
-    return f" ({_within(own[-1].filename)}, line {own[-1].lineno})" if own else ""
+    frames_of_user = [frame for frame in frames if Path(frame.filename).resolve().is_relative_to(root)]
+    return f" ({_within(frames_of_user[-1].filename)}, line {frames_of_user[-1].lineno})" if frames_of_user else ""
 
 
 def _within(file: str) -> Path:

@@ -37,23 +37,23 @@ def read_covariances(path: Path, layers: Iterable[Layer] | None = None) -> dict[
         Unexpected: If the file is missing or damaged, or lacks something of these layers.
     """
     content = read_weights(path)
-    found: dict[str, list[Covariance]] = {}
+    states: dict[str, list[Covariance]] = {}
     try:
         for place in sorted({key.rsplit("/", 1)[0] for key in content}, key=_layer_and_group):
             count, mean, products = (content.pop(f"{place}/{part}") for part in ("count", "mean", "products"))
             if mean.ndim != 1 or products.shape != (len(mean), len(mean)):
                 raise ValueError(f"{place} has the shapes {tuple(mean.shape)} and {tuple(products.shape)}")
-            found.setdefault(_layer_and_group(place)[0], []).append(Covariance(int(count), mean, products))
+            states.setdefault(_layer_and_group(place)[0], []).append(Covariance(int(count), mean, products))
     except (KeyError, ValueError, RuntimeError) as error:
         raise Unexpected(f"Expected count, mean and products in {path}, got others ({error}); {ANEW}.") from error
     widths = {layer.name: layer.width for layer in layers} if layers is not None else {}
     for name in widths:
-        got = {len(state.mean) for state in found.get(name, [])}
+        got = {len(state.mean) for state in states.get(name, [])}
         if got != {widths[name]}:
             raise Unexpected(
                 f"Expected {widths[name]} neurons of layer {name!r} in {path}, got {sorted(got) or 'none'}; {ANEW}."
             )
-    return found
+    return states
 
 
 def _layer_and_group(place: str) -> tuple[str, int]:

@@ -38,9 +38,9 @@ def device() -> "torch.device":
     torch.set_float32_matmul_precision(_precision)
     if torch.backends.cudnn.is_available():  # type: ignore[no-untyped-call]
         torch.backends.cudnn.allow_tf32 = _precision != "highest"
-    found = torch.device(wanted)
-    _used = f"{torch.cuda.get_device_name(found)} ({found})" if found.type == "cuda" else str(found)
-    return found
+    chosen = torch.device(wanted)
+    _used = f"{torch.cuda.get_device_name(chosen)} ({chosen})" if chosen.type == "cuda" else str(chosen)
+    return chosen
 
 
 def devices_there() -> list[str]:

@@ -15,7 +15,7 @@ def settings_of(section: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[
     the place of all that the section says of them, so a dense control with `retain: 1.0` stays dense under any budget.
     Likewise `snn_ratio` and `quota`, which say what kinds of neurons stay.
     """
-    own = {name: value for name, value in variant.items() if value is not None and name in section}
+    named = {name: value for name, value in variant.items() if value is not None and name in section}
     many, kinds = {"rate": "fixed", "budget": None, "snn_ratio": None}, {"snn_ratio": None, "quota": None}
-    displaced = {**(many if {"retain", *many} & set(own) else {}), **(kinds if set(kinds) & set(own) else {})}
-    return {**section, **{name: value for name, value in displaced.items() if name in section}, **own}
+    displaced = {**(many if {"retain", *many} & set(named) else {}), **(kinds if set(kinds) & set(named) else {})}
+    return {**section, **{name: value for name, value in displaced.items() if name in section}, **named}

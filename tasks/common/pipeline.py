@@ -52,10 +52,10 @@ class Stage:
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings under dotted names, such as `train.widths`."""
-    found: dict[str, Any] = {}
+    values_by_path: dict[str, Any] = {}
     for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
+        values_by_path |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return values_by_path
 
 
 def read_stage(name: str, variant: str | None, parameters: Mapping[str, Any], folder: str = "") -> Stage:

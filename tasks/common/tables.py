@@ -89,14 +89,14 @@ def read_neurons(path: Path, layers: Iterable[Layer]) -> pd.DataFrame:
     Raises:
         Unexpected: As `read_table`, and if the table lacks a neuron of the layers or holds another.
     """
-    found, widths = read_table(path), {layer.name: layer.width for layer in layers}
-    held = {str(layer): set(rows) for layer, rows in found.groupby("layer")["neuron"]}
+    frame, widths = read_table(path), {layer.name: layer.width for layer in layers}
+    held = {str(layer): set(rows) for layer, rows in frame.groupby("layer")["neuron"]}
     for name in (*widths, *held):
-        wanted, own = set(range(widths.get(name, 0))), held.get(name, set())
-        if wanted != own:
-            missing, other = sorted(wanted - own), sorted(own - wanted)
+        wanted, there = set(range(widths.get(name, 0))), held.get(name, set())
+        if wanted != there:
+            missing, other = sorted(wanted - there), sorted(there - wanted)
             got = f"none for neuron {missing[0]}" if missing else f"one for neuron {other[0]}, which there is not,"
             raise Unexpected(
                 f"Expected a row for each neuron of the model in {path}, got {got} of layer {name!r}; {ANEW}."
             )
-    return found
+    return frame

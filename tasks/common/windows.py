@@ -43,10 +43,10 @@ def first_token(vocabulary: Path) -> int:
         Unexpected: If the vocabulary has no `<eos>`.
     """
     frame = read_table(vocabulary)
-    found = frame.loc[frame["text"] == END_OF_LINE, "token"]
-    if len(found) != 1:
-        raise Unexpected(f"Expected one {END_OF_LINE} in {vocabulary}, got {len(found)}.")
-    return int(found.iloc[0])
+    numbers = frame.loc[frame["text"] == END_OF_LINE, "token"]
+    if len(numbers) != 1:
+        raise Unexpected(f"Expected one {END_OF_LINE} in {vocabulary}, got {len(numbers)}.")
+    return int(numbers.iloc[0])
 
 
 def vocabulary_size(job: Job) -> int:

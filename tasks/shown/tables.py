@@ -78,9 +78,9 @@ def plain(value: Any) -> Any:
     {'perplexity': None, 'batches': [1, 32]}
     """
     if isinstance(value, Mapping):
-        return {str(name): plain(own) for name, own in value.items()}
+        return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(own) for own in value]
+        return [plain(inner) for inner in value]
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     return value

@@ -141,9 +141,9 @@ def _at(loc: Sequence[Any], values: Any, schema: Schema) -> tuple[list[Any], Sch
             return place, current, value
         part = parts.pop(0)
         place.append(part)
-        own = fitting[0]
-        inner = own["items"] if wanted == "array" else own.get("properties", {}).get(part) or _held(own)
-        current = _resolved(inner, own)
+        holder = fitting[0]
+        inner = holder["items"] if wanted == "array" else holder.get("properties", {}).get(part) or _held(holder)
+        current = _resolved(inner, holder)
         value = value[part] if not isinstance(value, Mapping) or part in value else None
 
 
@@ -151,8 +151,8 @@ def _resolved(schema: Schema, holder: Schema) -> Schema:
     """Return a schema with its reference followed; what references lead to goes along."""
     definitions = holder.get("$defs", {})
     reference = schema.get("$ref")
-    found = definitions[reference.rpartition("/")[2]] if reference else schema
-    return {**found, "$defs": definitions}
+    resolved = definitions[reference.rpartition("/")[2]] if reference else schema
+    return {**resolved, "$defs": definitions}
 
 
 def _kinds(schema: Schema) -> list[Schema]:
@@ -171,8 +171,8 @@ def _bounds(schema: Schema) -> str:
     words = {"exclusiveMinimum": "above", "minimum": "of at least", "exclusiveMaximum": "below", "maximum": "at most"}
     if "minimum" in schema and "maximum" in schema:
         return f" from {schema['minimum']:.12g} to {schema['maximum']:.12g}"
-    found = [f"{word} {schema[name]:.12g}" for name, word in words.items() if name in schema]
-    return f" {' and '.join(found)}" if found else ""
+    bounds = [f"{word} {schema[name]:.12g}" for name, word in words.items() if name in schema]
+    return f" {' and '.join(bounds)}" if bounds else ""
 
 
 def _choices(schema: Schema) -> list[str]:

@@ -33,7 +33,7 @@ def run(job: Job) -> None:
     kept = None if saved is None else read_weights(Path(saved), settings["signals"])
     criteria = [name for name in settings["signals"] if name in CRITERIA]
     settings["signals"] = [name for name in settings["signals"] if name in SIGNALS]
-    found = fusion(
+    fused = fusion(
         tables,
         Fusing(**settings),
         weights=kept,
@@ -41,10 +41,10 @@ def run(job: Job) -> None:
         criteria=tables["criteria"][["layer", "neuron", *criteria]] if criteria else None,
         curves=measured,
     )
-    write_table(job.output("importance"), found.importance, IMPORTANCE)
-    write_table(job.output("fusion"), found.report, FUSION)
+    write_table(job.output("importance"), fused.importance, IMPORTANCE)
+    write_table(job.output("fusion"), fused.report, FUSION)
     with replacing(job.output("weights")) as aside:
-        aside.write_text(json.dumps(to_plain(found.weighing), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(to_plain(fused.weighing), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _curves(job: Job, scores: pd.DataFrame, *, shares: Sequence[float], batches: int) -> pd.DataFrame:
@@ -67,13 +67,13 @@ def read_weights(path: Path, signals: Sequence[str]) -> dict[str, Any]:
     if not path.is_file():
         known = sorted(map(str, path.parent.glob("*.json")))
         raise Unexpected(f"Expected saved weights at fuse.weights, got no file {path}.{nearest(str(path), known)}")
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise Unexpected(f"Expected saved weights in {path}, got {found!r:.80}.")
+    saved = read_json(path)
+    if not isinstance(saved, dict):
+        raise Unexpected(f"Expected saved weights in {path}, got {saved!r:.80}.")
     try:
-        restricted(from_plain(found, [*SIGNALS, *CRITERIA]), signals)
+        restricted(from_plain(saved, [*SIGNALS, *CRITERIA]), signals)
     except ValueError as error:
         raise Unexpected(f"{str(error).rstrip('.')} (in {path}).") from None
     except (TypeError, AttributeError, KeyError) as error:
-        raise Unexpected(f"Expected saved weights in {path}, got {found!r:.80}.") from error
-    return found
+        raise Unexpected(f"Expected saved weights in {path}, got {saved!r:.80}.") from error
+    return saved

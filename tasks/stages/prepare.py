@@ -105,11 +105,11 @@ def read_published(path: Path) -> Iterator[list[str]]:
 
 def published_files(folder: Path) -> dict[str, Path]:
     """Return the files of the three splits, if the folder holds all three under names that publishers use."""
-    found = published_names(path.name for path in folder.glob("*") if path.is_file())
-    missing = [split for split in SPLITS if split not in found]
-    if found and missing:
-        raise Unexpected(f"Expected three splits in {folder}, got {sorted(found.values())} without {missing}.")
-    return {split: folder / name for split, name in found.items()}
+    published = published_names(path.name for path in folder.glob("*") if path.is_file())
+    missing = [split for split in SPLITS if split not in published]
+    if published and missing:
+        raise Unexpected(f"Expected three splits in {folder}, got {sorted(published.values())} without {missing}.")
+    return {split: folder / name for split, name in published.items()}
 
 
 def read_lines(path: Path) -> Iterator[str]:
