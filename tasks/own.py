@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from pruning.core.neurons import frozen_as, named_tensors
 from pruning.data.batches import Split
 from pruning.data.windows import Batches
-from pruning.models.adapted import Adapted, Use, adapt
+from pruning.models.adapted import Adapted, adapt
 from pruning.models.batches import first_inputs
 from pruning.models.calling import Call
 from pruning.models.objectives import Criterion, Objective
+from pruning.models.use import Use
 from tasks.common.blame import blaming
 from tasks.common.parameters import Unexpected
 from tasks.common.sources import file_of_source

@@ -18,11 +18,12 @@ from pruning.core.devices import expect_on
 from pruning.core.neurons import NeuronLayer, Slice
 from pruning.data.windows import first_batches
 from pruning.discovery.recurrent import unstacked
-from pruning.models.adapted import Adapted, Use
+from pruning.models.adapted import Adapted
 from pruning.models.calling import Caller, example_dim_of, on
 from pruning.models.classes import Classes
 from pruning.models.examples import Examples
 from pruning.models.objectives import Objective
+from pruning.models.use import Use
 
 Criterion = Callable[[Any, Any], Tensor]
 Pair = tuple[str, nn.Parameter | Tensor | nn.Module]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -153,12 +153,14 @@ class Pairs:
         batches: A `DataLoader`, a list or anything else that can be read more than once.
         split: What makes a pair of a batch.
         most: How many batches are read; all of them if None.
+        seed: Of the order of a `DataLoader` that shuffles, the same whenever they are read, and random states are then
+            as before; None leaves the order to the global random state.
 
     Raises:
         TypeError: If the batches can be read only once.
     """
 
-    def __init__(self, batches: Iterable[Any], split: Split, most: int | None = None) -> None:
+    def __init__(self, batches: Iterable[Any], split: Split, most: int | None = None, seed: int | None = None) -> None:
         if not isinstance(batches, Iterable):
             what = kind_of(batches)
             advice = f"; give DataLoader({what}, batch_size=32)" if isinstance(batches, Dataset) else ""
@@ -168,7 +170,7 @@ class Pairs:
                 f"Expected batches that can be read again, such as a DataLoader or a list, got {kind_of(batches)}, "
                 "which ends after once; give `list(…)` of it."
             )
-        self.batches, self.split, self.most = batches, split, most
+        self.batches, self.split, self.most, self.seed = batches, split, most, seed
         self._length: int | None = None
 
     def __len__(self) -> int:
@@ -181,5 +183,15 @@ class Pairs:
         return self._length if self.most is None else min(self._length, self.most)
 
     def __iter__(self) -> Iterator[Pair]:
-        for batch in islice(self.batches, self.most):
+        for batch in islice(self._read(), self.most):
             yield batch if isinstance(batch, Pair) else Pair(*self.split(batch))
+
+    def _read(self) -> Iterator[Any]:
+        """Return the batches in their order; a loader draws it when the first one is asked for."""
+        if self.seed is None:
+            return iter(self.batches)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            batches = iter(self.batches)
+            first = list(islice(batches, 1))
+        return chain(first, batches)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.core.devices import moved, twice_differentiable
 from pruning.core.modes import evaluating, untouched
-from pruning.core.nested import kind_of, mapped, tensors_in
+from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice
-from pruning.data.batches import TARGETS, Form, Pair, Pairs, Split
+from pruning.data.batches import Form, Pair, Pairs, Split
 from pruning.data.windows import Windows
 from pruning.discovery import discover
 from pruning.models.answers import has_main, main_of
@@ -27,7 +27,6 @@ from pruning.models.calling import (
     arguments_of,
     example_dim_of,
     first_state,
-    forward_names,
     on,
     own_module,
     takes_state,
@@ -37,36 +36,9 @@ from pruning.models.classes import Classes, class_numbers
 from pruning.models.examples import own_loss
 from pruning.models.losses import kind_of_loss, objective_of
 from pruning.models.metrics import Metric, metrics_of
-from pruning.models.objectives import Criterion, Objective, setting
+from pruning.models.objectives import Criterion, Objective
 from pruning.models.tapping import tapping
-
-MEANS = ("mean", "batchmean")
-"""Reductions by which a loss is a mean: over numbers, or over examples."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Use:
-    """What a network's author knows and its code does not say.
-
-    Attributes:
-        inputs: Inputs of one batch.
-        criterion: What it loses; None where there is no loss.
-        call: How it is run.
-        example_dim: The dimension of inputs and of layers' outputs that runs over the examples of a batch.
-        carries: Whether it carries a state from batch to batch, its inputs being steps (T, B) of B sequences.
-        split: What makes (inputs, targets) of a batch, if its author says so.
-        metrics: What is reported beside the loss.
-        shape: Of the main output for `inputs`, where it is known.
-    """
-
-    inputs: Any
-    criterion: Criterion | Objective | None
-    call: Call
-    example_dim: int
-    carries: bool
-    split: Split | None = None
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-    shape: torch.Size | None = None
+from pruning.models.use import Use, one_loss
 
 
 def adapt(
@@ -120,7 +92,7 @@ def adapt(
     Raises:
         ValueError: For a criterion that does not take the mean, or a network in which no neurons are found.
     """
-    loss = _one_loss(network, loss, criterion)
+    loss = one_loss(network, loss, criterion)
     dim = example_dim_of(network, inputs) if example_dim is None else example_dim
     use = Use(
         inputs=inputs,
@@ -139,24 +111,6 @@ def adapt(
     if kind_of_loss(loss) is None and loss is not own_loss:
         model.use = replace(use, shape=_shape(model, inputs))
     return model
-
-
-def _one_loss(network: nn.Module, loss: Any, criterion: Any) -> Criterion | Objective | None:
-    """Return the loss, by whichever name it was given; the network's own where none was and its forward has labels."""
-    if loss is not None and criterion is not None:
-        raise ValueError("Expected `loss` or its older name `criterion`, got both.")
-    loss = criterion if loss is None else loss
-    if loss is None:
-        return own_loss if set(forward_names(network)[0]) & set(TARGETS) else None
-    if not callable(loss) and not isinstance(loss, Objective):
-        raise TypeError(
-            f"Expected a loss (outputs, targets) → one number, such as nn.CrossEntropyLoss(), got {kind_of(loss)}."
-        )
-    if isinstance(loss, type):
-        raise TypeError(f"Expected a loss, got the class {loss.__name__}; make one: {loss.__name__}().")
-    if (reduction := setting(loss, "reduction", "mean")) not in MEANS:
-        raise ValueError(f"Expected a criterion with reduction 'mean', got {reduction!r}.")
-    return loss  # type: ignore[no-any-return]
 
 
 def _shape(model: "Adapted", inputs: Any) -> torch.Size | None:

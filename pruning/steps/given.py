@@ -66,11 +66,11 @@ def read_once(data: Any, most: int) -> Any:
     return [batch for _, batch in zip(range(most), data, strict=False)]
 
 
-def limited(model: Measurable, data: Any, most: int) -> Any:
-    """Return at most so many batches as pairs; a language model's windows as they are."""
+def limited(model: Measurable, data: Any, most: int, seed: int) -> Any:
+    """Return at most so many batches as pairs, always in the same order; a language model's windows as they are."""
     if isinstance(model, Adapted):
         pairs = model.pairs(data)
-        return Pairs(pairs.batches, pairs.split, most) if isinstance(pairs, Pairs) else pairs
+        return Pairs(pairs.batches, pairs.split, most, seed) if isinstance(pairs, Pairs) else pairs
     return data
 
 

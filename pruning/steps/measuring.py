@@ -195,7 +195,7 @@ def importance(
     data = read_once(data, batches)
     with torch.random.fork_rng(devices=[]):  # whoever reads a `DataLoader` draws
         model = measurable(found, data, loss, call=call, split=split, example_dim=example_dim)
-        pairs = limited(model, data, batches)
+        pairs = limited(model, data, batches, seed)
         if not model.layers():
             raise ValueError(
                 "Expected a network with a layer that can be pruned, got none; "

@@ -133,7 +133,7 @@ def prune(
     if not isinstance(importance, Importance):
         raise TypeError(f"Expected what `pruning.importance` gave, got {type(importance).__name__}.")
     dense = like(importance.model, found).decoupled()
-    pairs = importance.data if data is None else limited(dense, read_once(data, COMPARED), COMPARED)
+    pairs = importance.data if data is None else limited(dense, read_once(data, COMPARED), COMPARED, seed)
     how: dict[str, Any] = {"layers": layers, "floor": floor, "multiple": multiple, "budget": budget}
     read: dict[str, Any] = {"data": pairs} if isinstance(dense, Adapted) else {"covariances": importance.covariances}
     tried = _compared(importance, keep, scope)

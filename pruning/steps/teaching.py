@@ -7,6 +7,7 @@ from torch import nn
 
 from pruning.core.progress import Track, silently
 from pruning.evaluation.measures import loss_of
+from pruning.models.adapted import Adapted
 from pruning.models.base import Measurable
 from pruning.steps.given import measurable
 from pruning.training.distillation import Teacher
@@ -78,6 +79,8 @@ def finetune(
     model.load_state_dict(last.best())
     model.eval()
     result = smaller if isinstance(smaller, Measurable) else model
+    if isinstance(smaller, Adapted):
+        smaller.use = model.use  # the loss that it has learnt is its own from now on
     result.history = last.history
     return result
 

@@ -147,6 +147,20 @@ def test_a_loader_that_shuffles_is_read_in_the_same_order_for_the_same_seed_and_
     assert not tables[0]["hessian"].equals(tables[2]["hessian"])
 
 
+def test_a_loader_that_shuffles_is_read_in_one_order_however_often():
+    pairs = pruning.importance(trained()[0], loader(shuffle=True), nn.CrossEntropyLoss(), signals=["weights"]).data
+    first, second = ([pair.targets for pair in pairs] for _ in range(2))
+    assert all(map(torch.equal, first, second))
+    assert not torch.equal(torch.cat(first), torch.cat([y for _, y in loader()]))
+
+
+def test_the_loss_that_a_network_was_taught_is_its_own_afterwards():
+    alone = [x for x, _ in loader()]
+    smaller = pruning.prune(trained()[0], pruning.importance(trained()[0], alone, signals=["weights"]))
+    pruning.finetune(smaller, loader(), nn.CrossEntropyLoss(), epochs=1)
+    assert pruning.evaluate(smaller, loader()).metrics["accuracy"] > 0.3
+
+
 def test_data_that_end_after_once_are_kept_as_far_as_they_are_used():
     def stream() -> Iterator[Any]:
         yield from loader()
