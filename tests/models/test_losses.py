@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import pruning
 from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.neurons import mask, select
+from pruning.data.batches import Unlabelled
 from pruning.evaluation.measures import loss_of, size_of
 from pruning.fusion.fusing import Fusing
 from pruning.models.adapted import adapt
@@ -345,6 +346,33 @@ def test_pytorchs_loss_of_the_same_batch_is_the_models():
         (inputs, targets), *_ = model.pairs(batches)
         found = model.loss(inputs, targets)[0].item()
         assert found == pytest.approx(expected(model.module, batches[0][0]).item(), rel=1e-9)
+
+
+def test_divergences_of_gaussians_and_of_steps_are_those_of_their_distributions():
+    means, variances = drawn(2, 5, 3, seed=1), drawn(2, 5, 3, seed=2).exp()
+    own, taught = (torch.distributions.Normal(m, v.sqrt()) for m, v in zip(means, variances, strict=True))
+    gaussian = objective_of(nn.GaussianNLLLoss(), means[0])
+    pairs = tuple(zip(means, variances, strict=True))
+    found = gaussian.divergence(pairs[0], pairs[1], means[0], temperature=1.0)
+    assert found.item() == pytest.approx(torch.distributions.kl_divergence(taught, own).mean().item())
+    steps, other = (drawn(5, 4, 4, seed=seed).log_softmax(-1) for seed in (3, 4))
+    targets = (SPOKEN, LENGTHS, SIZES)
+    ctc = objective_of(nn.CTCLoss(), targets)
+    apart_by = ctc.divergence(steps, other, targets, temperature=1.0) - ctc.divergence(
+        other, other, targets, temperature=1.0
+    )
+    each = F.kl_div(steps, other, log_target=True, reduction="none").sum(-1)
+    counted = torch.arange(5)[:, None] < LENGTHS
+    assert apart_by.item() == pytest.approx(each[counted].mean().item())
+
+
+def test_labels_drawn_for_ctc_are_as_likely_as_the_network_says():
+    steps = torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.1, 0.3]]).double().log()[:, None]
+    many = steps.expand(2, 20_000, 3).clone().requires_grad_()
+    objective = objective_of(nn.CTCLoss(), Unlabelled(20_000))
+    loss = objective.fisher_loss(many, Unlabelled(20_000), torch.Generator().manual_seed(1))
+    scores = torch.autograd.grad(loss, many)[0]
+    assert scores.mean(1).abs().max() < 0.02  # E of the gradient by the logits is 0 where labels are the network's own
 
 
 def test_ctc_that_is_differentiated_twice_is_pytorchs():
