@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
-TIMES = {"timing", "costs", "cost"}
+TIMES = {"timing", "latency", "costs", "cost"}
 """Stems of files that hold measured times."""
 
 
