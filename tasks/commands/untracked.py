@@ -32,8 +32,10 @@ def unseen() -> str:
 
 
 def _places() -> list[str]:
-    """Return where users put files of their own."""
+    """Return where in the repository users put files of their own."""
     try:
-        return ["own", "learned", str(read_yaml(PARAMETERS)["corpus"]["source"])]
+        source = Path(read_yaml(PARAMETERS)["corpus"]["source"])
     except (Unexpected, LookupError, TypeError):
         return ["own", "learned"]
+    elsewhere = source.is_absolute() or ".." in source.parts
+    return ["own", "learned", *([] if elsewhere else [str(source)])]

@@ -150,6 +150,8 @@ def test_a_text_that_git_does_not_track_is_named_too_and_nothing_is_said_elsewhe
     set_parameters(Path(), {"corpus": {"source": "book.txt"}})
     (queued / "book.txt").touch()
     assert "`git add book.txt own/mine.py`" in unseen()
+    set_parameters(Path(), {"corpus": {"source": "../../book.txt"}})
+    assert "`git add own/mine.py`" in unseen()
     monkeypatch.chdir(queued)
     assert unseen() == ""
 
