@@ -68,7 +68,7 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Trial:
     """What all rows share."""
 
     dense: LanguageModel
@@ -157,7 +157,7 @@ def main() -> None:
         bench.gradual(retain, given.penalty)
 
 
-def _bench(given: argparse.Namespace) -> Bench:
+def _bench(given: argparse.Namespace) -> Trial:
     """Return what all rows share, read from the files named on the command line."""
     vocabulary = read_vocabulary(given.checkpoint)
     tokens, first = read_splits(given.corpus, vocabulary), vocabulary[END_OF_LINE]
@@ -170,7 +170,7 @@ def _bench(given: argparse.Namespace) -> Bench:
         clip=0.5,
         patience=1,
     )
-    return Bench(
+    return Trial(
         dense=read_checkpoint(given.checkpoint, dropout=given.dropout).decoupled("project"),
         windows=Windows(tokens["train"], first=first, batch=BATCH, bptt=BPTT),
         valid=Windows(tokens["valid"], first=first, batch=VALID_BATCH, bptt=VALID_BPTT),

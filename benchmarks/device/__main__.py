@@ -19,16 +19,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.device.bench import Bench
 from benchmarks.device.facts import facts
 from benchmarks.device.foreign import foreign
 from benchmarks.device.numbers import double, single, tensor_cores
+from benchmarks.device.report import Report
 from benchmarks.device.speed import synchronisations, throughput
 from benchmarks.device.work import pipeline, resumed
 
 LIMIT = 270.0
 """Seconds after which no further measurement is begun; each part has its own share of them, see `PARTS`."""
-PARTS: dict[str, tuple[str, float, Callable[[Bench], None]]] = {
+PARTS: dict[str, tuple[str, float, Callable[[Report], None]]] = {
     "facts": ("What computes", 20, facts),
     "pipeline": ("The main job from end to end", 60, pipeline),
     "resumed": ("Training interrupted and resumed", 20, resumed),
@@ -42,26 +42,26 @@ PARTS: dict[str, tuple[str, float, Callable[[Bench], None]]] = {
 """Name → (title, seconds after which it begins nothing more, what it does); as much as is left of `LIMIT`."""
 
 
-def write(path: Path | None, bench: Bench) -> None:
+def write(path: Path | None, report: Report) -> None:
     """Write what is known so far."""
     if path is not None:
-        path.write_text("\n".join(bench.lines) + "\n", encoding="utf-8")
+        path.write_text("\n".join(report.lines) + "\n", encoding="utf-8")
 
 
-def run(bench: Bench, name: str, over: float) -> tuple[str, str, str]:
+def run(report: Report, name: str, over: float) -> tuple[str, str, str]:
     """Run one part, whatever happens in it, and return its title, how it ended, and its seconds."""
     title, share, part = PARTS[name]
-    bench.say("", f"## {title}")
+    report.say("", f"## {title}")
     start, end = time.perf_counter(), "done"
-    bench.end = min(over, start + share)
+    report.end = min(over, start + share)
     try:
         if start > over:
             end = "left out: out of time"
         else:
-            part(bench)
+            part(report)
     except Exception as error:  # the other parts still run
         end = f"FAILED: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]:.100}"
-        bench.say("```", traceback.format_exc().rstrip(), "```")
+        report.say("```", traceback.format_exc().rstrip(), "```")
     return title, end, f"{time.perf_counter() - start:.1f}"
 
 
@@ -80,14 +80,14 @@ def main() -> None:
         sys.path.insert(0, str(given.packages))
     torch.set_flush_denormal(True)
     warnings.simplefilter("ignore")
-    bench, over = Bench(torch.device(given.device), given.quick), time.perf_counter() + given.limit
+    report, over = Report(torch.device(given.device), given.quick), time.perf_counter() + given.limit
     ends = []
     for name in given.parts:
-        ends.append(run(bench, name, over))
-        write(given.to, bench)
-    bench.say("", "## Parts")
-    bench.table(("part", "end", "seconds"), ends)
-    write(given.to, bench)
+        ends.append(run(report, name, over))
+        write(given.to, report)
+    report.say("", "## Parts")
+    report.table(("part", "end", "seconds"), ends)
+    write(given.to, report)
     sys.exit(any(end.startswith("FAILED") for _, end, _ in ends))
 
 

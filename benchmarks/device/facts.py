@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.device.bench import Bench
+from benchmarks.device.report import Report
 
 
-def facts(bench: Bench) -> None:
+def facts(report: Report) -> None:
     """Show what computes here."""
-    device, rows = bench.device, [("device", str(bench.device))]
+    device, rows = report.device, [("device", str(report.device))]
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
         rows += [("name", found.name), ("memory", f"{found.total_memory / 2**30:.0f} GiB")]
@@ -19,7 +19,7 @@ def facts(bench: Bench) -> None:
     rows += [("PyTorch, Python", f"{torch.__version__}, {platform.python_version()}")]
     rows += [("CPU", f"{cpu_name()}, {torch.get_num_threads()} threads")]
     rows += [("float32 products", f"{torch.get_float32_matmul_precision()}, cuDNN's as PyTorch's defaults say")]
-    bench.table(("", "what"), rows)
+    report.table(("", "what"), rows)
 
 
 def cpu_name() -> str:

@@ -5,7 +5,7 @@ import traceback
 import torch
 from torch import Tensor, nn
 
-from benchmarks.device.bench import Bench
+from benchmarks.device.report import Report
 
 
 class Tagger(nn.Module):
@@ -53,7 +53,7 @@ class Attentive(nn.Module):
         return found
 
 
-def foreign(bench: Bench) -> None:
+def foreign(report: Report) -> None:
     """Find the neurons of models that are not built in, on the device; removed must equal masked; then the signals."""
     from pruning.ablation.oracle import Ablation, oracle
     from pruning.core.neurons import mask, select
@@ -70,12 +70,12 @@ def foreign(bench: Bench) -> None:
     }
     rows, failures = [], []
     for name, (network, inputs, targets) in cases.items():
-        network = network.to(bench.device).eval()
+        network = network.to(report.device).eval()
         try:
-            model = adapt(network, inputs[0].to(bench.device), loss=nn.CrossEntropyLoss())
+            model = adapt(network, inputs[0].to(report.device), loss=nn.CrossEntropyLoss())
             exact = [layer for layer in model.layers() if layer.exact]  # elsewhere a normalisation sees who is gone
-            keep = {layer.name: torch.arange(1, layer.width, device=bench.device) for layer in exact}
-            read = inputs[0].to(bench.device)
+            keep = {layer.name: torch.arange(1, layer.width, device=report.device) for layer in exact}
+            read = inputs[0].to(report.device)
             with torch.no_grad():
                 cut, masked = (change(model, keep)(read) for change in (select, mask))
                 apart = float((cut - masked).abs().max())
@@ -101,7 +101,7 @@ def foreign(bench: Bench) -> None:
             failures.append(f"{name}: removed and masked are {apart:.1e} apart, found and given {dense:.1e}")
         layers = ", ".join(f"{each.name} {each.width}{'' if each.exact else ' (inexact)'}" for each in model.layers())
         rows.append((name, layers, f"{apart:.1e}", f"{dense:.1e}", f"FAILED: {told}" if told else ""))
-    bench.table(("model", "layers found", "removed − masked", "found − given", "signals"), rows)
+    report.table(("model", "layers found", "removed − masked", "found − given", "signals"), rows)
     if failures:
-        bench.say("```", *failures, "```")
+        report.say("```", *failures, "```")
         raise AssertionError(f"{len(failures)} failures")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.device.bench import FAMILIES, Bench, trained, windows_of
+from benchmarks.device.report import FAMILIES, Report, trained, windows_of
 
 CLOSE = {torch.float64: 1e-6, torch.float32: 0.05}
 """Largest difference from the CPU's values, relative to the column's largest, that passes."""
@@ -20,7 +20,7 @@ ALIKE = 0.9
 with the last digit of an edge."""
 
 
-def numbers(bench: Bench, model: Any) -> dict[str, Callable[[], dict[str, np.ndarray]]]:
+def numbers(report: Report, model: Any) -> dict[str, Callable[[], dict[str, np.ndarray]]]:
     """Return what is compared: name → what measures it on the model's device → columns by name."""
     from pruning.ablation.joint_removal import joint_removal
     from pruning.ablation.oracle import Ablation, oracle
@@ -35,7 +35,7 @@ def numbers(bench: Bench, model: Any) -> dict[str, Callable[[], dict[str, np.nda
     from pruning.signals.activations import activations
     from pruning.signals.sensitivity import sensitivities
 
-    steps = 8 if bench.quick else 20
+    steps = 8 if report.quick else 20
     windows = windows_of(16 * 20 * steps, 300, seed=3)
     effort = {**USUAL, "hessian": {"probes": 16, "stability": 1.0}}
     layers = model.layers()
@@ -127,20 +127,20 @@ def passes(column: str, error: float, rank: float, dtype: torch.dtype) -> bool:
     return error <= CLOSE[dtype] or (dtype == torch.float32 and column.endswith("_error") and rank >= ALIKE)
 
 
-def compared(bench: Bench, families: Sequence[str], dtype: torch.dtype, *, full: bool) -> None:
+def compared(report: Report, families: Sequence[str], dtype: torch.dtype, *, full: bool) -> None:
     """Compare every number of some families with the CPU's, from the same model; the text and seeds are the same."""
     rows, failures = [], []
     for family in families:
-        one = trained(bench, family, dtype)
-        other = copy.deepcopy(one).to(bench.device)
-        theirs, ours = numbers(bench, one), numbers(bench, other)
+        one = trained(report, family, dtype)
+        other = copy.deepcopy(one).to(report.device)
+        theirs, ours = numbers(report, one), numbers(report, other)
         for name in theirs:
-            if bench.late:
+            if report.late:
                 rows.append((family, name, "–", "–", "–", "out of time"))
                 continue
             try:
                 expected = theirs[name]()
-                bench.wait()
+                report.wait()
                 found = ours[name]()
             except Exception:  # whatever it is, the others are still measured
                 failures.append(f"{family}, {name}:\n{traceback.format_exc()}")
@@ -158,29 +158,29 @@ def compared(bench: Bench, families: Sequence[str], dtype: torch.dtype, *, full:
             for column, (error, rank) in apart.items():
                 correlation = f"{rank:.6f}" if np.isfinite(rank) else "–"
                 rows.append((family, name, column, f"{error:.1e}", correlation, "TOO FAR" if column in far else ""))
-    bench.table(("family", "number", "column", "largest difference", "rank correlation", ""), rows)
+    report.table(("family", "number", "column", "largest difference", "rank correlation", ""), rows)
     if failures:
-        bench.say("```", *failures, "```")
+        report.say("```", *failures, "```")
         raise AssertionError(f"{len(failures)} of {len(rows)} comparisons failed")
 
 
-def double(bench: Bench) -> None:
+def double(report: Report) -> None:
     """Compare in float64, where nothing but a wrong formula or a wrong place makes a difference."""
-    compared(bench, ["lstm"] if bench.quick else ["lstm", "gru", "rnn", "mixed"], torch.float64, full=False)
+    compared(report, ["lstm"] if report.quick else ["lstm", "gru", "rnn", "mixed"], torch.float64, full=False)
 
 
-def single(bench: Bench) -> None:
+def single(report: Report) -> None:
     """Compare in float32 with full precision, the type that stages use."""
     from pruning.core.devices import full_precision
 
     with full_precision():
-        compared(bench, ["lstm"], torch.float32, full=True)
-        compared(bench, ["mixed"] if bench.quick else list(FAMILIES)[1:], torch.float32, full=False)
+        compared(report, ["lstm"], torch.float32, full=True)
+        compared(report, ["mixed"] if report.quick else list(FAMILIES)[1:], torch.float32, full=False)
 
 
-def tensor_cores(bench: Bench) -> None:
+def tensor_cores(report: Report) -> None:
     """Compare in float32 as PyTorch's defaults compute it: cuDNN's recurrent layers in TF32."""
-    if bench.device.type == "cuda":
-        compared(bench, ["lstm"], torch.float32, full=False)
+    if report.device.type == "cuda":
+        compared(report, ["lstm"], torch.float32, full=False)
     else:
-        bench.say("Of a GPU only.")
+        report.say("Of a GPU only.")

@@ -9,19 +9,19 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmarks.device.bench import Bench, made, recipe, windows_of
+from benchmarks.device.report import Report, made, recipe, windows_of
 
 
-def synchronisations(bench: Bench) -> None:
+def synchronisations(report: Report) -> None:
     """Count how often one training step waits for the device."""
     from pruning.training.loop import train
 
-    if bench.device.type != "cuda":
-        bench.say("Of CUDA only.")
+    if report.device.type != "cuda":
+        report.say("Of CUDA only.")
         return
     rows = []
     for family in ("lstm", "snn"):
-        model = made(family, vocabulary=300, width=32).to(bench.device)
+        model = made(family, vocabulary=300, width=32).to(report.device)
         counts = []
         for steps in (4, 12):
             corpus = windows_of(16 * 20 * steps, 300)
@@ -37,7 +37,7 @@ def synchronisations(bench: Bench) -> None:
         places = pd.Series(counts[1], dtype=str).value_counts() - pd.Series(counts[0], dtype=str).value_counts()
         often = ", ".join(f"{place} {count / 8:.1f}" for place, count in places.dropna().items() if count > 0)
         rows.append((family, f"{(len(counts[1]) - len(counts[0])) / 8:.1f}", often or "–"))
-    bench.table(("family", "a step", "where"), rows)
+    report.table(("family", "a step", "where"), rows)
 
 
 @dataclass(frozen=True)
@@ -97,31 +97,31 @@ class Load:
         }
 
 
-def throughput(bench: Bench) -> None:
+def throughput(report: Report) -> None:
     """Measure training, Hessian probes, measured removal, imitation and activations on the device and on the CPU."""
-    sizes = ((300, 32, 8, 10),) if bench.quick else ((10_000, 256, 20, 35), (10_000, 1024, 64, 35))
+    sizes = ((300, 32, 8, 10),) if report.quick else ((10_000, 256, 20, 35), (10_000, 1024, 64, 35))
     rows: list[tuple[str, str, str, float, str, str]] = []
     for (vocabulary, width, batch, bptt), family in ((s, f) for s in sizes for f in ("lstm", "snn")):
         corpus = windows_of(batch * bptt * 64, vocabulary, batch=batch, bptt=bptt)
         short = windows_of(batch, vocabulary, batch=batch, bptt=1)
         shape = f"{family}, 2 × {width}, {vocabulary:,} words, batch {batch} × {bptt}"
-        for device in dict.fromkeys((bench.device, torch.device("cpu"))):
-            slow = device.type == "cpu" or bench.quick
+        for device in dict.fromkeys((report.device, torch.device("cpu"))):
+            slow = device.type == "cpu" or report.quick
             model = made(family, vocabulary=vocabulary, width=width, dropout=0.2).to(device)
             steps, neurons = ((1 if width > 256 else 4), 8) if slow else (32, 64)
             for name, (work, amount, unit) in Load(model, corpus, short, steps, neurons).works().items():
-                if bench.late or (slow and width > 256 and name not in ("training", "Hessian probes")):
+                if report.late or (slow and width > 256 and name not in ("training", "Hessian probes")):
                     continue
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(device)
-                speed = amount / bench.seconds(work, device, 1 if slow else 3)
+                speed = amount / report.seconds(work, device, 1 if slow else 3)
                 rows.append((shape, name, device.type, speed, unit, peak(device)))
     other = {(row[0], row[1]): row[3] for row in rows if row[2] == "cpu"}
     shown = []
     for shape, name, where, speed, unit, memory in rows:
         ratio = f"{speed / other[shape, name]:.1f}×" if (shape, name) in other else "–"
         shown.append((shape, name, where, f"{speed:,.1f} {unit}", ratio, memory))
-    bench.table(("model", "work", "on", "speed", "of the CPU's", "peak memory"), shown)
+    report.table(("model", "work", "on", "speed", "of the CPU's", "peak memory"), shown)
 
 
 def peak(device: torch.device) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from benchmarks.device.bench import Bench, made, recipe, windows_of
+from benchmarks.device.report import Report, made, recipe, windows_of
 
 
-def pipeline(bench: Bench) -> None:
+def pipeline(report: Report) -> None:
     """Run the main job from end to end on the device, for a continuous and a mixed model, in float32."""
     from pruning.core.devices import twin_of
     from pruning.core.neurons import select
@@ -27,19 +27,19 @@ def pipeline(bench: Bench) -> None:
     from pruning.training.distillation import Teacher
     from pruning.training.loop import train
 
-    vocabulary, width, steps = (300, 16, 10) if bench.quick else (2000, 128, 150)
+    vocabulary, width, steps = (300, 16, 10) if report.quick else (2000, 128, 150)
     corpus, valid = windows_of(16 * 20 * steps, vocabulary), windows_of(4000, vocabulary, seed=2)
     rows = []
-    effort = {**USUAL, "hessian": {"probes": 16, "stability": 0.9}} if bench.quick else USUAL
+    effort = {**USUAL, "hessian": {"probes": 16, "stability": 0.9}} if report.quick else USUAL
     for family in ("lstm", "mixed"):
         model = made(family, vocabulary=vocabulary, width=width, decoder="tied" if family == "lstm" else "untied",
-                     dropout=0.1).to(bench.device)  # fmt: skip
+                     dropout=0.1).to(report.device)  # fmt: skip
         model.expect(corpus.targets)
         took, mark = {}, time.perf_counter()
 
         def lap(name: str, took: dict[str, float] = took) -> None:
             nonlocal mark
-            bench.wait()
+            report.wait()
             took[name], mark = time.perf_counter() - mark, time.perf_counter()
 
         for _ in train(model, corpus, valid, recipe=recipe(1, 1.0, 8e-3), seed=1):
@@ -73,10 +73,10 @@ def pipeline(bench: Bench) -> None:
         rows.append((family, ", ".join(cells), spent, a_step))
         if not all(map(np.isfinite, perplexity.values())):
             raise FloatingPointError(f"Expected finite perplexities of {family}, got {perplexity}.")
-    bench.table(("family", "perplexity", "seconds", "ms a step at batch 1"), rows)
+    report.table(("family", "perplexity", "seconds", "ms a step at batch 1"), rows)
 
 
-def resumed(bench: Bench) -> None:
+def resumed(report: Report) -> None:
     """Train once without and once with an interruption, and compare the weights."""
     from pruning.training.loop import Trained, train
 
@@ -85,7 +85,7 @@ def resumed(bench: Bench) -> None:
     for family in ("lstm", "mixed"):
 
         def start(family: str = family) -> Any:
-            return made(family, vocabulary=300, width=32, dropout=0.2).to(bench.device)
+            return made(family, vocabulary=300, width=32, dropout=0.2).to(report.device)
 
         def whole(start: Callable[[], Any] = start) -> dict[str, Tensor]:
             model = start()
@@ -105,6 +105,6 @@ def resumed(bench: Bench) -> None:
         rows.append((family, f"{repeat:.1e}", f"{resume:.1e}", "the same bytes" if resume == 0 else ""))
         if resume > max(10 * repeat, 1e-6 if repeat else 0):
             wrong.append(family)
-    bench.table(("family", "two runs apart", "uninterrupted and resumed apart", ""), rows)
+    report.table(("family", "two runs apart", "uninterrupted and resumed apart", ""), rows)
     if wrong:
         raise AssertionError(f"resumed training of {wrong} ends elsewhere than uninterrupted training")

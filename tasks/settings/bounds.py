@@ -1,6 +1,6 @@
 """What one value of a settings file may be: types with their bounds, and the base of every section."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,6 +29,13 @@ class Section(BaseModel):
     """A section of params.yaml: no other fields than these, no text where a number belongs."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def expect_distinct(values: Sequence[Any], place: str) -> None:
+    """Refuse a list in which a value stands twice."""
+    twice = [value for index, value in enumerate(values) if value in values[:index]]
+    if twice:
+        raise ValueError(f"Expected each value of {place} once, got {twice[0]!r} twice")
 
 
 Kind = TypeVar("Kind", bound=Section)

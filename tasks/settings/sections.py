@@ -1,6 +1,6 @@
 """The sections of params.yaml: each one's fields, and which of its values contradict one another."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -23,6 +23,7 @@ from tasks.settings.bounds import (
     Several,
     Share,
     Temperature,
+    expect_distinct,
 )
 
 if TYPE_CHECKING:
@@ -195,15 +196,8 @@ class Oracle(Section):
     def most_is_no_less(self) -> "Oracle":
         """Refuse a budget that the first reading exceeds."""
         options.check_most(self.tokens, self.most, "oracle.")
-        _check_distinct(self.joint, "oracle.joint")
+        expect_distinct(self.joint, "oracle.joint")
         return self
-
-
-def _check_distinct(values: Sequence[Any], place: str) -> None:
-    """Refuse a list in which a value stands twice."""
-    twice = [value for index, value in enumerate(values) if value in values[:index]]
-    if twice:
-        raise ValueError(f"Expected each value of {place} once, got {twice[0]!r} twice")
 
 
 class Fuse(Section):
@@ -221,7 +215,7 @@ class Fuse(Section):
     @model_validator(mode="after")
     def signals_can_be_weighed(self) -> "Fuse":
         """Refuse a signal named twice, criteria that the strategy would not weigh, and criteria alone."""
-        _check_distinct(self.signals, "fuse.signals")
+        expect_distinct(self.signals, "fuse.signals")
         criteria = [name for name in self.signals if name in CRITERIA]
         if criteria and self.strategy != "learned" and self.weights is None:
             raise ValueError(
@@ -235,7 +229,7 @@ class Fuse(Section):
     @model_validator(mode="after")
     def removes_more_and_more(self) -> "Fuse":
         """Refuse shares that do not rise."""
-        _check_distinct(self.removed, "fuse.removed")
+        expect_distinct(self.removed, "fuse.removed")
         if self.removed != sorted(self.removed):
             raise ValueError(f"Expected the shares of fuse.removed in rising order, got {self.removed}")
         return self
@@ -373,7 +367,7 @@ class PathSettings(Section):
     @model_validator(mode="after")
     def models_have_names_of_their_own(self) -> "PathSettings":
         """Refuse shares that are written alike to six digits, by which the models are called; 1 is the dense one's."""
-        _check_distinct([f"{share:g}" for share in (1.0, *self.retain)], "path.retain, to six digits and beside 1,")
+        expect_distinct([f"{share:g}" for share in (1.0, *self.retain)], "path.retain, to six digits and beside 1,")
         return self
 
 

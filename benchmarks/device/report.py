@@ -22,7 +22,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class Bench:
+class Report:
     """What the parts share: where to compute, how much, and what was found so far."""
 
     device: torch.device
@@ -109,14 +109,14 @@ def recipe(epochs: int, portion: float, rate: float = 4e-3) -> Any:
     )
 
 
-def trained(bench: Bench, family: str, dtype: torch.dtype) -> Any:
+def trained(report: Report, family: str, dtype: torch.dtype) -> Any:
     """Return a model of a family after a little training on the CPU, on the CPU; the same for all parts."""
     from pruning.training.loop import train
 
-    if family not in bench.models:
-        model = made(family, vocabulary=300, width=16 if bench.quick else 48)
-        windows = windows_of(16 * 20 * (12 if bench.quick else 60), 300)
+    if family not in report.models:
+        model = made(family, vocabulary=300, width=16 if report.quick else 48)
+        windows = windows_of(16 * 20 * (12 if report.quick else 60), 300)
         for _ in train(model, windows, windows_of(2000, 300, seed=2), recipe=recipe(1, 1.0), seed=1):
             pass
-        bench.models[family] = model
-    return copy.deepcopy(bench.models[family]).to(dtype).eval()
+        report.models[family] = model
+    return copy.deepcopy(report.models[family]).to(dtype).eval()
