@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from pruning.core.devices import drawing
 from pruning.core.neurons import NeuronLayer
 from pruning.discovery.plain import given, gives
-from pruning.discovery.running import Inputs, copied
+from pruning.discovery.running import Inputs, copied, redrawn
 
 logger = logging.getLogger(__name__)
 
@@ -160,26 +160,30 @@ def _apart(model: nn.Module, config: Any, shapes: Mapping[str, tuple[int, ...]])
 
 
 def _taken(network: nn.Module, path: str, entries: Sequence[Entry], inputs: Inputs) -> bool:
-    """Let a model have these numbers if one that is built from them gives the same; return whether it has."""
+    """Let a model have these numbers if one that is built from them gives the same; return whether it has.
+
+    That is seen on weights in general position, where no neuron is silent.
+    """
     model: Any = network.get_submodule(path)
-    before = {name: module.config for name, module in model.named_modules() if hasattr(module, "config")}
     try:
-        expected = given(network, inputs)
-        built = _filled(_built(model, _changed(model.config, entries)), model)
-        whole = copied(network, sharing=True) if path else built
+        whole = redrawn(network)
+        expected = given(whole, inputs)
+        if not all(bool(tensor.isfinite().all()) for tensor in expected):
+            whole = copied(network, sharing=True)
+            expected = given(whole, inputs)
+        drawn = whole.get_submodule(path)
+        built = _filled(_built(model, _changed(model.config, entries)), drawn)
+        _share(built, drawn)  # whose own code reads its configuration, too
+        same = gives(whole, inputs, expected)
         if path:
             above, _, name = path.rpartition(".")
             setattr(whole.get_submodule(above), name, built)
+        same = same and gives(whole if path else built, inputs, expected)
     except Exception:  # whatever a user's code, or the class, says
         return False
-    if not gives(whole, inputs, expected):
-        return False
-    _share(built, model)
-    if gives(network, inputs, expected):
-        return True
-    for name, own in before.items():
-        model.get_submodule(name).config = own
-    return False
+    if same:
+        _share(built, model)
+    return same
 
 
 def _share(built: nn.Module, model: nn.Module) -> None:

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from pruning.core.neurons import Keep, NeuronLayer, named_tensors, removed_neurons
 from pruning.discovery.discovered import Discovered, Number
 from pruning.discovery.numbers import candidates
-from pruning.discovery.running import Inputs, Remembering, Seeing, close, copied, kept_tensors, name_of, running
+from pruning.discovery.running import Inputs, Remembering, Seeing, close, kept_tensors, name_of, redrawn, running
 from pruning.discovery.structure import Structure
 from pruning.discovery.values import Blend, flat
 
@@ -312,9 +312,7 @@ def generic(model: Discovered, inputs: Inputs) -> tuple[Discovered, bool]:
     What its modules remember is forgotten. Its own weights stay where others give no finite answer. Also whether its
     modules remember a call, so that the next one must be tried, too.
     """
-    generator = torch.Generator().manual_seed(0)
-    drawn = {id(tensor): _drawn(tensor, generator) for tensor in model.parameters() if tensor.is_floating_point()}
-    found = Discovered(copied(model.network, replacing=drawn), model.layers(), {})
+    found = Discovered(redrawn(model.network), model.layers(), {})
     registered = {*dict(found.named_parameters()), *dict(found.named_buffers())}
     for name, held in kept_tensors(found).items():
         if name not in registered:
@@ -323,11 +321,3 @@ def generic(model: Discovered, inputs: Inputs) -> tuple[Discovered, bool]:
     with running(found, inputs, mode) as (network, outputs):
         finite = all(bool(tensor.isfinite().all()) for tensor in outputs)
         return found if finite else model, mode.remembers(network)
-
-
-def _drawn(like: Tensor, generator: torch.Generator) -> nn.Parameter:
-    """Return random numbers in the shape of a parameter, of a size that neither explodes nor vanishes."""
-    if not like.ndim:
-        return nn.Parameter(like.detach().clone())
-    drawn = torch.randn(like.shape, generator=generator).mul_((len(like) / max(like.numel(), 1)) ** 0.5)
-    return nn.Parameter((drawn if like.ndim > 1 else drawn.div_(4).add_(1)).to(like))

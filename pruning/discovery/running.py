@@ -198,3 +198,18 @@ def uncached(network: nn.Module) -> Iterator[list[str]]:
     finally:
         for config in cached.values():
             config.use_cache = True
+
+
+def redrawn(network: nn.Module) -> Any:
+    """Return a copy of a network with weights in general position, so that none hides what depends on a neuron."""
+    generator = torch.Generator().manual_seed(0)
+    weights = (tensor for tensor in network.parameters() if tensor.is_floating_point())
+    return copied(network, replacing={id(tensor): _drawn(tensor, generator) for tensor in weights})
+
+
+def _drawn(like: Tensor, generator: torch.Generator) -> nn.Parameter:
+    """Return random numbers in the shape of a parameter, of a size that neither explodes nor vanishes."""
+    if not like.ndim:
+        return nn.Parameter(like.detach().clone())
+    drawn = torch.randn(like.shape, generator=generator).mul_((len(like) / max(like.numel(), 1)) ** 0.5)
+    return nn.Parameter((drawn if like.ndim > 1 else drawn.div_(4).add_(1)).to(like))
