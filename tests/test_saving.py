@@ -19,7 +19,7 @@ import pruning
 from pruning.core.neurons import Keep, select
 from pruning.discovery.recurrent import Recurrent
 from pruning.discovery.running import tensors_in
-from tests.discovery.test_forms import FORMS
+from tests.discovery.test_forms import FORMS, Network
 from tests.discovery.test_forms import made as form_of
 from tests.foreign import FOREIGN, floats, tokens
 from tests.foreign import made as foreign
@@ -145,6 +145,17 @@ def test_layers_of_equal_widths_are_one_module_of_pytorchs_again_and_unequal_one
     assert not stand_ins(same)
     keep = {layer.name: torch.arange(2 + place % 2) for place, layer in enumerate(found.layers())}
     assert isinstance(pruning.deployed(select(found, keep)).rnn, Recurrent)
+
+
+def test_a_network_of_other_numbers_than_its_example_is_deployed_as_well() -> None:
+    network = Network(lambda self, x: self.out(self.rnn(x)[0]), rnn=nn.GRU(3, 6, 2), out=nn.Linear(6, 2))
+    found = pruning.discover(network, real())
+    smaller = select(found, {layer.name: torch.arange(3) for layer in found.layers()}).to(torch.bfloat16)
+    assert not stand_ins(pruning.deployed(smaller))
+
+
+def real() -> Tensor:
+    return floats(5, 2, 3).float()
 
 
 def test_what_is_deployed_shares_nothing_with_what_it_came_from() -> None:

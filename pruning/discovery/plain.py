@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from pruning.discovery.attention import Attention
 from pruning.discovery.recurrent import Narrowed, Recurrent
@@ -72,7 +73,23 @@ def _choices(others: Sequence[str], readers: Sequence[str]) -> Iterator[Sequence
 
 
 def given(network: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
-    """Return what a network gives when it is called twice, for it may remember."""
+    """Return what a network gives when it is called twice, for it may remember.
+
+    It may live elsewhere, and in other numbers, than when it was discovered.
+    """
+    like = next(network.parameters(), torch.zeros(0))
+    there = pytree.tree_map(lambda part: part.to(like.device) if isinstance(part, torch.Tensor) else part, inputs)
+    try:
+        return _run(network, there)
+    except Exception:  # what a network says of other numbers than its own
+        return _run(network, pytree.tree_map(lambda part: part.to(like.dtype) if _is_real(part) else part, there))
+
+
+def _is_real(part: object) -> bool:
+    return isinstance(part, torch.Tensor) and part.is_floating_point()
+
+
+def _run(network: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
     with running(network, inputs, Seeing(), calls=2) as (_, found):
         return [tensor.clone() for tensor in found]
 
