@@ -53,19 +53,19 @@ class Alignments(Objective):
         Raises:
             ValueError: If the outputs are none.
         """
-        found = main_of(_first(outputs))
-        if found.ndim != 3 or found.shape[1] != examples:
+        steps = main_of(_first(outputs))
+        if steps.ndim != 3 or steps.shape[1] != examples:
             raise ValueError(
                 f"Expected log-probabilities (steps, {examples} examples, classes) from the network for CTC, got "
-                f"{tuple(found.shape)}; let `call` return them so, `transpose(0, 1)` for example."
+                f"{tuple(steps.shape)}; let `call` return them so, `transpose(0, 1)` for example."
             )
-        largest = found.detach().logsumexp(-1).abs().max()
+        largest = steps.detach().logsumexp(-1).abs().max()
         if not largest < 0.01:
             raise ValueError(
                 f"Expected log-probabilities for CTC, got numbers whose exponents sum to {largest.exp():.3g}; end the "
                 "network with log_softmax(-1)."
             )
-        return found
+        return steps
 
     def parts(self, outputs: Any, targets: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return log-probabilities, labels, input lengths and label lengths, as PyTorch's CTC takes them."""
@@ -142,12 +142,12 @@ class Alignments(Objective):
     ) -> Tensor:
         """Return the cross-entropy with the teacher's classes of each step, the mean over the steps that count."""
         examples = len(self.counted(targets))
-        own, other = self._steps(outputs, examples), self._steps(taught, examples)
-        lengths = self._input_lengths(outputs, own)
+        ours, theirs = self._steps(outputs, examples), self._steps(taught, examples)
+        lengths = self._input_lengths(outputs, ours)
         if not isinstance(targets, Unlabelled):
             lengths = self.parts(outputs, targets)[2]
-        counts = torch.arange(len(own))[:, None] < lengths.cpu()
-        agreement: Tensor = torch.linalg.vecdot(other.exp(), own)[counts.to(own.device)]
+        counts = torch.arange(len(ours))[:, None] < lengths.cpu()
+        agreement: Tensor = torch.linalg.vecdot(theirs.exp(), ours)[counts.to(ours.device)]
         return -agreement.mean()
 
 

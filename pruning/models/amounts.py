@@ -42,11 +42,11 @@ class Amounts(Objective):
 
     def rows(self, outputs: Any, targets: Any) -> Tensor:
         """See `Objective.rows`."""
-        own = self.guess(outputs)
+        guess = self.guess(outputs)
         if isinstance(targets, Tensor):
-            _expect_alike(own, targets)
-            return own.reshape(self._targets_in(targets.shape), -1)
-        return own.reshape(self._targets_in(own.shape), -1)
+            _expect_alike(guess, targets)
+            return guess.reshape(self._targets_in(targets.shape), -1)
+        return guess.reshape(self._targets_in(guess.shape), -1)
 
     def counted(self, targets: Any) -> Tensor:
         """Return that every target counts, (n,)."""
@@ -64,14 +64,14 @@ class Amounts(Objective):
 
     def numbers_each(self, outputs: Any, targets: Any) -> float:
         """Return how many numbers one target has."""
-        own = targets if isinstance(targets, Tensor) else self.guess(outputs)
-        return own.numel() / max(1, self._targets_in(own.shape))
+        numbers = targets if isinstance(targets, Tensor) else self.guess(outputs)
+        return numbers.numel() / max(1, self._targets_in(numbers.shape))
 
     def mean(self, outputs: Any, targets: Any) -> Tensor:
         """See `Objective.mean`."""
         self.expect_labelled(targets)
-        own = self.guess(outputs)
-        return single(self.criterion(own, like(own, targets)))
+        guess = self.guess(outputs)
+        return single(self.criterion(guess, like(guess, targets)))
 
     def divergence(
         self,
@@ -87,8 +87,8 @@ class Amounts(Objective):
 
     def totals(self, outputs: Any, targets: Any) -> dict[str, float]:
         """Return the mean absolute error of each target, summed."""
-        own = self.guess(outputs)
-        errors = (own - like(own, targets)).abs()
+        guess = self.guess(outputs)
+        errors = (guess - like(guess, targets)).abs()
         return {"mean_absolute_error": float(errors.double().mean() * self.weight(targets))}
 
 
@@ -104,15 +104,15 @@ class Squared(Amounts):
 
         The gradient by f has the covariance 2/d, which is the Hessian of the mean squared error of a target.
         """
-        own = self.guess(outputs)
-        return math.sqrt(2 / self.numbers_each(outputs, targets)) * squares_from_drawn(own, generator)
+        guess = self.guess(outputs)
+        return math.sqrt(2 / self.numbers_each(outputs, targets)) * squares_from_drawn(guess, generator)
 
     def totals(self, outputs: Any, targets: Any) -> dict[str, float]:
         """Return the mean squared and the mean absolute error of each target, summed."""
         guess = self.guess(outputs)
         squares = (guess - like(guess, targets)).double().square()
-        own = {"mean_squared_error": float(squares.mean() * self.weight(targets))}
-        return own | super().totals(outputs, targets)
+        errors = {"mean_squared_error": float(squares.mean() * self.weight(targets))}
+        return errors | super().totals(outputs, targets)
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,13 @@ class Gaussian(Squared):
         """
         parts = parts_of(outputs) or {}
         by_name = [parts[name] for names in (MEANS, VARIANCES) for name in names if name in parts]
-        found: list[Any] = by_name if len(by_name) == 2 else list(parts.values())[:2]
-        if len(found) != 2 or not all(isinstance(part, Tensor) for part in found):
+        pair: list[Any] = by_name if len(by_name) == 2 else list(parts.values())[:2]
+        if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
             raise TypeError(
                 f"Expected (mean, variance) from the network for the loss {self.name}, got {kind_of(outputs)}; "
                 "let `call` return both."
             )
-        return found[0], found[1]
+        return pair[0], pair[1]
 
     def guess(self, outputs: Any) -> Tensor:
         """Return the mean."""
@@ -190,8 +190,8 @@ class Labels(Amounts):
 
     def logits(self, outputs: Any) -> Tensor:
         """Return the logits of the labels."""
-        own = main_of(outputs)
-        return own.logit(eps=torch.finfo(own.dtype).eps) if is_one_of(self.criterion, SHARES) else own
+        shares = main_of(outputs)
+        return shares.logit(eps=torch.finfo(shares.dtype).eps) if is_one_of(self.criterion, SHARES) else shares
 
     def fisher_loss(self, outputs: Any, targets: Any, generator: torch.Generator) -> Tensor:
         """Return Σ √(1/d) · BCE(f, y), y drawn from Bernoulli(p), p = sigmoid(f), with d labels in a target.
@@ -233,10 +233,10 @@ def squares_from_drawn(outputs: Tensor, generator: torch.Generator) -> Tensor:
 
 def squared_distance(outputs: Any, taught: Any, example_dim: int = 0) -> Tensor | None:
     """Return the mean squared distance of all numbers in two answers; None if they are not of the same shapes."""
-    own, other = amounts_in(outputs, example_dim), amounts_in(taught, example_dim)
-    if not own or [part.shape for part in own] != [part.shape for part in other]:
+    ours, theirs = amounts_in(outputs, example_dim), amounts_in(taught, example_dim)
+    if not ours or [part.shape for part in ours] != [part.shape for part in theirs]:
         return None
-    squares = [(one - two).square().flatten() for one, two in zip(own, other, strict=True)]
+    squares = [(one - two).square().flatten() for one, two in zip(ours, theirs, strict=True)]
     return torch.cat(squares).mean()
 
 
@@ -258,8 +258,8 @@ def _expect_alike(outputs: Tensor, targets: Tensor) -> None:
     Raises:
         ValueError: If they do.
     """
-    own, other = ([size for size in tensor.shape if size != 1] for tensor in (outputs, targets))
-    if own != other:
+    ours, theirs = ([size for size in tensor.shape if size != 1] for tensor in (outputs, targets))
+    if ours != theirs:
         raise ValueError(
             f"Expected targets of the outputs' shape {tuple(outputs.shape)}, got {tuple(targets.shape)}; "
             "give one number for each output."

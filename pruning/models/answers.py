@@ -30,14 +30,14 @@ def main_of(answer: Any) -> Tensor:
     parts = parts or {}
     place = next((name for name in MAIN if isinstance(parts.get(name), Tensor)), None)
     tensors = list(tensors_in(parts))
-    found = parts[place] if place is not None else tensors[0] if len(tensors) == 1 else None
-    if not isinstance(found, Tensor) or not found.ndim:
-        got = "a number" if isinstance(found, Tensor) else kind_of(answer)
+    main = parts[place] if place is not None else tensors[0] if len(tensors) == 1 else None
+    if not isinstance(main, Tensor) or not main.ndim:
+        got = "a number" if isinstance(main, Tensor) else kind_of(answer)
         raise TypeError(
             f"Expected one tensor of outputs, such as logits (…, classes), from the network, got {got}; "
             "`call` can say where it is, and a loss of your own is given all of it."
         )
-    return found
+    return main
 
 
 def has_main(answer: Any) -> bool:

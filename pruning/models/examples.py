@@ -101,15 +101,15 @@ class Embeddings(Examples):
 
     def _parts(self, outputs: Any) -> list[Tensor]:
         count = 3 if is_one_of(self.criterion, TRIPLE) else 2
-        found = list(tensors_in(outputs))
-        if len(found) == 1 and len(found[0]) % count == 0:
-            return list(found[0].chunk(count))
-        if len(found) < count:
+        embeddings = list(tensors_in(outputs))
+        if len(embeddings) == 1 and len(embeddings[0]) % count == 0:
+            return list(embeddings[0].chunk(count))
+        if len(embeddings) < count:
             raise TypeError(
                 f"Expected {count} embeddings from the network for the loss {self.name}, got {kind_of(outputs)}; "
                 f"give it a batch of {count} inputs, or let `call` return them."
             )
-        return found[:count]
+        return embeddings[:count]
 
     def rows(self, outputs: Any, targets: Any) -> Tensor:
         """Return the embeddings of an example as one row; of inputs that are read one after the other, each its own."""
@@ -131,8 +131,8 @@ class Embeddings(Examples):
         """Return one less the cosine to the teacher's embeddings for a loss of cosines; else the squared distance."""
         if not is_one_of(self.criterion, COSINE):
             return super().divergence(outputs, taught, targets, temperature=temperature, logarithms=logarithms)
-        own, other = (torch.cat(amounts_in(answer)) for answer in (outputs, taught))
-        return 1 - F.cosine_similarity(own, other, dim=-1).mean()
+        ours, theirs = (torch.cat(amounts_in(answer)) for answer in (outputs, taught))
+        return 1 - F.cosine_similarity(ours, theirs, dim=-1).mean()
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,10 @@ class Running:
         """
         if not _is_updated(self.metric.measure):
             return self.total / self.count
-        found = self.metric.measure.compute()
-        if isinstance(found, Tensor) and found.numel() != 1:
-            raise TypeError(f"Expected one number from a metric, got a tensor of shape {tuple(found.shape)}.")
-        return float(found)
+        number = self.metric.measure.compute()
+        if isinstance(number, Tensor) and number.numel() != 1:
+            raise TypeError(f"Expected one number from a metric, got a tensor of shape {tuple(number.shape)}.")
+        return float(number)
 
 
 def _is_updated(measure: Any) -> bool:
@@ -86,16 +86,16 @@ def _accuracy(outputs: Any, targets: Any) -> Tensor:
 def _error(power: int) -> Callable[[Any, Any], Tensor]:
     def error(outputs: Any, targets: Any) -> Tensor:
         guess = main_of(outputs)
-        found: Tensor = (guess - like(guess, targets)).abs().double().pow(power).mean()
-        return found
+        mean: Tensor = (guess - like(guess, targets)).abs().double().pow(power).mean()
+        return mean
 
     return error
 
 
 def _cosine(outputs: Any, targets: Any) -> Tensor:
     guess = main_of(outputs)
-    found: Tensor = F.cosine_similarity(guess, like(guess, targets), dim=-1)
-    return found.double().mean()
+    cosines: Tensor = F.cosine_similarity(guess, like(guess, targets), dim=-1)
+    return cosines.double().mean()
 
 
 NAMED: Mapping[str, Metric] = {

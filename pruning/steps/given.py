@@ -84,11 +84,11 @@ def like(model: Measurable, network: Any) -> Measurable:
         network = network.network
     if not isinstance(model, Adapted) or not isinstance(network, PrunableModule) or network is model.network:
         return model
-    found = Adapted(network, replace(model.use))
-    ours, theirs = ([(layer.name, layer.width) for layer in each.layers()] for each in (found, model))
+    other = Adapted(network, replace(model.use))
+    ours, theirs = ([(layer.name, layer.width) for layer in each.layers()] for each in (other, model))
     if ours != theirs:
         raise ValueError(
             f"Expected the network whose importance was measured, with the layers {theirs}, got one with {ours}; "
             "measure its own importance."
         )
-    return found
+    return other

@@ -137,8 +137,8 @@ class Importance:
         lines = [f"importance of {len(self.table):,} neurons by `{self.by}`; Fisher information: {fisher}"]
         rows = []
         for layer in self.model.layers():
-            own = self.table.loc[self.table["layer"] == layer.name, self.by].to_numpy(dtype=float)
-            low, middle, high = np.quantile(own, [0.1, 0.5, 0.9]) if np.isfinite(own).all() else (np.nan,) * 3
+            values = self.table.loc[self.table["layer"] == layer.name, self.by].to_numpy(dtype=float)
+            low, middle, high = np.quantile(values, [0.1, 0.5, 0.9]) if np.isfinite(values).all() else (np.nan,) * 3
             exact = "yes" if layer.exact else "no"
             rows.append([layer.name, layer.kind, str(layer.width), exact, *(f"{x:.3g}" for x in (low, middle, high))])
         lines += table_of(["layer", "kind", "neurons", "exact", "10%", "median", "90%"], rows)

@@ -193,9 +193,9 @@ def apart(model: Measurable, dense: Measurable, pairs: Any) -> float:
         for number, (inputs, targets) in enumerate(pairs):
             if number == COMPARED:
                 break
-            outputs, own = model.predicted(inputs, states[0])
+            outputs, ours = model.predicted(inputs, states[0])
             taught, theirs = dense.predicted(inputs, states[1])
-            states, objective = (own, theirs), dense.objective(targets)
+            states, objective = (ours, theirs), dense.objective(targets)
             if not dense.count(targets):
                 continue
             distances = [objective.divergence(each, taught, targets, temperature=1.0) for each in (outputs, taught)]
