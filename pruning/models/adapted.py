@@ -113,14 +113,11 @@ def adapt(
     return model
 
 
-def _shape(model: "Adapted", inputs: Any) -> torch.Size | None:
-    """Return the shape of what the network gives for the inputs; None where no output is the main one."""
+def _shape(model: "Adapted", inputs: Any) -> torch.Size:
+    """Return the shape of the network's main output for the inputs; one without dimensions where there is none."""
     with evaluating(model), untouched(model), torch.no_grad():
         outputs, _ = model.predicted(inputs)
-    try:
-        return main_of(outputs).shape
-    except TypeError:
-        return None
+    return main_of(outputs).shape if has_main(outputs) else torch.Size()
 
 
 def _arguments(network: Any, inputs: Any, example_dim: int) -> tuple[Any, ...] | Mapping[str, Any]:

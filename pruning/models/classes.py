@@ -91,7 +91,7 @@ class Classes(Objective):
         if len(flat) != len(rows):
             raise ValueError(f"Expected a row of logits for each of {len(flat)} targets, got {len(rows)} rows.")
         if is_one_of(self.criterion, WEIGHTED):
-            return single(self.criterion(rows, flat))
+            return single(_judged(self.criterion, rows, flat))
         whole = moved(targets, rows.device)
         return single(first_taken(self.criterion, (rows, flat), (main_of(outputs), whole), (outputs, whole)))
 
@@ -219,6 +219,23 @@ def class_numbers(targets: Any) -> Tensor:
             "such as nn.MSELoss()."
         )
     return targets.flatten()
+
+
+def _judged(criterion: Criterion, rows: Tensor, labels: Tensor) -> Tensor:
+    """Return what one of PyTorch's criteria gives.
+
+    Raises:
+        ValueError: If a label is no class, which is noticed on a CPU.
+    """
+    try:
+        return criterion(rows, labels)
+    except IndexError as error:
+        wrong = labels[(labels < 0) | (labels >= rows.shape[1])]
+        wrong = wrong[wrong != setting(criterion, "ignore_index", IGNORED)]
+        raise ValueError(
+            f"Expected class numbers from 0 to {rows.shape[1] - 1}, one for each of the {rows.shape[1]} logits, got "
+            f"{wrong[:1].tolist()[0] if len(wrong) else error}; padding is told by `ignore_index` of the loss."
+        ) from error
 
 
 def _weights(criterion: Criterion) -> Tensor | None:

@@ -220,6 +220,10 @@ WRONG = {
         lambda: judged(Encoder, X[0], [(X[0], X[0][:, :2])], nn.CrossEntropyLoss()),
         r"or shares of the logits' shape \(6, 3\), as targets, got torch.float64 of shape \(6, 2\); use `targets.long",
     ),
+    "classes that are none": (
+        lambda: judged(Encoder, X[0], [(X[0], Y[1] + 2)], nn.CrossEntropyLoss()),
+        "Expected class numbers from 0 to 2, one for each of the 3 logits, got 4; padding is told by `ignore_index`",
+    ),
     "one output for two": (
         lambda: judged(Encoder, X[0], [(X[0], X[0][:, :3])], nn.GaussianNLLLoss()),
         r"Expected \(mean, variance\) from the network for the loss GaussianNLLLoss, got Tensor; let `call` return",

@@ -113,6 +113,14 @@ class Answering(Encoder):
         return {"loss": loss, "logits": logits, "between": hidden.sum(-1)}
 
 
+class Detector(Encoder):
+    """Two outputs by names of which none is the main one."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        scores = super().forward(x)
+        return {"boxes": scores[:, :1], "scores": scores}
+
+
 class Small(nn.Module):
     """A language model that gives (logits, its loss), as minGPT does, of tokens and, if it is told them, targets."""
 
@@ -189,6 +197,12 @@ KINDS: dict[str, tuple[Any, list[Any], Any, str]] = {
     "both by name": (SureByName, [(x, x[:, :2]) for x in X], nn.GaussianNLLLoss(), "Gaussian"),
     "two outputs by a function": (Sure, [(x, x[:, :2]) for x in X], own_of_both, ""),
     "outputs by name by a function": (Answering, list(zip(X, Y, strict=True)), by_name, "categorical"),
+    "boxes and classes by name": (
+        Detector,
+        [{"x": x, "labels": y} for x, y in zip(X, Y, strict=True)],
+        lambda outputs, targets: F.cross_entropy(outputs["scores"], targets) + outputs["boxes"].square().mean(),
+        "",
+    ),
     "whole numbers by a function": (Counter, list(zip(X, Y, strict=True)), counts, ""),
     "spoken": (Speech, [(x, SPOKEN, LENGTHS, SIZES) for x in LONG], nn.CTCLoss(), "categorical"),
     "spoken, lengths from the network": (
