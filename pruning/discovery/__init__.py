@@ -92,6 +92,7 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
             found.states,
             cached,
         )
+    network = copied(network)  # what it shared with the user's model becomes its own
     for name, module in network.named_modules():
         module.training = modes.get(name, module.training)
     reasons = reasons_of(structure, refuted, model.layers(), Discovered(network, [], {}), PREFIX)

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice, cut, named_buffers, named_tensors
+from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice, named_buffers
 from pruning.discovery.attention import Attention
 from pruning.discovery.configured import Entry, follow_widths
 from pruning.discovery.recurrent import Narrowed, Recurrent
@@ -115,10 +115,8 @@ class Discovered(PrunableModule):
         """Return a model with these widths; tensors whose shape changes are not yet meaningful."""
         return self._resized(widths, {}, sharing=False)
 
-    def thinned(self, keep: Keep) -> Self:
-        """Return what `select` does, but with the same tensors where nothing is cut from them, to be run at once."""
-        widths = [len(keep.get(layer.name, range(layer.width))) for layer in self._layers]
-        tensors = cut(self._layers, keep, {**named_tensors(self), **named_buffers(self)})
+    def with_widths(self, widths: Sequence[int], tensors: Mapping[str, Tensor]) -> Self:
+        """Return a model with these widths and tensors, and with the same ones where no shape changes."""
         return self._resized(widths, tensors, sharing=True)
 
     def _resized(self, widths: Sequence[int], tensors: Mapping[str, Tensor], *, sharing: bool) -> Self:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 
 from pruning.core.neurons import NeuronLayer
 from pruning.discovery.attention import Attention, is_attention
@@ -15,8 +16,11 @@ from pruning.discovery.running import copied
 
 
 def simplified(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
-    """Return a copy of the model whose parameters and buffers are all there is, and what was folded into them."""
-    network = _unwrapped(forgetful(copied(model)))
+    """Return a copy of the model whose parameters and buffers are all there is, and what was folded into them.
+
+    It may have parameters of the model's own, which are not written into.
+    """
+    network = _unwrapped(forgetful(copied(model, sharing=_can_share(model))))
     folded = fold(network)
     for module in network.modules():
         for name, value in list(vars(module).items()):
@@ -25,6 +29,13 @@ def simplified(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
                 delattr(module, name)
                 module.register_buffer(name, value)
     return network, folded
+
+
+def _can_share(model: nn.Module) -> bool:
+    """Return whether making a copy ready writes into no parameters, as pruning masks and a GPU's kernels do."""
+    hooks = (hook for part in model.modules() for hook in part._forward_pre_hooks.values())
+    masked = any(isinstance(hook, BasePruningMethod) for hook in hooks)
+    return not masked and all(parameter.device.type == "cpu" for parameter in model.parameters())
 
 
 def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -17,8 +17,19 @@ from torch.utils import _pytree as pytree
 from pruning.core.neurons import Keep, NeuronLayer, named_tensors, removed_neurons
 from pruning.discovery.discovered import Discovered, Number
 from pruning.discovery.numbers import candidates
-from pruning.discovery.running import Inputs, Remembering, Seeing, close, kept_tensors, name_of, redrawn, running
+from pruning.discovery.running import (
+    Inputs,
+    Remembering,
+    Seeing,
+    close,
+    copied,
+    kept_tensors,
+    name_of,
+    redrawn,
+    running,
+)
 from pruning.discovery.structure import Structure
+from pruning.discovery.thinning import thinned
 from pruning.discovery.values import Blend, flat
 
 _LIBRARIES = (torch.__path__[0], __file__.removesuffix("discovery/proving.py"))
@@ -131,6 +142,7 @@ class Prover:
     ) -> None:
         self.model, self.remembers = model, remembers
         self.found, self.inputs, self.states, self.cached = found, inputs, states, cached
+        self.lean = True
 
     @cached_property
     def finer(self) -> "Prover | None":
@@ -153,18 +165,36 @@ class Prover:
 
     def failure(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> str:
         """Return why removing neurons of these layers differs from what it should be; empty if it does not."""
+        failure, lean = self._failure(layers, numbers, lean=self.lean)
+        if not failure or not lean:
+            return failure
+        again, _ = self._failure(layers, numbers, lean=False)
+        self.lean = bool(again)  # code that reads a weight outside of its module reads it next time, too
+        return again
+
+    def _failure(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number], *, lean: bool) -> tuple[str, bool]:
+        """Return what `failure` does, and whether large weights were cut only while they were needed."""
         names = {layer.name for layer in layers}
         model = Discovered(
             self.model.network, self.model.layers(), {}, [number for number in numbers if number.layer in names]
         )
         keep = self.some(layers)
         try:
+            smaller, lean = thinned(model, keep, lean=lean)
             if self.cached:
-                self.outputs(_caching(model.thinned(keep), self.cached), Still())
-            found, _ = self.outputs(model.thinned(keep), Still())
+                self.outputs(_caching(copied(smaller, sharing=True), self.cached), Still())
+            found, _ = self.outputs(smaller, Still())
         except Exception as error:  # whatever a user's code raises at other widths
             what = str(error).strip().partition(chr(10))[0]
-            return f"its model's own code counts on its width{_line(error)}: {what}"
+            return f"its model's own code counts on its width{_line(error)}: {what}", lean
+        del smaller
+        return self._difference(layers, numbers, keep, found), lean
+
+    def _difference(
+        self, layers: Sequence[NeuronLayer], numbers: Sequence[Number], keep: Keep, found: Sequence[Tensor]
+    ) -> str:
+        """Return how what a smaller model gives differs from what it should be; empty if it does not."""
+        names = {layer.name for layer in layers}
         blends = [blend for blend in self.found.blends if self._concerns(blend, names)]
         mode = Still({blend.index: self._instead(blend, keep) for blend in blends})
         try:
@@ -199,7 +229,8 @@ class Prover:
         keep = self.some(layers)
         numbers = [number for number in numbers if number.layer in keep]
         model = Discovered(self.model.network, self.model.layers(), {}, numbers)
-        found, _ = self.outputs(model.thinned(keep), Still())
+        smaller, _ = thinned(model, keep, lean=self.lean)
+        found, _ = self.outputs(smaller, Still())
         expected, rounding = self.masked(keep, Still())
         return all(close(one, other, rounding) for one, other in zip(found, expected, strict=True))
 

@@ -1,0 +1,56 @@
+"""A network without some neurons runs once with weights that are cut only while they are needed."""
+
+import pytest
+import torch
+from torch import nn
+
+import pruning
+from pruning.core.neurons import select
+from pruning.discovery import thinning
+from tests.discovery.test_forms import FORMS, made
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_is_cut_late_gives_what_a_smaller_network_gives(name, monkeypatch):
+    monkeypatch.setattr(thinning, "LARGE", 1)
+    network, inputs = made(name)
+    model = pruning.discover(network, inputs)
+    assert {layer.name: layer.width for layer in model.layers()} == FORMS[name][1]
+
+
+def test_large_weights_are_held_only_while_their_modules_run(monkeypatch):
+    monkeypatch.setattr(thinning, "LARGE", 1)
+    network = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2))
+    model = pruning.discover(network, torch.ones(4, 3))
+    keep = {"0": torch.tensor([4, 1])}
+    smaller, lean = thinning.thinned(model, keep, lean=True)
+    assert lean
+    assert smaller.network[0].weight.shape == (2, 3)
+    assert smaller.network[0].weight.untyped_storage().nbytes() == 4
+    with torch.no_grad():
+        assert torch.equal(smaller(torch.ones(4, 3)), select(model, keep)(torch.ones(4, 3)))
+    assert not smaller.network[0].weight.any()
+
+
+def test_code_that_reads_a_weight_without_calling_its_module_is_proved_all_the_same(monkeypatch):
+    monkeypatch.setattr(thinning, "LARGE", 1)
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.out = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.out(torch.tanh(self.one(inputs).relu() @ self.two.weight.T))
+
+    model = pruning.discover(Tied(), torch.ones(4, 3))
+    assert {layer.name for layer in model.layers()} == {"one", "two"}
+
+
+def test_the_users_weights_are_neither_written_into_nor_shared():
+    network = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    model = pruning.discover(network, torch.ones(4, 3))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    own = {parameter.data_ptr() for parameter in network.parameters()}
+    assert not own & {parameter.data_ptr() for parameter in model.parameters()}
