@@ -4,7 +4,7 @@ The library refuses by them what it is given, and whoever reads settings from a 
 this module imports nothing. `place` in a rule is what stands before the settings' names there, such as `train.`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isclose
 from typing import Literal
 
@@ -49,6 +49,15 @@ def check_most(tokens: int, most: int, place: str = "") -> None:
     """Refuse a budget of tokens that the first reading exceeds."""
     if most < tokens:
         raise ValueError(f"Expected {place}most to be at least {place}tokens ({tokens}), got {most}.")
+
+
+def too_few(measured: Mapping[str, int], folds: int) -> Iterator[tuple[str, int, int]]:
+    """Yield (layer, how many are measured, how many it takes) of layers without two measured neurons for each fold.
+
+    >>> list(too_few({"lstm.0": 9, "lstm.1": 10}, folds=5))
+    [('lstm.0', 9, 10)]
+    """
+    return ((layer, count, 2 * folds) for layer, count in measured.items() if count < 2 * folds)
 
 
 def check_measures(

@@ -10,6 +10,7 @@ from scipy.optimize import nnls
 from scipy.stats import rankdata
 from sklearn.model_selection import StratifiedKFold
 
+from pruning.core.options import too_few
 from pruning.fusion.weights import TRANSFORMS, relative, spearman
 
 Shares = dict[str, dict[str, float]]
@@ -140,11 +141,9 @@ def interval(drawn: np.ndarray) -> tuple[float, float]:
 def _check_enough(rows: pd.DataFrame, folds: int) -> None:
     if folds < 2:
         raise ValueError(f"Expected at least 2 folds, got {folds}.")
-    for layer, count in rows.groupby("layer").size().items():
-        if count < 2 * folds:
-            raise ValueError(
-                f"Expected at least {2 * folds} measured neurons in {layer} for {folds} folds, got {count}."
-            )
+    counts = {str(layer): int(count) for layer, count in rows.groupby("layer").size().items()}
+    for layer, count, needed in too_few(counts, folds):
+        raise ValueError(f"Expected at least {needed} measured neurons in {layer} for {folds} folds, got {count}.")
 
 
 def _signals(frame: pd.DataFrame, rows: pd.DataFrame, names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import torch
 
 from pruning.ablation.oracle import neurons_to_measure
 from pruning.core.neurons import NeuronLayer
+from pruning.core.options import too_few
 from pruning.fusion.schemas import CHOICES
 from pruning.models import build, settings
 from pruning.models.base import LanguageModel, Measurable
@@ -63,15 +64,13 @@ def check_layers(parameters: Parameters, model: Measurable, untapped: Mapping[st
 def _check_measured(parameters: Parameters, layers: Sequence[NeuronLayer]) -> None:
     """Refuse folds for which too few removals are measured."""
     folds, oracle = parameters.fuse.folds, parameters.oracle
-    chosen = neurons_to_measure(layers, oracle.neurons, oracle.seed)
-    for layer in layers:
-        count = len(chosen[layer.name])
-        if count < 2 * folds:
-            way = "raise oracle.neurons or lower fuse.folds" if layer.width >= 2 * folds else "lower fuse.folds"
-            raise Unexpected(
-                f"Expected at least {2 * folds} measured neurons in {layer.name} for fuse.folds {folds}, got {count} "
-                f"of its {layer.width}; {way} in params.yaml."
-            )
+    chosen, widths = neurons_to_measure(layers, oracle.neurons, oracle.seed), {one.name: one.width for one in layers}
+    for layer, count, needed in too_few({name: len(neurons) for name, neurons in chosen.items()}, folds):
+        way = "raise oracle.neurons or lower fuse.folds" if widths[layer] >= needed else "lower fuse.folds"
+        raise Unexpected(
+            f"Expected at least {needed} measured neurons in {layer} for fuse.folds {folds}, got {count} "
+            f"of its {widths[layer]}; {way} in params.yaml."
+        )
 
 
 def _check_kept(asked: Mapping[str, Any], model: Measurable, place: str, *, by: str, without: Container[str]) -> None:

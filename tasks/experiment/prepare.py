@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pruning.ablation.oracle import neurons_to_measure
+from pruning.core.options import too_few
 from pruning.data.corpus import SPLITS
 from pruning.data.schemas import VOCABULARY
 from pruning.experiment.variants import FOLDS
@@ -54,9 +55,9 @@ def _check(model: LanguageModel, valid: int, neurons: int | Literal["all"]) -> N
     """Refuse too little text, and a sample that weights cannot be learned from."""
     if valid < FEWEST:
         raise Unexpected(f"Expected at least {FEWEST} tokens in the validation split, got {valid}.")
-    for layer, measured in neurons_to_measure(model.decoupled().layers(), neurons, seed=SEED).items():
-        if len(measured) < 2 * FOLDS:
-            raise Unexpected(
-                f"Expected at least {2 * FOLDS} measured neurons in each layer, got {len(measured)} in {layer}; "
-                "raise removal.neurons in experiment/params.yaml."
-            )
+    chosen = neurons_to_measure(model.decoupled().layers(), neurons, seed=SEED)
+    for layer, count, needed in too_few({name: len(measured) for name, measured in chosen.items()}, FOLDS):
+        raise Unexpected(
+            f"Expected at least {needed} measured neurons in each layer, got {count} in {layer}; "
+            "raise removal.neurons in experiment/params.yaml."
+        )
