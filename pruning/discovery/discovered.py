@@ -1,6 +1,7 @@
 """A user's own model as one that says where its neurons are and can be rebuilt with other widths."""
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -155,6 +156,13 @@ class Discovered(PrunableModule):
     def __str__(self) -> str:
         """Return what was found; `repr` shows the modules."""
         return self.summary()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a state; a plain mapping is of the versions that the modules now have, which some of them ask for."""
+        state = OrderedDict(state_dict)
+        versions = getattr(state_dict, "_metadata", None)
+        vars(state)["_metadata"] = self.state_dict()._metadata if versions is None else versions  # type: ignore[attr-defined]
+        return super().load_state_dict(state, strict, assign)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """Let a state lack the second name of what is stored once, and what is no parameter, which then stays."""
