@@ -114,8 +114,11 @@ def _other(tensor: Tensor, chosen: Tensor, draw: int) -> Tensor:
         finite = tensor[tensor.isfinite()]
         size = finite.abs().max().item() if finite.numel() else 1.0
         noise = torch.rand(tensor.shape, generator=torch.Generator().manual_seed(draw), dtype=tensor.dtype)
-        odd, size = draw % 2, (size + 1.0) * 16 ** (draw // 2)
-        other = tensor * (1.5 - odd) + noise.sub(0.5 * odd).to(tensor.device) * size
+        odd, size = draw % 2, size + 1.0
+        noise = (
+            noise.sub(0.5 * odd) if draw < DRAWS // 2 else noise.add(1).mul(8 - 16 * odd)
+        )  # then beyond any threshold
+        other = tensor * (1.5 - odd) + noise.to(tensor.device) * size
     else:
         other = tensor + 1 - 2 * (draw % 2)
     return torch.where(chosen.to(tensor.device), other, tensor)

@@ -45,3 +45,12 @@ def test_one_neuron_over_many_elements_is_one():
 
 def test_results_whose_number_depends_on_the_values_cannot_be_told():
     assert told(aten.nonzero, floats(3, 4).relu()) is None
+
+
+def test_a_threshold_hides_no_neuron_whichever_side_of_it_its_number_is():
+    potentials = torch.linspace(-3, 3, 40).view(1, 40)
+    places = torch.arange(1, 41).view(1, 40)
+    told = owners(lambda x: (x >= 0.2).float(), ((potentials,), {}), [places], (potentials >= 0.2).float())
+    assert told is not None
+    assert torch.equal(told.owners[0][0], places)
+    assert not told.mixed
