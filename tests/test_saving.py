@@ -108,6 +108,7 @@ def test_models_of_others_are_restored_to_the_last_bit(name: str, tmp_path: Path
 
 @pytest.mark.skipif(not CASES.is_file(), reason="the networks that people write lie in ../shared, which is not here")
 @pytest.mark.parametrize("name", sorted(cases()) or ["none"])
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_networks_as_people_write_them_are_restored_in_pytorchs_own_modules(name: str, tmp_path: Path) -> None:
     case = cases()[name]
     found = pruning.discover(case.make().eval(), case.inputs)
