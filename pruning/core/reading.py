@@ -27,12 +27,15 @@ class Read:
         repeats: How often each of (…) is read, whole numbers; None where once. A convolution reads the border of an
             image less often than its middle; what it puts around the image is a part of what it reads.
         constant: Whether what is the same wherever it is read adds the same everywhere, so that a bias can give it.
+        beside: Another parameter's columns, and what they multiply, (…, places), where both products are added up
+            before anything else is made of them: what a recurrent layer reads beside its own state.
     """
 
     column: Column
     values: Tensor
     repeats: Tensor | None = None
     constant: bool = True
+    beside: tuple[Column, Tensor] | None = None
 
     def of(self, piece: Slice) -> tuple[Tensor, Tensor | None]:
         """Return what a slice reads, (samples, width), and how often each sample; a neuron's places are samples."""
@@ -68,10 +71,8 @@ class Reading(TorchFunctionMode):
             self._pieces.setdefault((piece.parameter, piece.dim), []).append(number)
         self._observe = observe
         self._known: dict[int, list[_Known]] = {}
-        names = {name for name, _ in self._pieces}
         for name, parameter in model.named_parameters():
-            if name in names:
-                self._know(parameter, [(name, dim) for dim in range(parameter.ndim)])
+            self._know(parameter, [(name, dim) for dim in range(parameter.ndim)])
 
     def __torch_function__(
         self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -86,8 +87,12 @@ class Reading(TorchFunctionMode):
                 if column is None:
                     continue
                 for number in self._pieces.get(column, ()):
-                    self._observe(number, Read(column, values, **extra))
+                    self._observe(number, Read(column, values, **extra | self._beside(**extra)))
         return found
+
+    def _beside(self, beside: tuple[Tensor, Tensor] | None = None, **_: object) -> dict[str, Any]:
+        column = None if beside is None else self._column(beside[0], 1)
+        return {"beside": None if beside is None or column is None else (column, beside[1])}
 
     def run(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what the operation gives; nothing is dropped at random, and copies of parameters are known."""
@@ -255,7 +260,13 @@ def _recurrent(args: tuple[Any, ...], _kwargs: dict[str, Any], found: Any) -> It
     if layers > 1 or two_ways:
         return
     yield weights[0], 1, values, {}
-    yield weights[1], 1, previous(args, found), {}
+    yield weights[1], 1, previous(args, found), {"beside": (weights[0], values)}
+
+
+def _gated(args: tuple[Any, ...], kwargs: dict[str, Any], found: Any) -> Iterator[Use]:
+    """`gru(x, h, weights, …)`: its reset gate multiplies its own matrix's product before both are added up."""
+    for weight, axis, values, _ in _recurrent(args, kwargs, found):
+        yield weight, axis, values, {}
 
 
 def previous(args: Sequence[Any], found: Any) -> Tensor:
@@ -293,7 +304,8 @@ _READERS: dict[str, Callable[[tuple[Any, ...], dict[str, Any], Any], Iterator[Us
     "einsum": _summed,
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolved),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
-    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
+    **dict.fromkeys(("lstm", "rnn_tanh", "rnn_relu"), _recurrent),
+    "gru": _gated,
     **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _stepped),
 }
 _COPIES = {"to", "float", "double", "half", "bfloat16", "type", "type_as", "contiguous", "clone", "reshape"}

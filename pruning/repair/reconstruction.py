@@ -63,7 +63,8 @@ def reconstruct(
         W' = W_:K + W B,  B = cov(x − x'_K in its place, x') (cov(x') + λ I)⁻¹,  b' = b + W c,
 
     λ by cross-validation over four parts of the data. Where a layer's own cut changes what its readers read (a
-    recurrence, a normalisation over the neurons), they are refitted once more on what they then read. A reader whose
+    recurrence, a normalisation over the neurons), they are refitted once more on what they then read. What an LSTM or
+    an RNN reads beside its own state stands in for lost states too (x' then holds both). A reader whose
     parameter computes the neurons too (a tied embedding) keeps its weights, and only its bias changes.
 
     >>> import torch, pruning

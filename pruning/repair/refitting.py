@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from pruning.core.neurons import (
     NeuronLayer,
     PrunableModule,
     Slice,
+    cut,
     frozen_as,
     gather,
     named_buffers,
@@ -47,10 +48,13 @@ class Sample:
     Attributes:
         folds: The moments.
         constant: Whether a bias can give what is always the same.
+        beside: A parameter whose product is added to the reader's, so that what it reads in the pruned network stands
+            in too and lies behind x'; and by how much that was multiplied, to vary as much.
     """
 
     folds: list[Covariance]
     constant: bool
+    beside: tuple[str, Tensor] | None = None
 
 
 def refitted(model: Model, keep: Keep, data: Batches, *, repair: str, track: Track) -> Model:
@@ -70,7 +74,8 @@ def refitted(model: Model, keep: Keep, data: Batches, *, repair: str, track: Tra
         refit = _Refit(model, repaired, layer, keep[layer.name].cpu(), done, repair)
         refit.learn(data, cut=False)
         if refit.moves(data):
-            refit.learn(data, cut=True)
+            for readers in refit.in_turn():
+                refit.learn(data, cut=True, only=readers)
         refit.report()
         done[layer.name] = keep[layer.name]
     return select(frozen_as(model, repaired).train(model.training), keep)
@@ -91,28 +96,27 @@ class _Refit:
         self.dense, self.repaired, self.layer, self.kept, self.repair = dense, repaired, layer, kept, repair
         self.done = dict(done)
         self.removed = removed_neurons(layer, {layer.name: kept})
-        self.tensors = {name: tensor.cpu().double() for name, tensor in named_tensors(dense).items()}
-        self.before = {
-            name: repaired.get_parameter(name).detach().clone()
-            for piece in layer.read
-            for name in (piece.parameter, piece.bias)
-            if name
-        }
+        names = {name for piece in layer.read for name in (piece.parameter, piece.bias) if name}
+        self.tensors = {name: dense.get_parameter(name).detach().cpu().double() for name in names}
         self.seen: set[int] = set()
+        self._added: dict[int, dict[str, Tensor]] = {}  # by each reader's fit to each parameter
         self._first: list[Tensor] = []
 
-    def learn(self, data: Batches, *, cut: bool) -> None:
-        """Refit the readers on what they read in the network so far, this layer cut or not."""
+    def learn(self, data: Batches, *, cut: bool, only: Sequence[int] = ()) -> None:
+        """Refit the readers, or only some, on what they read in the network so far, this layer cut or not."""
         everything = cut or bool(self.done)
         rows = torch.arange(self.layer.width) if everything else self.removed
-        samples = self._samples(data, rows, cut=cut)
-        self.seen = set(samples)
-        changed = dict(self.before)
+        samples = self._samples(data, rows, only or range(len(self.layer.read)), cut=cut)
+        self.seen |= set(samples)
         for number, sample in samples.items():
-            self._fit(changed, self.layer.read[number], sample, rows)
-        with torch.no_grad():
-            for name, tensor in changed.items():
-                self.repaired.get_parameter(name).copy_(tensor)
+            self._fit(number, sample, rows)
+
+    def in_turn(self) -> list[list[int]]:
+        """Return the readers by turns: first those that compute the layer's neurons, for what others read follows."""
+        own = {piece.parameter for piece in self.layer.owned}
+        first = [number for number, piece in enumerate(self.layer.read) if piece.parameter in own]
+        others = [number for number in range(len(self.layer.read)) if number not in first]
+        return [readers for readers in (first, others) if readers]
 
     def moves(self, data: Batches) -> bool:
         """Return whether the readers read something else once the layer is cut."""
@@ -139,14 +143,24 @@ class _Refit:
             message = "Cut and not refitted: %s, which reads layer %s, because %s."
             logger.warning(message, piece.parameter, self.layer.name, why)
 
+    def _left(self, name: str) -> Tensor:
+        """Return which columns of a parameter the network so far still has, in its order."""
+        readers = [
+            replace(layer, owned=(), buffers=(), read=tuple(p for p in layer.read if (p.parameter, p.dim) == (name, 1)))
+            for layer in self.dense.layers()
+        ]
+        places = torch.arange(self.dense.get_parameter(name).shape[1]).expand(1, -1).clone()
+        done = [layer for layer in readers if layer.read]
+        return cut(done, self.done, {name: places})[name][0]
+
     def _network(self, *, cut: bool) -> PrunableModule:
         return select(self.repaired, {**self.done, **({self.layer.name: self.kept} if cut else {})})
 
-    def _samples(self, data: Batches, rows: Tensor, *, cut: bool) -> dict[int, Sample]:
-        """Return the moments of what each reader reads, by its number."""
+    def _samples(self, data: Batches, rows: Tensor, readers: Sequence[int], *, cut: bool) -> dict[int, Sample]:
+        """Return the moments of what each of some readers reads, by its number."""
         dense, pruned = _copy(self.dense), self._network(cut=cut)
         (own,) = [layer for layer in pruned.layers() if layer.name == self.layer.name]
-        count, size = len(data), len(rows) + len(self.kept)
+        count = len(data)
         found: dict[int, Sample] = {}
         states: tuple[Any, Any] = (None, None)
         first = True
@@ -164,12 +178,24 @@ class _Refit:
                         kept = own_values if cut else own_values[:, self.kept]
                         if first and not cut:
                             self._first.append(kept.clone())
-                        if len(kept) == len(values):
-                            sample = found.setdefault(number, _empty(size, target.constant))
-                            joint, fold = self._joint(values, kept, rows), _fold_of(index, count)
-                            _take(sample.folds, joint, repeats, fold)
+                        if number in readers and len(kept) == len(values):
+                            beside = self._beside(own.read[number], source)
+                            if number not in found:
+                                found[number] = _sample(len(rows), kept, target.constant, beside)
+                            sample, joint = found[number], self._joint(values, kept, rows)
+                            if beside is not None and sample.beside is not None:
+                                joint = torch.cat([joint, beside[1] * sample.beside[1]], 1)
+                            _take(sample.folds, joint, repeats, _fold_of(index, count))
                 first = False
         return found
+
+    def _beside(self, piece: Slice, read: Read) -> tuple[str, Tensor] | None:
+        """Return another parameter whose product is added to a reader's, and what it reads, (samples, places)."""
+        if read.beside is None or piece.size > 1 or piece.blocks > 1 or read.repeats is not None:
+            return None
+        (name, _), values = read.beside
+        own = any(name == other.parameter for other in self.layer.read)
+        return None if own else (name, values.flatten(0, -2).cpu().double())
 
     def _joint(self, values: Tensor, kept: Tensor, rows: Tensor) -> Tensor:
         """Return (d, x') of some samples, float64."""
@@ -178,23 +204,36 @@ class _Refit:
         difference[:, self.kept] -= kept
         return torch.cat([difference[:, rows], kept], dim=1)
 
-    def _fit(self, changed: dict[str, Tensor], piece: Slice, sample: Sample, rows: Tensor) -> None:
-        """Let the reader's kept columns and its bias stand in for what it lost."""
-        lost, kept = torch.arange(len(rows)), torch.arange(len(rows), len(rows) + len(self.kept))
+    def _fit(self, number: int, sample: Sample, rows: Tensor) -> None:
+        """Let a reader's kept columns and its bias stand in for what it lost, and what is read beside it."""
+        piece, whole = self.layer.read[number], merged(sample.folds)
+        if not whole.count:
+            return
+        lost, kept = torch.arange(len(rows)), torch.arange(len(rows), len(whole.mean))
         biased = bool(piece.bias) and sample.constant and _fits(self.tensors, piece)
         if self.repair == "ridge" and piece not in self.layer.tied:
             readers = gather([piece], self.tensors)[rows]
             fit = cross_validated(sample.folds, kept, lost, readers, intercept=biased)
         else:
-            fit = fit_of(merged(sample.folds), kept, lost, ridge=0.0, slopes=False, intercept=biased)
+            fit = fit_of(whole, kept, lost, ridge=0.0, slopes=False, intercept=biased)
         old = piece.split(self.tensors[piece.parameter])
-        columns = piece.split(changed[piece.parameter].cpu().double()).clone()
-        columns[self.kept] = old[self.kept] + torch.einsum("pk,pbn->kbn", fit.slopes, old[rows])
-        changed[piece.parameter] = piece.join(columns.to(changed[piece.parameter]), changed[piece.parameter])
+        columns = torch.zeros_like(old)
+        columns[self.kept] = torch.einsum("pk,pbn->kbn", fit.slopes[:, : len(self.kept)], old[rows])
+        added = {piece.parameter: piece.join(columns, torch.zeros_like(self.tensors[piece.parameter]))}
+        if sample.beside is not None:
+            name, scale = sample.beside
+            more = torch.einsum("pk,pbn->nk", fit.slopes[:, len(self.kept) :], old[rows]) * scale
+            nothing = torch.zeros(self.dense.get_parameter(name).shape, dtype=more.dtype)
+            added[name] = nothing.index_add_(1, self._left(name), more)
         if biased:
             shift = torch.einsum("p,pbn->n", fit.intercept, old[rows])
-            bias = changed[piece.bias]
-            changed[piece.bias] = bias + shift.view(piece.size, len(bias), -1).sum((0, 2)).to(bias)
+            added[piece.bias] = shift.view(piece.size, len(self.tensors[piece.bias]), -1).sum((0, 2))
+        before = self._added.get(number, {})
+        with torch.no_grad():
+            for name in {**before, **added}:
+                parameter, none = self.repaired.get_parameter(name), torch.zeros(())
+                parameter.add_((added.get(name, none) - before.get(name, none)).to(parameter))
+        self._added[number] = added
 
 
 def _fits(tensors: Mapping[str, Tensor], piece: Slice) -> bool:
@@ -203,8 +242,15 @@ def _fits(tensors: Mapping[str, Tensor], piece: Slice) -> bool:
     return tensors[piece.bias].ndim == 1 and rows[:1] == [len(tensors[piece.bias])]
 
 
-def _empty(size: int, constant: bool) -> Sample:
-    return Sample([Covariance.empty(size) for _ in range(FOLDS)], constant)
+def _sample(rows: int, kept: Tensor, constant: bool, beside: tuple[str, Tensor] | None) -> Sample:
+    """Return an empty sample of a reader, of whose kept neurons some values are given, and of what is read beside."""
+    if beside is None:
+        return Sample([Covariance.empty(rows + kept.shape[1]) for _ in range(FOLDS)], constant)
+    name, values = beside
+    spread, other = (part.double().var(0, correction=0).mean().cpu() for part in (kept, values))
+    scale = (spread / other).sqrt() if spread > 0 and other > 0 else torch.ones((), dtype=torch.float64)
+    size = rows + kept.shape[1] + values.shape[1]
+    return Sample([Covariance.empty(size) for _ in range(FOLDS)], constant, (name, scale))
 
 
 def _fold_of(index: int, count: int) -> int | None:

@@ -12,6 +12,7 @@ import pruning
 from pruning.core.neurons import named_buffers, named_tensors, select
 from pruning.core.reading import Reading
 from pruning.repair.reconstruction import reconstruct
+from pruning.repair.refitting import _Refit
 
 
 class Net(nn.Module):
@@ -246,6 +247,39 @@ def test_a_padded_convolution_is_refitted_on_the_zeros_around_an_image_as_often_
     bias = network[2].bias.detach().double() + torch.einsum("p,opij->o", solution[2], weights[:, [1, 2]])
     assert torch.allclose(repaired.network[2].weight.double(), expected, atol=1e-3)
     assert torch.allclose(repaired.network[2].bias.double(), bias, atol=1e-3)
+
+
+def test_what_an_lstm_reads_beside_its_state_stands_in_for_lost_neurons_too():
+    """The second layer reads what is left of the first, in order, beside its own state of the step before."""
+    torch.manual_seed(0)
+    network = Net(lambda net, x: net.out(net.rnn(x)[0][:, -1]), rnn=nn.LSTM(2, 5, 2), out=nn.Linear(5, 2))
+    found = pruning.discover(network.double(), draw(6, 3, 2).double())
+    data = [draw(60, 40, 2).double() for _ in range(8)]
+    done, kept = {"rnn.0": torch.tensor([3, 0, 1])}, torch.tensor([0, 2, 4])
+    (layer,) = [layer for layer in found.layers() if layer.name == "rnn.1"]
+    repaired = found.resized([5, 5])
+    repaired.load_state_dict({**named_tensors(found), **named_buffers(found)})
+    _Refit(found, repaired, layer, kept, done, "ridge").learn(data, cut=False)
+    upper = found.network.rnn.get_submodule("1")
+    smaller = select(found, done)
+    beside, own, wanted = [], [], []
+    for inputs in data:
+        states = [model.network.rnn.get_submodule("0")(inputs)[0] for model in (found, smaller)]
+        dense, pruned = (
+            torch.cat([out.new_zeros(1, 40, 5), out[:-1]])
+            for out in (upper(states[0])[0], smaller.network.rnn.get_submodule("1")(states[1])[0])
+        )
+        beside.append(states[1].flatten(0, 1))
+        own.append(pruned.flatten(0, 1)[:, kept])
+        wanted.append(dense.flatten(0, 1) @ upper.weight_hh_l0.T)
+    x, h, y = (torch.cat(parts).detach() for parts in (beside, own, wanted))
+    solution = torch.linalg.lstsq(torch.cat([h, x, torch.ones(len(h), 1)], 1), y).solution
+    new = repaired.network.rnn.get_submodule("1")
+    torch.testing.assert_close(new.weight_hh_l0[:, kept], solution[:3].T, rtol=0, atol=3e-3)
+    gained = new.weight_ih_l0 - upper.weight_ih_l0
+    torch.testing.assert_close(gained[:, done["rnn.0"]], solution[3:6].T, rtol=0, atol=3e-3)
+    assert not gained[:, [2, 4]].any()
+    torch.testing.assert_close(new.bias_hh_l0 - upper.bias_hh_l0, solution[6], rtol=0, atol=3e-3)
 
 
 def test_what_has_nothing_to_do_with_what_is_kept_is_left_out_of_the_fit():
