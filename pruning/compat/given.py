@@ -5,7 +5,7 @@ copies, as the four gates of an LSTM's `weight_hh_l0` (4 width, width) are.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, Self, cast
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.devices import expect_on
+from pruning.core.nested import numbers_in
 from pruning.core.neurons import NeuronLayer, Slice
 from pruning.data.windows import first_batches
 from pruning.discovery.recurrent import unstacked
@@ -67,11 +68,6 @@ class Given(Adapted):
         """Return the model with a neuron's own rows as what reads it: a gate on the rows is a gate on the neuron."""
         return self.only([replace(layer, read=layer.owned) for layer in self.own])
 
-    @property
-    def judge(self) -> Criterion:
-        """The caller's criterion."""
-        return cast(Criterion, self.use.criterion)
-
     def predicted(self, inputs: Any, state: Any = None) -> tuple[Any, Any]:
         """Return the output, whatever it is, and the state to carry on from."""
         found, state = self.use.call(self.network, on(self.device, inputs), state)
@@ -86,7 +82,7 @@ class Given(Adapted):
     def objective(self, targets: Any) -> Objective:
         """Return that class numbers are to be predicted, or whatever other targets are, all of them as one."""
         known = isinstance(targets, Tensor) and not targets.is_floating_point()
-        return (Classes if known else _Whole)(self.judge)
+        return (Classes if known else _Whole)(cast(Criterion, self.use.criterion))
 
     def judged(self, logits: Any, targets: Any, *, reduction: str = "mean", **_: Any) -> Tensor:
         """Return the criterion's loss, `mean`, or `sum`: that times `weight`; (…, classes) are flattened for it."""
@@ -97,7 +93,7 @@ class Given(Adapted):
             rows = logits.shape[:-1]
             if wanted.shape == rows or (wanted.ndim == 1 and len(wanted) == rows.numel()):
                 logits, wanted = logits.reshape(-1, logits.shape[-1]), wanted.flatten()
-        loss: Any = self.judge(logits, wanted)
+        loss: Any = cast(Criterion, self.use.criterion)(logits, wanted)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.isfinite():
             got = loss.detach().tolist() if isinstance(loss, Tensor) and loss.numel() == 1 else type(loss).__name__
             raise ValueError(f"Expected one finite number as the criterion's loss, got {got}.")
@@ -131,7 +127,7 @@ def given(
             raise ValueError(f"Expected each name once in modules, got {name!r} twice.")
         if not isinstance(owner, Tensor | nn.Module):
             raise ValueError(f"Expected a parameter or a module under the name {name!r}, got {type(owner).__name__}.")
-        numbers = [np.mean(list(numbers_in(entry)) or [np.nan]) for entry in entries]
+        numbers = [np.mean(numbers_in(entry) or [np.nan]) for entry in entries]
         if wrong := [entry for entry, number in zip(entries, numbers, strict=True) if not np.isfinite(number)]:
             raise ValueError(f"Expected a finite trace for each neuron of {name!r}, got {wrong[0]!r}.")
         found.traces[name] = torch.tensor(numbers, dtype=torch.float64)
@@ -142,21 +138,6 @@ def given(
 def first_calls(loader: Iterable[Any], most: int) -> list[Any]:
     """Return the first batches as ((data,), targets): whatever the data are, they are a model's one argument."""
     return [((data,), targets) for data, targets in first_batches(loader, most)]
-
-
-def numbers_in(entry: Any) -> Iterator[float]:
-    """Yield every number of tensors, arrays or numbers, however they are nested in lists.
-
-    >>> list(numbers_in([1, [torch.tensor([2.0, 3.0])]]))
-    [1.0, 2.0, 3.0]
-    """
-    if isinstance(entry, list | tuple):
-        for part in entry:
-            yield from numbers_in(part)
-    elif isinstance(entry, Tensor):
-        yield from entry.detach().double().flatten().tolist()
-    else:
-        yield from np.asarray(entry, dtype=float).ravel().tolist()
 
 
 def _layer(model: nn.Module, name: str, owner: Tensor | nn.Module, width: int) -> NeuronLayer:

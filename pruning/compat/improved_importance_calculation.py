@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from pruning import gradients, weights
-from pruning.compat.given import Criterion, Given, Pair, given, numbers_in
+from pruning.compat.given import Criterion, Given, Pair, given
 from pruning.core.hooks import shown
 from pruning.core.modes import evaluating, thawed, untouched
+from pruning.core.nested import numbers_in
 from pruning.core.tables import rows_of
 from pruning.experiment.measuring import USUAL, calibrate
 from pruning.fusion.fused import fusion
@@ -26,6 +27,15 @@ logger = logging.getLogger(__name__)
 
 WIDEST = 2048
 """Neurons of a layer up to which activations are kept: their covariance takes width² numbers."""
+
+
+def adaptive_retention_rate(importance_scores: Any, network_type: str = "mixed") -> float:
+    """Return the share of neurons to keep, in [0.05, 0.8]; see `pruning.adaptive_retention_rate`.
+
+    The scores are numbers, tensors or nested lists of them, or layer → scores, of which all count together.
+    """
+    values = list(importance_scores.values()) if isinstance(importance_scores, Mapping) else importance_scores
+    return usual_rate(np.array(numbers_in(values)), network_type)
 
 
 @dataclass(eq=False)
@@ -58,9 +68,7 @@ class ImprovedImportanceCalculator:
         handed, batches = given(model, modules, channel_trace, dataloader, criterion, device, self.activation_samples)
         return fusion(self._tables(handed, batches), Fusing(strategy="simple", seed=0)).by_layer
 
-    def adaptive_retention_rate(self, importance_scores: Any, network_type: str = "mixed") -> float:
-        """Return the share of neurons to keep; see the function of that name."""
-        return adaptive_retention_rate(importance_scores, network_type)
+    adaptive_retention_rate = staticmethod(adaptive_retention_rate)
 
     def _tables(self, handed: Given, batches: list[Any]) -> dict[str, pd.DataFrame]:
         """Return what is known of every neuron, by signal; 0 for all of a layer that a signal cannot see."""
@@ -93,12 +101,3 @@ class ImprovedImportanceCalculator:
             tables |= calibrate(model, batches, names, effort=effort, seed=0).tables
         columns = [*keys.columns, "importance", "standard_error"]
         return {name: keys.merge(tables[name][columns], how="left").fillna(0.0) for name in names}
-
-
-def adaptive_retention_rate(importance_scores: Any, network_type: str = "mixed") -> float:
-    """Return the share of neurons to keep, in [0.05, 0.8]; see `pruning.adaptive_retention_rate`.
-
-    The scores are numbers, tensors or nested lists of them, or layer → scores, of which all count together.
-    """
-    values = list(importance_scores.values()) if isinstance(importance_scores, Mapping) else importance_scores
-    return usual_rate(np.fromiter(numbers_in(values), dtype=float), network_type)

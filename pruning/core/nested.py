@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
 
 
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:
@@ -66,3 +68,12 @@ def kind_of(value: Any) -> str:
         several = [type(part).__name__ for part in list(value)[:4]]
         return f"a {type(value).__name__} of {' and '.join(several)}" if several else f"an empty {type(value).__name__}"
     return f"a {type(value).__name__} of {list(parts)}"
+
+
+def numbers_in(entry: Any) -> list[float]:
+    """Return every number of tensors, arrays or numbers, however they are nested in lists.
+
+    >>> numbers_in([1, [torch.tensor([2.0, 3.0])]])
+    [1.0, 2.0, 3.0]
+    """
+    return [float(n) for leaf in pytree.tree_leaves(entry) for n in torch.as_tensor(leaf).detach().flatten().tolist()]
