@@ -50,7 +50,7 @@ stages:
     cmd: python stage.py alone
     deps: [alone.behaviour]
     outs: [alone.txt]
-    meta: {prefect: {timeout_seconds: 3}}
+    meta: {prefect: {timeout_seconds: 10}}
 """
 
 TASKS = """

@@ -146,7 +146,8 @@ class _Known:
 
 
 def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    """Return a number of the memory that a tensor and its views share, also where no address is to be had."""
+    return int(tensor.untyped_storage()._cdata)
 
 
 Use = tuple[Any, int, Tensor, dict[str, Any]]

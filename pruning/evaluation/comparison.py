@@ -23,7 +23,7 @@ def compare(evaluation: pd.DataFrame, choices: Mapping[str, str], *, control: st
     it over the dense model's after the same fine-tuning, so that extra training is not mistaken for good pruning. Where
     there is no perplexity (see `measure_of`), it is what the loss rose by, over the size of the control's.
 
-    >>> import pandas as pd
+    >>> import math, pandas as pd
     >>> phases = {"dense": (10.0, 10.0, 9.0), "half": (20.0, 12.0, 9.9)}
     >>> rows = [
     ...     {"variant": name, "phase": phase, "split": "test", "perplexity": value, "loss": math.log(value),
@@ -77,7 +77,7 @@ def compare(evaluation: pd.DataFrame, choices: Mapping[str, str], *, control: st
 def measure_of(rows: pd.DataFrame, column: str = "{}") -> str:
     """Return what models are compared by: `perplexity`, or `loss` where some have none.
 
-    >>> measure_of(pd.DataFrame({"test_perplexity": [math.nan], "test_loss": [1.0]}), "test_{}")
+    >>> measure_of(pd.DataFrame({"test_perplexity": [float("nan")], "test_loss": [1.0]}), "test_{}")
     'loss'
 
     Args:

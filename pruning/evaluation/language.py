@@ -39,7 +39,7 @@ def surprisals(model: LanguageModel, tokens: Tensor, *, first: int) -> tuple[Ten
     with evaluating(model), torch.no_grad():
         for inputs, targets in Windows(tokens, first=first, batch=1, bptt=STEPS):
             logits, state = model.logits(inputs, state)
-            chances = logits.double().log_softmax(dim=-1)
+            chances = logits.cpu().double().log_softmax(dim=-1)
             taken = chances.gather(1, targets.to(chances.device))
             parts.append(-taken[:, 0].cpu())
             likelier.append((chances > taken).sum(dim=1).cpu())
@@ -92,7 +92,7 @@ def continuation(
     with evaluating(model), torch.no_grad():
         for _ in range(length):
             logits, state = model.logits(read, state)
-            last = logits[-1].double().cpu()
+            last = logits[-1].cpu().double()
             last[list(without)] = -torch.inf
             chances = (last / (temperature or 1)).softmax(dim=0)
             token = torch.multinomial(chances, 1, generator=generator) if temperature else chances.argmax()[None]

@@ -110,7 +110,7 @@ class Alignments(Objective):
             lengths, scale = self._input_lengths(outputs, steps), torch.ones(examples)
         else:
             _, _, lengths, true = self.parts(outputs, targets)
-            scale = true.clamp(min=1).double().rsqrt()
+            scale = true.cpu().clamp(min=1).double().rsqrt()
         reached = steps.detach().exp().cumsum(-1)
         chance = torch.rand(*steps.shape[:2], 1, generator=generator, dtype=torch.float64).to(reached)
         paths = torch.searchsorted(reached, chance * reached[..., -1:], right=True)[..., 0]

@@ -89,7 +89,7 @@ class Amounts(Objective):
         """Return the mean absolute error of each target, summed."""
         guess = self.guess(outputs)
         errors = (guess - like(guess, targets)).abs()
-        return {"mean_absolute_error": float(errors.double().mean() * self.weight(targets))}
+        return {"mean_absolute_error": float(errors.cpu().double().mean() * self.weight(targets))}
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Squared(Amounts):
     def totals(self, outputs: Any, targets: Any) -> dict[str, float]:
         """Return the mean squared and the mean absolute error of each target, summed."""
         guess = self.guess(outputs)
-        squares = (guess - like(guess, targets)).double().square()
+        squares = (guess - like(guess, targets)).cpu().double().square()
         errors = {"mean_squared_error": float(squares.mean() * self.weight(targets))}
         return errors | super().totals(outputs, targets)
 
@@ -200,8 +200,8 @@ class Labels(Amounts):
         (positive and other weights left out, as those of classes are).
         """
         logits = self.logits(outputs)
-        chance = torch.rand(logits.shape, generator=generator, dtype=torch.float64).to(logits.device)
-        drawn = (chance < logits.detach().double().sigmoid()).to(logits)
+        chance = torch.rand(logits.shape, generator=generator, dtype=torch.float64)
+        drawn = (chance < logits.detach().cpu().double().sigmoid()).to(logits)
         loss = F.binary_cross_entropy_with_logits(logits, drawn, reduction="sum")
         return math.sqrt(1 / self.numbers_each(outputs, targets)) * loss
 
@@ -222,7 +222,7 @@ class Labels(Amounts):
         """Return the share of each target's labels that are on their side of one half, summed."""
         logits = self.logits(outputs)
         right = (logits > 0) == (like(logits, targets) > 0.5)
-        return {"accuracy": float(right.double().mean() * self.weight(targets))}
+        return {"accuracy": float(right.cpu().double().mean() * self.weight(targets))}
 
 
 def squares_from_drawn(outputs: Tensor, generator: torch.Generator) -> Tensor:

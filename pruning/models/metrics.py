@@ -80,13 +80,13 @@ def _accuracy(outputs: Any, targets: Any) -> Tensor:
     logits = main_of(outputs)
     likeliest = logits.argmax(1 if targets.shape == logits[:, 0].shape else -1)
     right: Tensor = likeliest.flatten() == targets.flatten()
-    return right.double().mean()
+    return right.cpu().double().mean()
 
 
 def _error(power: int) -> Callable[[Any, Any], Tensor]:
     def error(outputs: Any, targets: Any) -> Tensor:
         guess = main_of(outputs)
-        mean: Tensor = (guess - like(guess, targets)).abs().double().pow(power).mean()
+        mean: Tensor = (guess - like(guess, targets)).abs().cpu().double().pow(power).mean()
         return mean
 
     return error
@@ -95,7 +95,7 @@ def _error(power: int) -> Callable[[Any, Any], Tensor]:
 def _cosine(outputs: Any, targets: Any) -> Tensor:
     guess = main_of(outputs)
     cosines: Tensor = F.cosine_similarity(guess, like(guess, targets), dim=-1)
-    return cosines.double().mean()
+    return cosines.cpu().double().mean()
 
 
 NAMED: Mapping[str, Metric] = {

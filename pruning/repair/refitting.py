@@ -247,7 +247,7 @@ def _sample(rows: int, kept: Tensor, constant: bool, beside: tuple[str, Tensor] 
     if beside is None:
         return Sample([Covariance.empty(rows + kept.shape[1]) for _ in range(FOLDS)], constant)
     name, values = beside
-    spread, other = (part.double().var(0, correction=0).mean().cpu() for part in (kept, values))
+    spread, other = (part.cpu().double().var(0, correction=0).mean() for part in (kept, values))
     scale = (spread / other).sqrt() if spread > 0 and other > 0 else torch.ones((), dtype=torch.float64)
     size = rows + kept.shape[1] + values.shape[1]
     return Sample([Covariance.empty(size) for _ in range(FOLDS)], constant, (name, scale))

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -203,6 +204,41 @@ def adapted(model: Any, _: Windows) -> Numbers:
     return found | columns(pruning.oracle(other, batches, MEASURED))
 
 
+def in_six_lines(model: Any, _: Windows) -> Numbers:
+    device, dtype = device_of(model), model.encoder.weight.dtype
+    batches = [(inputs.to(dtype), classes) for inputs, classes in examples(32, batch=8)]
+    network = made(Classifier).to(device, dtype=dtype)
+    known = pruning.adapt(network, batches[0][0].to(device), loss=nn.CrossEntropyLoss())
+    measured = pruning.importance(known, batches)
+    smaller = pruning.prune(known, measured, keep=0.5)
+    tuned = pruning.finetune(smaller, batches, valid=batches, epochs=1)
+    return {"importance": measured.table[measured.by].to_numpy(dtype=float)} | tensors_of(tuned)
+
+
+def judged(model: Any, _: Windows) -> Numbers:
+    device, dtype = device_of(model), model.encoder.weight.dtype
+    batches = [(inputs.to(dtype), classes) for inputs, classes in examples(32, batch=8)]
+    network = made(Classifier).to(device, dtype=dtype)
+    known = pruning.adapt(network, batches[0][0].to(device), loss=nn.CrossEntropyLoss())
+    return {"loss": pruning.evaluate(known, batches).mean}
+
+
+def saved_and_restored(model: Any, _: Windows) -> Numbers:
+    device, dtype = device_of(model), model.encoder.weight.dtype
+    network = made(Classifier).to(device, dtype=dtype)
+    inputs = examples(8, batch=8)[0][0].to(device, dtype=dtype)
+    smaller = pruning.select(found := pruning.discover(network, inputs), every_second(found))
+    with tempfile.TemporaryDirectory() as folder:
+        pruning.save(smaller, folder)
+        restored = pruning.restore(made(Classifier).to(device, dtype=dtype), folder)
+    with torch.no_grad():
+        return {"restored": restored(inputs).cpu().numpy(), "deployed": pruning.deployed(smaller)(inputs).cpu().numpy()}
+
+
+def going_on(model: Any) -> list[int]:
+    return pruning.continuation(model, text(4), first=0, length=5, temperature=0.0, seed=1)
+
+
 def built(model: Any, _: Windows) -> Numbers:
     shape = {"vocabulary": VOCABULARY, "embedding": 4, "widths": (4, 4), "decoder": "projected", "dropout": 0.0}
     with seeded(model, 3):
@@ -239,10 +275,19 @@ CASES: dict[str, Case] = {
         "cost": pruning.budget_of(model, kind="parameters", value=9e9).costs(np.array([[5, 4]]))
     },
     "calibrate": calibrated,
+    "importance": in_six_lines,
+    "evaluate": judged,
+    "save": saved_and_restored,
+    "surprisals": lambda model, _: {"surprisal": pruning.surprisals(model, text(9), first=0)[0].cpu().numpy()},
+    "continuation": lambda model, _: {"tokens": going_on(model)},
     "run_traditional_pruning": run(pruning.run_traditional_pruning, retain=0.5, effort=EFFORT),
     "run_enhanced_pruning": run(enhanced, effort=EFFORT),
     "run_dense_control": run(pruning.run_dense_control),
 }
+WITH_ANOTHER = {"prune", "finetune", "restore", "deployed"}
+"""Functions that the case of another one calls."""
+ON_THE_CPU = {"program_of", "onnx_of"}
+"""Functions that take the model to the CPU first, wherever it is."""
 TABLES_ALONE = {
     "retention",
     "keep_of",
@@ -274,7 +319,7 @@ def apart(ours: Numbers, theirs: Numbers) -> dict[str, float]:
 
 def test_every_public_function_has_a_case_here() -> None:
     functions = {name for name in pruning.__all__ if not inspect.isclass(getattr(pruning, name))}
-    assert functions == CASES.keys() | TABLES_ALONE
+    assert functions == CASES.keys() | WITH_ANOTHER | ON_THE_CPU | TABLES_ALONE
 
 
 @pytest.fixture(scope="module")
@@ -408,7 +453,7 @@ def test_a_training_step_waits_for_the_device_once_and_measured_removal_not_at_e
     assert sum(training.values()) <= len(windows) + 3, (
         training
     )  # its loss, which must not be NaN; then the validation's
-    read = -(-MEASURED["tokens"] // windows[0].tokens.numel())
+    read = -(-MEASURED.tokens // windows[0].tokens.numel())
     assert removal <= read * 2 * len(model.layers()) + 10 * len(model.layers())
 
 

@@ -138,7 +138,7 @@ def test_what_only_refuses_or_is_shown_makes_nothing_stale(touched: Path) -> Non
 def test_an_edited_variant_leaves_the_path_and_the_other_variants_alone(touched: Path) -> None:
     variants = {"dense": {"by": "fused", "retain": 1.0}, "enhanced": {"by": "fused", "retain": 0.6}}
     set_parameters(touched, {"variants": variants}, replace=("variants",))
-    assert stale(touched) == {"prune@enhanced", "reconstruct@enhanced", "compare"}
+    assert stale(touched) == {"prune@enhanced", "reconstruct@enhanced", "timing", "compare"}
 
 
 def test_a_model_of_ones_own_needs_no_corpus(touched: Path) -> None:
