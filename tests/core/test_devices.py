@@ -102,7 +102,7 @@ def recorded(model: Any, windows: Windows) -> Numbers:
 
 
 def trained(model: Any, windows: Windows) -> Numbers:
-    learner = copy.deepcopy(model)
+    learner = twin_of(model)
     teacher = Teacher.of(model, share=0.3)
     *_, last = pruning.train(learner, windows, windows, recipe=recipe(epochs=1), seed=1, teacher=teacher)
     return {"history": last.history["train_loss"].to_numpy()} | tensors_of(learner)
