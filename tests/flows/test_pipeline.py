@@ -393,9 +393,22 @@ def _wait_for(condition: Callable[[], Any], seconds: float) -> Any:
 
 
 @contextmanager
+def _hearing(number: signal.Signals) -> Iterator[None]:
+    """Within the context, what is started does not ignore a signal."""
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextmanager
 def _running(command: list[str], environment: dict[str, str], folder: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Run a command in a process group of its own for the length of a `with`; its output goes to a file."""
-    with (folder / "output.txt").open("w") as output:
+    """Run a command in a process group of its own for the length of a `with`; its output goes to a file.
+
+    A shell lets what it starts in the background ignore an interrupt, and children inherit that: the command hears it.
+    """
+    with (folder / "output.txt").open("w") as output, _hearing(signal.SIGINT):
         process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=output, text=True, start_new_session=True
         )
