@@ -264,3 +264,16 @@ class Compared(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         one, other = (self.rnn(self.encoder(read))[0][:, -1] for read in (tokens, tokens.flip(1)))
         return self.last(one * other)
+
+
+class Net(nn.Module):
+    """What a function of the network and its inputs computes with these parts."""
+
+    def __init__(self, forward: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        self.run = forward
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.run(self, *inputs)

@@ -10,17 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import pruning
 from pruning.signals.gradients import gate_gradients
-
-
-class Net(nn.Module):
-    def __init__(self, forward, **parts):
-        super().__init__()
-        self.run = forward
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *inputs):
-        return self.run(self, *inputs)
+from tests.networks import Net
 
 
 def packed(net, x, lengths):

@@ -13,17 +13,7 @@ from pruning.core.neurons import named_buffers, named_tensors, select
 from pruning.core.reading import Reading
 from pruning.repair.reconstruction import reconstruct
 from pruning.repair.refitting import _Refit
-
-
-class Net(nn.Module):
-    def __init__(self, forward, **parts):
-        super().__init__()
-        self.run = forward
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *inputs):
-        return self.run(self, *inputs)
+from tests.networks import Net
 
 
 def linear_of_last_state(net, x):
