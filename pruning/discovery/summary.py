@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pruning.core.neurons import NeuronLayer, Slice
+from pruning.core.words import table_of
 
 ADVICE: dict[str, str] = {
     "the model returns it": "its width is that of the answer; remove neurons of what it reads",
@@ -48,7 +49,8 @@ def summary(
     reached = _covered(network, pieces)
     lines = [f"{len(layers)} layers of neurons, with {reached / whole:.0%} of {whole:,} parameters within reach"]
     if layers:
-        lines += _table([_row(network, layer) for layer in layers])
+        header = ["layer", "kind", "width", "parameters", "exact", "repairable"]
+        lines += table_of(header, [_row(network, layer) for layer in layers])
     if unprunable:
         lines += ["", "what stays:"]
     for reason, modules in _grouped(unprunable).items():
@@ -73,13 +75,6 @@ def _repairable(layer: NeuronLayer) -> str:
         return "yes"
     what = "its biases alone" if len(layer.tied) == len(layer.read) else "its other readers"
     return f"{what}, for {', '.join(tied)} computes its neurons too"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the rows below a header, in columns of equal width."""
-    whole = [["layer", "kind", "width", "parameters", "exact", "repairable"], *rows]
-    widths = [max(len(row[place]) for row in whole) for place in range(len(whole[0]))]
-    return ["  ".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip() for row in whole]
 
 
 def _covered(network: nn.Module, pieces: Iterable[Slice]) -> int:

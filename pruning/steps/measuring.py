@@ -12,6 +12,7 @@ import torch
 from pruning.core.devices import seeded
 from pruning.core.neurons import Keep
 from pruning.core.progress import Track, silently
+from pruning.core.words import table_of
 from pruning.data.batches import Unlabelled
 from pruning.experiment.measuring import USUAL, measure
 from pruning.fusion.fused import fuse
@@ -24,7 +25,6 @@ from pruning.signals.activations import Covariances
 from pruning.signals.schemas import BESIDE, SIGNALS
 from pruning.steps.given import limited, measurable, read_once
 from pruning.steps.pictures import figure_of
-from pruning.steps.words import table_of
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from pruning.core.modes import evaluating
 from pruning.core.neurons import Keep, NeuronLayer
 from pruning.core.options import Repair, Scope
 from pruning.core.progress import Track, silently
+from pruning.core.words import table_of
 from pruning.evaluation.measures import Size, size_of
 from pruning.models.adapted import Adapted
 from pruning.models.base import Measurable
@@ -19,7 +20,6 @@ from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct
 from pruning.steps.given import like, limited, read_once
 from pruning.steps.measuring import Importance
-from pruning.steps.words import table_of
 
 logger = logging.getLogger(__name__)
 
