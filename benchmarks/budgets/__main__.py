@@ -1,0 +1,141 @@
+"""Is a pruned model better than a small one that was trained for as long? On the Penn Treebank, from a strong LSTM.
+
+`python -m benchmarks.budgets --corpus FOLDER --state FOLDER --to FILE`, from the repository's root; the corpus is the
+Penn Treebank's published splits. `--quick` tries all of it at toy size on a CPU. Of packages it needs those of the
+library alone. A dense 2 × 256 LSTM is trained to the end. Its pruned and repaired models, with E more epochs beside it,
+stand beside
+
+- the same widths from new weights, trained for the dense model's epochs and E together;
+- as many units chosen at random, with the same repair and epochs;
+- single weights set to zero by magnitude, with as many parameters left, and the same epochs;
+- the dense model with E more epochs.
+
+Every model is a job of its own; `--workers` processes do them side by side, the more important first, one seed after
+the other. After `--limit` seconds no epoch begins, what is unfinished is kept, the exit code is 75, and the same
+command goes on from there. The table shows what is known, whenever it ends.
+"""
+
+import argparse
+import math
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.budgets.jobs import CALIBRATION, Job, Plan, begin, done, jobs, work
+from benchmarks.budgets.table import written
+from benchmarks.headline import RESUME, commit_of, machine, texts_of
+from benchmarks.resumable import Sizes
+
+STRONG = Sizes(width=256, multiple=8, floor=8, batch=32, calibration=CALIBRATION)
+QUICK = Sizes(width=24, multiple=4, floor=4, vocabulary=200, batch=8, bptt=10, calibration=4, tokens=3000)
+
+
+@contextmanager
+def shared_gpu(folder: Path, *, wanted: bool) -> Iterator[bool]:
+    """Let processes compute on one GPU at the same time, by NVIDIA's multi-process service, where it is there.
+
+    Without it their kernels take turns. It runs for this block alone, as this user, and changes no setting of the GPU.
+    """
+    control = shutil.which("nvidia-cuda-mps-control")
+    if not (wanted and control):
+        yield False
+        return
+    for name in ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"):
+        os.environ[name] = str(folder / name.lower())
+        Path(os.environ[name]).mkdir(parents=True, exist_ok=True)
+    subprocess.run([control, "-d"], check=True)
+    try:
+        yield True
+    finally:
+        subprocess.run([control], input="quit\n", text=True, check=False)
+
+
+def all_done(listed: Sequence[Job], plan: Plan, workers: int, until: float) -> bool:
+    """Do what is left to do of the jobs, as far as the time reaches; return whether all is done."""
+    left = [job for job in listed if done(plan.state, job) is None]
+    finished = {job for job in listed if job not in left}
+    context = multiprocessing.get_context("spawn")
+    running: dict[Future[dict[str, object] | None], Job] = {}
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin, initargs=(plan.device,)) as pool:
+        while left or running:
+            ready = [job for job in left if finished.issuperset(job.needs)] if time.time() < until else []
+            for job in ready[: workers - len(running)]:
+                left.remove(job)
+                running[pool.submit(work, job, plan, until)] = job
+            if not running:
+                return False
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job, facts = running.pop(future), future.result()
+                if facts is None:
+                    left.append(job)
+                    print(f"{job.name}: kept, to go on", flush=True)
+                else:
+                    finished.add(job)
+                    row = list(facts["rows"].values())[-1]  # type: ignore[attr-defined]
+                    print(
+                        f"{job.name}: valid {row['valid']:.2f}, test {row['test']:.2f}, {facts['spent']:.0f} s",
+                        flush=True,
+                    )
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what is left to do, and exit with 75 if that was not all."""
+    start = time.time()
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.budgets", description=__doc__.split("\n", maxsplit=1)[0]
+    )
+    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    parser.add_argument("--corpus", type=Path, required=True, help="folder of published splits")
+    parser.add_argument("--state", type=Path, required=True, help="folder of what is known so far")
+    parser.add_argument("--to", type=Path, required=True, help="Markdown file of the tables; a CSV file beside it")
+    parser.add_argument("--epochs", type=int, default=30, help="of the dense model")
+    parser.add_argument("--tuned", type=int, nargs="+", default=[1, 3, 10], help="epochs after the repair")
+    parser.add_argument("--keep", type=float, nargs="+", default=[0.75, 0.5, 0.35, 0.25], help="shares of units")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--imitation", type=int, default=2_000_000, help="tokens that the repair reads, of training text"
+    )
+    parser.add_argument("--batch", type=int, help="columns of the training text")
+    parser.add_argument(
+        "--rate", type=float, default=4e-3, help="highest learning rate of what is trained from new weights"
+    )
+    parser.add_argument("--limit", type=float, default=math.inf, help="seconds of this process after which it stops")
+    parser.add_argument("--workers", type=int, default=1, help="processes side by side")
+    parser.add_argument("--alone", action="store_true", help="on a GPU: without NVIDIA's multi-process service")
+    parser.add_argument("--quick", action="store_true", help="toy size, to try the script")
+    parser.add_argument("--device", default=str(there or "cpu"))
+    parser.add_argument("--commit", default=None, help="of this code; by default git's")
+    given = parser.parse_args(arguments)
+    sizes = QUICK if given.quick else STRONG
+    sizes = replace(sizes, batch=given.batch) if given.batch else sizes
+    texts, end_of_line, types = texts_of(given.corpus, sizes)
+    plan = Plan(sizes, texts, end_of_line, types, given.device, given.state, given.epochs, given.imitation, given.rate)
+    listed = jobs(given.seeds, given.keep, sorted(given.tuned), given.epochs)
+    given.state.mkdir(parents=True, exist_ok=True)
+    command = " ".join(["python -m benchmarks.budgets", *(arguments or sys.argv[1:])])
+    with shared_gpu(given.state, wanted=given.device.startswith("cuda") and not given.alone) as shared:
+        print(f"{len(listed)} jobs, {given.workers} workers, shared: {shared}", flush=True)
+        try:
+            whole = all_done(listed, plan, given.workers, start + given.limit)
+        finally:
+            where = f"`{command}`, commit `{given.commit or commit_of()}`, on {machine(torch.device(given.device))}."
+            written(listed, plan, given.to, where)
+            print(given.to.read_text(encoding="utf-8"), flush=True)
+    if not whole:
+        print("out of time; run the same command again")
+        sys.exit(RESUME)
+
+
+if __name__ == "__main__":
+    main()

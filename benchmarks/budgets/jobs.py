@@ -1,0 +1,308 @@
+"""What each model of the comparison is made of and how it is trained: one job each, which goes on from where it was."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from benchmarks.headline import Remembered, made
+from benchmarks.resumable import Bench, Kept, OutOfTime, Sizes, Training, lstm_weights
+from pruning.core.neurons import Keep, select
+from pruning.core.statistics import merged
+from pruning.models import describe, rebuild
+from pruning.models.base import LanguageModel, Measurable
+from pruning.repair.imitation import Imitation, imitate
+from pruning.repair.reconstruction import reconstruct
+from pruning.selection.allocation import Allocation
+from pruning.selection.retention import keep_of, retention
+from pruning.signals.activations import Covariances, activations
+from pruning.signals.sensitivity import sensitivities
+from pruning.signals.surgeon import removal_order
+from pruning.training.distillation import Teacher
+from pruning.training.loop import Recipe, train
+
+CALIBRATION = 60
+"""Windows of training text that the order and the closed-form repair are measured on, without labels."""
+DAMPING = 1e-4
+SHARE = 0.7
+"""Share of the dense model in what fine-tuning minimises; the labels have the rest."""
+DROPOUT = 0.45
+"""Of the dense model. A narrower one has as much less as the root of the share of units that it keeps."""
+TRAINED = Recipe(epochs=0, portion=1.0, learning_rate=4e-3, warmup=0.03, weight_decay=0.02, clip=0.5, patience=10**6)
+"""Of what is trained from new weights, dense or narrow."""
+TUNED = {1: (2e-3, 0.0), 3: (2.5e-3, 0.5), 10: (3e-3, 1.0)}
+"""Epochs of fine-tuning → the highest learning rate, and the share of the dropout that its width has."""
+
+
+class Job(NamedTuple):
+    """One model.
+
+    Attributes:
+        way: dense, scratch, surgeon, random, magnitude or dense more; `surgeon` and `random` of no epochs are repairs.
+        seed: Of weights, dropout and random choice.
+        keep: Share of the units that are left.
+        epochs: Of a model from new weights all, otherwise those after the repair; the dense one's are the plan's.
+    """
+
+    way: str
+    seed: int
+    keep: float = 1.0
+    epochs: int = 0
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        return f"{self.way.replace(' ', '-')}-{round(100 * self.keep)}-{self.epochs}-{self.seed}"
+
+    @property
+    def needs(self) -> list["Job"]:
+        """The jobs whose models it starts from: the dense one, and one whose widths or parameters are its own too."""
+        dense, surgeon = Job("dense", self.seed), Job("surgeon", self.seed, self.keep)
+        if self.way == "dense":
+            return []
+        if self.way == "scratch":
+            return [dense, surgeon]
+        if self.way in CHOICES and self.epochs:
+            return [dense, Job(self.way, self.seed, self.keep)]
+        return [dense, surgeon] if self.way in ("random", "magnitude") else [dense]
+
+
+CHOICES = ("surgeon", "random")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all jobs share.
+
+    Attributes:
+        sizes: Of models and batches.
+        texts: Split → token numbers.
+        end_of_line: The number of the token that a text begins after.
+        types: How many word types there are.
+        device: Where models compute.
+        state: The folder of what is known.
+        epochs: Of the dense model.
+        imitation: Tokens that the repair by imitation reads.
+        rate: The learning rate of what is trained from new weights.
+    """
+
+    sizes: Sizes
+    texts: dict[str, Tensor]
+    end_of_line: int
+    types: int
+    device: str
+    state: Path
+    epochs: int
+    imitation: int
+    rate: float
+
+
+def jobs(seeds: int, keeps: list[float], tuned: list[int], dense_epochs: int) -> list[Job]:
+    """Return all jobs, the more important ones first: one seed after the other, dense models at the start.
+
+    A model from new weights is trained for as long as the dense one and the longest but one fine-tuning together, and
+    for as long as with the longest: so none has less than the pruned model that stands beside it.
+    """
+    totals = sorted({dense_epochs + epochs for epochs in sorted(tuned)[-2:]})
+    listed = [Job("dense", seed) for seed in range(seeds)]
+    for seed in range(seeds):
+        listed += [Job("surgeon", seed, keep) for keep in keeps]
+        listed += [Job("scratch", seed, keep, total) for keep in keeps for total in reversed(totals)]
+        listed += [Job("surgeon", seed, keep, epochs) for keep in keeps for epochs in reversed(tuned)]
+        listed += [Job("dense more", seed, 1.0, epochs) for epochs in reversed(tuned)]
+        listed += [Job("random", seed, keep) for keep in keeps]
+        listed += [Job(way, seed, keep, epochs) for way in ("random", "magnitude") for keep in keeps
+                   for epochs in ([0] if way == "magnitude" else []) + tuned[::-1]]  # fmt: skip
+    return listed
+
+
+def done(state: Path, job: Job) -> dict[str, Any] | None:
+    """Return what a finished job has come to, or None."""
+    file = state / job.name / "facts.json"
+    facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return facts if facts.get("finished") else None
+
+
+def begin(device: str) -> None:
+    """Make a worker ready: one thread each, products of float32 in TF32 as cuDNN's layers compute by default."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    if device.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")
+
+
+def work(job: Job, plan: Plan, until: float) -> dict[str, Any] | None:
+    """Do a job and return what is known of it; None if the time (of `time.time`) is over before it is finished."""
+    kept = Kept(plan.state / job.name)
+    bench = Bench(
+        sizes=plan.sizes, texts=plan.texts, end_of_line=plan.end_of_line, types=plan.types,
+        device=torch.device(plan.device), kept=kept, report=lambda _: None, seed=1 + job.seed, every=60.0,
+        limit=until - time.time(), start=time.perf_counter(), before=kept.facts.get("spent", 0.0),
+    )  # fmt: skip
+    try:
+        WAYS[job.way](bench, job, plan)
+    except OutOfTime:
+        return None
+    bench.note(finished=True)
+    return kept.facts
+
+
+def _dense(bench: Bench, _: Job, plan: Plan) -> None:
+    """Train the dense model, tied."""
+    settings = {"vocabulary": bench.types, "embedding": bench.sizes.width, "widths": [bench.sizes.width] * 2}
+    model = made(bench.seed, family="lstm", **settings, decoder="tied", dropout=DROPOUT)
+    _fitted(bench, model, replace(TRAINED, epochs=plan.epochs, learning_rate=plan.rate))
+
+
+def _scratch(bench: Bench, job: Job, plan: Plan) -> None:
+    """Train a new model of the surgeon's widths."""
+    config, _ = _kept(plan, job.needs[1])
+    model = made(100 + bench.seed, **config | {"dropout": _dropout(job)})
+    _fitted(bench, model, replace(TRAINED, epochs=job.epochs, learning_rate=plan.rate))
+
+
+def _chosen(bench: Bench, job: Job, plan: Plan) -> None:
+    """Choose units and repair, without labels; or fine-tune what came of it."""
+    if job.epochs:
+        _tuned(bench, _model(plan, job.needs[1], _dropout(job)), job, plan)
+        return
+    dense = _model(plan, job.needs[0]).to(bench.device).decoupled()
+    states, keep = calibrated(bench, dense, job, plan)
+    bench.judge("none", select(dense, keep))
+    ridge = reconstruct(dense, keep, states, repair="ridge")
+    bench.judge("ridge", ridge)
+    windows = bench.windows("train", bench.sizes.batch, bench.sizes.bptt)
+    imitation = Imitation(tokens=plan.imitation, learning_rate=8e-3, warmup=0.05, clip=1.0)
+    model = imitate(ridge, dense, windows, imitation=imitation)
+    bench.judge("imitate", model)
+    _keep(bench, model)
+
+
+def calibrated(bench: Bench, dense: LanguageModel, job: Job, plan: Plan) -> tuple[Covariances, Keep]:
+    """Return the covariances that the repair needs, and the units that stay; random ones have the surgeon's widths."""
+    windows = bench.windows("train", bench.sizes.batch, bench.sizes.bptt)
+    _, states = activations(dense, windows, activation_samples=bench.sizes.calibration, bins=16)
+    if job.way == "random":
+        widths = _kept(plan, job.needs[1])[0]["widths"]
+        generator = torch.Generator().manual_seed(bench.seed)
+        units = zip(dense.layers(), widths, strict=True)
+        return states, {
+            layer.name: torch.randperm(layer.width, generator=generator)[:width].sort().values for layer, width in units
+        }
+    read = sensitivities(dense, windows, batches=bench.sizes.calibration, seed=bench.seed)
+    matrices = {name: (merged(states[name]).matrix, merged(read[name]).second_moment) for name in states}
+    places, _ = removal_order(matrices, damping=DAMPING)
+    rows = [(name, unit, place) for name, own in places.items() for unit, place in enumerate(own.tolist())]
+    order = pd.DataFrame(rows, columns=["layer", "neuron", "importance"])
+    allocation = Allocation(retain=job.keep, floor=8, scope="absolute", multiple=bench.sizes.multiple)
+    return states, keep_of(retention(order, allocation, variant="surgeon", by="importance"))
+
+
+def _magnitude(bench: Bench, job: Job, plan: Plan) -> None:
+    """Set the recurrent layers' smallest weights to zero until as many parameters are left as of the surgeon's."""
+    dense, narrow = _model(plan, job.needs[0], _dropout(job)).to(bench.device), _model(plan, job.needs[1])
+    left = lstm_weights(dense) - (size_of_all(dense) - size_of_all(narrow))
+    masks = smallest_left_out(dense, left)
+    if not job.epochs:
+        bench.judge("none", dense)
+        return
+    with held(masks):
+        _tuned(bench, dense, job, plan)
+
+
+def _more(bench: Bench, job: Job, plan: Plan) -> None:
+    """Train the dense model for some epochs more, as pruned ones are."""
+    _tuned(bench, _model(plan, job.needs[0], _dropout(job)), job, plan)
+
+
+WAYS = {"dense": _dense, "scratch": _scratch, "surgeon": _chosen, "random": _chosen, "magnitude": _magnitude,
+        "dense more": _more}  # fmt: skip
+
+
+def size_of_all(model: LanguageModel) -> int:
+    """Return how many parameters a model has; a shared one counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def smallest_left_out(model: LanguageModel, left: int) -> dict[torch.nn.Parameter, Tensor]:
+    """Set all but so many weights of the recurrent layers to zero, the smallest of all layers first; return the masks.
+
+    Han, Pool, Tran & Dally 2015, with one threshold for all matrices.
+    """
+    weights = [p for name, p in model.named_parameters() if name.startswith("lstm.") and p.ndim > 1]
+    sizes = torch.cat([weight.detach().abs().flatten() for weight in weights])
+    order = sizes.argsort(descending=True)
+    stays = torch.zeros_like(sizes, dtype=torch.bool)
+    stays[order[:left]] = True
+    masks = {}
+    for weight, own in zip(weights, torch.split(stays, [weight.numel() for weight in weights]), strict=True):
+        masks[weight] = own.view_as(weight).to(weight.dtype)
+        weight.data.mul_(masks[weight])
+    return masks
+
+
+@contextmanager
+def held(masks: dict[torch.nn.Parameter, Tensor]) -> Iterator[None]:
+    """Keep weights at zero through every step of any optimizer in the block."""
+
+    def after(*_: object) -> None:
+        with torch.no_grad():
+            for weight, mask in masks.items():
+                weight.mul_(mask)
+
+    hook = register_optimizer_step_post_hook(after)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _fitted(bench: Bench, model: LanguageModel, recipe: Recipe) -> None:
+    """Train from new weights, by the labels."""
+    model.expect(bench.training.targets)
+    trained = bench.trained("model", model.to(bench.device), Training(train, recipe), 0.0)
+    bench.judge("trained", trained)
+    _keep(bench, trained)
+
+
+def _tuned(bench: Bench, model: LanguageModel, job: Job, plan: Plan) -> None:
+    """Fine-tune by the labels and the dense model."""
+    dense = _model(plan, job.needs[0]).to(bench.device).eval()
+    teacher = Teacher(model=cast(Measurable, Remembered(dense, bench.training)), share=SHARE, temperature=1.0)
+    recipe = replace(TRAINED, epochs=job.epochs, learning_rate=TUNED[job.epochs][0])
+    trained = bench.trained("model", model.to(bench.device), Training(partial(train, teacher=teacher), recipe), 0.0)
+    bench.judge("trained", trained)
+
+
+def _dropout(job: Job) -> float:
+    """Return the dropout of a job's training."""
+    return DROPOUT * math.sqrt(job.keep) * (TUNED[job.epochs][1] if job.epochs and job.way != "scratch" else 1.0)
+
+
+def _keep(bench: Bench, model: LanguageModel) -> None:
+    """Keep a model for the jobs that start from it."""
+    config, tensors = describe(model)
+    bench.kept.save("made", tensors, config=json.dumps(config))
+
+
+def _kept(plan: Plan, job: Job) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what an earlier job made, as (configuration, tensors)."""
+    known = Kept(plan.state / job.name).load("made")
+    assert known is not None, job
+    return json.loads(known[1]["config"]), known[0]
+
+
+def _model(plan: Plan, job: Job, dropout: float = 0.0) -> LanguageModel:
+    """Return the model that an earlier job made."""
+    config, tensors = _kept(plan, job)
+    return rebuild(config | {"dropout": dropout}, tensors)
