@@ -31,7 +31,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.budgets.jobs import CALIBRATION, Job, Plan, begin, done, jobs, work
+from benchmarks.budgets.jobs import CALIBRATION, WIDTHS, Job, Plan, begin, done, jobs, work
 from benchmarks.budgets.table import written
 from benchmarks.headline import RESUME, commit_of, machine, texts_of
 from benchmarks.resumable import Sizes
@@ -77,7 +77,7 @@ def all_done(listed: Sequence[Job], plan: Plan, workers: int, until: float) -> b
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 job, facts = running.pop(future), future.result()
                 if facts is None:
-                    left.append(job)
+                    left.insert(0, job)
                     print(f"{job.name}: kept, to go on", flush=True)
                 else:
                     finished.add(job)
@@ -101,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, required=True, help="Markdown file of the tables; a CSV file beside it")
     parser.add_argument("--epochs", type=int, default=30, help="of the dense model")
     parser.add_argument("--tuned", type=int, nargs="+", default=[1, 3, 10], help="epochs after the repair")
-    parser.add_argument("--keep", type=float, nargs="+", default=[0.75, 0.5, 0.35, 0.25], help="shares of units")
+    parser.add_argument(
+        "--keep", type=float, nargs="+", default=[0.75, 0.5, 0.35, 0.25], choices=[*WIDTHS], help="shares of units"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--imitation", type=int, default=2_000_000, help="tokens that the repair reads, of training text"

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -23,8 +22,6 @@ from pruning.models import describe, rebuild
 from pruning.models.base import LanguageModel, Measurable
 from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct
-from pruning.selection.allocation import Allocation
-from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances, activations
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import removal_order
@@ -68,16 +65,18 @@ class Job(NamedTuple):
     def needs(self) -> list["Job"]:
         """The jobs whose models it starts from: the dense one, and one whose widths or parameters are its own too."""
         dense, surgeon = Job("dense", self.seed), Job("surgeon", self.seed, self.keep)
-        if self.way == "dense":
+        if self.way in ("dense", "scratch"):
             return []
-        if self.way == "scratch":
-            return [dense, surgeon]
         if self.way in CHOICES and self.epochs:
             return [dense, Job(self.way, self.seed, self.keep)]
-        return [dense, surgeon] if self.way in ("random", "magnitude") else [dense]
+        return [dense, surgeon] if self.way == "magnitude" else [dense]
 
 
 CHOICES = ("surgeon", "random")
+WIDTHS = {0.75: (0.5, 1.0), 0.5: (80 / 256, 176 / 256), 0.35: (56 / 256, 120 / 256), 0.25: (40 / 256, 88 / 256)}
+"""Share of all units → shares of both layers: what the surgeon's order over all layers left of another dense model of
+the same kind, trained for 13 epochs. They stand here so that models from new weights need not wait for a dense one, and
+all seeds have the same widths."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,10 @@ class Plan:
     epochs: int
     imitation: int
     rate: float
+
+    def widths(self, keep: float) -> list[int]:
+        """Return the widths of the models that keep that share of the units."""
+        return [round(share * self.sizes.width) for share in WIDTHS[keep]]
 
 
 def jobs(seeds: int, keeps: list[float], tuned: list[int], dense_epochs: int) -> list[Job]:
@@ -165,9 +168,9 @@ def _dense(bench: Bench, _: Job, plan: Plan) -> None:
 
 
 def _scratch(bench: Bench, job: Job, plan: Plan) -> None:
-    """Train a new model of the surgeon's widths."""
-    config, _ = _kept(plan, job.needs[1])
-    model = made(100 + bench.seed, **config | {"dropout": _dropout(job)})
+    """Train a new model of the widths that pruned ones have."""
+    settings = {"vocabulary": bench.types, "embedding": bench.sizes.width, "widths": plan.widths(job.keep)}
+    model = made(100 + bench.seed, family="lstm", **settings, decoder="projected", dropout=_dropout(job))
     _fitted(bench, model, replace(TRAINED, epochs=job.epochs, learning_rate=plan.rate))
 
 
@@ -189,23 +192,18 @@ def _chosen(bench: Bench, job: Job, plan: Plan) -> None:
 
 
 def calibrated(bench: Bench, dense: LanguageModel, job: Job, plan: Plan) -> tuple[Covariances, Keep]:
-    """Return the covariances that the repair needs, and the units that stay; random ones have the surgeon's widths."""
+    """Return the covariances that the repair needs, and the units that stay."""
     windows = bench.windows("train", bench.sizes.batch, bench.sizes.bptt)
     _, states = activations(dense, windows, activation_samples=bench.sizes.calibration, bins=16)
     if job.way == "random":
-        widths = _kept(plan, job.needs[1])[0]["widths"]
         generator = torch.Generator().manual_seed(bench.seed)
-        units = zip(dense.layers(), widths, strict=True)
-        return states, {
-            layer.name: torch.randperm(layer.width, generator=generator)[:width].sort().values for layer, width in units
-        }
-    read = sensitivities(dense, windows, batches=bench.sizes.calibration, seed=bench.seed)
-    matrices = {name: (merged(states[name]).matrix, merged(read[name]).second_moment) for name in states}
-    places, _ = removal_order(matrices, damping=DAMPING)
-    rows = [(name, unit, place) for name, own in places.items() for unit, place in enumerate(own.tolist())]
-    order = pd.DataFrame(rows, columns=["layer", "neuron", "importance"])
-    allocation = Allocation(retain=job.keep, floor=8, scope="absolute", multiple=bench.sizes.multiple)
-    return states, keep_of(retention(order, allocation, variant="surgeon", by="importance"))
+        places = {layer.name: torch.rand(layer.width, generator=generator) for layer in dense.layers()}
+    else:
+        read = sensitivities(dense, windows, batches=bench.sizes.calibration, seed=bench.seed)
+        matrices = {name: (merged(states[name]).matrix, merged(read[name]).second_moment) for name in states}
+        places, _ = removal_order(matrices, damping=DAMPING)
+    widths = zip(places.items(), plan.widths(job.keep), strict=True)
+    return states, {name: own.topk(width).indices.sort().values.cpu() for (name, own), width in widths}
 
 
 def _magnitude(bench: Bench, job: Job, plan: Plan) -> None:
