@@ -14,17 +14,19 @@ def carried(state: Any) -> Any:
     """Return the state cut off from the graph that computed it: back-propagation is truncated there.
 
     Raises:
-        TypeError: If the state is not made of tensors, tuples, lists and dictionaries.
+        TypeError: If the state is not made of tensors, numbers, tuples, lists and dictionaries.
     """
-    if state is None:
-        return None
+    if state is None or isinstance(state, bool | int | float | str):
+        return state
     if isinstance(state, Tensor):
         return state.detach()
     if isinstance(state, list | tuple):
         return type(state)(carried(part) for part in state)
     if isinstance(state, dict):
         return {name: carried(part) for name, part in state.items()}
-    raise TypeError(f"Expected a state of tensors in tuples, lists or dictionaries, got {type(state).__name__}.")
+    raise TypeError(
+        f"Expected a state of tensors or numbers in tuples, lists or dictionaries, got {type(state).__name__}."
+    )
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
         module.training = modes.get(name, module.training)
     reasons = reasons_of(structure, refuted, model.layers(), Discovered(network, [], {}), PREFIX)
     origin = Origin(shapes, {name: names[name] for name in shapes}, tuple(model.layers()), inputs)
-    return Discovered(network, model.layers(), reasons, model.numbers, model.folded, origin)
+    return Discovered(network, model.layers(), reasons, model.numbers, model.folded, origin, model.remembered)
 
 
 def _followed(network: nn.Module, inputs: Inputs) -> Propagation:

@@ -9,8 +9,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from pruning.core.memory import Place
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice, named_buffers
 from pruning.discovery.attention import Attention
+from pruning.discovery.beginning import Beginning
 from pruning.discovery.configured import Entry, follow_widths
 from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.running import Inputs, canonical, copied, kept_tensors
@@ -71,7 +73,7 @@ class Origin:
     inputs: Inputs
 
 
-class Discovered(PrunableModule):
+class Discovered(Beginning):
     """A model that `discover` found the neurons of.
 
     Attributes:
@@ -82,9 +84,8 @@ class Discovered(PrunableModule):
         origin: What the network was; None while it is being looked into.
         chosen: Layer → which of the neurons that it had then it has now.
         entries: Numbers in configurations that were changed since.
+        remembered: Where its modules keep something of a call.
     """
-
-    network: nn.Module
 
     def __init__(
         self,
@@ -94,8 +95,9 @@ class Discovered(PrunableModule):
         numbers: Sequence[Number] = (),
         folded: Mapping[str, str] | None = None,
         origin: Origin | None = None,
+        remembered: Sequence[Place] = (),
     ) -> None:
-        super().__init__()
+        super().__init__(remembered)
         self.network, self.numbers, self.folded = network, tuple(numbers), dict(folded or {})
         self.unprunable = dict(unprunable)
         self._layers = list(layers)
@@ -103,10 +105,6 @@ class Discovered(PrunableModule):
         self.entries: tuple[Entry, ...] = ()
         self.chosen: dict[str, Tensor] = {layer.name: torch.arange(layer.width) for layer in layers}
         self.training = network.training
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the network does."""
-        return self.network(*args, **kwargs)
 
     def layers(self) -> list[NeuronLayer]:
         """Return the layers of neurons, from input to output."""
@@ -122,8 +120,9 @@ class Discovered(PrunableModule):
 
     def _resized(self, widths: Sequence[int], tensors: Mapping[str, Tensor], *, sharing: bool) -> Self:
         layers = resized_layers(self._layers, widths)
-        changed = _changed(self.network, self._layers, layers, tensors)
-        network = copied(self.network, sharing=sharing, replacing=changed)
+        with self.begun():
+            changed = _changed(self.network, self._layers, layers, tensors)
+            network = copied(self.network, sharing=sharing, replacing=changed)
         for module in network.modules():
             _agree(module)
         for before, after in zip(self._layers, layers, strict=True):
@@ -133,7 +132,8 @@ class Discovered(PrunableModule):
         for number in self.numbers:
             number.set(network, widths_of[number.layer])
         modes = {name: module.training for name, module in self.network.named_modules()}
-        found = type(self)(network, layers, self.unprunable, self.numbers, self.folded, self.origin)
+        how = (self.unprunable, self.numbers, self.folded, self.origin, self.remembered)
+        found = type(self)(network, layers, *how)
         found.chosen, found.entries = self.chosen, self.entries
         for name, module in network.named_modules():
             module.training = modes[name]

@@ -12,7 +12,7 @@ from pruning.discovery.attention import Attention, is_attention
 from pruning.discovery.discovered import PREFIX
 from pruning.discovery.folding import fold
 from pruning.discovery.recurrent import Narrowed, Recurrent, is_recurrent
-from pruning.discovery.running import copied
+from pruning.discovery.running import MEMORIES, copied
 
 
 def simplified(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
@@ -63,8 +63,14 @@ def _within(module: nn.Module) -> nn.Module | None:
 
 
 def forgetful(network: nn.Module) -> nn.Module:
-    """Let `snntorch`'s neurons forget the last potential, which they keep in buffers that are not saved."""
+    """Let neurons of `snntorch` and `spikingjelly` forget the last potential, which they keep outside of what is saved.
+
+    As `snntorch.utils.reset` and `spikingjelly.activation_based.functional.reset_net` do.
+    """
     for module in network.modules():
+        reset: Any = getattr(module, "reset", None)
+        if MEMORIES in vars(module) and reset is not None:
+            reset()
         if type(module).__module__.startswith("snntorch"):
             for name in module._non_persistent_buffers_set:
                 own = module._buffers[name]

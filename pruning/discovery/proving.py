@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pruning.core.memory import Place
 from pruning.core.neurons import Keep, NeuronLayer, named_tensors, removed_neurons
-from pruning.discovery.discovered import Discovered, Number
+from pruning.discovery.discovered import PREFIX, Discovered, Number
 from pruning.discovery.numbers import candidates
 from pruning.discovery.running import (
     Inputs,
@@ -87,7 +88,8 @@ def proved(
     numbers = [number for number in numbers if number.layer in {layer.name for layer in layers}]
     inexact = prover.inexact(layers, numbers)
     layers = [_said(layer, exact=layer.exact and layer.name not in inexact) for layer in layers]
-    return Discovered(model.network, layers, {}, numbers, model.folded), reasons
+    places = [(path[len(PREFIX) :], name) for path, name in prover.remembers]
+    return Discovered(model.network, layers, {}, numbers, model.folded, remembered=places), reasons
 
 
 def _said(layer: NeuronLayer, *, exact: bool) -> NeuronLayer:
@@ -134,7 +136,7 @@ class Prover:
     def __init__(
         self,
         model: Discovered,
-        remembers: bool,
+        remembers: tuple[Place, ...],
         found: Structure,
         inputs: Inputs,
         states: set[int],
@@ -337,10 +339,10 @@ def _put_back(found: Tensor, value: Tensor, dim: int, kept: Tensor) -> Tensor:
     return found.new_zeros(shape).index_copy(dim, kept, found)
 
 
-def generic(model: Discovered, inputs: Inputs) -> tuple[Discovered, bool]:
+def generic(model: Discovered, inputs: Inputs) -> tuple[Discovered, tuple[Place, ...]]:
     """Return the model with weights in general position, so that none hides what depends on a neuron by being zero.
 
-    What its modules remember is forgotten. Its own weights stay where others give no finite answer. Also whether its
+    What its modules remember is forgotten. Its own weights stay where others give no finite answer. Also where its
     modules remember a call, so that the next one must be tried, too.
     """
     found = Discovered(redrawn(model.network), model.layers(), {})
@@ -351,4 +353,4 @@ def generic(model: Discovered, inputs: Inputs) -> tuple[Discovered, bool]:
     mode = Remembering()
     with running(found, inputs, mode) as (network, outputs):
         finite = all(bool(tensor.isfinite().all()) for tensor in outputs)
-        return found if finite else model, mode.remembers(network)
+        return found if finite else model, mode.places(network)

@@ -11,11 +11,14 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruning.core.devices import full_precision, seeded
+from pruning.core.memory import Place
 from pruning.discovery.operations import RULES
 from pruning.discovery.values import flat
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """What a network is called with: positional arguments and arguments by name."""
+MEMORIES = "_memories"
+"""Where the modules of `spikingjelly` keep their potentials."""
 
 
 @contextmanager
@@ -150,28 +153,38 @@ def kept_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 class Remembering(Seeing):  # type: ignore[no-untyped-call]
-    """Whether a network's modules keep something of a call: a state in an attribute or a buffer."""
+    """Where a network's modules keep something of a call: a state in an attribute or a buffer."""
 
     def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:  # noqa: ARG002 - as every mode is told
         """See what the modules keep."""
         self._before = _kept(network)
 
-    def remembers(self, network: nn.Module) -> bool:
-        """Return whether the modules keep something else now."""
-        after = _kept(network)
-        same = (a is b and one == other for (a, one), (b, other) in zip(self._before, after, strict=False))
-        return len(after) != len(self._before) or not all(same)
+    def places(self, network: nn.Module) -> tuple[Place, ...]:
+        """Return where the modules keep something else now."""
+        return tuple(place for place, now in _kept(network).items() if _changed(self._before.get(place), now))
 
 
-def _kept(network: nn.Module) -> list[tuple[Any, int]]:
-    """Return what modules keep besides their parameters, each with how often it was written into."""
-    return [
-        (leaf, leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0)
-        for module in network.modules()
+Held = list[tuple[Any, int]]
+"""What lies in an attribute, each part with how often it was written into."""
+
+
+def _kept(network: nn.Module) -> dict[Place, Held]:
+    """Return what modules keep besides their parameters; in attributes of theirs alone, but for `spikingjelly`'s."""
+    return {
+        (path, name): [
+            (leaf, leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0)
+            for leaf in flat([value])
+        ]
+        for path, module in network.named_modules()
         for name, value in (*vars(module).items(), *module._buffers.items())
-        if not name.startswith("_")
-        for leaf in flat([value])
-    ]
+        if not name.startswith("_") or name == MEMORIES
+    }
+
+
+def _changed(before: Held | None, now: Held) -> bool:
+    if before is None or len(before) != len(now):
+        return True
+    return not all(a is b and one == other for (a, one), (b, other) in zip(before, now, strict=True))
 
 
 def close(one: Tensor, other: Tensor, rounding: float = 0.0) -> bool:

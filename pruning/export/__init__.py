@@ -143,7 +143,7 @@ def _remembers(network: nn.Module, example: Inputs) -> bool:
     """Return whether a network keeps something from call to call."""
     mode = Remembering()
     with running(network, example, mode) as (run, _):
-        return mode.remembers(run)
+        return bool(mode.places(run))
 
 
 def _of_two(network: nn.Module, example: Inputs) -> Inputs:

@@ -11,12 +11,13 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.core.devices import moved, twice_differentiable
+from pruning.core.memory import kept
 from pruning.core.modes import evaluating, untouched
 from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice
 from pruning.data.batches import Form, Pair, Pairs, Split
 from pruning.data.windows import Windows
-from pruning.discovery import discover
+from pruning.discovery import Discovered, discover
 from pruning.models.answers import has_main, main_of
 from pruning.models.apart import Apart
 from pruning.models.base import Measurable
@@ -25,6 +26,7 @@ from pruning.models.calling import (
     WITHIN,
     Call,
     arguments_of,
+    begin,
     example_dim_of,
     first_state,
     on,
@@ -50,6 +52,7 @@ def adapt(
     call: Call | None = None,
     split: Split | None = None,
     example_dim: int | None = None,
+    stream: bool = False,
     criterion: Criterion | None = None,
 ) -> "Adapted":
     """Return a model that signals, fusion, repair, training and evaluation can handle, whoever wrote the network.
@@ -57,6 +60,9 @@ def adapt(
     A network is run as `network(inputs)`; inputs in a tuple or list become its arguments, in a dictionary its keyword
     arguments. One with `init_hidden` whose forward takes a state after the inputs is run as `network(inputs, state)`
     and returns (outputs, state): a recurrent language model, whose inputs are (T, B). `call` says it otherwise.
+    One that keeps a state in attributes or buffers finds there, before each batch, what was there when its neurons were
+    found (or what `init_hidden` makes for the batch, where forward takes no state); with `stream`, what the batch
+    before left.
 
     Batches are (inputs, targets); dictionaries or dataclasses with `labels` or `targets`; tuples of as many inputs as
     the network was given here, and then targets; or inputs alone. `split` says it otherwise.
@@ -87,6 +93,8 @@ def adapt(
         split: Batch → (inputs, targets), if batches are of another form.
         example_dim: The dimension of inputs and of layers' outputs (…, width) that runs over the examples of a batch;
             1 for a network with `init_hidden` that is not `batch_first`, else 0.
+        stream: Whether each batch goes on where the one before it ended, so that a state in the network's attributes is
+            carried over.
         criterion: The older name of `loss`.
 
     Raises:
@@ -102,6 +110,7 @@ def adapt(
         carries=takes_state(network, inputs),
         split=split,
         metrics=metrics_of(metrics),
+        stream=stream,
     )
     if not isinstance(network, PrunableModule):
         network = discover(network, _arguments(network, inputs, dim))
@@ -192,7 +201,23 @@ class Adapted(Measurable):
 
     def read(self, inputs: Any, state: Any = None) -> Any:
         """Run the network and return the state."""
-        return self.use.call(self.network, on(self.device, inputs), state)[1]
+        return self._called(inputs, state)[1]
+
+    def _called(self, inputs: Any, state: Any) -> tuple[Any, Any]:
+        """Return what the network gives and the state to carry on from; of a stream, what its modules keep is of it.
+
+        Each batch, or the first of a stream, finds what they kept at first, and what they keep now stays as it is.
+        """
+        network, given = self.network, on(self.device, inputs)
+        if not isinstance(network, Discovered) or not network.remembered:
+            return self.use.call(network, given, state)
+        own, before = (state["call"], state["modules"]) if self.use.stream and state else (state, None)
+        with network.begun(before):
+            if before is None:
+                begin(network, given, self.example_dim)
+            outputs, own = self.use.call(network, given, own)
+            after = kept(network.network, network.remembered)
+        return outputs, {"call": own, "modules": after} if self.use.stream else own
 
     def logits(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
         """Return the main output (…, classes or values) as rows, and the state."""
@@ -202,7 +227,7 @@ class Adapted(Measurable):
 
     def answered(self, inputs: Any, state: Any = None) -> tuple[Any, Any]:
         """Return what the network gives, its main output where the loss reads one and there is one, and the state."""
-        outputs, state = self.use.call(self.network, on(self.device, inputs), state)
+        outputs, state = self._called(inputs, state)
         kind = kind_of_loss(self.use.criterion)
         whole = kind is None or kind.whole or not has_main(outputs)
         return outputs if whole else main_of(outputs), state
@@ -213,7 +238,7 @@ class Adapted(Measurable):
         Raises:
             TypeError: If the loss reads one output and none of those that the network gives is the main one.
         """
-        outputs, state = self.use.call(self.network, on(self.device, inputs), state)
+        outputs, state = self._called(inputs, state)
         kind = kind_of_loss(self.use.criterion)
         return outputs if kind is None or kind.whole else main_of(outputs), state
 

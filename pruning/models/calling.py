@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pruning.core.devices import moved
 from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import PrunableModule
+from pruning.discovery import Discovered
 
 Call = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
 """(network, inputs, state or None) → (outputs, state to carry on from)."""
@@ -53,6 +54,19 @@ class Caller:
             return answer[0], None
         outputs = answer[0] if len(answer) == 2 else (answer[0], *answer[2:])
         return outputs, {examples: answer[1]}
+
+
+def answered(model: PrunableModule, inputs: Any) -> Any:
+    """Return what a model gives, called with a batch; one whose neurons were discovered begins as it once did."""
+    if not isinstance(model, Discovered) or not model.remembered:
+        return _of(model, inputs)
+    with model.begun():
+        begin(model, inputs, example_dim_of(model, inputs))
+        return _of(model, inputs)
+
+
+def _of(model: nn.Module, inputs: Any) -> Any:
+    return model(**inputs) if isinstance(inputs, Mapping) else model(*arguments_of(inputs))
 
 
 def arguments_of(inputs: Any) -> tuple[Any, ...]:
@@ -102,6 +116,36 @@ def first_state(network: nn.Module, arguments: tuple[Any, ...], example_dim: int
             places.append(inputs.shape[example_dim])  # `init_hidden(batch=1)`
     hidden = start(*places, **by_name)
     return mapped(lambda tensor: moved(tensor, inputs.device), hidden)
+
+
+def begin(network: nn.Module, inputs: Any, example_dim: int) -> None:
+    """Let a network that keeps its state make the first one for a batch, if it can (`init_hidden`).
+
+    What `init_hidden` gives is what its author puts into the attribute that holds the state, the only one that does; of
+    a smaller network, as wide as that now is. One that gives nothing has put it there itself.
+    """
+    module = own_module(network)
+    arguments = arguments_of(inputs)
+    if (
+        isinstance(inputs, Mapping)
+        or not callable(getattr(module, "init_hidden", None))
+        or takes_state(network, inputs)
+    ):
+        return
+    hidden = first_state(network, arguments, example_dim)
+    names = [name for path, name in getattr(network, "remembered", ()) if not path]
+    if hidden is not None and len(names) == 1:
+        before = getattr(module, names[0], None)
+        setattr(module, names[0], as_wide(hidden, before))
+
+
+def as_wide(state: Any, other: Any) -> Any:
+    """Return a state whose tensors have as many numbers in their last dimension as those of another, the first ones."""
+    widths = [tensor.shape[-1] if tensor.ndim else 0 for tensor in tensors_in(other)]
+    if len(widths) != sum(1 for _ in tensors_in(state)):
+        return state
+    left = iter(widths)
+    return mapped(lambda tensor: tensor[..., : next(left)] if tensor.ndim else tensor, state)
 
 
 def example_dim_of(network: nn.Module, inputs: Any) -> int:

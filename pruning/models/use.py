@@ -30,6 +30,7 @@ class Use:
         carries: Whether it carries a state from batch to batch, its inputs being steps (T, B) of B sequences.
         split: What makes (inputs, targets) of a batch, if its author says so.
         metrics: What is reported beside the loss.
+        stream: Whether each batch goes on where the one before it ended, also where the modules keep the state.
         shape: Of the main output for `inputs`, where it is known.
     """
 
@@ -40,6 +41,7 @@ class Use:
     carries: bool
     split: Split | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    stream: bool = False
     shape: torch.Size | None = None
 
 

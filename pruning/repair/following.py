@@ -15,6 +15,7 @@ from pruning.discovery.running import tensors_in
 from pruning.models.adapted import Adapted
 from pruning.models.answers import has_main, main_of
 from pruning.models.base import Measurable
+from pruning.models.calling import answered
 from pruning.models.objectives import Objective
 
 States = tuple[Any, Any]
@@ -117,9 +118,7 @@ def _answered(model: PrunableModule, inputs: Any, state: Any) -> tuple[Any, Any]
         return model.answered(inputs, state)
     if isinstance(model, Measurable):
         return model.predicted(inputs, state)
-    if isinstance(inputs, Mapping):
-        return model(**inputs), None
-    return model(*(inputs if isinstance(inputs, (list, tuple)) else (inputs,))), None
+    return answered(model, inputs), None
 
 
 def _distance(model: PrunableModule, answer: Any, wanted: Any, targets: Any) -> Tensor | None:

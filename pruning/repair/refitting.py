@@ -28,6 +28,7 @@ from pruning.core.reading import Read, Reading
 from pruning.core.statistics import Covariance, merged
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable
+from pruning.models.calling import answered
 from pruning.repair.fitting import cross_validated, fit_of
 
 logger = logging.getLogger(__name__)
@@ -285,10 +286,7 @@ def _read(model: PrunableModule, pieces: Sequence[Slice], inputs: Any, state: An
 def _run(model: PrunableModule, inputs: Any, state: Any) -> Any:
     if isinstance(model, Measurable):
         return model.read(inputs, state)
-    if isinstance(inputs, Mapping):
-        model(**inputs)
-    else:
-        model(*(inputs if isinstance(inputs, (list, tuple)) else (inputs,)))
+    answered(model, inputs)
     return None
 
 

@@ -1,0 +1,70 @@
+"""What a network's modules keep from one call to the next, and how each batch starts where the network once began."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from pruning.core.nested import mapped
+
+Place = tuple[str, str]
+"""A module's path, and the name of its attribute or buffer."""
+Kept = Mapping[Place, Any]
+"""What is kept at some places; those that are not there at all are left out."""
+
+
+def kept(network: nn.Module, places: Iterable[Place]) -> dict[Place, Any]:
+    """Return what a network's modules keep at these places.
+
+    >>> counter = nn.Module()
+    >>> counter.steps = 3
+    >>> kept(counter, [("", "steps"), ("", "state")])
+    {('', 'steps'): 3}
+    """
+    found = {}
+    for path, name in places:
+        module = network.get_submodule(path)
+        for held in (module._buffers, vars(module)):
+            if name in held:
+                found[path, name] = held[name]
+    return found
+
+
+def copies(values: Kept) -> dict[Place, Any]:
+    """Return the same values, in tensors of their own, without the graph that computed them."""
+    return {place: mapped(_copy, value) for place, value in values.items()}
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+@contextmanager
+def keeping(network: nn.Module, places: Iterable[Place], values: Kept) -> Iterator[None]:
+    """Within the context the modules keep copies of `values`, and nothing at other places; then what they kept before.
+
+    >>> counter = nn.Module()
+    >>> counter.steps = 3
+    >>> with keeping(counter, [("", "steps")], {("", "steps"): 0}):
+    ...     counter.steps += 1
+    >>> counter.steps
+    3
+    """
+    places = list(places)
+    before = kept(network, places)
+    _put(network, places, copies(values))
+    try:
+        yield
+    finally:
+        _put(network, places, before)
+
+
+def _put(network: nn.Module, places: Iterable[Place], values: Kept) -> None:
+    for path, name in places:
+        module: Any = network.get_submodule(path)
+        held = module._buffers if name in module._buffers else vars(module)
+        if (path, name) in values:
+            held[name] = values[path, name]
+        else:
+            held.pop(name, None)

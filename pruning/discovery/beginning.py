@@ -1,0 +1,75 @@
+"""A network that can begin anew: what its modules keep from call to call, as it was before the first of them."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from pruning.core.memory import Kept, Place, copies, keeping, kept
+from pruning.core.nested import mapped
+from pruning.core.neurons import PrunableModule
+
+
+class Beginning(PrunableModule):
+    """A model around a network whose modules may keep something of a call, and what they kept before the first one.
+
+    Copies of it, and what is saved of it, begin there.
+
+    Attributes:
+        network: The model itself.
+        remembered: Where its modules keep something of a call: attributes and buffers, by the modules' paths.
+    """
+
+    network: nn.Module
+
+    def __init__(self, remembered: Sequence[Place]) -> None:
+        super().__init__()
+        self.remembered = tuple(remembered)
+        self._first: dict[Place, Any] | None = None
+
+    def first(self) -> Kept:
+        """Return what its modules kept before it was first run."""
+        if self._first is None:
+            self._first = copies(kept(self.network, self.remembered))
+        return self._first
+
+    @contextmanager
+    def begun(self, values: Kept | None = None) -> Iterator[None]:
+        """Within the context its modules keep what they kept at first, or `values`; then what they kept before.
+
+        So each of some batches that are no stream starts where the network once began, and it is left as it was.
+        """
+        with keeping(self.network, self.remembered, self.first() if values is None else values):
+            yield
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the network does."""
+        self.first()
+        return self.network(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what is saved: of what modules keep from call to call, what they kept at first."""
+        with self.begun():
+            return super().state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a state, in which the network then begins."""
+        self._first = None
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _apply(self, change: Callable[[Tensor], Tensor], *others: Any) -> Self:
+        """Let what was kept at first live where, and in the numbers in which, the network does."""
+        if self._first is not None:
+            self._first = {place: mapped(change, value) for place, value in self._first.items()}
+        super()._apply(change, *others)  # type: ignore[no-untyped-call]
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a copy, also where modules keep something that belongs to a graph of gradients."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        with self.begun():
+            vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
