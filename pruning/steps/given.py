@@ -35,6 +35,7 @@ def measurable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
             return network
         use = network.use
         kept = {"call": use.call, "split": use.split, "example_dim": use.example_dim, "metrics": use.metrics}
+        kept["stream"] = use.stream
         return adapt(network.network, use.inputs, loss=use.criterion if loss is None else loss, **{**kept, **given})
     if isinstance(network, Measurable):
         return network
