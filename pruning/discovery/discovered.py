@@ -161,7 +161,7 @@ class Discovered(Beginning):
         """Load a state; a plain mapping is of the versions that the modules now have, which some of them ask for."""
         state = OrderedDict(state_dict)
         versions = getattr(state_dict, "_metadata", None)
-        vars(state)["_metadata"] = self.state_dict()._metadata if versions is None else versions  # type: ignore[attr-defined]
+        vars(state)["_metadata"] = self.state_dict()._metadata if versions is None else versions
         return super().load_state_dict(state, strict, assign)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:

@@ -34,8 +34,8 @@ def measurable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
         if loss is None and not given:
             return network
         use = network.use
-        kept = {"call": use.call, "split": use.split, "example_dim": use.example_dim, "metrics": use.metrics}
-        kept["stream"] = use.stream
+        names = ("call", "split", "example_dim", "metrics", "stream")
+        kept = {name: getattr(use, name) for name in names}
         return adapt(network.network, use.inputs, loss=use.criterion if loss is None else loss, **{**kept, **given})
     if isinstance(network, Measurable):
         return network
