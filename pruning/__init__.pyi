@@ -30,6 +30,7 @@ from .evaluation.language import continuation as continuation
 from .evaluation.language import surprisals as surprisals
 from .evaluation.measures import loss_of as loss_of
 from .evaluation.measures import size_of as size_of
+from .evaluation.memory import memory_of as memory_of
 from .experiment.judging import compare_pruning_results as compare_pruning_results
 from .experiment.measuring import calibrate as calibrate
 from .experiment.runs import (

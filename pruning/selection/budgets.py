@@ -8,9 +8,11 @@ from typing import get_args
 
 import numpy as np
 
-from pruning.core.options import BudgetKind
+from pruning.core.options import BudgetKind, Numbers
+from pruning.core.units import byte_count
 from pruning.models.base import Measurable
 from pruning.selection.costs import Costs, size_costs
+from pruning.selection.memory import memory_costs
 
 KINDS = get_args(BudgetKind)
 EXACT = 2**20
@@ -36,26 +38,29 @@ class Budget:
     costs: Costs
 
 
-def budget_of(model: Measurable, *, kind: str, value: float, latency: Costs | None = None) -> Budget:
+def budget_of(
+    model: Measurable, *, kind: str, value: float | str, target: Numbers = "float32", latency: Costs | None = None
+) -> Budget:
     """Return a budget for smaller versions of `model`.
 
-    >>> import torch, pruning
+    >>> import numpy as np, torch, pruning
     >>> model = pruning.build(
     ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
     ... )
-    >>> import numpy as np
     >>> budget = budget_of(model, kind="parameters", value=100)
     >>> budget.costs(np.array([[2], [6]])).tolist()  # what widths of 2 and of 6 cost
     [79.0, 171.0]
 
     Args:
         model: The model whose layers are to shrink; one with readers of its own for each layer.
-        kind: `neurons`, `parameters` (stored numbers, shared ones once), `multiply_adds` (for one token), or `latency`.
-        value: The most that is allowed; for latency in the unit of `latency`.
+        kind: `neurons`, `parameters` (stored numbers, shared ones once), `multiply_adds` (for one token), `latency`,
+            or `memory` (of one step, see `memory_of`).
+        value: The most that is allowed; for latency in the unit of `latency`, for memory bytes, or such as `512KiB`.
+        target: For memory: what the weights are held in, `float32` or `int8`.
         latency: For latency: widths (n, layers) → how long each takes, as `measured_latency` or `interpolated` give.
 
     Raises:
-        ValueError: For an unknown kind, or latency without a measurement.
+        ValueError: For an unknown kind, or latency without a measurement, or what `memory_costs` refuses.
     """
     layers = tuple(layer.name for layer in model.layers())
     if kind not in KINDS:
@@ -63,8 +68,10 @@ def budget_of(model: Measurable, *, kind: str, value: float, latency: Costs | No
     if kind == "latency":
         if latency is None:
             raise ValueError("Expected how long each choice of widths takes for a budget of latency, got nothing.")
-        return Budget(kind, value, layers, latency)
-    return Budget(kind, value, layers, size_costs(model, kind))
+        return Budget(kind, float(value), layers, latency)
+    if kind == "memory":
+        return Budget(kind, byte_count(value), layers, memory_costs(model, numbers=target))
+    return Budget(kind, float(value), layers, size_costs(model, kind))
 
 
 def allowed_widths(width: int, *, floor: int, ceiling: int | None, multiple: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from scipy.optimize import nnls
 
-from pruning.core.neurons import NeuronLayer
+from pruning.core.neurons import NeuronLayer, named_buffers
 from pruning.core.progress import Track, silently
 from pruning.evaluation.latency import latencies
 from pruning.models.base import Measurable
@@ -48,7 +48,7 @@ def size_costs(model: Measurable, kind: str) -> Costs:
     names = model.multiplied() if kind == "multiply_adds" else [name for name, _ in model.named_parameters()]
     every = list(combinations_with_replacement(range(depth), 2))
     ways: list[Callable[[], Costs]] = [
-        lambda: _told_by_shapes(model, names or ()),
+        lambda: told_by_shapes(model, names or ()),
         lambda: _told_by_sizes(size, depth, _multiplied(layers)),
         lambda: _told_by_sizes(size, depth, every),
     ]
@@ -84,10 +84,10 @@ def measured_latency(
     models = {str(row): model.resized(row.tolist()) for row in widths}
     times = latencies(models, batch=batch, repeats=repeats, track=track)
     seconds = np.array([times[str(row)].seconds for row in widths])
-    scale = _quadratic(full[None], pairs)[0]
-    coefficients, _ = nnls(_quadratic(widths, pairs) / scale / seconds[:, None], np.ones(len(widths)))
-    misfit = _quadratic(widths, pairs) / scale @ coefficients / seconds - 1
-    return lambda rows: np.asarray(_quadratic(rows, pairs) / scale @ coefficients), float(np.sqrt(np.mean(misfit**2)))
+    scale = quadratic(full[None], pairs)[0]
+    coefficients, _ = nnls(quadratic(widths, pairs) / scale / seconds[:, None], np.ones(len(widths)))
+    misfit = quadratic(widths, pairs) / scale @ coefficients / seconds - 1
+    return lambda rows: np.asarray(quadratic(rows, pairs) / scale @ coefficients), float(np.sqrt(np.mean(misfit**2)))
 
 
 def interpolated(times: pd.DataFrame, layers: Sequence[str]) -> Costs:
@@ -121,18 +121,24 @@ def _multiplied(layers: Sequence[NeuronLayer]) -> list[tuple[int, int]]:
     return sorted({(min(pair), max(pair)) for one, other in dims for pair in product(one, other)})
 
 
-def _told_by_shapes(model: Measurable, names: Iterable[str]) -> Costs:
-    """Return how many numbers the named parameters hold: each dimension is a number plus some for each neuron."""
-    layers, parameters = model.layers(), dict(model.named_parameters())
+def told_by_shapes(model: Measurable, names: Iterable[str], *, dims: int | None = None) -> Costs:
+    """Return how many numbers what is named holds: each dimension is a number plus some for each neuron.
+
+    Args:
+        model: The model whose layers are to shrink.
+        names: Of parameters and buffers.
+        dims: How many dimensions count, the first ones; all by default.
+    """
+    layers, parameters = model.layers(), dict(model.named_parameters()) | named_buffers(model)
     depth, full = len(layers), np.array([layer.width for layer in layers])
     each: dict[tuple[str, int], np.ndarray] = {}
     for index, layer in enumerate(layers):
-        for piece in (*layer.owned, *layer.read):
+        for piece in (*layer.owned, *layer.read, *layer.buffers):
             each.setdefault((piece.parameter, piece.dim), np.zeros(depth))[index] += piece.blocks * piece.size
     constant, linear, products = 0.0, np.zeros(depth), np.zeros((depth, depth))
     for name in names:
         c, a, q = 1.0, np.zeros(depth), np.zeros((depth, depth))
-        for dim, length in enumerate(parameters[name].shape):
+        for dim, length in enumerate(parameters[name].shape[:dims]):
             if (name, dim) not in each:
                 c, a, q = c * length, a * length, q * length
                 continue
@@ -173,7 +179,7 @@ def _timed_widths(full: np.ndarray, points: int) -> np.ndarray:
     return np.unique(np.concatenate([together, *alone]), axis=0)
 
 
-def _quadratic(widths: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+def quadratic(widths: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
     """Return 1, w_l and w_l w_m of each row of widths."""
     rows = np.asarray(widths, dtype=float)
     return np.column_stack([np.ones(len(rows)), rows, *(rows[:, i] * rows[:, j] for i, j in pairs)])

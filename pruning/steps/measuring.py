@@ -20,6 +20,7 @@ from pruning.fusion.fusing import Fusing
 from pruning.models.base import Measurable
 from pruning.models.examples import Unjudged
 from pruning.selection.allocation import Allocation
+from pruning.selection.budgets import budget_of
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances
 from pruning.signals.schemas import BESIDE, SIGNALS
@@ -88,7 +89,8 @@ class Importance:
             layers: Those that neurons may be taken from, by default all that are `exact`, or all if none is.
             floor: Fewest neurons of a layer.
             multiple: What every width is a multiple of, unless a layer stays whole.
-            budget: In place of the share: see `pruning.budget_of`.
+            budget: In place of the share: what `pruning.budget_of` gave, or its arguments by name, such as
+                `{"kind": "memory", "value": "512KiB", "target": "int8"}`.
 
         Raises:
             ValueError: For an unknown layer, scope, or a share outside (0, 1].
@@ -97,6 +99,8 @@ class Importance:
             raise TypeError(f"Expected a share of the neurons, or shares by layer, to keep, got {share!r}.")
         named = list(share) if isinstance(share, Mapping) else layers
         rows = self.table[self.table["layer"].isin(self._layers(named))]
+        if isinstance(budget, Mapping):
+            budget = budget_of(self.model, **budget)
         how: dict[str, Any] = {"floor": floor, "multiple": multiple, "otherwise": "fused"}
         if isinstance(share, Mapping):
             parts = [

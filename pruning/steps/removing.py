@@ -116,7 +116,8 @@ def prune(
             if there is none.
         floor: Fewest neurons of a layer.
         multiple: What every width is a multiple of, unless a layer stays whole.
-        budget: What the kept neurons may cost, in place of a share; see `pruning.budget_of`.
+        budget: What the kept neurons may cost, in place of a share: what `pruning.budget_of` gave, or its arguments by
+            name, such as `{"kind": "memory", "value": "512KiB", "target": "int8"}`.
         imitation: How to imitate; by default `READINGS` times through the data at a learning rate of `RATE`.
         seed: Of the order of a `DataLoader` that shuffles, and of imitation.
         track: Shows progress.

@@ -1,4 +1,4 @@
-"""`python -m tasks choose`: the fastest model that is good enough, or the best one that is fast enough."""
+"""`python -m tasks choose`: the fastest model that is good enough, or the best that is fast or small enough."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from pruning.core.options import Numbers
+from pruning.core.units import byte_count, in_bytes
 from pruning.evaluation.measures import size_of
+from pruning.evaluation.memory import NUMBERS, memory_of
 from pruning.models.base import Measurable
 from tasks.commands.folders import check_folder, replacing_folder
 from tasks.commands.settled import settled
@@ -25,18 +28,19 @@ from tasks.settings.parameters import checked
 from tasks.shown.asking import Answer, Words
 from tasks.shown.console import track
 from tasks.shown.tables import digits
-from tasks.stages.path import DENSE, model_at
+from tasks.stages.path import DENSE, dense_of, kept_at, model_at
 
 Row = Mapping[Any, float]
 Rows = Sequence[Row]
-"""Rows of the table `path`, with `milliseconds` for one step."""
+"""Rows of the table `path`, with `milliseconds` for one step and bytes of `memory`."""
 
 
 def run(words: Sequence[str]) -> Answer:
-    """Choose a model on the path by validation perplexity (or loss) and measured latency, and write it.
+    """Choose a model on the path by validation perplexity (or loss), measured latency or memory, and write it.
 
     Raises:
-        Unexpected: With one sentence, if nothing on the path is good or fast enough, or the folder is not its own.
+        Unexpected: With one sentence, if nothing on the path is good, fast or small enough, or the folder is not its
+            own.
     """
     wanted = _parsed(words)
     check_folder(wanted.to, "choice")
@@ -50,9 +54,16 @@ def run(words: Sequence[str]) -> Answer:
 
 def _chosen(job: Job, values: Mapping[str, Any], wanted: argparse.Namespace) -> Answer:
     path = _with_latency(read_table(job.output("path")), job, values, wanted.batch)
+    if wanted.target is not None:
+        path = path.assign(memory=_memory(job, path["retain"].tolist(), wanted.target))
     rows: list[dict[Any, float]] = path.to_dict("records")
     dense = next(row for row in rows if row["retain"] == DENSE)
-    row = best_within(rows, wanted.latency) if wanted.within is None else fastest_within(rows, dense, wanted.within)
+    if wanted.within is not None:
+        row = fastest_within(rows, dense, wanted.within)
+    elif wanted.latency is not None:
+        row = best_within(rows, wanted.latency)
+    else:
+        row = best_in(rows, wanted.memory, wanted.target)
     retain = row["retain"]
     model = read_model(job.input("train/model")) if retain == DENSE else model_at(job, retain)
     with replacing_folder(wanted.to, "choice") as aside:
@@ -61,13 +72,15 @@ def _chosen(job: Job, values: Mapping[str, Any], wanted: argparse.Namespace) -> 
 
 
 def _answer(rows: Rows, row: Row, dense: Row, wanted: argparse.Namespace, model: Measurable) -> Answer:
-    above = next_above(rows, row) if wanted.within is None else next_faster(rows, row)
+    by = "memory" if wanted.memory is not None else "milliseconds"
+    above = next_above(rows, row, by) if wanted.within is None else next_faster(rows, row)
     size, pruned = size_of(model), "" if row["retain"] != DENSE else ", nothing pruned"
     measure, shown = ("loss", ".4g") if isnan(row["valid_perplexity"]) else ("perplexity", ".1f")
     one, other = (_valued(own, dense) if own else None for own in (row, above))
     values = {
         "folder": str(wanted.to),
         "batch": wanted.batch,
+        "target": wanted.target,
         "parameters": size.parameters,
         "chosen": one,
         "next": other,
@@ -78,12 +91,16 @@ def _answer(rows: Rows, row: Row, dense: Row, wanted: argparse.Namespace, model:
         f"{row[f'test_{measure}']:{shown}} on test",
         f"{digits(row['milliseconds'])} ms a step at batch {wanted.batch}, {_faster(row)} as fast as dense",
     ]
+    if "memory" in row:
+        share = row["memory"] / dense["memory"]
+        said.append(f"{in_bytes(row['memory'])} of memory in {wanted.target}, {share:.0%} of dense")
     if above is None:
         limit = "better" if wanted.within is None else "faster"
         return Answer(
             values, [*said, f"nothing on the path is {limit}; path.retain in params.yaml says how far it goes"]
         )
-    costs = f"{_worse(above, dense):+.1%} {measure} for {digits(above['milliseconds'])} ms, {_faster(above)}"
+    price = f"{digits(above['milliseconds'])} ms, {_faster(above)}" if by == "milliseconds" else in_bytes(above[by])
+    costs = f"{_worse(above, dense):+.1%} {measure} for {price}"
     return Answer(values, [*said, f"the next point, {above['retain']:.0%} of the neurons, would be {costs}"])
 
 
@@ -101,10 +118,10 @@ def next_faster(rows: Rows, chosen: Row) -> Row | None:
     return min(faster, key=_valid, default=None)
 
 
-def next_above(rows: Rows, chosen: Row) -> Row | None:
-    """Return, of the rows that are better than the chosen one, that of least latency."""
+def next_above(rows: Rows, chosen: Row, by: str = "milliseconds") -> Row | None:
+    """Return, of the rows that are better than the chosen one, that of least latency, or of least memory."""
     better = [row for row in rows if _valid(row) < _valid(chosen)]
-    return min(better, key=itemgetter("milliseconds"), default=None)
+    return min(better, key=itemgetter(by), default=None)
 
 
 def fastest_within(rows: Rows, dense: Row, percent: float) -> Row:
@@ -128,6 +145,17 @@ def best_within(rows: Rows, milliseconds: float) -> Row:
     return min((row for row in rows if row["milliseconds"] <= milliseconds), key=_valid)
 
 
+def best_in(rows: Rows, most: float, target: str) -> Row:
+    """Return the row of least validation perplexity, or loss, that needs at most so many bytes of memory."""
+    least = min(row["memory"] for row in rows)
+    if least > most:
+        raise Unexpected(
+            f"Expected --memory of at least {in_bytes(least)} ({least:.0f} bytes), the least on the path in {target}, "
+            f"got {in_bytes(most)}; path.retain in params.yaml says how far it goes."
+        )
+    return min((row for row in rows if row["memory"] <= most), key=_valid)
+
+
 def _valid(row: Row) -> float:
     """Return what models on the path are chosen by: the validation perplexity, or the loss where there is none."""
     return row["valid_loss"] if isnan(row["valid_perplexity"]) else row["valid_perplexity"]
@@ -145,9 +173,36 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--within", type=float, metavar="PERCENT", help="the fastest at most this much above dense")
     budget.add_argument("--latency", type=float, metavar="MS", help="the best that takes at most this long a step")
+    budget.add_argument("--memory", type=_bytes, metavar="BYTES", help="the best in so much memory, as 512KiB")
+    parser.add_argument("--target", choices=NUMBERS, help="count the memory with weights in this")
     parser.add_argument("--batch", type=int, choices=BATCHES, default=min(BATCHES), help="sequences side by side")
     parser.add_argument("--to", type=Path, default=DATA / "choice", metavar="FOLDER", help="where the model goes")
-    return parser.read(words)
+    given = parser.read(words)
+    if given.memory is not None and given.target is None:
+        given.target = "float32"
+    return given
+
+
+def _bytes(word: str) -> float:
+    """Return what `byte_count` does, its refusal as argparse wants it."""
+    try:
+        return byte_count(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removesuffix(".")) from None
+
+
+def _memory(job: Job, shares: Sequence[float], target: Numbers) -> list[int]:
+    """Return the bytes that each model on the path needs; see `memory_of`."""
+    dense = dense_of(job)
+    widths = {layer.name: layer.width for layer in dense.layers()}
+
+    def smaller(share: float) -> Measurable:
+        if share == DENSE:
+            return read_model(job.input("train/model"))
+        kept = {name: len(neurons) for name, neurons in kept_at(job, dense, share).items()}
+        return dense.resized(list((widths | kept).values()))
+
+    return [memory_of(smaller(share), numbers=target).total for share in shares]
 
 
 def _with_latency(path: pd.DataFrame, job: Job, values: Mapping[str, Any], batch: int) -> pd.DataFrame:

@@ -78,12 +78,14 @@ def _check_kept(asked: Mapping[str, Any], model: Measurable, place: str, *, by: 
     separate = model.decoupled(asked["tied"])
     layers, budget = separate.layers(), asked["budget"]
     _check_bounds(asked, layers, place)
-    counted = budget is not None and budget["kind"] != "latency"  # a latency is measured when it is needed
+    counted = None
+    if budget is not None and budget["kind"] != "latency":  # a latency is measured when it is needed
+        counted = {"kind": budget["kind"], "value": budget["value"], "target": budget["target"] or "float32"}
     adaptive = asked["rate"] == "adaptive"  # then importance decides how many stay
     try:
         allocation = Allocation(
             scope="layer",
-            budget=budget_of(separate, kind=budget["kind"], value=budget["value"]) if counted else None,
+            budget=budget_of(separate, **counted) if counted else None,
             quota=None if adaptive else asked["quota"],
             **{name: asked[name] for name in _AS_ASKED},
         )

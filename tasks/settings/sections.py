@@ -25,6 +25,7 @@ from tasks.settings.bounds import (
     Temperature,
     expect_distinct,
 )
+from tasks.settings.budget import BudgetOf
 
 if TYPE_CHECKING:
     Choice = str
@@ -241,26 +242,6 @@ class Surgeon(Section):
     batches: Several
     damping: Ridge
     seed: Seed
-
-
-class BudgetOf(Section):
-    """What the kept neurons may cost together; the last three are for `latency`, which is measured."""
-
-    kind: options.BudgetKind
-    value: Annotated[float, Field(gt=0, le=1e18)]
-    batch: Count | None = None
-    repeats: Annotated[int, Field(ge=10, le=MOST)] | None = None
-    points: Several | None = None
-
-    @model_validator(mode="after")
-    def says_how_to_measure(self) -> "BudgetOf":
-        """Refuse latency without how to measure it, and a count with it."""
-        missing = [name for name in ("batch", "repeats", "points") if getattr(self, name) is None]
-        if missing and self.kind == "latency":
-            raise ValueError(f"Expected batch, repeats and points for a budget of latency, got no {missing[0]}")
-        if len(missing) < 3 and self.kind != "latency":
-            raise ValueError(f"Expected kind and value alone for a budget of {self.kind}, got more")
-        return self
 
 
 Bound = Count | dict[str, Count]

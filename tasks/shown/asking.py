@@ -21,7 +21,7 @@ from tasks.shown.wording import nearest
 COMMANDS = {
     "check": "refuse bad parameters before any work, and mend what a kill left",
     "report": "the quality and the cost of each variant, and where to look further",
-    "choose": "the fastest model that is good enough, or the best that is fast enough",
+    "choose": "the fastest model that is good enough, or the best that is fast or small enough",
     "generate": "how a model goes on from a text",
     "score": "how likely a model takes each word of a text to be",
     "perplexity": "what a model makes of a text file of yours",

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
+from pruning.core.neurons import Keep
 from pruning.evaluation.measures import loss_of, size_of
 from pruning.evaluation.schemas import LATENCY, PATH
 from pruning.models.base import Measurable
@@ -42,12 +43,20 @@ def run(job: Job) -> None:
 
 def model_at(job: Job, retain: float) -> Measurable:
     """Return the repaired model that keeps this share of all neurons by the path's order of removal."""
-    settings, prune = job.settings("path"), job.settings("prune")
-    dense = read_model(job.input("train/model")).decoupled(prune["tied"])
+    dense = dense_of(job)
+    repair = job.settings("reconstruct") | {"repair": job.settings("path")["repair"]}
+    return repaired(job, dense, kept_at(job, dense, retain), **repair)
+
+
+def dense_of(job: Job) -> Measurable:
+    """Return the dense model, each layer of which has readers of its own."""
+    return read_model(job.input("train/model")).decoupled(job.settings("prune")["tied"])
+
+
+def kept_at(job: Job, dense: Measurable, retain: float) -> Keep:
+    """Return which neurons are this share of all by the path's order of removal."""
     importance = read_neurons(job.input("fuse/importance"), dense.layers())
     by = "surgeon" if importance["surgeon"].notna().all() else "fused"
     scope = "absolute" if by == "surgeon" else "global"
-    allocation = Allocation(retain=retain, floor=prune["floor"], scope=scope)
-    chosen = retention(importance, allocation, variant=f"{retain:g}", by=by)
-    repair = job.settings("reconstruct") | {"repair": settings["repair"]}
-    return repaired(job, dense, keep_of(chosen), **repair)
+    allocation = Allocation(retain=retain, floor=job.settings("prune")["floor"], scope=scope)
+    return keep_of(retention(importance, allocation, variant=f"{retain:g}", by=by))

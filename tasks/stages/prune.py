@@ -41,7 +41,7 @@ def _budget(job: Job, model: Measurable, wanted: Mapping[str, Any]) -> Budget:
     """Return the budget that params.yaml asks for; a latency is measured here and now."""
     kind, value = wanted["kind"], wanted["value"]
     if kind != "latency":
-        return budget_of(model, kind=kind, value=value)
+        return budget_of(model, kind=kind, value=value, target=wanted["target"] or "float32")
     how = {name: wanted[name] for name in ("batch", "repeats", "points")}
     costs, misfit = measured_latency(model, **how, track=job.track)
     logger.warning("Latency is measured to within %.1f%% (RMS); another run may choose other widths.", 100 * misfit)

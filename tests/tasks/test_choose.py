@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.commands.choose import best_within, fastest_within, next_above, next_faster
+from tasks.commands.choose import best_in, best_within, fastest_within, next_above, next_faster
 from tasks.common.parameters import Unexpected
 
 ROWS = [
@@ -35,3 +35,18 @@ def test_the_next_point_is_the_best_of_the_faster_ones_and_the_fastest_of_the_be
     rows = [{**row, "valid_perplexity": row["valid_perplexity"] + 0.5 * (row["retain"] == 0.6)} for row in ROWS]
     assert next_faster(rows, rows[chosen]) == (None if faster is None else rows[faster])
     assert next_above(rows, rows[chosen]) == (None if better is None else rows[better])
+
+
+@pytest.mark.parametrize(("most", "retain"), [(59, 0.5), (60, 0.6), (99, 0.75), (100, 1.0)])
+def test_the_best_of_the_small_enough_is_chosen_and_the_next_is_the_smallest_of_the_better_ones(most, retain):
+    rows = [{**row, "memory": 100 * row["retain"]} for row in ROWS]
+    chosen = best_in(rows, most, "int8")
+    assert chosen["retain"] == retain
+    better = next_above(rows, chosen, "memory")
+    assert (None if better is None else better["retain"]) == {0.5: 0.6, 0.6: 0.75, 0.75: 1.0, 1.0: None}[retain]
+
+
+def test_memory_that_nothing_on_the_path_fits_is_refused_with_the_least_that_does():
+    rows = [{**row, "memory": 2048 * row["retain"]} for row in ROWS]
+    with pytest.raises(Unexpected, match=r"--memory of at least 1 KiB \(1024 bytes\), the least on the path in int8"):
+        best_in(rows, 1000, "int8")

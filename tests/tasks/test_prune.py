@@ -57,6 +57,11 @@ def test_what_a_variant_says_of_how_many_stay_displaces_all_that_the_section_say
             "Expected prune.budget.value in params.yaml to be a number above 0 and at most 1e",
         ),
         ({"budget": {"kind": "latency", "value": 0.1}}, "Expected batch, repeats and points for a budget of latency"),
+        ({"budget": {"kind": "memory", "value": "1 foo"}}, "Expected bytes, a number alone or with a unit of ['B', "),
+        (
+            {"budget": {**BUDGET, "target": "int8"}},
+            "Expected target for a budget of memory alone, got one for parameter",
+        ),
         ({"budget": {**BUDGET, "batch": 1}}, "Expected kind and value alone for a budget of parameters, got more"),
         ({"multiple": 0}, "Expected prune.multiple in params.yaml to be a whole number from 1 to "),
         ({"rate": "adaptiv"}, "Did you mean 'adaptive'?"),
@@ -66,6 +71,12 @@ def test_a_wrong_budget_gets_one_sentence(prune, sentence):
     with pytest.raises(Unexpected) as raised:
         checked(values(**prune))
     assert sentence in str(raised.value)
+
+
+def test_a_budget_of_memory_is_read_in_bytes_whatever_its_unit():
+    found = checked(values(budget={"kind": "memory", "value": "512KiB", "target": "int8"})).prune.budget
+    assert found is not None
+    assert (found.value, found.target) == (524288, "int8")
 
 
 def test_a_budget_in_parameters_is_read_with_its_bounds_for_each_layer():

@@ -485,6 +485,10 @@ LAYERS: dict[str, tuple[Change, str]] = {
         variant(budget={"kind": "multiply_adds", "value": 1.0}),
         "Expected a budget of at least ",
     ),
+    "a budget of memory that no widths meet": (
+        variant(budget={"kind": "memory", "value": "1KiB", "target": "int8"}),
+        "Expected a budget of at least ",
+    ),
     "a quota that a kind cannot fill": (
         lambda folder: (
             values(train=MIXED)(folder),

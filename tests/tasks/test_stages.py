@@ -363,11 +363,15 @@ def test_the_report_gives_energy_beside_multiply_adds_where_there_are_spikes(tou
     assert "123,456" in said
 
 
-@pytest.mark.parametrize("budget", [("--within", "1000"), ("--latency", "1000", "--batch", "32")])
+@pytest.mark.parametrize(
+    "budget",
+    [("--within", "1000"), ("--latency", "1000", "--batch", "32"), ("--memory", "1MiB", "--target", "int8")],
+)
 def test_a_budget_chooses_a_model_on_the_path_and_writes_it(touched: Path, budget: tuple[str, ...]) -> None:
     said = stage(touched, "choose", *budget, "--to", "chosen").stdout
     assert "ms a step at batch" in said
     assert "the path" in said or "the next point, " in said
+    assert (" of memory in int8, " in said) == ("--memory" in budget)
     chosen, dense = (
         json.loads((touched / folder / "config.json").read_text()) for folder in ("chosen", "data/train/model")
     )

@@ -1,0 +1,90 @@
+"""What widths cost in memory: weights from tensors' shapes, activations from what is alive at each operation."""
+
+import copy
+from collections.abc import Callable, Sequence
+from itertools import combinations_with_replacement
+
+import numpy as np
+import torch
+
+from pruning.core.options import Numbers
+from pruning.evaluation.memory import FLOAT, SCALE, check_numbers, memory_of, stored, traced
+from pruning.models.base import Measurable
+from pruning.selection.costs import Costs, quadratic, told_by_shapes
+
+Pairs = Sequence[tuple[int, int]]
+
+
+def memory_costs(model: Measurable, *, numbers: Numbers = "float32") -> Costs:
+    """Return the bytes that the model needs in all (see `memory_of`) as a function of its widths.
+
+    Weights are c + Σ a_l w_l + Σ q_lm w_l w_m, as sizes are. What is alive at an operation is of that form too, and the
+    most of any operation counts: the coefficients follow from the operations of tiny models, one for each layer, and
+    only if that misses, one for each two. Whatever comes out is compared with what `memory_of` counts of the model
+    itself and of a small one.
+
+    Raises:
+        ValueError: If the memory is of another form, so that these are missed.
+    """
+    check_numbers(numbers)
+    depth, full = len(model.layers()), np.array(model.widths())
+    shapes = copy.deepcopy(model).to("meta")
+
+    def smaller(widths: np.ndarray) -> Measurable:
+        with torch.device("meta"):
+            return shapes.resized(widths.tolist())
+
+    rows = np.stack([full, np.arange(depth) % 3 + 1])
+    expected = [memory_of(smaller(row), numbers=numbers).total for row in rows]
+    known: dict[tuple[int, ...], np.ndarray] = {}
+    weights = _weights(model, numbers)
+
+    def alive(widths: np.ndarray) -> np.ndarray:
+        if tuple(widths) not in known:
+            trace = traced(smaller(widths))
+            known[tuple(widths)] = np.array(trace.alive(), dtype=float) + trace.state
+        return known[tuple(widths)]
+
+    every = list(combinations_with_replacement(range(depth), 2))
+    for pairs in ([], every):
+        forms = _forms(alive, depth, pairs)
+        if forms is not None and (costs := _most(weights, forms, pairs))(rows).tolist() == expected:
+            return costs
+    raise ValueError("Expected memory with at most a product of two widths in each tensor, got another form.")
+
+
+def _weights(model: Measurable, numbers: Numbers) -> Costs:
+    """Return the bytes of what is stored; see `bytes_of`."""
+    tensors = stored(model)
+    rounded = [name for name, own in tensors.items() if numbers == "int8" and own.is_floating_point() and own.ndim > 1]
+    each = {
+        name: 1 if name in rounded else FLOAT if own.is_floating_point() else own.itemsize
+        for name, own in tensors.items()
+    }
+    parts = [
+        (size, told_by_shapes(model, [name for name in tensors if each[name] == size])) for size in set(each.values())
+    ]
+    parts.append((SCALE, told_by_shapes(model, rounded, dims=1)))
+    return lambda widths: np.asarray(np.sum([size * costs(widths) for size, costs in parts], axis=0))
+
+
+def _forms(alive: Callable[[np.ndarray], np.ndarray], depth: int, pairs: Pairs) -> np.ndarray | None:
+    """Return the coefficients of what is alive, (terms, operations): of 1, of each width, and of each pair's product.
+
+    None if which operations there are depends on the widths. Operations at which another one never holds less are left
+    out.
+    """
+    unit = np.eye(depth, dtype=int)
+    widths = np.full(depth, 2) + np.stack([0 * unit[0], *unit, *(unit[i] + unit[j] for i, j in pairs)])
+    held = [alive(row) for row in widths]
+    if len({len(row) for row in held}) > 1:
+        return None
+    told = np.round(2 * np.linalg.solve(quadratic(widths, pairs), np.stack(held))) / 2
+    forms = np.unique(told, axis=1)
+    least = [np.any(np.all(forms >= own[:, None], axis=0) & np.any(forms > own[:, None], axis=0)) for own in forms.T]
+    return np.asarray(forms[:, ~np.array(least)])
+
+
+def _most(weights: Costs, forms: np.ndarray, pairs: Pairs) -> Costs:
+    """Return what weights need and, beside them, the operation that holds most."""
+    return lambda widths: np.asarray(weights(widths) + (quadratic(widths, pairs) @ forms).max(axis=1))
