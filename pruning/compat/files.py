@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pruning.core.tables import Table, metadata, table, taken_from
+from pruning.extras import needed
 
 
 def write_table(file: str | Path, schema: Table, frame: pd.DataFrame, about: Mapping[str, str]) -> None:
     """Write a table with what it is about; nothing half-written ever has the file's name."""
+    pa, pq = _arrow()
     path = Path(file)
     content = pa.Table.from_pandas(table(schema, frame), preserve_index=False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,12 +31,18 @@ def read_table(file: str | Path, schema: Table, about: Mapping[str, str]) -> pd.
         return None
     if Path(file).is_dir():
         raise ValueError(f"Expected the table {schema.name!r} in {file}, got a folder.")
+    pa, pq = _arrow()
     try:
         content = pq.read_table(file, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         anew = f"got something else ({error}); give another file name to compute it anew."
         raise ValueError(f"Expected the table {schema.name!r} in {file}, {anew}") from error
     return taken_from(content, schema, about, file)
+
+
+def _arrow() -> tuple[Any, Any]:
+    """Return the packages that tables are written and read with."""
+    return needed("pyarrow", "pipeline"), needed("pyarrow.parquet", "pipeline")
 
 
 def name_beside(file: str | Path, name: str) -> str:

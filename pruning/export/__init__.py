@@ -26,6 +26,7 @@ from pruning.discovery.running import Inputs, Remembering, Seeing, close, copied
 from pruning.export.language_models import dimensions, initial_state, largest_difference
 from pruning.export.packed import Padding
 from pruning.export.recurrences import OPSET, check_known, fused, standing
+from pruning.extras import needed
 from pruning.models.adapted import Adapted
 from pruning.models.base import LanguageModel
 from pruning.saving import deployed
@@ -85,7 +86,10 @@ def onnx_of(model: nn.Module, inputs: Any = None) -> Any:
 
     Raises:
         ValueError: If PyTorch cannot follow the network, or ONNX has no operation for a recurrence.
+        ModuleNotFoundError: Without onnx and onnxscript, which the extra `export` brings.
     """
+    for package in ("onnx", "onnxscript"):
+        needed(package, "export")
     program, named = _captured(model, inputs, onnx=True)
     with _unheard():
         try:

@@ -131,6 +131,9 @@ class Importance:
         Args:
             keep: A share, as `keep` takes it, or kept neurons of each layer; all in one colour if None.
             by: The column that is shown, by default the one that is chosen by.
+
+        Raises:
+            ModuleNotFoundError: Without matplotlib, which the extra `plots` brings.
         """
         chosen = keep if keep is None or _is_keep(keep) else self.keep(keep)  # type: ignore[arg-type]
         return figure_of(self.table, by or self.by, chosen)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pruning.core.neurons import Keep
+from pruning.extras import needed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,14 +25,15 @@ def figure_of(table: pd.DataFrame, by: str, keep: Keep | None) -> "Figure":
 
     Raises:
         ValueError: For an unknown column.
+        ModuleNotFoundError: Without matplotlib, which the extra `plots` brings.
     """
-    from matplotlib.figure import Figure
-
     if by not in table.columns[2:]:
         raise ValueError(f"Unknown importance {by!r}; known: {list(table.columns[2:])}.")
     layers = list(dict.fromkeys(table["layer"]))
     rows = math.ceil(len(layers) / COLUMNS)
-    figure = Figure(figsize=(3.6 * min(COLUMNS, len(layers)), 2.6 * rows + 0.4), layout="constrained")
+    figure: Figure = needed("matplotlib.figure", "plots").Figure(
+        figsize=(3.6 * min(COLUMNS, len(layers)), 2.6 * rows + 0.4), layout="constrained"
+    )
     grid = np.atleast_1d(figure.subplots(rows, min(COLUMNS, len(layers)), squeeze=False)).flatten()
     for axes in grid[len(layers) :]:
         axes.remove()
