@@ -143,22 +143,30 @@ def restore(network: nn.Module, folder: str | Path) -> nn.Module:
     Raises:
         ValueError: If the folder is missing, damaged, half-written or of another version, or the network is another.
     """
-    path = Path(folder)
-    plan = _plan(path)
-    tensors = _tensors(path, plan)
+    plan, tensors = saved(folder)
     try:
         smaller = _resized(network, plan)
         filled_in = filled(smaller, tensors, plan["trained"])
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(
             f"Expected a network of the class {plan.get('network', 'that was pruned')}, got {type(network).__name__}, "
-            f"of which {path / PLAN} cannot be made ({error}); build it with the settings that it had."
+            f"of which {Path(folder) / PLAN} cannot be made ({error}); build it with the settings that it had."
         ) from error
     for name, kind in plan["types"].items():
         above, _, own = name.rpartition(".")
         buffers = filled_in.get_submodule(above)._buffers
         buffers[own] = buffers[own] if buffers.get(own) is None else buffers[own].to(getattr(torch, kind))  # type: ignore[union-attr]
     return filled_in.eval()
+
+
+def saved(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the plan that `save` wrote in a folder, and the tensors by their every name, both as they were written.
+
+    Raises:
+        ValueError: If the folder is missing, damaged, half-written or of another version.
+    """
+    plan = _plan(Path(folder))
+    return plan, _tensors(Path(folder), plan)
 
 
 def _resized(network: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
