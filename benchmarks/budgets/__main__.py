@@ -31,7 +31,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.budgets.jobs import CALIBRATION, WIDTHS, Job, Plan, begin, done, jobs, work
+from benchmarks.budgets.jobs import CALIBRATION, TUNINGS, WIDTHS, Job, Plan, begin, done, jobs, work
 from benchmarks.budgets.table import written
 from benchmarks.headline import RESUME, commit_of, machine, texts_of
 from benchmarks.resumable import Sizes
@@ -100,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--state", type=Path, required=True, help="folder of what is known so far")
     parser.add_argument("--to", type=Path, required=True, help="Markdown file of the tables; a CSV file beside it")
     parser.add_argument("--epochs", type=int, default=30, help="of the dense model")
-    parser.add_argument("--tuned", type=int, nargs="+", default=[1, 3, 10], help="epochs after the repair")
+    parser.add_argument(
+        "--tuned", type=int, nargs="+", default=[1, 3, 10], choices=[1, 3, 10], help="epochs after the repair"
+    )
     parser.add_argument(
         "--keep", type=float, nargs="+", default=[0.75, 0.5, 0.35, 0.25], choices=[*WIDTHS], help="shares of units"
     )
@@ -112,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--rate", type=float, default=4e-3, help="highest learning rate of what is trained from new weights"
     )
+    parser.add_argument("--tuning", choices=[*TUNINGS], default="slow", help="learning rates of fine-tuning")
     parser.add_argument("--limit", type=float, default=math.inf, help="seconds of this process after which it stops")
     parser.add_argument("--workers", type=int, default=1, help="processes side by side")
     parser.add_argument("--alone", action="store_true", help="on a GPU: without NVIDIA's multi-process service")
@@ -122,7 +125,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = QUICK if given.quick else STRONG
     sizes = replace(sizes, batch=given.batch) if given.batch else sizes
     texts, end_of_line, types = texts_of(given.corpus, sizes)
-    plan = Plan(sizes, texts, end_of_line, types, given.device, given.state, given.epochs, given.imitation, given.rate)
+    plan = Plan(
+        sizes,
+        texts,
+        end_of_line,
+        types,
+        given.device,
+        given.state,
+        given.epochs,
+        given.imitation,
+        given.rate,
+        given.tuning,
+    )
     listed = jobs(given.seeds, given.keep, sorted(given.tuned), given.epochs)
     given.state.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python -m benchmarks.budgets", *(arguments or sys.argv[1:])])

@@ -37,7 +37,10 @@ DROPOUT = 0.45
 """Of the dense model. A narrower one has as much less as the root of the share of units that it keeps."""
 TRAINED = Recipe(epochs=0, portion=1.0, learning_rate=4e-3, warmup=0.03, weight_decay=0.02, clip=0.5, patience=10**6)
 """Of what is trained from new weights, dense or narrow."""
-TUNED = {1: (2e-3, 0.0), 3: (2.5e-3, 0.5), 10: (3e-3, 1.0)}
+TUNINGS = {
+    "fast": {1: (2e-3, 0.0), 3: (2.5e-3, 0.5), 10: (3e-3, 1.0)},
+    "slow": {1: (1e-3, 0.0), 3: (1e-3, 0.3), 10: (1e-3, 0.7)},
+}
 """Epochs of fine-tuning → the highest learning rate, and the share of the dropout that its width has."""
 
 
@@ -93,6 +96,7 @@ class Plan:
         epochs: Of the dense model.
         imitation: Tokens that the repair by imitation reads.
         rate: The learning rate of what is trained from new weights.
+        tuning: Which of `TUNINGS` fine-tunes.
     """
 
     sizes: Sizes
@@ -104,6 +108,7 @@ class Plan:
     epochs: int
     imitation: int
     rate: float
+    tuning: str
 
     def widths(self, keep: float) -> list[int]:
         """Return the widths of the models that keep that share of the units."""
@@ -170,14 +175,14 @@ def _dense(bench: Bench, _: Job, plan: Plan) -> None:
 def _scratch(bench: Bench, job: Job, plan: Plan) -> None:
     """Train a new model of the widths that pruned ones have."""
     settings = {"vocabulary": bench.types, "embedding": bench.sizes.width, "widths": plan.widths(job.keep)}
-    model = made(100 + bench.seed, family="lstm", **settings, decoder="projected", dropout=_dropout(job))
+    model = made(100 + bench.seed, family="lstm", **settings, decoder="projected", dropout=_dropout(job, plan))
     _fitted(bench, model, replace(TRAINED, epochs=job.epochs, learning_rate=plan.rate))
 
 
 def _chosen(bench: Bench, job: Job, plan: Plan) -> None:
     """Choose units and repair, without labels; or fine-tune what came of it."""
     if job.epochs:
-        _tuned(bench, _model(plan, job.needs[1], _dropout(job)), job, plan)
+        _tuned(bench, _model(plan, job.needs[1], _dropout(job, plan)), job, plan)
         return
     dense = _model(plan, job.needs[0]).to(bench.device).decoupled()
     states, keep = calibrated(bench, dense, job, plan)
@@ -208,7 +213,7 @@ def calibrated(bench: Bench, dense: LanguageModel, job: Job, plan: Plan) -> tupl
 
 def _magnitude(bench: Bench, job: Job, plan: Plan) -> None:
     """Set the recurrent layers' smallest weights to zero until as many parameters are left as of the surgeon's."""
-    dense, narrow = _model(plan, job.needs[0], _dropout(job)).to(bench.device), _model(plan, job.needs[1])
+    dense, narrow = _model(plan, job.needs[0], _dropout(job, plan)).to(bench.device), _model(plan, job.needs[1])
     left = lstm_weights(dense) - (size_of_all(dense) - size_of_all(narrow))
     masks = smallest_left_out(dense, left)
     if not job.epochs:
@@ -220,7 +225,7 @@ def _magnitude(bench: Bench, job: Job, plan: Plan) -> None:
 
 def _more(bench: Bench, job: Job, plan: Plan) -> None:
     """Train the dense model for some epochs more, as pruned ones are."""
-    _tuned(bench, _model(plan, job.needs[0], _dropout(job)), job, plan)
+    _tuned(bench, _model(plan, job.needs[0], _dropout(job, plan)), job, plan)
 
 
 WAYS = {"dense": _dense, "scratch": _scratch, "surgeon": _chosen, "random": _chosen, "magnitude": _magnitude,
@@ -277,14 +282,15 @@ def _tuned(bench: Bench, model: LanguageModel, job: Job, plan: Plan) -> None:
     """Fine-tune by the labels and the dense model."""
     dense = _model(plan, job.needs[0]).to(bench.device).eval()
     teacher = Teacher(model=cast(Measurable, Remembered(dense, bench.training)), share=SHARE, temperature=1.0)
-    recipe = replace(TRAINED, epochs=job.epochs, learning_rate=TUNED[job.epochs][0])
+    recipe = replace(TRAINED, epochs=job.epochs, learning_rate=TUNINGS[plan.tuning][job.epochs][0])
     trained = bench.trained("model", model.to(bench.device), Training(partial(train, teacher=teacher), recipe), 0.0)
     bench.judge("trained", trained)
 
 
-def _dropout(job: Job) -> float:
+def _dropout(job: Job, plan: Plan) -> float:
     """Return the dropout of a job's training."""
-    return DROPOUT * math.sqrt(job.keep) * (TUNED[job.epochs][1] if job.epochs and job.way != "scratch" else 1.0)
+    part = TUNINGS[plan.tuning][job.epochs][1] if job.epochs and job.way != "scratch" else 1.0
+    return DROPOUT * math.sqrt(job.keep) * part
 
 
 def _keep(bench: Bench, model: LanguageModel) -> None:

@@ -1,0 +1,111 @@
+"""Pruned models beside small ones at toy size: what each job makes, and that no interruption changes a result."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.budgets.__main__ import QUICK, all_done, main
+from benchmarks.budgets.jobs import Job, Plan, done, held, jobs, smallest_left_out, work
+from benchmarks.headline import RESUME
+from benchmarks.resumable import lstm_weights
+from pruning.models.base import LanguageModel
+from tests.benchmarks.test_headline import corpus
+from tests.tiny import EMBEDDING, VOCABULARY, text, tiny
+
+__all__ = ["corpus"]
+
+
+def plan_of(state: Path) -> Plan:
+    texts = {
+        split: text(length, seed=seed)
+        for seed, (split, length) in enumerate({"train": 400, "valid": 200, "test": 200}.items())
+    }
+    return Plan(QUICK, texts, 0, VOCABULARY, "cpu", state, 1, 400, 4e-3, "slow")
+
+
+def tied() -> LanguageModel:
+    model: LanguageModel = tiny("tied", (7, EMBEDDING))
+    return model
+
+
+def test_every_job_stands_after_those_that_it_starts_from_and_none_twice() -> None:
+    listed = jobs(2, [0.5, 0.25], [1, 3, 10], 30)
+    assert len(listed) == len(set(listed))
+    assert all(listed.index(needed) < listed.index(job) for job in listed for needed in job.needs)
+
+
+def test_no_model_from_new_weights_is_trained_for_less_than_the_pruned_one_beside_it() -> None:
+    totals = {job.epochs for job in jobs(1, [0.5], [1, 3, 10], 30) if job.way == "scratch"}
+    assert totals == {33, 40}
+
+
+def test_as_many_parameters_are_left_by_magnitude_as_by_removal_and_they_are_the_largest() -> None:
+    model = tied()
+    weights = torch.cat(
+        [p.flatten() for name, p in model.named_parameters() if name.startswith("lstm.") and p.ndim > 1]
+    )
+    smallest_left_out(model, 50)
+    left = torch.cat([p.flatten() for name, p in model.named_parameters() if name.startswith("lstm.") and p.ndim > 1])
+    assert int(left.count_nonzero()) == 50
+    assert torch.equal(left.abs().sort().values[-50:], weights.abs().sort().values[-50:])
+    assert lstm_weights(model) == len(left)
+
+
+def test_weights_that_were_left_out_stay_zero_in_training_inside_the_block_alone() -> None:
+    model = tied()
+    masks = smallest_left_out(model, 50)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step() -> list[int]:
+        model(text(12).view(6, 2))[0].sum().backward()
+        optimizer.step()
+        return [int(weight[mask == 0].count_nonzero()) for weight, mask in masks.items()]
+
+    with held(masks):
+        assert not any(step())
+    assert any(step())
+
+
+def test_all_models_of_one_share_have_the_same_widths_and_magnitude_the_same_parameters(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    listed = [job for job in jobs(1, [0.5], [1], 1) if job.way != "dense more"]
+    assert all(work(job, plan, float("inf")) is not None for job in listed)
+    rows: dict[Job, Any] = {job: facts["rows"] for job in listed if (facts := done(tmp_path, job))}
+    narrow = [
+        row for job, phases in rows.items() if job.way in ("surgeon", "random", "scratch") for row in phases.values()
+    ]
+    assert {tuple(row["widths"]) for row in narrow} == {tuple(plan.widths(0.5))}
+    assert len({row["parameters"] for row in narrow}) == 1
+
+
+def test_a_job_that_ends_for_want_of_time_goes_on_to_the_same_result(tmp_path: Path) -> None:
+    job = Job("scratch", 0, 0.5, 3)
+    whole = work(job, plan_of(tmp_path / "whole"), float("inf"))
+    assert whole is not None
+    parts = [work(job, plan_of(tmp_path / "parts"), 0.0) for _ in range(3)]
+    assert parts[:2] == [None, None]
+    assert parts[2] is not None
+    assert [parts[2]["rows"]["trained"][split] for split in ("valid", "test")] == [
+        whole["rows"]["trained"][split] for split in ("valid", "test")
+    ]
+
+
+def test_nothing_is_begun_when_the_time_is_over(tmp_path: Path) -> None:
+    assert not all_done([Job("dense", 0)], plan_of(tmp_path), 1, 0.0)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_command_writes_what_is_known_and_says_that_it_is_not_all(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = ["--corpus", str(corpus), "--state", str(tmp_path / "state"), "--to", str(tmp_path / "budgets.md")]
+    with pytest.raises(SystemExit) as end:
+        main([*needed, "--quick", "--device", "cpu", "--commit", "abc", "--limit", "0", "--seeds", "1"])
+    assert end.value.code == RESUME
+    assert "run the same command again" in capsys.readouterr().out
+    assert "commit `abc`" in (tmp_path / "budgets.md").read_text(encoding="utf-8")
+    with (tmp_path / "budgets.csv").open(encoding="utf-8") as file:
+        assert [*csv.DictReader(file)] == []
