@@ -19,16 +19,24 @@ from pruning.fusion.fused import fuse
 from pruning.fusion.fusing import Fusing
 from pruning.models.base import Measurable
 from pruning.models.examples import Unjudged
+from pruning.pictures.card import NeuronCard, card_of
+from pruning.pictures.cooperation import cooperation, cooperation_edges
+from pruning.pictures.correlations import correlations
+from pruning.pictures.importance import importance_by_layer
+from pruning.pictures.retention import error_by_share
 from pruning.selection.allocation import Allocation
 from pruning.selection.budgets import budget_of
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances
 from pruning.signals.schemas import BESIDE, SIGNALS
 from pruning.steps.given import limited, measurable, read_once
-from pruning.steps.pictures import figure_of
 
 logger = logging.getLogger(__name__)
 
+PICTURES = ("importance", "correlations", "cooperation", "error")
+"""What `Importance.plot` draws."""
+SHARES = (0.9, 0.75, 0.5, 0.25)
+"""Shares of the neurons at which it measures errors."""
 WITHOUT_LABELS = ("weights", "activations", "cooperative", "surgeon")
 """Signals that need no targets."""
 TWICE = ("hessian", "criteria")
@@ -125,18 +133,82 @@ class Importance:
                 raise ValueError(f"Unknown layer {name!r}; known: {known}.")
         return list(named)
 
-    def plot(self, keep: float | Mapping[str, float] | Keep | None = None, *, by: str | None = None) -> Any:
-        """Return a figure of matplotlib's: each layer's neurons by importance, those that are kept in colour.
+    def plot(
+        self,
+        what: str = "importance",
+        keep: float | Mapping[str, float] | Keep | None = None,
+        *,
+        by: str | Sequence[str] | None = None,
+        layers: Sequence[str] | None = None,
+        shares: Sequence[float] = SHARES,
+        data: Any = None,
+    ) -> Any:
+        """Return a picture, a figure of matplotlib's, which a notebook shows; its `image("svg")` is a file's content.
 
         Args:
-            keep: A share, as `keep` takes it, or kept neurons of each layer; all in one colour if None.
-            by: The column that is shown, by default the one that is chosen by.
+            what: `importance`: by layer and signal, with what is kept and what is removed;
+                `correlations`: how alike signals rank neurons;
+                `cooperation`: the graph of the signal `cooperative`;
+                `error`: what the network loses at each of the `shares`, removed and repaired, measured now.
+            keep: A share, as `keep` takes it, or kept neurons of each layer, to mark what is removed.
+            by: The column or columns that are shown, by default all signals, `fused` and `surgeon`.
+            layers: Which layers are shown, or, of `error`, may lose neurons.
+            shares: Of `error`: which shares of the neurons are kept.
+            data: Of `error`: batches that it is measured on, by default those of the importance.
 
         Raises:
+            ValueError: For an unknown picture, column or layer.
             ModuleNotFoundError: Without matplotlib, which the extra `plots` brings.
         """
-        chosen = keep if keep is None or _is_keep(keep) else self.keep(keep)  # type: ignore[arg-type]
-        return figure_of(self.table, by or self.by, chosen)  # type: ignore[arg-type]
+        if what not in PICTURES:
+            raise ValueError(f"Unknown picture {what!r}; known: {list(PICTURES)}.")
+        columns = [by] if isinstance(by, str) else by
+        if what == "correlations":
+            return correlations(self.table, columns=columns)
+        if what == "error":
+            from pruning.steps.losing import errors_by_share, unit_of  # which prunes, and so knows this module
+
+            errors = errors_by_share(self, shares, data=data, layers=layers)
+            return error_by_share(errors, unit_of(self))
+        chosen: Any = keep if keep is None or _is_keep(keep) else self.keep(keep)  # type: ignore[arg-type]
+        if what == "cooperation":
+            return cooperation(cooperation_edges(self.model.decoupled(), self.covariances), chosen, layers=layers)
+        return importance_by_layer(self.table, chosen, columns=columns, layers=layers)
+
+    def card(
+        self,
+        layer: str | int,
+        neuron: int,
+        *,
+        keep: float | Mapping[str, float] | None = None,
+        words: Sequence[str] | None = None,
+    ) -> NeuronCard:
+        """Return all that is known of one neuron; `print` shows it, and its `plot()` is a picture.
+
+        Args:
+            layer: Its layer, by name or by place.
+            neuron: Its number.
+            keep: A share, as `keep` takes it, to say whether the neuron stays.
+            words: The text of each token, of a language model of `pruning.build`.
+
+        Raises:
+            ValueError: For an unknown layer or neuron.
+        """
+        kept = {}
+        if keep is not None:
+            stays = self.keep(keep)
+            ranked = self.table.assign(
+                rank=self.table.groupby("layer")[self.by].rank(method="first", ascending=False, na_option="bottom"),
+                kept=True,
+            )
+            for name, numbers in stays.items():
+                here = ranked["layer"] == name
+                ranked.loc[here, "kept"] = ranked.loc[here, "neuron"].isin(numbers.tolist())
+            kept = {f"keep={keep}": ranked}
+        return card_of(
+            self.model.decoupled(), layer, neuron, importance=self.table, covariances=self.covariances,
+            batches=self.data, kept=kept, words=words,
+        )  # fmt: skip
 
     def __str__(self) -> str:
         """Return a line on each layer."""

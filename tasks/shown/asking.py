@@ -25,6 +25,7 @@ COMMANDS = {
     "generate": "how a model goes on from a text",
     "score": "how likely a model takes each word of a text to be",
     "perplexity": "what a model makes of a text file of yours",
+    "neuron": "all that is known of one neuron, in words or as a picture",
     "export": "a variant as files for other programs, checked and measured",
     "track": "tell MLflow of the results, or of the experiment's",
 }

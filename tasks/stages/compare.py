@@ -8,8 +8,11 @@ import pandas as pd
 
 from pruning.evaluation.comparison import compare
 from pruning.evaluation.schemas import COMPARISON
+from pruning.pictures.cooperation import cooperation_edges
+from tasks.common.covariances import read_covariances
 from tasks.common.job import Job
 from tasks.common.latency import busy, in_milliseconds
+from tasks.common.models import read_model
 from tasks.common.tables import read_table, write_table
 from tasks.common.variants import read_variants
 from tasks.common.writing import replacing
@@ -25,14 +28,21 @@ def run(job: Job) -> None:
     metrics = {str(row.pop("variant")): _numbers(row) for row in comparison.to_dict("records")}
     with replacing(job.output("metrics")) as aside:
         aside.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    path, variants = read_table(job.input("path/path")), read_table(job.input("timing/latency"))
+    model = read_model(job.input("train/model")).decoupled()
     write_plots(
         job.output("plots"),
-        training=read_table(job.input("train/history")),
-        finetuning=read_variants(job.input("finetune"), "history", choices),
+        histories={
+            "training": read_table(job.input("train/history")),
+            "finetuning": read_variants(job.input("finetune"), "history", choices),
+        },
         importance=read_table(job.input("fuse/importance")),
+        removals=read_table(job.input("oracle/oracle")),
+        edges=cooperation_edges(model, read_covariances(job.input("activations/covariance"), model.layers())),
+        kept={name: read_table(job.input("prune") / name / "retention.parquet") for name in choices},
         comparison=comparison,
+        path=path,
     )
-    path, variants = read_table(job.input("path/path")), read_table(job.input("timing/latency"))
     control = job.settings("compare")["control"]
     along = in_milliseconds(read_table(job.input("path/latency")), variants, control)
     variants = in_milliseconds(variants, variants, control)

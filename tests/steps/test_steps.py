@@ -17,6 +17,7 @@ import pruning
 from pruning.core.neurons import select
 from pruning.data.batches import Pair, Unlabelled
 from pruning.data.windows import Windows
+from pruning.steps.losing import errors_by_share
 from pruning.steps.removing import apart
 from tests.models.test_losses import LENGTHS, LONG, SIZES, SPOKEN, Speech
 from tests.tiny import text, tiny
@@ -183,21 +184,48 @@ def test_what_is_kept_makes_the_same_network_by_select():
     assert torch.equal(smaller(x), expected(x))
 
 
-def test_a_picture_shows_each_layer_with_what_is_kept():
-    figure = measured().plot(keep=0.5)
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["one: 12 of 24", "two: 3 of 6"]
-    colours = {tuple(np.round(bar.get_facecolor(), 2)) for axes in figure.axes for bar in axes.patches}
-    assert len(colours) == 2
-    heights = [bar.get_height() for bar in figure.axes[0].patches]
-    assert heights == sorted(heights, reverse=True)
-    assert [axes.get_title() for axes in measured().plot(by="fused").axes] == ["one", "two"]
-    assert [axes.get_title() for axes in measured().plot({"two": torch.arange(2)}).axes] == [
-        "one: 24 of 24",
-        "two: 2 of 6",
+def test_pictures_of_importance_show_what_there_is_of_each_layer():
+    found = measured()
+    picture = found.plot(keep=0.5)
+    assert [axes.get_ylabel().split("\n")[:2] for axes in picture.axes[:: len(picture.axes) // 2]] == [
+        ["one", "12 of 24 kept"],
+        ["two", "3 of 6 kept"],
     ]
-    with pytest.raises(ValueError, match="Unknown importance 'size'; known: "):
-        measured().plot(by="size")
+    assert [axes.get_title() for axes in found.plot(by="fused").axes] == ["one\n24 neurons", "two\n6 neurons"]
+    assert [axes.get_title() for axes in found.plot(keep={"two": torch.arange(2)}, by=["fused"]).axes] == [
+        "one\n24 of 24 kept",
+        "two\n2 of 6 kept",
+    ]
+    assert found.plot("correlations", by=["hessian", "fused"]).axes[0].texts[0].get_text()
+    assert "two: all 6 neurons" in [axes.get_title() for axes in found.plot("cooperation", 0.5).axes]
+    with pytest.raises(ValueError, match=r"Unknown importance 'size'; known: "):
+        found.plot(by="size")
+    with pytest.raises(ValueError, match=r"Unknown picture 'grpah'; known: \['importance', 'correlations'"):
+        found.plot("grpah")
+
+
+def test_errors_by_share_are_the_losses_above_the_dense_networks():
+    found = measured()
+    errors = errors_by_share(found, [0.5]).set_index(["phase", "retain"])
+    for phase, repair in (("removed", "none"), ("repaired", "ridge")):
+        smaller = pruning.prune(found.model, found, 0.5, repair=repair)
+        losses = [
+            [F.cross_entropy(model(x), y).item() for x, y in loader()] for model in (smaller, found.model.decoupled())
+        ]
+        differences = np.subtract(*losses)
+        assert errors.loc[(phase, 0.5), "error"] == pytest.approx(differences.mean(), abs=1e-6)
+        spread = differences.std(ddof=1) / np.sqrt(len(differences))
+        assert errors.loc[(phase, 0.5), "standard_error"] == pytest.approx(spread, rel=1e-4)
+    axes = found.plot("error", shares=[0.5, 0.25]).axes[0]
+    assert axes.get_ylabel() == "loss above the dense network's, nat per target"
+    assert axes.containers[0].lines[0].get_xdata().tolist() == [0.25, 0.5, 1.0]
+
+
+def test_without_a_loss_errors_by_share_are_distances_of_outputs():
+    found = pruning.importance(trained()[0], [trained()[1][:24][0], trained()[1][24:48][0]])
+    axes = found.plot("error", shares=[0.5]).axes[0]
+    assert axes.get_ylabel() == "distance of outputs from the dense network's"
+    assert axes.containers[0].lines[0].get_ydata()[0] > 0
 
 
 def test_a_loss_that_is_differentiated_once_alone_leaves_out_what_needs_it_twice():

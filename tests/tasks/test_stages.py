@@ -78,6 +78,41 @@ def test_a_stage_needs_only_its_declared_inputs_and_repeats_its_bytes(
     assert not list(folder.rglob("*partial*")), "something half-written was left behind"
 
 
+def test_pictures_of_all_and_of_each_variant_stand_beside_the_comparison(finished: Path) -> None:
+    shared = {"training", "finetuning", "retention", "removal", "correlations", "cooperation"}
+    of_variants = {f"importance-{variant}" for variant in ("dense", "enhanced")}
+    plots = list((finished / "data/compare/plots").iterdir())
+    assert {path.name for path in plots} == {f"{name}.png" for name in shared | of_variants}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots)
+
+
+def test_a_neurons_card_says_what_the_tables_say_and_is_written_as_a_picture(finished: Path, tmp_path: Path) -> None:
+    before = digests(finished)
+    picture = tmp_path / "card.svg"
+    said = stage(finished, "neuron", "lstm.0", "3", "--picture", str(picture), "--json").stdout
+    found = json.loads(said)
+    kept = read_table(finished / "data/prune/enhanced/retention.parquet").set_index(["layer", "neuron"])
+    assert found["kept"]["enhanced"] == {
+        "kept": bool(kept["kept"]["lstm.0", 3]),
+        "rank": int(kept["rank"]["lstm.0", 3]),
+    }
+    scores = {row["signal"]: row for row in found["scores"]}
+    importance = read_table(finished / "data/fuse/importance.parquet").set_index(["layer", "neuron"])
+    assert scores["fused"]["importance"] == importance["fused"]["lstm.0", 3]
+    assert picture.read_text(encoding="utf-8").startswith("<?xml")
+    assert "kept by: " in stage(finished, "neuron", "0", "3").stdout
+    for words, sentence in (
+        (("lstm.0", "99"), "Expected a neuron of lstm.0 from 0 to 9, got 99.\n"),
+        (("lstm.7", "0"), "Unknown layer 'lstm.7'; known: ['lstm.0', 'lstm.1'].\n"),
+        (
+            ("0", "0", "--picture", "card.gif"),
+            "Expected a file that ends in .png or .svg for --picture, got 'card.gif'.\n",
+        ),
+    ):
+        assert stage(finished, "neuron", *words, fails=True).stderr.endswith(sentence)
+    assert digests(finished) == before
+
+
 def test_a_second_repro_does_nothing(finished: Path) -> None:
     assert "Data and pipelines are up to date." in run(["dvc", "repro"], finished).stdout
 
@@ -107,10 +142,11 @@ def test_a_changed_value_makes_stale_the_stages_that_read_it(
     [
         (
             "pruning/signals/jackknife.py",
-            {*SIGNALS, "surgeon", "criteria", "oracle", "fuse", *REPAIRED},
+            {*SIGNALS, "surgeon", "criteria", "oracle", "fuse", "compare", *REPAIRED},
         ),
         ("pruning/fusion/fused.py", {"fuse"}),
-        ("pruning/selection/retention.py", {"prune@dense", "prune@enhanced", *REPAIRED}),
+        ("pruning/selection/retention.py", {"prune@dense", "prune@enhanced", "compare", *REPAIRED}),
+        ("pruning/pictures/importance.py", {"compare"}),
         ("tasks/stages/hessian.py", {"hessian"}),
         ("tasks/stages/plots.py", {"compare"}),
     ],

@@ -1,0 +1,137 @@
+"""How every picture looks: colours that everybody can tell apart, type that can be read at a page's width."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from pruning.extras import needed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from pruning.pictures.figure import Picture
+
+P = ParamSpec("P")
+
+WIDTH = 10.0
+"""Of a picture in inches: 800 pixels at 80 dots an inch, which a page has room for."""
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7F7F7F", "#882255", "#117733")
+"""Okabe and Ito's colours, and three more: whoever sees no red or no green tells them apart."""
+KEPT, REMOVED, INK, FAINT = COLOURS[0], "#F5C26B", "#222222", "#999999"
+"""Kept neurons are dark, removed ones light, so that print without colours tells them apart too."""
+SIGNED = "RdBu_r"
+"""From −1, blue, by way of white to 1, red."""
+MARKERS = "osD^vP*X<>"
+SMALL = 9
+"""The smallest type, in points."""
+STYLE: dict[str, Any] = {
+    "font.size": 11,
+    "axes.titlesize": "medium",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "figure.dpi": 110,
+    "savefig.dpi": 110,
+    "svg.hashsalt": "fixed",
+}
+
+
+def drawn(make: "Callable[P, Picture]") -> "Callable[P, Picture]":
+    """Let a function that draws do so in this style, whatever the program that calls it has set.
+
+    Raises:
+        ModuleNotFoundError: Without matplotlib, which the extra `plots` brings.
+    """
+
+    @wraps(make)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> "Picture":
+        with style():
+            return make(*args, **kwargs)
+
+    return styled
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Within the context, matplotlib draws in this style alone.
+
+    Raises:
+        ModuleNotFoundError: Without matplotlib, which the extra `plots` brings.
+    """
+    mpl = needed("matplotlib", "plots")
+    from cycler import cycler  # which comes with it
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        ours: Any = {**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}
+        mpl.rcParams.update(ours)
+        yield
+
+
+def sheet(height: float, width: float = WIDTH) -> "Picture":
+    """Return an empty picture of so many inches, in which nothing overlaps."""
+    from pruning.pictures.figure import Picture
+
+    return Picture(figsize=(width, height), layout="constrained")
+
+
+def one(
+    title: str, horizontal: str, vertical: str, *, height: float = 4.6, width: float = 7.5
+) -> "tuple[Picture, Axes]":
+    """Return a picture with one pair of axes."""
+    picture = sheet(height, width)
+    axes = picture.subplots()
+    axes.set(title=title, xlabel=horizontal, ylabel=vertical)
+    return picture, axes
+
+
+def few(axes: "Axes", *, horizontal: int = 3, vertical: int = 3) -> None:
+    """Let small axes have few ticks in small type, which do not run into each other."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis, count in ((axes.xaxis, horizontal), (axes.yaxis, vertical)):
+        if axis.get_scale() == "linear":
+            axis.set_major_locator(MaxNLocator(count, min_n_ticks=2, steps=[1, 2, 5, 10]))
+    axes.tick_params(labelsize=SMALL)
+
+
+def short(name: str, letters: int) -> str:
+    """Return a layer's name, or its end where it is long.
+
+    >>> short("model.layers.12.mlp.up_proj", 12)
+    '….mlp.up_proj'
+    """
+    return name if len(name) <= letters else f"…{name[-letters:]}"
+
+
+def look(place: int) -> dict[str, Any]:
+    """Return colour and marker of the so-manieth of several things, which no other of them shares."""
+    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+
+
+def shown_layers(names: Sequence[str], wanted: Sequence[str] | None, most: int) -> tuple[list[str], str]:
+    """Return the layers that a picture has room for, and what to say of the others.
+
+    >>> shown_layers(["a", "b", "c"], None, 2)
+    (['a', 'b'], ' (2 of 3 layers; name others with `layers`)')
+
+    Args:
+        names: All layers.
+        wanted: Those that were asked for, all of which are shown; None: as many as there is room for.
+        most: How many that is.
+
+    Raises:
+        ValueError: For an unknown layer.
+    """
+    if wanted is not None:
+        for name in wanted:
+            if name not in names:
+                raise ValueError(f"Unknown layer {name!r}; known: {list(names)}.")
+        return list(wanted), ""
+    if len(names) <= most:
+        return list(names), ""
+    return list(names[:most]), f" ({most} of {len(names)} layers; name others with `layers`)"
