@@ -119,9 +119,10 @@ def run(words: Sequence[str]) -> Answer:
 def _check_packages() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        how = "python -m pip install -c constraints.txt -e '.[export]'"
+        own = "in an environment of your own with `pip install -c constraints.txt -e '.[export]'`"
         raise Unexpected(
-            f"Expected the packages {list(NEEDED)} to export, got no {missing}; install them with `{how}`."
+            f"Expected the packages {list(NEEDED)} to export, got no {missing}; install them with "
+            f"`make install EXTRA=export`, or {own}."
         )
 
 

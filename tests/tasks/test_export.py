@@ -245,7 +245,7 @@ def test_missing_packages_get_one_sentence(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else name)
     sentence = refused(["export", "tied", "--to", "new"], capsys)
     assert (
-        "got no ['onnxscript']; install them with `python -m pip install -c constraints.txt -e '.[export]'`" in sentence
+        "got no ['onnxscript']; install them with `make install EXTRA=export`, or in an environment of your" in sentence
     )
 
 
