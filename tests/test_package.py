@@ -53,9 +53,12 @@ def halved(model: pruning.PrunableModule, batches: list[object]) -> pruning.Prun
     importance: pruning.Importance = pruning.importance(model, batches, signals=["weights"])
     reveal_type(importance.by)
     reveal_type(pruning.save)
-    smaller = pruning.select(model, importance.keep(0.5))
+    smaller = pruning.prune(model, importance)
+    reveal_type(smaller)
+    reveal_type(pruning.finetune(smaller, batches))
+    reveal_type(pruning.evaluate(smaller, batches).mean)
     pruning.save(smaller, 3)
-    return smaller
+    return pruning.select(model, importance.keep(0.5))
 """
 
 
@@ -263,8 +266,13 @@ def test_public_names_have_types_for_who_installed_the_wheel(environment: Path, 
     checker = [sys.executable, "-m", "mypy", "--python-executable", str(environment / "bin/python"), "user.py"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MYPY"))}
     said = subprocess.run(checker, cwd=tmp_path, env=kept, capture_output=True, text=True).stdout
-    assert 'Revealed type is "str"' in said
-    assert "def (model: pruning.core.neurons.PrunableModule, folder: str | pathlib.Path)" in said
+    assert re.findall(r'Revealed type is "([^"]*)', said) == [
+        "str",
+        "def (model: pruning.core.neurons.PrunableModule, folder: str | pathlib.Path)",
+        "pruning.models.base.Measurable",
+        "pruning.models.base.Measurable",
+        "float",
+    ]
     errors = [line for line in said.splitlines() if " error: " in line]
     assert len(errors) == 1, said
     assert 'Argument 2 to "save" has incompatible type "int"' in errors[0]

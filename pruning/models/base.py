@@ -32,6 +32,15 @@ class Measurable(PrunableModule):
 
     example_dim: int
     """Dimension of the inputs that runs over the examples of a batch, which are independent."""
+    report: Any
+    """What `pruning.prune` did to make it; `print` shows it."""
+    history: Any
+    """What `pruning.finetune` saw while it was trained."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The user's own module; a model that is measurable by itself is its own."""
+        return self
 
     @property
     def device(self) -> torch.device:

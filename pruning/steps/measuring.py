@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from pruning.core.devices import seeded
 from pruning.core.neurons import Keep
@@ -226,7 +227,7 @@ class Importance:
 
 
 def importance(
-    found: Any,
+    found: nn.Module,
     data: Any,
     loss: Any = None,
     *,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
+from torch import nn
 
 from pruning.core.devices import seeded
 from pruning.core.modes import evaluating
@@ -72,7 +73,7 @@ class Report:
 
 
 def prune(
-    found: Any,
+    found: nn.Module,
     importance: Importance,
     keep: float | Mapping[str, float] = 0.5,
     *,
@@ -86,7 +87,7 @@ def prune(
     imitation: Imitation | None = None,
     seed: int = 1,
     track: Track = silently,
-) -> Any:
+) -> Measurable:
     """Return the network with fewer neurons, its readers repaired; `print` shows what came of it.
 
     >>> import torch, pruning
@@ -146,7 +147,7 @@ def prune(
         }
         distances = {each: apart(model, dense, pairs) for each, model in smaller.items()}
         best = min(distances, key=distances.__getitem__)
-        pruned: Any = smaller[best]
+        pruned = smaller[best]
         if repair == "imitate":
             how_to = imitation or _usual(dense, pairs)
             pruned = imitate(pruned, dense, pairs, imitation=how_to, track=track)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from pruning.core.progress import Track, silently
-from pruning.evaluation.measures import loss_of
+from pruning.evaluation.measures import Loss, loss_of
 from pruning.models.adapted import Adapted
 from pruning.models.base import Measurable
 from pruning.steps.given import measurable
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def finetune(
-    smaller: Any,
+    smaller: nn.Module,
     data: Any,
     loss: Any = None,
     *,
@@ -28,12 +28,12 @@ def finetune(
     warmup: float = 0.1,
     clip: float = 1.0,
     portion: float = 1.0,
-    teacher: Any = None,
+    teacher: nn.Module | None = None,
     share: float = 0.5,
     temperature: float = 1.0,
     seed: int = 1,
     track: Track = silently,
-) -> Any:
+) -> Measurable:
     """Train a network in place and leave it as its best epoch was; return it.
 
     >>> import torch, pruning
@@ -95,7 +95,7 @@ def _taught(teacher: Any, model: Measurable, data: Any) -> Measurable:
     return measurable(teacher, data, use.criterion, call=use.call, split=use.split, example_dim=use.example_dim)
 
 
-def evaluate(network: Any, data: Any, loss: Any = None, *, metrics: Any = None, track: Track = silently) -> Any:
+def evaluate(network: nn.Module, data: Any, loss: Any = None, *, metrics: Any = None, track: Track = silently) -> Loss:
     """Return a network's loss and metrics over data, see `pruning.loss_of`; `print` shows them.
 
     >>> import torch
