@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from pruning.core.neurons import PrunableModule
 from pruning.discovery.discovered import Discovered
-from pruning.discovery.plain import made_plain, plain_places
 from pruning.discovery.plans import filled, plan_of, planned, tensors_of, unsaved_types
 from pruning.discovery.running import copied
 from pruning.models.adapted import Adapted
+from pruning.models.deploying import plainly
 
 FORMAT = 1
 """The version of plans that is written, and the only one that is read."""
@@ -37,8 +37,10 @@ def deployed(model: PrunableModule) -> nn.Module:
     cannot hold unequal widths and fewer heads. Here PyTorch's own take their places again where they can: where all
     layers and directions of a recurrent module are as wide as each other (the scope `layer` gives them equal shares),
     where all heads together are as wide as what attention reads. The network then gives what it gave, up to rounding:
-    it is run on the example inputs to see it, and where its own code carries a state in the shape that it had, what
-    stands in stays. `Linear`, convolutions and all others are PyTorch's own in any case.
+    it is run on the example inputs to see it. A state, which had the width that it had before neurons were removed, is
+    as wide as the layers are: what makes one by a number of the user's modules (`self.hidden_size`) then makes it so,
+    and one that is an input is to be given so. Where its own code makes states of a width that is written into it, what
+    stands in stays, and so do their shapes. `Linear`, convolutions and all others are PyTorch's own in any case.
 
     >>> import pruning
     >>> class Tagger(nn.Module):
@@ -61,8 +63,7 @@ def deployed(model: PrunableModule) -> nn.Module:
         TypeError: If it is anything else.
     """
     model = _pruned(model)
-    network = model.network if isinstance(model, Discovered) else model
-    found: nn.Module = copied(made_plain(network, _places(model)))
+    found: nn.Module = copied(plainly(model).network if isinstance(model, Discovered) else model)
     return found
 
 
@@ -92,8 +93,8 @@ def save(model: PrunableModule, folder: str | Path) -> None:
     """
     model = _pruned(model)
     if isinstance(model, Discovered):
-        places = _places(model)
-        network, plan = made_plain(model.network, places), plan_of(model, places)
+        plain = plainly(model)
+        network, plan = plain.network, plan_of(model, plain.places, plain.numbers)
     else:
         network = model
         plan = {"layers": [{"name": layer.name, "left": layer.width} for layer in model.layers()]}
@@ -196,13 +197,6 @@ def _pruned(model: Any) -> PrunableModule:
             "hand that over, not the network in it."
         )
     return model
-
-
-def _places(model: PrunableModule) -> list[str]:
-    """Return which stand-ins in a network can be PyTorch's own modules."""
-    if not isinstance(model, Discovered) or model.origin is None:
-        return []
-    return plain_places(model.network, model.origin.inputs)
 
 
 def _write(folder: Path, plan: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -14,11 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import pruning
 from pruning.core.neurons import Keep, select
+from pruning.discovery import Discovered
 from pruning.discovery.recurrent import Recurrent
 from pruning.discovery.running import tensors_in
+from pruning.models.adapted import Adapted
+from pruning.models.deploying import plainly
 from tests.discovery.test_forms import FORMS, Network
 from tests.discovery.test_forms import made as form_of
 from tests.foreign import FOREIGN, floats, tokens
@@ -69,13 +73,30 @@ def halved(model: Any, *, equal: bool = True) -> Keep:
     }
 
 
+def narrower(model: Any, inputs: Any) -> Any:
+    """Return the inputs, states among them as wide as the deployed network has them."""
+    model = model.network if isinstance(model, Adapted) else model
+    known = plainly(model).inputs if isinstance(model, Discovered) else None
+    if known is None:
+        return inputs
+    likes, (leaves, layout) = pytree.tree_leaves(known), pytree.tree_flatten(inputs)
+    cut = (
+        leaf[..., : like.shape[-1]] if isinstance(leaf, Tensor) and leaf.ndim > 1 else leaf
+        for leaf, like in zip(leaves, likes, strict=True)
+    )
+    return pytree.tree_unflatten(list(cut), layout)
+
+
 def assert_same(restored: nn.Module, model: Any, inputs: Any) -> None:
     """Check that a network gives what the deployed one does, to the last bit, and what the pruned one does."""
     pruned = answers(model.eval(), inputs)
-    found, expected = answers(restored, inputs), answers(pruning.deployed(model).eval(), inputs)
+    found, expected = (answers(network, narrower(model, inputs)) for network in (restored, pruning.deployed(model)))
     assert len(found) == len(expected) == len(pruned)
-    for one, other, third in zip(found, expected, pruned, strict=True):
+    for one, other, padded in zip(found, expected, pruned, strict=True):
         assert torch.equal(one, other) or (one.isnan() == other.isnan()).all()
+        third = (
+            padded if one.shape[:-1] != padded.shape[:-1] else padded[..., : one.shape[-1]]
+        )  # of a state, what is left
         torch.testing.assert_close(one, third, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
@@ -179,15 +200,69 @@ def test_attention_is_pytorchs_own_again_where_the_stream_went_with_the_heads() 
     assert (both[1].layers[0].self_attn.num_heads, both[1].layers[0].self_attn.embed_dim) == (2, 8)
 
 
-def test_a_network_that_carries_a_state_in_the_shape_that_it_had_goes_on_with_what_stands_in(tmp_path: Path) -> None:
-    network = WordModel().eval()
+class Stateful(nn.Module):
+    """A GRU from a state that is made in forward, by a number of the module's or by one that is written there."""
+
+    def __init__(self, literal: bool = False) -> None:
+        super().__init__()
+        self.hidden, self.literal = 5, literal
+        self.rnn, self.out = nn.GRU(3, 5, batch_first=True), nn.Linear(5, 2)
+
+    def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if state is None:
+            state = torch.zeros(1, len(inputs), 5 if self.literal else self.hidden)
+        outputs, state = self.rnn(inputs, state)
+        return self.out(outputs), state
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given", "made"])
+def test_a_state_is_as_wide_as_the_layers_that_are_left_and_its_module_pytorchs_own(
+    given: bool, tmp_path: Path
+) -> None:
+    inputs = (torch.randn(2, 4, 3), torch.randn(1, 2, 5))
+    smaller = pruned(Stateful().eval(), inputs if given else inputs[:1])
+    pruning.save(smaller, tmp_path)
+    restored = pruning.restore(blank(Stateful()), tmp_path)
+    width = smaller.widths()[0] if hasattr(smaller, "widths") else smaller.layers()[0].width
+    assert not stand_ins(restored)
+    narrow = inputs[1][..., :width]
+    outputs, state = restored(inputs[0], narrow) if given else restored(inputs[0])
+    expected, padded = smaller(*inputs) if given else smaller(inputs[0])
+    torch.testing.assert_close(outputs, expected)
+    torch.testing.assert_close(state, padded[..., :width])
+    assert pruning.program_of(smaller)
+    if not given:
+        assert restored.hidden == width
+
+
+def test_a_network_that_makes_states_of_a_width_written_in_its_code_goes_on_with_what_stands_in() -> None:
+    smaller = pruned(Stateful(literal=True).eval(), (torch.randn(2, 4, 3),))
+    assert stand_ins(pruning.deployed(smaller)) == ["rnn"]
+
+
+class Sized(WordModel):
+    """One that makes its first state by a number of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = 5
+
+    def init_hidden(self, batch: int) -> Any:
+        return (torch.zeros(2, batch, self.hidden), torch.zeros(2, batch, self.hidden))
+
+
+@pytest.mark.parametrize(("kind", "left"), [(Sized, []), (WordModel, ["rnn"])], ids=["by a number", "written there"])
+def test_what_makes_the_first_state_of_a_restored_network_serves_it(
+    kind: type[WordModel], left: list[str], tmp_path: Path
+) -> None:
+    network = kind().eval()
     inputs = (tokens(4, 2), network.init_hidden(2))
     smaller = pruned(network, inputs)
     pruning.save(smaller, tmp_path)
-    restored = pruning.restore(blank(WordModel()), tmp_path)
-    assert_same(restored, smaller, inputs)
-    assert stand_ins(restored) == ["rnn"]
-    assert restored(tokens(4, 2), restored.init_hidden(2))[1][0].shape == (2, 2, 5)
+    restored = pruning.restore(blank(kind()), tmp_path)
+    assert stand_ins(restored) == left
+    outputs, _ = restored(inputs[0], restored.init_hidden(2))
+    torch.testing.assert_close(outputs, smaller(*inputs)[0])
 
 
 def test_a_network_is_restored_in_another_process(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """PyTorch's own modules in place of what stood in for them, wherever these can hold the widths that are left."""
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,32 +10,6 @@ from torch.utils import _pytree as pytree
 from pruning.discovery.attention import Attention
 from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.running import Inputs, Seeing, close, copied, running
-
-
-def plain_places(network: nn.Module, inputs: Inputs) -> list[str]:
-    """Return which stand-ins can be PyTorch's own modules, the network giving what it gives, up to rounding.
-
-    It is run: with all of them, else with one after the other. A network whose own code carries a state in the shape
-    that it had before neurons were removed goes on with what stands in.
-
-    Args:
-        network: It is left as it was.
-        inputs: What it is called with.
-    """
-    places = [path for path, module in network.named_modules() if plain_of(module) is not None]
-    if not places:
-        return []
-    try:
-        expected = given(network, inputs)
-    except Exception:  # whatever a user's code raises, on another device say
-        return []
-    readers = [path for path in places if isinstance(network.get_submodule(path), Narrowed)]
-    others = [path for path in places if path not in readers]
-    chosen: list[str] = []
-    for more in _choices(others, readers):
-        if not set(more) <= set(chosen) and gives(made_plain(network, [*chosen, *more]), inputs, expected):
-            chosen += [path for path in more if path not in chosen]
-    return [path for path in places if path in chosen]
 
 
 def made_plain(network: nn.Module, places: Iterable[str]) -> nn.Module:
@@ -63,13 +36,6 @@ def plain_of(module: nn.Module) -> nn.Module | None:
     if isinstance(module, Attention):
         return _attention(module)
     return _linear(module) if isinstance(module, Narrowed) else None
-
-
-def _choices(others: Sequence[str], readers: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield what to try: all at once, each with the readers of its state, each alone."""
-    yield [*others, *readers]
-    yield from ([path, *readers] for path in others)
-    yield from ([path] for path in itertools.chain(others, readers))
 
 
 def given(network: nn.Module, inputs: Inputs) -> list[torch.Tensor]:

@@ -21,12 +21,13 @@ STAND_INS: dict[str, type[nn.Module]] = {"Recurrent": Recurrent, "Attention": At
 """What stands in for a module of PyTorch's, by the name that plans have for it."""
 
 
-def plan_of(model: Discovered, plain: Sequence[str]) -> dict[str, Any]:
+def plan_of(model: Discovered, plain: Sequence[str], numbers: Sequence[Number]) -> dict[str, Any]:
     """Return how a network built anew becomes this one.
 
     Args:
         model: A network some of whose neurons were removed.
         plain: Which of its stand-ins are made PyTorch's own modules again.
+        numbers: Numbers in the user's modules that follow widths only then.
 
     Raises:
         ValueError: If it is not known what the network was.
@@ -42,7 +43,7 @@ def plan_of(model: Discovered, plain: Sequence[str]) -> dict[str, Any]:
             {**dataclasses.asdict(before), "left": after.width, "kept": _kept(model, after)}
             for before, after in zip(model.origin.layers, model.layers(), strict=True)
         ],
-        "numbers": [dataclasses.asdict(number) for number in model.numbers],
+        "numbers": [dataclasses.asdict(number) for number in (*model.numbers, *numbers)],
         "replaced": _stand_ins(model.network),
         "plain": list(plain),
         "entries": [dataclasses.asdict(entry) for entry in model.entries],

@@ -20,7 +20,6 @@ from torch.utils import _pytree as pytree
 
 from pruning.core.devices import seeded
 from pruning.core.modes import evaluating
-from pruning.core.neurons import PrunableModule
 from pruning.discovery.discovered import Discovered
 from pruning.discovery.running import Inputs, Remembering, Seeing, close, copied, running, tensors_in, uncached
 from pruning.export.language_models import dimensions, initial_state, largest_difference
@@ -29,7 +28,7 @@ from pruning.export.recurrences import OPSET, check_known, fused, standing
 from pruning.extras import needed
 from pruning.models.adapted import Adapted
 from pruning.models.base import LanguageModel
-from pruning.saving import deployed
+from pruning.models.deploying import Plain, plainly
 
 __all__ = ["OPSET", "initial_state", "largest_difference", "onnx_of", "program_of"]
 
@@ -111,8 +110,9 @@ def _captured(model: nn.Module, inputs: Any, *, onnx: bool) -> tuple[ExportedPro
     """Return a copy of a network, its recurrences replaced, as a graph, and what its inputs and outputs are called."""
     if isinstance(model, LanguageModel) and inputs is None:
         return _language_model(model, onnx=onnx)
-    example = pytree.tree_map(_single, _inputs(model, inputs))
-    network = copied(deployed(model) if isinstance(model, PrunableModule) else model)
+    plain = _plain(model)
+    network = copied(plain.network)
+    example = pytree.tree_map(_single, _inputs(plain, inputs))
     network = network.cpu().float().eval().requires_grad_(False)
     example = _of_two(network, example)
     expected, remembers = _outputs(network, example), _remembers(network, example)
@@ -228,18 +228,23 @@ def _language_model(model: LanguageModel, *, onnx: bool) -> tuple[ExportedProgra
     }
 
 
-def _inputs(model: nn.Module, inputs: Any) -> Inputs:
+def _plain(model: nn.Module) -> Plain:
+    """Return a network as it is best deployed, and what it was discovered with, where it was."""
+    while isinstance(model, Adapted):
+        model = model.network
+    return plainly(model) if isinstance(model, Discovered) else Plain(model)
+
+
+def _inputs(plain: Plain, inputs: Any) -> Inputs:
     """Return what a network is called with: what is given, or what it was discovered with.
 
     Raises:
         ValueError: If neither is known.
     """
-    while isinstance(model, Adapted):
-        model = model.network
     if inputs is None:
-        if not isinstance(model, Discovered) or model.origin is None:
-            raise ValueError(f"Expected example inputs to export {type(model).__name__} with, got none.")
-        return model.origin.inputs
+        if plain.inputs is None:
+            raise ValueError(f"Expected example inputs to export {type(plain.network).__name__} with, got none.")
+        return plain.inputs
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
