@@ -60,7 +60,12 @@ def record(model: nn.Module, layers: Sequence[NeuronLayer], observe: Observer) -
 
 
 def recorded(
-    model: nn.Module, layers: Sequence[NeuronLayer], run: Callable[[], Found], *, wanted: Tensor, example_dim: int
+    model: nn.Module,
+    layers: Sequence[NeuronLayer],
+    run: Callable[[], Found],
+    *,
+    wanted: Tensor | Callable[[Found], Tensor],
+    example_dim: int,
 ) -> tuple[dict[str, Tensor], Found]:
     """Run a model once and return each layer's activations where a target counts, (samples, width), and what it gave.
 
@@ -73,7 +78,8 @@ def recorded(
         model: The model whose modules the layers name.
         layers: Which layers to observe.
         run: Runs the model.
-        wanted: Whether each target counts, (n,); examples come first if `example_dim` is 0, else last.
+        wanted: Whether each target counts, (n,); examples come first if `example_dim` is 0, else last. Or what tells it
+            of what `run` gave.
         example_dim: The dimension of the layers' outputs (…, width) that runs over the examples.
     """
     calls: dict[str, list[tuple[Tensor, Places | None]]] = {layer.name: [] for layer in layers}
@@ -87,6 +93,7 @@ def recorded(
 
     with watching(model, layers, hook_of):
         given = run()
+    wanted = wanted(given) if callable(wanted) else wanted
     if not wanted.any():
         return {}, given
     some = not wanted.all()
@@ -205,6 +212,12 @@ def counting(wanted: Tensor, calls: Sequence[Places | None], *, targets_last: bo
 
 def _activations(layer: NeuronLayer, inputs: tuple[Any, ...], outputs: Any) -> tuple[Tensor, torch.Size | None]:
     """Return a layer's activations, (samples, width), and the shape of what shows them; None if that is packed."""
+    first = inputs[0] if layer.seen is not None else outputs
+    if isinstance(first, Tensor) and first.is_complex():
+        raise TypeError(
+            f"Expected real numbers from the neurons of layer {layer.name}, got complex ones; they can be cut "
+            "(`pruning.select`), but what they say is not measured."
+        )
     if layer.seen is not None:
         packed = isinstance(inputs[0], PackedSequence)
         values = (inputs[0].data if packed else inputs[0]).detach()

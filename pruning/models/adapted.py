@@ -7,13 +7,12 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.core.devices import moved, twice_differentiable
 from pruning.core.memory import kept
 from pruning.core.modes import evaluating, untouched
-from pruning.core.nested import mapped, tensors_in
+from pruning.core.nested import tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice
 from pruning.data.batches import Form, Pair, Pairs, Split
 from pruning.data.windows import Windows
@@ -39,6 +38,7 @@ from pruning.models.examples import own_loss
 from pruning.models.losses import kind_of_loss, objective_of
 from pruning.models.metrics import Metric, metrics_of
 from pruning.models.objectives import Criterion, Objective
+from pruning.models.parting import some_of
 from pruning.models.tapping import tapping
 from pruning.models.use import Use, one_loss
 
@@ -159,6 +159,7 @@ class Adapted(Measurable):
         self.use = use
         self.example_dim = use.example_dim
         self._scattered: frozenset[str] | None = None
+        self._separable: bool | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -301,6 +302,13 @@ class Adapted(Measurable):
         use, first = self.use, self.use.carries and self.example_dim == 1
         return objective_of(use.criterion, targets, example_dim=use.example_dim, steps_first=first, shape=use.shape)
 
+    def counted_in(self, outputs: Any, targets: Any) -> Tensor:
+        """See `Measurable.counted_in`."""
+        steps = self.objective(targets).steps_that_count(outputs, targets)
+        if steps is None:
+            return self.counted(targets)
+        return moved(steps if self.example_dim else steps.T, self.device).flatten()
+
     def measured_by(self) -> Mapping[str, Metric]:
         """Return what its author wants to see beside the loss."""
         return self.use.metrics
@@ -339,33 +347,34 @@ class Adapted(Measurable):
         return self.objective(targets).weight(targets)
 
     def example(self, batch: int) -> Any:
-        """Return inputs of `batch` examples; of their first step, where a state is carried."""
-        given = on(self.device, self.use.inputs)
-        first = next(tensors_in(given))
-        count = first.shape[self.example_dim] if first.ndim > self.example_dim else len(first)
+        """Return inputs of `batch` examples; of their first step, where a state is carried.
 
-        def some(value: Any) -> Any:
-            if isinstance(value, PackedSequence):
-                whole, lengths = pad_packed_sequence(value)
-                places = torch.arange(batch) % whole.shape[1]
-                found = whole.index_select(1, places.to(whole.device))
-                return pack_padded_sequence(found, lengths[places], enforce_sorted=False)
-            sizes = [dim for dim in (self.example_dim, *range(value.ndim)) if dim < value.ndim]
-            dim = next((dim for dim in sizes if value.shape[dim] == count), None)
-            if dim is None:
-                return value
-            chosen = value.index_select(dim, torch.arange(batch, device=value.device) % count)
-            steps = self.use.carries and value.ndim > 1
-            return chosen.narrow(1 - dim, 0, 1) if steps and dim < 2 else chosen
+        Of nodes of a graph, which cannot be taken apart, all that the model was adapted with.
+        """
+        return self._some(batch) if self._apart() else on(self.device, self.use.inputs)
 
-        return mapped(some, given)
+    def _apart(self) -> bool:
+        """Return whether the network can be run on some examples of a batch alone."""
+        if self._separable is None:
+            with evaluating(self), torch.no_grad():
+                self._separable = True
+                try:
+                    self.read(self._some(1))
+                except (IndexError, RuntimeError, ValueError):
+                    self.read(self.use.inputs)  # unless it does not run at all
+                    self._separable = False
+        return self._separable
+
+    def _some(self, batch: int) -> Any:
+        return some_of(on(self.device, self.use.inputs), batch, self.example_dim, steps=self.use.carries)
 
     def multiply_adds(self) -> int:
         """Return the multiply-adds of one example (of one step of it, where a state is carried)."""
-        counter = FlopCounterMode(display=False)
+        counter, inputs = FlopCounterMode(display=False), self.example(1)
         with evaluating(self), torch.no_grad(), twice_differentiable(), _unfused(), counter:
-            self.read(self.example(1))
-        return int(counter.get_total_flops()) // 2
+            self.read(inputs)
+        examples = 1 if self._apart() else next(tensors_in(inputs)).shape[self.example_dim]
+        return int(counter.get_total_flops()) // 2 // examples
 
 
 @contextmanager

@@ -89,6 +89,14 @@ class Alignments(Objective):
                 return part
         return torch.full((steps.shape[1],), len(steps))
 
+    def steps_that_count(self, outputs: Any, targets: Any) -> Tensor:
+        """Return which steps of each example lie within its input length, (steps, examples)."""
+        steps = self._steps(outputs, len(self.counted(targets)))
+        lengths = self._input_lengths(outputs, steps)
+        if not isinstance(targets, Unlabelled):
+            lengths = self.parts(outputs, targets)[2]
+        return torch.arange(len(steps))[:, None] < lengths.cpu()
+
     def mean(self, outputs: Any, targets: Any) -> Tensor:
         """See `Objective.mean`."""
         steps, labels, lengths, label_lengths = self.parts(outputs, targets)
@@ -143,10 +151,7 @@ class Alignments(Objective):
         """Return the cross-entropy with the teacher's classes of each step, the mean over the steps that count."""
         examples = len(self.counted(targets))
         ours, theirs = self._steps(outputs, examples), self._steps(taught, examples)
-        lengths = self._input_lengths(outputs, ours)
-        if not isinstance(targets, Unlabelled):
-            lengths = self.parts(outputs, targets)[2]
-        counts = torch.arange(len(ours))[:, None] < lengths.cpu()
+        counts = self.steps_that_count(outputs, targets)
         agreement: Tensor = torch.linalg.vecdot(theirs.exp(), ours)[counts.to(ours.device)]
         return -agreement.mean()
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pruning.core.devices import moved
 from pruning.core.nested import kind_of, parts_of
 from pruning.data.batches import Unlabelled
-from pruning.models.answers import amounts_in, main_of
+from pruning.models.answers import amounts_in, as_real, main_of
 from pruning.models.objectives import Direction, Objective, counting_all, is_one_of, single
 
 SHARES = (nn.BCELoss, F.binary_cross_entropy)
@@ -44,6 +44,7 @@ class Amounts(Objective):
         """See `Objective.rows`."""
         guess = self.guess(outputs)
         if isinstance(targets, Tensor):
+            targets = targets if guess.is_complex() else as_real(targets)
             _expect_alike(guess, targets)
             return guess.reshape(self._targets_in(targets.shape), -1)
         return guess.reshape(self._targets_in(guess.shape), -1)
@@ -64,7 +65,7 @@ class Amounts(Objective):
 
     def numbers_each(self, outputs: Any, targets: Any) -> float:
         """Return how many numbers one target has."""
-        numbers = targets if isinstance(targets, Tensor) else self.guess(outputs)
+        numbers = as_real(targets) if isinstance(targets, Tensor) else self.guess(outputs)
         return numbers.numel() / max(1, self._targets_in(numbers.shape))
 
     def mean(self, outputs: Any, targets: Any) -> Tensor:
@@ -94,10 +95,17 @@ class Amounts(Objective):
 
 @dataclass(frozen=True)
 class Squared(Amounts):
-    """Numbers by their mean squared error, which is twice the negative logarithm of a Gaussian of unit variance."""
+    """Numbers by their mean squared error, which is twice the negative logarithm of a Gaussian of unit variance.
+
+    A complex number is two, its real and its imaginary part, for PyTorch has no squared error of complex ones.
+    """
 
     metrics: ClassVar[Mapping[str, Direction]] = {"mean_squared_error": "lower", "mean_absolute_error": "lower"}
     drawn = "Gaussian"
+
+    def guess(self, outputs: Any) -> Tensor:
+        """Return what the targets are compared with, real numbers."""
+        return as_real(main_of(outputs))
 
     def fisher_loss(self, outputs: Any, targets: Any, generator: torch.Generator) -> Tensor:
         """Return Σ √(2/d) · ½ (f − y)², y drawn from a Gaussian of unit variance around f, d numbers in a target.
@@ -248,6 +256,7 @@ def like(outputs: Tensor, targets: Any) -> Tensor:
     """
     if not isinstance(targets, Tensor):
         raise ValueError(f"Expected targets of the outputs' shape {tuple(outputs.shape)}, got {kind_of(targets)}.")
+    targets = targets if outputs.is_complex() else as_real(targets)
     _expect_alike(outputs, targets)
     return moved(targets, outputs.device).to(outputs.dtype).reshape(outputs.shape)
 

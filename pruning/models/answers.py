@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -54,8 +55,21 @@ def several(answer: Any) -> bool:
     return not isinstance(answer, Tensor)
 
 
+def as_real(tensor: Tensor) -> Tensor:
+    """Return complex numbers as two real ones each, (…, 2 n) of (…, n); others as they are.
+
+    >>> import torch
+    >>> as_real(torch.tensor([[1 + 2j, 3j]])).tolist()
+    [[1.0, 2.0, 0.0, 3.0]]
+    """
+    if not tensor.is_complex():
+        return tensor
+    pairs = torch.view_as_real(tensor)
+    return pairs.flatten(-2) if tensor.ndim > 1 else pairs
+
+
 def amounts_in(answer: Any, example_dim: int = 0) -> list[Tensor]:
-    """Return the outputs that are numbers, whatever the answer; its own `loss` and single numbers left out.
+    """Return the outputs that are numbers, complex ones as two each; the answer's `loss` and single numbers left out.
 
     Of a tuple, what is beside the first output and has other examples, or other steps, than it is a state and no
     output.
@@ -71,7 +85,8 @@ def amounts_in(answer: Any, example_dim: int = 0) -> list[Tensor]:
     if isinstance(answer, list | tuple) and not isinstance(answer, PackedSequence) and isinstance(answer[0], Tensor):
         steps = answer[0].shape[: example_dim + 1]
         answer = [part for part in answer if isinstance(part, Tensor) and part.shape[: example_dim + 1] == steps]
-    return [tensor for tensor in tensors_in(answer) if tensor.is_floating_point() and tensor.ndim]
+    numbers = (tensor for tensor in tensors_in(answer) if tensor.is_floating_point() or tensor.is_complex())
+    return [as_real(tensor) for tensor in numbers if tensor.ndim]
 
 
 def detached(answer: Any) -> Any:

@@ -126,6 +126,17 @@ class Measurable(PrunableModule):
         outputs, state = self.predicted(inputs, state)
         return self.judged(outputs, targets, reduction=reduction), state
 
+    def counted_in(self, outputs: Any, targets: Any) -> Tensor:  # noqa: ARG002 - for those whose steps count or not
+        """Return what counts of the places that belong to a batch's targets, in their order, on the device.
+
+        Each target; where one has steps of which some are padding, each step of each (`Objective.steps_that_count`).
+
+        Args:
+            outputs: What `predicted` gave.
+            targets: As they stand in the batch.
+        """
+        return self.counted(targets)
+
     def count(self, targets: Any) -> int:
         """Return how many of the targets count."""
         return int(self.objective(targets).counted(targets).sum())

@@ -71,6 +71,10 @@ class Objective(ABC):
     def counted(self, targets: Any) -> Tensor:
         """Return which targets count, (n,), where the targets are."""
 
+    def steps_that_count(self, outputs: Any, targets: Any) -> Tensor | None:  # noqa: ARG002
+        """Return which steps of each example are no padding, (steps, examples); None where the loss does not know."""
+        return None
+
     def weight(self, targets: Any) -> float:
         """Return what the mean loss is a mean over; the number of targets that count unless they have weights."""
         return int(self.counted(targets).sum())

@@ -16,6 +16,7 @@ from pruning.core.progress import Track, silently
 from pruning.core.statistics import Covariance, Histogram, Moments
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable
+from pruning.models.objectives import Objective
 from pruning.signals.jackknife import empty_groups, expect_several, filled, group_of, grouped_table, groups_that_fit
 from pruning.signals.scaling import weighted
 from pruning.signals.schemas import ACTIVATIONS
@@ -156,5 +157,13 @@ def _scales(model: Measurable, layers: list[NeuronLayer], windows: Batches) -> d
 def _read(model: Measurable, layers: list[NeuronLayer], batch: Any, state: Any) -> tuple[dict[str, Tensor], Any]:
     """Return each layer's activations where a target counts, (samples, width), and the state."""
     inputs, targets = batch
-    wanted, read = model.counted(targets), partial(model.read, inputs, state)
-    return recorded(model, layers, read, wanted=wanted, example_dim=model.example_dim)
+    if type(model.objective(targets)).steps_that_count is Objective.steps_that_count:
+        wanted, read = model.counted(targets), partial(model.read, inputs, state)
+        return recorded(model, layers, read, wanted=wanted, example_dim=model.example_dim)
+
+    def known(answer: tuple[Any, Any]) -> Tensor:
+        return model.counted_in(answer[0], targets)
+
+    run = partial(model.predicted, inputs, state)
+    found, (_, after) = recorded(model, layers, run, wanted=known, example_dim=model.example_dim)
+    return found, after

@@ -68,8 +68,7 @@ def sensitivities(
             if not model.count(targets):
                 state = model.passed(inputs, state)
                 continue
-            moments, state = _of_batch(model, inputs, targets, carried(state), generator)
-            wanted = model.counted(targets)
+            moments, wanted, state = _of_batch(model, inputs, targets, carried(state), generator)
             for name, gradients in moments.items():
                 values = at_targets(gradients, wanted, model.example_dim)
                 group_of(groups[name], index, count).update(values)
@@ -98,8 +97,9 @@ def tappable(model: Measurable, windows: Batches, signal: str) -> list[NeuronLay
 
 def _of_batch(
     model: Measurable, inputs: Any, targets: Tensor, state: Any, generator: torch.Generator
-) -> tuple[dict[str, Tensor], Any]:
-    """Return ∂L/∂h of each layer, (steps, examples, width), and the state to carry on from."""
+) -> tuple[dict[str, Tensor], Tensor, Any]:
+    """Return ∂L/∂h of each layer, (steps, examples, width), what counts of them, and the state to carry on from."""
     outputs, taps, state = model.tapped(inputs, state)
     loss = model.objective(targets).fisher_loss(outputs, targets, generator)
-    return dict(zip(taps, torch.autograd.grad(loss, list(taps.values())), strict=True)), state
+    wanted = model.counted_in(outputs, targets)
+    return dict(zip(taps, torch.autograd.grad(loss, list(taps.values())), strict=True)), wanted, state

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+import pruning
 from pruning.data.batches import Unlabelled
 from pruning.models.alignments import losses_of
 from pruning.models.losses import objective_of
@@ -73,3 +74,37 @@ def test_the_fisher_information_is_the_curvature_expected_under_the_models_own_t
     else:
         expected = torch.tensor([[1 / (0.3 * 0.7)]])
     assert torch.allclose(scores.T @ scores / len(scores), expected.double(), rtol=0.03, atol=0.03)
+
+
+class Frames(nn.Module):
+    """Log-probabilities (steps, examples, classes) of frames, each read by itself, examples or steps first."""
+
+    def __init__(self, example_dim: int) -> None:
+        super().__init__()
+        self.example_dim = example_dim
+        self.one, self.two = nn.Linear(3, 8), nn.Linear(8, 5)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        shares = self.two(torch.tanh(self.one(frames))).log_softmax(-1)
+        return shares if self.example_dim else shares.transpose(0, 1)
+
+
+@pytest.mark.parametrize("example_dim", [0, 1])
+def test_frames_behind_an_examples_length_count_in_no_activation_and_no_sensitivity(example_dim: int) -> None:
+    torch.manual_seed(0)
+    lengths, sizes = torch.tensor([9, 6, 4]), torch.tensor([3, 2, 2])
+    network, batches = Frames(example_dim), []
+    for _ in range(4):
+        frames = torch.randn(9, 3, 3)
+        frames[torch.arange(9)[:, None] >= lengths] = 1e3
+        inputs = frames if example_dim else frames.transpose(0, 1)
+        batches.append((inputs, (torch.randint(1, 5, (3, 3)), lengths, sizes)))
+    model = pruning.adapt(network, batches[0][0], loss=nn.CTCLoss(), example_dim=example_dim)
+    table, _ = pruning.activations(model, batches, activation_samples=9, bins=4)
+    assert (table["samples"] == 4 * int(lengths.sum())).all()
+    inside = [inputs if example_dim else inputs.transpose(0, 1) for inputs, _ in batches]
+    real = torch.cat([x[torch.arange(9)[:, None] < lengths] for x in inside])
+    expected = torch.tanh(network.one(real)).detach().abs().mean(0).double()
+    torch.testing.assert_close(torch.tensor(table["magnitude"].to_numpy()), expected, rtol=1e-5, atol=1e-6)
+    moments = pruning.sensitivities(model, batches, batches=9, seed=1)
+    assert sum(group.count for group in moments["one"]) == 4 * int(lengths.sum())
