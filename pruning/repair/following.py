@@ -19,6 +19,8 @@ from pruning.models.calling import answered
 from pruning.models.objectives import Objective
 
 States = tuple[Any, Any]
+ANSWERS = 2**29
+"""Bytes of a teacher's answers that are kept where the same batches come again, so that it answers them once."""
 
 
 class Pupil:
@@ -33,6 +35,8 @@ class Pupil:
     def __init__(self, student: PrunableModule, teacher: PrunableModule, features: float) -> None:
         self.learner, self.teacher, self.features = twin_of(student), twin_of(teacher), features
         self._kept = _kept_of(student, teacher) if features else {}
+        self._answers: dict[int | None, tuple[Any, Any, list[list[Read]]]] = {}
+        self._room = ANSWERS
 
     def size(self, batch: Any) -> int:
         """Return how many targets a batch has; without any, how many examples it is inputs of."""
@@ -43,16 +47,34 @@ class Pupil:
         dim = self.teacher.example_dim if isinstance(self.teacher, Measurable) else 0
         return max(1, first.shape[dim] if first.ndim > dim else 1)
 
-    def distance(self, batch: Any, states: States) -> tuple[Tensor | None, States]:
-        """Return how far the learner's answer is from the teacher's, None where no target counts, and both states."""
+    def distance(self, batch: Any, states: States, place: int | None = None) -> tuple[Tensor | None, States]:
+        """Return how far the learner's answer is from the teacher's, None where no target counts, and both states.
+
+        Args:
+            batch: What both read.
+            states: The learner's, and the teacher's, to carry on from.
+            place: Where in the data the batch stands, if the same one comes again there: what the teacher answers is
+                then kept, as long as all of it together takes less than `ANSWERS` bytes.
+        """
         inputs, targets = _parted(self.teacher, batch)
-        with torch.no_grad(), evaluating(self.teacher):
-            wanted, taught, read = self._run(self.teacher, inputs, states[1])
+        wanted, taught, read = self._taught(inputs, states[1], place)
         answer, own, reads = self._run(self.learner, inputs, carried(states[0]))
         loss = _distance(self.teacher, answer, wanted, targets)
         if loss is not None and self.features:
             loss = (1 - self.features) * loss + self.features * self._apart(reads, read)
         return loss, (own, carried(taught))
+
+    def _taught(self, inputs: Any, state: Any, place: int | None) -> tuple[Any, Any, list[list[Read]]]:
+        """Return what the teacher answers, its state, and what each reader of the shared layers read."""
+        if place in self._answers:
+            return self._answers[place]
+        with torch.no_grad(), evaluating(self.teacher):
+            answer = self._run(self.teacher, inputs, state)
+        if place is not None and not self.features:
+            self._room -= sum(part.numel() * part.element_size() for part in tensors_in(answer[:2]))
+            if self._room >= 0:
+                self._answers[place] = answer
+        return answer
 
     def _run(self, model: PrunableModule, inputs: Any, state: Any) -> tuple[Any, Any, list[list[Read]]]:
         """Return what a network answers, its state, and what each reader of the shared layers read."""

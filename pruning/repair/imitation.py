@@ -22,6 +22,7 @@ METRIC_WINDOWS = 8
 """Windows that the metric of the features is measured on: with a thousand tokens each, its error is below 1%."""
 RIDGE = 1e-10
 """Added to the Gram matrix of a decoder with dependent columns, relative to its mean square."""
+OPTIMIZERS = ("adam", "muon")
 Model = TypeVar("Model", bound=PrunableModule)
 
 
@@ -40,6 +41,8 @@ class Imitation:
         clip: Largest norm of the whole gradient.
         features: Of networks whose neurons were discovered: the share that what readers read has in what is minimised,
             beside the outputs.
+        optimizer: `adam`, or `muon`: matrices but for embeddings by Muon (Jordan et al. 2024), which gives the singular
+            values of an update one size, as large as Adam's updates are; all else by Adam.
     """
 
     tokens: int
@@ -47,6 +50,12 @@ class Imitation:
     warmup: float
     clip: float
     features: float = 0.0
+    optimizer: str = "adam"
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown optimizer."""
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"Unknown optimizer {self.optimizer!r} to imitate by; known: {list(OPTIMIZERS)}.")
 
 
 def imitate(
@@ -190,11 +199,12 @@ def _followed(student: Model, teacher: Model, data: Batches, imitation: Imitatio
         )
     batches, states = endless(data), (None, None)
     steps = max(1, imitation.tokens // pupil.size(next(endless(data))))
+    fixed = isinstance(data, Sequence) and steps > len(data)  # so that the same batch comes again at its place
 
     def loss_of(step: int) -> Tensor | None:
         nonlocal states
         states = states if step % len(data) else (None, None)  # the data begin again
-        loss, states = pupil.distance(next(batches), states)
+        loss, states = pupil.distance(next(batches), states, step % len(data) if fixed else None)
         return loss
 
     with differentiating(pupil.learner):
@@ -211,8 +221,7 @@ def _descend(
     track: Track,
 ) -> None:
     """Lower a loss by Adam, one batch a step; a batch without a loss is passed over."""
-    paces = paces_of(learner)
-    optimizer = torch.optim.Adam([{"params": [p], "pace": paces.get(p, 1.0)} for p in learning], fused=True)
+    optimizers = _optimizers(learner, learning, imitation)
     unread: list[Tensor] = []
     every = 1 if learning[0].device.type in AT_ONCE else UNREAD
     for step in track(range(steps), "imitation"):
@@ -227,13 +236,32 @@ def _descend(
         for parameter, gradient in zip(learning, gradients, strict=True):
             parameter.grad = gradient
         nn.utils.clip_grad_norm_(learning, imitation.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(imitation, step, steps) * group["pace"]
-        optimizer.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(imitation, step, steps) * group["pace"]
+            optimizer.step()
     if unread:
         _expect_finite_losses(unread, steps - 1, imitation.learning_rate)
     for parameter in learning:
         parameter.grad = None
+
+
+def _optimizers(
+    learner: nn.Module, learning: Sequence[nn.Parameter], imitation: Imitation
+) -> list[torch.optim.Optimizer]:
+    """Return what lowers the loss, each parameter a group of its own that knows its pace."""
+    paces = paces_of(learner)
+    tables = {id(m.weight) for m in learner.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    mixing = [p for p in learning if imitation.optimizer == "muon" and p.ndim == 2 and id(p) not in tables]
+    known = {id(p) for p in mixing}
+    others = [p for p in learning if id(p) not in known]
+    groups = [[{"params": [p], "pace": paces.get(p, 1.0)} for p in some] for some in (others, mixing)]
+    found: list[torch.optim.Optimizer] = []
+    if others:
+        found.append(torch.optim.Adam(groups[0], fused=True))
+    if mixing:
+        found.append(torch.optim.Muon(groups[1], weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+    return found
 
 
 def _expect_finite_losses(losses: Sequence[Tensor], last: int, rate: float) -> None:

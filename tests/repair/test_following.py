@@ -10,11 +10,25 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import pruning
 from pruning.core.neurons import select
+from pruning.repair import following
 from pruning.repair.following import Pupil
 from pruning.repair.imitation import Imitation, imitate
 from tests.tiny import tiny
 
 IMITATION = Imitation(tokens=3000, learning_rate=0.02, warmup=0.1, clip=1.0)
+
+
+class Loaded:
+    """Batches that are no sequence, so that nobody knows whether they are the same when they are read again."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
 
 
 class Encoder(nn.Module):
@@ -67,8 +81,8 @@ def numbers(answer):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("features", [0.0, 0.5])
-def test_a_network_is_brought_nearer_to_the_one_that_teaches_it(kind, features):
+@pytest.mark.parametrize(("features", "optimizer"), [(0.0, "adam"), (0.5, "adam"), (0.0, "muon")])
+def test_a_network_is_brought_nearer_to_the_one_that_teaches_it(kind, features, optimizer):
     torch.manual_seed(0)
     make, criterion, batch = KINDS[kind]
     data = [batch() for _ in range(6)]
@@ -76,7 +90,7 @@ def test_a_network_is_brought_nearer_to_the_one_that_teaches_it(kind, features):
     teacher = pruning.adapt(make(), inputs, criterion=criterion)
     student = select(teacher, {layer.name: torch.arange(layer.width // 2) for layer in teacher.layers()})
     before = [parameter.clone() for parameter in (*student.parameters(), *teacher.parameters())]
-    found = imitate(student, teacher, data, imitation=replace(IMITATION, features=features))
+    found = imitate(student, teacher, data, imitation=replace(IMITATION, features=features, optimizer=optimizer))
     assert found.widths() == student.widths()
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     with torch.no_grad():
@@ -86,6 +100,29 @@ def test_a_network_is_brought_nearer_to_the_one_that_teaches_it(kind, features):
     assert (near - wanted).square().mean() < 0.5 * (far - wanted).square().mean()
     after = (*student.parameters(), *teacher.parameters())
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("room", [0, 3 * 30 * 3 * 4, 2**29], ids=["none", "half of it", "all"])
+def test_what_a_teacher_answers_is_kept_where_the_same_batches_come_again_and_changes_nothing(monkeypatch, room):
+    torch.manual_seed(0)
+    data = [(draw(30, 4), None) for _ in range(6)]
+    teacher = pruning.adapt(classifier(), data[0][0], loss=nn.MSELoss())
+    student = select(teacher, {"0": torch.arange(5)})
+    monkeypatch.setattr(following, "ANSWERS", room)
+    asked = []
+    run = Pupil._run
+    monkeypatch.setattr(Pupil, "_run", lambda self, model, *given: asked.append(model) or run(self, model, *given))
+    imitation = replace(IMITATION, tokens=30 * 6 * 3)
+    found = imitate(student, teacher, data, imitation=imitation)
+    own = [model for model in asked if model.widths() == teacher.widths()]
+    assert len(own) == {0: 18, 3 * 30 * 3 * 4: 3 + 3 * 3, 2**29: 6}[room]
+    plain = imitate(student, teacher, Loaded(data), imitation=imitation)
+    assert all(torch.equal(one, other) for one, other in zip(found.parameters(), plain.parameters(), strict=True))
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match=r"Unknown optimizer 'sgd' to imitate by; known: \['adam', 'muon'\]"):
+        replace(IMITATION, optimizer="sgd")
 
 
 def test_what_is_minimised_for_classes_is_the_divergence_of_the_loss():
