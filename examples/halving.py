@@ -18,6 +18,7 @@ def halved(
     calibration: int = 32,
     epochs: float = 0,
     learning_rate: float = 2e-3,
+    optimizer: str = "adam",
 ) -> Iterator[tuple[str, nn.Module]]:
     """Yield the network as it is after each step: cut, repaired and, after some epochs of it, imitated.
 
@@ -30,6 +31,7 @@ def halved(
         calibration: How many batches are read before the imitation.
         epochs: How often all batches are read to imitate the dense network.
         learning_rate: The highest one then.
+        optimizer: What lowers the distance then; see `pruning.Imitation`.
     """
     found = pruning.discover(network, batches[0][0])
     importance = pruning.importance(found, batches, loss, signals=["surgeon"], batches=calibration)
@@ -39,5 +41,7 @@ def halved(
         yield name, smaller.module
     if epochs:
         budget = round(epochs * sum(smaller.count(targets) for _, targets in batches))
-        imitation = pruning.Imitation(tokens=budget, learning_rate=learning_rate, warmup=0.1, clip=1.0)
+        imitation = pruning.Imitation(
+            tokens=budget, learning_rate=learning_rate, warmup=0.1, clip=1.0, optimizer=optimizer
+        )
         yield "imitated", pruning.imitate(smaller, importance.model, batches, imitation=imitation).module
