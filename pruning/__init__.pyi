@@ -1,5 +1,7 @@
 """The library's front door: each public name beside its home, for people, type checkers and `__init__.py` alike."""
 
+from .ablation.intervention import Intervention as Intervention
+from .ablation.intervention import intervention as intervention
 from .ablation.joint_removal import joint_removal as joint_removal
 from .ablation.oracle import Ablation as Ablation
 from .ablation.oracle import oracle as oracle

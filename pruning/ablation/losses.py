@@ -22,8 +22,11 @@ class _ReferenceLoss(Protocol):
 
     device: torch.device
 
-    def increase(self, features: Tensor) -> Tensor:
-        """Return how much larger the loss of each token is, (T, models, B) nat, given (T, models, B, features)."""
+    def compared(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how much larger each token's loss is and how far its distribution is from the dense model's.
+
+        Both (T, models, B), nat, given (T, models, B, features); the latter is KL(dense ‖ model), which needs no label.
+        """
 
 
 def _dense_loss(
@@ -41,21 +44,22 @@ class WholeLoss:
     """Losses from all words of the vocabulary."""
 
     def __init__(self, model: LanguageModel, features: Tensor, targets: Tensor) -> None:
-        self.model, self.targets, self.device = model, targets, features.device
-        self.dense = self._losses(features[:, None])
+        self.model, self.targets, self.device, self.features = model, targets, features.device, features
 
-    def increase(self, features: Tensor) -> Tensor:
+    def compared(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """See `_ReferenceLoss`; 0 where nothing is to be predicted."""
-        return self._losses(features) - self.dense
+        steps = [self._step(*step) for step in zip(features, self.features, self.targets, strict=True)]
+        increases, divergences = zip(*steps, strict=True)  # step by step, for the logits of all would not fit
+        return torch.stack(increases), torch.stack(divergences)
 
-    def _losses(self, features: Tensor) -> Tensor:
-        """Return each token's loss, (T, models, B), step by step, for the logits of all would not fit into memory."""
-        return torch.stack([self._step(read, wanted) for read, wanted in zip(features, self.targets, strict=True)])
-
-    def _step(self, read: Tensor, wanted: Tensor) -> Tensor:
-        logits = self.model.decode(read.flatten(0, 1))
-        losses = F.cross_entropy(logits, wanted.repeat(len(read)), ignore_index=IGNORED, reduction="none")
-        return losses.view(len(read), -1)
+    def _step(self, read: Tensor, dense: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a step's loss increases and divergences, (models, B)."""
+        before, predicted = self.model.decode(dense).log_softmax(-1), wanted != IGNORED
+        after = self.model.decode(read.flatten(0, 1)).log_softmax(-1).view(*read.shape[:2], -1)
+        lost = before - after
+        increase = lost.gather(2, wanted.clamp(min=0).expand(len(read), -1)[..., None])[..., 0]
+        divergence = (before.exp() * lost).sum(-1)
+        return increase.masked_fill(~predicted, 0), divergence.masked_fill(~predicted, 0)
 
 
 class SampledLoss:
@@ -65,6 +69,9 @@ class SampledLoss:
     the logits, the loss of target y rises by log E_p[exp x] − x_y, and
 
         E_p[exp x] = 1 + (Dᵀp)·δ + Σ_v p_v φ(x_v),   φ(x) = exp x − 1 − x.
+
+    The divergence KL(p ‖ without) is the same without the label's x_y: log E_p[exp x] − E_p[x], with E_p[x] = (Dᵀp)·δ.
+    Most of the increase's noise is the label's, so that it needs a thirtieth of the text.
 
     The linear term is exact and costs one product. The sum, of second order, takes half of `words` exactly, the most
     probable, and the other half by systematic sampling from the rest, with probabilities proportional to p (Madow
@@ -93,20 +100,22 @@ class SampledLoss:
         mean = shares @ decoder
         self.rows = torch.cat([decoder[read], mean[:, :, None]], dim=2)  # (T, B, words + 2, features)
 
-    def increase(self, features: Tensor) -> Tensor:
+    def compared(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """See `_ReferenceLoss`; 0 where nothing is to be predicted."""
         steps = zip(features, self.dense, self.rows, self.weights, self.rest, self.unread, strict=True)
-        increases, doubtful = (torch.stack(parts) for parts in zip(*(self._step(*step) for step in steps), strict=True))
+        parts = zip(*(self._step(*step) for step in steps), strict=True)
+        increases, divergences, doubtful = (torch.stack(part) for part in parts)
         predicted = self.predicted[:, None]
         for places in torch.split((doubtful & predicted).nonzero(), AT_ONCE):
             step, model, column = places.T
-            increases[step, model, column] = self._whole(features[step, model, column], step, column)
-        return increases.masked_fill(~predicted, 0)
+            whole = self._whole(features[step, model, column], step, column)
+            increases[step, model, column], divergences[step, model, column] = whole
+        return increases.masked_fill(~predicted, 0), divergences.masked_fill(~predicted, 0)
 
     def _step(
         self, read: Tensor, dense: Tensor, rows: Tensor, weights: Tensor, rest: Tensor, unread: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the increases of one step's tokens, (models, B), and which of them cannot be trusted."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return one step's increases and divergences, (models, B), and which of them cannot be trusted."""
         delta = read - dense
         change = torch.bmm(rows, delta.permute(1, 2, 0))
         x, of_target, linear = torch.split(change, [weights.shape[1], 1, 1], dim=1)
@@ -118,14 +127,18 @@ class SampledLoss:
         logarithm, scale = total.log1p(), self.rounding * (1 + linear[:, 0].abs() + second)
         largest = delta @ self.centre + self.farthest * delta.norm(dim=-1)  # (models, B)
         trusted = (1 + total > scale) & (estimate > bound - scale) & (unread[:, None] + largest.T < logarithm)
-        return (logarithm - of_target[:, 0]).T, ~(trusted & logarithm.isfinite()).T
+        doubtful = ~(trusted & logarithm.isfinite())
+        return (logarithm - of_target[:, 0]).T, (logarithm - linear[:, 0]).T, doubtful.T
 
-    def _whole(self, read: Tensor, step: Tensor, column: Tensor) -> Tensor:
-        """Return the increases from all words, (n,), of tokens at these steps and columns, read as (n, features)."""
+    def _whole(self, read: Tensor, step: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+        """Return increases and divergences from all words, (n,), of tokens at these steps and columns."""
         dense = self.dense[step, column]
         change = (read - dense) @ self.model.decoder_weight.T
         of_target = change.gather(1, self.targets[step, column][:, None])
-        return (self.model.decode(dense).log_softmax(-1) + (change - of_target)).logsumexp(-1)
+        logarithms = self.model.decode(dense).log_softmax(-1)
+        increase = (logarithms + (change - of_target)).logsumexp(-1)
+        divergence = increase + of_target[:, 0] - (logarithms.exp() * change).sum(-1)
+        return increase, divergence
 
 
 def _words(shares: Tensor, certain: int, sampled: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,6 +168,32 @@ def cluster_losses(model: Measurable, batches: Sequence[Any]) -> ClusterLosses:
             logits, state = model.predicted(inputs, state)
             losses.append(_by_cluster(model, logits, targets))
     return losses
+
+
+def cluster_comparison(model: Measurable, outputs: Any, dense: Any, targets: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss increase, the divergence and the weight of each cluster of a batch, (clusters,), summed.
+
+    Args:
+        model: It knows the loss.
+        outputs: What it gave without some neurons.
+        dense: What it gave with all.
+        targets: Of the batch.
+    """
+    (ours, counts), (theirs, _) = (_by_cluster(model, given, targets) for given in (outputs, dense))
+    return ours - theirs, _divergence_by_cluster(model, outputs, dense, targets), counts
+
+
+def _divergence_by_cluster(model: Measurable, outputs: Any, dense: Any, targets: Any) -> Tensor:
+    """Return the summed divergence of each cluster from what the dense model gave, (clusters,)."""
+    if not isinstance(model, LanguageModel):
+        objective = model.objective(targets)
+        apart = objective.divergence(outputs, dense, targets, temperature=1.0)
+        own = objective.divergence(dense, dense, targets, temperature=1.0)  # the constant that it holds
+        return ((apart - own) * model.weight(targets))[None]
+    before = dense.log_softmax(-1)
+    lost = (before.exp() * (before - outputs.log_softmax(-1))).sum(-1).view(targets.shape)
+    divergence: Tensor = lost.masked_fill(targets == IGNORED, 0).sum(0)
+    return divergence
 
 
 def _by_cluster(model: Measurable, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import product
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from pruning.ablation.batched import Removals, removals
 from pruning.ablation.joint_removal import _others
-from pruning.ablation.losses import _dense_loss, _first, cluster_losses
+from pruning.ablation.losses import _dense_loss, _first, cluster_comparison
 from pruning.ablation.schemas import ORACLE
 from pruning.core.devices import moved
 from pruning.core.modes import evaluating
@@ -89,12 +90,17 @@ def oracle(model: Measurable, windows: Batches, ablation: Ablation, *, track: Tr
     The pilot is then left out, so what decides is not what is reported, and stopping biases no estimate and no error;
     its states are carried on. With `most` equal to `tokens` there is no pilot.
 
+    **Divergence.** The same pass says how far the answers move, KL(dense ‖ without the neuron), which is all of the
+    increase that needs no label. It is known far better from as much text, since the label's noise is not in it; on
+    text that was not trained on, the increase is this and a first-order term in the labels (see `intervention`).
+
     **Words.** The decoder and its softmax are most of the work. With `words: all` they are computed whole. With a
     number the change of log Σ exp is an estimate from that many words for each token (see `SampledLoss`), whose own
     error is part of the standard error and, with 64 words, adds less than 0.01% to it.
 
     **Other models.** Where the model is no `LanguageModel`, each neuron costs a reading with its readers' columns at
-    zero; a batch is a cluster, and `most`, `tolerance` and `words` play no part.
+    zero; a batch is a cluster, and `most`, `tolerance` and `words` play no part. The divergence is that of their loss
+    (`Objective.divergence`).
 
     >>> import torch, pruning
     >>> model = pruning.build(
@@ -120,13 +126,13 @@ def oracle(model: Measurable, windows: Batches, ablation: Ablation, *, track: Tr
     chosen = neurons_to_measure(layers, ablation.neurons, ablation.seed)
     if not isinstance(model, LanguageModel) or not isinstance(windows, Windows):
         samples = sum(model.count(targets) for _, targets in _first(model, windows, tokens))
-        return _oracle_table(chosen, _masked(model, windows, chosen, tokens, track)).assign(samples=samples)
+        return _oracle_table(chosen, *_masked(model, windows, chosen, tokens, track)).assign(samples=samples)
     ablation.check(windows)
     generator = torch.Generator().manual_seed(ablation.seed)
     with evaluating(model), torch.inference_mode():
         passes = _passes(model, layers, chosen, windows.inputs.shape[1])
-        halves = _measured(model, windows, passes, ablation, generator, track)
-    return _oracle_table(chosen, halves)
+        measured = _measured(model, windows, passes, ablation, generator, track)
+    return _oracle_table(chosen, *measured)
 
 
 def neurons_to_measure(layers: Sequence[NeuronLayer], neurons: int | Literal["all"], seed: int) -> dict[str, Tensor]:
@@ -187,8 +193,8 @@ class _Pass:
 
 def _masked(
     model: Measurable, batches: Batches, chosen: Mapping[str, Tensor], tokens: int, track: Track
-) -> list[ClusteredMean]:
-    """Return each neuron's loss increase on even and on odd batches, one reading for each neuron.
+) -> tuple[list[ClusteredMean], ClusteredMean]:
+    """Return each neuron's loss increase on even and on odd batches, and its divergence, one reading for each neuron.
 
     Raises:
         ValueError: If there are fewer than two batches.
@@ -197,16 +203,24 @@ def _masked(
     counted = [index for index, (_, targets) in enumerate(text) if model.weight(targets)]
     if len(counted) < 2:
         raise ValueError(f"Expected at least two batches with targets to measure removal on, got {len(counted)}.")
-    dense, widths = cluster_losses(model, text), {layer.name: layer.width for layer in model.layers()}
-    neurons = [(name, neuron) for name, numbers in chosen.items() for neuron in numbers.tolist()]
-    halves = [ClusteredMean.empty(len(neurons)) for _ in range(2)]
-    for place, (name, neuron) in enumerate(track(neurons, "oracle")):
-        with masking(model, {name: _others(widths[name], [neuron])}):
-            losses = cluster_losses(model, text)
-        for number, index in enumerate(counted):
-            (ours, counts), (theirs, _) = losses[index], dense[index]
-            halves[number % 2].update((ours - theirs)[:, None], counts, torch.tensor([place]))
-    return halves
+    layers = [(layer.name, layer.width, neuron) for layer in model.layers() for neuron in chosen[layer.name].tolist()]
+    others = [{name: _others(width, [neuron])} for name, width, neuron in layers]
+    divergences, *halves = [ClusteredMean.empty(len(others)) for _ in range(3)]
+    states: list[Any] = [None] * len(others)
+    state, dense = None, None
+    with evaluating(model), torch.no_grad():
+        for index, place in track([*product(range(len(text)), range(len(others)))], "oracle"):
+            inputs, targets = text[index]
+            if place == 0:
+                dense, state = model.predicted(inputs, state)
+            with masking(model, others[place]):
+                outputs, states[place] = model.predicted(inputs, states[place])
+            if index in counted:
+                increase, divergence, counts = cluster_comparison(model, outputs, dense, targets)
+                half, where = halves[counted.index(index) % 2], torch.tensor([place])
+                half.update(increase[:, None], counts, where)
+                divergences.update(divergence[:, None], counts, where)
+    return halves, divergences
 
 
 def _passes(
@@ -228,26 +242,28 @@ def _measured(
     ablation: Ablation,
     generator: torch.Generator,
     track: Track,
-) -> list[ClusteredMean]:
-    """Return each neuron's loss increase on even and on odd windows after the pilot."""
+) -> tuple[list[ClusteredMean], ClusteredMean]:
+    """Return each neuron's loss increase on even and on odd windows after the pilot, and its divergence on them."""
     count = sum(len(each.places) for each in passes)
-    pilot, halves = ClusteredMean.empty(count), [ClusteredMean.empty(count) for _ in range(2)]
+    pilot, divergences, *halves = [ClusteredMean.empty(count) for _ in range(4)]
     first = ablation.pilot(windows)
     budget, read, state = torch.full((count,), ablation.limit), 0, None
     for index, window in enumerate(track(_first_windows(windows, ablation.limit, after=first), "oracle")):
         loss, state = _dense_loss(model, window, state, ablation.words, generator)
         counts = (window.targets != IGNORED).sum(0)
         for each in passes:
-            increase = loss.increase(each.models.features(moved(window.tokens, loss.device)))
+            increase, divergence = loss.compared(each.models.features(moved(window.tokens, loss.device)))
             statistics = pilot if index < first else halves[(index - first) % 2]
             statistics.update(increase.sum(0).T, counts, each.places)
+            if index >= first:
+                divergences.update(divergence.sum(0).T, counts, each.places)
         read += int(counts.sum()) if index >= first else 0
         if index + 1 == first:
             budget[clear_places(pilot, ablation.tokens, ablation.tolerance)] = ablation.tokens
         passes = _going_on(passes, budget > read)
         if not passes:
             break
-    return halves
+    return halves, divergences
 
 
 def _going_on(passes: list[_Pass], wanted: Tensor) -> list[_Pass]:
@@ -257,7 +273,9 @@ def _going_on(passes: list[_Pass], wanted: Tensor) -> list[_Pass]:
     return [each for each in passes if len(each.places)]
 
 
-def _oracle_table(chosen: Mapping[str, Tensor], halves: Sequence[ClusteredMean]) -> pd.DataFrame:
+def _oracle_table(
+    chosen: Mapping[str, Tensor], halves: Sequence[ClusteredMean], divergences: ClusteredMean
+) -> pd.DataFrame:
     whole = merged(halves)
     frame = pd.DataFrame(
         {
@@ -265,13 +283,15 @@ def _oracle_table(chosen: Mapping[str, Tensor], halves: Sequence[ClusteredMean])
             "neuron": torch.cat(list(chosen.values())).numpy(),
             "loss_increase": whole.mean.numpy(),
             "standard_error": whole.standard_error.numpy(),
+            "divergence": divergences.mean.numpy(),
+            "divergence_error": divergences.standard_error.numpy(),
             "even": halves[0].mean.numpy(),
             "odd": halves[1].mean.numpy(),
             "samples": whole.tokens.long().numpy(),
         }
     )
     reliabilities = {str(layer): split_half_reliability(rows) for layer, rows in frame.groupby("layer")}
-    frame.insert(6, "reliability", frame["layer"].map(reliabilities).astype("float64"))
+    frame.insert(8, "reliability", frame["layer"].map(reliabilities).astype("float64"))
     return table(ORACLE, frame)
 
 

@@ -10,6 +10,8 @@ ORACLE = Table(
         "neuron": NEURON,
         "loss_increase": Column("number", "nat/token", "rise of the loss when this neuron alone is removed"),
         "standard_error": Column("number", "nat/token", "standard error of the loss increase"),
+        "divergence": Column("number", "nat/token", "how far the answers move: KL(dense ‖ without), needs no label"),
+        "divergence_error": Column("number", "nat/token", "standard error of the divergence"),
         **missing(
             "no such window was read, or (reliability) fewer than two neurons of the layer vary",
             {
@@ -19,6 +21,22 @@ ORACLE = Table(
             },
         ),
         "samples": Column("integer", "token", "tokens that the neuron was measured on"),
+    },
+)
+
+
+INTERVENTION = Table(
+    "intervention",
+    ("layer", "neuron"),
+    {
+        "layer": LAYER,
+        "neuron": NEURON,
+        "divergence": Column("number", "nat/token", "how far the answers move without the neuron; needs no label"),
+        "divergence_error": Column("number", "nat/token", "standard error of the divergence"),
+        "label_term": Column("number", "nat/token", "first-order rise of the loss with true labels"),
+        "label_error": Column("number", "nat/token", "standard error of the label term"),
+        "importance": Column("number", "nat/token", "their sum: what removal costs on text that was not trained on"),
+        "standard_error": Column("number", "nat/token", "standard error of the importance"),
     },
 )
 

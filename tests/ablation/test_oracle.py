@@ -67,6 +67,30 @@ def test_the_increase_of_every_neuron_equals_that_of_a_model_really_without_it(d
     assert (table["samples"] == 118).all()
 
 
+@pytest.mark.parametrize("words", ["all", VOCABULARY + 1])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_the_divergence_of_every_neuron_equals_that_from_a_model_really_without_it(decoder, words):
+    model, windows = tiny(decoder, WIDTHS[2]), Windows(text(118), first=0, batch=3, bptt=6)
+    dense, table = logits_of(model, windows).log_softmax(-1), oracle(model, windows, replace(ALL, words=words))
+    for layer in model.layers():
+        rows = table[table["layer"] == layer.name]
+        for neuron in range(layer.width):
+            others = logits_of(without(model, layer, neuron), windows).log_softmax(-1)
+            apart = (dense.exp() * (dense - others)).sum(-1).masked_fill(windows.targets == IGNORED, torch.nan).numpy()
+            mean, error = ratio_by_hand(apart, 6)
+            assert rows["divergence"].iloc[neuron] == pytest.approx(mean, abs=1e-12)
+            assert rows["divergence_error"].iloc[neuron] == pytest.approx(error, abs=1e-12)
+            assert mean > 1e-8
+
+
+def test_sampled_words_give_the_divergence_of_all_words_and_far_less_noise_than_the_increase(trained, windows):
+    whole, sampled = oracle(trained, windows, ALL), oracle(trained, windows, replace(ALL, words=10))
+    apart = (whole["divergence"] - sampled["divergence"]).abs()
+    assert apart.max() > 0
+    assert (apart <= 0.2 * whole["standard_error"]).all()
+    assert whole["divergence_error"].mean() < 0.5 * whole["standard_error"].mean()
+
+
 def test_removals_of_any_subset_side_by_side_equal_one_after_the_other_also_after_some_were_dropped():
     model, windows = tiny(widths=WIDTHS[3]), Windows(text(100), first=0, batch=2, bptt=5)
     with torch.no_grad():
@@ -219,10 +243,10 @@ def test_the_average_over_many_draws_of_words_is_the_increase_from_all_words(win
         other = dense[:, None] + 0.3 * torch.randn(
             6, 5, 4, 6, dtype=dense.dtype, generator=torch.Generator().manual_seed(0)
         )
-        whole = WholeLoss(model, dense, window.targets).increase(other)
+        whole = WholeLoss(model, dense, window.targets).compared(other)[0]
         draws = torch.stack(
             [
-                SampledLoss(model, dense, window.targets, 8, torch.Generator().manual_seed(seed)).increase(other)
+                SampledLoss(model, dense, window.targets, 8, torch.Generator().manual_seed(seed)).compared(other)[0]
                 for seed in range(300)
             ]
         )
@@ -246,7 +270,7 @@ def test_an_estimate_never_falls_below_what_the_certain_words_alone_give():
             10, 6, 2, 6, dtype=dense.dtype, generator=torch.Generator().manual_seed(0)
         )
         loss = SampledLoss(model, dense, window.targets, 4, torch.Generator().manual_seed(0))
-        assert loss.increase(other).isfinite().all()
+        assert loss.compared(other)[0].isfinite().all()
 
 
 EXTREMES = {
@@ -272,14 +296,15 @@ def test_sampled_words_are_as_exact_as_all_words_where_logits_are_extreme(how, d
         change(model)
         dense, _ = model.features(window.tokens)
         other = dense[:, None] + size * torch.randn(len(dense), 5, 4, 6, dtype=dtype, generator=noise)
-        whole = WholeLoss(model.double(), dense.double(), window.targets).increase(other.double())
+        wholes = WholeLoss(model.double(), dense.double(), window.targets).compared(other.double())
         loss = SampledLoss(model.to(dtype), dense, window.targets, 8, torch.Generator().manual_seed(0))
-        found = loss.increase(other)
+        estimates = loss.compared(other)
     assert (window.targets < 0).any()
-    assert whole.abs().max() > 3
-    tolerance = 1e-5 * (1 + whole.abs().max())
-    assert ((found - whole).abs() <= tolerance).float().mean() > 0.9
-    assert (found - whole).abs().max() < 0.3
+    assert wholes[0].abs().max() > 3
+    for estimate, whole in zip(estimates, wholes, strict=True):
+        tolerance = 1e-5 * (1 + wholes[0].abs().max())
+        assert ((estimate - whole).abs() <= tolerance).float().mean() > 0.9
+        assert (estimate - whole).abs().max() < 0.3
 
 
 @pytest.mark.parametrize("words", [2, 8, 10])
@@ -298,8 +323,8 @@ def test_small_changes_keep_their_digits_in_single_precision():
     with torch.no_grad():
         dense, _ = model.features(window.tokens)
         other = dense[:, None] + 1e-5 * torch.randn(10, 3, 2, 6, generator=torch.Generator().manual_seed(0))
-        found = SampledLoss(model, dense, window.targets, 8, torch.Generator().manual_seed(0)).increase(other)
-        whole = WholeLoss(model.double(), dense.double(), window.targets).increase(other.double())
+        found = SampledLoss(model, dense, window.targets, 8, torch.Generator().manual_seed(0)).compared(other)[0]
+        whole = WholeLoss(model.double(), dense.double(), window.targets).compared(other.double())[0]
     torch.testing.assert_close(found.double(), whole, rtol=1e-3, atol=1e-9)
 
 
