@@ -7,8 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
+from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import IO
@@ -17,6 +18,8 @@ from flows.stages import GraphStage
 
 RAN, UP_TO_DATE, RESTORED = "Ran", "Up to date", "Restored"
 """What DVC can have done with a stage."""
+FAILED, NOT_STARTED = "Failed", "Not started"
+"""What else can have become of it."""
 
 GUARD = Path(__file__).with_name("guard.py")
 LAST_LINES = 12
@@ -30,6 +33,25 @@ PATIENCE_SECONDS = 7200.0
 """Between two tries while files are busy, and in all: no longer than most stages may take (`timeout_seconds`)."""
 
 Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one stage ended."""
+
+    stage: str
+    state: str
+    seconds: float
+    description: str
+    problem: str = ""
+
+
+class FlowError(Exception):
+    """A run failed; the message says why, and `outcomes` how each of its stages ended."""
+
+    def __init__(self, message: str, outcomes: Sequence[Outcome] = ()) -> None:
+        super().__init__(message)
+        self.outcomes = list(outcomes)
 
 
 class CommandError(Exception):
@@ -214,13 +236,14 @@ def _environment() -> dict[str, str]:
 def _read(stream: IO[str], lines: list[str], log: Log) -> None:
     with stream:
         for line in stream:
-            if line.strip():
-                lines.append(line.rstrip())
+            lines.append(line.rstrip())
+            if lines[-1]:
                 log(lines[-1])
 
 
 def _last(lines: list[str]) -> str:
-    return "; its last lines:\n" + "\n".join(lines[-LAST_LINES:]) if lines else ", without a word."
+    words = list(filter(None, lines))
+    return "; its last lines:\n" + "\n".join(words[-LAST_LINES:]) if words else ", without a word."
 
 
 def _signal_group(process: subprocess.Popen[str], number: int) -> bool:

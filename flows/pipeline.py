@@ -1,16 +1,15 @@
 """The flow: DVC's graph, watched; each stage is a task run that starts as soon as what it needs is done.
 
-`python -m flows.pipeline [targets] [--jobs N] [--force]` needs no server: without PREFECT_API_URL it starts a
-temporary one.
+`python -m flows.pipeline [targets] [--jobs N] [--force] [-S prune.retain=0.3]` needs no server: without PREFECT_API_URL
+it starts a temporary one.
 """
 
 import argparse
-import base64
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -20,35 +19,41 @@ from typing import Annotated, Any
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from prefect import Task, flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
 from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
-from flows.execution import UP_TO_DATE, CommandError, Commands, CommandTimeoutError, changed, reproduce
+from flows.changes import Changed, Changes, changed_copy, differing, experiment_name, parsed
+from flows.execution import (
+    FAILED,
+    NOT_STARTED,
+    UP_TO_DATE,
+    CommandError,
+    Commands,
+    CommandTimeoutError,
+    FlowError,
+    Outcome,
+    changed,
+    reproduce,
+)
+from flows.naming import call_run, counted, read_values, subject, title
 from flows.server import configured_server, unreachable
+from flows.showing import show, show_changes
 from flows.stages import GraphStage, read_stages
 
-FAILED, NOT_STARTED = "Failed", "Not started"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one stage ended."""
-
-    stage: str
-    state: str
-    seconds: float
-    description: str
-    problem: str = ""
+NO_CHANGES = Changes()
 
 
 @flow(name="pipeline", description="Reproduce the stages of dvc.yaml that changed, in order, side by side.")
 def pipeline(
-    targets: list[str] | None = None, jobs: Annotated[int, Field(ge=1)] = 2, force: bool = False
-) -> State[list[Outcome]]:
+    targets: list[str] | SkipJsonSchema[None] = None,
+    jobs: Annotated[int, Field(ge=1)] = 2,
+    force: bool = False,
+    changes: Changes = NO_CHANGES,
+) -> State[Any]:
     """Let DVC reproduce the stages, then show the comparison and bring tracking up to date.
 
     Args:
@@ -56,22 +61,52 @@ def pipeline(
             default. `prune` stands for all `prune@...`.
         jobs: How many stages run side by side.
         force: Run also what did not change.
+        changes: Values in place of those of params.yaml, which stays as it is; an empty field leaves what stands
+            there. Such a run is kept as an experiment of DVC's.
 
     Returns:
-        Completed, or failed with a message that names each failed stage; its data are the stages' outcomes.
+        Completed, or failed with a message that names each failed stage; `outcomes_of` tells how each ended.
     """
-    root = Path(Repo.find_root())
-    commands = Commands(root)
+    root, about = Path(Repo.find_root()), ""
     try:
+        different = differing(root, changes.named())
+        about = subject(targets, different)
+        with changed_copy(root, different) if different else nullcontext(root) as folder:
+            return _reproduced(folder, different, about, targets, jobs, force=force)
+    except (ValueError, DvcException, CommandError) as error:
+        call_run(about, "failed")
+        return _failed(str(error))
+
+
+def _reproduced(
+    root: Path, different: Changed, about: str, targets: list[str] | None, jobs: int, *, force: bool
+) -> State[Any]:
+    """Let DVC reproduce the stages in a folder, and keep a run with values of its own as an experiment of DVC's."""
+    commands, log = Commands(root), get_run_logger().info
+    try:
+        for name, (old, new) in different.items():
+            log("%s is %s in this run; params.yaml has %s, and stays as it is", name, new, old)
         if problem := _check(commands):
-            return Failed(message=problem, data=list[Outcome]())
-        stages = read_stages(root, targets)
+            call_run(about, "refused")
+            return _failed(problem)
+        if different:
+            commands.run("`dvc checkout`", ["dvc", "checkout", "--quiet", "--allow-missing"], log)
+        stages, values = read_stages(root, targets), read_values(root)
         stale = set(stages) if force else changed(commands, stages)
-        outcomes = _run_all(stages, jobs, _task_maker(commands, stale, force=force))
-        _show(commands, stages, outcomes)
-        return _final_state(outcomes)
-    except (ValueError, DvcException) as error:
-        return Failed(message=str(error), data=list[Outcome]())
+        call_run(about, f"{len(stale)} of {len(stages)} stages")
+        outcomes = _run_all(stages, jobs, _task_maker(commands, stale, values, force=force))
+        show(commands, stages, outcomes)
+        state = _final_state(outcomes)
+        if different and state.is_completed():
+            kept = experiment_name(different)
+            # It would record whatever lies there as the results of every stage, also of those that were not asked for.
+            # One is enough: what the others made is in dvc.lock.
+            commands.run("`dvc exp save`", ["dvc", "exp", "save", "--force", "--name", kept, next(iter(stages))], log)
+            show_changes(different, kept)
+            state = Completed(message=f"{state.message}; kept as the experiment {kept}", data=state.data)
+        failed = [title(outcome.stage, values) for outcome in outcomes.values() if outcome.problem]
+        call_run(about, f"failed in {', '.join(failed)}" if failed else counted(outcomes))
+        return state
     finally:
         commands.end()  # also when the run is cancelled or crashes: nothing writes on
 
@@ -86,12 +121,15 @@ def _check(commands: Commands) -> str | None:
     return None
 
 
-def _task_maker(commands: Commands, stale: set[str], *, force: bool) -> Callable[[GraphStage], Task[[], State[str]]]:
+def _task_maker(
+    commands: Commands, stale: set[str], values: Mapping[str, Any], *, force: bool
+) -> Callable[[GraphStage], Task[[], State[str]]]:
     """Return the function that makes a stage's task; Prefect's cache is off, since DVC's is the one cache.
 
     Args:
         commands: Where commands run.
         stale: The stages that a command is started for.
+        values: params.yaml, for the names of the task runs.
         force: Run also what did not change.
     """
 
@@ -105,7 +143,7 @@ def _task_maker(commands: Commands, stale: set[str], *, force: bool) -> Callable
         return Task(
             run,
             name=stage.address,
-            task_run_name=stage.address,
+            task_run_name=title(stage.address, values),
             description=stage.description,
             tags=stage.tags,
             retries=stage.retries,
@@ -154,56 +192,23 @@ def _outcome(stage: GraphStage, future: PrefectFuture[Any], seconds: float) -> O
     return Outcome(stage.address, str(result), round(seconds, 1), stage.description)
 
 
-def _final_state(outcomes: dict[str, Outcome]) -> State[list[Outcome]]:
-    counts = Counter(outcome.state for outcome in outcomes.values())
-    message = ", ".join(f"{number} {state.lower()}" for state, number in counts.items())
+def _failed(message: str, outcomes: Sequence[Outcome] = ()) -> State[Any]:
+    """Return the state of a failed run; a worker raises what it holds."""
+    return Failed(message=message, data=FlowError(message, outcomes))
+
+
+def outcomes_of(state: State[Any]) -> list[Outcome]:
+    """Return how each stage of a run ended; nothing for one that failed before any started."""
+    result: Any = state.result(raise_on_failure=False)
+    return result.outcomes if isinstance(result, FlowError) else list(result)
+
+
+def _final_state(outcomes: dict[str, Outcome]) -> State[Any]:
+    message = counted(outcomes)
     problems = [outcome.problem for outcome in outcomes.values() if outcome.problem]
     if problems:
-        return Failed(message="\n".join([*problems, message]), data=list(outcomes.values()))
+        return _failed("\n".join([*problems, message]), list(outcomes.values()))
     return Completed(message=message, data=list(outcomes.values()))
-
-
-def _show(commands: Commands, stages: dict[str, GraphStage], outcomes: dict[str, Outcome]) -> None:
-    """Make the run's artifacts and bring tracking up to date; a problem with either costs no result."""
-    create_table_artifact(
-        key="stages",
-        table=[_row(outcome) for outcome in outcomes.values()],
-        description="What DVC did with each stage.",
-    )
-    done = [stage for stage in stages.values() if outcomes[stage.address].state not in (FAILED, NOT_STARTED)]
-    if plots := [picture for stage in done for plot in stage.plots for picture in _pictures(plot)]:
-        report = "\n".join(_try(commands, "report"))
-        create_markdown_artifact(key="comparison", markdown=f"```text\n{report}\n```", description="All variants.")
-        create_markdown_artifact(key="plots", markdown="\n\n".join(map(_embedded, plots)), description="All plots.")
-    for page in (page for stage in done for page in stage.pages):
-        create_markdown_artifact(key=page.stem, markdown=page.read_text("utf-8"), description="The whole report.")
-    if len(done) == len(stages):
-        needed = {address for stage in stages.values() for address in stage.needs}
-        for folder in sorted({stage.folder for stage in done if stage.address not in needed}):
-            _try(commands, "track", *filter(None, [folder]))
-
-
-def _row(outcome: Outcome) -> dict[str, Any]:
-    return {name: value for name, value in asdict(outcome).items() if name != "problem"}
-
-
-def _try(commands: Commands, *words: str) -> list[str]:
-    """Return the output of `python -m tasks …`; a failure is a warning."""
-    logger, command = get_run_logger(), ["python", "-m", "tasks", *words]
-    try:
-        return commands.run(f"`{' '.join(command)}`", command, logger.info)
-    except CommandError as failure:
-        logger.warning("%s", failure)
-        return [str(failure)]
-
-
-def _pictures(plot: Path) -> list[Path]:
-    return sorted(plot.glob("*.png")) if plot.is_dir() else [plot]
-
-
-def _embedded(picture: Path) -> str:
-    """Return a picture as Markdown that holds its bytes, since the server cannot read this machine's files."""
-    return f"![{picture.stem}](data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()})"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -214,13 +219,26 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--jobs", type=int, default=2, choices=range(1, 65), metavar="N", help="stages side by side")
     parser.add_argument("--force", action="store_true", help="run also what did not change")
+    parser.add_argument(
+        "-S",
+        "--set-param",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a value in place of that in params.yaml, which stays as it is: the run is an experiment of DVC's",
+    )
     given = parser.parse_args(arguments)
+    try:
+        changes = parsed(given.set_param)
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     server = configured_server()
     if server and (problem := unreachable(server)):
         sys.stderr.write(f"{problem}\n")
         return 1
     try:
-        state = pipeline(given.targets or None, given.jobs, given.force, return_state=True)
+        state = pipeline(given.targets or None, given.jobs, given.force, changes, return_state=True)
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; its stages were ended, and the same command goes on from the finished ones.\n")
         return 130
@@ -229,8 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _summary(state: State[Any]) -> str:
-    outcomes: Any = state.result(raise_on_failure=False)
-    lines = [f"{outcome.state:12}{outcome.seconds:9.1f} s  {outcome.stage}\n" for outcome in outcomes]
+    lines = [f"{outcome.state:12}{outcome.seconds:9.1f} s  {outcome.stage}\n" for outcome in outcomes_of(state)]
     return "".join([*lines, f"{state.message}\n"])
 
 

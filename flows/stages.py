@@ -51,21 +51,27 @@ def read_stages(root: Path, targets: list[str] | None) -> dict[str, GraphStage]:
     """
     with Repo(str(root)) as repo:
         graph = repo.index.graph
-        stages = {node.addressing: _stage(node, graph.successors(node)) for node in graph}
+        stages = {_address(node): _stage(node, graph.successors(node)) for node in graph}
     wanted = _with_needs(stages, [address for target in targets or [FILE] for address in _matching(stages, target)])
     return {address: stage for address, stage in stages.items() if address in wanted}
+
+
+def _address(node: Any) -> str:
+    """Return DVC's name of a stage as it is in the repository's folder, whatever folder this process is in."""
+    name: str | None = getattr(node, "name", None)  # a file `….dvc` is a stage without one
+    return ":".join(filter(None, [node.path_in_repo if node.path_in_repo != FILE else None, name]))
 
 
 def _stage(node: Any, needed: Any) -> GraphStage:
     settings = (node.meta or {}).get("prefect", {})
     for name in settings:
         if name not in SETTINGS:
-            raise ValueError(f"Unknown setting '{name}' in the meta of stage '{node.addressing}'; known: {SETTINGS}.")
+            raise ValueError(f"Unknown setting '{name}' in the meta of stage '{_address(node)}'; known: {SETTINGS}.")
     return GraphStage(
-        address=node.addressing,
+        address=_address(node),
         folder=str(Path(node.path_in_repo).parent).removeprefix("."),
         description=node.desc or "",
-        needs=frozenset(other.addressing for other in needed),
+        needs=frozenset(map(_address, needed)),
         plots=tuple(Path(out.fs_path) for out in node.outs if out.plot),
         pages=tuple(Path(out.fs_path) for out in node.outs if Path(out.fs_path).suffix == ".md"),
         **{**settings, "tags": tuple(settings.get("tags", ()))},

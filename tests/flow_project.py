@@ -4,7 +4,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.projects import ROOT
+from tests.projects import ROOT, copy, run
 
 PYTHON_STAGE = """
 import os, pathlib, sys, time
@@ -49,6 +49,7 @@ stages:
   alone:
     cmd: python stage.py alone
     deps: [alone.behaviour]
+    params: [prune]
     outs: [alone.txt]
     meta: {prefect: {timeout_seconds: 10}}
 """
@@ -66,6 +67,11 @@ if problem.exists():
 """
 
 
+PARAMS_YAML = """
+prune: {retain: 0.5}  # a comment
+variants: {right: {by: fused}}
+"""
+
 DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
 
 STAGES = ("top", "left", "right", "bottom", "alone")
@@ -73,14 +79,29 @@ STAGES = ("top", "left", "right", "bottom", "alone")
 
 def make_project(root: Path) -> Path:
     """Write the project into a new folder and return it."""
-    files = {"stage.py": PYTHON_STAGE, "dvc.yaml": DVC_YAML, ".dvc/config": DVC_CONFIG}
-    files |= {"tasks/__init__.py": "", "tasks/__main__.py": TASKS, "tasks/common/__init__.py": ""}
-    files["tasks/common/interruption.py"] = (ROOT / "tasks/common/interruption.py").read_text(encoding="utf-8")
+    files = {"stage.py": PYTHON_STAGE, "dvc.yaml": DVC_YAML, "params.yaml": PARAMS_YAML, ".dvc/config": DVC_CONFIG}
+    files["tasks/__main__.py"] = TASKS
+    copy(ROOT / "tasks", root / "tasks")  # what flows import of it
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     for name in STAGES:
         behave(root, name, "quick")
+    return root
+
+
+def make_repository(root: Path) -> Path:
+    """Make a project that ran a git repository with one commit and another pipeline that never ran, and return it."""
+    (root / "experiment").mkdir()
+    (root / "experiment/dvc.yaml").write_text("stages: {never: {cmd: exit 1, outs: [never]}}\n")
+    (root / ".gitignore").write_text("*.txt\n*.pid\n*.problem\n/data\n/plots\n__pycache__\n")
+    copy(ROOT / ".dvc/.gitignore", root / ".dvc/.gitignore")
+    run(["dvc", "config", "core.no_scm", "false"], root)
+    run(["git", "init", "--quiet", "--initial-branch=main"], root)
+    for name, value in {"user.name": "a", "user.email": "a@b", "commit.gpgsign": "false"}.items():
+        run(["git", "config", name, value], root)
+    run(["git", "add", "."], root)
+    run(["git", "commit", "--quiet", "-m", "one"], root)
     return root
 
 

@@ -48,7 +48,7 @@ def run(words: Sequence[str]) -> Answer:
     quality = _quality(rows, parameters, measure_of(comparison, "finetuned_{}"))
     tables = [quality, *_further(rows), _cost(rows, control), *([_energy(rows)] if spikes else [])]
     where = WHERE.format(plots=stage.outputs["plots"], costs=stage.outputs["costs"])
-    return Answer({"control": control, "variants": rows}, [*tables, *busy(measured), where])
+    return Answer({"control": control, "variants": rows}, [*tables, *busy(measured)], [where])
 
 
 def _quality(rows: Sequence[Values], parameters: Parameters, measure: str) -> Table:

@@ -1,6 +1,7 @@
 """What `python -m tasks` can be asked beside stages, how the words are read, and how an answer is given.
 
-People get tables and sentences; with `--json` programs get one JSON document, and what is said meanwhile is on stderr.
+People get tables and sentences, with `--markdown` as a page shows them; with `--json` programs get one JSON document.
+What is said meanwhile is then on stderr.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 from rich.console import RenderableType
 
 from tasks.shown.console import log_to_console
-from tasks.shown.tables import plain, print_all
+from tasks.shown.tables import markdown, plain, print_all
 from tasks.shown.wording import nearest
 
 COMMANDS = {
@@ -27,10 +28,12 @@ COMMANDS = {
     "perplexity": "what a model makes of a text file of yours",
     "neuron": "all that is known of one neuron, in words or as a picture",
     "export": "a variant as files for other programs, checked and measured",
+    "experiments": "what DVC's experiments changed, beside the quality that each variant reached",
+    "front": "of all experiments, what nothing else beats in both quality and cost, and its picture",
     "track": "tell MLflow of the results, or of the experiment's",
 }
 """Commands that are no stages, each a module of `tasks.commands`: they read results and change none."""
-HELP, JSON = ("-h", "--help"), "--json"
+HELP, JSON, MARKDOWN = ("-h", "--help"), "--json", "--markdown"
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ class Answer:
     Attributes:
         values: For programs, as plain values with every digit.
         parts: For people, tables and sentences.
+        hints: What is of use in a terminal alone, below them.
     """
 
     values: Any
     parts: Sequence[RenderableType]
+    hints: Sequence[str] = ()
 
 
 class Words(argparse.ArgumentParser):
@@ -53,7 +58,9 @@ class Words(argparse.ArgumentParser):
         super().__init__(prog=f"python -m tasks {command}", description=f"{command.capitalize()}: {COMMANDS[command]}.")
         self._command = command
         if answers:
-            self.add_argument(JSON, action="store_true", help="print the answer as JSON")
+            how = self.add_mutually_exclusive_group()
+            how.add_argument(JSON, action="store_true", help="print the answer as JSON")
+            how.add_argument(MARKDOWN, action="store_true", help="print the answer as Markdown")
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print."""
@@ -75,11 +82,13 @@ class Words(argparse.ArgumentParser):
 
 def answer(command: str, words: Sequence[str]) -> None:
     """Run a command and print what it found."""
-    as_json = JSON in words
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+    as_json, as_markdown = JSON in words, MARKDOWN in words
+    with redirect_stdout(sys.stderr) if as_json or as_markdown else nullcontext():
         log_to_console()
         found: Answer | None = importlib.import_module(f"tasks.commands.{command}").run(words)
     if found is not None and as_json:
         sys.stdout.write(f"{json.dumps(plain(found.values), indent=2)}\n")
+    elif found is not None and as_markdown:
+        sys.stdout.write(f"{markdown(found.parts)}\n")
     elif found is not None:
-        print_all(found.parts)
+        print_all([*found.parts, *found.hints])

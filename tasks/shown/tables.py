@@ -61,6 +61,37 @@ def print_all(parts: Sequence[RenderableType]) -> None:
             console.print(part, soft_wrap=True)
 
 
+def markdown(parts: Sequence[RenderableType]) -> str:
+    r"""Return tables and sentences as Markdown; a sentence of several lines keeps them, as they were laid out.
+
+    >>> print(markdown([shown_table("Cost", [{"variant": "dense", "batch 1\nms": "0.47"}]), "Measured in turns."]))
+    **Cost**
+    <BLANKLINE>
+    | variant | batch 1 ms |
+    |---|---:|
+    | dense | 0.47 |
+    <BLANKLINE>
+    Measured in turns.
+    """
+    return "\n\n".join(_table(part) if isinstance(part, Table) else _sentence(str(part)) for part in parts)
+
+
+def _table(table: Table) -> str:
+    heads = [_cell(column.header) for column in table.columns]
+    rules = ["---:" if column.justify == "right" else "---" for column in table.columns]
+    rows = zip(*(map(_cell, column.cells) for column in table.columns), strict=True)
+    lines = [f"| {' | '.join(heads)} |", f"|{'|'.join(rules)}|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join([*([f"**{table.title}**", ""] if table.title else []), *lines])
+
+
+def _cell(text: Any) -> str:
+    return " ".join(str(text).replace("-\n", "-").replace("|", "\\|").split())
+
+
+def _sentence(text: str) -> str:
+    return f"```text\n{text}\n```" if "\n" in text else text
+
+
 def digits(value: float) -> str:
     """Return a measured number with three digits, or whole.
 

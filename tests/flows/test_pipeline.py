@@ -1,20 +1,13 @@
 """The flow against a real server and a tiny DVC project: order, what DVC did, failures, ends, schedules."""
 
-import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     ArtifactCollectionFilter,
     ArtifactCollectionFilterKey,
@@ -23,77 +16,20 @@ from prefect.client.schemas.filters import (
     LogFilterFlowRunId,
 )
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, FlowRun
-from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Cancelling
 
 from flows import execution
 from flows.execution import Commands, changed
-from flows.pipeline import pipeline
+from flows.pipeline import outcomes_of, pipeline
 from flows.stages import read_stages
-from tests.flow_project import STAGES, alive, behave, log, make_project
+from tests.flow_project import STAGES, alive, behave, log
+from tests.flows.serving import free_port, running, wait_for
+from tests.projects import ROOT
 
-REPOSITORY = Path(__file__).parents[2]
 # DVC 3.67.1 builds its graph with a property that pygtrie has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
 
 FLOW = [sys.executable, "-m", "flows.pipeline"]
-
-
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What other processes see: this code, this Python, a home of their own for Prefect, and no server."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    ours = {"PATH": path, "PYTHONPATH": str(REPOSITORY), "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
-    return {**kept, **ours, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}
-
-
-@pytest.fixture(scope="session")
-def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real server with its scheduler, which the flows of this process use too."""
-    port = _free_port()
-    command = ["prefect", "server", "start", "--no-ui", "--port", str(port)]
-    with _running(command, environment, tmp_path_factory.mktemp("server")):
-        address = f"http://127.0.0.1:{port}/api"
-        _wait_for(lambda: _answers(f"{address}/health"), 120)
-        home = Path(environment["PREFECT_HOME"])
-        with temporary_settings({PREFECT_API_URL: address, PREFECT_HOME: home}):
-            yield address
-            APILogWorker.drain_all(timeout=10)  # the last lines, while there is a server to take them
-
-
-@pytest.fixture
-def watched(environment: dict[str, str], server: str) -> dict[str, str]:
-    return {**environment, "PREFECT_API_URL": server}
-
-
-@pytest.fixture
-def client(server: str) -> Iterator[SyncPrefectClient]:
-    with get_client(sync_client=True) as client:
-        assert str(client.api_url).startswith(server)
-        yield client
-
-
-@pytest.fixture(scope="session")
-def first(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A project that was run once, not to be changed, and the state that its flow run ended in."""
-    assert server
-    root = make_project(tmp_path_factory.mktemp("first") / "project")
-    for stage in ("left", "right"):
-        behave(root, stage, "sleep 4")  # longer than a busy machine needs to start the other one
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        return root, pipeline(return_state=True)
-
-
-@pytest.fixture
-def project(first: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that project, and the folder that the test runs in; its log is empty."""
-    root = Path(shutil.copytree(first[0], tmp_path / "project"))
-    (root / "log.txt").unlink()
-    monkeypatch.chdir(root)
-    return root
 
 
 def test_a_stage_starts_only_when_all_that_it_needs_has_ended(first: tuple[Path, Any]) -> None:
@@ -157,12 +93,12 @@ def test_a_change_reruns_only_what_depends_on_it_and_its_undoing_is_restored(pro
     assert [name for what, name, _ in log(project) if what == "start"] == ["left", "bottom"]
 
 
-def test_a_task_run_is_named_after_its_stage_and_its_state_after_what_dvc_did(
+def test_a_task_run_is_called_after_what_its_stage_does_and_its_state_after_what_dvc_did(
     first: tuple[Path, Any], client: SyncPrefectClient
 ) -> None:
     run = first[1].state_details.flow_run_id
-    tasks = _wait_for(lambda: _all_tasks(client, run), 20)
-    assert set(tasks) == {"top", "side@left", "side@right", "bottom", "alone"}
+    tasks = wait_for(lambda: _all_tasks(client, run), 20)
+    assert set(tasks) == {"top", "side left", "side right 50%", "bottom", "alone"}
     assert (tasks["top"].state_name, tasks["top"].state.message) == ("Ran", "Ran: The first")
     assert tasks["top"].tags == ["first"]
 
@@ -241,12 +177,12 @@ def test_a_flow_that_is_ended_leaves_no_process_and_the_next_run_finishes(
 ) -> None:
     behave(project, "right", "sleep 600")
     (project / "right.pid").unlink()
-    with _running([*FLOW, "side"], watched, tmp_path) as flow:
-        pid = _wait_for(lambda: _pid(project / "right.pid"), 30)
+    with running([*FLOW, "side"], watched, tmp_path) as flow:
+        pid = wait_for(lambda: _pid(project / "right.pid"), 30)
         assert alive(pid)
         flow.send_signal(number)
         assert flow.wait(20) != 0
-        _wait_for(lambda: not alive(pid), 10)
+        wait_for(lambda: not alive(pid), 10)
     behave(project, "right", "otherwise")
     assert _with_state("Ran", pipeline(["side"], return_state=True)) == {"side@right"}
 
@@ -265,7 +201,7 @@ def test_the_command_line_needs_no_server_and_says_at_the_end_what_became_of_eac
 def test_a_configured_server_that_does_not_answer_ends_in_one_sentence(
     environment: dict[str, str], module: str
 ) -> None:
-    nowhere = {**environment, "PREFECT_API_URL": f"http://127.0.0.1:{_free_port()}/api"}
+    nowhere = {**environment, "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}
     done = subprocess.run([sys.executable, "-m", module], env=nowhere, capture_output=True, text=True, timeout=20)
     assert done.returncode == 1
     assert done.stderr.startswith("Expected a Prefect server at PREFECT_API_URL=http://127.0.0.1:")
@@ -283,31 +219,31 @@ def test_scheduled_runs_start_rerun_only_what_changed_and_end_their_stages_when_
 ) -> None:
     impatient = {**watched, "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
     behave(project, "alone", "otherwise")
-    with _running([sys.executable, "-m", "flows.serve", "--every", "4"], impatient, tmp_path):
-        (run,) = _wait_for(lambda: _said(client, "4 up to date, 1 ran"), 60)
-        _wait_for(lambda: "Running stage 'alone':" in _logged(client, run), 20)
+    with running([sys.executable, "-m", "flows.serve", "--every", "4"], impatient, tmp_path):
+        (run,) = wait_for(lambda: _said(client, "4 up to date, 1 ran"), 60)
+        wait_for(lambda: "Running stage 'alone':" in _logged(client, run), 20)
         (project / "right.pid").unlink()
         behave(project, "right", "sleep 600")
-        pid = _wait_for(lambda: _pid(project / "right.pid"), 60)
+        pid = wait_for(lambda: _pid(project / "right.pid"), 60)
         behave(project, "right", "quick")
         (run,) = [run for run in _served(client) if run.state_name == "Running"]
         client.set_flow_run_state(run.id, Cancelling())
-        _wait_for(lambda: not alive(pid), 30)
-        _wait_for(lambda: client.read_flow_run(run.id).state_name == "Cancelled", 20)
+        wait_for(lambda: not alive(pid), 30)
+        wait_for(lambda: client.read_flow_run(run.id).state_name == "Cancelled", 20)
 
 
 def test_the_nightly_deployment_has_a_schedule_a_pool_and_a_limit(
     server: str, watched: dict[str, str], client: SyncPrefectClient
 ) -> None:
     assert server
-    for command in ("work-pool create default-process --type process", "--no-prompt deploy --all"):
-        subprocess.run(["prefect", *command.split()], env=watched, cwd=REPOSITORY, check=True, capture_output=True)
+    for command in ("work-pool create default-process --type process --overwrite", "--no-prompt deploy --all"):
+        subprocess.run(["prefect", *command.split()], env=watched, cwd=ROOT, check=True, capture_output=True)
     deployment = client.read_deployment_by_name("pipeline/nightly")
     assert deployment.work_pool_name == "default-process"
     assert [schedule.schedule.cron for schedule in deployment.schedules] == ["0 3 * * *"]
     assert deployment.global_concurrency_limit.limit == 1
     assert deployment.concurrency_options.collision_strategy == ConcurrencyLimitStrategy.CANCEL_NEW
-    assert deployment.pull_steps[0].popitem()[1]["directory"] == str(REPOSITORY)
+    assert deployment.pull_steps[0].popitem()[1]["directory"] == str(ROOT)
 
 
 @pytest.mark.parametrize("other", ["dvc repro", "flow"])
@@ -316,8 +252,8 @@ def test_a_flow_waits_for_another_dvc_that_is_at_work_on_the_same_files(
 ) -> None:
     behave(project, "left", "sleep 8")
     command = ["dvc", "repro", "bottom"] if other == "dvc repro" else [*FLOW, "bottom"]
-    with _running(command, watched, tmp_path) as beside:
-        _wait_for(lambda: ("start", "left") in _times(project), 60)
+    with running(command, watched, tmp_path) as beside:
+        wait_for(lambda: ("start", "left") in _times(project), 60)
         state = pipeline(["bottom"], return_state=True)
         assert state.is_completed(), state.message
         assert beside.wait(60) == 0, (tmp_path / "output.txt").read_text()
@@ -330,8 +266,8 @@ def test_a_flow_does_not_wait_for_ever(
 ) -> None:
     monkeypatch.setattr(execution, "PATIENCE_SECONDS", 1.0)
     behave(project, "left", "sleep 600")
-    with _running(["dvc", "repro"], watched, tmp_path):
-        _wait_for(lambda: ("start", "left") in _times(project), 60)
+    with running(["dvc", "repro"], watched, tmp_path):
+        wait_for(lambda: ("start", "left") in _times(project), 60)
         state = pipeline(["side@left"], return_state=True)
         assert state.is_failed()
         assert " waited 1 s for another `dvc` in vain; " in state.message
@@ -342,7 +278,7 @@ def _times(root: Path) -> dict[tuple[str, str], float]:
 
 
 def _states(state: Any) -> dict[str, str]:
-    return {outcome.stage: outcome.state for outcome in state.result(raise_on_failure=False)}
+    return {outcome.stage: outcome.state for outcome in outcomes_of(state)}
 
 
 def _with_state(name: str, state: Any) -> set[str]:
@@ -370,52 +306,3 @@ def _logged(client: SyncPrefectClient, run: FlowRun) -> list[str]:
 
 def _pid(path: Path) -> int:
     return int(path.read_text() or 0) if path.exists() else 0
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def _answers(address: str) -> bool:
-    with suppress(httpx.HTTPError):
-        return httpx.get(address, timeout=2).status_code == 200
-    return False
-
-
-def _wait_for(condition: Callable[[], Any], seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.2)
-    return found
-
-
-@contextmanager
-def _hearing(number: signal.Signals) -> Iterator[None]:
-    """Within the context, what is started does not ignore a signal."""
-    before = signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
-
-
-@contextmanager
-def _running(command: list[str], environment: dict[str, str], folder: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Run a command in a process group of its own for the length of a `with`; its output goes to a file.
-
-    A shell lets what it starts in the background ignore an interrupt, and children inherit that: the command hears it.
-    """
-    with (folder / "output.txt").open("w") as output, _hearing(signal.SIGINT):
-        process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=output, text=True, start_new_session=True
-        )
-        try:
-            yield process
-        finally:
-            for number in (signal.SIGINT, signal.SIGKILL):
-                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                    os.killpg(process.pid, number)
-                    process.wait(10)

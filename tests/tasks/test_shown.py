@@ -109,6 +109,30 @@ def test_an_answer_for_programs_is_one_document_whatever_is_said_meanwhile(
     assert capsys.readouterr().out == "on the way\na third\n"
 
 
+def test_an_answer_as_markdown_has_every_cell_and_nothing_that_is_of_use_in_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    def run(words: list[str]) -> Answer:
+        Words("report").read(words)
+        return Answer({}, [shown_table("Cost", ROWS), "Busy."], ["Where to look"])
+
+    monkeypatch.setattr("tasks.commands.report.run", run)
+    assert main(["report", "--markdown"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "**Cost**",
+        "",
+        "| variant | batch 1 ms | parameters |",
+        "|---|---:|---:|",
+        "| dense | 0.47 ± 0.29 | 1,806,192,000 |",
+        "| a_variant_with_a_long_name | 12,345.67 ± 0.29 | 1 |",
+        "",
+        "Busy.",
+    ]
+    assert main(["report"]) == 0
+    assert capsys.readouterr().out.endswith("Where to look\n")
+    assert main(["report", "--markdown", "--json"]) == 1
+
+
 def test_values_for_programs_are_what_json_has() -> None:
     given = {"a": (1, float("inf")), "b": [{"c": float("-inf")}], 1: "x"}
     assert plain(given) == {"a": [1, None], "b": [{"c": None}], "1": "x"}

@@ -1,0 +1,74 @@
+"""A real Prefect server, and a project that a flow ran once."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+from flows.pipeline import pipeline
+from tests.flow_project import behave, make_project
+from tests.flows.serving import answers, free_port, running, wait_for
+from tests.projects import ROOT
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What other processes see: this code, this Python, a home of their own for Prefect, and no server."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ours = {"PATH": path, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
+    return {**kept, **ours, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}
+
+
+@pytest.fixture(scope="session")
+def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server with its scheduler, which the flows of this process use too."""
+    port = free_port()
+    command = ["prefect", "server", "start", "--no-ui", "--port", str(port)]
+    with running(command, environment, tmp_path_factory.mktemp("server")):
+        address = f"http://127.0.0.1:{port}/api"
+        wait_for(lambda: answers(f"{address}/health"), 120)
+        home = Path(environment["PREFECT_HOME"])
+        with temporary_settings({PREFECT_API_URL: address, PREFECT_HOME: home}):
+            yield address
+            APILogWorker.drain_all(timeout=10)  # the last lines, while there is a server to take them
+
+
+@pytest.fixture
+def watched(environment: dict[str, str], server: str) -> dict[str, str]:
+    return {**environment, "PREFECT_API_URL": server}
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as client:
+        assert str(client.api_url).startswith(server)
+        yield client
+
+
+@pytest.fixture(scope="session")
+def first(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A project that was run once, not to be changed, and the state that its flow run ended in."""
+    assert server
+    root = make_project(tmp_path_factory.mktemp("first") / "project")
+    for stage in ("left", "right"):
+        behave(root, stage, "sleep 4")  # longer than a busy machine needs to start the other one
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        return root, pipeline(return_state=True)
+
+
+@pytest.fixture
+def project(first: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that project, and the folder that the test runs in; its log is empty."""
+    root = Path(shutil.copytree(first[0], tmp_path / "project"))
+    (root / "log.txt").unlink()
+    monkeypatch.chdir(root)
+    return root
