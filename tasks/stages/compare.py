@@ -2,11 +2,12 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pruning.evaluation.comparison import compare
+from pruning.evaluation.comparison import compare, measure_of
 from pruning.evaluation.schemas import COMPARISON
 from pruning.pictures.cooperation import cooperation_edges
 from tasks.common.covariances import read_covariances
@@ -20,14 +21,14 @@ from tasks.stages.plots import write_costs, write_plots
 
 
 def run(job: Job) -> None:
-    """Write the comparison, `metrics.json` and the plots."""
+    """Write the comparison, all its numbers, those of them that DVC sets beside other runs', and the plots."""
     choices = {name: variant.by for name, variant in job.setting("variants").items()}
     evaluation = read_variants(job.input("evaluate"), "evaluation", choices)
     comparison = compare(evaluation, choices, control=job.settings("compare")["control"])
     write_table(job.output("comparison"), comparison, COMPARISON)
     metrics = {str(row.pop("variant")): _numbers(row) for row in comparison.to_dict("records")}
-    with replacing(job.output("metrics")) as aside:
-        aside.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _write_json(job.output("metrics"), {name: dict(sorted(metrics[name].items())) for name in sorted(metrics)})
+    _write_json(job.output("summary"), summary(comparison))
     path, variants = read_table(job.input("path/path")), read_table(job.input("timing/latency"))
     model = read_model(job.input("train/model")).decoupled()
     write_plots(
@@ -49,6 +50,30 @@ def run(job: Job) -> None:
     notes = busy(pd.concat([along, variants]))
     curve = _with_latency(path, path["retain"].map("{:g}".format), along)
     write_costs(job.output("costs"), curve, _with_latency(comparison, comparison["variant"], variants), notes)
+
+
+def summary(comparison: pd.DataFrame) -> dict[str, Any]:
+    """Return what `dvc exp show` and `dvc metrics diff` are to show, in five digits, since a person reads it.
+
+    By variant the test perplexity after fine-tuning, or the loss, under a name that leaves room in a row of many runs;
+    below them by how much it lies above the control's, and the multiply-adds of a token.
+    """
+    measure = measure_of(comparison, "finetuned_{}")
+    columns = {"change": "finetuned_change", "multiply_adds": "multiply_adds"}
+    named = comparison.set_index("variant")
+    below = {name: _rounded(named[column]) for name, column in columns.items()}
+    return {**_rounded(named[f"finetuned_{measure}"]), **below}
+
+
+def _rounded(values: pd.Series) -> dict[str, float]:
+    """Return numbers by name: whole ones as they are, others in five digits."""
+    whole = pd.api.types.is_integer_dtype(values)
+    return {str(name): int(value) if whole else float(f"{value:.5g}") for name, value in values.items()}
+
+
+def _write_json(path: Path, values: Any) -> None:
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _numbers(row: dict[Any, Any]) -> dict[str, float]:

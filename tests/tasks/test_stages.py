@@ -432,9 +432,15 @@ def test_a_choice_never_takes_the_place_of_anything_else(touched: Path, place: s
 
 def test_dvc_shows_the_metrics(finished: Path) -> None:
     shown = json.loads(run(["dvc", "metrics", "show", "--json"], finished).stdout)
-    metrics = shown[""]["data"]["data/compare/metrics.json"]["data"]
-    assert metrics["enhanced"]["retention"] == pytest.approx(0.5)
-    assert metrics["dense"]["pruned_change"] == 0
+    metrics = shown[""]["data"]["data/compare/summary.json"]["data"]
+    every = json.loads((finished / "data/compare/metrics.json").read_text())
+    assert list(metrics) == ["dense", "enhanced", "change", "multiply_adds"]
+    for name in ("dense", "enhanced"):
+        assert metrics[name] == pytest.approx(every[name]["finetuned_perplexity"], rel=5e-5)
+        assert metrics["change"][name] == pytest.approx(every[name]["finetuned_change"], rel=5e-5)
+        assert metrics["multiply_adds"][name] == every[name]["multiply_adds"]
+    assert every["enhanced"]["retention"] == pytest.approx(0.5)
+    assert every["dense"]["pruned_change"] == 0
 
 
 def test_metrics_are_there_in_every_commit_in_experiments_and_in_a_fresh_clone(touched: Path, tmp_path: Path) -> None:
@@ -455,7 +461,7 @@ def test_metrics_are_there_in_every_commit_in_experiments_and_in_a_fresh_clone(t
     run(["dvc", "exp", "run", "-S", "compare.control=enhanced"], touched)
     for revisions in ([], ["HEAD~1"]):
         diff = json.loads(run(["dvc", "metrics", "diff", "--json", *revisions], touched).stdout)
-        changed = diff["data/compare/metrics.json"]["enhanced.finetuned_change"]
+        changed = diff["data/compare/summary.json"]["change.enhanced"]
         assert changed["old"] != 0
         assert changed["new"] == 0
         run(["git", *committing, "--allow-empty", "-a", "-m", "two"], touched)
@@ -485,15 +491,14 @@ def test_metrics_are_there_in_every_commit_in_experiments_and_in_a_fresh_clone(t
     assert "Data and pipelines are up to date." in said
     assert digests(clone) == digests(touched)
     shown = json.loads(run(["dvc", "metrics", "show", "--json"], clone).stdout)
-    metrics = shown[""]["data"]["data/compare/metrics.json"]["data"]
-    assert metrics["enhanced"]["finetuned_change"] == 0
+    assert shown[""]["data"]["data/compare/summary.json"]["data"]["change"]["enhanced"] == 0
     stage(clone, "report")
 
 
 def _change(shown: dict[str, Any]) -> float:
     """Return how `enhanced` compares with the control, of one row of `dvc exp show`."""
-    metrics = shown["data"]["metrics"]["data/compare/metrics.json"]["data"]
-    return float(metrics["enhanced"]["finetuned_change"])
+    metrics = shown["data"]["metrics"]["data/compare/summary.json"]["data"]
+    return float(metrics["change"]["enhanced"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,130 @@
+"""`python -m tasks front`: of all that was tried, what nothing else beats in both quality and cost, and its picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pruning.evaluation.front import on_front
+from tasks.commands.tried import Reached, Tried, add_which, read_tried
+from tasks.common.parameters import Unexpected
+from tasks.common.pipeline import DATA
+from tasks.common.writing import replacing
+from tasks.shown.asking import Answer, Words
+from tasks.shown.tables import shown_table
+
+COSTS = {"multiply_adds": "multiply-adds a token", "parameters": "parameters"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A variant's result, and the first experiment that has it."""
+
+    experiment: str
+    variant: str
+    reached: Reached
+    cost: int
+    is_front: bool = False
+
+
+def run(words: Sequence[str]) -> Answer:
+    """Print the front, and draw it among all that was tried.
+
+    Raises:
+        Unexpected: If there is no result, or results of several measures, which do not compare.
+    """
+    parser = Words("front")
+    add_which(parser)
+    parser.add_argument(
+        "--cost", choices=list(COSTS), default="multiply_adds", help="what is to be low beside the loss"
+    )
+    parser.add_argument(
+        "--to", type=Path, default=DATA / "front/front.png", metavar="PNG", help="where the picture goes"
+    )
+    given = parser.read(words)
+    points = _points(read_tried(all_commits=given.all_commits), given.cost)
+    measure, front = points[0].reached.measure, [point for point in points if point.is_front]
+    _draw(given.to, points, measure, given.cost)
+    shown = ".1f" if measure == "perplexity" else ".4g"
+    rows = [
+        {
+            "experiment": point.experiment,
+            "variant": point.variant,
+            "settings": _said(point.reached),
+            f"test\n{measure}": f"{point.reached.quality:{shown}}",
+            COSTS[given.cost].replace(" a ", " a\n"): f"{point.cost:,}",
+        }
+        for point in front
+    ]
+    title = "Front: nothing that was tried is both better and cheaper"
+    count = f"{len(front)} of {len(points)} results; all of them: {given.to}"
+    return Answer([_values(point) for point in points], [shown_table(title, rows, words=3), count])
+
+
+def _points(tried: Sequence[Tried], cost: str) -> list[Point]:
+    """Return each result once, in order of cost, with whether it is on the front."""
+    first: dict[tuple[str, str], Point] = {}
+    for each in [*tried[1:], *tried[:1]]:  # the workspace last: what a commit or an experiment has is called after that
+        for variant, reached in each.variants.items():
+            point = Point(each.name, variant, reached, getattr(reached, cost))
+            first.setdefault((variant, reached.hash), point)
+    points = sorted(first.values(), key=lambda point: (point.cost, point.reached.quality))
+    if not points:
+        raise Unexpected("Expected results of experiments, got none; run `dvc repro` or `dvc exp run`.")
+    if len({point.reached.measure for point in points}) > 1:
+        raise Unexpected("Expected results that compare, got perplexities and losses; leave --all-commits out.")
+    costs, losses = (np.array(values) for values in zip(*((p.cost, p.reached.quality) for p in points), strict=True))
+    front = on_front(costs, losses)
+    return [
+        Point(point.experiment, point.variant, point.reached, point.cost, bool(is_front))
+        for point, is_front in zip(points, front, strict=True)
+    ]
+
+
+def _said(reached: Reached) -> str:
+    """Return what made a variant, in few words."""
+    settings = reached.settings
+    if budget := settings.get("budget"):
+        amount = f"{budget['value']:,} {budget['kind'].replace('_', '-')}"
+    else:
+        amount = "adaptive" if settings.get("rate") == "adaptive" else f"{settings['retain']:.0%}"
+    if amount == "100%":
+        return "nothing removed"
+    return f"{amount} by {settings['by']}, {settings['repair']}"
+
+
+def _values(point: Point) -> dict[str, Any]:
+    return {
+        "experiment": point.experiment,
+        "variant": point.variant,
+        "on_front": point.is_front,
+        point.reached.measure: point.reached.quality,
+        "multiply_adds": point.reached.multiply_adds,
+        "parameters": point.reached.parameters,
+        "settings": point.reached.settings,
+    }
+
+
+def _draw(path: Path, points: Sequence[Point], measure: str, cost: str) -> None:
+    """Draw every result by its variant, and the front as a band behind them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    front = [point for point in points if point.is_front]
+    at = [p.cost for p in front], [p.reached.quality for p in front]
+    axes.step(*at, where="post", color="gold", linewidth=6, alpha=0.6, label="front")
+    for index, variant in enumerate(dict.fromkeys(point.variant for point in points)):
+        own = [point for point in points if point.variant == variant]
+        axes.plot([p.cost for p in own], [p.reached.quality for p in own], "o", color=f"C{index}", label=variant)
+    for point in front:
+        text, place = _said(point.reached), (point.cost, point.reached.quality)
+        axes.annotate(text, place, xytext=(5, 5), textcoords="offset points", fontsize="small")
+    axes.set(xlabel=COSTS[cost], ylabel=f"test {measure}", xlim=(0, None), title="What was tried, and its front")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with replacing(path) as aside:
+        figure.savefig(aside, format="png", dpi=120, metadata={"Software": None})
