@@ -179,3 +179,14 @@ def test_every_page_of_the_site_is_in_its_navigation() -> None:
 @pytest.mark.parametrize("name", pruning.__all__)
 def test_every_public_name_has_an_example(name: str) -> None:
     assert ">>>" in (inspect.getdoc(getattr(pruning, name)) or "")
+
+
+def test_the_picture_of_the_pipeline_has_every_stage_and_arrow_that_dvc_yaml_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from docs.picture import PICTURE, picture
+
+    monkeypatch.chdir(ROOT)
+    drawn, now = (re.findall("<title>.*?</title>", text) for text in (PICTURE.read_text("utf-8"), picture()))
+    assert sorted(drawn) == sorted(now), "run `python -m docs.picture`"
+    assert "<title>finetune → evaluate</title>" in drawn
