@@ -5,13 +5,14 @@ export DO_NOT_TRACK = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
+BASE ?= main
 # What stages write, each below its own name, and commands by default; `make clean` leaves the rest of data/ alone.
-MADE = $(shell sed -n 's|^  \([a-z_]*\):$$|data/\1|p' dvc.yaml) data/choice data/experiment data/export
+MADE = $(shell sed -n 's|^  \([a-z_]*\):$$|data/\1|p' dvc.yaml) data/choice data/experiment data/export data/front
 # Material for MkDocs advertises on stderr unless told not to.
 BUILD_DOCS = NO_MKDOCS_2_WARNING=true python -m mkdocs build --strict
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check docs docs-serve mlflow prefect report clean install lock
+.PHONY: help run test check docs docs-serve mlflow prefect report experiments review clean install lock
 .NOTPARALLEL:  # an environment is installed into by one at a time
 
 help:            ## Show what can be made
@@ -41,6 +42,17 @@ docs-serve: .venv/.check  ## Show the documentation while it is written
 
 report: .venv/.run  ## Show the results again
 	@python -m tasks report
+
+experiments: .venv/.run  ## What DVC's experiments reached beside each other, and the front of all
+	@python -m tasks experiments
+	@python -m tasks front
+
+review: .venv/.run  ## Pull, reproduce, and say as Markdown what became of the metrics of BASE (main)
+	@if dvc config core.remote > /dev/null 2>&1; then dvc pull --allow-missing dvc.yaml && \
+		dvc fetch --all-branches data/compare/summary.json; fi >&2
+	@dvc repro >&2
+	@dvc metrics diff --md $(BASE)
+	@python -m tasks report --markdown
 
 mlflow: .venv/.run  ## Compare runs in the browser
 	@echo "MLflow, all variants ranked (Ctrl+C ends it):"
