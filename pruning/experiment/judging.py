@@ -15,7 +15,7 @@ from pruning.core.tables import table
 from pruning.evaluation.comparison import PHASES
 from pruning.experiment.choices import importance_of
 from pruning.experiment.measured import Calibration
-from pruning.experiment.schemas import COST, PRECISION, PROGRESSIVE, STABILITY
+from pruning.experiment.schemas import COST, ONCE, PRECISION, PROGRESSIVE, STABILITY
 from pruning.experiment.trials import Pruning
 from pruning.experiment.variants import CONTROL, FOLDS, RANDOM, TRADITIONAL, VARIANTS, choice_of
 from pruning.fusion.learned import BOOTSTRAPS, bootstrapped, interval, learn, measured, within_layers
@@ -73,7 +73,7 @@ def compare_pruning_results(
         for seed, calibration in (calibrations or {}).items()
     }
     tables = {"progressive": progressive(results), "stability": stability(results, scores)}
-    rows = [dict(row) for row in costs]
+    rows = [{**ONCE, **row} for row in costs]
     if calibrations and oracle is not None:
         first = min(calibrations)
         tables["precision"] = precision(calibrations[first], scores[first], oracle, joint, seed=seed)
@@ -100,10 +100,11 @@ def progressive(results: Sequence[Pruning]) -> pd.DataFrame:
             losses, dense = result.losses[phase], control.losses[phase]
             row = {"variant": variant, "retain": retain, "phase": phase}
             row |= {name: getattr(result.size, name) for name in ("neurons", "parameters", "multiply_adds")}
-            row |= {"loss": losses.mean, "perplexity": losses.perplexity, "tokens": int(losses.tokens.sum())}
+            row |= {"loss": losses.mean, "loss_error": losses.standard_error}
+            row |= {"perplexity": losses.perplexity, "tokens": int(losses.tokens.sum())}
             row["change"] = losses.perplexity / dense.perplexity - 1
-            for name in (TRADITIONAL, RANDOM):
-                other = first.get((name, retain))
+            others = {CONTROL: control, **{name: first.get((name, retain)) for name in (TRADITIONAL, RANDOM)}}
+            for name, other in others.items():
                 above = (np.nan, np.nan) if other is None else losses.above(other.losses[phase])
                 row |= {f"above_{name}": above[0], f"above_{name}_error": above[1]}
             rows.append(row)
@@ -167,7 +168,7 @@ def precision(
                 "best_single": best,
                 "gain_low": gain_low,
                 "gain_high": gain_high,
-                "joint": np.nan if joint is None else joint_correlation(frame, name, *joint),
+                **_joint(frame, name, joint, seed),
                 "held_out": name == "learned",
                 "oracle_reliability": float(np.average(reliabilities, weights=sizes)),
                 "measured": len(rows),
@@ -216,6 +217,13 @@ def joint_correlation(
         sets: Set → its one layer → neurons.
         removed: The `joint_removal` table of these sets.
     """
+    return within_layers(*_of_sets(frame, name, sets, removed))
+
+
+def _of_sets(
+    frame: pd.DataFrame, name: str, sets: Mapping[str, Mapping[str, Sequence[int]]], removed: pd.DataFrame
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return, of each set, its layer, the sum of the score's ranks, and the loss increase, each (sets,)."""
     ranks = frame.assign(rank=frame.groupby("layer")[name].rank()).set_index(["layer", "neuron"])["rank"]
     increase = removed[removed["phase"] == "pruned"].set_index("set")["loss_increase"]
     layers, sums = [], []
@@ -223,7 +231,17 @@ def joint_correlation(
         ((layer, neurons),) = neurons_of_layers.items()
         layers.append(layer)
         sums.append(ranks[[(layer, neuron) for neuron in neurons]].sum())
-    return within_layers(np.array(layers), np.array(sums), increase[list(sets)].to_numpy())
+    return np.array(layers), np.array(sums), increase[list(sets)].to_numpy()
+
+
+def _joint(frame: pd.DataFrame, name: str, joint: Any, seed: int) -> dict[str, float]:
+    """Return the columns on sets of neurons that were removed together."""
+    if joint is None:
+        return dict.fromkeys(("joint", "joint_low", "joint_high"), np.nan)
+    layers, sums, increase = _of_sets(frame, name, *joint)
+    drawn = bootstrapped(layers, increase, {name: sums}, seed=seed)[name]
+    low, high = interval(drawn[np.isfinite(drawn)]) if np.isfinite(drawn).any() else (np.nan, np.nan)
+    return {"joint": within_layers(layers, sums, increase), "joint_low": low, "joint_high": high}
 
 
 def stability(results: Sequence[Pruning], frames: Mapping[int, pd.DataFrame]) -> pd.DataFrame:

@@ -1,6 +1,8 @@
 """The tables of what compares choices of neurons."""
 
-from pruning.core.tables import Column, Table
+import numpy as np
+
+from pruning.core.tables import Column, Table, missing
 
 PROGRESSIVE = Table(
     "progressive",
@@ -13,9 +15,14 @@ PROGRESSIVE = Table(
         "parameters": Column("integer", "", "stored numbers, shared ones once"),
         "multiply_adds": Column("integer", "1/token", "multiply-adds for one token"),
         "loss": Column("number", "nat/token", "cross-entropy on text that nothing was chosen by"),
+        "loss_error": Column("number", "nat/token", "its standard error over the text"),
         "perplexity": Column("number", "1", "exp(loss)"),
         "tokens": Column("integer", "token", "tokens predicted"),
         "change": Column("number", "1", "perplexity over that of dense with the same extra training, less 1"),
+        "above_dense": Column(
+            "number", "nat/token", "loss above that of dense with the same extra training, same tokens"
+        ),
+        "above_dense_error": Column("number", "nat/token", "its standard error over the text, paired"),
         "above_traditional": Column(
             "number",
             "nat/token",
@@ -64,6 +71,13 @@ PRECISION = Table(
             "1",
             "rank correlation of its sum over a set with the set's joint removal",
             missing="no sets were removed together",
+        ),
+        **missing(
+            "no sets were removed together",
+            {
+                "joint_low": Column("number", "1", "lower end of its 95% bootstrap interval, over sets"),
+                "joint_high": Column("number", "1", "upper end"),
+            },
         ),
         "held_out": Column("flag", "", "whether it is judged on neurons that it was not fitted to"),
         "oracle_reliability": Column(
@@ -123,11 +137,21 @@ COST = Table(
         "score": Column("text", "", "signal, `criteria` (all of them) or `oracle`"),
         "seconds": Column("number", "s", "in a process of its own, without loading; median over seeds"),
         "peak_memory": Column("number", "MiB", "growth of the process's peak while it was measured; median"),
+        **missing(
+            "measured with one seed alone",
+            {
+                "seconds_spread": Column("number", "s", "standard deviation over seeds"),
+                "memory_spread": Column("number", "MiB", "standard deviation over seeds of `peak_memory`"),
+            },
+        ),
         "forward_passes": Column("integer", "", "windows read by the model, largest of the seeds"),
         "backward_passes": Column("integer", "", "passes back through a graph; a second derivative's count too"),
         "runs": Column("integer", "", "seeds that it was measured with"),
     },
 )
 
+
+ONCE = {"seconds_spread": np.nan, "memory_spread": np.nan}
+"""What a row of `cost` says of its spread where it was measured with one seed."""
 
 TABLES = {schema.name: schema for schema in (PROGRESSIVE, PRECISION, STABILITY, COST)}

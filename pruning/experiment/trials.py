@@ -100,6 +100,13 @@ class Losses:
         return float(self.sums.sum() / self.tokens.sum())
 
     @property
+    def standard_error(self) -> float:
+        """Standard error of the mean over the text, nat/token."""
+        whole = ClusteredMean.empty(1)
+        whole.update(self.sums[:, None], self.tokens)
+        return float(whole.standard_error)
+
+    @property
     def perplexity(self) -> float:
         """exp(cross-entropy)."""
         return math.exp(min(self.mean, 700.0))

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from pruning.evaluation.passes import counted
+from pruning.experiment.schemas import ONCE
 from pruning.models.base import LanguageModel
 from tasks.common.devices import device
 from tasks.common.job import end_with_parent
@@ -44,7 +45,7 @@ def measured_apart(names: Sequence[str], prepare: Callable[[], Callable[[str], C
     measure, rows = prepare(), []
     if device().type != "cpu":
         torch.set_num_threads(threads)
-        return pd.DataFrame([{"score": name, **measure(name), "runs": 1} for name in names])
+        return pd.DataFrame([{"score": name, **measure(name), **ONCE, "runs": 1} for name in names])
     for name in names:
         here, there = fork.Pipe(duplex=False)
         process = fork.Process(target=_measure_or_say, args=(measure, name, threads, there))
@@ -53,7 +54,7 @@ def measured_apart(names: Sequence[str], prepare: Callable[[], Callable[[str], C
         process.join()
         if process.exitcode:
             raise Unexpected(f"Expected {name} to be measured, got exit code {process.exitcode}; see above.")
-        rows.append({"score": name, **here.recv(), "runs": 1})
+        rows.append({"score": name, **here.recv(), **ONCE, "runs": 1})
     torch.set_num_threads(threads)
     return pd.DataFrame(rows)
 

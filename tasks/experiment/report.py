@@ -58,5 +58,6 @@ def _costs(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Yield the rows of the `cost` table: the median of measured values, the largest of counts."""
     for score, costs in rows.groupby("score"):
         middle = {name: float(costs[name].median()) for name in ("seconds", "peak_memory")}
+        spreads = {"seconds_spread": float(costs["seconds"].std()), "memory_spread": float(costs["peak_memory"].std())}
         most = {name: int(costs[name].max()) for name in ("forward_passes", "backward_passes")}
-        yield {"score": str(score), **middle, **most, "runs": len(costs)}
+        yield {"score": str(score), **middle, **spreads, **most, "runs": len(costs)}
