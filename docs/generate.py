@@ -125,7 +125,7 @@ def comment_beside(holder: Any, name: str) -> str:
 
 
 def notebook(path: Path) -> str:
-    """Return a notebook as a page: its text, its code, and what the code printed when it was last run."""
+    """Return a notebook as a page: its text, its code, and what the code printed and drew when it was last run."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     parts = []
     for cell in cells:
@@ -134,6 +134,8 @@ def notebook(path: Path) -> str:
         printed = "".join(part for output in cell.get("outputs", []) for part in output.get("text", []))
         if printed:
             parts.append(f"```text\n{printed.rstrip()}\n```")
+        drawn = [output["data"]["image/png"] for output in cell.get("outputs", []) if "data" in output]
+        parts += [f'<img alt="what the code drew" src="data:image/png;base64,{each}">' for each in drawn]
     parts.append(f"[The notebook itself]({path.name}); the tests run it.")
     return "\n\n".join(parts) + "\n"
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 MOST = 12
 """Layers that one picture shows, unless they are named."""
-BINS = 24
+BINS, FEWEST, EACH = 24, 6, 4
+"""Bins at most and at least, and how many values there are for each."""
 HEAVY = 30.0
 """Largest over middle importance from which on an axis is logarithmic."""
 SHARE = 0.3
@@ -100,19 +101,20 @@ def edges_of(values: np.ndarray) -> np.ndarray:
     """Return the edges of bins that hold all values, wider for the larger where these are far from the middle one.
 
     >>> edges_of(np.array([1.0, 1.0, 1.0, 100.0]))[-2:].round().tolist()
-    [83.0, 100.0]
+    [46.0, 100.0]
     """
     known = values[np.isfinite(values)]
+    bins = int(np.clip(len(known) // EACH, FEWEST, BINS))
     if not len(known):
-        return np.linspace(0, 1, BINS + 1)
+        return np.linspace(0, 1, bins + 1)
     low, middle, high = known.min(), np.median(known), known.max()
     if low > 0 and high / middle > HEAVY:
-        return np.geomspace(low, high, BINS + 1)
+        return np.geomspace(low, high, bins + 1)
     if low >= 0 and SHARE < high <= 1:
-        return np.linspace(0, 1, BINS + 1)
+        return np.linspace(0, 1, bins + 1)
     if low == high:
         low, high = low - 0.5, high + 0.5
-    return np.linspace(low, high, BINS + 1)
+    return np.linspace(low, high, bins + 1)
 
 
 def _grid(names: Sequence[str], layers: Sequence[str]) -> list[list[tuple[str, str] | None]]:
@@ -157,7 +159,7 @@ def _words(
     count = f"{int(stays.sum()):,} of {len(stays):,} kept" if split else f"{len(stays):,} neurons"
     if alone:
         axes.set_title(f"{short(layer, 28)}\n{count}", fontsize="small")
-        axes.set(xlabel=f"importance by {name}", ylabel="neurons")
+        axes.set(xlabel="importance" if name == "importance" else f"importance by {name}", ylabel="neurons")
         return
     if top:
         axes.set_title(name)
