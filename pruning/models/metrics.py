@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pruning.core.devices import moved
+from pruning.core.nested import kind_of, mapped
 from pruning.models.amounts import like
 from pruning.models.answers import detached, main_of
 from pruning.models.objectives import Direction
@@ -51,9 +54,12 @@ class Running:
 
     def update(self, outputs: Any, targets: Any, count: float) -> None:
         """Take in a batch with so many targets."""
-        outputs = detached(outputs)
-        if _is_updated(self.metric.measure):
-            self.metric.measure.update(outputs, targets)
+        outputs, measure = detached(outputs), self.metric.measure
+        if _is_updated(measure):
+            device = getattr(measure, "device", None)
+            if isinstance(device, torch.device):  # where it keeps its state, and takes nothing from elsewhere
+                outputs, targets = (mapped(lambda part: moved(part, device), value) for value in (outputs, targets))
+            measure.update(outputs, _shaped(targets, outputs))
         else:
             self.total += float(self.metric.measure(outputs, targets)) * count
             self.count += count
@@ -70,6 +76,14 @@ class Running:
         if isinstance(number, Tensor) and number.numel() != 1:
             raise TypeError(f"Expected one number from a metric, got a tensor of shape {tuple(number.shape)}.")
         return float(number)
+
+
+def _shaped(targets: Any, outputs: Any) -> Any:
+    """Return targets of numbers in the outputs' shape where these differ in dimensions of size 1 alone."""
+    known = isinstance(targets, Tensor) and isinstance(outputs, Tensor)
+    if known and targets.is_floating_point() and targets.squeeze().shape == outputs.squeeze().shape:
+        return targets.reshape(outputs.shape)
+    return targets
 
 
 def _is_updated(measure: Any) -> bool:
@@ -115,15 +129,17 @@ def metrics_of(given: Mapping[str, Any] | Iterable[Any] | str | None) -> dict[st
 
     Args:
         given: A name of `NAMED`, several in a list, or name → `Metric`, a pair (function, direction), or an object
-            with `update`, `compute` and `higher_is_better`. Those may stand in a list, too, under their class's name.
+            with `update`, `compute` and `higher_is_better`. Those may stand in a list, too, under their class's name,
+            or in a `torchmetrics.MetricCollection`.
 
     Raises:
         ValueError: For an unknown name, or a metric whose better direction is not said.
     """
     if given is None:
         return {}
-    if isinstance(given, Mapping):
-        return {str(name): _metric(str(name), measure) for name, measure in given.items()}
+    several: Any = given if isinstance(given, Mapping) or callable(getattr(given, "items", None)) else None
+    if several is not None:
+        return {str(name): _metric(str(name), measure) for name, measure in several.items()}
     each = [given] if isinstance(given, str) or callable(given) or _is_updated(given) else list(given)
     named = {one if isinstance(one, str) else _name_of(one): one for one in each}
     return {name: _metric(name, measure) for name, measure in named.items()}
@@ -146,7 +162,7 @@ def _metric(name: str, measure: Any) -> Metric:
     better = getattr(measure, "higher_is_better", None)
     if better is None:
         raise ValueError(
-            f"Expected which numbers of the metric {name!r} are better, got a function alone; give "
+            f"Expected which numbers of the metric {name!r} are better, got {kind_of(measure)} alone; give "
             f"pruning.Metric({name}, better='lower') or better='higher'."
         )
     return Metric(measure, "higher" if better else "lower")
