@@ -18,10 +18,7 @@ from pruning.signals.evidence import Evidence, gather_evidence, partition
 from pruning.signals.formulas import CRITERIA, Known
 from pruning.signals.jackknife import empty_groups, expect_several, filled, group_of, groups_that_fit
 from pruning.signals.schemas import CRITERIA_TABLE
-from pruning.signals.sensitivity import tappable
-
-EMPIRICAL = "empirical"
-"""What the Fisher information is by the true targets, for want of a distribution to draw others from."""
+from pruning.signals.sensitivity import EMPIRICAL, tappable
 
 
 def criteria(

@@ -8,6 +8,8 @@ CRITERIA = {name: criterion.column for name, criterion in formulas.CRITERIA.item
 EXACT = tuple(name for name, criterion in formulas.CRITERIA.items() if criterion.exact)
 """Criteria that follow from the weights alone and so have no standard error."""
 
+FISHER = Column("text", "", "what the Fisher information draws targets from; `empirical`: true ones")
+
 
 def _with_error(name: str, column: Column) -> dict[str, Column]:
     """Return a criterion's column and, where it is an estimate, the one of its standard error."""
@@ -81,6 +83,7 @@ SURGEON = signal_table(
     {
         "cost": Column("number", "nat/token", "loss that its removal adds once every reader is refitted"),
         "place": Column("integer", "", "when it is removed, 1 for the first of all layers"),
+        "fisher": FISHER,
     },
 )
 
@@ -95,7 +98,7 @@ CRITERIA_TABLE = Table(
             UNMEASURED,
             {name: one for key, column in CRITERIA.items() for name, one in _with_error(key, column).items()},
         ),
-        "fisher": Column("text", "", "what the Fisher information draws targets from; `empirical`: true ones"),
+        "fisher": FISHER,
         "samples": Column("integer", "token", "tokens behind the estimates"),
     },
 )

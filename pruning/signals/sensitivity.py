@@ -19,9 +19,23 @@ from pruning.signals.jackknife import empty_groups, group_of, groups_that_fit
 logger = logging.getLogger(__name__)
 
 
+EMPIRICAL = "empirical"
+"""What a table says of Fisher information by the true targets."""
+
+
+class Sensitivities(dict[str, list[Covariance]]):
+    """Layer → moments of γ, in groups of consecutive windows.
+
+    Attributes:
+        fisher: What targets were drawn from, or `EMPIRICAL`; empty if there were none to ask.
+    """
+
+    fisher: str = ""
+
+
 def sensitivities(
     model: Measurable, windows: Batches, *, batches: int, seed: int, track: Track = silently
-) -> dict[str, list[Covariance]]:
+) -> Sensitivities:
     """Return the moments of γ = ∂L/∂h of each layer, in groups of consecutive windows.
 
     h (width,) are a layer's outputs at one token and γ their derivative through every reader: the layer's own
@@ -59,8 +73,9 @@ def sensitivities(
     layers, count = tappable(model, windows, "surgeon"), min(batches, len(windows))
     most = groups_that_fit(layers)
     groups = {layer.name: empty_groups(partial(Covariance.empty, layer.width), count, most) for layer in layers}
+    found = Sensitivities()
     if not layers:
-        return groups
+        return found
     generator = torch.Generator().manual_seed(seed)
     state = None
     with differentiating(model):
@@ -68,11 +83,13 @@ def sensitivities(
             if not model.count(targets):
                 state = model.passed(inputs, state)
                 continue
+            found.fisher = model.objective(targets).drawn or EMPIRICAL
             moments, wanted, state = _of_batch(model, inputs, targets, carried(state), generator)
             for name, gradients in moments.items():
                 values = at_targets(gradients, wanted, model.example_dim)
                 group_of(groups[name], index, count).update(values)
-    return {name: [group for group in parts if group.count] for name, parts in groups.items()}
+    found.update({name: [group for group in parts if group.count] for name, parts in groups.items()})
+    return found
 
 
 def tappable(model: Measurable, windows: Batches, signal: str) -> list[NeuronLayer]:

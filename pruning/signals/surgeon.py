@@ -59,6 +59,7 @@ def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) 
 
     - cost: what the removal added, nat/token;
     - place: when it was removed, 1 for the first of all layers;
+    - fisher: what M draws targets from;
     - importance: place over the number of neurons, comparable across layers. Its standard error is the jackknife over
       the groups of text.
 
@@ -94,9 +95,9 @@ def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) 
         samples = sum(group.count for group in states[name])
         components = {"cost": costs[name], "place": places[name]}
         parts.append(signal_rows(name, components, places[name] / neurons, error, samples))
-    parts += [unmeasured(SURGEON, left_out)] if left_out else []
-    frame = pd.concat(parts, ignore_index=True)
-    return table(SURGEON, frame.astype({"place": "int64"}))
+    measured_rows = pd.concat(parts, ignore_index=True).assign(fisher=getattr(sensitivities, "fisher", ""))
+    frames = [measured_rows[list(SURGEON.columns)], *([unmeasured(SURGEON, left_out)] if left_out else [])]
+    return table(SURGEON, pd.concat(frames, ignore_index=True).astype({"place": "int64"}))
 
 
 def _regrouped(groups: Sequence[Covariance], count: int) -> list[Covariance]:

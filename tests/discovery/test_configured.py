@@ -142,9 +142,10 @@ class Scaled(nn.Module):
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_configuration_by_which_a_class_would_compute_something_else_stays(inside: bool) -> None:
+    torch.manual_seed(0)  # of weights by which some kept neuron says something, or the scale would not matter
     model = Scaled(Settings(width=8))
     network = nn.Sequential(model, nn.Tanh()) if inside else model
-    found = pruning.discover(network, torch.ones(4, 3))
+    found = pruning.discover(network, torch.randn(32, 3))
     smaller: Any = select(found, {found.layers()[0].name: torch.arange(4)}).network
     assert (smaller[0] if inside else smaller).config.width == 8
 

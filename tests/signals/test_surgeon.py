@@ -7,7 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
+from torch import nn
 
+import pruning
 from pruning.core.statistics import merged
 from pruning.repair.reconstruction import reconstruct
 from pruning.signals import surgeon as module
@@ -142,6 +144,15 @@ def test_a_neuron_that_others_repeat_goes_before_one_that_nobody_replaces():
 def evidence(model, windows):
     states = activations(model, windows, activation_samples=20, bins=8)[1]
     return states, sensitivities(model, windows, batches=20, seed=1)
+
+
+@pytest.mark.parametrize(("loss", "fisher"), [(nn.MSELoss(), "Gaussian"), (nn.L1Loss(), "empirical")])
+def test_the_table_says_what_the_fisher_information_draws_targets_from(loss, fisher):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2))
+    batches = [(torch.randn(8, 3), torch.randn(8, 2)) for _ in range(4)]
+    table = surgeon(*evidence(pruning.adapt(network, batches[0][0], loss=loss), batches), damping=1e-4)
+    assert set(table["fisher"]) == {fisher}
 
 
 def test_the_table_holds_each_place_once_and_ranks_by_it(trained, windows):
