@@ -18,13 +18,14 @@ fi
 echo "Installing neuron-pruning[$extras] into .venv, with $tool."
 if [ "$(uname)" = Linux ] && [ -z "$build" ] && ! ls -d .venv/lib/python*/site-packages/torch > /dev/null 2>&1; then
     echo "PyPI's torch for Linux brings CUDA's libraries: 3.0 GB to download, 5.4 GB on disk for 'make run'. The CPU's"
-    echo "build alone is 0.4 GB to download and 1.5 to 1.9 GB on disk: export $choice"
+    echo "build alone is 0.4 GB to download and 1.5 GB on disk: export $choice"
 fi
 
 if [ "$tool" = pip ]; then
     [ -d .venv ] || "${PYTHON:-python3}" -m venv .venv
     python -m pip --version > /dev/null 2>&1 || python -m ensurepip > /dev/null
-    python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$extras]"
+    # Modules are compiled when they are first imported, which most are not: it saves 0.4 GB and a part of the time.
+    python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable ".[$extras]"
 elif [ -n "$build" ]; then
     [ -d .venv ] || uv venv --quiet
     uv pip install --quiet --constraint constraints.txt --editable ".[$extras]"
