@@ -80,6 +80,9 @@ from .signals.weights import weights as weights
 from .steps.measuring import Importance as Importance
 from .steps.measuring import importance as importance
 from .steps.removing import prune as prune
+from .steps.shallow import Depth as Depth
+from .steps.shallow import depth as depth
+from .steps.shallow import shorten as shorten
 from .steps.teaching import evaluate as evaluate
 from .steps.teaching import finetune as finetune
 from .training.distillation import Teacher as Teacher

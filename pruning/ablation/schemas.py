@@ -54,3 +54,33 @@ JOINT_REMOVAL = Table(
         "samples": Column("integer", "token", "tokens behind it"),
     },
 )
+
+
+DEPTH = Table(
+    "depth",
+    ("place",),
+    {
+        "place": Column("integer", "", "place in the network, from input to output, from 0"),
+        "block": Column("text", "", "residual block: what can go as a whole"),
+        "kind": Column("text", "", "`block`: it hands its input on, once gone; `branch`: what it adds is zero then"),
+        "within": Column("text", "", "block that it is a part of; empty if of none"),
+        "parameters": Column("integer", "", "parameters that go with it"),
+        "influence": Column(
+            "number",
+            "1",
+            "1 − mean cosine of what a `block` is given and what it gives",
+            missing="it is a `branch`, which no module shows beside its stream",
+        ),
+        "divergence": Column("number", "nat/target", "how far outputs are from the dense ones without it"),
+        "divergence_error": Column("number", "nat/target", "standard error of it", missing="one batch was read"),
+        **missing(
+            "the batches have no targets, or there is no loss; or (standard error) one batch was read",
+            {
+                "loss_increase": Column("number", "nat/target", "rise of the loss without it"),
+                "standard_error": Column("number", "nat/target", "standard error of the loss increase"),
+            },
+        ),
+        "importance": Column("number", "nat/target", "the divergence: larger is more important"),
+        "samples": Column("integer", "target", "targets that it was measured on"),
+    },
+)

@@ -27,7 +27,8 @@ from torch.utils import _pytree as pytree
 
 from pruning.core.devices import drawing
 from pruning.discovery.attention import Attention
-from pruning.discovery.discovered import PREFIX, Discovered, Origin
+from pruning.discovery.discovered import PREFIX, Discovered
+from pruning.discovery.origins import Origin
 from pruning.discovery.preparing import forgetful, narrow, persist, replaced, shapes_of, simplified
 from pruning.discovery.propagation import Propagation
 from pruning.discovery.proving import proved
@@ -96,7 +97,9 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
     for name, module in network.named_modules():
         module.training = modes.get(name, module.training)
     reasons = reasons_of(structure, refuted, model.layers(), Discovered(network, [], {}), PREFIX)
-    origin = Origin(shapes, {name: names[name] for name in shapes}, tuple(model.layers()), inputs)
+    origin = Origin(
+        shapes, {name: names[name] for name in shapes}, tuple(model.layers()), inputs, frozenset(found.states)
+    )
     return Discovered(network, model.layers(), reasons, model.numbers, model.folded, origin, model.remembered)
 
 

@@ -1,9 +1,10 @@
 """Configurations of `transformers` that follow the widths of their model, where they can say them."""
 
 import copy
+import itertools
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 WIDTHS = re.compile(r"inner|dim|size|width|ffn|head")
 """In the name of a number that a configuration may leave out."""
+COUNTED = re.compile(r"(layer|block|depth)s?$|^(n|num|L|N)$|^(n|num)_(layer|block|encoder|decoder|res|cell|repeat)")
+"""In the name of a number that may say how long a list of modules is."""
 ATTEMPTS = 40
 """How many configurations are tried."""
 
@@ -83,6 +86,77 @@ def follow_widths(
         else:
             logger.info("The configuration of %s cannot say the widths that it has.", type(model).__name__)
     return found
+
+
+def follow_lengths(network: nn.Module, lists: Mapping[str, tuple[int, int]], inputs: Inputs) -> tuple[Entry, ...]:
+    """Let a network's configurations say how many blocks there are left, see `follow_widths`.
+
+    Where no configuration builds the network, one still says how many layers a cache is to have.
+
+    Args:
+        network: Its configurations may be changed.
+        lists: Each list of modules that some left → how long it was, and how many these are.
+        inputs: What it is called with.
+
+    Returns:
+        What was changed.
+    """
+    found: tuple[Entry, ...] = ()
+    for path in _configured(network):
+        model: Any = network.get_submodule(path)
+        own = (length for above, length in lists.items() if f"{above}.".startswith(f"{path}.".lstrip(".")))
+        changes = {(length, length - gone) for length, gone in own}
+        numbers = [
+            Entry(path, where, name, place, left)
+            for where, name, place, number in _numbers(model.config, ())
+            for length, left in changes
+            if number == length and COUNTED.search(name)
+        ]
+        said = next(
+            (
+                chosen
+                for chosen in _some(numbers)
+                if _apart(model, _changed(model.config, chosen), _shapes(model)) == (0, 0)
+                and _taken(network, path, chosen, inputs)
+            ),
+            None,
+        )
+        if said is None:
+            logger.info("The configuration of %s cannot say which blocks it has.", type(model).__name__)
+            said = _cached(model, [entry for entry in numbers if not entry.path])
+        found += said
+    return found
+
+
+def _some(numbers: Sequence[Entry]) -> Iterator[tuple[Entry, ...]]:
+    """Yield choices of numbers: each, all, pairs."""
+    sizes = dict.fromkeys((1, len(numbers), 2))
+    choices = (chosen for size in sizes for chosen in itertools.combinations(numbers, size) if chosen)
+    yield from itertools.islice(choices, ATTEMPTS)
+
+
+def _cached(model: Any, numbers: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Let the configuration say how many layers there are, as the cache of keys and values has it, where it does."""
+    name = getattr(model.config, "attribute_map", {}).get("num_hidden_layers", "num_hidden_layers")
+    chosen = tuple(entry for entry in numbers if entry.name == name)
+    try:
+        _share(_built(model, _changed(model.config, chosen)), model)
+    except Exception:  # whatever a class says of a configuration
+        return ()
+    return chosen
+
+
+def shorten_lists(config: Any, length: int, gone: Collection[int]) -> None:
+    """Let the lists in a configuration that have an entry for each of so many blocks lose those of some."""
+    for name, value in list(vars(config).items()):
+        if hasattr(value, "to_dict"):
+            shorten_lists(value, length, gone)
+        if (
+            isinstance(value, list)
+            and len(value) == length
+            and all(part in (0, 1) or type(part) is str for part in value)
+        ):
+            setattr(config, name, [part for place, part in enumerate(value) if place not in gone])
 
 
 def configure(network: nn.Module, entries: Iterable[Entry]) -> nn.Module:

@@ -13,9 +13,14 @@ from pruning.core.memory import Place
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice, named_buffers
 from pruning.discovery.attention import Attention
 from pruning.discovery.beginning import Beginning
+from pruning.discovery.blocks import Block
 from pruning.discovery.configured import Entry, follow_widths
+from pruning.discovery.origins import Earlier, Origin
+from pruning.discovery.plain import placed
 from pruning.discovery.recurrent import Narrowed, Recurrent
-from pruning.discovery.running import Inputs, canonical, copied, kept_tensors
+from pruning.discovery.running import canonical, copied, kept_tensors, uncached
+from pruning.discovery.shortening import BlockProver, Cut, proved_blocks
+from pruning.discovery.streams import Streams
 from pruning.discovery.summary import summary
 
 PREFIX = "network."
@@ -56,23 +61,6 @@ class Number:
         setattr(module, self.attribute, kind(numbers))
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What a network was before any of its neurons was removed.
-
-    Attributes:
-        shapes: Parameter, by its every name in the user's network, computed ones folded → shape.
-        names: Parameter → the one name that stands for what is stored once.
-        layers: Its layers.
-        inputs: What it was called with.
-    """
-
-    shapes: Mapping[str, tuple[int, ...]]
-    names: Mapping[str, str]
-    layers: tuple[NeuronLayer, ...]
-    inputs: Inputs
-
-
 class Discovered(Beginning):
     """A model that `discover` found the neurons of.
 
@@ -85,7 +73,11 @@ class Discovered(Beginning):
         chosen: Layer → which of the neurons that it had then it has now.
         entries: Numbers in configurations that were changed since.
         remembered: Where its modules keep something of a call.
+        earlier: How it came to have fewer blocks than the user's own; None if it has as many.
     """
+
+    network: nn.Module
+    earlier: Earlier | None = None
 
     def __init__(
         self,
@@ -103,12 +95,58 @@ class Discovered(Beginning):
         self._layers = list(layers)
         self.origin = origin
         self.entries: tuple[Entry, ...] = ()
+        self._found: tuple[Streams, list[Block]] | None = None
         self.chosen: dict[str, Tensor] = {layer.name: torch.arange(layer.width) for layer in layers}
         self.training = network.training
 
     def layers(self) -> list[NeuronLayer]:
         """Return the layers of neurons, from input to output."""
         return list(self._layers)
+
+    def blocks(self) -> list[Block]:
+        """Return the residual blocks that can go as a whole, from input to output, outer ones before those within.
+
+        They are looked for when they are asked for: the network runs on the inputs that it was discovered with.
+
+        >>> from pruning.discovery import discover
+        >>> class Residual(nn.Linear):
+        ...     def forward(self, inputs):
+        ...         return inputs + super().forward(inputs).relu()
+        >>> network = nn.Sequential(nn.Linear(3, 4), Residual(4, 4), Residual(4, 4), nn.Linear(4, 2))
+        >>> found = discover(network, torch.ones(1, 3))
+        >>> [(block.name, block.parameters) for block in found.blocks()]
+        [('1', 20), ('2', 20)]
+        """
+        return list(self._residual()[1])
+
+    def cut_without(self, names: Iterable[str]) -> Cut:
+        """Return what is to be done so that blocks go; see `pruning.shorten`."""
+        streams, blocks = self._residual()
+        known, names = {block.name: block for block in blocks}, list(names)
+        for name in names:
+            if name not in known:
+                raise ValueError(f"Unknown block {name!r}; known: {list(known)}.")
+        inputs = placed(self.network, self._origin.inputs)
+        with uncached(self.network):
+            prover = BlockProver(self.network, streams, inputs, self._origin.states)
+            return prover.cut([known[name] for name in names])
+
+    @property
+    def _origin(self) -> Origin:
+        if self.origin is None:
+            raise ValueError(
+                "Expected a network that `discover` gave, or one cut from it, got one made in another way."
+            )
+        return self.origin
+
+    def _residual(self) -> tuple[Streams, list[Block]]:
+        """Return what a run of the network told of its streams, and the blocks."""
+        if self._found is None:
+            inputs = placed(self.network, self._origin.inputs)
+            with uncached(self.network):
+                streams = Streams.of(self.network, inputs)
+                self._found = streams, proved_blocks(self.network, streams, inputs, self._origin.states)
+        return self._found
 
     def resized(self, widths: Sequence[int]) -> Self:
         """Return a model with these widths; tensors whose shape changes are not yet meaningful."""
@@ -134,7 +172,7 @@ class Discovered(Beginning):
         modes = {name: module.training for name, module in self.network.named_modules()}
         how = (self.unprunable, self.numbers, self.folded, self.origin, self.remembered)
         found = type(self)(network, layers, *how)
-        found.chosen, found.entries = self.chosen, self.entries
+        found.chosen, found.entries, found.earlier = self.chosen, self.entries, self.earlier
         for name, module in network.named_modules():
             module.training = modes[name]
         return found

@@ -43,12 +43,18 @@ def given(network: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
 
     It may live elsewhere, and in other numbers, than when it was discovered.
     """
-    like = next(network.parameters(), torch.zeros(0))
-    there = pytree.tree_map(lambda part: part.to(like.device) if isinstance(part, torch.Tensor) else part, inputs)
+    there, like = placed(network, inputs), next(network.parameters(), torch.zeros(0))
     try:
         return _run(network, there)
     except Exception:  # what a network says of other numbers than its own
         return _run(network, pytree.tree_map(lambda part: part.to(like.dtype) if _is_real(part) else part, there))
+
+
+def placed(network: nn.Module, inputs: Inputs) -> Inputs:
+    """Return the inputs where the network is."""
+    device = next(network.parameters(), torch.zeros(0)).device
+    found: Inputs = pytree.tree_map(lambda part: part.to(device) if isinstance(part, torch.Tensor) else part, inputs)
+    return found
 
 
 def _is_real(part: object) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pruning.core.neurons import NeuronLayer, Slice
+from pruning.discovery.absent import Form
 from pruning.discovery.attention import Attention
 from pruning.discovery.configured import Entry, configure
 from pruning.discovery.discovered import PREFIX, Discovered, Number
@@ -14,6 +15,7 @@ from pruning.discovery.plain import made_plain
 from pruning.discovery.preparing import narrow, persist, replaced, shapes_of, simplified
 from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.running import copied, kept_tensors
+from pruning.discovery.shortening import Cut, Standing, shortened
 
 KINDS = ("owned", "read", "buffers", "silenced", "tied")
 """A layer's lists of slices."""
@@ -47,6 +49,7 @@ def plan_of(model: Discovered, plain: Sequence[str], numbers: Sequence[Number]) 
         "replaced": _stand_ins(model.network),
         "plain": list(plain),
         "entries": [dataclasses.asdict(entry) for entry in model.entries],
+        "earlier": None if model.earlier is None else dataclasses.asdict(model.earlier),
     }
 
 
@@ -60,6 +63,8 @@ def planned(plan: Mapping[str, Any], network: nn.Module) -> nn.Module:
     Raises:
         ValueError: If it is another network.
     """
+    if plan.get("earlier"):
+        network = _shallower(plan["earlier"], network)
     network, _ = simplified(network)
     _check_same(plan["parameters"], shapes_of(network))
     network = replaced(_tied(network, plan["one"]))
@@ -77,7 +82,23 @@ def planned(plan: Mapping[str, Any], network: nn.Module) -> nn.Module:
     numbers = [Number(**number) for number in plan["numbers"]]
     dense = Discovered(network, layers, {}, numbers)
     smaller = made_plain(dense.resized([layer["left"] for layer in plan["layers"]]).network, plan["plain"])
-    return configure(smaller, [Entry(**{**entry, "path": tuple(entry["path"])}) for entry in plan["entries"]])
+    return configure(smaller, _entries(plan["entries"]))
+
+
+def _shallower(plan: Mapping[str, Any], network: nn.Module) -> nn.Module:
+    """Return the network without the blocks that it lost."""
+    cut = plan["cut"]
+    standing = (
+        Standing(one["path"], Form(one["form"]["parts"], tuple(one["form"]["shape"])), one["passes"])
+        for one in cut["standing"]
+    )
+    found = Cut(tuple(standing), tuple(cut["leaving"]), tuple(cut["counts"]))
+    return configure(shortened(planned(plan["plan"], network), found), _entries(plan["entries"]))
+
+
+def _entries(plan: Iterable[Mapping[str, Any]]) -> list[Entry]:
+    """Return what was changed in configurations."""
+    return [Entry(**{**entry, "path": tuple(entry["path"])}) for entry in plan]
 
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ reference is the same network with that operation done on the neurons that are l
 """
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,7 @@ from pruning.discovery.numbers import candidates
 from pruning.discovery.running import (
     Inputs,
     Remembering,
-    Seeing,
+    Still,
     close,
     copied,
     kept_tensors,
@@ -31,36 +31,10 @@ from pruning.discovery.running import (
 )
 from pruning.discovery.structure import Structure
 from pruning.discovery.thinning import thinned
-from pruning.discovery.values import Blend, flat
+from pruning.discovery.values import Blend
 
 _LIBRARIES = (torch.__path__[0], __file__.removesuffix("discovery/proving.py"))
 """Where code lies that is not the user's."""
-_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
-_RANDOM = ("rand", "randn", "rand_like", "randn_like", "bernoulli", "normal")
-
-
-class Still(Seeing):  # type: ignore[no-untyped-call]
-    """A mode in which nothing is random, and in which chosen operations are done otherwise."""
-
-    def __init__(self, instead: Mapping[int, Callable[..., Any]] | None = None) -> None:
-        super().__init__()
-        self.instead = instead or {}
-        self.rounding = 0.0
-
-    def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return what the operation gives, or what is to stand for it."""
-        name = name_of(operation)
-        if self.index in self.instead:
-            return self.instead[self.index](operation, args, kwargs)
-        found = operation(*args, **kwargs)
-        if name.removesuffix("_") in _DROPOUTS and not name.endswith("_"):
-            return found if isinstance(found, tuple) else args[0].clone()
-        if name in _RANDOM:
-            return torch.full_like(found, 0.5)
-        for tensor in flat(found):
-            if isinstance(tensor, Tensor) and tensor.is_floating_point():
-                self.rounding = max(self.rounding, torch.finfo(tensor.dtype).eps)
-        return found
 
 
 def proved(

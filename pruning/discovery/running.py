@@ -1,7 +1,7 @@
 """A copy of a network run on its example inputs, every operation seen by a mode as it was called."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,10 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """What a network is called with: positional arguments and arguments by name."""
 MEMORIES = "_memories"
 """Where the modules of `spikingjelly` keep their potentials."""
+
+
+_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
+_RANDOM = ("rand", "randn", "rand_like", "randn_like", "bernoulli", "normal")
 
 
 @contextmanager
@@ -138,6 +142,14 @@ def written(operation: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     return found
 
 
+def storage_of(tensor: Tensor) -> int:
+    """Return a number of the memory that a tensor lies in."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # a sparse tensor has none
+        return id(tensor)
+
+
 def kept_tensors(network: nn.Module) -> dict[str, Tensor]:
     """Return parameters, buffers and the tensors that modules keep in other attributes, each by one name."""
     found: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
@@ -150,6 +162,30 @@ def kept_tensors(network: nn.Module) -> dict[str, Tensor]:
                         found[f"{path}.{name}.{place}".lstrip(".")] = tensor
                         known.add(id(tensor))
     return found
+
+
+class Still(Seeing):  # type: ignore[no-untyped-call]
+    """A mode in which nothing is random, and in which chosen operations are done otherwise."""
+
+    def __init__(self, instead: Mapping[int, Callable[..., Any]] | None = None) -> None:
+        super().__init__()
+        self.instead = instead or {}
+        self.rounding = 0.0
+
+    def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what the operation gives, or what is to stand for it."""
+        name = name_of(operation)
+        if self.index in self.instead:
+            return self.instead[self.index](operation, args, kwargs)
+        found = operation(*args, **kwargs)
+        if name.removesuffix("_") in _DROPOUTS and not name.endswith("_"):
+            return found if isinstance(found, tuple) else args[0].clone()
+        if name in _RANDOM:
+            return torch.full_like(found, 0.5)
+        for tensor in flat(found):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                self.rounding = max(self.rounding, torch.finfo(tensor.dtype).eps)
+        return found
 
 
 class Remembering(Seeing):  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from pruning.discovery.operations import follow
 from pruning.discovery.propagation import Call, Propagation, carry, normalised
 from pruning.discovery.recurrent import Recurrent
-from pruning.discovery.running import Inputs, Seeing, kept_tensors, name_of, running, written
+from pruning.discovery.running import Inputs, Seeing, kept_tensors, name_of, running, storage_of, written
 from pruning.discovery.values import GIVEN, Address, Value, flat, nobody, squeezed
 
 
@@ -48,29 +48,22 @@ class Needs(Seeing):  # type: ignore[no-untyped-call]
     def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Note what is read and written."""
         found = operation(*args, **kwargs)
-        read = {_storage(tensor) for tensor in flat((args, kwargs)) if isinstance(tensor, Tensor)}
+        read = {storage_of(tensor) for tensor in flat((args, kwargs)) if isinstance(tensor, Tensor)}
         changed = written(operation, args, kwargs)
         gives = [tensor for tensor in flat(found) if isinstance(tensor, Tensor)]
         self._held += gives
         if name_of(operation) != "detach":
-            self._calls.append((self.index, read, {_storage(tensor) for tensor in (*gives, *changed)}))
+            self._calls.append((self.index, read, {storage_of(tensor) for tensor in (*gives, *changed)}))
         return found
 
     def needed(self, outputs: list[Tensor]) -> set[int]:
         """Return the operations on whose results these tensors depend."""
-        live, found = {_storage(tensor) for tensor in outputs}, set()
+        live, found = {storage_of(tensor) for tensor in outputs}, set()
         for index, read, gives in reversed(self._calls):
             if live & gives:
                 live |= read
                 found.add(index)
         return found
-
-
-def _storage(tensor: Tensor) -> int:
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # a sparse tensor has none
-        return id(tensor)
 
 
 class Following(Seeing):  # type: ignore[no-untyped-call]
@@ -117,7 +110,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
             return
         for state in flat([outputs[1]]):
             if isinstance(module, Recurrent):
-                self._states.add(_storage(state))
+                self._states.add(storage_of(state))
             elif isinstance(above, Recurrent) and not above.even:
                 value = self.value(state)
                 if isinstance(value, Value):
@@ -133,14 +126,14 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
 
     def _know(self, tensor: Tensor, value: Value | Address) -> None:
         if id(tensor) not in self._values:
-            self._tensors.setdefault(_storage(tensor), []).append(tensor)
+            self._tensors.setdefault(storage_of(tensor), []).append(tensor)
         self._values[id(tensor)] = value
 
     def value(self, tensor: Tensor) -> Value | Address:
         """Return whose a tensor's elements are; one that came from nowhere is nobody's."""
         if id(tensor) in self._values:
             return self._values[id(tensor)]
-        others = self._tensors.get(_storage(tensor), [])
+        others = self._tensors.get(storage_of(tensor), [])
         same = next((other for other in others if _geometry(other) == _geometry(tensor)), None)
         if same is not None:
             value = self._values[id(same)]
@@ -153,7 +146,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
 
     def _spread(self, tensors: list[Tensor]) -> Callable[[Tensor], Value]:
         """Return a function that tells of any view of what these tensors share to whom its elements belong."""
-        size = max(_reach(tensor) for tensor in self._tensors[_storage(tensors[0])])
+        size = max(_reach(tensor) for tensor in self._tensors[storage_of(tensors[0])])
         wholes = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.int64)
         padded: frozenset[str] = frozenset()
         for tensor in sorted(tensors, key=Tensor.numel, reverse=True):
@@ -179,7 +172,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
     def _write(self, tensor: Tensor, value: Value) -> None:
         """Know a tensor that was written into, and all that see the same memory, by what is in it now."""
         self.value(tensor)
-        others = [other for other in self._tensors[_storage(tensor)] if other is not tensor]
+        others = [other for other in self._tensors[storage_of(tensor)] if other is not tensor]
         differing = [other for other in others if _geometry(other) != _geometry(tensor)]
         values = [self._values[id(other)] for other in (tensor, *others)]
         if differing and all(isinstance(known, Value) for known in values):
@@ -252,7 +245,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
     def _is_state(self, tensor: Tensor, value: Value | Address) -> bool:
         if isinstance(value, Value) and value.padded:
             return True
-        return _storage(tensor) in self._states
+        return storage_of(tensor) in self._states
 
 
 def _geometry(tensor: Tensor) -> tuple[Any, ...]:

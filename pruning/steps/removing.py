@@ -1,8 +1,8 @@
-"""Pruning in one line: neurons chosen, cut, their readers repaired, and what came of it as a short table."""
+"""Pruning in one line: blocks and neurons chosen, cut, their readers repaired, and what came of it as a short table."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -21,6 +21,7 @@ from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct
 from pruning.steps.given import like, limited, read_once
 from pruning.steps.measuring import Importance
+from pruning.steps.shallow import gone_of, remaining, shortened_model
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Report:
         widths: Layer → (neurons before, neurons after).
         before: Size of the dense model.
         after: Size of the pruned one.
+        gone: Residual blocks that went as a whole.
         by: What neurons were chosen by.
         scope: How they were shared out.
         repair: How readers were repaired.
@@ -56,6 +58,7 @@ class Report:
     scope: str
     repair: str
     apart: Mapping[str, float]
+    gone: Sequence[str] = ()
 
     def __str__(self) -> str:
         """Return a line on each layer, and what the whole costs."""
@@ -66,6 +69,8 @@ class Report:
             old, new = getattr(self.before, name), getattr(self.after, name)
             rows.append([words, f"{old:,}", f"{new:,}", f"{new / max(old, 1):.0%}"])
         lines = [f"pruned, {how}", *table_of(["layer", "before", "after", "kept"], rows)]
+        if self.gone:
+            lines.append(f"blocks that are gone: {', '.join(self.gone)}")
         if self.apart:
             compared = ", ".join(f"{scope} {value:.3g}" for scope, value in self.apart.items())
             lines.append(f"apart from the dense network's outputs: {compared}")
@@ -77,6 +82,7 @@ def prune(
     importance: Importance,
     keep: float | Mapping[str, float] = 0.5,
     *,
+    depth: float | Sequence[str] = 1.0,
     repair: str = "ridge",
     data: Any = None,
     scope: str = "measured",
@@ -108,6 +114,8 @@ def prune(
         found: What `discover` found; it is left as it was.
         importance: What `importance` gave for it.
         keep: Share of the neurons that stay; or layer → share, the others staying whole.
+        depth: Share of the residual blocks that stay, see `pruning.depth`, or names of those that go. They go first,
+            and the neurons are then taken from what is left, in the order that was measured on the whole network.
         repair: `none`, `mean`, `ridge` (in closed form), or `imitate` (ridge, then the dense network's outputs).
         data: Batches for the repair, labels or none, by default those that the importance was measured on.
         scope: `layer`: each layer keeps that share; `global` or `absolute`: all layers are ranked together, by
@@ -136,13 +144,19 @@ def prune(
         raise TypeError(f"Expected what `pruning.importance` gave, got {type(importance).__name__}.")
     dense = like(importance.model, found).decoupled()
     pairs = importance.data if data is None else limited(dense, read_once(data, COMPARED), COMPARED, seed)
+    start, gone = dense, list[str]()
+    if not isinstance(depth, int | float) or depth != 1:
+        with seeded(dense, seed):
+            gone = gone_of(replace(importance, model=dense), depth, track)
+        start, cut = shortened_model(dense, gone)
+        importance = remaining(importance, start, cut)
     how: dict[str, Any] = {"layers": layers, "floor": floor, "multiple": multiple, "budget": budget}
     read: dict[str, Any] = {"data": pairs} if isinstance(dense, Adapted) else {"covariances": importance.covariances}
     tried = _compared(importance, keep, scope)
     with seeded(dense, seed):
         candidates = {each: importance.keep(keep, scope=each, **how) for each in tried}
         smaller = {
-            each: reconstruct(dense, kept, repair="ridge" if repair == "imitate" else repair, **read)
+            each: reconstruct(start, kept, repair="ridge" if repair == "imitate" else repair, **read)
             for each, kept in track([*candidates.items()], "repair")
         }
         distances = {each: apart(model, dense, pairs) for each, model in smaller.items()}
@@ -153,9 +167,10 @@ def prune(
             pruned = imitate(pruned, dense, pairs, imitation=how_to, track=track)
             distances = {**distances, "imitated": apart(pruned, dense, pairs)}
     kept = candidates[best]
-    ordered = [layer.name for layer in dense.layers()]
-    widths = dict(zip(ordered, zip(dense.widths(), pruned.widths(), strict=True), strict=True))
-    pruned.report = Report(kept, widths, size_of(dense), size_of(pruned), importance.by, best, repair, distances)
+    ordered = [layer.name for layer in start.layers()]
+    widths = dict(zip(ordered, zip(start.widths(), pruned.widths(), strict=True), strict=True))
+    sizes = size_of(dense), size_of(pruned)
+    pruned.report = Report(kept, widths, *sizes, importance.by, best, repair, distances, gone)
     return pruned
 
 
