@@ -1,6 +1,7 @@
 """Fine-tuning in one line: a pruned network trained on its loss, the best epoch kept."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,9 @@ from pruning.training.loop import Recipe, train
 
 logger = logging.getLogger(__name__)
 
+USUAL = Recipe(epochs=3, learning_rate=1e-3, portion=1.0, warmup=0.1, weight_decay=0.01, clip=1.0, patience=3)
+"""How a pruned network is trained where nothing else is said."""
+
 
 def finetune(
     smaller: nn.Module,
@@ -22,15 +26,10 @@ def finetune(
     loss: Any = None,
     *,
     valid: Any = None,
-    epochs: int = 3,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 0.01,
-    warmup: float = 0.1,
-    clip: float = 1.0,
-    portion: float = 1.0,
-    teacher: nn.Module | None = None,
-    share: float = 0.5,
-    temperature: float = 1.0,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    recipe: Recipe = USUAL,
+    teacher: nn.Module | Teacher | None = None,
     seed: int = 1,
     track: Track = silently,
 ) -> Measurable:
@@ -50,15 +49,11 @@ def finetune(
         data: Batches to train on, as `importance` takes them, with targets; read once an epoch.
         loss: See `pruning.adapt`; by default the one that the importance was measured with.
         valid: Batches that the best epoch is chosen by; by default those to train on, which prefers the last.
-        epochs: Passes over the data.
-        learning_rate: The highest, after the warm-up; it falls to zero along a half cosine.
-        weight_decay: Of weight matrices.
-        warmup: Share of the steps over which the learning rate rises.
-        clip: Largest norm of the gradient.
-        portion: Share of the batches that one pass uses.
-        teacher: The dense network, to learn from its outputs beside the targets; None learns from targets alone.
-        share: Share of the teacher in what is minimised.
-        temperature: Divides logits where they are compared with the teacher's.
+        epochs: Passes over the data, in place of the recipe's (3).
+        learning_rate: The highest, in place of the recipe's (0.001).
+        recipe: How to learn in all else.
+        teacher: The dense network, to learn from its outputs beside the targets, half of what is minimised being
+            theirs; or a `pruning.Teacher` with another share and temperature. None learns from targets alone.
         seed: Of dropout and of the order of a `DataLoader` that shuffles.
         track: Shows progress.
 
@@ -70,9 +65,11 @@ def finetune(
         FloatingPointError: If the loss stops being a number.
     """
     model: Any = measurable(smaller, data, loss)
-    learning = {"epochs": epochs, "learning_rate": learning_rate, "weight_decay": weight_decay, "warmup": warmup}
-    recipe = Recipe(**learning, clip=clip, portion=portion, patience=epochs)  # type: ignore[arg-type]
-    guide = None if teacher is None else Teacher.of(_taught(teacher, model, data), share=share, temperature=temperature)
+    if epochs is not None:
+        recipe = replace(recipe, epochs=epochs, patience=epochs)
+    if learning_rate is not None:
+        recipe = replace(recipe, learning_rate=learning_rate)
+    guide = None if teacher is None else _guide(teacher, model, data)
     *_, last = train(
         model, data, data if valid is None else valid, recipe=recipe, seed=seed, teacher=guide, track=track
     )
@@ -83,6 +80,13 @@ def finetune(
         smaller.use = model.use  # the loss that it has learnt is its own from now on
     result.history = last.history
     return result
+
+
+def _guide(teacher: nn.Module | Teacher, model: Measurable, data: Any) -> Teacher | None:
+    """Return the teacher with how much it says, its network as a model with the same loss."""
+    if isinstance(teacher, Teacher):
+        return Teacher.of(_taught(teacher.model, model, data), share=teacher.share, temperature=teacher.temperature)
+    return Teacher.of(_taught(teacher, model, data), share=0.5, temperature=1.0)
 
 
 def _taught(teacher: Any, model: Measurable, data: Any) -> Measurable:

@@ -370,3 +370,18 @@ def test_pairs_that_were_taken_apart_stay_so():
     (first, *_) = measured().data
     assert isinstance(first, Pair)
     assert pruning.loss_of(measured().model, list(measured().data)) == pruning.loss_of(measured().model, loader())
+
+
+def test_a_recipe_and_a_teacher_with_settings_of_their_own_are_taken() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 1))
+    data = [(x := torch.randn(8, 2), x[:, :1]) for _ in range(4)]
+    recipe = pruning.Recipe(
+        epochs=2, learning_rate=0.01, portion=0.5, warmup=0.1, weight_decay=0.0, clip=1.0, patience=2
+    )
+    teacher = pruning.Teacher(model=network, share=0.9, temperature=2.0)  # type: ignore[arg-type]
+    found = [pruning.discover(network, data[0][0]) for _ in range(2)]
+    learnt = pruning.finetune(found[0], data, nn.MSELoss(), recipe=recipe, teacher=teacher)
+    assert learnt.history["step"].max() == 4
+    longer = pruning.finetune(found[1], data, nn.MSELoss(), recipe=recipe, epochs=3)
+    assert longer.history["step"].max() == 6
