@@ -56,7 +56,7 @@ QUICK = {
     "vocabulary": 1000, "hidden": 32, "portion": 0.2, "keep": [0.75, 0.5], "finetune": 0.01, "judged": 6000,
     "windows": 8, "probes": 16, "measured": 40, "seeds": 2,
 }  # fmt: skip
-"""What `--quick` puts in the place of defaults: a model that has learned something, and 27 cells in about a minute."""
+"""What `--quick` puts in the place of defaults: a model that has learned something, and 27 cells in half a minute."""
 RECIPE = {"warmup": 0.05, "weight_decay": 0.01, "clip": 0.5, "patience": 2}
 COLUMNS = 10
 """Columns of validation text."""

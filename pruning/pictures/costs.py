@@ -9,7 +9,7 @@ import pandas as pd
 
 from pruning.evaluation.comparison import measure_of
 from pruning.evaluation.front import on_front
-from pruning.pictures.canvas import INK, drawn, look, sheet
+from pruning.pictures.canvas import INK, SMALL, drawn, look, sheet
 from pruning.pictures.retention import readable
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from pruning.pictures.figure import Picture
 
+LISTED = 20
+"""Points of a front that are told in words."""
 COSTS = {"latency": "ms a step, batch 1", "parameters": "parameters", "multiply_adds": "multiply-adds a token"}
 
 
@@ -49,6 +51,36 @@ def costs(curve: pd.DataFrame, variants: pd.DataFrame, notes: Sequence[str] = ()
     picture.axes[0].set_ylabel(f"test {measure}")
     title = ["What a smaller model costs and gives; points are fine-tuned", *(fill(note, 110) for note in notes)]
     picture.suptitle("\n".join(title), fontsize="medium")
+    return picture
+
+
+@drawn
+def tried(points: pd.DataFrame, *, cost: str, measure: str) -> "Picture":
+    """Return a picture of all that was tried, a point each, with the front as a band and its points by number.
+
+    Args:
+        points: Columns `variant`, `cost`, `quality`, `on_front` and `said`, what made it in few words.
+        cost: What the cost is, for its axis.
+        measure: What the quality is: `perplexity` or `loss`.
+    """
+    picture = sheet(5.4)
+    axes = picture.subplots()
+    best = points[points["on_front"]].sort_values("cost")
+    axes.step(best["cost"], best["quality"], where="post", color="gold", linewidth=6, alpha=0.6, label="front")
+    for place, (variant, own) in enumerate(points.groupby("variant", sort=False)):
+        looks = {**look(place), "linestyle": "none", "markeredgecolor": "white", "markersize": 8}
+        axes.plot(own["cost"], own["quality"], label=str(variant), **looks)
+    # below and on the left of a front there is nothing else
+    for number, (x, y) in enumerate(zip(best["cost"], best["quality"], strict=True), 1):
+        axes.annotate(str(number), (x, y), xytext=(-6, -12), textcoords="offset points", ha="center", fontsize=SMALL)
+    axes.set(xlabel=cost, ylabel=f"test {measure}", xlim=(0, None), title="What was tried, and its front")
+    _short(axes)
+    readable(axes, measure)
+    handles, labels = axes.get_legend_handles_labels()
+    for number, said in enumerate(best["said"][:LISTED], 1):
+        handles += axes.plot([], [], linestyle="none", label=f"{number}: {said}")
+        labels.append(f"{number}: {said}")
+    picture.legend(handles, labels, loc="outside right upper", fontsize=SMALL, handlelength=1.2)
     return picture
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pruning.evaluation.front import on_front
+from pruning.pictures.costs import tried
 from tasks.commands.tried import Reached, Tried, add_which, read_tried
 from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import DATA
@@ -108,23 +110,16 @@ def _values(point: Point) -> dict[str, Any]:
 
 
 def _draw(path: Path, points: Sequence[Point], measure: str, cost: str) -> None:
-    """Draw every result by its variant, and the front as a band behind them."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    front = [point for point in points if point.is_front]
-    at = [p.cost for p in front], [p.reached.quality for p in front]
-    axes.step(*at, where="post", color="gold", linewidth=6, alpha=0.6, label="front")
-    for index, variant in enumerate(dict.fromkeys(point.variant for point in points)):
-        own = [point for point in points if point.variant == variant]
-        axes.plot([p.cost for p in own], [p.reached.quality for p in own], "o", color=f"C{index}", label=variant)
-    for point in front:
-        text, place = _said(point.reached), (point.cost, point.reached.quality)
-        axes.annotate(text, place, xytext=(5, 5), textcoords="offset points", fontsize="small")
-    axes.set(xlabel=COSTS[cost], ylabel=f"test {measure}", xlim=(0, None), title="What was tried, and its front")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
-    axes.legend()
+    """Write the picture of every result by its variant, and of the front."""
+    rows = [
+        {
+            "variant": p.variant,
+            "cost": p.cost,
+            "quality": p.reached.quality,
+            "on_front": p.is_front,
+            "said": _said(p.reached),
+        }
+        for p in points
+    ]
     with replacing(path) as aside:
-        figure.savefig(aside, format="png", dpi=120, metadata={"Software": None})
+        aside.write_bytes(tried(pd.DataFrame(rows), cost=COSTS[cost], measure=measure).image("png"))

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from pruning.pictures.canvas import COLOURS, KEPT, REMOVED, WIDTH
 from pruning.pictures.cooperation import cooperation, grouped, strongest
 from pruning.pictures.correlations import MEASURED, correlations, rank_correlations
-from pruning.pictures.costs import costs
+from pruning.pictures.costs import costs, tried
 from pruning.pictures.curves import finetuning, training
 from pruning.pictures.importance import importance_by_layer
 from pruning.pictures.retention import error_by_share, removal, retention
@@ -206,6 +206,23 @@ def test_costs_draw_the_path_the_variants_and_the_front():
     ]  # fmt: skip
     assert "The machine was busy." in picture.get_suptitle()
     assert {container.get_label() for container in picture.axes[1].containers} >= {"dense", "random", "enhanced"}
+
+
+def test_what_was_tried_has_a_point_each_and_the_fronts_points_their_numbers():
+    points = pd.DataFrame(
+        {
+            "variant": ["surgeon", "random", "surgeon"], "cost": [2e5, 3e5, 9e5], "quality": [150.0, 170.0, 120.0],
+            "on_front": [True, False, True], "said": ["30% by surgeon", "50% at random", "nothing removed"],
+        }
+    )  # fmt: skip
+    picture = tried(points, cost="multiply-adds a token", measure="perplexity")
+    (axes,) = picture.axes
+    assert [text.get_text() for text in axes.texts] == ["1", "2"]
+    drawn = [line for line in axes.lines if line.get_marker() not in ("None", "", None) and len(line.get_xdata())]
+    assert sorted(value for line in drawn for value in line.get_ydata()) == [120.0, 150.0, 170.0]
+    said = [text.get_text() for text in picture.legends[0].get_texts()]
+    assert said == ["front", "surgeon", "random", "1: 30% by surgeon", "2: nothing removed"]
+    picture.image()
 
 
 def test_errors_by_share_are_drawn_with_their_errors():
