@@ -95,13 +95,14 @@ def _laid_out(needs: Mapping[str, list[str]]) -> tuple[dict[str, Place], dict[st
 def _box(name: str, place: Place, entry: Mapping[str, object]) -> str:
     """Return a stage's box; hovering it says what the stage does."""
     own: Mapping[str, object] = entry.get("do", entry)  # type: ignore[assignment]
-    (tag,) = own["meta"]["prefect"]["tags"]  # type: ignore[index]
+    tags = own.get("meta", {}).get("prefect", {}).get("tags", [])  # type: ignore[attr-defined]
+    color = next((COLORS[tag] for tag in tags if tag in COLORS), "#fff")
     x, y = place
     label = f"{name} @variant" if "foreach" in entry else name
     return (
         f"<g><title>{escape(str(own['desc']))}</title>"
         f'<rect x="{x - WIDE / 2:g}" y="{y - HIGH / 2:g}" width="{WIDE}" height="{HIGH}" rx="5" '
-        f'fill="{COLORS[tag]}" stroke="#607d8b"/>'
+        f'fill="{color}" stroke="#607d8b"/>'
         f'<text x="{x:g}" y="{y + 4.5:g}" text-anchor="middle" fill="#263238">{escape(label)}</text></g>'
     )
 

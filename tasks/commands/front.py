@@ -56,7 +56,7 @@ def run(words: Sequence[str]) -> Answer:
             "variant": point.variant,
             "settings": _said(point.reached),
             f"test\n{measure}": f"{point.reached.quality:{shown}}",
-            COSTS[given.cost].replace(" a ", " a\n"): f"{point.cost:,}",
+            COSTS[given.cost].replace(" a ", "\na "): f"{point.cost:,}",
         }
         for point in front
     ]
