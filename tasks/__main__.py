@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         _run(words)
     except (ValueError, FloatingPointError) as error:
         # By name, as whatever only refuses; it says what a queued experiment lacks, and nothing elsewhere.
-        lacking = importlib.import_module("tasks.commands.untracked").unseen() if os.environ.get("DVC_STAGE") else ""
+        asked = os.environ.get("DVC_STAGE") or list(words[:1]) == ["check"]
+        lacking = importlib.import_module("tasks.commands.untracked").unseen() if asked else ""
         sys.stderr.write(f"{error}{lacking}\n")
         return 1
     except OSError as error:

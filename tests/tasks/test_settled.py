@@ -140,6 +140,9 @@ def test_a_queued_experiment_that_lacks_an_untracked_file_says_to_add_it(
         " A queued experiment sees only what git tracks: `git add own/mine.py`, then queue it again.\n"
     )
     assert said.count("\n") == 1
+    monkeypatch.delenv("DVC_STAGE")
+    assert main(["check"]) == 1  # as a flow asks in a copy
+    assert "`git add own/mine.py`" in capsys.readouterr().err
     subprocess.run(["git", "add", "own/mine.py"], cwd=queued, check=True)
     assert unseen() == ""
 
