@@ -6,6 +6,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 BASE ?= main
+RUNS = http://127.0.0.1:$(MLFLOW_PORT)/\#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=variants
 # What stages write, each below its own name, and commands by default; `make clean` leaves the rest of data/ alone.
 MADE = $(shell sed -n 's|^  \([a-z_]*\):$$|data/\1|p' dvc.yaml) data/choice data/experiment data/export data/front
 # Material for MkDocs advertises on stderr unless told not to.
@@ -55,8 +56,9 @@ review: .venv/.run  ## Pull, reproduce, and say as Markdown what became of the m
 	@python -m tasks report --markdown
 
 mlflow: .venv/.run  ## Compare runs in the browser
-	@echo "MLflow, all variants ranked (Ctrl+C ends it):"
-	@echo "http://127.0.0.1:$(MLFLOW_PORT)/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=variants"
+	@echo "MLflow, all variants ranked, then their curves (Ctrl+C ends it):"
+	@echo "$(RUNS)"
+	@echo "$(RUNS)&compareRunsMode=CHART"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --port $(MLFLOW_PORT) \
 		--backend-store-uri "sqlite:///$(CURDIR)/mlflow.db"
 

@@ -32,6 +32,8 @@ def show(commands: Commands, stages: Mapping[str, GraphStage], outcomes: Mapping
         needed = {address for stage in stages.values() for address in stage.needs}
         for folder in sorted({stage.folder for stage in done if stage.address not in needed}):
             _try(commands, "track", *filter(None, [folder]))
+    elif any(outcome.state == FAILED for outcome in outcomes.values()):
+        _try(commands, "track", "--failed")  # a stage that was killed, as after its time limit, could tell nothing
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pandas as pd
@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a stage or a command and return the exit code: 0, or 1 after one sentence on what was wrong."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        _run(words)
+        with _watched(words):
+            _run(words)
     except (ValueError, FloatingPointError) as error:
         # By name, as whatever only refuses; it says what a queued experiment lacks, and nothing elsewhere.
         asked = os.environ.get("DVC_STAGE") or list(words[:1]) == ["check"]
@@ -52,6 +53,16 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{INTERRUPTED}\n")
         return 130
     return 0
+
+
+def _watched(words: Sequence[str]) -> AbstractContextManager[None]:
+    """Return the context in which what a stage of DVC's says is kept, for MLflow if it fails; it changes no result."""
+    if not os.environ.get("DVC_STAGE") or not words or words[0] in COMMANDS:
+        return nullcontext()
+    context: AbstractContextManager[None] = importlib.import_module("tasks.commands.tracking.journal").watched(
+        "@".join(words)
+    )
+    return context
 
 
 def _run(words: Sequence[str]) -> None:

@@ -61,6 +61,9 @@ with open("commands.txt", "a") as log:
     print(command, file=log)
 if command == "report":
     print("variant  perplexity")
+if command == "promote":
+    pathlib.Path("words.txt").write_text(" ".join(sys.argv[1:]))
+    print("surgeon, version 1 of neuron-pruning, is now champion")
 problem = pathlib.Path(f"{command}.problem")
 if problem.exists():
     sys.exit(problem.read_text())

@@ -23,6 +23,7 @@ from tests.projects import ROOT
 from tests.schemas import TABLES
 
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+TRACKING = PIPELINE.pop("track")
 EXPERIMENT = YAML(typ="safe").load(ROOT / "experiment/dvc.yaml")["stages"]
 VALUES = YAML(typ="safe").load(ROOT / "params.yaml")
 OWN = YAML(typ="safe").load(ROOT / "experiment/params.yaml")
@@ -101,7 +102,13 @@ def test_a_stage_has_one_name_everywhere(name: str) -> None:
 
 def test_every_section_of_the_parameters_is_read_by_a_stage() -> None:
     read = {section.split(".")[0] for name in PIPELINE for section in entry(name).get("params", [])}
-    assert read == set(VALUES) == set(Parameters.model_fields)
+    assert {*read, "promotion"} == set(VALUES) == set(Parameters.model_fields)
+
+
+def test_the_last_stage_tracks_all_that_others_write_and_no_result_depends_on_it() -> None:
+    assert TRACKING["cmd"] == "exec python -m tasks track"
+    assert not {"outs", "metrics", "plots", "params"} & set(TRACKING)
+    assert set(TRACKING["deps"]) <= {f"data/{name}" for name in PIPELINE}
 
 
 def test_every_section_of_the_experiments_parameters_is_read_by_a_stage_and_no_two_files_name_one_alike() -> None:

@@ -163,18 +163,19 @@ def _entries(text: str, outputs: Outputs) -> dict[str, str]:
     for place, block in enumerate(blocks):
         name = _name(block)
         wanted = outputs.get(name, ()) if place == len(blocks) - 1 else ()  # a cut is in the last one
-        if block.endswith("\n") and _is_complete(name, block, wanted):
+        if block.endswith("\n") and _is_complete(name, block, wanted, writes=outputs.get(name) != []):
             entries[name] = block
     return entries
 
 
-def _is_complete(name: str, block: str, wanted: Sequence[Path]) -> bool:
+def _is_complete(name: str, block: str, wanted: Sequence[Path], *, writes: bool) -> bool:
     try:
         entry = YAML(typ="safe").load(block)[name]
-        files = [*entry.get("deps", []), *entry["outs"]]
+        outs = entry["outs"] if writes else []
+        files = [*entry.get("deps", []), *outs]
         whole = all("path" in file and "size" in file and (not _is_folder(file) or "nfiles" in file) for file in files)
-        missing = {str(path) for path in wanted} - {file["path"] for file in entry["outs"]}
-        return whole and "cmd" in entry and bool(entry["outs"]) and not missing
+        missing = {str(path) for path in wanted} - {file["path"] for file in outs}
+        return whole and "cmd" in entry and bool(files) and not missing
     except (YAMLError, LookupError, TypeError, AttributeError, ValueError):
         return False
 

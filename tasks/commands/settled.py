@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tasks.commands.lock import expect_recorded
-from tasks.commands.track import State
+from tasks.commands.tracking.state import State
 from tasks.common.pipeline import LOCK, Stage
 
 

@@ -13,15 +13,20 @@ MOST = 5
 """Files that a sentence names."""
 
 
-def unseen() -> str:
-    """Return the sentence on files of the user's that git does not track; nothing but in a queued experiment."""
+def checkout() -> Path:
+    """Return the folder of the project's checkout: the current one, or in a queued experiment what it is a copy of."""
     parts = Path.cwd().parts
     start = next((place for place in range(len(parts)) if parts[place : place + len(QUEUED)] == QUEUED), None)
-    if start is None:
+    return Path(*parts[:start])
+
+
+def unseen() -> str:
+    """Return the sentence on files of the user's that git does not track; nothing but in a queued experiment."""
+    if checkout() == Path.cwd():
         return ""
     command = ["git", "ls-files", "--others", "--exclude-standard", "--", *_places()]
     try:
-        done = subprocess.run(command, cwd=Path(*parts[:start]), capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=checkout(), capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):  # no git, or a place outside of the repository
         return ""
     files = done.stdout.splitlines()

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from pruning.evaluation.comparison import PHASES
-from tasks.commands.track import Record, State
+from tasks.commands.tracking.records import Record
+from tasks.commands.tracking.state import State
 from tasks.common.pipeline import flat
 
 TABLES = ("progressive", "precision", "stability", "cost")

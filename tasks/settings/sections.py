@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Weighed = str
 else:  # the words that the tables know, of which a type checker cannot be told
     Choice, Weighed = Literal[CHOICES], Literal[*SIGNALS, *CRITERIA]
+COSTS = ("neurons", "parameters", "multiply_adds", "latency")
 SAVED = "a file of saved weights, written learned/name.json"
 OWN = "a function of yours in own/, written own.module:function"
 
@@ -352,6 +353,14 @@ class PathSettings(Section):
         return self
 
 
+class Promotion(Section):
+    """What a variant must fulfil to be promoted: how near to the dense one, at which share of its cost."""
+
+    tolerance: Annotated[float, Field(ge=0, le=10)]
+    cost: Annotated[str, Field(pattern=f"^({'|'.join(COSTS)})$", description=f"one of {', '.join(COSTS)}")]
+    at_most: Annotated[float, Field(gt=0, le=10)]
+
+
 class Sections(Section):
     """All of params.yaml."""
 
@@ -377,3 +386,4 @@ class Sections(Section):
     timing: Timing
     compare: Compare
     path: PathSettings
+    promotion: Promotion

@@ -31,6 +31,7 @@ COMMANDS = {
     "experiments": "what DVC's experiments changed, beside the quality that each variant reached",
     "front": "of all experiments, what nothing else beats in both quality and cost, and its picture",
     "track": "tell MLflow of the results, or of the experiment's",
+    "promote": "the best variant that is good and cheap enough, as MLflow's champion",
 }
 """Commands that are no stages, each a module of `tasks.commands`: they read results and change none."""
 HELP, JSON, MARKDOWN = ("-h", "--help"), "--json", "--markdown"

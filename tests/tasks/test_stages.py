@@ -21,7 +21,7 @@ from tests.projects import ENVIRONMENT, ROOT, copy, digests, run, set_parameters
 from tests.schemas import TABLES
 
 YAML_FILE = YAML(typ="safe")
-STAGES = list(YAML_FILE.load(ROOT / "dvc.yaml")["stages"])
+STAGES = [name for name in YAML_FILE.load(ROOT / "dvc.yaml")["stages"] if name != "track"]  # which writes nothing
 WITH_VARIANTS = ("prune", "reconstruct", "finetune", "evaluate")
 WITHOUT_VARIANTS = [name for name in STAGES if name not in WITH_VARIANTS]
 REPAIRED = {"reconstruct@dense", "reconstruct@enhanced", "path"}

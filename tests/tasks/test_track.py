@@ -1,35 +1,42 @@
 """What MLflow holds after `python -m tasks track`, how often, and what happens without a server or without results."""
 
 import hashlib
-import io
 import json
 import shutil
 import socket
+import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from pruning.evaluation.comparison import compare
-from tasks.__main__ import main
-from tasks.commands import track
-from tasks.common.pipeline import read_stage
+from tasks.commands.tracking import records, sending
+from tasks.commands.tracking.identity import differences, identity, named
+from tasks.commands.tracking.pipeline import SIZES, evaluated
+from tasks.commands.tracking.store import PLACES
 from tasks.common.reading import read_yaml
-from tasks.common.tables import write_table
-from tests.projects import ROOT
-from tests.schemas import TABLES as SCHEMAS
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:For backward compatibility, 'str' dtypes are included",  # MLflow's log_table, with pandas 3
+from tests.results import (
+    QUIET,
+    STEPS,
+    VARIANTS,
+    artifacts,
+    change,
+    client,
+    evaluation,
+    every_run,
+    experiment,
+    md5,
+    parents,
+    runs,
+    tracked,
+    write_results,
 )
-VARIANTS = {"dense": 1.0, "random": 0.5, "traditional": 0.5, "enhanced": 0.5, "surgeon": 0.5}
-STEPS = 2500
+
+pytestmark = QUIET
 
 
 @pytest.fixture(scope="module")
@@ -55,174 +62,6 @@ def again(logged: Path, tmp_path: Path) -> Path:
 def unlogged(again: Path) -> Path:
     (again / "mlflow.db").unlink()
     return again
-
-
-def write_results(folder: Path) -> None:
-    folder.mkdir()
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, folder / name)
-    command = ["git", "-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "-m", "m"]
-    for words in (["git", "init", "--quiet"], ["git", "add", "."], command):
-        subprocess.run(words, cwd=folder, check=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        values = read_yaml(Path("params.yaml"))
-        stages = list(stages_of(values))
-        for stage in stages:
-            for path in stage.outputs.values():
-                write_output(path, stage.name, stage.variant)
-        write_lock(stages, values)
-
-
-def stages_of(values: Mapping[str, Any]) -> Iterator[Any]:
-    for name, entry in read_yaml(Path("dvc.yaml"))["stages"].items():
-        for variant in VARIANTS if "foreach" in entry else [None]:
-            yield read_stage(name, variant, values)
-
-
-def write_output(path: Path, stage: str, variant: str | None) -> None:
-    if path.suffix == ".parquet" and path.stem in TABLES:
-        write_table(path, TABLES[path.stem](stage, variant), SCHEMAS[path.stem])
-    elif path.suffix:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{path}, which tracking never reads")
-    else:
-        path.mkdir(parents=True)
-        (path / "config.json").write_text(json.dumps({"widths": [3]}))
-        (path / "plot.png").write_bytes(b"a picture")
-
-
-def write_lock(stages: list[Any], values: Mapping[str, Any]) -> None:
-    lock: dict[str, Any] = {}
-    for stage in stages:
-        used = {name: values[name.partition(".")[0]] for name in stage.sections}
-        used |= {name: values["variants"][name.partition(".")[2]] for name in used if "." in name}
-        inputs = [path for path in stage.inputs.values() if path.suffix or path.name == "model"]
-        lock[stage.address] = {
-            "deps": [{"path": str(path), "md5": md5(path)} for path in inputs],
-            "params": {"params.yaml": used},
-            "outs": [{"path": str(path), "md5": md5(path)} for path in stage.outputs.values()],
-        }
-    YAML().dump({"schema": "2.0", "stages": lock}, Path("dvc.lock"))
-
-
-def md5(path: Path) -> str:
-    content = path.read_bytes() if path.is_file() else str(path).encode()
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def timing(stage: str, variant: str | None) -> pd.DataFrame:
-    frame = pd.DataFrame([("", "stage", 0, 7.0, 0.0)], columns=["phase", "measure", "batch", "seconds", "spread"])
-    frame.insert(0, "variant", variant or "")
-    frame.insert(0, "stage", stage)
-    return frame.assign(device="a GPU (cuda:0)" if stage == "train" else "cpu")
-
-
-def latency(_stage: str, _variant: str | None) -> pd.DataFrame:
-    rows = [
-        {"model": variant, "batch": batch, "seconds": seconds * kept, "speed_up": 1 / kept, "error": 0.1 * (kept < 1)}
-        for variant, kept in VARIANTS.items()
-        for batch, seconds in ((1, 0.001), (32, 0.004))
-    ]
-    waited = pd.Series([0.2, float("nan")] * len(VARIANTS))
-    return pd.DataFrame(rows).assign(spread=0.1, repeats=10, device="cpu", waited=waited)
-
-
-def history(stage: str, _variant: str | None) -> pd.DataFrame:
-    steps = range(1, (STEPS if stage == "train" else 4) + 1)
-    frame = pd.DataFrame({"phase": stage, "step": steps, "tokens": [10 * step for step in steps]})
-    valid = [2.0 if step % 2 == 0 and step > steps[-1] - 4 else None for step in steps]
-    frame["train_loss"], frame["valid_loss"] = [1 / step for step in steps], pd.Series(valid, dtype=float)
-    return frame.assign(learning_rate=0.5)
-
-
-def evaluation(_stage: str, variant: str | None) -> pd.DataFrame:
-    kept = VARIANTS[str(variant)]
-    before = "dense" if kept == 1 else "pruned"
-    repaired = {} if kept == 1 else {"reconstructed": 19 / kept}
-    perplexity = {before: 20 / kept, **repaired, "finetuned": 18 / kept}
-    sizes = {
-        "accuracy": 0.2,
-        "metrics": "{}",
-        "tokens": 9,
-        "neurons": int(8 * kept),
-        "parameters": int(80 * kept),
-        "multiply_adds": int(40 * kept),
-    }
-    sizes |= {"synaptic_operations": 2.0 * kept, "energy": 184.0 * kept}
-    rows = [
-        {"variant": variant, "phase": phase, "split": split, "loss": 3.0, "perplexity": value + (split == "valid")}
-        for phase, value in perplexity.items()
-        for split in ("valid", "test")
-    ]
-    return pd.DataFrame(rows).assign(**sizes)
-
-
-def retention(_stage: str, variant: str | None) -> pd.DataFrame:
-    row = {"variant": variant, "layer": "lstm.0", "neuron": 0, "importance": 0.5, "rank": 1, "kept": True}
-    return pd.DataFrame([row])
-
-
-def comparison(_stage: str, _variant: str | None) -> pd.DataFrame:
-    evaluations = pd.concat([evaluation("evaluate", variant) for variant in VARIANTS])
-    return compare(evaluations, dict.fromkeys(VARIANTS, "fused"), control="dense")
-
-
-def corpus(_stage: str, _variant: str | None) -> pd.DataFrame:
-    return pd.DataFrame({"split": ["train", "test"], "position": [0, 0], "token": [1, 0]})
-
-
-TABLES = {
-    "timing": timing,
-    "latency": latency,
-    "history": history,
-    "evaluation": evaluation,
-    "retention": retention,
-    "comparison": comparison,
-    "corpus": corpus,
-}
-
-
-def tracked(folder: Path, **environment: str) -> tuple[int, str]:
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
-        patch.chdir(folder)
-        for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME"):
-            patch.delenv(name, raising=False)
-        for name, value in {**track.DEFAULTS, **environment}.items():
-            patch.setenv(name, value)
-        return main(["track"]), said.getvalue()
-
-
-def client(folder: Path) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-
-
-def runs(folder: Path) -> dict[str, Any]:
-    found = every_run(folder)
-    assert len({run.info.run_name for run in found}) == len(found)
-    return {run.info.run_name: run for run in found}
-
-
-def every_run(folder: Path) -> list[Any]:
-    experiment = client(folder).get_experiment_by_name("neuron-pruning")
-    return list(client(folder).search_runs([experiment.experiment_id]))
-
-
-def parents(folder: Path) -> list[Any]:
-    return [run for run in every_run(folder) if "mlflow.parentRunId" not in run.data.tags]
-
-
-def artifacts(folder: Path, name: str, within: str | None = None) -> set[str]:
-    return {file.path for file in client(folder).list_artifacts(runs(folder)[name].info.run_id, within)}
-
-
-def change(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
 
 
 def test_the_training_and_each_variant_are_finished_children_of_one_pipeline(logged: Path) -> None:
@@ -279,7 +118,7 @@ def test_a_variant_holds_its_effective_settings_its_final_numbers_and_its_tables
     assert "the measurement waited 20% for a core" in random.tags["machine"]
     assert dense.metrics["perplexity_pruned_test"] == 20
     assert {dense.metrics[f"latency_ms_batch_{batch}"] for batch in (1, 32)} == {1, 4}
-    assert artifacts(logged, "random") == {"evaluation.json", "retention.json", "config.json"}
+    assert artifacts(logged, "random") == {"evaluation.json", "retention.json", "config.json", "plots"}
 
 
 def test_curves_go_by_step_and_a_long_one_is_thinned_to_points_that_end_with_its_last(logged: Path) -> None:
@@ -288,11 +127,11 @@ def test_curves_go_by_step_and_a_long_one_is_thinned_to_points_that_end_with_its
     def steps(name: str) -> list[int]:
         return [point.step for point in client(logged).get_metric_history(train.info.run_id, name)]
 
-    assert len(steps("train_loss")) == track.POINTS
-    assert (min(steps("train_loss")), max(steps("train_loss"))) == (1, STEPS)
-    assert sorted(steps("valid_loss")) == sorted(steps("valid_perplexity")) == [STEPS - 2, STEPS]
-    assert train.data.metrics["valid_perplexity"] == pytest.approx(7.389056)
-    assert runs(logged)["enhanced"].data.metrics["train_loss"] == 0.25
+    assert len(steps("curves/train_loss")) == records.POINTS
+    assert (min(steps("curves/train_loss")), max(steps("curves/train_loss"))) == (1, STEPS)
+    assert sorted(steps("curves/valid_loss")) == sorted(steps("curves/valid_perplexity")) == [STEPS - 2, STEPS]
+    assert train.data.metrics["curves/valid_perplexity"] == 7.3891
+    assert runs(logged)["enhanced"].data.metrics["curves/train_loss"] == 0.25
 
 
 def test_runs_name_the_corpus_the_commit_the_experiment_and_the_hashes_of_their_models(logged: Path) -> None:
@@ -311,6 +150,105 @@ def test_runs_name_the_corpus_the_commit_the_experiment_and_the_hashes_of_their_
     assert json.loads(data.profile) == {"num_rows": 2}
 
 
+def test_a_runs_name_tells_its_experiment_what_differs_in_it_and_the_commit(logged: Path, again: Path) -> None:
+    commit = runs(logged)["random"].data.tags["mlflow.source.git.commit"][:7]
+    assert runs(logged)["random"].info.run_name == f"random · tall-oak · {commit}"
+    assert runs(logged)["pipeline"].info.run_name == f"pipeline · tall-oak · {commit}"
+    change(again / "params.yaml", "random: {by: random}", "random: {by: hessian}")
+    change(again / "params.yaml", "probes: 60", "probes: 70")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(again)
+        differing = differences(read_yaml(Path("params.yaml")))
+    assert differing == {"hessian.probes": 70, "variants.random.by": "hessian"}
+    tags = {"mlflow.source.git.commit": commit}
+    assert (
+        named("random", tags, differing, "random")
+        == f"random · hessian.probes=70, variants.random.by=hessian · {commit}"
+    )
+    assert named("dense", tags, differing, "dense") == f"dense · hessian.probes=70 · {commit}"
+
+
+def test_what_a_clone_differs_in_is_told_also_after_it_was_committed(again: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(again), str(clone)], check=True)
+    change(clone / "params.yaml", "probes: 60", "probes: 70")
+    commit = ["git", "-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "-am", "Probe more"]
+    subprocess.run(commit, cwd=clone, check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(clone)
+        assert differences(read_yaml(Path("params.yaml"))) == {"hessian.probes": 70}
+
+
+def test_a_lock_file_that_a_reproduction_wrote_makes_no_tree_dirty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("experiment").mkdir()
+    for path in (Path("dvc.lock"), Path("experiment/dvc.lock"), Path("params.yaml")):
+        path.write_text("of before")
+    commit = ["git", "-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "-m", "m"]
+    for words in (["git", "init", "--quiet"], ["git", "add", "."], commit):
+        subprocess.run(words, check=True)
+    for path in (Path("dvc.lock"), Path("experiment/dvc.lock")):
+        path.write_text("of now")
+    assert identity()["git.dirty"] == "false"
+    Path("params.yaml").write_text("of now")
+    assert identity()["git.dirty"] == "true"
+
+
+def test_the_list_of_runs_shows_what_matters_of_each_variant_rounded(logged: Path) -> None:
+    tags = runs(logged)["random"].data.tags
+    shown = {
+        "retention": "50%",
+        "perplexity by phase": "40.0 → 38.0 → 36.0",
+        "speed-up": "2.00 ± 0.10 ×",
+        "parameters": "40 (50%)",
+        "chosen by": "fused",
+    }
+    assert tags.items() >= shown.items()
+    view = json.loads(experiment(logged).tags["mlflow.sharedViewState.variants"])
+    assert view["selectedColumns"][:5] == [f"tags.`{name}`" for name in shown]
+    found = client(logged).search_runs([experiment(logged).experiment_id], view["searchFilter"])
+    assert {run.data.tags["variant"] for run in found} == set(VARIANTS)
+
+
+def test_a_folder_that_moves_keeps_its_artifacts_also_one_whose_database_is_older(again: Path, tmp_path: Path) -> None:
+    assert experiment(again).artifact_location == "mlartifacts"
+    assert runs(again)["random"].info.artifact_uri.startswith("mlartifacts/")
+    place = (again / "mlartifacts").as_uri()
+    with closing(sqlite3.connect(again / "mlflow.db")) as database, database:  # as MLflow writes it by itself
+        for table, column in PLACES:
+            database.execute(f"UPDATE {table} SET {column} = replace({column}, 'mlartifacts', ?)", (place,))  # noqa: S608
+    assert tracked(again)[0] == 0
+    moved = again.rename(tmp_path / "moved")
+    assert artifacts(moved, "random") >= {"evaluation.json", "config.json"}
+    assert runs(moved)["random"].info.artifact_uri.startswith("mlartifacts/")
+
+
+def test_a_variants_run_holds_its_own_picture_and_the_pipelines_those_of_all(logged: Path) -> None:
+    assert artifacts(logged, "random", "plots") == {"plots/importance-random.png"}
+    assert artifacts(logged, "pipeline", "plots") == {"plots/plot.png"}
+
+
+def test_the_machines_load_while_a_stage_ran_is_in_its_run(again: Path) -> None:
+    (again / "mlflow.db").unlink()
+    samples = again / f".dvc/tmp/samples/{md5(again / 'data/train/timing.parquet')}.samples"
+    samples.parent.mkdir(parents=True)
+    samples.write_text("".join(f'{{"timestamp": {when}, "cpu_utilization_percentage": {when}.5}}\n' for when in (1, 3)))
+    assert tracked(again)[0] == 0
+    points = client(again).get_metric_history(runs(again)["train"].info.run_id, "system/cpu_utilization_percentage")
+    assert [(point.timestamp, point.step, point.value) for point in points] == [(1, 0, 1.5), (3, 1, 3.5)]
+    assert "system/cpu_utilization_percentage" not in runs(again)["random"].data.metrics
+
+
+def test_a_state_is_the_same_before_its_own_tracking_is_written_down_and_after(again: Path) -> None:
+    with (again / "dvc.lock").open("a") as lock:
+        lock.write(
+            "  track:\n    cmd: exec python -m tasks track\n    deps:\n    - path: data/train\n      md5: x.dir\n"
+        )
+    assert "already logged" in tracked(again)[1]
+
+
 def test_a_state_is_logged_only_once(again: Path) -> None:
     code, said = tracked(again)
     assert (code, said) == (0, f"MLflow: this state is already logged (run {parents(again)[0].info.run_id})\n")
@@ -325,7 +263,7 @@ def test_another_lock_makes_another_parent(again: Path) -> None:
 
 
 def test_a_parent_left_by_a_kill_is_replaced(unlogged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log, done = track._log, []
+    log, done = sending._log, []
 
     def killed(*arguments: Any) -> str:
         if len(done) == 3:
@@ -333,7 +271,7 @@ def test_a_parent_left_by_a_kill_is_replaced(unlogged: Path, monkeypatch: pytest
         done.append(log(*arguments))
         return str(done[-1])
 
-    monkeypatch.setattr(track, "_log", killed)
+    monkeypatch.setattr(sending, "_log", killed)
     assert tracked(unlogged)[0] == 130
     assert parents(unlogged)[0].info.status == "RUNNING"
     monkeypatch.undo()
@@ -348,7 +286,7 @@ def test_a_server_that_is_down_costs_seconds_and_no_result(results: Path) -> Non
         port = free.getsockname()[1]
     start = time.monotonic()
     code, said = tracked(results, MLFLOW_TRACKING_URI=f"http://joe:secret@127.0.0.1:{port}")
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 60
     assert code == 0
     assert said.startswith(f"MLflow at http://127.0.0.1:{port} could not be reached")
     assert said.endswith("All results are safe in data/; `python -m tasks track` logs them later.\n")
@@ -395,8 +333,8 @@ def test_a_table_that_is_not_the_one_in_the_lock_is_refused(unlogged: Path) -> N
 
 def test_a_model_without_perplexity_is_tracked_by_its_loss_and_its_own_metrics() -> None:
     rows = evaluation("evaluate", "random").assign(perplexity=float("nan"), metrics='{"worst": [0.5, "lower"]}')
-    found = track._evaluated(rows)
-    assert {name for name in found if name not in track.SIZES} == {
+    found = evaluated(rows)
+    assert {name for name in found if name not in SIZES} == {
         f"{name}_{phase}_{split}"
         for name in ("loss", "worst")
         for phase in ("pruned", "reconstructed", "finetuned")
