@@ -139,15 +139,7 @@ class Alignments(Objective):
         once: Tensor = torch.unique_consecutive(path)
         return once[once != self.blank]
 
-    def divergence(
-        self,
-        outputs: Any,
-        taught: Any,
-        targets: Any,
-        *,
-        temperature: float,  # noqa: ARG002 - they are no logits
-        logarithms: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
+    def divergence(self, outputs: Any, taught: Any, targets: Any, **_: Any) -> Tensor:
         """Return the cross-entropy with the teacher's classes of each step, the mean over the steps that count."""
         examples = len(self.counted(targets))
         ours, theirs = self._steps(outputs, examples), self._steps(taught, examples)

@@ -74,15 +74,7 @@ class Amounts(Objective):
         guess = self.guess(outputs)
         return single(self.criterion(guess, like(guess, targets)))
 
-    def divergence(
-        self,
-        outputs: Any,
-        taught: Any,
-        targets: Any,  # noqa: ARG002 - all count
-        *,
-        temperature: float,  # noqa: ARG002 - there is nothing to soften
-        logarithms: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
+    def divergence(self, outputs: Any, taught: Any, targets: Any, **_: Any) -> Tensor:  # noqa: ARG002 - all count
         """Return the criterion's loss with the teacher's outputs as targets."""
         return single(self.criterion(self.guess(outputs), self.guess(taught)))
 
@@ -170,15 +162,7 @@ class Gaussian(Squared):
         loss = 0.5 * (variance.log() + (mean - drawn).square() / variance)
         return math.sqrt(1 / self.numbers_each(outputs, targets)) * loss.sum()
 
-    def divergence(
-        self,
-        outputs: Any,
-        taught: Any,
-        targets: Any,  # noqa: ARG002 - all count
-        *,
-        temperature: float,  # noqa: ARG002 - there is nothing to soften
-        logarithms: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
+    def divergence(self, outputs: Any, taught: Any, targets: Any, **_: Any) -> Tensor:  # noqa: ARG002 - all count
         """Return the mean of KL(taught ‖ own) over numbers: ½ (log v/v_t + (v_t + (m − m_t)²) / v − 1)."""
         (mean, variance), (taught_mean, taught_variance) = self.both(outputs), self.both(taught)
         ratio = (taught_variance + (mean - taught_mean).square()) / variance
@@ -213,15 +197,7 @@ class Labels(Amounts):
         loss = F.binary_cross_entropy_with_logits(logits, drawn, reduction="sum")
         return math.sqrt(1 / self.numbers_each(outputs, targets)) * loss
 
-    def divergence(
-        self,
-        outputs: Any,
-        taught: Any,
-        targets: Any,  # noqa: ARG002 - all count
-        *,
-        temperature: float,
-        logarithms: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
+    def divergence(self, outputs: Any, taught: Any, targets: Any, *, temperature: float = 1.0, **_: Any) -> Tensor:  # noqa: ARG002
         """Return the binary cross-entropy with the teacher's probabilities, the divergence but for their entropy."""
         shares = (self.logits(taught) / temperature).sigmoid()
         return F.binary_cross_entropy_with_logits(self.logits(outputs) / temperature, shares)
