@@ -1,8 +1,10 @@
 """What a model needs of a device's memory for one step of one example: counted from shapes, without any numbers."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -161,18 +163,41 @@ def traced(model: Measurable) -> Trace:
     """
     shapes = copy.deepcopy(model).to("meta")
     with torch.device("meta"), evaluating(shapes), torch.no_grad():
-        try:
-            inputs = shapes.example(1)
+        inputs = shapes.example(1)
+        with from_shapes_alone():
             _, state = shapes.predicted(inputs)
-            mode = _Tracing(stored(shapes).values(), state)
-            mode.given(inputs)
-            with mode:
-                outputs = shapes.predicted(inputs, state)
-        except Exception as error:  # whatever a user's code says of numbers that are not there
-            raise ValueError(
-                "Expected a network whose memory can be counted from shapes alone, "
-                f"got {type(error).__name__}: {str(error).strip().partition(chr(10))[0].removesuffix('.')}."
-            ) from error
+        call = partial(shapes.predicted, inputs, state)
+        return traced_call(call, weights=stored(shapes).values(), state=state, inputs=inputs)
+
+
+@contextmanager
+def from_shapes_alone() -> Iterator[None]:
+    """Within the context, say in one sentence that a network does not run without its numbers."""
+    try:
+        yield
+    except Exception as error:  # whatever a user's code says of numbers that are not there
+        raise ValueError(
+            "Expected a network whose memory can be counted from shapes alone, "
+            f"got {type(error).__name__}: {str(error).strip().partition(chr(10))[0].removesuffix('.')}."
+        ) from error
+
+
+def traced_call(call: Callable[[], Any], *, weights: Iterable[Tensor], state: Any, inputs: Any) -> Trace:
+    """Return the operations of a call, what it gives kept to the end.
+
+    Args:
+        call: Runs a network.
+        weights: What is no activation.
+        state: What it is given that stays there; its size is the trace's `state`.
+        inputs: What else it is given.
+
+    Raises:
+        ValueError: If it does not run without numbers.
+    """
+    mode = _Tracing(weights, state)
+    mode.given(inputs)
+    with from_shapes_alone(), mode:
+        outputs = call()
     return mode.ended(outputs)
 
 

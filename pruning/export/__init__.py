@@ -7,7 +7,7 @@ recurrence, so a copy of the network is captured whose recurrences are single op
 import copy
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,17 +18,14 @@ from torch.fx.experimental.symbolic_shapes import free_symbols
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from pruning.core.devices import seeded
 from pruning.core.modes import evaluating
-from pruning.discovery.discovered import Discovered
-from pruning.discovery.running import Inputs, Remembering, Seeing, close, copied, running, tensors_in, uncached
+from pruning.discovery.running import Inputs, Remembering, Seeing, close, copied, running, uncached
+from pruning.export.calls import inputs_of, outputs_of, plain_of, said, single
 from pruning.export.language_models import dimensions, initial_state, largest_difference
 from pruning.export.packed import Padding
 from pruning.export.recurrences import OPSET, check_known, fused, standing
 from pruning.extras import needed
-from pruning.models.adapted import Adapted
 from pruning.models.base import LanguageModel
-from pruning.models.deploying import Plain, plainly
 
 __all__ = ["OPSET", "initial_state", "largest_difference", "onnx_of", "program_of"]
 
@@ -101,7 +98,7 @@ def onnx_of(model: nn.Module, inputs: Any = None) -> Any:
                 **named,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise ValueError(f"Expected a network whose operations ONNX has, got {_said(error)}.") from error
+            raise ValueError(f"Expected a network whose operations ONNX has, got {said(error)}.") from error
     assert found is not None  # noqa: S101 - it is None for the older exporter only
     return found.model_proto
 
@@ -110,12 +107,12 @@ def _captured(model: nn.Module, inputs: Any, *, onnx: bool) -> tuple[ExportedPro
     """Return a copy of a network, its recurrences replaced, as a graph, and what its inputs and outputs are called."""
     if isinstance(model, LanguageModel) and inputs is None:
         return _language_model(model, onnx=onnx)
-    plain = _plain(model)
+    plain = plain_of(model)
     network = copied(plain.network)
-    example = pytree.tree_map(_single, _inputs(plain, inputs))
+    example = pytree.tree_map(single, inputs_of(plain, inputs))
     network = network.cpu().float().eval().requires_grad_(False)
     example = _of_two(network, example)
-    expected, remembers = _outputs(network, example), _remembers(network, example)
+    expected, remembers = outputs_of(network, example), _remembers(network, example)
     network = standing(network, onnx=onnx)
     asked = _Lengths()
     with asked:
@@ -129,18 +126,11 @@ def _captured(model: nn.Module, inputs: Any, *, onnx: bool) -> tuple[ExportedPro
         )
     if not onnx:
         check_known(program)
-        if not all(map(close, _outputs(program.module(), example), expected)):
+        if not all(map(close, outputs_of(program.module(), example), expected)):
             raise ValueError(
                 "Expected a program that gives what its network does, got other numbers; export a part of it."
             )
     return program, {}
-
-
-def _outputs(network: nn.Module, example: Inputs) -> list[Tensor]:
-    """Return the tensors that a network gives."""
-    args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, example)
-    with seeded(network, 0), uncached(network), torch.no_grad():
-        return tensors_in(network(*args, **kwargs))
 
 
 def _remembers(network: nn.Module, example: Inputs) -> bool:
@@ -179,7 +169,7 @@ def _exported(network: nn.Module, example: Inputs, *, strict: bool) -> ExportedP
         with uncached(network), evaluating(network), torch.no_grad(), Padding():
             return torch.export.export(network, *example, dynamic_shapes=free, strict=strict)
     except Exception as error:  # whatever PyTorch, or a user's code, says of numbers that are not known yet
-        raise ValueError(f"Expected a network that torch.export can follow, got {_said(error)}.") from error
+        raise ValueError(f"Expected a network that torch.export can follow, got {said(error)}.") from error
 
 
 class _Lengths(TorchFunctionMode):
@@ -226,40 +216,6 @@ def _language_model(model: LanguageModel, *, onnx: bool) -> tuple[ExportedProgra
         "output_names": ["logits", *(f"next_{name}" for name in names)],
         "dynamic_shapes": dimensions(state, "time", "batch"),
     }
-
-
-def _plain(model: nn.Module) -> Plain:
-    """Return a network as it is best deployed, and what it was discovered with, where it was."""
-    while isinstance(model, Adapted):
-        model = model.network
-    return plainly(model) if isinstance(model, Discovered) else Plain(model)
-
-
-def _inputs(plain: Plain, inputs: Any) -> Inputs:
-    """Return what a network is called with: what is given, or what it was discovered with.
-
-    Raises:
-        ValueError: If neither is known.
-    """
-    if inputs is None:
-        if plain.inputs is None:
-            raise ValueError(f"Expected example inputs to export {type(plain.network).__name__} with, got none.")
-        return plain.inputs
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
-
-
-def _single(value: Any) -> Any:
-    """Return a tensor on the CPU, real numbers in single precision."""
-    if not isinstance(value, Tensor):
-        return value
-    return value.detach().cpu().float() if value.is_floating_point() else value.detach().cpu()
-
-
-def _said(error: Exception) -> str:
-    """Return an error's kind and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(".")
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def standing(network: nn.Module, *, onnx: bool) -> nn.Module:
             network.set_submodule(name, _Scanned(module))
         elif isinstance(module, Recurrent):
             module.__dict__["_packed"] = partial(unequal, module)
-        elif isinstance(module, nn.RNNBase) and _is_plain(module):
+        elif isinstance(module, nn.RNNBase) and is_plain(module):
             if onnx:
                 _rearrange(name, module)
             module.__class__ = type(type(module).__name__, (_Onnx if onnx else _Fused, type(module)), {})
@@ -74,12 +74,12 @@ def fused(program: ExportedProgram) -> ExportedProgram:
     return program
 
 
-def _is_plain(module: nn.RNNBase) -> bool:
+def is_plain(module: nn.RNNBase) -> bool:
     """Return whether a layer runs as PyTorch's own does."""
     return type(module).forward in (nn.LSTM.forward, nn.GRU.forward, nn.RNN.forward)
 
 
-class _Standing(nn.Module):
+class Standing(nn.Module):
     """A recurrent layer of PyTorch's, called as that is, whose steps are one operation."""
 
     input_size: int
@@ -196,7 +196,7 @@ _KERNELS = {
 """What stands for a kernel → the kernel."""
 
 
-class _Fused(_Standing):
+class _Fused(Standing):
     """A layer whose steps PyTorch's kernel does, all layers and directions of it at once."""
 
     def _run(self, steps: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
@@ -248,7 +248,7 @@ _symbolic: Any = torch._dynamo.allow_in_graph(_operation)  # type: ignore[no-unt
 """The same, which who reads code instead of running it leaves as it is."""
 
 
-class _Onnx(_Standing):
+class _Onnx(Standing):
     """A layer whose steps ONNX's operation does, one operation a layer.
 
     Its parameters lie in ONNX's order of gates. PyTorch's are input, forget, cell, output (LSTM) and reset, update, new

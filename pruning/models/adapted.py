@@ -137,9 +137,18 @@ def _arguments(network: Any, inputs: Any, example_dim: int) -> tuple[Any, ...] |
     return (*arguments, first_state(network, arguments, example_dim)) if takes_state(network, inputs) else arguments
 
 
-def arguments_for(model: "Adapted") -> tuple[Any, ...] | Mapping[str, Any]:
-    """Return what a model's network is called with on the batch that it was adapted with."""
-    return _arguments(model.module, on(model.device, model.use.inputs), model.example_dim)
+def arguments_for(
+    model: "Adapted", batch: int | None = None, network: nn.Module | None = None
+) -> tuple[Any, ...] | Mapping[str, Any]:
+    """Return what a model's network is called with on the batch that it was adapted with, or on so many examples.
+
+    Args:
+        model: What `adapt` gave.
+        batch: How many examples; None for that batch.
+        network: What makes the first state, if not the model's own.
+    """
+    inputs = on(model.device, model.use.inputs) if batch is None else model.example(batch)
+    return _arguments(model.module if network is None else network, inputs, model.example_dim)
 
 
 class Adapted(Measurable):

@@ -1,0 +1,64 @@
+"""What a network that is to leave is called with, what it gives, and what its refusals say."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from pruning.core.devices import seeded
+from pruning.discovery.discovered import Discovered
+from pruning.discovery.running import Inputs, tensors_in, uncached
+from pruning.models.adapted import Adapted, arguments_for
+from pruning.models.deploying import Plain, plainly
+
+
+def plain_of(model: nn.Module) -> Plain:
+    """Return a network as it is best deployed, and what it was discovered or adapted with, where it was."""
+    network = model
+    while isinstance(network, Adapted):
+        network = network.network
+    plain = plainly(network) if isinstance(network, Discovered) else Plain(network)
+    if plain.inputs is None and isinstance(model, Adapted):
+        return Plain(plain.network, inputs=called_with(arguments_for(model)))
+    return plain
+
+
+def inputs_of(plain: Plain, inputs: Any) -> Inputs:
+    """Return what a network is called with: what is given, or what it was discovered or adapted with.
+
+    Raises:
+        ValueError: If neither is known.
+    """
+    if inputs is not None:
+        return called_with(inputs)
+    if plain.inputs is None:
+        raise ValueError(f"Expected example inputs to export {type(plain.network).__name__} with, got none.")
+    return plain.inputs
+
+
+def called_with(inputs: Any) -> Inputs:
+    """Return inputs as positional arguments and arguments by name."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def single(value: Any) -> Any:
+    """Return a tensor on the CPU, real numbers in single precision."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().cpu().float() if value.is_floating_point() else value.detach().cpu()
+
+
+def outputs_of(network: nn.Module, example: Inputs) -> list[Tensor]:
+    """Return the tensors that a network gives."""
+    args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, example)
+    with seeded(network, 0), uncached(network), torch.no_grad():
+        return tensors_in(network(*args, **kwargs))
+
+
+def said(error: Exception) -> str:
+    """Return an error's kind and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(".")
