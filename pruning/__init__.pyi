@@ -48,6 +48,8 @@ from .experiment.trials import run_dense_control as run_dense_control
 from .experiment.verdict import verdict as verdict
 from .export import onnx_of as onnx_of
 from .export import program_of as program_of
+from .export.beside import side_by_side as side_by_side
+from .export.targets import exported as exported
 from .fusion.fused import fuse as fuse
 from .fusion.fusing import Fusing as Fusing
 from .models import build as build
