@@ -16,9 +16,11 @@ from pruning.data.windows import Windows
 from pruning.evaluation.latency import latencies
 from pruning.evaluation.measures import loss_of, size_of
 from pruning.export import initial_state, largest_difference, onnx_of, program_of
+from pruning.export.targets import TARGETS
 from pruning.models import describe
 from pruning.models.base import LanguageModel, State
 from tasks.commands.export_own import write_own
+from tasks.commands.export_target import CONVERTER, write_target
 from tasks.commands.folders import check_folder, replacing_folder
 from tasks.commands.plain_text import REPORT, RULE, VOCABULARY, Reading, read_reading, vocabulary_lines
 from tasks.commands.using import PHASES, check_words, model_of, own_model_of
@@ -98,16 +100,22 @@ def run(words: Sequence[str]) -> Answer:
     parser.add_argument("variant", nargs="?", help="a variant of params.yaml")
     parser.add_argument("--phase", default="finetuned", help=f"one of {', '.join(PHASES)}")
     parser.add_argument("--to", metavar="FOLDER", help=f"where to write; {DATA}/export/<variant>-<phase> by default")
+    parser.add_argument("--target", choices=TARGETS, help="files of this target alone, beside the dense model's")
+    parser.add_argument("--converter", type=Path, default=CONVERTER, help=f"of litert: its Python, {CONVERTER}")
     given = parser.read(words)
-    variant, phase, to = given.variant, given.phase, given.to
+    variant, phase, to, target = given.variant, given.phase, given.to, given.target
     values = read_yaml(PARAMETERS)
     parameters = checked(values)
     compute_on(**parameters.compute.model_dump())
     check_words(variant, phase, list(parameters.variants))
-    _check_packages()
-    folder = Path(to).resolve() if to else DATA / "export" / f"{variant}-{phase}"
+    if target in (None, "onnx"):
+        _check_packages()
+    folder = Path(to).resolve() if to else DATA / "export" / "-".join([variant, phase, *([target] if target else [])])
     check_folder(folder, "export")
     job = Job(read_stage("evaluate", variant, values), parameters, track)
+    if target is not None:
+        report, shown = write_target(folder, job, phase, target, given.converter)
+        return Answer({"folder": str(folder), **report}, shown)
     if parameters.model.source is not None:
         report, shown = write_own(folder, job, phase, own_model_of(job, phase).cpu())
         return Answer({"folder": str(folder), **report}, shown)

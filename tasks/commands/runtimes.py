@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
+import onnx
 import onnxruntime
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from pruning.export import initial_state
+from pruning.export.onnx_files import rounded
 from pruning.models.base import LanguageModel, State
 
 Step = Callable[[Tensor, State], tuple[Tensor, State]]
@@ -40,16 +40,8 @@ def load_onnx(path: Path, model: LanguageModel) -> LanguageModel:
 
 
 def quantise(source: Path, target: Path) -> None:
-    """Write an ONNX file with int8 matrices whose inputs become int8 as they come (dynamic quantisation).
-
-    Embedding, LSTMs, projection and decoder: one scale for each column of a matrix, one for the whole embedding. A
-    matrix that embedding and decoder share becomes two int8 ones, for each reads it with scales of its own. Seven bits
-    of the eight are used, since processors without VNNI instructions overflow in silence on all eight.
-    """
-    folded = target.with_name(f"{target.name}.folded")
-    quant_pre_process(source, folded, skip_symbolic_shape=True)  # matrices must be constants, not transposes of some
-    quantize_dynamic(folded, target, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
-    folded.unlink()
+    """Write an ONNX file with int8 matrices whose inputs become int8 as they come; see `rounded`."""
+    onnx.save(rounded(onnx.load(source)), target)
 
 
 class _Loaded(nn.Module):

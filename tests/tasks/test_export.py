@@ -257,3 +257,37 @@ for name in {stages!r}: importlib.import_module("tasks.stages." + name)
 assert not {{"onnx", "onnxscript", "onnxruntime", "pruning.export", "tasks.commands.export"}} & set(sys.modules)
 """
     elsewhere(code, tmp_path, PYTHONPATH=f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+
+
+@pytest.mark.usefixtures("exported")
+def test_a_target_has_the_variant_beside_the_dense_model_in_float32_and_int8(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(results, project)
+    shutil.copytree(project / "data/finetune/untied/model", project / "data/finetune/dense/model")
+    monkeypatch.chdir(project)
+    assert main(["export", "projected", "--target", "onnx"]) == 0
+    folder = project / "data/export/projected-finetuned-onnx"
+    files = {"model.onnx", "model.int8.onnx", "beside.png", "README.md", "export.json", "config.json"}
+    assert {path.name for path in folder.iterdir()} == files | {MANIFEST, "model.safetensors", "vocabulary.txt"}
+    report = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    rows = {(row["model"], row["numbers"]): row for row in report["measured"]}
+    assert list(rows) == [(name, numbers) for name in ("dense", "projected") for numbers in ("float32", "int8")]
+    assert report["quality"] == "perplexity"
+    for numbers, name in (("float32", "model.onnx"), ("int8", "model.int8.onnx")):
+        assert rows["projected", numbers]["bytes"] == (folder / name).stat().st_size
+    assert rows["dense", "float32"]["quality"] == pytest.approx(
+        measured(project / "data/export/untied-finetuned")["model.onnx"]["perplexity"], rel=1e-5
+    )
+    said = capsys.readouterr().out
+    assert max(map(len, said.split("data/export")[0].splitlines()[-7:])) <= 80
+    assert all(f"{name} {numbers}" in said for name, numbers in rows)
+    assert "activations" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("here")
+def test_litert_without_its_converter_is_refused_with_how_to_make_it(capsys: Said) -> None:
+    sentence = refused(["export", "tied", "--target", "litert"], capsys)
+    assert "Expected the Python of LiteRT's converter at .venv-litert/bin/python, got none; " in sentence
+    assert "`python -m venv .venv-litert && .venv-litert/bin/python -m pip install torch==" in sentence

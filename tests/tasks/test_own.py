@@ -440,3 +440,22 @@ def test_a_model_of_the_users_own_is_exported_as_a_plan_and_as_what_graphs_can_h
         torch.testing.assert_close(restored(*inputs), smaller.eval()(*inputs))
     lines = [line for line in (folder / "README.md").read_text().splitlines() if line.startswith("| `")]
     assert len(lines) == 1 + len(files)
+
+
+def test_a_model_of_the_users_own_stands_beside_its_dense_one_for_a_target(project, capsys):
+    pytest.importorskip("onnxruntime")
+    set_parameters(project, {"model": {"source": "own.tiny:classifier"}})
+    forget()
+    dense = adapted("own.tiny:classifier")
+    smaller = select(dense, {layer.name: torch.arange(0, layer.width, 2) for layer in dense.layers()})
+    for variant, model in (("dense", dense), ("enhanced", smaller)):
+        write_model(project / f"data/finetune/{variant}/model", model)
+    run(("export", "enhanced", "--target", "onnx"))
+    folder = project / "data/export/enhanced-finetuned-onnx"
+    report = json.loads((folder / "export.json").read_text())
+    assert [row["model"] for row in report["measured"]] == ["dense", "dense", "enhanced", "enhanced"]
+    assert report["measured"][2]["weights"] < report["measured"][0]["weights"]
+    assert all(0 <= row["quality"] <= 1 for row in report["measured"])
+    assert report["quality"] == "accuracy"
+    assert {"model.onnx", "model.int8.onnx", "plan.json", "README.md"} <= {path.name for path in folder.iterdir()}
+    assert "enhanced int8" in capsys.readouterr().out
