@@ -75,6 +75,10 @@ def _number(name: str) -> int:
     return int(name.rpartition("_")[2])
 
 
+_WEIGHTS = (np.float32, np.float16, np.int8)
+"""What weights are held in; other constants are shapes."""
+
+
 def _needs(content: bytes) -> tuple[int, int]:
     """Return the bytes of the weights, and the most of all else that are alive at once, operation by operation."""
     kinds = needed("ai_edge_litert.interpreter", "litert").OpResolverType
@@ -91,6 +95,7 @@ def _needs(content: bytes) -> tuple[int, int]:
     gives = [set(map(int, step["outputs"])) for step in steps]
     alive = inputs | set().union(*gives)
     reads = [set(map(int, step["inputs"])) & alive for step in steps]
-    constant = {int(each) for step in steps for each in step["inputs"] if each >= 0} - alive
+    weights = {one["index"] for one in interpreter.get_tensor_details() if one["dtype"] in _WEIGHTS}
+    constant = {int(each) for step in steps for each in step["inputs"]} & weights - alive
     trace = Trace(reads, gives, {each: sizes[each] for each in alive}, outputs)
     return sum(sizes[each] + scales[each] for each in constant), int(max(trace.alive(), default=0))

@@ -1,7 +1,9 @@
 """OpenVINO's files: a program converted, its matrices held in int8 and multiplied as floats, and run on the CPU."""
 
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,8 @@ def made(program: ExportedProgram, *, int8: bool) -> Made:
     openvino = needed("openvino", "openvino")
     frontend = needed("openvino.frontend", "openvino").FrontEndManager().load_by_framework("pytorch")
     decoding = needed("openvino.frontend.pytorch.fx_decoder", "openvino").TorchFXPythonDecoder
-    decoder = decoding.from_exported_program(program)  # held, for what is loaded reads it while it is converted
+    with _unheard(decoding.__module__):  # that it has no rules for operations that PyTorch has not either
+        decoder = decoding.from_exported_program(program)  # held, for what is loaded reads it while it is converted
     loaded = frontend.load(decoder)
     model = frontend.convert(loaded)
     shapes = [openvino.PartialShape(list(tensor.shape)) for tensor in program.example_inputs[0]]
@@ -54,6 +57,18 @@ def opened(files: Mapping[str, bytes], threads: int) -> Run:
         return [torch.from_numpy(np.array(found[put])) for put in compiled.outputs]
 
     return run
+
+
+@contextmanager
+def _unheard(name: str) -> Iterator[None]:
+    """Keep to itself what a logger says."""
+    logger = logging.getLogger(name)
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _round(model: Any, operations: Any) -> None:
