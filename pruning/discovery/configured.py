@@ -23,6 +23,8 @@ WIDTHS = re.compile(r"inner|dim|size|width|ffn|head")
 """In the name of a number that a configuration may leave out."""
 COUNTED = re.compile(r"(layer|block|depth)s?$|^(n|num|L|N)$|^(n|num)_(layer|block|encoder|decoder|res|cell|repeat)")
 """In the name of a number that may say how long a list of modules is."""
+EXPERTS = re.compile(r"expert|^(n|num|E)$")
+"""In the name of a number that may say how many experts there are."""
 ATTEMPTS = 40
 """How many configurations are tried."""
 
@@ -88,15 +90,18 @@ def follow_widths(
     return found
 
 
-def follow_lengths(network: nn.Module, lists: Mapping[str, tuple[int, int]], inputs: Inputs) -> tuple[Entry, ...]:
-    """Let a network's configurations say how many blocks there are left, see `follow_widths`.
+def follow_lengths(
+    network: nn.Module, lists: Mapping[str, tuple[int, int]], inputs: Inputs, named: re.Pattern[str] = COUNTED
+) -> tuple[Entry, ...]:
+    """Let a network's configurations say how many blocks, or experts, there are left, see `follow_widths`.
 
     Where no configuration builds the network, one still says how many layers a cache is to have.
 
     Args:
         network: Its configurations may be changed.
-        lists: Each list of modules that some left → how long it was, and how many these are.
+        lists: Where some are gone → how many there were, and how many these are.
         inputs: What it is called with.
+        named: What names the numbers may have.
 
     Returns:
         What was changed.
@@ -110,7 +115,7 @@ def follow_lengths(network: nn.Module, lists: Mapping[str, tuple[int, int]], inp
             Entry(path, where, name, place, left)
             for where, name, place, number in _numbers(model.config, ())
             for length, left in changes
-            if number == length and COUNTED.search(name)
+            if number == length and named.search(name)
         ]
         said = next(
             (
@@ -122,8 +127,8 @@ def follow_lengths(network: nn.Module, lists: Mapping[str, tuple[int, int]], inp
             None,
         )
         if said is None:
-            logger.info("The configuration of %s cannot say which blocks it has.", type(model).__name__)
-            said = _cached(model, [entry for entry in numbers if not entry.path])
+            logger.info("The configuration of %s cannot say how many it has of what is gone.", type(model).__name__)
+            said = () if named is EXPERTS else _cached(model, [entry for entry in numbers if not entry.path])
         found += said
     return found
 

@@ -15,6 +15,7 @@ from pruning.discovery.attention import Attention
 from pruning.discovery.beginning import Beginning
 from pruning.discovery.blocks import Block
 from pruning.discovery.configured import Entry, follow_widths
+from pruning.discovery.experts import Expert, experts_of, run_apart
 from pruning.discovery.origins import Earlier, Origin
 from pruning.discovery.plain import placed
 from pruning.discovery.recurrent import Narrowed, Recurrent
@@ -96,6 +97,7 @@ class Discovered(Beginning):
         self.origin = origin
         self.entries: tuple[Entry, ...] = ()
         self._found: tuple[Streams, list[Block]] | None = None
+        self._experts: list[Expert] | None = None
         self.chosen: dict[str, Tensor] = {layer.name: torch.arange(layer.width) for layer in layers}
         self.training = network.training
 
@@ -119,17 +121,26 @@ class Discovered(Beginning):
         """
         return list(self._residual()[1])
 
+    def experts(self) -> list[Expert]:
+        """Return the experts that can go as a whole, with their rows of the router, looked for when asked for."""
+        if self._experts is None:
+            with uncached(self.network):
+                self._experts = experts_of(self.network, placed(self.network, self._origin.inputs))
+        return list(self._experts)
+
     def cut_without(self, names: Iterable[str]) -> Cut:
-        """Return what is to be done so that blocks go; see `pruning.shorten`."""
+        """Return what is to be done so that blocks and experts go; see `pruning.shorten`."""
         streams, blocks = self._residual()
         known, names = {block.name: block for block in blocks}, list(names)
+        experts = {one.name: one for one in self.experts()}
         for name in names:
-            if name not in known:
-                raise ValueError(f"Unknown block {name!r}; known: {list(known)}.")
+            if name not in known and name not in experts:
+                raise ValueError(f"Unknown block {name!r}; known: {[*known, *experts]}.")
         inputs = placed(self.network, self._origin.inputs)
         with uncached(self.network):
             prover = BlockProver(self.network, streams, inputs, self._origin.states)
-            return prover.cut([known[name] for name in names])
+            gone = [known[name] for name in names if name in known]
+            return prover.cut(gone, [experts[name] for name in names if name not in known])
 
     @property
     def _origin(self) -> Origin:
@@ -145,7 +156,9 @@ class Discovered(Beginning):
             inputs = placed(self.network, self._origin.inputs)
             with uncached(self.network):
                 streams = Streams.of(self.network, inputs)
-                self._found = streams, proved_blocks(self.network, streams, inputs, self._origin.states)
+                blocks = proved_blocks(self.network, streams, inputs, self._origin.states)
+            experts = {expert.name for expert in self.experts()}  # with which the router's row goes, not the sum alone
+            self._found = streams, [block for block in blocks if block.module not in experts]
         return self._found
 
     def resized(self, widths: Sequence[int]) -> Self:
@@ -163,6 +176,7 @@ class Discovered(Beginning):
             network = copied(self.network, sharing=sharing, replacing=changed)
         for module in network.modules():
             _agree(module)
+            run_apart(module)
         for before, after in zip(self._layers, layers, strict=True):
             _agree_heads(network, before, after)
         _agree_parts(network, self._layers, layers)

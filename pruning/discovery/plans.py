@@ -11,6 +11,7 @@ from pruning.discovery.absent import Form
 from pruning.discovery.attention import Attention
 from pruning.discovery.configured import Entry, configure
 from pruning.discovery.discovered import PREFIX, Discovered, Number
+from pruning.discovery.experts import Fewer, Mixture
 from pruning.discovery.plain import made_plain
 from pruning.discovery.preparing import narrow, persist, replaced, shapes_of, simplified
 from pruning.discovery.recurrent import Narrowed, Recurrent
@@ -92,7 +93,11 @@ def _shallower(plan: Mapping[str, Any], network: nn.Module) -> nn.Module:
         Standing(one["path"], Form(one["form"]["parts"], tuple(one["form"]["shape"])), one["passes"])
         for one in cut["standing"]
     )
-    found = Cut(tuple(standing), tuple(cut["leaving"]), tuple(cut["counts"]))
+    experts = (
+        Fewer(Mixture(**{**one["mixture"], "tensors": tuple(one["mixture"]["tensors"])}), tuple(one["gone"]))
+        for one in cut["experts"]
+    )
+    found = Cut(tuple(standing), tuple(cut["leaving"]), tuple(cut["counts"]), tuple(experts))
     return configure(shortened(planned(plan["plan"], network), found), _entries(plan["entries"]))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from pruning.discovery import discover
-from pruning.discovery.configured import follow_lengths
+from pruning.discovery.configured import EXPERTS, follow_lengths
 from pruning.discovery.discovered import Discovered
 from pruning.discovery.origins import Earlier
 from pruning.discovery.plain import placed
@@ -23,7 +23,7 @@ def without_blocks(found: Discovered, names: Iterable[str]) -> tuple[Discovered,
         ValueError: For a block that there is not, or blocks that cannot go together.
     """
     cut = found.cut_without(names)
-    if found.origin is None or not (cut.standing or cut.leaving):
+    if found.origin is None or not (cut.standing or cut.leaving or cut.experts):
         return found, cut
     with found.begun():
         network = shortened(found.network, cut)
@@ -31,6 +31,8 @@ def without_blocks(found: Discovered, names: Iterable[str]) -> tuple[Discovered,
     inputs = placed(network, found.origin.inputs)
     with uncached(network):
         entries = follow_lengths(network, lengths, inputs)
+        fewer = {cut.moved(part.mixture.around): (part.mixture.count, len(part.gone)) for part in cut.experts}
+        entries = (*entries, *follow_lengths(network, fewer, inputs, EXPERTS))
     smaller = discover(network, inputs[1] or inputs[0])
     smaller.folded = {name: what for name, what in found.folded.items() if cut.holds(name)}
     smaller.earlier = Earlier(plan_of(found, (), ()), cut, entries)

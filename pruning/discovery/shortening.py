@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pruning.discovery.absent import Absent, Form, skipping
 from pruning.discovery.blocks import LISTS, Block, around_of, candidates, is_in, outermost
 from pruning.discovery.configured import COUNTED, shorten_lists
+from pruning.discovery.experts import Expert, Fewer, Routed, fewer_of, with_fewer
 from pruning.discovery.running import Inputs, Still, close, copied, redrawn, running
 from pruning.discovery.streams import Streams
 
@@ -40,11 +41,13 @@ class Cut:
         standing: The modules in whose place something without parameters stands.
         leaving: The modules that leave the list that they are in.
         counts: The lists whose lengths numbers of the modules around them follow, and lists in their configurations.
+        experts: The mixtures that have fewer experts.
     """
 
     standing: tuple[Standing, ...] = ()
     leaving: tuple[str, ...] = ()
     counts: tuple[str, ...] = ()
+    experts: tuple[Fewer, ...] = ()
 
     @property
     def lists(self) -> dict[str, list[int]]:
@@ -57,7 +60,8 @@ class Cut:
 
     def moved(self, path: str) -> str:
         """Return where a module that stays, or something in it, lies afterwards."""
-        for above, gone in self.lists.items():
+        listed = {part.mixture.name: list(part.gone) for part in self.experts if part.mixture.listed}
+        for above, gone in sorted({**self.lists, **listed}.items(), key=lambda pair: len(pair[0]), reverse=True):
             start = f"{above}." if above else ""
             number = re.match(r"\d+(?![^.:])", path[len(start) :])
             if path.startswith(start) and number:
@@ -67,7 +71,8 @@ class Cut:
 
     def holds(self, path: str) -> bool:
         """Return whether a module, or something in it, stays."""
-        return not any(is_in(path, gone) for gone in (*self.leaving, *(one.path for one in self.standing)))
+        experts = (f"{part.mixture.name}.{number}" for part in self.experts for number in part.gone)
+        return not any(is_in(path, gone) for gone in (*self.leaving, *(one.path for one in self.standing), *experts))
 
 
 def cut_of(network: nn.Module, streams: Streams, blocks: Sequence[Block]) -> Cut:
@@ -102,7 +107,7 @@ def cut_of(network: nn.Module, streams: Streams, blocks: Sequence[Block]) -> Cut
 
 def shortened(network: nn.Module, cut: Cut) -> nn.Module:
     """Return a network without some of its blocks; it shares what is left of the parameters with the given one."""
-    network = copied(network, sharing=True)
+    network = with_fewer(network, cut.experts) if cut.experts else copied(network, sharing=True)
     _close_ranks(network, [standing.path for standing in cut.standing])
     for standing in cut.standing:
         above, _, name = standing.path.rpartition(".")
@@ -189,37 +194,38 @@ class BlockProver:
                 return tried
         return []
 
-    def cut(self, blocks: Sequence[Block]) -> Cut:
-        """Return what is to be done so that blocks go.
+    def cut(self, blocks: Sequence[Block], experts: Sequence[Expert] = ()) -> Cut:
+        """Return what is to be done so that blocks, and experts outside of them, go.
 
         Raises:
             ValueError: If they cannot go together.
         """
-        cut = cut_of(self.network, self.streams, blocks)
-        if blocks and not self.equals(cut, *self.skipped(blocks)):
-            names = ", ".join(block.name for block in blocks)
+        left = [one for one in experts if not any(is_in(one.name, part) for block in blocks for part in block.parts)]
+        cut = replace(cut_of(self.network, self.streams, blocks), experts=fewer_of(left))
+        if (blocks or left) and not self.equals(cut, *self.skipped(blocks, cut.experts)):
+            names = ", ".join([*(block.name for block in blocks), *(expert.name for expert in experts)])
             raise ValueError(
                 f"Expected blocks that can go together, got {names}: without them the network gives something else "
                 "than where they are skipped; leave one of them."
             )
         return cut
 
-    def skipped(self, blocks: Iterable[Block]) -> tuple[list[Tensor], float]:
-        """Return what the network gives if blocks are run and what they add is left out."""
+    def skipped(self, blocks: Iterable[Block], fewer: Iterable[Fewer] = ()) -> tuple[list[Tensor], float]:
+        """Return what the network gives if blocks are run and what they add is left out, and experts never chosen."""
+        closed = [(self.network.get_parameter(p.mixture.router), p.mixture.count, p.gone) for p in fewer]
         with skipping(self.network, [(block.module, block.passes) for block in blocks]):
-            return self._outputs(self.network)
+            return self._outputs(self.network, Routed(closed))
 
     def equals(self, cut: Cut, expected: Sequence[Tensor], rounding: float) -> bool:
         """Return whether the network gives that if the blocks are gone."""
         try:
-            found, _ = self._outputs(shortened(self.network, cut))
+            found, _ = self._outputs(shortened(self.network, cut), Still())
         except Exception:  # whatever a user's code says of fewer blocks
             return False
         same = len(found) == len(expected)
         return same and all(close(one, other, rounding) for one, other in zip(found, expected, strict=True))
 
-    def _outputs(self, network: nn.Module) -> tuple[list[Tensor], float]:
-        mode = Still()
+    def _outputs(self, network: nn.Module, mode: Still) -> tuple[list[Tensor], float]:
         with running(network, self.inputs, mode) as (_, found):
             own = [tensor.clone() for place, tensor in enumerate(found) if place not in self.states]
             return own, mode.rounding

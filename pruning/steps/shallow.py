@@ -171,7 +171,7 @@ def shorten(found: Any, blocks: Sequence[str]) -> Any:
 
     Args:
         found: What `discover`, `select`, `adapt` or `prune` gave; it is left as it was.
-        blocks: Names as `found.blocks()` has them; `Depth.gone` chooses some.
+        blocks: Names as `found.blocks()` and `found.experts()` have them; `Depth.gone` chooses some blocks.
 
     Raises:
         TypeError: For a network whose neurons were not discovered.
