@@ -18,7 +18,7 @@ model gives in which nobody reads them. Where the user's own code counts on a wi
 that may follow it (`numbers`); else the layer is named with the error.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pruning.core.devices import drawing
+from pruning.discovery.across import crossing, joined
 from pruning.discovery.attention import Attention
+from pruning.discovery.computed import computed_in, plainly
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.origins import Origin
 from pruning.discovery.preparing import forgetful, narrow, persist, replaced, shapes_of, simplified
@@ -74,13 +76,19 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
         raise TypeError(f"Expected a tensor, a tuple or a mapping of inputs, got {type(example_inputs).__name__}.")
     inputs: Inputs = ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (example_inputs, {})
     network, folded = simplified(model)
+    computed = computed_in(network, inputs)
+    folded |= {f"{path}.weight": f"{type(network.get_submodule(path)).__name__}, in each call" for path in computed}
+    network = plainly(network, computed)
     shapes, names = shapes_of(network), canonical(network)
     network = replaced(network)
-    _compare(model, network, inputs)
+    _compare(model, network, inputs, list(computed))
     modes = {name: module.training for name, module in network.named_modules()}
     with uncached(network) as cached:
         found = _followed(network.eval(), inputs)
         structure = structure_of(found, Discovered(network, [], {}), PREFIX)
+        if others := crossing(structure):
+            across = propagated(network, inputs, PREFIX, others)
+            structure = joined(structure, structure_of(across, Discovered(network, [], {}), PREFIX), PREFIX)
         for reading in found.readings:
             read = ((p.parameter, p.dim) for layer in structure.layers for p in layer.read)
             if reading.padded and reading.axis in read:
@@ -97,8 +105,9 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
     for name, module in network.named_modules():
         module.training = modes.get(name, module.training)
     reasons = reasons_of(structure, refuted, model.layers(), Discovered(network, [], {}), PREFIX)
+    plans = {path: one.plan() for path, one in computed.items()}
     origin = Origin(
-        shapes, {name: names[name] for name in shapes}, tuple(model.layers()), inputs, frozenset(found.states)
+        shapes, {name: names[name] for name in shapes}, tuple(model.layers()), inputs, frozenset(found.states), plans
     )
     return Discovered(network, model.layers(), reasons, model.numbers, model.folded, origin, model.remembered)
 
@@ -133,7 +142,7 @@ def _can_narrow(network: nn.Module, reading: Reading) -> bool:
     return type(reader) in (nn.Linear, Narrowed) and reading.axis[1] == 1
 
 
-def _compare(model: nn.Module, network: nn.Module, inputs: Inputs) -> None:
+def _compare(model: nn.Module, network: nn.Module, inputs: Inputs, computed: Sequence[str]) -> None:
     """Refuse a network that, only because of what stands in for some of its modules, gives something else."""
     given = forgetful(copied(model, sharing=True))
     try:
@@ -144,9 +153,11 @@ def _compare(model: nn.Module, network: nn.Module, inputs: Inputs) -> None:
             what = "computes no gradients in its forward, for it is followed in torch.inference_mode"
         raise ValueError(f"Expected a model that {what}, got {_said(error)}.") from error
     names = [name or "it" for name, module in network.named_modules() if isinstance(module, (Recurrent, Attention))]
-    if not names:
+    if not names and not computed:
         return
     what = f"that replacing {', '.join(names)} by a module of the same class, but of widths of its own, changes nothing"
+    if computed:
+        what = f"that giving {', '.join(computed)} the weights that they compute in a call changes nothing"
     try:
         found = _outputs(network, inputs)
     except Exception as error:  # whatever a user's code raises

@@ -3,7 +3,7 @@
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -16,6 +16,7 @@ from pruning.discovery.beginning import Beginning
 from pruning.discovery.blocks import Block
 from pruning.discovery.configured import Entry, follow_widths
 from pruning.discovery.experts import Expert, experts_of, run_apart
+from pruning.discovery.following import Number, Size
 from pruning.discovery.origins import Earlier, Origin
 from pruning.discovery.plain import placed
 from pruning.discovery.recurrent import Narrowed, Recurrent
@@ -29,37 +30,6 @@ HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead")
 """What modules of attention call the number of their heads."""
 ROWS = ("split_size", "all_head_size", "inner_dim")
 """What they call the dimensions of all heads together, where it is not the width of what they read."""
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number in a user's own module that is so many times the width of a layer.
-
-    Attributes:
-        module: The module's path in the network.
-        attribute: Its name.
-        place: Where in it, if it is a tuple or list.
-        layer: The layer's name.
-        factor: What the width is multiplied by.
-    """
-
-    module: str
-    attribute: str
-    place: int | None
-    layer: str
-    factor: int
-
-    def set(self, network: nn.Module, width: int) -> None:
-        """Let the number be what it is for this width."""
-        module, number = network.get_submodule(self.module), self.factor * width
-        if self.place is None:
-            held = getattr(module, self.attribute)
-            setattr(module, self.attribute, torch.full_like(held, number) if isinstance(held, Tensor) else number)
-            return
-        numbers = list(getattr(module, self.attribute))
-        numbers[self.place] = number
-        kind = type(getattr(module, self.attribute))
-        setattr(module, self.attribute, kind(numbers))
 
 
 class Discovered(Beginning):
@@ -182,7 +152,7 @@ class Discovered(Beginning):
         _agree_parts(network, self._layers, layers)
         widths_of = {layer.name: layer.width for layer in layers}
         for number in self.numbers:
-            number.set(network, widths_of[number.layer])
+            number.set(network, widths_of)
         modes = {name: module.training for name, module in self.network.named_modules()}
         how = (self.unprunable, self.numbers, self.folded, self.origin, self.remembered)
         found = type(self)(network, layers, *how)
@@ -203,7 +173,8 @@ class Discovered(Beginning):
 
     def summary(self) -> str:
         """Return as text what was found: each layer, what of the network is within reach, and why the rest stays."""
-        return summary(self, self._layers, self.unprunable, self.folded)
+        told = ((n.module, str(n)) for n in self.numbers if isinstance(n, Size))
+        return summary(self, self._layers, self.unprunable, self.folded, told)
 
     def __str__(self) -> str:
         """Return what was found; `repr` shows the modules."""

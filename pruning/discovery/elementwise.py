@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ def elementwise(call: Call) -> Any:
     inputs = [value for value in flat((call.args, call.kwargs)) if isinstance(value, (Value, Address))]
     values = [value for value in inputs if isinstance(value, Value) and _fits(value.places, shape)]
     addresses = [value for value in inputs if isinstance(value, Address) and _fits(value.coordinates[0], shape)]
+    if addresses and all(value.free for value in values) and _widened(addresses, shape):
+        return _of_parameters(call, addresses)
     for address in [address for address in addresses if _gives_width(address, values, len(shape))]:
         addresses.remove(address)
         values.append(call.as_value(address, _gives_width(address, values, len(shape))))
@@ -33,7 +36,8 @@ def elementwise(call: Call) -> Any:
         _combine(call, value, result)
     carrying = [value for value in values if bool(value.places.any())]
     padded = frozenset[str]().union(*(value.padded for value in carrying))
-    if padded and (addresses or not all(value.padded for value in values if not _single(value.places))):
+    others = (value for value in values if not value.padded)
+    if padded and (addresses or not all(_is_same_for_all(value.places, result) for value in others)):
         call.even(values)
     if "snntorch" in call.module_type:
         call.positions.mark(result, "snn")
@@ -41,6 +45,13 @@ def elementwise(call: Call) -> Any:
         call.positions.mark(result, "random")
     found = call.value(result, padded=padded)
     return mapped(call.outputs, lambda _: found)
+
+
+def _widened(addresses: Sequence[Address], shape: Sequence[int]) -> bool:
+    """Return whether parameters of several dimensions are repeated along others, for numbers that the code makes."""
+    whole = max(addresses, key=lambda address: torch.Size(address.extent).numel())
+    several = sum(size > 1 for size in whole.extent) > 1
+    return several and math.prod(whole.extent) < math.prod(shape) and _fits(whole.coordinates[0], shape)
 
 
 def _gives_width(address: Address, values: Sequence[Value], ndim: int) -> list[int]:
@@ -62,30 +73,42 @@ def _gives_width(address: Address, values: Sequence[Value], ndim: int) -> list[i
     return [axis for axis, size in enumerate(address.extent) if size > 1 and alone(axis) and ndim]
 
 
-def _single(places: Tensor) -> bool:
-    """Return whether there is but one element, which combines with any width."""
-    return places.numel() == 1
+def _is_same_for_all(places: Tensor, result: Tensor) -> bool:
+    """Return whether there is but one element for all neurons, so that it combines with any width."""
+    offset = result.ndim - places.ndim
+    return all(dim < offset or places.shape[dim - offset] == 1 for dim in axes(result))
 
 
 def _of_parameters(call: Call, addresses: Sequence[Address]) -> Any:
     """Let parameters that are combined element by element go together; the largest stands for them."""
     if not addresses:
         return call.fresh()
-    whole = max(addresses, key=lambda address: torch.Size(address.extent).numel())
+    whole = max(addresses, key=_size)
     if tuple(whole.extent) != call.shape():
-        return call.unknown(addresses)
+        if not _fits(whole.coordinates[0], call.shape()):
+            return call.unknown(addresses)
+        whole = whole.moved(lambda part: part.expand(call.shape()))
+    beside = []
     for address in addresses:
         offset = len(whole.extent) - len(address.extent)
         for axis in range(len(address.extent)):
             dims, own = address.dims(axis), whole.dims(axis + offset)
-            if address is whole or not dims:
+            if address.name == whole.name or not dims:
                 continue
             if len(dims) > 1 or len(own) > 1:
                 return call.unknown(addresses)
             call.positions.link(call.into.place(address, dims[0]), call.into.place(whole, own[0]))
             call.into.owning[address.name, dims[0]] = None
             call.into.owning.setdefault((whole.name, own[0]))
-    return whole
+        if address.name != whole.name and tuple(address.extent) == call.shape():
+            beside.append(address)
+    product = call.name.strip("_") in ("mul", "multiply", "div", "divide", "true_divide")
+    return whole if product or not beside else replace(whole, beside=(*whole.beside, *beside))
+
+
+def _size(address: Address) -> tuple[int, int]:
+    """Return how many elements a view has, and along how many of its dimensions it does not only repeat itself."""
+    return math.prod(address.extent), len(address.running())
 
 
 def prelu(call: Call) -> Any:

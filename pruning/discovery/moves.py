@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call, carry
-from pruning.discovery.values import Address, Value, flat, squeezed
+from pruning.discovery.values import Address, Value, exchanged, flat, squeezed
 
 DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"}
 RANDOM = {"bernoulli", "rand_like", "randn_like", *DROPOUTS}
@@ -24,7 +24,7 @@ def move(call: Call) -> Any:
     if all(isinstance(value, Address) for value in inputs):
         return _moved_address(call, [value for value in inputs if isinstance(value, Address)])
     along = {axis for value in inputs if isinstance(value, Value) for axis in axes(value.places)}
-    call.args = _exchanged(call.args, lambda address: call.as_value(address, along))
+    call.args = exchanged(call.args, lambda address: call.as_value(address, along))
     values = [value for value in flat(call.args) if isinstance(value, Value)]
     carrying = [value for value in values if bool(value.places.any())]
     padded = frozenset[str]().union(*(value.padded for value in carrying))
@@ -34,6 +34,8 @@ def move(call: Call) -> Any:
         return call.unknown(values)
     if call.name in ("cat", "concat", "concatenate", "stack") and not padded:
         call.args = _aligned(call, values)
+    if call.name in ("expand", "expand_as") and not values[0].places.any() and values[0].places.shape != call.shape():
+        return call.fresh(made=True)  # repeated as often as there are neurons, say
     moved = _execute(call, lambda value: value.places), _execute(call, lambda value: value.functions)
     if isinstance(moved[0], Tensor):
         return Value(squeezed(moved[0]), squeezed(moved[1]), padded)
@@ -61,13 +63,35 @@ def _execute(call: Call, part: Callable[[Any], Tensor]) -> Any:
 
 def _moved_address(call: Call, addresses: Sequence[Address]) -> Any:
     """Return a view of a parameter."""
+    whole = addresses[0]
+    if call.name in ("expand_as", "view_as", "reshape_as"):
+        like = torch.broadcast_to if call.name == "expand_as" else torch.reshape
+        return whole.moved(lambda part: like(part, call.shape()))
     if len(addresses) > 1:
         return call.unknown(addresses)
-    whole = addresses[0]
-    moved = [_execute(call, lambda _, indices=indices: indices) for indices in whole.coordinates]  # type: ignore[misc]
-    if isinstance(moved[0], Tensor):
-        return Address(whole.name, whole.shape, tuple(moved))
-    return tuple(Address(whole.name, whole.shape, tuple(part)) for part in zip(*moved, strict=True))
+    if isinstance(call.outputs, Tensor):
+        return whole.moved(lambda indices: _execute(call, lambda _: indices))
+    return tuple(
+        whole.moved(lambda indices, part=part: _execute(call, lambda _: indices)[part])  # type: ignore[misc]
+        for part in range(len(call.outputs))
+    )
+
+
+def paired(call: Call) -> Any:
+    """`view_as_complex(x (…, 2))` and `view_as_real(z)`: numbers and their two parts."""
+    value = call.args[0]
+    split = call.name == "view_as_real"
+
+    def change(part: Tensor) -> Tensor:
+        return part.unsqueeze(-1).expand(call.shape()) if split else part.select(-1, 0)
+
+    if isinstance(value, Address):
+        if not split:
+            call.fixed(value, value.dims(len(value.extent) - 1))
+        return value.moved(change)
+    if not split and varies(value.places, value.places.ndim - 1):
+        return call.unknown([value])
+    return Value(change(value.places), change(value.functions), value.padded)
 
 
 def axes(places: Tensor) -> list[int]:
@@ -89,12 +113,6 @@ def _aligned(call: Call, values: Sequence[Value]) -> tuple[Any, ...]:
         call.positions.link(value.places, common)
     like = [replace(value, places=common.expand(value.places.shape)) for value in values]
     return (like, *call.args[1:])
-
-
-def _exchanged(values: Any, change: Callable[[Address], Value]) -> Any:
-    if isinstance(values, (tuple, list)):
-        return type(values)(_exchanged(value, change) for value in values)
-    return change(values) if isinstance(values, Address) else values
 
 
 def _parts(values: Any, part: Callable[[Any], Tensor]) -> Any:

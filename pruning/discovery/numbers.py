@@ -1,12 +1,16 @@
 """Numbers in a user's modules, such as `num_heads` or `hidden_size`, that may follow a layer's width."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pruning.core.neurons import NeuronLayer
-from pruning.discovery.discovered import PREFIX, Number
+from pruning.discovery.discovered import HEADS, PREFIX
+from pruning.discovery.following import Kept, Number, Size
+from pruning.discovery.propagation import Propagation
 
 _FOLLOWING = ("torch.nn.modules", "torch.nn.utils", "pruning.discovery")
 ATTEMPTS = 16
@@ -22,9 +26,8 @@ def candidates(network: nn.Module, layer: NeuronLayer) -> Iterator[list[Number]]
     """
     pieces = (*layer.owned, *layer.read)
     factors = {1} | {piece.size for piece in pieces} | {piece.size * piece.blocks for piece in pieces}
-    paths = {piece.parameter.removeprefix(PREFIX).rpartition(".")[0] for piece in pieces}
     known = [number for path, module in network.named_modules() for number in _numbers(path, module, layer, factors)]
-    around = sorted({above for path in paths for above in _above(path)}, key=len, reverse=True)
+    around = sorted(_around(layer), key=len, reverse=True)
     scopes = [[number for number in known if f"{number.module}.".startswith(f"{path}.") or not path] for path in around]
     near = [number for number in known if number.module in around]
     tried: set[frozenset[Number]] = set()
@@ -34,6 +37,43 @@ def candidates(network: nn.Module, layer: NeuronLayer) -> Iterator[list[Number]]
         if chosen and key not in tried and len(tried) < ATTEMPTS:
             tried.add(key)
             yield list(chosen)
+
+
+def sized(network: nn.Module, sizes: Sequence[Size], layer: NeuronLayer) -> Iterator[list[Number]]:
+    """Yield choices of numbers that calls in the network's code are told and that are to follow the layer's width.
+
+    Those that count its neurons do; others may have to be told what they count all the same, where the code takes them
+    from the layer's width. What the code makes of numbers (`zeros(B, 12)`) counts nobody's: each size that might be
+    the width is tried, all at once, the last or the first of each call, then each alone.
+    """
+    counting = [size.of(layer) for size in sizes if size.counts is not None]
+    own = [size for size in counting if not size.counts or any(name == layer.name for name, *_ in size.counts)]
+    for chosen in (own, counting) if counting else ():
+        yield [*chosen]
+    kept = [
+        Kept(path, name, None, layer.name, 1, layer.width)
+        for path, module in network.named_modules()
+        for name in HEADS
+        if layer.kind == "head" and getattr(module, name, None) == layer.width and path in _around(layer)
+    ]
+    if kept:
+        yield [*kept, *counting]
+    factors = {1, *(piece.size for piece in (*layer.owned, *layer.read))}
+    made = [
+        size.of(layer) for size in sizes if size.counts is None and size.number in {f * layer.width for f in factors}
+    ]
+    last = {size.attribute + size.module: size for size in made}
+    first = {size.attribute + size.module: size for size in reversed(made)}
+    tried = [list(last.values()), list(first.values()), *([size] for size in made)]
+    for place, chosen in enumerate(tried[:ATTEMPTS]):
+        if chosen and chosen not in tried[:place]:
+            yield [*counting, *chosen]
+
+
+def _around(layer: NeuronLayer) -> set[str]:
+    """Return the modules around the layer's parameters, by their paths."""
+    paths = {piece.parameter.removeprefix(PREFIX).rpartition(".")[0] for piece in (*layer.owned, *layer.read)}
+    return {above for path in paths for above in _above(path)}
 
 
 def _named(near: list[Number]) -> Iterator[list[Number]]:
@@ -66,3 +106,30 @@ def _numbers(path: str, module: nn.Module, layer: NeuronLayer, factors: set[int]
                 for factor in factors:
                     if number == factor * layer.width:
                         yield Number(path, name, place, layer.name, factor)
+
+
+def told_sizes(found: Propagation, layers: Sequence[NeuronLayer], owners: tuple[Tensor, Tensor]) -> Iterator[Size]:
+    """Yield the numbers that calls are told, each with how often it counts the neurons of which layers."""
+    for (module, call, place), each in found.counted.items():
+        counts = {None if one.places is None else _counts(one.places, layers, owners) for one in each}
+        if len({one.number for one in each}) == len(counts) == 1:
+            own = counts.pop()
+            if own is None or -1 not in own:
+                yield Size(module, call, place=place, layer="", factor=1, number=each[0].number, counts=own)
+
+
+def _counts(places: Tensor, layers: Sequence[NeuronLayer], owners: tuple[Tensor, Tensor]) -> tuple[Any, ...]:
+    """Return the layers all of whose neurons are among these places: (name, how often each of them, width).
+
+    What belongs to one neuron is as many however many neurons there are; −1 stands for some of a layer's neurons.
+    """
+    found = []
+    own = owners[0][places]
+    for number in (number for number in torch.unique(own).tolist() if number >= 0):
+        layer = layers[number]
+        counts = torch.bincount(owners[1][places[own == number]], minlength=layer.width)
+        if bool((counts == counts[0]).all()):
+            found.append((layer.name, int(counts[0]), layer.width))
+        elif int(counts.count_nonzero()) > 1:
+            return (-1,)
+    return tuple(found)

@@ -8,7 +8,7 @@ its neurons cannot go. A new operation is a function in the file of its kind and
 from typing import Any
 
 from pruning.discovery.elementwise import elementwise, glu, prelu
-from pruning.discovery.moves import chosen, copy, index, move, same
+from pruning.discovery.moves import chosen, copy, index, move, paired, same
 from pruning.discovery.products import (
     addmm,
     attention,
@@ -72,6 +72,9 @@ _SPATIAL = (
 
 _MADE = "new_zeros new_ones new_full new_empty empty_like zeros_like zero fill new_empty_strided"
 
+MOVING = {*_MOVES.split(), "clone", "contiguous", "alias", "detach", "_to_copy"}
+"""What gives only what it is given, in another shape or order."""
+
 _PASSING = {*_MOVES.split(), *_SAME.split(), *GATES, *(f"{name}_cell" for name in GATES)}
 """What reads an input only to pass it on, or says itself how it does."""
 
@@ -116,5 +119,6 @@ RULES: dict[str, Rule] = {
     "group_norm": group_norm,
     "index": index,
     "copy": copy,
+    **dict.fromkeys(("view_as_real", "view_as_complex"), paired),
 }
 """Operation → how it passes neurons on."""

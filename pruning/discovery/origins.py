@@ -1,7 +1,7 @@
 """What a network was before neurons and blocks were removed from it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pruning.core.neurons import NeuronLayer
@@ -20,6 +20,7 @@ class Origin:
         layers: Its layers.
         inputs: What it was called with.
         states: Which of its outputs, as they lie flat, are recurrent states.
+        computed: Module that computed its weight in each call → how one is made that has it.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -27,6 +28,7 @@ class Origin:
     layers: tuple[NeuronLayer, ...]
     inputs: Inputs
     states: frozenset[int] = frozenset()
+    computed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from pruning.core.neurons import NeuronLayer, Slice
 from pruning.discovery.absent import Form
 from pruning.discovery.attention import Attention
+from pruning.discovery.computed import plainly
 from pruning.discovery.configured import Entry, configure
-from pruning.discovery.discovered import PREFIX, Discovered, Number
+from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.experts import Fewer, Mixture
+from pruning.discovery.following import Number, number_of
 from pruning.discovery.plain import made_plain
 from pruning.discovery.preparing import narrow, persist, replaced, shapes_of, simplified
 from pruning.discovery.recurrent import Narrowed, Recurrent
@@ -42,6 +44,7 @@ def plan_of(model: Discovered, plain: Sequence[str], numbers: Sequence[Number]) 
         "parameters": {name: list(shape) for name, shape in model.origin.shapes.items()},
         "one": {name: first for name, first in model.origin.names.items() if name != first},
         "folded": dict(model.folded),
+        "computed": dict(model.origin.computed),
         "layers": [
             {**dataclasses.asdict(before), "left": after.width, "kept": _kept(model, after)}
             for before, after in zip(model.origin.layers, model.layers(), strict=True)
@@ -67,6 +70,7 @@ def planned(plan: Mapping[str, Any], network: nn.Module) -> nn.Module:
     if plan.get("earlier"):
         network = _shallower(plan["earlier"], network)
     network, _ = simplified(network)
+    network = plainly(network, plan.get("computed", {}))
     _check_same(plan["parameters"], shapes_of(network))
     network = replaced(_tied(network, plan["one"]))
     for path, settings in plan["replaced"].items():
@@ -80,7 +84,7 @@ def planned(plan: Mapping[str, Any], network: nn.Module) -> nn.Module:
     known = kept_tensors(network)
     layers = [_layer(layer, known) for layer in plan["layers"]]
     persist(network, layers)
-    numbers = [Number(**number) for number in plan["numbers"]]
+    numbers = [number_of(number) for number in plan["numbers"]]
     dense = Discovered(network, layers, {}, numbers)
     smaller = made_plain(dense.resized([layer["left"] for layer in plan["layers"]]).network, plan["plain"])
     return configure(smaller, _entries(plan["entries"]))

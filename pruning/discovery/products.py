@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pruning.discovery.elementwise import elementwise
+from pruning.discovery.pairs import between, of_parameters, over_heads
 from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call
 from pruning.discovery.values import Address, Value, column, flat, nobody
@@ -36,6 +36,8 @@ def addmm(call: Call) -> Any:
 def matmul(call: Call) -> Any:
     """`x @ W`, `W @ x`, or attention's products of two values."""
     value, other = call.args[:2]
+    if isinstance(value, Address) and isinstance(other, Address) and len(value.extent) == len(other.extent) == 3:
+        return of_parameters(call, value, other)
     if isinstance(other, Address):
         other = _flattened(other)
     if isinstance(other, Address) and len(other.extent) > 1 and isinstance(value, Value):
@@ -44,7 +46,7 @@ def matmul(call: Call) -> Any:
         return _scored(call, value, other)
     if isinstance(value, Address) and len(value.extent) > 1 and isinstance(other, Value):
         return _from_the_left(call, _flattened(value), other)
-    return _between(call, call.as_value(value), call.as_value(other))
+    return between(call, call.as_value(value), call.as_value(other))
 
 
 def _from_the_left(call: Call, weight: Address, value: Value) -> Any:
@@ -105,74 +107,6 @@ def _flattened(address: Address) -> Address:
     return address
 
 
-def _between(call: Call, one: Value, other: Value) -> Value:
-    """Link what a product of two values sums over; with heads in it, what is summed is one head."""
-    call.even([one, other])
-    shape = call.shape()
-    vectors = one.places.ndim == 1, other.places.ndim == 1
-    left = one.places.unsqueeze(0) if vectors[0] else one.places
-    right = other.places.unsqueeze(1) if vectors[1] else other.places
-    whole = (*shape, *([1] if vectors[1] else []))
-    whole = (*whole[:-1], 1, whole[-1]) if vectors[0] else whole
-    left = left.expand(*whole[:-2], *left.shape[-2:])
-    right = right.expand(*whole[:-2], *right.shape[-2:])
-    heads = any(varies(part, dim) for part in (left, right) for dim in range(part.ndim - 2))
-    found = _of_heads(call, left, right, whole) if heads else _of_matrices(call, left, right, whole)
-    return found.shaped(shape)
-
-
-def _of_heads(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
-    """Link what belongs to a head: what is summed over, and what comes of it."""
-    for shared, part, dim in ((left, right, -2), (right, left, -1)):
-        if bool((shared > 0).all()) and not _over_heads(shared):
-            call.positions.freeze(shared, f"all heads of {call.place} share it")
-            call.positions.link(part.narrow(dim, 0, 1), part)
-            call.positions.mark(part, "head")
-            return call.value(part.narrow(dim, 0, 1).expand(shape))
-    call.positions.link(left.narrow(-1, 0, 1), left)
-    call.positions.link(right.narrow(-2, 0, 1), right)
-    for wide, dim, also in ((left, -1, right), (right, -2, left)):
-        if varies(wide, dim) and bool((also == 0).any() or (wide == 0).any()):
-            call.positions.freeze(wide, f"{call.place} sums over it with values of a fixed width")
-    rows, columns = left.narrow(-1, 0, 1).expand(shape), right.narrow(-2, 0, 1).expand(shape)
-    call.positions.link(rows, columns)
-    result = torch.where(columns > 0, columns, rows)
-    call.positions.mark(result, "head")
-    return call.value(result)
-
-
-def _over_heads(places: Tensor) -> bool:
-    """Return whether neurons run along a dimension before the matrices."""
-    return any(varies(places, dim) for dim in range(places.ndim - 2))
-
-
-def _of_matrices(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
-    """Link neurons that are summed over one by one, and pass on those that are not summed over."""
-    summed, outer = (varies(left, -1), varies(right, -2)), (varies(left, -2), varies(right, -1))
-    if all(summed) and not any(outer):
-        return _contracted(call, left, right, shape)
-    for part, within in zip((left, right), summed, strict=True):
-        if within:
-            call.positions.freeze(part, f"{call.place} sums over it with values of a fixed width")
-    if all(outer):
-        for part in (left, right):
-            call.positions.freeze(part, f"{call.place} pairs each of it with each")
-    if outer[1] and not summed[1]:
-        return call.value(right.narrow(-2, 0, 1).expand(shape))
-    return call.value(left.narrow(-1, 0, 1).expand(shape) if outer[0] and not summed[0] else nobody(shape))
-
-
-def _contracted(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
-    """Link what is summed over one by one: each neuron adds its own part."""
-    along, across = left.transpose(-1, -2).narrow(-1, 0, 1), right.narrow(-1, 0, 1)
-    along, across = along + 0 * across, across + 0 * along
-    call.positions.link(along, across)
-    for part, other in ((along, across), (across, along)):
-        call.positions.freeze(part[other == 0], f"{call.place} sums over it with values of a fixed width")
-    call.blend(left, -1, -2)
-    return call.value(nobody(shape))
-
-
 def attention(call: Call) -> Any:
     """`scaled_dot_product_attention(q, k, v)`: a head's queries, keys and values go as one."""
     queries, keys, values = (call.as_value(value) for value in call.args[:3])
@@ -185,7 +119,7 @@ def attention(call: Call) -> Any:
         return call.value(values.places.narrow(-2, 0, 1).expand(call.shape()))
     if any(bool((value.places == 0).any()) for value in (queries, keys, values)):
         call.freeze([queries, keys, values], f"{call.place} combines it with values of a fixed width")
-    if not any(_over_heads(value.places) for value in (keys, values)):
+    if not any(over_heads(value.places) for value in (keys, values)):
         call.freeze([keys, values], f"all heads of {call.place} share it")
         call.positions.link(queries.places.narrow(-1, 0, 1).narrow(-2, 0, 1), queries.places)
         call.positions.mark(queries.places, "head")
@@ -225,7 +159,7 @@ def _product(
     value, shape = call.as_value(given), call.shape() if shape is None else shape
     if isinstance(weight, Value) and bias is None:
         turned = Value(weight.places.mT, weight.functions.mT, weight.padded) if inner == -1 else weight
-        return _between(call, value, turned)
+        return between(call, value, turned)
     each = [weight.dims(axis) for axis in range(len(weight.extent))] if isinstance(weight, Address) else []
     laid = list(itertools.chain(*each))
     if not isinstance(weight, Address) or isinstance(bias, Value) or len(laid) != len(set(laid)):
@@ -247,6 +181,10 @@ def _product(
         call.read(
             seen, functions, weight, along[0], bias.name if bias else "", at=at, padded=value.padded, product=True
         )
+        for other in weight.beside:
+            for dim in other.dims(inner % ndim)[:1]:
+                at = column(other.coordinates[dim], inner % ndim)
+                call.read(seen, functions, other, dim, "", at=at, padded=value.padded, product=True)
     rows = _rows(call, weight, outer % ndim, bias)
     return call.fresh() if rows is None else call.value(rows.expand(shape))
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pruning.discovery.positions import Axis, Positions, compact, varies
 from pruning.discovery.probing import Told, owners
+from pruning.discovery.sizes import Counted
 from pruning.discovery.values import (
     GIVEN,
     MADE,
@@ -22,6 +23,7 @@ from pruning.discovery.values import (
     Shown,
     Value,
     column,
+    exchanged,
     flat,
     mapped,
     nobody,
@@ -45,6 +47,8 @@ class Propagation:
         shown: Module, and whether its first input or its first output → the neurons there; None if calls differ.
         called: The modules that are called, and not only asked for their parameters.
         touched: The parameters and buffers that what the network returns is computed from.
+        counted: Numbers that calls are told in the network's code, by module, call and place, each as often as it
+            counts something else.
     """
 
     positions: Positions = field(default_factory=Positions)
@@ -58,6 +62,7 @@ class Propagation:
     shown: dict[tuple[str, bool], Shown | None] = field(default_factory=dict)
     called: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
+    counted: dict[tuple[str, str, int], list[Counted]] = field(default_factory=dict)
     _functions: dict[tuple[str, str, int], int] = field(default_factory=dict)
     _calls: dict[tuple[int, str], int] = field(default_factory=dict)
 
@@ -79,6 +84,12 @@ class Propagation:
             before = self.shown[key]
             shown = before if before is not None and before.same(shown) else None
         self.shown[key] = shown
+
+    def count(self, counted: Counted) -> None:
+        """Note what a number that a call is told counts."""
+        known = self.counted.setdefault((counted.module, counted.call, counted.place), [])
+        if not any(_same(counted.places, other.places) and counted.number == other.number for other in known):
+            known.append(counted)
 
     def function(self, path: str, entered: int, kind: str) -> Tensor:
         """Return the number of an operation: the same each time that its module is called."""
@@ -143,7 +154,8 @@ class Call:
         tensors = [value for value in flat((self.args, self.kwargs)) if isinstance(value, (Value, Address))]
         if all(isinstance(value, Value) and not value.places.any() for value in tensors):
             parts = [(value.functions == MADE) for value in tensors if isinstance(value, Value)]
-            made = self.name.startswith("new_") or all(bool(part.all()) for part in parts)
+            number = self.name.startswith("lift_fresh") and self.outputs.numel() == 1  # `torch.tensor(0.0)`
+            made = number or self.name.startswith("new_") or all(bool(part.all()) for part in parts)
             given = any(bool((value.functions <= GIVEN).any()) for value in tensors if isinstance(value, Value))
             if made or not (given or any(bool(part.any()) for part in parts)):
                 return self.fresh(made=made)
@@ -166,6 +178,11 @@ class Call:
         tensors = list(tensors)
         if self.positions.quiet:
             return self.fresh()
+        alone = {id(value): value.running() for value in tensors if isinstance(value, Address)}
+        if any(len(axes) == 1 for axes in alone.values()):
+            change = lambda part: self.as_value(part, alone[id(part)]) if len(alone.get(id(part), ())) == 1 else part  # noqa: E731
+            self.args, self.kwargs = exchanged(self.args, change), exchanged(self.kwargs, change)
+            tensors = [value for value in flat((self.args, self.kwargs)) if isinstance(value, (Value, Address))]
         if all(isinstance(value, Value) or value.coordinates[0].numel() == 1 for value in tensors if value is not None):
             self.even([value for value in tensors if isinstance(value, Value)])
             found = self._probed()
@@ -324,6 +341,10 @@ class Call:
         each = torch.full((size,), UNREAD).index_copy(0, at, functions.clone())
         extra["idle"] = self.positions.quiet
         self.into.readings.append(Reading((weight.name, dim), bias, module, each, seen, **extra))
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other if one is None or other is None else torch.equal(one, other)
 
 
 def _given(values: Iterable[Any]) -> set[int]:

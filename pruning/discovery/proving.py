@@ -4,6 +4,8 @@ Where an operation takes neurons together (a normalisation, a mean) removing som
 reference is the same network with that operation done on the neurons that are left, and the layer is not `exact`.
 """
 
+import contextlib
+import itertools
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,8 +18,9 @@ from torch.utils import _pytree as pytree
 
 from pruning.core.memory import Place
 from pruning.core.neurons import Keep, NeuronLayer, named_tensors, removed_neurons
-from pruning.discovery.discovered import PREFIX, Discovered, Number
-from pruning.discovery.numbers import candidates
+from pruning.discovery.discovered import PREFIX, Discovered
+from pruning.discovery.following import Number, Size
+from pruning.discovery.numbers import candidates, sized
 from pruning.discovery.running import (
     Inputs,
     Remembering,
@@ -29,12 +32,15 @@ from pruning.discovery.running import (
     redrawn,
     running,
 )
+from pruning.discovery.sizes import noted
 from pruning.discovery.structure import Structure
 from pruning.discovery.thinning import thinned
 from pruning.discovery.values import Blend
 
-_LIBRARIES = (torch.__path__[0], __file__.removesuffix("discovery/proving.py"))
+_LIBRARIES = (f"{torch.__path__[0]}/", __file__.removesuffix("discovery/proving.py"), contextlib.__file__)
 """Where code lies that is not the user's."""
+SHARE = 0.25
+"""Which share of its neurons a layer loses at last: one neuron less tells nothing of code that halves things."""
 
 
 def proved(
@@ -59,6 +65,12 @@ def proved(
         if layers and prover.failure(layers, numbers):
             layers, more = _together(prover, layers, numbers)
             reasons |= more
+    prover.share = SHARE
+    if layers and prover.failure(layers, numbers):
+        alone = {layer.name: what for layer in layers if (what := prover.failure([layer], numbers))}
+        layers, more = _together(prover, [layer for layer in layers if layer.name not in alone], numbers)
+        reasons |= alone | more
+    prover.share = 0.0
     numbers = [number for number in numbers if number.layer in {layer.name for layer in layers}]
     inexact = prover.inexact(layers, numbers)
     layers = [_said(layer, exact=layer.exact and layer.name not in inexact) for layer in layers]
@@ -79,14 +91,14 @@ def _each(prover: "Prover", layers: Sequence[NeuronLayer]) -> tuple[list[Number]
     for layer in layers:
         failure = prover.failure([layer], [])
         if failure:
-            following = next(
-                (chosen for chosen in candidates(prover.model.network, layer) if not prover.failure([layer], chosen)),
-                None,
+            tried = itertools.chain(
+                candidates(prover.model.network, layer), sized(prover.model.network, prover.found.sizes, layer)
             )
+            following = next((chosen for chosen in tried if not prover.failure([layer], chosen)), None)
             if following is None:
                 reasons[layer.name] = failure
             else:
-                numbers += following
+                numbers += prover.needed([layer], following)
     return numbers, reasons
 
 
@@ -118,7 +130,7 @@ class Prover:
     ) -> None:
         self.model, self.remembers = model, remembers
         self.found, self.inputs, self.states, self.cached = found, inputs, states, cached
-        self.lean = True
+        self.lean, self.share = True, 0.0
 
     @cached_property
     def finer(self) -> "Prover | None":
@@ -180,8 +192,15 @@ class Prover:
         if len(found) == len(expected) and all(close(a, b, rounding) for a, b in zip(found, expected, strict=True)):
             return ""
         if self.finer and len(found) == len(expected) and all(map(_near, found, expected)):
+            self.finer.share = self.share
             return self.finer.failure(layers, numbers)
         return "without some of its neurons the model computes something else than where nobody reads them"
+
+    def needed(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> list[Number]:
+        """Return those of the numbers, all that are a module's own, that calls are told otherwise by its code."""
+        with noted() as calls:
+            self.failure(layers, numbers)
+        return [n for n in numbers if not isinstance(n, Size) or (n.attribute, n.place) in calls]
 
     def some(self, layers: Sequence[NeuronLayer]) -> Keep:
         """Return all neurons but the first ones, the last one first; not as many of one layer as of the next.
@@ -189,7 +208,12 @@ class Prover:
         Code that counts on two layers being equally wide would not be seen if both lost as many.
         """
         names = [layer.name for layer in self.model.layers()]
-        gone = {layer.name: min(1 + names.index(layer.name) % 3, max(1, layer.width // 2)) for layer in layers}
+        gone = {
+            layer.name: min(
+                1 + names.index(layer.name) % 3 + int(self.share * layer.width), max(1, layer.width * 2 // 3)
+            )
+            for layer in layers
+        }
         return {layer.name: torch.arange(layer.width - 1, gone[layer.name] - 1, -1) for layer in layers}
 
     def inexact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> set[str]:

@@ -17,8 +17,8 @@ _ORDERED = {"argmax", "argmin", "max", "min", "median", "any", "all"}
 def reduce(call: Call) -> Any:
     """Pass neurons on where a whole dimension is summed, averaged or normalised; what lies along it goes as one."""
     value = call.args[0]
-    if not isinstance(value, Value):
-        return call.unknown([value])
+    if isinstance(value, Address):
+        return _of_parameter(call, value)
     ndim = value.places.ndim
     names = [argument.name for argument in call.target._schema.arguments]
     given = call.args[names.index("dim")] if "dim" in names else None
@@ -30,7 +30,7 @@ def reduce(call: Call) -> Any:
     others = [dim for dim in axes(value.places) if dim not in dims]
     for dim in across:
         call.even([value])
-        if call.name in _ORDERED:
+        if call.name in _ORDERED and not (given is None and call.name in ("max", "min")):
             call.positions.hold(value.places, [dim], f"{call.place} says which of them it is")
         if others:  # what lies along it for each of several (the dimensions of a head) goes as one
             call.positions.mix(value.places, dim, f"{call.place} mixes all of it")
@@ -51,16 +51,41 @@ def reduce(call: Call) -> Any:
     return mapped(call.outputs, like)
 
 
+def _of_parameter(call: Call, address: Address) -> Any:
+    """Return what is summed of a parameter as a view of it; what lies along a dimension is taken together."""
+    ndim, names = len(address.extent), [argument.name for argument in call.target._schema.arguments]
+    given = call.args[names.index("dim")] if "dim" in names else None
+    if "other" in names:
+        return elementwise(call)
+    dims = range(ndim) if given is None or given == [] else [given] if isinstance(given, int) else given
+    dims = sorted(dim % ndim for dim in dims)
+    for axis in dims:
+        for dim in address.dims(axis):
+            call.blend(call.into.place(address, dim), axis)
+
+    def like(tensor: Tensor) -> Address:
+        if tuple(tensor.shape) == address.extent:
+            return address
+        kept = address
+        for dim in dims:
+            kept = kept.moved(lambda part, dim=dim: part.narrow(dim, 0, 1))  # type: ignore[misc]
+        return kept if tensor.ndim == ndim else kept.moved(lambda part: part.squeeze(dims))
+
+    return mapped(call.outputs, like)
+
+
 def spatial(call: Call) -> Any:
     """Pass channels on where only what lies behind them (the places of an image) is pooled, padded or resized."""
     value = call.args[0]
     if not isinstance(value, Value):
         return call.unknown([value])
-    shape = call.shape()
+    shape, pads = call.shape(), call.args[1] if "pad" in call.name else None
     changed = [d for d in range(len(shape)) if shape[d] != value.places.shape[d] or d > 1]
+    if pads is not None:
+        changed = [len(shape) - 1 - d // 2 for d in range(len(pads)) if pads[d]]
     if any(varies(value.places, dim) for dim in changed):
         if call.name in ("pad", "constant_pad_nd"):  # as a state is padded behind its neurons
-            places, functions = (call.target(part, call.args[1]) for part in (value.places, value.functions))
+            places, functions = (call.target(part, pads) for part in (value.places, value.functions))
             return Value(squeezed(places), squeezed(functions), value.padded)
         return call.unknown([value])
     places = value.places

@@ -1,5 +1,6 @@
 """Layers of neurons from the groups of places that go together, and the reasons why the rest does not."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.neurons import TIED, UNSEEN, NeuronLayer, Slice
+from pruning.discovery.following import Size
+from pruning.discovery.numbers import told_sizes
 from pruning.discovery.positions import Axis, Group, varies
 from pruning.discovery.propagation import Propagation
 from pruning.discovery.running import canonical
@@ -24,6 +27,7 @@ class Structure:
         blends: The operations that take neurons of these layers together.
         called: The modules that are called.
         touched: The parameters that what the network returns is computed from.
+        sizes: The numbers that calls in the network's code are told and that count neurons, or what it makes.
     """
 
     layers: list[NeuronLayer]
@@ -32,6 +36,7 @@ class Structure:
     blends: list[Blend]
     called: frozenset[str] = frozenset()
     touched: frozenset[str] = frozenset()
+    sizes: tuple[Size, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,11 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
                 reasons.setdefault(_owner(axis, prefix), layer)
     order = list(found.owning)
     made.sort(key=lambda pair: min(order.index((piece.parameter, piece.dim)) for piece in pair[0].owned))
-    layers = _apart([layer for layer, _ in made], prefix)
+    layers = apart([layer for layer, _ in made], prefix)
     owners = _owners(found, [groups for _, groups in made], len(members))
     called = frozenset(module.removeprefix(prefix) for module in found.called)
-    return Structure(layers, reasons, owners, blends, called, frozenset(found.touched))
+    sizes = tuple(told_sizes(found, layers, owners))
+    return Structure(layers, reasons, owners, blends, called, frozenset(found.touched), sizes)
 
 
 def _blended(found: Propagation) -> tuple[Tensor, list[Blend]]:
@@ -212,22 +218,22 @@ def _layer(
 def _slices(axis: Axis, groups: Sequence[Group]) -> tuple[Slice, ...]:
     """Return the slices that hold these neurons along an axis; none if they lie in no regular order.
 
-    Each neuron has `size` consecutive places in each block, and a block holds the neurons one after the other.
+    Each neuron has some consecutive places in each block, and a block holds the neurons one after the other.
     """
     width, first = len(groups), groups[0].places[axis]
-    size = next((run for run in range(1, len(first)) if first[run] != first[0] + run), len(first))
-    starts = first[::size]
+    begins = [run for run in range(len(first)) if not run or first[run] != first[run - 1] + 1]
+    blocks = [(first[run], after - run) for run, after in itertools.pairwise([*begins, len(first)])]
     for neuron, group in enumerate(groups):
-        expected = tuple(start + neuron * size + place for start in starts for place in range(size))
+        expected = tuple(start + neuron * size + place for start, size in blocks for place in range(size))
         if group.places[axis] != expected:
             return ()
-    pieces = [Slice(axis[0], axis[1], start=starts[0], length=width * size, size=size)]
-    for start in starts[1:]:
-        last = pieces[-1]
-        if start == last.start + (last.length or 0):
+    pieces: list[Slice] = []
+    for start, size in blocks:
+        last = pieces[-1] if pieces else None
+        if last is not None and last.size == size and start == last.start + (last.length or 0):
             pieces[-1] = replace(last, blocks=last.blocks + 1, length=(last.length or 0) + width * size)
         else:
-            pieces.append(replace(last, start=start, length=width * size, blocks=1))
+            pieces.append(Slice(axis[0], axis[1], start=start, length=width * size, size=size))
     return tuple(pieces)
 
 
@@ -319,7 +325,7 @@ def _owner(axis: Axis, prefix: str) -> str:
     return axis[0].removeprefix(prefix).rpartition(".")[0] or axis[0].removeprefix(prefix)
 
 
-def _apart(layers: Sequence[NeuronLayer], prefix: str) -> list[NeuronLayer]:
+def apart(layers: Sequence[NeuronLayer], prefix: str) -> list[NeuronLayer]:
     """Return the layers with names of their own, where two lie in one module or in one parameter."""
     for name_of in (
         lambda layer: f"{layer.name}:{layer.owned[0].start}",

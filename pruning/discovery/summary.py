@@ -33,7 +33,11 @@ ADVICE: dict[str, str] = {
 
 
 def summary(
-    network: nn.Module, layers: Sequence[NeuronLayer], unprunable: Mapping[str, str], folded: Mapping[str, str]
+    network: nn.Module,
+    layers: Sequence[NeuronLayer],
+    unprunable: Mapping[str, str],
+    folded: Mapping[str, str],
+    told: Iterable[tuple[str, str]] = (),
 ) -> str:
     """Return what was found, as text.
 
@@ -42,6 +46,7 @@ def summary(
         layers: The layers that were found.
         unprunable: Module, in the user's network → why it is none.
         folded: Parameter → what computed it.
+        told: Modules in whose code calls are told sizes that follow, each with such a call.
     """
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     whole = max(sum(sizes.values()), 1)
@@ -59,6 +64,12 @@ def summary(
         lines.append(f"  {', '.join(modules)} ({own / whole:.1%}): {reason}{'; ' + advice if advice else ''}")
     if folded:
         lines += ["", "folded into parameters:", *(f"  {name}: {what}" for name, what in folded.items())]
+    calls: dict[str, dict[str, None]] = {}
+    for module, call in told:
+        calls.setdefault(module or "the network", {})[call] = None
+    if calls:
+        lines += ["", "called with sizes that follow, by a mode of PyTorch's in which these modules now run:"]
+        lines += [f"  {module}: {', '.join(own)}" for module, own in calls.items()]
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """A network run on its example inputs, every operation seen with the neurons that its tensors belong to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +13,11 @@ from pruning.discovery.operations import follow
 from pruning.discovery.propagation import Call, Propagation, carry, normalised
 from pruning.discovery.recurrent import Recurrent
 from pruning.discovery.running import Inputs, Seeing, kept_tensors, name_of, running, storage_of, written
-from pruning.discovery.values import GIVEN, Address, Value, flat, nobody, squeezed
+from pruning.discovery.sizes import Counted, Watching, counted_dims, numbered
+from pruning.discovery.values import GIVEN, MADE, Address, Value, column, flat, nobody, squeezed
 
 
-def propagated(network: nn.Module, inputs: Inputs, prefix: str) -> Propagation:
+def propagated(network: nn.Module, inputs: Inputs, prefix: str, without: Collection[str] = ()) -> Propagation:
     """Return what running the network on these inputs tells about its neurons.
 
     It runs twice: to see which operations its outputs depend on, and to follow the neurons through these.
@@ -25,13 +26,14 @@ def propagated(network: nn.Module, inputs: Inputs, prefix: str) -> Propagation:
         network: It is left as it was.
         inputs: What it is called with.
         prefix: What its parameters' names are preceded by.
+        without: Parameters that are nobody's, as if they were numbers that the network is given.
     """
     seen = Needs()
     with running(network, inputs, seen) as (traced, outputs):
         needed = seen.needed([*outputs, *kept_tensors(traced).values()])
     found = Propagation()
-    following = Following(found, needed)
-    with running(network, inputs, following, prefix) as (traced, outputs):
+    following = Following(found, needed, without)
+    with Watching(following.told), running(network, inputs, following, prefix) as (traced, outputs):
         following.carry(traced, prefix)
         following.finish(outputs)
     return found
@@ -69,9 +71,9 @@ class Needs(Seeing):  # type: ignore[no-untyped-call]
 class Following(Seeing):  # type: ignore[no-untyped-call]
     """Neurons followed through the operations of a network."""
 
-    def __init__(self, found: Propagation, needed: set[int]) -> None:
+    def __init__(self, found: Propagation, needed: set[int], without: Collection[str] = ()) -> None:
         super().__init__()
-        self.found, self.needed = found, needed
+        self.found, self.needed, self.without = found, needed, without
         self._values: dict[int, Value | Address] = {}
         self._tensors: dict[int, list[Tensor]] = {}
         self._stack: list[tuple[str, nn.Module, int]] = []
@@ -82,7 +84,9 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         """Know parameters, buffers and kept tensors by their places, and inputs as nobody's; follow the modules."""
         self._kept, self._prefix = kept_tensors(network), prefix
         for name, tensor in self._kept.items():
-            self._know(tensor, Address.whole(prefix + name, tuple(tensor.shape)))
+            nobodys = Value(nobody(tensor.shape), nobody(tensor.shape))
+            whole = Address.whole(prefix + name, tuple(tensor.shape))
+            self._know(tensor, nobodys if prefix + name in self.without else whole)
         given = [tensor for tensor in pytree.tree_leaves(inputs) if isinstance(tensor, Tensor)]
         for place, tensor in enumerate(given):
             number = torch.tensor(GIVEN - place if tensor.is_floating_point() else 0)
@@ -123,6 +127,25 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
                 value = self.value(tensor) if isinstance(tensor, Tensor) else None
                 if isinstance(value, Value):
                     self.found.show(f"{self._prefix}{path}", value, entering=entering)
+
+    def told(
+        self, module: object, call: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any
+    ) -> None:
+        """Note what the numbers count that a call in the network's code is told."""
+        if not self._stack or self._stack[-1][1] is not module:
+            return
+        numbers: list[int] = []
+        numbered(name, args, kwargs, lambda _, number: numbers.append(number) or number)  # type: ignore[func-returns-value]
+        tensors = [part for part in flat(outputs) if isinstance(part, Tensor)]
+        with _disable_current_modes():
+            for place, which, dim, end in counted_dims(name, args, kwargs, outputs):
+                if place < len(numbers) and numbers[place] > 1:
+                    value = self.value(args[0] if which < 0 else tensors[which])
+                    free = isinstance(value, Value) and value.free
+                    places = None if free else _along(self.found, value, dim, end)
+                    if places is None or bool(places.any()):
+                        counted = Counted(self._stack[-1][0], call, place, numbers[place], places)
+                        self.found.count(counted)
 
     def _know(self, tensor: Tensor, value: Value | Address) -> None:
         if id(tensor) not in self._values:
@@ -204,7 +227,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         found = operation(*args, **kwargs)
         self.found.positions.quiet = not needed  # widths that it computes with must follow all the same
         call = Call(self.found, operation, self.index, found, before or (args, kwargs), self._stack)
-        call.args, call.kwargs = normalised(operation, *_mapped((args, kwargs), self.value))
+        call.args, call.kwargs = normalised(operation, *_mapped((args, kwargs), lambda part: _whole(self.value(part))))
         if needed:
             self.found.touched.update(
                 value.name for value in flat((call.args, call.kwargs)) if isinstance(value, Address)
@@ -246,6 +269,30 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         if isinstance(value, Value) and value.padded:
             return True
         return storage_of(tensor) in self._states
+
+
+def _along(found: Propagation, value: Value | Address, dim: int, end: int | None) -> Tensor:
+    """Return the places along one dimension of a tensor, as far as to its end or as it is told."""
+    if isinstance(value, Address):
+        dims = value.dims(dim)
+        places = found.place(value, dims[0]) if len(dims) == 1 else nobody(value.extent)
+    else:
+        places = value.places
+    return column(places, dim % places.ndim)[:end].clone()
+
+
+def _whole(value: Value | Address) -> Value | Address:
+    """Return a value with what the code made beside neurons, as it pads sequences, as theirs whose column it is in."""
+    if isinstance(value, Address) or not any(value.functions.stride()) or not any(value.places.stride()):
+        return value
+    made = (value.functions == MADE) & (value.places == 0)
+    if not bool(made.any()) or bool(made.all()):
+        return value
+    for dim in range(made.ndim):
+        whole = value.places.amax(dim, keepdim=True)
+        if bool((made | (value.places == whole)).all()) and bool((whole > 0).all()):
+            return replace(value, places=squeezed(whole.expand(made.shape)))
+    return value
 
 
 def _geometry(tensor: Tensor) -> tuple[Any, ...]:

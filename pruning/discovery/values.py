@@ -57,11 +57,13 @@ class Address:
         name: Its name in the model.
         shape: The shape of the whole.
         coordinates: For each dimension of the whole, the index of each element along it, shaped like the view.
+        beside: Views of other parameters, of the same shape, that are combined with it element by element.
     """
 
     name: str
     shape: tuple[int, ...]
     coordinates: tuple[Tensor, ...]
+    beside: tuple["Address", ...] = ()
 
     @classmethod
     def whole(cls, name: str, shape: tuple[int, ...]) -> "Address":
@@ -73,6 +75,15 @@ class Address:
     def extent(self) -> tuple[int, ...]:
         """The shape of the view."""
         return tuple(self.coordinates[0].shape)
+
+    def moved(self, change: Callable[[Tensor], Tensor]) -> "Address":
+        """Return another view of it, and of what is beside it."""
+        beside = tuple(other.moved(change) for other in self.beside)
+        return replace(self, coordinates=tuple(change(part) for part in self.coordinates), beside=beside)
+
+    def running(self) -> list[int]:
+        """Return the axes of the view along which it does not repeat itself."""
+        return [axis for axis in range(len(self.extent)) if self.dims(axis)]
 
     def dims(self, axis: int) -> list[int]:
         """Return the dimensions of the whole that an axis of the view runs along."""
@@ -192,3 +203,12 @@ def squeezed(places: Tensor) -> Tensor:
         if places.shape[dim] > 1 and (places.stride(dim) == 0 or bool((places == places.narrow(dim, 0, 1)).all())):
             places = places.narrow(dim, 0, 1)
     return places.expand(shape)
+
+
+def exchanged(values: Any, change: Callable[[Address], Any]) -> Any:
+    """Return nested arguments with each view of a parameter changed."""
+    if isinstance(values, (tuple, list)):
+        return type(values)(exchanged(value, change) for value in values)
+    if isinstance(values, dict):
+        return {name: exchanged(value, change) for name, value in values.items()}
+    return change(values) if isinstance(values, Address) else values

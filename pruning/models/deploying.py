@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from pruning.core.nested import tensors_in
-from pruning.discovery.discovered import PREFIX, Discovered, Number
+from pruning.discovery.discovered import PREFIX, Discovered
+from pruning.discovery.following import Number
 from pruning.discovery.numbers import candidates
 from pruning.discovery.plain import given, made_plain, plain_of
 from pruning.discovery.recurrent import Narrowed, Recurrent
@@ -69,7 +70,7 @@ def plainly(model: Discovered) -> Plain:
         for numbers, narrower in _states(model, widths, left, inputs):
             twin = copied(network, sharing=True)
             for number in numbers:
-                number.set(twin, {layer.name: layer.width for layer in model.layers()}[number.layer])
+                number.set(twin, {layer.name: layer.width for layer in model.layers()})
             if _begins(twin, inputs, widths) and _plain_gives(twin, places, narrower, expected):
                 return Plain(made_plain(twin, places), places, numbers, narrower)
     chosen = [path for path in places if path in chosen]

@@ -147,7 +147,7 @@ LAYERS = {
     | {f"lstm.{part}": ("rnn", 5) for part in ("0", "0_reverse", "1", "1_reverse")},
     "translator": {"encoder.0": ("rnn", 6)},
     "concatenated": {"left": ("conv", 4), "right": ("conv", 6), "wide": ("conv", 2), "gate": ("dense", 6)},
-    "hard-coded": {"fc1": ("dense", 8)},
+    "hard-coded": {"conv": ("conv", 6), "fc1": ("dense", 8)},
     "ResNet": {
         "conv1": ("conv", 64),
         "layer1.0.conv1": ("conv", 64),
@@ -202,7 +202,6 @@ def test_the_layers_are_those_that_one_finds_by_reading_the_model(name):
         ("tied LSTM language model", "decoder", "a row for each type of the embedding encoder"),
         ("LSTM and linear", "lstm.2", "the model returns it"),
         ("encoder", "0.layers.0.norm1", "add in 0.layers.0 combines it with values of a fixed width"),
-        ("hard-coded", "conv", "its model's own code counts on its width"),
         ("ResNet", "fc", "the model returns it"),
         ("GPT-2", "lm_head", "it is tied to transformer.wte"),
         ("Qwen3", "model.layers.0.self_attn.q_norm", "all neurons share it where mul in"),

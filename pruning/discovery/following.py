@@ -1,0 +1,93 @@
+"""Numbers in a network's own modules, and in the calls of their code, that follow the widths of layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.neurons import NeuronLayer
+from pruning.discovery.sizes import Sizing
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number in a user's own module that is so many times the width of a layer.
+
+    Attributes:
+        module: The module's path in the network.
+        attribute: Its name.
+        place: Where in it, if it is a tuple or list.
+        layer: The layer's name.
+        factor: What the width is multiplied by.
+    """
+
+    module: str
+    attribute: str
+    place: int | None
+    layer: str
+    factor: int
+
+    def set(self, network: nn.Module, widths: Mapping[str, int]) -> None:
+        """Let the number be what it is for this width."""
+        module, number = network.get_submodule(self.module), self.factor * widths[self.layer]
+        if self.place is None:
+            held = getattr(module, self.attribute)
+            setattr(module, self.attribute, torch.full_like(held, number) if isinstance(held, Tensor) else number)
+            return
+        numbers = list(getattr(module, self.attribute))
+        numbers[self.place] = number
+        kind = type(getattr(module, self.attribute))
+        setattr(module, self.attribute, kind(numbers))
+
+
+@dataclass(frozen=True)
+class Size(Number):
+    """A number that a call in a module's code is told, such as the 16 of `view(B, T, 16)`: `attribute` is the call.
+
+    Attributes:
+        number: The number that the code says.
+        counts: The layers whose neurons it counts: (name, how often each neuron, width); none if it is the same
+            however many there are, as a head's dimensions are. None of the size of what the code makes of numbers.
+    """
+
+    place: int
+    number: int
+    counts: tuple[tuple[str, int, int], ...] | None = None
+
+    def __str__(self) -> str:
+        """Return the function that is told it, where it is called, and the number."""
+        function, _, around = self.attribute.partition("<")
+        where, _, line = around.partition("<")[0].partition("+")
+        return f"`{function}` in `{where}`, its line {int(line.partition(':')[0] or 0) + 1}, with {self.number}"
+
+    def of(self, layer: NeuronLayer) -> "Size":
+        """Return the number as one that follows a layer."""
+        made = ((layer.name, self.number // layer.width, layer.width),)
+        counts = made if self.counts is None else self.counts
+        return replace(self, layer=layer.name, counts=counts)
+
+    def set(self, network: nn.Module, widths: Mapping[str, int]) -> None:
+        """Let the module's calls have the number that fits these widths."""
+        sizes = Sizing.of(network.get_submodule(self.module)).sizes
+        gone = sum(factor * (width - widths.get(name, width)) for name, factor, width in self.counts or ())
+        sizes.setdefault(self.attribute, {})[self.place] = self.number - gone
+
+
+@dataclass(frozen=True)
+class Kept(Number):
+    """A number of heads that stays what it was, since the code divides by it; the sizes in its calls follow instead."""
+
+    number: int
+
+    def set(self, network: nn.Module, widths: Mapping[str, int]) -> None:  # noqa: ARG002 - as every number is told
+        """Let the number be what it was."""
+        setattr(network.get_submodule(self.module), self.attribute, self.number)
+
+
+def number_of(plan: Mapping[str, Any]) -> Number:
+    """Return a number as it was from its values by name."""
+    if "counts" not in plan:
+        return Kept(**plan) if "number" in plan else Number(**plan)
+    return Size(**{**plan, "counts": tuple(tuple(count) for count in plan["counts"])})

@@ -1,0 +1,98 @@
+"""Products of two tensors neither of which is a weight: attention's, and those of parameters with each other."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pruning.discovery.positions import varies
+from pruning.discovery.propagation import Call
+from pruning.discovery.values import Address, Value, nobody
+
+
+def between(call: Call, one: Value, other: Value) -> Value:
+    """Link what a product of two values sums over; with heads in it, what is summed is one head."""
+    call.even([one, other])
+    shape = call.shape()
+    vectors = one.places.ndim == 1, other.places.ndim == 1
+    left = one.places.unsqueeze(0) if vectors[0] else one.places
+    right = other.places.unsqueeze(1) if vectors[1] else other.places
+    whole = (*shape, *([1] if vectors[1] else []))
+    whole = (*whole[:-1], 1, whole[-1]) if vectors[0] else whole
+    left = left.expand(*whole[:-2], *left.shape[-2:])
+    right = right.expand(*whole[:-2], *right.shape[-2:])
+    heads = any(varies(part, dim) for part in (left, right) for dim in range(part.ndim - 2))
+    found = _of_heads(call, left, right, whole) if heads else _of_matrices(call, left, right, whole)
+    return found.shaped(shape)
+
+
+def _of_heads(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
+    """Link what belongs to a head: what is summed over, and what comes of it."""
+    for shared, part, dim in ((left, right, -2), (right, left, -1)):
+        if bool((shared > 0).all()) and not over_heads(shared):
+            call.positions.freeze(shared, f"all heads of {call.place} share it")
+            call.positions.link(part.narrow(dim, 0, 1), part)
+            call.positions.mark(part, "head")
+            return call.value(part.narrow(dim, 0, 1).expand(shape))
+    call.positions.link(left.narrow(-1, 0, 1), left)
+    call.positions.link(right.narrow(-2, 0, 1), right)
+    for wide, dim, also in ((left, -1, right), (right, -2, left)):
+        if varies(wide, dim) and bool((also == 0).any() or (wide == 0).any()):
+            call.positions.freeze(wide, f"{call.place} sums over it with values of a fixed width")
+    rows, columns = left.narrow(-1, 0, 1).expand(shape), right.narrow(-2, 0, 1).expand(shape)
+    call.positions.link(rows, columns)
+    result = torch.where(columns > 0, columns, rows)
+    call.positions.mark(result, "head")
+    return call.value(result)
+
+
+def over_heads(places: Tensor) -> bool:
+    """Return whether neurons run along a dimension before the matrices."""
+    return any(varies(places, dim) for dim in range(places.ndim - 2))
+
+
+def _of_matrices(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
+    """Link neurons that are summed over one by one, and pass on those that are not summed over."""
+    summed, outer = (varies(left, -1), varies(right, -2)), (varies(left, -2), varies(right, -1))
+    if all(summed) and not any(outer):
+        return _contracted(call, left, right, shape)
+    if summed[0] and outer[0] and not bool(right.any()):  # weights that are computed: a row of them is a neuron
+        call.positions.mix(left, -1, f"{call.place} sums over it with values of a fixed width")
+        return call.value(left.narrow(-1, 0, 1).expand(shape))
+    for part, within in zip((left, right), summed, strict=True):
+        if within:
+            call.positions.freeze(part, f"{call.place} sums over it with values of a fixed width")
+    if all(outer) and not any(summed):  # what is paired with fewer goes on as they are
+        counts = [set(torch.unique(part).tolist()) for part in (left, right)]
+        less = [left, right] if counts[0] & counts[1] - {0} else [left if len(counts[0]) < len(counts[1]) else right]
+        for part in less:
+            call.positions.freeze(part, f"{call.place} pairs each of it with each")
+        outer = not any(left is part for part in less), not any(right is part for part in less)
+    elif all(outer):
+        for part in (left, right):
+            call.positions.freeze(part, f"{call.place} pairs each of it with each")
+    if outer[1] and not summed[1]:
+        return call.value(right.narrow(-2, 0, 1).expand(shape))
+    return call.value(left.narrow(-1, 0, 1).expand(shape) if outer[0] and not summed[0] else nobody(shape))
+
+
+def _contracted(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
+    """Link what is summed over one by one: each neuron adds its own part."""
+    along, across = left.transpose(-1, -2).narrow(-1, 0, 1), right.narrow(-1, 0, 1)
+    along, across = along + 0 * across, across + 0 * along
+    call.positions.link(along, across)
+    for part, other in ((along, across), (across, along)):
+        call.positions.freeze(part[other == 0], f"{call.place} sums over it with values of a fixed width")
+    call.blend(left, -1, -2)
+    return call.value(nobody(shape))
+
+
+def of_parameters(call: Call, left: Address, right: Address) -> Address:
+    """Return the products of matrices of parameters, a pair for each neuron, as a view of the first."""
+    call.fixed(left, [*left.dims(1), *left.dims(2)])
+    call.fixed(right, [*right.dims(1), *right.dims(2)])
+    for one in left.dims(0)[:1]:
+        for other in right.dims(0)[:1]:
+            call.positions.link(call.into.place(left, one)[:, :1, :1], call.into.place(right, other)[:, :1, :1])
+            call.into.owning[left.name, one] = call.into.owning[right.name, other] = None
+    return left.moved(lambda part: part.narrow(1, 0, 1).narrow(2, 0, 1).expand(call.shape()))

@@ -1,0 +1,232 @@
+"""Sizes that a user's code says in a call (`view(B, T, 4, 16)`, `zeros(B, 12)`) made to follow the widths of layers.
+
+A call is known by where it stands in the code of the module that it is made in. While that module runs, a mode of
+PyTorch's gives the call the size that fits; the code itself, and every other module, stay as they are.
+"""
+
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+MADE_BY = {"zeros", "ones", "full", "empty", "rand", "randn"}
+_BY_SIZES = {"view", "reshape", "expand", "new_zeros", "new_ones", "new_full", "new_empty", *MADE_BY}
+_AT = {**dict.fromkeys(_BY_SIZES, 1), **dict.fromkeys(MADE_BY, 0)}
+"""Function → at which of its arguments the sizes of what it gives begin."""
+SIZED = _BY_SIZES | {"unflatten", "split", "layer_norm", "narrow", "__getitem__"}
+"""Functions that are told sizes."""
+_SKIPPED = (f"{torch.__path__[0]}/", __file__)
+"""Where code lies whose lines say nothing of a call."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A number that a call is told, and what it counts.
+
+    Attributes:
+        module: The module in whose code the call stands.
+        call: Where it stands.
+        place: Which of the call's numbers it is.
+        number: The number.
+        places: The places of what it counts, one each; None of a tensor that the code makes of numbers.
+    """
+
+    module: str
+    call: str
+    place: int
+    number: int
+    places: Tensor | None
+
+
+def numbered(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], change: Callable[[int, int], int]) -> Any:
+    """Return a call's arguments with each number changed; `change` is told which one it is, and the number."""
+    counter = itertools.count()
+
+    def walked(value: Any) -> Any:
+        if isinstance(value, slice):
+            return slice(walked(value.start), walked(value.stop), value.step)
+        if isinstance(value, (tuple, list)):
+            found = [walked(part) for part in value]
+            return tuple(found) if isinstance(value, tuple) else found
+        if isinstance(value, int) and not isinstance(value, bool):
+            return change(next(counter), value)
+        return value
+
+    first = _AT.get(name, 1)
+    own = (*args[:first], *(walked(part) for part in args[first:]))
+    return own, {key: walked(value) if key in ("size", "shape") else value for key, value in kwargs.items()}
+
+
+def counted_dims(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Any
+) -> Iterable[tuple[int, int, int, int | None]]:
+    """Return for each number of a call that counts something: which it is, the tensor, its dimension, up to where.
+
+    The tensor is an output, given by its index, or −1 for the first argument.
+    """
+    if name in _BY_SIZES:
+        return [(dim, 0, dim, None) for dim in range(outputs.ndim)]
+    if name == "unflatten" and not kwargs:
+        first = args[1] % args[0].ndim
+        return [(1 + dim, 0, first + dim, None) for dim in range(len(args[2]))]
+    if name == "split":
+        dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+        return [(place, place, dim, None) for place in range(1 if isinstance(args[1], int) else len(args[1]))]
+    if name == "layer_norm":
+        return [(place, -1, place - len(args[1]), None) for place in range(len(args[1]))]
+    if name == "narrow" and not kwargs:
+        return [(1, -1, args[1], args[2]), (2, 0, args[1], None)]
+    return _of_slices(args[0], args[1]) if name == "__getitem__" else []
+
+
+def _of_slices(tensor: Tensor, index: Any) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the numbers of slices that begin or end somewhere."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if any(not isinstance(part, (int, slice)) and part is not None and part is not Ellipsis for part in parts):
+        return
+    place, dim, taken = 0, 0, sum(isinstance(part, (int, slice)) for part in parts)
+    for part in parts:
+        if part is Ellipsis:
+            dim += tensor.ndim - taken
+        elif isinstance(part, slice):
+            for end in (part.start, part.stop):
+                if isinstance(end, int) and not isinstance(end, bool):
+                    yield place, -1, dim, end
+                    place += 1
+            dim += 1
+        elif part is not None:
+            place, dim = place + (not isinstance(part, bool)), dim + 1
+
+
+def call_of(name: str, frame: FrameType | None) -> tuple[str, object]:
+    """Return where a call stands, by its function and the code around it, and the module that runs this code."""
+    parts = [name]
+    while frame is not None:
+        code = frame.f_code
+        if code is nn.Module._call_impl.__code__:
+            return "<".join(parts), frame.f_locals["self"]
+        if not code.co_filename.startswith(_SKIPPED):
+            parts.append(_where(code, frame.f_lasti))
+        frame = frame.f_back
+    return "<".join(parts), None
+
+
+_KNOWN: dict[tuple[CodeType, int], str] = {}
+
+
+def _where(code: CodeType, instruction: int) -> str:
+    """Return the function, line and column of an instruction, counted from where its function begins."""
+    known = _KNOWN.get((code, instruction))
+    if known is None:
+        line, _, column, end = next(itertools.islice(code.co_positions(), instruction // 2, None))
+        known = f"{code.co_name}+{(line or 0) - code.co_firstlineno}:{column}-{end}"
+        _KNOWN[code, instruction] = known
+    return known
+
+
+class Watching(TorchFunctionMode):
+    """A mode that hands over every call that is told sizes, once it was made."""
+
+    def __init__(self, told: Callable[..., None]) -> None:
+        super().__init__()
+        self._told = told
+
+    def __torch_function__(
+        self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Do what is asked, and tell."""
+        kwargs = kwargs or {}
+        outputs = function(*args, **kwargs)
+        name = getattr(function, "__name__", "")
+        if name in SIZED:
+            call, module = call_of(name, sys._getframe(1))
+            self._told(module, call, name, args, kwargs, outputs)
+        return outputs
+
+
+class _Following(TorchFunctionMode):
+    """A mode that gives calls in a module's code the sizes that fit."""
+
+    def __init__(self, module: nn.Module, sizes: Mapping[str, Mapping[int, int]]) -> None:
+        super().__init__()
+        self._module, self._sizes = module, sizes
+
+    def __torch_function__(
+        self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Do what is asked, with other sizes where these are known."""
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        if name in SIZED:
+            call, module = call_of(name, sys._getframe(1))
+            sizes = self._sizes.get(call) if module is self._module else None
+            if sizes:
+                args, kwargs = numbered(name, args, kwargs, lambda place, number: _fitting(call, sizes, place, number))
+        return function(*args, **kwargs)
+
+
+def _fitting(call: str, sizes: Mapping[int, int], place: int, number: int) -> int:
+    """Return the size that fits; −1 is what is left over."""
+    found = sizes.get(place, number)
+    if number == -1 or found == number:
+        return number
+    if _NOTED is not None:
+        _NOTED.add((call, place))
+    return found
+
+
+_NOTED: set[tuple[str, int]] | None = None
+
+
+@contextmanager
+def noted() -> Iterator[set[tuple[str, int]]]:
+    """Yield the set of the calls, and their numbers, that get another number within the context."""
+    global _NOTED  # a run's copy of a network could not hand it back
+    before, _NOTED = _NOTED, set()
+    try:
+        yield _NOTED
+    finally:
+        _NOTED = before
+
+
+class Sizing:
+    """What a module calls as its `forward`: its own, with other sizes in some of its calls.
+
+    Attributes:
+        module: The module.
+        sizes: Call → which of its numbers → what it is to be.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.sizes = module, dict[str, dict[int, int]]()
+        self._inner: Callable[..., Any] | None = vars(module).get("forward")
+
+    @staticmethod
+    def of(module: nn.Module) -> "Sizing":
+        """Return what a module calls, put in the place of its own `forward` if it is not there yet."""
+        forward = vars(module).get("forward")
+        if not isinstance(forward, Sizing):
+            forward = vars(module)["forward"] = Sizing(module)
+        return forward
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The module's own `forward`, whose arguments it takes."""
+        return self._inner or type(self.module).forward.__get__(self.module)
+
+    @property
+    def __code__(self) -> CodeType:
+        """The code of this, as that of a function or a method: `torch.export` asks for it."""
+        return type(self).__call__.__code__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the module's own `forward` does."""
+        with _Following(self.module, self.sizes):
+            return self.__wrapped__(*args, **kwargs)

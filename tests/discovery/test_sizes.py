@@ -1,0 +1,211 @@
+"""Widths that stand in a user's code, or follow there from other widths: calls are told the sizes that fit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pruning
+from pruning.core.neurons import mask, select
+from pruning.discovery.running import copied
+from tests.discovery.test_forms import Made, Network, answers
+from tests.foreign import floats, tokens
+
+CODES: dict[str, tuple[Callable[[], Made], dict[str, int], set[str]]] = {}
+"""What stands in the code → how a network is made with its inputs, its layers' widths, and which are not exact."""
+
+
+def code(layers: dict[str, int], inexact: set[str] = frozenset()) -> Callable[..., Any]:
+    def known(make: Callable[[], Made]) -> Callable[[], Made]:
+        CODES[make.__name__] = make, layers, set(inexact)
+        return make
+
+    return known
+
+
+@code({"cell": 12})
+def a_state_of_a_cell() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden, memory = torch.zeros(len(inputs), 12).to(inputs), torch.zeros(size=(len(inputs), 12)).to(inputs)
+        for step in inputs.unbind(1):
+            hidden, memory = self.cell(step, (hidden, memory))
+        return self.out(hidden)
+
+    return Network(run, cell=nn.LSTMCell(4, 12), out=nn.Linear(12, 3)), (floats(3, 5, 4),)
+
+
+@code({"enter": 3})
+def a_state_as_wide_as_the_batch_is_long() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        state = inputs.new_zeros(3, 3)
+        for step in inputs.unbind(1):
+            state = torch.tanh(self.enter(step) + self.back(state))
+        return self.out(state)
+
+    return Network(run, enter=nn.Linear(4, 3), back=nn.Linear(3, 3), out=nn.Linear(3, 2)), (floats(3, 5, 4),)
+
+
+@code({"query": 4})
+def heads_and_their_dimensions() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        batch, steps, _ = inputs.shape
+        queries, keys, values = (
+            part(inputs).view(batch, steps, 4, 4).transpose(1, 2) for part in (self.query, self.key, self.value)
+        )
+        weights = (queries @ keys.mT / 2).softmax(-1)
+        return self.out((weights @ values).transpose(1, 2).reshape(batch, steps, 16))
+
+    parts = {name: nn.Linear(10, 16) for name in ("query", "key", "value")}
+    return Network(run, **parts, out=nn.Linear(16, 2)), (floats(2, 5, 10),)
+
+
+@code({"query": 2})
+def heads_that_are_left_over() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        parts = (part(inputs).unflatten(-1, (2, -1)).transpose(1, 2) for part in (self.query, self.key, self.value))
+        return self.out(F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2))
+
+    parts = {name: nn.Linear(10, 16) for name in ("query", "key", "value")}
+    return Network(run, **parts, out=nn.Linear(16, 2)), (floats(2, 5, 10),)
+
+
+@code({"one": 6, "two": 8})
+def channels_of_an_image_that_is_flattened() -> Made:
+    def run(self: Any, image: Tensor) -> Tensor:
+        hidden = F.max_pool2d(self.two(self.one(image).relu()).relu(), 2)
+        return self.out(hidden.view(-1, 8 * 2 * 2))
+
+    parts = {"one": nn.Conv2d(1, 6, 3), "two": nn.Conv2d(6, 8, 3), "out": nn.Linear(32, 2)}
+    return Network(run, **parts), (floats(2, 1, 8, 8),)
+
+
+@code({"gates": 6}, {"gates"})
+def gates_cut_out_by_numbers_and_normalised() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = inputs.new_full((len(inputs), 6), 0.5)
+        for step in inputs.unbind(1):
+            gates = self.gates(torch.cat([step, hidden], 1))
+            new, keep = gates[:, :6].tanh(), gates.narrow(1, 6, 6).sigmoid()
+            hidden = F.layer_norm(keep * hidden + (1 - keep) * new * gates[..., 12:18].sigmoid(), (6,))
+        return self.out(hidden)
+
+    return Network(run, gates=nn.Linear(9, 18), out=nn.Linear(6, 2)), (floats(3, 4, 3),)
+
+
+class Windows(nn.Module):
+    """Attention within windows, its heads' dimensions told by the width of what it reads, as Swin's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.out = 4, nn.Linear(16, 48), nn.Linear(16, 16)
+        self.table = nn.Parameter(floats(9, 4))
+        steps = torch.arange(4)
+        self.register_buffer("where", (steps[:, None] - steps + 3).flatten())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        batch, steps, width = inputs.shape
+        parts = self.qkv(inputs).reshape(batch, steps, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        scores = parts[0] @ parts[1].mT + self.table[self.where].view(steps, steps, -1).permute(2, 0, 1)
+        return self.out((scores.softmax(-1) @ parts[2]).transpose(1, 2).reshape(batch, steps, width))
+
+
+@code({"enter": 16, "attention.qkv": 4}, {"enter"})
+def a_residual_stream_and_heads_told_by_its_width() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        stream = self.enter(inputs)
+        return self.out((stream + self.attention(self.norm(stream))).mean(1))
+
+    parts = {"enter": nn.Linear(3, 16), "norm": nn.LayerNorm(16), "attention": Windows(), "out": nn.Linear(16, 2)}
+    return Network(run, **parts), (floats(2, 4, 3),)
+
+
+@code({"text": 12, "blocks.0.qkv": 3, "blocks.1.qkv": 3})
+def heads_of_several_blocks_split_by_a_number() -> Made:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.width, self.heads, self.qkv, self.out = 12, 3, nn.Linear(12, 36), nn.Linear(12, 12)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            batch, steps, width = inputs.size()
+            queries, keys, values = (
+                part.view(batch, steps, self.heads, width // self.heads).transpose(1, 2)
+                for part in self.qkv(inputs).split(self.width, dim=2)
+            )
+            found = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+            return inputs + self.out(found.transpose(1, 2).contiguous().view(batch, steps, width))
+
+    blocks = nn.Sequential(Block(), Block())
+    run = lambda self, text: self.out(self.blocks(self.text(text)))  # noqa: E731
+    return Network(run, text=nn.Embedding(11, 12), blocks=blocks, out=nn.Linear(12, 11)), (tokens(2, 5),)
+
+
+def made(name: str) -> Made:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, inputs = CODES[name][0]()
+    return network.double().eval(), inputs
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_calls_that_are_told_a_width_by_the_code_are_told_the_one_that_is_left(name, tmp_path):
+    network, inputs = made(name)
+    model = pruning.discover(network, inputs)
+    assert {layer.name: layer.width for layer in model.layers()} == CODES[name][1]
+    assert {layer.name for layer in model.layers() if not layer.exact} == CODES[name][2]
+    keep = {layer.name: torch.arange(layer.width - 1, layer.width // 3, -1) for layer in model.layers()}
+    exact = {layer.name: keep[layer.name] for layer in model.layers() if layer.exact}
+    for one, other in zip(answers(select(model, exact), inputs), answers(mask(model, exact), inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+    smaller = select(model, keep)
+    pruning.save(smaller, tmp_path)
+    restored = pruning.restore(made(name)[0], tmp_path)
+    for one, other in zip(answers(restored, inputs), answers(smaller, inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
+def test_a_network_that_is_told_sizes_is_exported():
+    network, inputs = made("a_residual_stream_and_heads_told_by_its_width")
+    model = pruning.discover(network, inputs)
+    smaller = select(model, {"enter": torch.arange(14), "attention.qkv": torch.tensor([3, 1])})
+    exported = torch.export.export(smaller.network, inputs, strict=False).module()
+    torch.testing.assert_close(exported(*inputs), smaller(*inputs), rtol=0, atol=1e-12)
+
+
+def test_only_the_modules_in_whose_code_a_size_must_follow_are_told_sizes_and_the_summary_names_them():
+    network, inputs = made("a_residual_stream_and_heads_told_by_its_width")
+    model = pruning.discover(network, inputs)
+    assert {number.module for number in model.numbers} == {"attention"}
+    line = next(line for line in model.summary().splitlines() if line.startswith("  attention: "))
+    assert "`reshape` in `forward`, its line 5, with 16" in line
+
+
+def test_a_copy_of_a_network_that_is_told_sizes_runs_by_itself_on_any_batch():
+    network, inputs = made("heads_and_their_dimensions")
+    model = pruning.discover(network, inputs)
+    smaller = select(model, {"query": torch.tensor([3, 1])})
+    again = copied(smaller.network)
+    for parameter in smaller.parameters():
+        parameter.data.zero_()
+    more = torch.cat([*inputs, *inputs, *inputs])[:, :3]
+    expected = answers(mask(model, {"query": torch.tensor([3, 1])}), (more,))
+    torch.testing.assert_close(answers(again, (more,)), expected, rtol=0, atol=1e-12)
+
+
+def test_halves_of_what_a_layer_gives_are_no_neurons_that_could_go_by_themselves():
+    def run(self: Any, image: Tensor) -> Tensor:
+        left, right = self.enter(image).relu().chunk(2, 1)
+        return self.out(torch.cat([left, self.inner(right)], 1))
+
+    network = Network(run, enter=nn.Conv1d(3, 8, 1), inner=nn.Conv1d(4, 4, 1), out=nn.Conv1d(8, 2, 1)).double()
+    inputs = (floats(2, 3, 5),)
+    model = pruning.discover(network, inputs)
+    for share in (0.25, 0.5, 0.75):
+        keep = {layer.name: torch.arange(max(1, int(layer.width * share))) for layer in model.layers()}
+        torch.testing.assert_close(
+            answers(select(model, keep), inputs), answers(mask(model, keep), inputs), rtol=0, atol=1e-12
+        )
