@@ -8,14 +8,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pruning.core.modes import evaluating
 from pruning.core.progress import Track, silently
 from pruning.data.batches import Unlabelled
 from pruning.models.base import Measurable
 from pruning.models.examples import Unjudged
+from pruning.models.objectives import Objective
+from pruning.steps.comparing import COMPARED, differences, distance
 from pruning.steps.given import limited, read_once
 from pruning.steps.measuring import SHARES, Importance
-from pruning.steps.removing import COMPARED, prune
+from pruning.steps.removing import prune
 
 PHASES = {"removed": "none", "repaired": "ridge"}
 """What is done to a network that lost neurons → the repair of `pruning.prune`."""
@@ -78,23 +79,12 @@ def risen(model: Measurable, dense: Measurable, pairs: Any) -> tuple[float, floa
         dense: What it is compared with.
         pairs: Batches, of which the first `COMPARED` are read.
     """
-    differences: list[float] = []
-    states: tuple[Any, Any] = (None, None)
-    with torch.no_grad(), evaluating(model), evaluating(dense):
-        for number, (inputs, targets) in enumerate(pairs):
-            if number == COMPARED:
-                break
-            outputs, ours = model.predicted(inputs, states[0])
-            taught, theirs = dense.predicted(inputs, states[1])
-            states, objective = (ours, theirs), dense.objective(targets)
-            if not dense.count(targets):
-                continue
-            if _unjudged(objective, targets):
-                one, other = (
-                    objective.divergence(each, taught, targets, temperature=1.0) for each in (outputs, taught)
-                )
-            else:
-                one, other = model.judged(outputs, targets), dense.judged(taught, targets)
-            differences.append(float(one - other))
-    spread = np.std(differences, ddof=1) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
-    return float(np.mean(differences)), float(spread)
+
+    def difference(objective: Objective, outputs: Any, taught: Any, targets: Any) -> float:
+        if _unjudged(objective, targets):
+            return distance(objective, outputs, taught, targets)
+        return float(model.judged(outputs, targets) - dense.judged(taught, targets))
+
+    each = differences(model, dense, pairs, difference)
+    spread = np.std(each, ddof=1) / math.sqrt(len(each)) if len(each) > 1 else math.nan
+    return float(np.mean(each)), float(spread)

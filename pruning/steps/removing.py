@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-import torch
 from torch import nn
 
 from pruning.core.devices import seeded
-from pruning.core.modes import evaluating
 from pruning.core.neurons import Keep, NeuronLayer
 from pruning.core.options import Repair, Scope
 from pruning.core.progress import Track, silently
@@ -19,6 +17,7 @@ from pruning.models.adapted import Adapted
 from pruning.models.base import Measurable
 from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct
+from pruning.steps.comparing import COMPARED, differences, distance
 from pruning.steps.given import like, limited, read_once
 from pruning.steps.measuring import Importance
 from pruning.steps.shallow import gone_of, remaining, shortened_model
@@ -29,8 +28,6 @@ SCOPES = ("measured", *get_args(Scope))
 REPAIRS = get_args(Repair)
 READINGS, RATE = 20, 2e-3
 """How often data are read to imitate, and the highest learning rate."""
-COMPARED = 20
-"""Batches on which the outputs of two choices are compared with the dense network's."""
 
 
 @dataclass(frozen=True)
@@ -204,17 +201,5 @@ def apart(model: Measurable, dense: Measurable, pairs: Any) -> float:
         dense: What it is compared with.
         pairs: Batches; of labels nothing is read but which targets count.
     """
-    total, count = 0.0, 0
-    states: tuple[Any, Any] = (None, None)
-    with torch.no_grad(), evaluating(model), evaluating(dense):
-        for number, (inputs, targets) in enumerate(pairs):
-            if number == COMPARED:
-                break
-            outputs, ours = model.predicted(inputs, states[0])
-            taught, theirs = dense.predicted(inputs, states[1])
-            states, objective = (ours, theirs), dense.objective(targets)
-            if not dense.count(targets):
-                continue
-            distances = [objective.divergence(each, taught, targets, temperature=1.0) for each in (outputs, taught)]
-            total, count = total + (distances[0] - distances[1]).item(), count + 1
-    return total / max(count, 1)
+    each = differences(model, dense, pairs, distance)
+    return sum(each) / max(len(each), 1)
