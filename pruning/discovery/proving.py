@@ -27,6 +27,7 @@ from pruning.discovery.running import (
     Still,
     close,
     copied,
+    greatest,
     kept_tensors,
     name_of,
     redrawn,
@@ -189,6 +190,8 @@ class Prover:
             expected, rounding = self.masked(keep, mode)
         except Exception as error:  # what is left of the neurons may be no input of the operation
             return f"{blends[0].what if blends else 'its model'} takes all of it together: {error}"
+        if any(part.numel() and bool(part.isnan().all()) for part in expected):
+            return "its model gives nothing but NaN on other weights, which shows nothing of what it computes"
         if len(found) == len(expected) and all(close(a, b, rounding) for a, b in zip(found, expected, strict=True)):
             return ""
         if self.finer and len(found) == len(expected) and all(map(_near, found, expected)):
@@ -257,7 +260,11 @@ class Prover:
         with running(model, self.inputs, mode, calls=calls) as (_, found):
             each = len(found) // calls
             own = (tensor.clone() for place, tensor in enumerate(found) if place % each not in self.states)
-            return list(own), mode.rounding
+            outputs = list(own)
+        if mode.drew and not mode.spread and any(bool(part.isnan().any()) for part in outputs):
+            mode.spread = True
+            return self.outputs(model, mode)
+        return outputs, mode.rounding
 
     def _concerns(self, blend: Blend, names: set[str]) -> bool:
         layers = torch.unique(self.found.owners[0][blend.places]).tolist()
@@ -304,7 +311,7 @@ def _is_float(part: object) -> bool:
 
 def _near(one: Tensor, other: Tensor) -> bool:
     """Return whether rounding might be why two tensors differ."""
-    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=1e-2 * float(other.abs().max()))
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=1e-2 * greatest(other))
 
 
 def _of_some(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blend: Blend, kept: Tensor) -> Any:

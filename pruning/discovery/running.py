@@ -171,6 +171,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         super().__init__()
         self.instead = instead or {}
         self.rounding = 0.0
+        self.drew = self.spread = False
 
     def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what the operation gives, or what is to stand for it."""
@@ -181,11 +182,20 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         if name.removesuffix("_") in _DROPOUTS and not name.endswith("_"):
             return found if isinstance(found, tuple) else args[0].clone()
         if name in _RANDOM:
-            return torch.full_like(found, 0.5)
+            self.drew = True
+            return _spread(found) if self.spread else torch.full_like(found, 0.5)
         for tensor in flat(found):
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 self.rounding = max(self.rounding, torch.finfo(tensor.dtype).eps)
         return found
+
+
+def _spread(drawn: Tensor) -> Tensor:
+    """Return numbers that differ along the first dimension alone: code may divide by how far its draws are apart."""
+    if not drawn.ndim or not drawn.is_floating_point():
+        return torch.full_like(drawn, 0.5)
+    steps = torch.linspace(0.25, 0.75, len(drawn), dtype=drawn.dtype, device=drawn.device)
+    return steps.reshape(-1, *[1] * (drawn.ndim - 1)).expand_as(drawn).clone()
 
 
 class Remembering(Seeing):  # type: ignore[no-untyped-call]
@@ -227,9 +237,14 @@ def close(one: Tensor, other: Tensor, rounding: float = 0.0) -> bool:
     """Return whether two tensors are equal up to the rounding of a sum in another order."""
     if one.shape != other.shape or not (one.is_floating_point() or one.is_complex()):
         return one.shape == other.shape and torch.equal(one, other)
-    scale = max(other.detach().abs().max().item(), 1e-30) if other.numel() else 1.0
     rounding = max(rounding, torch.finfo(one.dtype).eps)
-    return torch.allclose(one, other, rtol=0, atol=scale * rounding**0.75, equal_nan=True)
+    return torch.allclose(one, other, rtol=0, atol=greatest(other) * rounding**0.75, equal_nan=True)
+
+
+def greatest(tensor: Tensor) -> float:
+    """Return the largest number in a tensor, of those that are finite; next to nothing where there is none."""
+    sizes = tensor.detach().abs()
+    return max(sizes[sizes.isfinite()].amax().item(), 1e-30) if bool(sizes.isfinite().any()) else 1e-30
 
 
 @contextmanager
