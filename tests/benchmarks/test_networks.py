@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from benchmarks.catalogue import Network
 from benchmarks.networks import NETWORKS, look, proof, separately
@@ -57,6 +58,11 @@ def test_the_check_notices_a_layer_that_reads_what_was_removed():
     found._layers = [silent]
     with pytest.raises(RuntimeError, match="size"):
         proof(given, found, inputs)
+
+
+def test_weights_that_were_folded_in_single_precision_are_not_taken_for_a_mistake():
+    network = nn.Sequential(weight_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3))
+    assert look("normed", Network("torch", lambda: (network, (torch.randn(4, 6),))))["proof"] == "yes"
 
 
 def _facts() -> dict[str, object]:
