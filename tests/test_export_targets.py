@@ -77,7 +77,7 @@ def test_every_family_runs_in_openvino(family: str) -> None:
 def test_a_step_of_every_family_is_a_program_without_recurrences_that_needs_what_was_counted(family: str) -> None:
     model = model_of(family)
     program = fixed(model).program()
-    names = {str(node.target) for node in program.graph.nodes}
+    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert not any(word in name for name in names for word in ("lstm", "gru", "rnn", "scan", "while"))
     assert tuple(program.example_inputs[0][0].shape) == (1, 1)  # type: ignore[index]
 

@@ -163,8 +163,8 @@ def traced(model: Measurable) -> Trace:
     """
     shapes = copy.deepcopy(model).to("meta")
     with torch.device("meta"), evaluating(shapes), torch.no_grad():
-        inputs = shapes.example(1)
         with from_shapes_alone():
+            inputs = shapes.example(1)
             _, state = shapes.predicted(inputs)
         call = partial(shapes.predicted, inputs, state)
         return traced_call(call, weights=stored(shapes).values(), state=state, inputs=inputs)

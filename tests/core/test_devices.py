@@ -223,6 +223,28 @@ def judged(model: Any, _: Windows) -> Numbers:
     return {"loss": pruning.evaluate(known, batches).mean}
 
 
+class Residual(nn.Linear):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + super().forward(inputs).relu()
+
+
+def shallower(model: Any, _: Windows) -> Numbers:
+    device, dtype = device_of(model), model.encoder.weight.dtype
+    batches = [(inputs.to(dtype), classes) for inputs, classes in examples(32, batch=8)]
+    sizes, classes = batches[0][0].shape[1], int(max(targets.max() for _, targets in batches)) + 1
+    network = made(lambda: nn.Sequential(nn.Linear(sizes, 6), Residual(6, 6), Residual(6, 6), nn.Linear(6, classes)))
+    found = pruning.discover(network.to(device, dtype=dtype), batches[0][0].to(device))
+    worth = pruning.depth(found, batches, nn.CrossEntropyLoss())
+    shorter = pruning.shorten(found, ["1"])
+    with torch.no_grad():
+        return columns(worth.table) | {"shorter": shorter(batches[0][0].to(device)).cpu().numpy()}
+
+
+def intervened(model: Any, windows: Windows) -> Numbers:
+    settings = pruning.Intervention(tokens=120, words=8)
+    return columns(pruning.intervention(model, windows, windows, settings))
+
+
 def saved_and_restored(model: Any, _: Windows) -> Numbers:
     device, dtype = device_of(model), model.encoder.weight.dtype
     network = made(Classifier).to(device, dtype=dtype)
@@ -270,6 +292,8 @@ CASES: dict[str, Case] = {
     "imitate": imitated,
     "oracle": lambda model, windows: columns(pruning.oracle(model, windows, MEASURED)),
     "joint_removal": jointly,
+    "intervention": intervened,
+    "depth": shallower,
     "fuse": fused,
     "budget_of": lambda model, _: {
         "cost": pruning.budget_of(model, kind="parameters", value=9e9).costs(np.array([[5, 4]]))
@@ -284,10 +308,10 @@ CASES: dict[str, Case] = {
     "run_enhanced_pruning": run(enhanced, effort=EFFORT),
     "run_dense_control": run(pruning.run_dense_control),
 }
-WITH_ANOTHER = {"prune", "finetune", "restore", "deployed"}
+WITH_ANOTHER = {"prune", "finetune", "restore", "deployed", "shorten"}
 """Functions that the case of another one calls."""
-ON_THE_CPU = {"program_of", "onnx_of"}
-"""Functions that take the model to the CPU first, wherever it is."""
+ON_THE_CPU = {"program_of", "onnx_of", "exported", "side_by_side", "memory_of"}
+"""Functions that take the model to the CPU first, or count by shapes alone, wherever it is."""
 TABLES_ALONE = {
     "retention",
     "keep_of",

@@ -51,7 +51,7 @@ def killed(tmp_path_factory):
     process = subprocess.Popen(
         REPRO, cwd=folder, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while len(list(folder.glob("data/experiment/.partial/prune_text@0-*/*.json"))) < 2:
         assert process.poll() is None
         assert time.monotonic() < deadline

@@ -250,7 +250,7 @@ def test_missing_packages_get_one_sentence(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_no_stage_loads_what_only_exporting_needs(tmp_path: Path) -> None:
-    stages = list(read_yaml(ROOT / "dvc.yaml")["stages"])
+    stages = [name for name in read_yaml(ROOT / "dvc.yaml")["stages"] if name != "track"]  # which is a command
     code = f"""
 import importlib, sys, tasks.__main__
 for name in {stages!r}: importlib.import_module("tasks.stages." + name)
