@@ -13,7 +13,7 @@ from pruning.core.devices import moved, twice_differentiable
 from pruning.core.memory import kept
 from pruning.core.modes import evaluating, untouched
 from pruning.core.nested import tensors_in
-from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice
+from pruning.core.neurons import Keep, NeuronLayer, PrunableModule
 from pruning.data.batches import Form, Pair, Pairs, Split
 from pruning.data.windows import Windows
 from pruning.discovery import Discovered, discover
@@ -24,13 +24,13 @@ from pruning.models.batches import form_of
 from pruning.models.calling import (
     WITHIN,
     Call,
-    arguments_of,
     begin,
     example_dim_of,
-    first_state,
+    held,
     on,
     own_module,
     takes_state,
+    usual_arguments,
     usual_call,
 )
 from pruning.models.classes import Classes, class_numbers
@@ -113,7 +113,7 @@ def adapt(
         stream=stream,
     )
     if not isinstance(network, PrunableModule):
-        network = discover(network, _arguments(network, inputs, dim))
+        network = discover(network, usual_arguments(network, inputs, dim))
         if not network.layers():
             raise ValueError(f"Expected a model with a layer that can be pruned, got none: {network.unprunable}.")
     model = Adapted(network, use)
@@ -129,14 +129,6 @@ def _shape(model: "Adapted", inputs: Any) -> torch.Size:
     return main_of(outputs).shape if has_main(outputs) else torch.Size()
 
 
-def _arguments(network: Any, inputs: Any, example_dim: int) -> tuple[Any, ...] | Mapping[str, Any]:
-    """Return what a network is called with when it is run on inputs in the usual way."""
-    if isinstance(inputs, Mapping):
-        return inputs
-    arguments = arguments_of(inputs)
-    return (*arguments, first_state(network, arguments, example_dim)) if takes_state(network, inputs) else arguments
-
-
 def arguments_for(
     model: "Adapted", batch: int | None = None, network: nn.Module | None = None
 ) -> tuple[Any, ...] | Mapping[str, Any]:
@@ -148,7 +140,7 @@ def arguments_for(
         network: What makes the first state, if not the model's own.
     """
     inputs = on(model.device, model.use.inputs) if batch is None else model.example(batch)
-    return _arguments(model.module if network is None else network, inputs, model.example_dim)
+    return usual_arguments(model.module if network is None else network, inputs, model.example_dim)
 
 
 class Adapted(Measurable):
@@ -185,7 +177,7 @@ class Adapted(Measurable):
 
     def layers(self) -> list[NeuronLayer]:
         """Return the network's layers, their parameters and modules under the names that they have here."""
-        return [_within(layer) for layer in self.network.layers()]
+        return [held(layer) for layer in self.network.layers()]
 
     def resized(self, widths: Sequence[int]) -> Self:
         """Return a new model with these widths, its parameters not yet meaningful."""
@@ -394,16 +386,3 @@ def _unfused() -> Iterator[None]:
         yield
     finally:
         torch.backends.mkldnn.set_flags(_enabled=before[0])  # type: ignore[no-untyped-call]
-
-
-def _within(layer: NeuronLayer) -> NeuronLayer:
-    """Return the layer as it is named in what holds the network."""
-
-    def moved(piece: Slice) -> Slice:
-        bias = piece.bias and f"{WITHIN}.{piece.bias}"
-        return replace(piece, parameter=f"{WITHIN}.{piece.parameter}", bias=bias)
-
-    kinds = ("owned", "read", "buffers", "silenced", "tied")
-    pieces: dict[str, Any] = {kind: tuple(map(moved, getattr(layer, kind))) for kind in kinds}
-    seen, operand = layer.seen and moved(layer.seen), layer.operand and f"{WITHIN}.{layer.operand}"
-    return replace(layer, **pieces, seen=seen, operand=operand, output=f"{WITHIN}.{layer.output}")

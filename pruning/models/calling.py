@@ -1,6 +1,7 @@
 """How a network is run on one batch after the other, and where its answer and its state are."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from inspect import Parameter, signature
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from pruning.core.devices import moved
 from pruning.core.nested import mapped, tensors_in
-from pruning.core.neurons import PrunableModule
+from pruning.core.neurons import NeuronLayer, PrunableModule, Slice
 from pruning.discovery import Discovered
 
 Call = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
@@ -174,3 +175,24 @@ def own_module(network: nn.Module) -> nn.Module:
 def on(device: torch.device, inputs: Any) -> Any:
     """Return inputs, however nested, on the device."""
     return mapped(lambda tensor: moved(tensor, device), inputs)
+
+
+def usual_arguments(network: Any, inputs: Any, example_dim: int) -> tuple[Any, ...] | Mapping[str, Any]:
+    """Return what a network is called with when it is run on inputs in the usual way."""
+    if isinstance(inputs, Mapping):
+        return inputs
+    arguments = arguments_of(inputs)
+    return (*arguments, first_state(network, arguments, example_dim)) if takes_state(network, inputs) else arguments
+
+
+def held(layer: NeuronLayer) -> NeuronLayer:
+    """Return the layer as it is named in what holds the network."""
+
+    def within(piece: Slice) -> Slice:
+        bias = piece.bias and f"{WITHIN}.{piece.bias}"
+        return replace(piece, parameter=f"{WITHIN}.{piece.parameter}", bias=bias)
+
+    kinds = ("owned", "read", "buffers", "silenced", "tied")
+    pieces: dict[str, Any] = {kind: tuple(map(within, getattr(layer, kind))) for kind in kinds}
+    seen, operand = layer.seen and within(layer.seen), layer.operand and f"{WITHIN}.{layer.operand}"
+    return replace(layer, **pieces, seen=seen, operand=operand, output=f"{WITHIN}.{layer.output}")
