@@ -58,9 +58,11 @@ class Size(Number):
 
     def __str__(self) -> str:
         """Return the function that is told it, where it is called, and the number."""
-        function, _, around = self.attribute.partition("<")
-        where, _, line = around.partition("<")[0].partition("+")
-        return f"`{function}` in `{where}`, its line {int(line.partition(':')[0] or 0) + 1}, with {self.number}"
+        function, *around = self.attribute.split("<")
+        named = (frame for frame in around if frame and ">" not in frame)  # not a lambda or the loop of a list
+        where, _, line = next(named, "").partition("+")
+        stands = f" in `{where}`, its line {int(line.partition(':')[0] or 0) + 1}," if where else ""
+        return f"`{function}`{stands} with {self.number}"
 
     def of(self, layer: NeuronLayer) -> "Size":
         """Return the number as one that follows a layer."""

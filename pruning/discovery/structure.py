@@ -50,6 +50,10 @@ class Observed:
     operand: str = ""
 
 
+_ENTERING = ("it reads ", "no neurons run along it")
+"""How reasons begin that speak of what a module reads; where there is another, that is why its own neurons stay."""
+
+
 def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure:
     """Return the layers of neurons and why others are none; `reasons_of` completes these.
 
@@ -65,6 +69,7 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
     blended = {int(group) for blend in blends for group in torch.unique(members[blend.places])}
     made: list[tuple[NeuronLayer, list[Group]]] = []
     reasons: dict[str, str] = {}
+    others: dict[str, str] = {}
     for alike in _alike(found.positions.groups()):
         groups = _regular(alike)
         layer = _layer(groups, found, readings, model, prefix)
@@ -75,14 +80,14 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
             continue
         for axis in groups[0].places:
             if axis in found.owning:
-                reasons.setdefault(_owner(axis, prefix), layer)
+                (others if layer.startswith(_ENTERING) else reasons).setdefault(_owner(axis, prefix), layer)
     order = list(found.owning)
     made.sort(key=lambda pair: min(order.index((piece.parameter, piece.dim)) for piece in pair[0].owned))
     layers = apart([layer for layer, _ in made], prefix)
     owners = _owners(found, [groups for _, groups in made], len(members))
     called = frozenset(module.removeprefix(prefix) for module in found.called)
     sizes = tuple(told_sizes(found, layers, owners))
-    return Structure(layers, reasons, owners, blends, called, frozenset(found.touched), sizes)
+    return Structure(layers, others | reasons, owners, blends, called, frozenset(found.touched), sizes)
 
 
 def _blended(found: Propagation) -> tuple[Tensor, list[Blend]]:

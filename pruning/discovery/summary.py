@@ -10,9 +10,10 @@ from pruning.core.neurons import NeuronLayer, Slice
 from pruning.core.words import table_of
 
 ADVICE: dict[str, str] = {
-    "the model returns it": "its width is that of the answer; remove neurons of what it reads",
-    "own code counts on its width": "let the code read the width from a module's number or a tensor's shape",
+    "the model returns it": "its width is that of the answer; neurons that it reads can go, its own cannot",
+    "own code counts on its width": "let the code read sizes from a module's number or a tensor's shape, not as halves",
     "computes something else than where nobody reads them": "look for a width, an order or a scale in the code",
+    "topk mixes all of it": "of a router, whole experts can go with their rows: see `found.experts()`",
     "takes all of it together": "let the code read the width from a module's number or a tensor's shape",
     "values of a fixed width": "map these to a width of their own first, by a linear layer",
     "reads the model's inputs": "its inputs stay; neurons of a layer put between them and it could go",
@@ -29,7 +30,13 @@ ADVICE: dict[str, str] = {
     "applies it to each neuron alike": "it stays as long as that dimension does",
     "do not reach it": "give example inputs that use it",
 }
-"""Part of a reason → what a user can do about it."""
+"""Part of a reason → what a user can do about it; the first that fits is said."""
+INEXACT = "not exact: what is computed over all neurons (statistics, say), or drawn, differs where some are gone"
+WHOLE = (
+    "residual blocks and experts that can go as a whole: `found.blocks()` and `found.experts()` look for them, "
+    "`pruning.shorten(found, names)` takes them out"
+)
+"""What the layers do not tell, since it is looked for only when it is asked for."""
 
 
 def summary(
@@ -52,12 +59,18 @@ def summary(
     whole = max(sum(sizes.values()), 1)
     pieces = [piece for layer in layers for piece in (*layer.owned, *layer.read)]
     reached = _covered(network, pieces)
-    lines = [f"{len(layers)} layers of neurons, with {reached / whole:.0%} of {whole:,} parameters within reach"]
+    several = "layer" if len(layers) == 1 else "layers"
+    lines = [f"{len(layers)} {several} of neurons, with {reached / whole:.0%} of {whole:,} parameters within reach"]
     if layers:
         header = ["layer", "kind", "width", "parameters", "exact", "repairable"]
         lines += table_of(header, [_row(network, layer) for layer in layers])
+    if not all(layer.exact for layer in layers):
+        lines.append(INEXACT)
     if unprunable:
-        lines += ["", "what stays:"]
+        lines += [
+            "",
+            "what stays, with its share of the parameters; what of it reads neurons of a layer goes with them:",
+        ]
     for reason, modules in _grouped(unprunable).items():
         own = sum(_own(network, module) for module in modules)
         advice = next((what for part, what in ADVICE.items() if part in reason), "")
@@ -70,6 +83,7 @@ def summary(
     if calls:
         lines += ["", "called with sizes that follow, by a mode of PyTorch's in which these modules now run:"]
         lines += [f"  {module}: {', '.join(own)}" for module, own in calls.items()]
+    lines += ["", WHOLE]
     return "\n".join(lines)
 
 

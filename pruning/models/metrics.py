@@ -61,21 +61,26 @@ class Running:
                 outputs, targets = (mapped(lambda part: moved(part, device), value) for value in (outputs, targets))
             measure.update(outputs, _shaped(targets, outputs))
         else:
-            self.total += float(self.metric.measure(outputs, targets)) * count
+            self.total += _one_number(measure(outputs, targets)) * count
             self.count += count
 
     def result(self) -> float:
-        """Return the metric over all batches.
-
-        Raises:
-            TypeError: If it is more than one number.
-        """
+        """Return the metric over all batches."""
         if not _is_updated(self.metric.measure):
             return self.total / self.count
-        number = self.metric.measure.compute()
-        if isinstance(number, Tensor) and number.numel() != 1:
-            raise TypeError(f"Expected one number from a metric, got a tensor of shape {tuple(number.shape)}.")
-        return float(number)
+        return _one_number(self.metric.measure.compute())
+
+
+def _one_number(number: Any) -> float:
+    """Return what a metric gave as a number.
+
+    Raises:
+        TypeError: If it is more than one.
+    """
+    if isinstance(number, Tensor) and number.numel() != 1:
+        what = f"a tensor of shape {tuple(number.shape)}"
+        raise TypeError(f"Expected one number from a metric, got {what}; let it give the mean over the examples.")
+    return float(number)
 
 
 def _shaped(targets: Any, outputs: Any) -> Any:

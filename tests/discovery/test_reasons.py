@@ -28,6 +28,8 @@ def shared_key(self: Any, inputs: Tensor) -> Tensor:
     return self.out(heads.transpose(1, 2).flatten(2))
 
 
+FIXED = Network(lambda s, x: F.linear(x, s.made) * s.scale, scale=nn.Parameter(floats(1)))
+FIXED.register_buffer("made", floats(6, 3))
 OTHER = nn.Parameter(floats(3, 6))
 REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
     "the model returns it": lambda: first(lambda s, x: s.one(x)),
@@ -40,6 +42,14 @@ REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
         lambda s, x: s.out(s.one(x)) * s.scale, "scale", scale=nn.Parameter(floats(1))
     ),
     "it computes a single number": lambda: first(lambda s, x: s.out(s.one(x) * s.two(x)), "two", two=nn.Linear(3, 1)),
+    "linalg_svd, which is not known to keep neurons apart": lambda: first(
+        lambda s, x: s.out(F.linear(x, s.own)) * torch.linalg.svdvals(s.own).max(),
+        "own",
+        own=nn.Parameter(floats(6, 3)),
+    ),
+    "no parameter computes it, only the buffer fixed.made": lambda: first(
+        lambda s, x: s.out(s.fixed(x)), "fixed", fixed=FIXED
+    ),
     "sort mixes all of it": lambda: first(lambda s, x: s.out(s.one(x).argsort().to(x))),
     "which is not known to keep neurons apart": lambda: first(
         lambda s, x: s.out(torch.masked_select(s.one(x), s.one(x) > 0)[:1].expand(4, 6))

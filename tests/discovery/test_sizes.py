@@ -1,6 +1,7 @@
 """Widths that stand in a user's code, or follow there from other widths: calls are told the sizes that fit."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 import pruning
 from pruning.core.neurons import mask, select
+from pruning.discovery.following import Size
 from pruning.discovery.running import copied
 from tests.discovery.test_forms import Made, Network, answers
 from tests.foreign import floats, tokens
@@ -182,6 +184,12 @@ def test_only_the_modules_in_whose_code_a_size_must_follow_are_told_sizes_and_th
     assert {number.module for number in model.numbers} == {"attention"}
     line = next(line for line in model.summary().splitlines() if line.startswith("  attention: "))
     assert "`reshape` in `forward`, its line 5, with 16" in line
+
+
+def test_a_call_in_the_loop_of_a_list_stands_in_the_function_that_the_loop_is_in():
+    size = Size("", "view<<listcomp>+0:8-30<forward+4:12-60", 0, "", 1, 16)
+    assert str(size) == "`view` in `forward`, its line 5, with 16"
+    assert str(replace(size, attribute="view<<lambda>+0:8-30")) == "`view` with 16"
 
 
 def test_a_copy_of_a_network_that_is_told_sizes_runs_by_itself_on_any_batch():
