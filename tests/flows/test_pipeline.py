@@ -232,7 +232,7 @@ def test_scheduled_runs_start_rerun_only_what_changed_and_end_their_stages_when_
         wait_for(lambda: client.read_flow_run(run.id).state_name == "Cancelled", 20)
 
 
-def test_the_nightly_deployment_has_a_schedule_a_pool_and_a_limit(
+def test_what_is_deployed_is_the_pipeline_by_night_and_the_promotion_without_a_schedule(
     server: str, watched: dict[str, str], client: SyncPrefectClient
 ) -> None:
     assert server
@@ -244,6 +244,13 @@ def test_the_nightly_deployment_has_a_schedule_a_pool_and_a_limit(
     assert deployment.global_concurrency_limit.limit == 1
     assert deployment.concurrency_options.collision_strategy == ConcurrencyLimitStrategy.CANCEL_NEW
     assert deployment.pull_steps[0].popitem()[1]["directory"] == str(ROOT)
+    promotion = client.read_deployment_by_name("promotion/champion")
+    assert promotion.work_pool_name == "default-process"
+    assert not promotion.schedules
+    assert promotion.global_concurrency_limit.limit == 1
+    assert promotion.concurrency_options.collision_strategy == ConcurrencyLimitStrategy.ENQUEUE
+    assert set(promotion.parameter_openapi_schema["properties"]) == {"within", "cost", "at_most"}
+    assert promotion.pull_steps[0].popitem()[1]["directory"] == str(ROOT)
 
 
 @pytest.mark.parametrize("other", ["dvc repro", "flow"])
