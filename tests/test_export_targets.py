@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import pruning
 from pruning.evaluation.memory import memory_of
 from pruning.export import targets
+from pruning.export.beside import enough
 from pruning.export.calls import outputs_of
 from pruning.export.elsewhere import stand_in
 from pruning.export.fixed import fixed
@@ -178,3 +179,44 @@ def test_without_data_nothing_is_said_of_quality() -> None:
     assert len(beside.plot().axes) == 3
     assert "accuracy" not in str(beside)
     assert isinstance(beside.table, pd.DataFrame)
+
+
+@pytest.mark.parametrize(("tokens", "read"), [(1, 6), (6, 6), (7, 12), (12, 12), (13, 14), (99, 14), (None, 14)])
+def test_judging_ends_with_the_batch_that_reaches_so_many_tokens(tokens: int | None, read: int) -> None:
+    model = classifier()
+    assert pruning.loss_of(model, enough(model, batches(), tokens)).tokens == read
+
+
+def test_of_a_language_model_whole_windows_are_read_until_so_many_tokens_were() -> None:
+    model = model_of()
+    expected = pruning.loss_of(model, [windows()[0], windows()[1]])
+    assert pruning.loss_of(model, enough(model, windows(), 20)) == expected
+    assert expected.tokens == 36
+
+
+def test_of_a_loader_that_shuffles_every_file_reads_the_same() -> None:
+    pairs = torch.utils.data.TensorDataset(torch.randn(40, 10), torch.arange(40) % 5)
+    loader = torch.utils.data.DataLoader(pairs, batch_size=4, shuffle=True)
+    data = enough(classifier(), loader, 8)
+    first, second = ([targets.tolist() for _, targets in data] for _ in range(2))
+    assert first == second
+
+
+def test_files_are_judged_on_as_many_tokens_as_were_asked_for_and_on_one_at_least() -> None:
+    model = classifier()
+    beside = pruning.side_by_side({"dense": model}, "onnx", data=batches(), tokens=7, repeats=10)
+    assert beside.table["tokens"].tolist() == [12, 12]
+    assert beside.table["loss"][0] == pytest.approx(pruning.loss_of(model, batches()[:2]).mean, rel=1e-4)
+    with pytest.raises(ValueError, match="Expected to judge on at least 1 token, got 0"):
+        pruning.side_by_side({"dense": model}, "onnx", data=batches(), tokens=0)
+
+
+def test_openvino_says_nothing_of_operations_that_it_looked_for_in_vain(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expect_installed("openvino")
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    monkeypatch.setattr(TorchFXPythonDecoder, "_decomp_table", None)  # as it is in a new process
+    exported(classifier(), "openvino")
+    assert not caplog.records

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,6 +12,8 @@ from pruning.core.options import Numbers
 from pruning.core.progress import Track, silently
 from pruning.core.units import in_bytes
 from pruning.core.words import table_of
+from pruning.data.batches import Pairs
+from pruning.data.windows import Batches
 from pruning.evaluation.latency import compared_latencies
 from pruning.evaluation.measures import loss_of
 from pruning.evaluation.memory import NUMBERS
@@ -33,7 +36,7 @@ class Beside:
         table: A row for each: `model`, `numbers`, `parameters`, `bytes` of the files, bytes of memory for `weights`,
             `state` and `activations` (one step of one example), the `arena` that the target plans, `difference` from
             the model, `seconds` and `spread` of a step, `speed_up` and `error` against the first model in float32, and
-            with data `loss` and `quality`.
+            with data `loss` and `quality` on so many `tokens` (targets that count), else 0.
         quality: What `quality` is: `perplexity`, a metric, or the loss.
     """
 
@@ -119,6 +122,7 @@ def side_by_side(
     target: str,
     *,
     data: Any = None,
+    tokens: int | None = None,
     repeats: int = 100,
     converter: str | None = None,
     threads: int = 1,
@@ -140,14 +144,18 @@ def side_by_side(
             compared with.
         target: `onnx`, `openvino`, `executorch` or `litert`.
         data: Batches to judge the files on, none by default; those of fixed shapes read them step by step.
+        tokens: After how many of the targets of `data` judging ends, with the batch that reaches them, the same for
+            all; it reads all by default.
         repeats: Turns in which a step of each is timed.
         converter: For LiteRT; see `exported`.
         threads: On how many they run here.
         track: Shows progress.
 
     Raises:
-        ValueError: As `exported`.
+        ValueError: As `exported`, and for fewer than one token.
     """
+    if tokens is not None and tokens < 1:
+        raise ValueError(f"Expected to judge on at least 1 token, got {tokens}.")
     names: list[tuple[str, Numbers]] = [(name, numbers) for name in models for numbers in NUMBERS]
     files = {
         (name, numbers): exported(models[name], target, numbers=numbers, converter=converter, threads=threads)
@@ -156,14 +164,13 @@ def side_by_side(
     twins = {" ".join(key): stand_in(models[key[0]], one) for key, one in files.items()}
     with quietly():
         times = compared_latencies(twins, to=" ".join(names[0]), batch=1, repeats=repeats, track=track)
+    judged_on = None if data is None else enough(next(iter(models.values())), data, tokens)
     rows, quality = [], "quality"
     for (name, numbers), one in files.items():
-        loss, worth = math.nan, math.nan
-        if data is not None:
-            judged = loss_of(
-                twins[f"{name} {numbers}"], models[name].pairs(data), track=track, what=f"{name}, {numbers}"
-            )
-            loss = judged.mean
+        loss, worth, count = math.nan, math.nan, 0
+        if judged_on is not None:
+            judged = loss_of(twins[f"{name} {numbers}"], judged_on, track=track, what=f"{name}, {numbers}")
+            loss, count = judged.mean, judged.tokens
             metric = next(iter(judged.metrics), None)
             by_metric = metric is not None and not (judged.likelihood and models[name].example_dim == 1)
             quality = str(metric) if by_metric else "perplexity" if judged.likelihood else "loss"
@@ -181,9 +188,19 @@ def side_by_side(
                 **{what: getattr(measured, what) for what in ("seconds", "spread", "speed_up", "error")},
                 "loss": loss,
                 "quality": worth,
+                "tokens": count,
             }
         )
     return Beside(target, files, pd.DataFrame(rows), quality)
+
+
+def enough(model: Measurable, data: Any, tokens: int | None) -> Batches:
+    """Return the first batches, as many as it takes for so many targets that count, or all; the same whenever read."""
+    batches = Pairs(model.pairs(data), tuple, seed=0)
+    if tokens is None:
+        return batches
+    counts = accumulate(model.count(targets) for _, targets in batches)
+    return Pairs(batches, tuple, most=1 + sum(1 for _ in takewhile(lambda count: count < tokens, counts)))
 
 
 _CARD = """{words}.

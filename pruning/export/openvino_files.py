@@ -23,7 +23,7 @@ def made(program: ExportedProgram, *, int8: bool) -> Made:
     openvino = needed("openvino", "openvino")
     frontend = needed("openvino.frontend", "openvino").FrontEndManager().load_by_framework("pytorch")
     decoding = needed("openvino.frontend.pytorch.fx_decoder", "openvino").TorchFXPythonDecoder
-    with _unheard(decoding.__module__):  # that it has no rules for operations that PyTorch has not either
+    with _unheard():  # that it has no rules for operations that PyTorch has not either, said to the root logger
         decoder = decoding.from_exported_program(program)  # held, for what is loaded reads it while it is converted
     loaded = frontend.load(decoder)
     model = frontend.convert(loaded)
@@ -60,15 +60,17 @@ def opened(files: Mapping[str, bytes], threads: int) -> Run:
 
 
 @contextmanager
-def _unheard(name: str) -> Iterator[None]:
-    """Keep to itself what a logger says."""
-    logger = logging.getLogger(name)
-    before = logger.disabled
-    logger.disabled = True
+def _unheard() -> Iterator[None]:
+    """Keep to itself what the root logger is told, but not what other loggers hand on to it."""
+    root, nowhere = logging.getLogger(), logging.NullHandler()
+    before = root.disabled
+    root.addHandler(nowhere)  # else `logging.warning` gives it one that stays
+    root.disabled = True
     try:
         yield
     finally:
-        logger.disabled = before
+        root.disabled = before
+        root.removeHandler(nowhere)
 
 
 def _round(model: Any, operations: Any) -> None:

@@ -20,7 +20,7 @@ from pruning.export.targets import TARGETS
 from pruning.models import describe
 from pruning.models.base import LanguageModel, State
 from tasks.commands.export_own import write_own
-from tasks.commands.export_target import CONVERTER, write_target
+from tasks.commands.export_target import CONVERTER, TOKENS, write_target
 from tasks.commands.folders import check_folder, replacing_folder
 from tasks.commands.plain_text import REPORT, RULE, VOCABULARY, Reading, read_reading, vocabulary_lines
 from tasks.commands.using import PHASES, check_words, model_of, own_model_of
@@ -102,8 +102,11 @@ def run(words: Sequence[str]) -> Answer:
     parser.add_argument("--to", metavar="FOLDER", help=f"where to write; {DATA}/export/<variant>-<phase> by default")
     parser.add_argument("--target", choices=TARGETS, help="files of this target alone, beside the dense model's")
     parser.add_argument("--converter", type=Path, default=CONVERTER, help=f"of litert: its Python, {CONVERTER}")
+    parser.add_argument("--tokens", type=int, metavar="N", help=f"of --target: judged on so many ({TOKENS:,})")
     given = parser.read(words)
     variant, phase, to, target = given.variant, given.phase, given.to, given.target
+    if target is None and given.tokens is not None:
+        raise Unexpected("Expected --target beside --tokens, got none; without it all of the validation split is read.")
     values = read_yaml(PARAMETERS)
     parameters = checked(values)
     compute_on(**parameters.compute.model_dump())
@@ -114,7 +117,8 @@ def run(words: Sequence[str]) -> Answer:
     check_folder(folder, "export")
     job = Job(read_stage("evaluate", variant, values), parameters, track)
     if target is not None:
-        report, shown = write_target(folder, job, phase, target, given.converter)
+        tokens = TOKENS if given.tokens is None else given.tokens
+        report, shown = write_target(folder, job, phase, target, converter=given.converter, tokens=tokens)
         return Answer({"folder": str(folder), **report}, shown)
     if parameters.model.source is not None:
         report, shown = write_own(folder, job, phase, own_model_of(job, phase).cpu())

@@ -31,8 +31,22 @@ CONVERTER = Path(".venv-litert/bin/python")
 CARD, PICTURE = "README.md", "beside.png"
 
 
-def write_target(folder: Path, job: Job, phase: str, target: str, converter: Path) -> tuple[dict[str, Any], list[Any]]:
+TOKENS = 20_000
+"""Of the validation split, on which files are judged: those of fixed shapes read it step by step."""
+
+
+def write_target(
+    folder: Path, job: Job, phase: str, target: str, *, converter: Path = CONVERTER, tokens: int = TOKENS
+) -> tuple[dict[str, Any], list[Any]]:
     """Write a folder, whole or not at all; return what is known of it, and that as it is shown.
+
+    Args:
+        folder: Where.
+        job: The variant's evaluation.
+        phase: Of the variant and of what it stands beside.
+        target: One of `TARGETS`.
+        converter: Of LiteRT.
+        tokens: After how many judging ends, with the batch that reaches them.
 
     Raises:
         Unexpected: If packages or the converter are missing.
@@ -54,6 +68,7 @@ def write_target(folder: Path, job: Job, phase: str, target: str, converter: Pat
                 models,
                 target,
                 data=batches,
+                tokens=tokens,
                 repeats=job.parameters.timing.repeats,
                 converter=str(converter),
                 threads=torch.get_num_threads(),
@@ -71,7 +86,8 @@ def write_target(folder: Path, job: Job, phase: str, target: str, converter: Pat
         (aside / REPORT).write_text(json.dumps(plain(report), indent=2) + "\n", encoding="utf-8")
         (aside / CARD).write_text(_card(report, beside), encoding="utf-8")
         names = sorted(path.name for path in aside.iterdir())
-    table = shown_table(f"{variant} beside {next(iter(models))}, {phase}, for {target}", beside.cells())
+    title = f"{variant} beside {next(iter(models))}, {phase}, for {target}; judged on {_judged_on(report)}"
+    table = shown_table(title, beside.cells())
     return report, [table, f"{folder}: {', '.join(names)}"]
 
 
@@ -110,6 +126,8 @@ def _report(job: Job, phase: str, target: str, beside: Beside) -> dict[str, Any]
         "tolerance": TOLERANCE,
         "inputs": [list(tensor.shape) for tensor in next(iter(beside.files.values())).fixed.example],
         "quality": beside.quality,
+        "judged": "targets" if job.parameters.model.source else "tokens",
+        "tokens": int(beside.table["tokens"].iloc[0]),
         "evaluation": job.settings("evaluate"),
         "measured": beside.rows(),
         "made_with": {
@@ -125,8 +143,13 @@ def _card(report: Mapping[str, Any], beside: Beside) -> str:
     shapes = ", ".join(f"({', '.join(map(str, shape))})" for shape in report["inputs"])
     return (
         f"# `{report['variant']}`, {report['phase']}, for {report['target']}\n\n{beside.card()}"
-        f"- {beside.quality.capitalize()}: on the validation split.\n"
+        f"- {beside.quality.capitalize()}: on the validation split's first {_judged_on(report)}, the same for all.\n"
         f"- Above {report['tolerance']:g} nothing is written; only int8 may differ by more.\n\n"
         f"Inputs, in order, of these shapes{' at least' if report['target'] == 'onnx' else ''}: {shapes}; outputs in "
         f"the order in which the model gives them, the state last. `{PICTURE}` shows the table.\n"
     )
+
+
+def _judged_on(report: Mapping[str, Any]) -> str:
+    """Return how much each file was judged on."""
+    return f"{report['tokens']:,} {report['judged']}"

@@ -203,6 +203,7 @@ def test_the_command_prints_a_row_for_each_file_and_replaces_an_earlier_export(
         (["dense"], "Expected the finetuned model of dense in data/finetune/dense/model, got none; run `dvc repro`."),
         (["tied", "--to", "text"], "with 'test.txt' in it; move that away, or name"),
         (["tied", "--to", "params.yaml"], "Expected a folder to write to, got the file "),
+        (["tied", "--tokens", "100"], "Expected --target beside --tokens, got none; without it all of the validation "),
     ],
 )
 @pytest.mark.usefixtures("here", "exported")
