@@ -346,7 +346,7 @@ def test_the_flow_finds_all_up_to_date_and_logs_one_parent_and_a_child_for_each_
     assert children == (1 + len(CHOICES),)
     tables = read_table(touched / "data/experiment/report/progressive.parquet")
     found = tables.set_index(["variant", "retain", "phase"])["perplexity"]
-    assert logged == pytest.approx(found["learned", 0.5, "finetuned"])
+    assert logged == pytest.approx(found["learned", 0.5, "finetuned"], rel=1e-4)  # MLflow is given five digits
 
 
 @pytest.mark.parametrize(
