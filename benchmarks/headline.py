@@ -172,13 +172,18 @@ def narrowed(model: LanguageModel, rank: int, counts: Tensor) -> LanguageModel:
     return rebuild(config | {"embedding": rank}, {name: t.to(tensors[name].dtype) for name, t in wide.items()})
 
 
+def places_of(bench: Bench, model: LanguageModel, states: Covariances) -> dict[str, Tensor]:
+    """Return each unit's place in the surgeon's order, by layer."""
+    read = sensitivities(model, bench.training, batches=bench.sizes.calibration, seed=bench.seed)
+    matrices = {name: (merged(states[name]).matrix, merged(read[name]).second_moment) for name in states}
+    return removal_order(matrices, damping=DAMPING)[0]
+
+
 def chosen(bench: Bench, model: LanguageModel) -> tuple[Keep, Covariances]:
     """Return the units that stay, in the surgeon's order within the budget of parameters, and what repair needs."""
     sizes, windows = bench.sizes, bench.training
     _, states = activations(model, windows, activation_samples=sizes.calibration, bins=16)
-    read = sensitivities(model, windows, batches=sizes.calibration, seed=bench.seed)
-    matrices = {name: (merged(states[name]).matrix, merged(read[name]).second_moment) for name in states}
-    places, _ = removal_order(matrices, damping=DAMPING)
+    places = places_of(bench, model, states)
     rows = [(name, unit, place) for name, own in places.items() for unit, place in enumerate(own.tolist())]
     order = pd.DataFrame(rows, columns=["layer", "neuron", "importance"])
     most = sizes.share * untied_parameters(sizes, bench.types)

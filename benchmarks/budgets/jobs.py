@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,23 +14,20 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from benchmarks.headline import Remembered, made
+from benchmarks.headline import Remembered, made, places_of
 from benchmarks.resumable import Bench, Kept, OutOfTime, Sizes, Training, lstm_weights
 from pruning.core.neurons import Keep, select
-from pruning.core.statistics import merged
+from pruning.evaluation.measures import size_of
 from pruning.models import describe, rebuild
 from pruning.models.base import LanguageModel, Measurable
 from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct
 from pruning.signals.activations import Covariances, activations
-from pruning.signals.sensitivity import sensitivities
-from pruning.signals.surgeon import removal_order
 from pruning.training.distillation import Teacher
 from pruning.training.loop import Recipe, train
 
 CALIBRATION = 60
 """Windows of training text that the order and the closed-form repair are measured on, without labels."""
-DAMPING = 1e-4
 SHARE = 0.7
 """Share of the dense model in what fine-tuning minimises; the labels have the rest."""
 DROPOUT = 0.45
@@ -115,13 +112,18 @@ class Plan:
         return [round(share * self.sizes.width) for share in WIDTHS[keep]]
 
 
+def totals_of(tuned: Sequence[int], dense_epochs: int) -> list[int]:
+    """Return for how many epochs models from new weights are trained, ascending."""
+    return sorted({dense_epochs + epochs for epochs in sorted(tuned)[-2:]})
+
+
 def jobs(seeds: int, keeps: list[float], tuned: list[int], dense_epochs: int) -> list[Job]:
     """Return all jobs, the more important ones first: one seed after the other, dense models at the start.
 
     A model from new weights is trained for as long as the dense one and the longest but one fine-tuning together, and
     for as long as with the longest: so none has less than the pruned model that stands beside it.
     """
-    totals = sorted({dense_epochs + epochs for epochs in sorted(tuned)[-2:]})
+    totals = totals_of(tuned, dense_epochs)
     listed = [Job("dense", seed) for seed in range(seeds)]
     for seed in range(seeds):
         listed += [Job("surgeon", seed, keep) for keep in keeps]
@@ -189,24 +191,20 @@ def _chosen(bench: Bench, job: Job, plan: Plan) -> None:
     bench.judge("none", select(dense, keep))
     ridge = reconstruct(dense, keep, states, repair="ridge")
     bench.judge("ridge", ridge)
-    windows = bench.windows("train", bench.sizes.batch, bench.sizes.bptt)
     imitation = Imitation(tokens=plan.imitation, learning_rate=8e-3, warmup=0.05, clip=1.0)
-    model = imitate(ridge, dense, windows, imitation=imitation)
+    model = imitate(ridge, dense, bench.training, imitation=imitation)
     bench.judge("imitate", model)
     _keep(bench, model)
 
 
 def calibrated(bench: Bench, dense: LanguageModel, job: Job, plan: Plan) -> tuple[Covariances, Keep]:
     """Return the covariances that the repair needs, and the units that stay."""
-    windows = bench.windows("train", bench.sizes.batch, bench.sizes.bptt)
-    _, states = activations(dense, windows, activation_samples=bench.sizes.calibration, bins=16)
+    _, states = activations(dense, bench.training, activation_samples=bench.sizes.calibration, bins=16)
     if job.way == "random":
         generator = torch.Generator().manual_seed(bench.seed)
         places = {layer.name: torch.rand(layer.width, generator=generator) for layer in dense.layers()}
     else:
-        read = sensitivities(dense, windows, batches=bench.sizes.calibration, seed=bench.seed)
-        matrices = {name: (merged(states[name]).matrix, merged(read[name]).second_moment) for name in states}
-        places, _ = removal_order(matrices, damping=DAMPING)
+        places = places_of(bench, dense, states)
     widths = zip(places.items(), plan.widths(job.keep), strict=True)
     return states, {name: own.topk(width).indices.sort().values.cpu() for (name, own), width in widths}
 
@@ -214,7 +212,7 @@ def calibrated(bench: Bench, dense: LanguageModel, job: Job, plan: Plan) -> tupl
 def _magnitude(bench: Bench, job: Job, plan: Plan) -> None:
     """Set the recurrent layers' smallest weights to zero until as many parameters are left as of the surgeon's."""
     dense, narrow = _model(plan, job.needs[0], _dropout(job, plan)).to(bench.device), _model(plan, job.needs[1])
-    left = lstm_weights(dense) - (size_of_all(dense) - size_of_all(narrow))
+    left = lstm_weights(dense) - (size_of(dense).parameters - size_of(narrow).parameters)
     masks = smallest_left_out(dense, left)
     if not job.epochs:
         bench.judge("none", dense)
@@ -230,11 +228,6 @@ def _more(bench: Bench, job: Job, plan: Plan) -> None:
 
 WAYS = {"dense": _dense, "scratch": _scratch, "surgeon": _chosen, "random": _chosen, "magnitude": _magnitude,
         "dense more": _more}  # fmt: skip
-
-
-def size_of_all(model: LanguageModel) -> int:
-    """Return how many parameters a model has; a shared one counts once."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def smallest_left_out(model: LanguageModel, left: int) -> dict[torch.nn.Parameter, Tensor]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.budgets.jobs import Job, Plan, done
+from benchmarks.budgets.jobs import Job, Plan, done, totals_of
 from benchmarks.resumable import replaced
 
 TITLES = {
@@ -83,7 +83,7 @@ def _repairs(known: Known, keeps: Sequence[float]) -> list[str]:
 
 def _epochs(known: Known, keeps: Sequence[float], tuned: Sequence[int], dense_epochs: int) -> list[str]:
     seeds = sorted({job.seed for job in known})
-    totals = sorted({dense_epochs + epochs for epochs in tuned[-2:]})
+    totals = totals_of(tuned, dense_epochs)
     lines = [
         "| keep | model | " + " | ".join(f"E = {epochs}" for epochs in tuned) + " |",
         "|---|---|" + "---:|" * len(tuned),
