@@ -21,7 +21,9 @@ ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
 }
+"""What other processes of a test see: this Python, and the code of stages, which is not installed."""
 TINY: dict[str, dict[str, Any]] = {
     "corpus": {"source": "text", "vocabulary": 60},
     "train": {"embedding": 8, "widths": [10, 8], "decoder": "tied", "batch": 4, "bptt": 8, "epochs": 2},

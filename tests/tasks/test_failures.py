@@ -16,7 +16,7 @@ from tasks.__main__ import main
 from tasks.commands.tracking import journal
 from tasks.commands.tracking.failures import log_failures
 from tasks.commands.tracking.journal import left_behind, watched
-from tests.projects import ENVIRONMENT, ROOT, language_project, run, tiny_project
+from tests.projects import ENVIRONMENT, language_project, run, tiny_project
 from tests.results import client, every_run
 
 Said = pytest.CaptureFixture[str]
@@ -73,8 +73,7 @@ def test_an_error_that_nobody_foresaw_is_told_with_its_traceback(project: Path) 
 
 def test_a_stage_that_was_killed_is_told_of_by_whoever_tracks_next(project: Path) -> None:
     code = f"{STAGE}\nwith watched('train'): say('half of it'); time.sleep(600)"
-    environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT)}  # where the code of stages is
-    stage = subprocess.Popen([sys.executable, "-c", code], cwd=project, env=environment)
+    stage = subprocess.Popen([sys.executable, "-c", code], cwd=project, env=ENVIRONMENT)
     for _ in range(600):
         assert stage.poll() is None
         if any("half of it" in path.read_text() for path in (project / ".dvc/tmp/running").glob("*.journal")):

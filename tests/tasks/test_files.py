@@ -301,7 +301,7 @@ def test_a_full_disk_is_one_sentence_with_the_files_name_and_leaves_what_was_the
     limited = f"ulimit -f 1; exec {sys.executable} -m tasks {' '.join(words)}"
     done = subprocess.run(
         ["bash", "-c", limited],
-        env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,

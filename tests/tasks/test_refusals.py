@@ -792,9 +792,8 @@ def test_a_model_of_ones_own_in_which_nothing_is_wrong_is_left_as_it_was(project
 @pytest.mark.parametrize(("command", "imported"), [("tasks", "pandas"), ("flows.pipeline", "prefect")])
 def test_an_interruption_while_modules_are_imported_is_one_line(tmp_path: Path, command: str, imported: str) -> None:
     (tmp_path / f"{imported}.py").write_text("raise KeyboardInterrupt\n")
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-m", command, "check"], cwd=tmp_path, env=environment, capture_output=True, check=False
+        [sys.executable, "-m", command, "check"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, check=False
     )
     assert done.returncode in (130, -signal.SIGINT)
     assert done.stderr.decode() == f"{INTERRUPTED}\n"
@@ -848,7 +847,7 @@ def test_the_first_stage_that_dvc_starts_refuses_what_a_later_one_would(tmp_path
 def test_the_command_itself_says_so_in_one_line(project: Path, change: tuple[Change, str], expected: str) -> None:
     change[0](project)
     before = contents(project)
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "tasks", "check"],
         cwd=project, env=environment, capture_output=True, text=True, check=False,
