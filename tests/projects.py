@@ -18,7 +18,7 @@ from tests.tiny import VOCABULARY
 ROOT = Path(__file__).parent.parent
 CODE = ("pruning", "tasks", "learned", "own", "experiment", "dvc.yaml", "params.yaml", "constraints.txt")
 ENVIRONMENT = {
-    **os.environ,
+    **{name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),

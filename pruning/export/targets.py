@@ -104,6 +104,7 @@ def exported(
     products and embeddings, one scale a row: rounded activations meet them in ONNX, ExecuTorch and LiteRT, OpenVINO
     turns them to floats as it reads. ONNX leaves recurrences other than LSTMs in floats.
 
+    >>> import torch
     >>> network = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 3))
     >>> made = exported(network, "onnx", inputs=torch.ones(1, 2))
     >>> print(made.memory)
