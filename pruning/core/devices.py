@@ -1,7 +1,7 @@
 """What depends on where tensors live: random states, waiting, kernels for derivatives, and float32's precision."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -9,9 +9,36 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 Module = TypeVar("Module", bound=nn.Module)
 _TWICE: ContextVar[bool] = ContextVar("twice", default=False)
+
+
+class _Unfilled(TorchFunctionMode):
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(function, "__module__", "") == nn.init.__name__:
+            return given["tensor"] if "tensor" in given else args[0]
+        return function(*args, **given)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Make new tensors and modules of their shapes alone, on the meta device.
+
+    What gives modules their first values passes: PyTorch would do it there by references in Python, for which it
+    imports its compiler, a second of each process's.
+
+    >>> with without_values():
+    ...     layer = nn.LSTM(400, 100_000)
+    >>> layer.weight_ih_l0.device, layer.weight_ih_l0.shape
+    (device(type='meta'), torch.Size([400000, 400]))
+    """
+    with torch.device("meta"), _Unfilled():
+        yield
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:

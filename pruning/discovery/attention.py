@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruning.core.devices import without_values
+
 
 class Attention(nn.MultiheadAttention):
     """What `nn.MultiheadAttention` computes, from parameters of the same names, with any number of heads.
@@ -22,7 +24,7 @@ class Attention(nn.MultiheadAttention):
     @classmethod
     def of(cls, like: nn.MultiheadAttention) -> "Attention":
         """Return a module with the parameters of `like`."""
-        with torch.device("meta"):
+        with without_values():
             found = cls(
                 like.embed_dim,
                 like.num_heads,

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from pruning.core.devices import without_values
+
 State: TypeAlias = tuple[Tensor, ...]
 Module = TypeVar("Module", bound=nn.Module)
 _WEIGHT = re.compile(r"((?:weight|bias)_\w\w)_l(\d+(?:_reverse)?)")
@@ -240,7 +242,7 @@ class Narrowed(nn.Linear):
     @classmethod
     def of(cls, linear: nn.Linear) -> "Narrowed":
         """Return a layer with the parameters of `linear`, which reads all."""
-        with torch.device("meta"):
+        with without_values():
             found = cls(linear.in_features, linear.out_features, bias=linear.bias is not None)
         found.weight, found.bias = linear.weight, linear.bias
         found.parts = ((0, linear.in_features),)
@@ -255,7 +257,7 @@ def _like(like: nn.RNNBase, inputs: int) -> nn.RNNBase:
     """Return one layer in one direction of the kind of `like`, its parameters not yet meaningful."""
     extra: dict[str, Any] = {"nonlinearity": like.nonlinearity} if isinstance(like, nn.RNN) else {}
     extra |= {"proj_size": like.proj_size} if like.proj_size else {}
-    with torch.device("meta"):
+    with without_values():
         make: Callable[..., nn.RNNBase] = type(like)
         return make(inputs, like.hidden_size, bias=like.bias, batch_first=like.batch_first, **extra)
 

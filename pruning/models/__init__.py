@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pruning.core import options
+from pruning.core.devices import without_values
 from pruning.core.neurons import named_tensors
 from pruning.models.base import LanguageModel
 from pruning.models.gru import GRULanguageModel
@@ -82,7 +83,7 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Languag
         ValueError: If the tensors are not those of the configuration, or what is frozen is no parameter.
     """
     known, frozen = {name: value for name, value in config.items() if name != FROZEN}, config.get(FROZEN, ())
-    with torch.device("meta"):  # so that a configuration is refused before it fills the memory
+    with without_values():  # so that a configuration is refused before it fills the memory
         wanted = {name: tensor.shape for name, tensor in build(**known).state_dict().items()}
     for name, tensor in sorted(tensors.items()):
         shape, got = tuple(wanted.get(name, tensor.shape)), tuple(tensor.shape)

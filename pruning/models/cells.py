@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruning.core.devices import without_values
 from pruning.core.neurons import NeuronLayer, Slice
 from pruning.core.options import RecurrentCell
 from pruning.models.spiking import LIF
@@ -115,7 +116,7 @@ def _widened(
 
     That enters as more inputs with W_hh as their weights, so the fused kernel serves.
     """
-    with torch.device("meta"):
+    with without_values():
         wider = make(inputs.shape[2] + offset.shape[2], offset.shape[2])
     weights: dict[str, Tensor] = dict(layer.named_parameters())
     weights["weight_ih_l0"] = torch.cat([weights["weight_ih_l0"], weights["weight_hh_l0"]], dim=1)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pruning.core.devices import without_values
 from pruning.core.hooks import record
 from pruning.core.modes import evaluating
 from pruning.core.neurons import NeuronLayer, named_tensors
@@ -296,7 +297,7 @@ def _saved(model: Measurable, layer: NeuronLayer) -> dict[str, int]:
         copy.deepcopy(model).to("meta"),
         [each.width - (each.name == layer.name) for each in model.layers()],
     )
-    with torch.device("meta"):
+    with without_values():
         smaller = shapes.resized(widths)
         counts = [(sum(p.numel() for p in each.parameters()), each.multiply_adds()) for each in (shapes, smaller)]
     (parameters, multiply_adds), (fewer, less) = counts

@@ -9,9 +9,9 @@ from itertools import combinations, combinations_with_replacement, product
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.optimize import nnls
 
+from pruning.core.devices import without_values
 from pruning.core.neurons import NeuronLayer, named_buffers
 from pruning.core.progress import Track, silently
 from pruning.evaluation.latency import latencies
@@ -39,7 +39,7 @@ def size_costs(model: Measurable, kind: str) -> Costs:
     depth, full = len(layers), np.array([layer.width for layer in layers])
 
     def size(widths: np.ndarray) -> float:
-        with torch.device("meta"):
+        with without_values():
             smaller = shapes.resized(widths.tolist())
             return float(smaller.multiply_adds() if kind == "multiply_adds" else _numbers(smaller))
 

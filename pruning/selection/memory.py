@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from itertools import combinations_with_replacement
 
 import numpy as np
-import torch
 
+from pruning.core.devices import without_values
 from pruning.core.options import Numbers
 from pruning.evaluation.memory import FLOAT, SCALE, check_numbers, memory_of, stored, traced
 from pruning.models.base import Measurable
@@ -31,7 +31,7 @@ def memory_costs(model: Measurable, *, numbers: Numbers = "float32") -> Costs:
     shapes = copy.deepcopy(model).to("meta")
 
     def smaller(widths: np.ndarray) -> Measurable:
-        with torch.device("meta"):
+        with without_values():
             return shapes.resized(widths.tolist())
 
     rows = np.stack([full, np.arange(depth) % 3 + 1])

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from pruning.ablation.oracle import neurons_to_measure
+from pruning.core.devices import without_values
 from pruning.core.neurons import NeuronLayer
 from pruning.core.options import too_few
 from pruning.fusion.schemas import CHOICES
@@ -30,7 +30,7 @@ def dense_shape(parameters: Parameters, vocabulary: int) -> LanguageModel:
     """Return the model that `train` will train, without memory (on the meta device)."""
     asked = parameters.train.model_dump()
     made = {name: asked[name] for name in settings(asked["family"]) if name != "vocabulary"}
-    with torch.device("meta"):
+    with without_values():
         return build(asked["family"], vocabulary=vocabulary, **made)
 
 
