@@ -21,7 +21,9 @@ Calibrated = Literal["none", "hessian", "oracle", "removal"]
 """What turns a fused importance into a loss."""
 Scope = Literal["layer", "global", "absolute"]
 HowMany = Literal["fixed", "adaptive"]
-BudgetKind = Literal["neurons", "parameters", "multiply_adds", "latency", "memory"]
+BudgetKind = Literal["neurons", "parameters", "multiply_adds", "latency", "memory", "synaptic_operations", "energy"]
+FIRING = ("synaptic_operations", "energy")
+"""The kinds of budgets that firing rates decide."""
 Numbers = Literal["float32", "int8"]
 """What a file holds its weights in."""
 ClosedForm = Literal["none", "mean", "ridge"]

@@ -3,16 +3,19 @@
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
 
-from pruning.core.options import BudgetKind, Numbers
+from pruning.core.options import FIRING, BudgetKind, Numbers
 from pruning.core.units import byte_count
+from pruning.data.windows import Batches
 from pruning.models.base import Measurable
 from pruning.selection.costs import Costs, size_costs
+from pruning.selection.energy import Spikes, spikes_of
 from pruning.selection.memory import memory_costs
+from pruning.selection.prices import AskedPrices, known_prices
 
 KINDS = get_args(BudgetKind)
 EXACT = 2**20
@@ -30,18 +33,43 @@ class Budget:
         value: The most they may cost, in the kind's unit.
         layers: Names of the layers, in the order in which `costs` takes their widths.
         costs: Widths (n, layers) → cost of each row, (n,); it must not fall when a layer widens.
+        spikes: What neurons cost by how often they fire, of budgets that this decides; see `ordered`.
+        order: Layer → the numbers of its neurons, those that stay longest first; by default the most important ones.
     """
 
     kind: str
     value: float
     layers: tuple[str, ...]
     costs: Costs
+    spikes: Spikes | None = None
+    order: Mapping[str, np.ndarray] | None = None
+
+    def ordered(self, worths: Mapping[str, np.ndarray]) -> "Budget":
+        """Return the budget for neurons of such importance: where each has a price of its own, it orders them.
+
+        Args:
+            worths: Layer → importance of its neurons.
+        """
+        if self.spikes is None:
+            return self
+        order = self.spikes.order(worths)
+        return replace(self, order=order, costs=self.spikes.costs(order))
 
 
 def budget_of(
-    model: Measurable, *, kind: str, value: float | str, target: Numbers = "float32", latency: Costs | None = None
+    model: Measurable,
+    *,
+    kind: str,
+    value: float | str,
+    target: Numbers = "float32",
+    latency: Costs | None = None,
+    data: Batches | None = None,
 ) -> Budget:
     """Return a budget for smaller versions of `model`.
+
+    Of synaptic operations and energy, each neuron costs what its firing rate says: its spikes are what its readers add
+    up. So such a budget ranks a layer's neurons by importance for what they cost (`Spikes.order`), and a choice within
+    it is one by the rates of the whole network. In a smaller one neurons fire otherwise: `met` measures and asks again.
 
     >>> import numpy as np, torch, pruning
     >>> model = pruning.build(
@@ -54,13 +82,16 @@ def budget_of(
     Args:
         model: The model whose layers are to shrink; one with readers of its own for each layer.
         kind: `neurons`, `parameters` (stored numbers, shared ones once), `multiply_adds` (for one token), `latency`,
-            or `memory` (of one step, see `memory_of`).
+            `memory` (of one step, see `memory_of`), or of a spiking network `synaptic_operations` or `energy` (pJ),
+            both for one token (see `energy_of`).
         value: The most that is allowed; for latency in the unit of `latency`, for memory bytes, or such as `512KiB`.
         target: For memory: what the weights are held in, `float32` or `int8`.
         latency: For latency: widths (n, layers) → how long each takes, as `measured_latency` or `interpolated` give.
+        data: For synaptic operations and energy: text (or other batches) that firing rates are measured on.
 
     Raises:
-        ValueError: For an unknown kind, or latency without a measurement, or what `memory_costs` refuses.
+        ValueError: For an unknown kind, latency or firing rates without a measurement, a network without spiking
+            neurons where these are asked for, or what `memory_costs` refuses.
     """
     layers = tuple(layer.name for layer in model.layers())
     if kind not in KINDS:
@@ -69,6 +100,14 @@ def budget_of(
         if latency is None:
             raise ValueError("Expected how long each choice of widths takes for a budget of latency, got nothing.")
         return Budget(kind, float(value), layers, latency)
+    if kind in FIRING:
+        if data is None:
+            raise ValueError(
+                f"Expected text to measure firing rates on for a budget of {kind}, got nothing; give `data`."
+            )
+        spikes = spikes_of(model, kind, data)
+        numbers = {layer.name: np.arange(layer.width) for layer in model.layers()}
+        return Budget(kind, float(value), layers, spikes.costs(numbers), spikes)
     if kind == "memory":
         return Budget(kind, byte_count(value), layers, memory_costs(model, numbers=target))
     return Budget(kind, float(value), layers, size_costs(model, kind))
@@ -99,12 +138,13 @@ def widths_within(
 ) -> dict[str, int]:
     """Return each layer's width: those that hold the most importance within the budget.
 
-    What a choice costs depends on how many neurons a layer keeps and not on which, so the best choice keeps the most
-    important of each layer, and only the widths are searched: all combinations up to `EXACT` of them, and then the
-    answer is the optimum. Beyond that, layers start whole, and again and again the step is taken that loses the least
-    importance for each unit of cost saved, with the cost computed anew (multiply-adds are products of widths); what
-    room is left is then filled, and exchanges between two layers are made while they gain. For costs that are linear
-    in the widths this loses at most one step's importance against the optimum.
+    What a choice costs depends on how many neurons a layer keeps and not on which, or these stand in an order (see
+    `Budget.ordered`). So the best choice keeps the first of each layer, and only the widths are searched: all
+    combinations up to `EXACT` of them, and then the answer is the optimum. Beyond that, layers start whole, and again
+    and again the step is taken that loses the least importance for each unit of cost saved, with the cost computed anew
+    (multiply-adds are products of widths); what room is left is then filled, and exchanges between two layers are made
+    while they gain. For costs that are linear in the widths this loses at most one step's importance against the
+    optimum.
 
     Negative importance counts as none; among equals the choice with more neurons is taken.
 
@@ -118,7 +158,7 @@ def widths_within(
     """
     steps = [choices[layer] for layer in budget.layers]
     _check_possible(steps, budget)
-    held = [_held(worths[layer]) for layer in budget.layers]
+    held = [_held(worths[layer], None if budget.order is None else budget.order[layer]) for layer in budget.layers]
     search = _best if np.prod([float(len(step)) for step in steps]) <= EXACT else _greedy
     return dict(zip(budget.layers, (int(width) for width in search(held, steps, budget)), strict=True))
 
@@ -167,9 +207,10 @@ def most_within(
     return dict(widths_of(bisect_right(range(most + 1), budget.value, key=cost) - 1))
 
 
-def _held(worth: np.ndarray) -> np.ndarray:
-    """Return how much the most important 0, 1, 2, … neurons hold, (width + 1,)."""
-    ordered = np.sort(np.maximum(worth, 0.0))[::-1]
+def _held(worth: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
+    """Return how much the first 0, 1, 2, … neurons in an order hold, by default the most important, (width + 1,)."""
+    positive = np.maximum(worth, 0.0)
+    ordered = np.sort(positive)[::-1] if order is None else positive[order]
     return np.concatenate([[0.0], np.cumsum(ordered)])
 
 
@@ -209,97 +250,17 @@ def _fitting(steps: Sequence[np.ndarray], budget: Budget) -> Iterator[np.ndarray
 
 def _greedy(held: Sequence[np.ndarray], steps: Sequence[np.ndarray], budget: Budget) -> np.ndarray:
     """Return widths from taking away what is worth least for its cost, then filling and exchanging."""
-    prices = _prices(steps, budget)
+    prices = known_prices(steps, budget.costs)
     if prices is not None:
         widths = _searched(held, steps, budget, prices)
         if budget.costs(widths[None])[0] <= budget.value:
             return widths
-    return _searched(held, steps, budget, _Asked(steps, budget.costs))
+    return _searched(held, steps, budget, AskedPrices(steps, budget.costs))
 
 
-class _Asked:
-    """What changes of one or two layers cost, asked of the costs themselves: any layer's price may depend on any other.
-
-    Attributes:
-        steps: The widths that each layer may have.
-        coupled: Whether the price of one layer's neurons depends on another's width, (layers, layers).
-    """
-
-    def __init__(self, steps: Sequence[np.ndarray], costs: Costs) -> None:
-        self.steps, self.costs = steps, costs
-        self.coupled = np.ones((len(steps), len(steps)), dtype=bool)
-
-    def alone(self, widths: np.ndarray, layer: int) -> np.ndarray:
-        """Return what all costs, but for a constant, with each of one layer's widths, (choices,)."""
-        return self.costs(_with(widths, layer, self.steps[layer]))
-
-    def together(self, widths: np.ndarray, pair: tuple[int, int], near: tuple[slice, slice]) -> np.ndarray:
-        """Return what all costs, but for a constant, with some widths of two layers, (choices, choices)."""
-        one, other = (self.steps[layer][part] for layer, part in zip(pair, near, strict=True))
-        rows = np.concatenate([_with(row, pair[1], other) for row in _with(widths, pair[0], one)])
-        return self.costs(rows).reshape(len(one), len(other))
-
-
-class _Priced(_Asked):
-    """Prices looked up in Σ f_l(w_l) + Σ_{l<m} q_lm w_l w_m, where a change concerns a layer and its neighbours alone.
-
-    Attributes:
-        own: f_l of each of layer l's widths.
-        products: q, (layers, layers), symmetric, without a diagonal.
-    """
-
-    def __init__(self, steps: Sequence[np.ndarray], costs: Costs, own: Sequence[np.ndarray], products: np.ndarray):
-        super().__init__(steps, costs)
-        self.own, self.products = own, products
-        self.coupled = products != 0
-
-    def alone(self, widths: np.ndarray, layer: int) -> np.ndarray:
-        return np.asarray(self.own[layer] + (self.products[layer] @ widths) * self.steps[layer])
-
-    def together(self, widths: np.ndarray, pair: tuple[int, int], near: tuple[slice, slice]) -> np.ndarray:
-        one, other = (self.alone(widths, layer)[part] for layer, part in zip(pair, near, strict=True))
-        more, wider = (self.steps[layer][part] - widths[layer] for layer, part in zip(pair, near, strict=True))
-        # each curve takes the other layer's width as it is, and both hold what the pair costs now
-        return np.asarray(one[:, None] + other + self.products[pair] * more[:, None] * wider)
-
-    def total(self, rows: np.ndarray) -> np.ndarray:
-        """Return Σ f_l(w_l) + Σ_{l<m} q_lm w_l w_m of each row of widths."""
-        places = (np.searchsorted(step, rows[:, layer]) for layer, step in enumerate(self.steps))
-        of_layers = np.sum([values[place] for values, place in zip(self.own, places, strict=True)], axis=0)
-        return np.asarray(of_layers + np.einsum("nl,nl->n", rows @ self.products, rows) / 2)
-
-
-def _prices(steps: Sequence[np.ndarray], budget: Budget) -> _Priced | None:
-    """Return the costs as a function of each layer's width and products of two, or None if they are of another form.
-
-    They follow from the costs with one layer, and with two, wider than the narrowest; whether they are the costs is
-    tried at other widths.
-    """
-    low, high = np.array([[step[0], step[-1]] for step in steps]).T
-    least, most = budget.costs(np.stack([low, high]))
-    curves = [budget.costs(_with(low, layer, step)) - least for layer, step in enumerate(steps)]
-    depth, products = len(steps), np.zeros((len(steps), len(steps)))
-    for layer in range(depth - 1):
-        rows = np.repeat(_with(low, layer, high[[layer]]), depth - layer - 1, axis=0)
-        others = np.arange(layer + 1, depth)
-        rows[np.arange(len(rows)), others] = high[others]
-        beyond = budget.costs(rows) - least - curves[layer][-1] - [curves[other][-1] for other in others]
-        beyond[abs(beyond) <= 1e-12 * abs(most)] = 0.0
-        apart = (high[layer] - low[layer]) * (high - low)[others]
-        products[layer, others] = np.divide(beyond, apart, out=np.zeros(len(others)), where=apart > 0)
-    products += products.T
-    # f_l is what the layer costs beside the narrowest others, less the products that it has with them
-    curves = [
-        cost - (products[layer] @ low) * step for layer, (cost, step) in enumerate(zip(curves, steps, strict=True))
-    ]
-    prices = _Priced(steps, budget.costs, curves, products)
-    random = np.random.default_rng(0)
-    rows = np.stack([low, high, *(np.array([random.choice(step) for step in steps]) for _ in range(64))])
-    differences = prices.total(rows) - budget.costs(rows)
-    return prices if np.ptp(differences) <= 1e-9 * abs(most) else None
-
-
-def _searched(held: Sequence[np.ndarray], steps: Sequence[np.ndarray], budget: Budget, prices: _Asked) -> np.ndarray:
+def _searched(
+    held: Sequence[np.ndarray], steps: Sequence[np.ndarray], budget: Budget, prices: AskedPrices
+) -> np.ndarray:
     """Return widths from taking away what is worth least for its cost, then filling and exchanging."""
     places = np.array([len(step) - 1 for step in steps])
     widths = np.array([step[-1] for step in steps])
@@ -315,7 +276,7 @@ def _searched(held: Sequence[np.ndarray], steps: Sequence[np.ndarray], budget: B
 
 
 def _cheapest(
-    widths: np.ndarray, layer: int, place: int, held: Sequence[np.ndarray], prices: _Asked
+    widths: np.ndarray, layer: int, place: int, held: Sequence[np.ndarray], prices: AskedPrices
 ) -> tuple[float, float, int]:
     """Return what a layer's cheapest step down loses for each unit saved, how many neurons go, and to which place."""
     step, cost = prices.steps[layer][: place + 1], prices.alone(widths, layer)[: place + 1]
@@ -327,7 +288,7 @@ def _cheapest(
     return float(rate[to]), float(step[-1] - step[to]), to
 
 
-def _exchanged(widths: np.ndarray, held: Sequence[np.ndarray], budget: Budget, prices: _Asked) -> np.ndarray:
+def _exchanged(widths: np.ndarray, held: Sequence[np.ndarray], budget: Budget, prices: AskedPrices) -> np.ndarray:
     """Return the widths after every change of one or two layers that fits and gains, the best one first."""
     while True:
         room = budget.value - budget.costs(widths[None])[0]
@@ -340,7 +301,7 @@ def _exchanged(widths: np.ndarray, held: Sequence[np.ndarray], budget: Budget, p
 
 
 def _changes(
-    widths: np.ndarray, held: Sequence[np.ndarray], room: float, prices: _Asked
+    widths: np.ndarray, held: Sequence[np.ndarray], room: float, prices: AskedPrices
 ) -> Iterator[tuple[float, dict[int, int]]]:
     """Yield the most that a change of each layer, and of it and another, gains within the room, and the change."""
     steps, depth = prices.steps, len(widths)
@@ -385,13 +346,6 @@ def _near(step: np.ndarray, width: int, reach: int = 16) -> slice:
     """Return where the widths are that are at most `reach` steps away."""
     place = int(np.searchsorted(step, width))
     return slice(max(0, place - reach), place + reach + 1)
-
-
-def _with(widths: np.ndarray, layer: int, choices: np.ndarray) -> np.ndarray:
-    """Return one row for each choice of one layer's width."""
-    rows = np.repeat(widths[None], len(choices), axis=0)
-    rows[:, layer] = choices
-    return rows
 
 
 def _worth(held: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:

@@ -78,6 +78,9 @@ def retention(
     ranks = frame.groupby("layer")["importance"].rank(method="first", ascending=False).astype("int64")
     frame = frame.assign(rank=ranks, worth=_comparable(frame, scope))
     sizes = {str(layer): int(size) for layer, size in frame.groupby("layer").size().items()}
+    place = frame["rank"]
+    if budget is not None:
+        budget, place = _ordered(budget, frame)
     choices = _choices(sizes, allocation)
     shares = dict.fromkeys(sizes, allocation.retain)
     if allocation.rate == "adaptive":
@@ -96,7 +99,7 @@ def retention(
     else:
         fixed = {layer: int(choices.pop(layer)[0]) for layer in apart}
         widths = fixed | (_shared(frame[~frame["layer"].isin(apart)], choices, shares, scope) if choices else {})
-    kept = frame["rank"] <= frame["layer"].map(widths)
+    kept = place <= frame["layer"].map(widths)
     columns = ["variant", "layer", "neuron", "importance", "rank", "kept"]
     return table(RETENTION, frame.assign(kept=kept)[columns])
 
@@ -138,6 +141,17 @@ def _of_layers(bound: int | Mapping[str, int], sizes: Mapping[str, int], what: s
         if layer not in sizes:
             raise ValueError(f"Unknown layer {layer!r} of a {what}; known: {list(sizes)}.")
     return bounds
+
+
+def _ordered(budget: Budget, frame: pd.DataFrame) -> tuple[Budget, pd.Series]:
+    """Return the budget for these neurons, and the place of each in the order in which its layer keeps them."""
+    worths = {str(layer): values.to_numpy() for layer, values in frame.groupby("layer")["worth"]}
+    if budget.spikes is None or set(worths) != set(budget.layers):
+        return budget, frame["rank"]
+    budget = budget.ordered(worths)
+    assert budget.order is not None  # noqa: S101 - for the type checker: the budget has just been given one
+    places = {layer: np.argsort(order) + 1 for layer, order in budget.order.items()}
+    return budget, pd.Series(np.concatenate([places[layer] for layer in frame["layer"].unique()]), index=frame.index)
 
 
 def _within(frame: pd.DataFrame, choices: Mapping[str, np.ndarray], budget: Budget, scope: str) -> dict[str, int]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from pruning.core.devices import seeded
 from pruning.core.neurons import Keep
+from pruning.core.options import FIRING
 from pruning.core.progress import Track, silently
 from pruning.core.words import table_of
 from pruning.data.batches import Unlabelled
@@ -26,7 +27,7 @@ from pruning.pictures.correlations import correlations
 from pruning.pictures.importance import importance_by_layer
 from pruning.pictures.retention import error_by_share
 from pruning.selection.allocation import Allocation
-from pruning.selection.budgets import budget_of
+from pruning.selection.budgets import Budget, budget_of
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances
 from pruning.signals.schemas import BESIDE, SIGNALS
@@ -109,7 +110,7 @@ class Importance:
         named = list(share) if isinstance(share, Mapping) else layers
         rows = self.table[self.table["layer"].isin(self._layers(named))]
         if isinstance(budget, Mapping):
-            budget = budget_of(self.model, **budget)
+            budget = self.budget(budget)
         how: dict[str, Any] = {"floor": floor, "multiple": multiple, "otherwise": "fused"}
         if isinstance(share, Mapping):
             parts = [
@@ -118,6 +119,10 @@ class Importance:
             ]
             return keep_of(pd.concat(parts, ignore_index=True))
         return keep_of(self._retained(rows, Allocation(retain=share, scope=scope, budget=budget, **how)))
+
+    def budget(self, asked: Mapping[str, Any]) -> Budget:
+        """Return the budget of these arguments of `budget_of`; firing rates are those on the data by default."""
+        return budget_of(self.model, **({"data": self.data} if asked.get("kind") in FIRING else {}) | dict(asked))
 
     def _retained(self, rows: pd.DataFrame, allocation: Allocation) -> pd.DataFrame:
         kinds = {layer.name: layer.kind for layer in self.model.layers()}

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from torch import nn
 
@@ -17,6 +17,8 @@ from pruning.models.adapted import Adapted
 from pruning.models.base import Measurable
 from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct
+from pruning.selection.budgets import Budget
+from pruning.selection.spending import met
 from pruning.steps.comparing import COMPARED, differences, distance
 from pruning.steps.given import like, limited, read_once
 from pruning.steps.measuring import Importance
@@ -123,7 +125,8 @@ def prune(
         floor: Fewest neurons of a layer.
         multiple: What every width is a multiple of, unless a layer stays whole.
         budget: What the kept neurons may cost, in place of a share: what `pruning.budget_of` gave, or its arguments by
-            name, such as `{"kind": "memory", "value": "512KiB", "target": "int8"}`.
+            name, such as `{"kind": "memory", "value": "512KiB", "target": "int8"}`. Synaptic operations and energy are
+            met as they are measured on the data in the network that is returned.
         imitation: How to imitate; by default `READINGS` times through the data at a learning rate of `RATE`.
         seed: Of the order of a `DataLoader` that shuffles, and of imitation.
         track: Shows progress.
@@ -147,11 +150,13 @@ def prune(
             gone = gone_of(replace(importance, model=dense), depth, track)
         start, cut = shortened_model(dense, gone)
         importance = remaining(importance, start, cut)
-    how: dict[str, Any] = {"layers": layers, "floor": floor, "multiple": multiple, "budget": budget}
+    how: dict[str, Any] = {"layers": layers, "floor": floor, "multiple": multiple}
     read: dict[str, Any] = {"data": pairs} if isinstance(dense, Adapted) else {"covariances": importance.covariances}
     tried = _compared(importance, keep, scope)
-    with seeded(dense, seed):
-        candidates = {each: importance.keep(keep, scope=each, **how) for each in tried}
+    budget = importance.budget(budget) if isinstance(budget, Mapping) else budget
+
+    def made(budget: Budget | None) -> _Cut:
+        candidates = {each: importance.keep(keep, scope=each, budget=budget, **how) for each in tried}
         smaller = {
             each: reconstruct(start, kept, repair="ridge" if repair == "imitate" else repair, **read)
             for each, kept in track([*candidates.items()], "repair")
@@ -163,12 +168,24 @@ def prune(
             how_to = imitation or _usual(dense, pairs)
             pruned = imitate(pruned, dense, pairs, imitation=how_to, track=track)
             distances = {**distances, "imitated": apart(pruned, dense, pairs)}
-    kept = candidates[best]
+        return _Cut(pruned, candidates[best], best, distances)
+
+    with seeded(dense, seed):
+        pruned, kept, best, distances = made(budget) if budget is None else met(made, budget, pairs)
     ordered = [layer.name for layer in start.layers()]
     widths = dict(zip(ordered, zip(start.widths(), pruned.widths(), strict=True), strict=True))
     sizes = size_of(dense), size_of(pruned)
     pruned.report = Report(kept, widths, *sizes, importance.by, best, repair, distances, gone)
     return pruned
+
+
+class _Cut(NamedTuple):
+    """A network without some neurons, repaired; which it kept, how they were shared out, and the scopes' distances."""
+
+    model: Measurable
+    kept: Keep
+    scope: str
+    apart: dict[str, float]
 
 
 def _usual(dense: Measurable, pairs: Any) -> Imitation:

@@ -11,12 +11,13 @@ import pandas as pd
 from pruning.ablation.oracle import neurons_to_measure
 from pruning.core.devices import without_values
 from pruning.core.neurons import NeuronLayer
-from pruning.core.options import too_few
+from pruning.core.options import FIRING, too_few
 from pruning.fusion.schemas import CHOICES
 from pruning.models import build, settings
 from pruning.models.base import LanguageModel, Measurable
 from pruning.selection.allocation import Allocation
 from pruning.selection.budgets import allowed_widths, budget_of
+from pruning.selection.energy import spiking_of
 from pruning.selection.retention import retention
 from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
 from tasks.common.parameters import Unexpected, settings_of
@@ -79,10 +80,12 @@ def _check_kept(asked: Mapping[str, Any], model: Measurable, place: str, *, by: 
     layers, budget = separate.layers(), asked["budget"]
     _check_bounds(asked, layers, place)
     counted = None
-    if budget is not None and budget["kind"] != "latency":  # a latency is measured when it is needed
+    if budget is not None and budget["kind"] not in ("latency", *FIRING):  # these are measured when they are needed
         counted = {"kind": budget["kind"], "value": budget["value"], "target": budget["target"] or "float32"}
     adaptive = asked["rate"] == "adaptive"  # then importance decides how many stay
     try:
+        if budget is not None and budget["kind"] in FIRING:
+            spiking_of(layers, budget["kind"])
         allocation = Allocation(
             scope="layer",
             budget=budget_of(separate, **counted) if counted else None,

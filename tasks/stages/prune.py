@@ -2,20 +2,33 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from pruning.core.neurons import select
+from pruning.core.options import FIRING
 from pruning.models.base import Measurable
 from pruning.selection.allocation import Allocation
 from pruning.selection.budgets import Budget, budget_of
 from pruning.selection.costs import measured_latency
 from pruning.selection.retention import keep_of, retention
 from pruning.selection.schemas import RETENTION
+from pruning.selection.spending import met
 from tasks.common.job import Job
 from tasks.common.models import read_model, write_model
 from tasks.common.tables import read_neurons, write_table
+from tasks.common.windows import calibration_batches
 
 logger = logging.getLogger(__name__)
+
+
+class _Cut(NamedTuple):
+    """A smaller model, and the table that says which neurons it kept."""
+
+    model: Measurable
+    retained: pd.DataFrame
 
 
 def run(job: Job) -> None:
@@ -25,14 +38,22 @@ def run(job: Job) -> None:
     model = read_model(job.input("train/model"))
     separate = model.decoupled(settings.pop("tied"))
     wanted = settings.pop("budget")
-    retained = retention(
-        read_neurons(job.input("fuse/importance"), separate.layers()),
-        Allocation(**settings, budget=None if wanted is None else _budget(job, separate, wanted)),
-        variant=variant,
-        by=by,
-        kinds={layer.name: layer.kind for layer in separate.layers()},
-    )
-    smaller = model if retained["kept"].all() else select(separate, keep_of(retained))
+    importance = read_neurons(job.input("fuse/importance"), separate.layers())
+    kinds = {layer.name: layer.kind for layer in separate.layers()}
+
+    def made(budget: Budget | None) -> _Cut:
+        allocation = Allocation(**settings, budget=budget)
+        retained = retention(importance, allocation, variant=variant, by=by, kinds=kinds)
+        return _Cut(model if retained["kept"].all() else select(separate, keep_of(retained)), retained)
+
+    if wanted is None:
+        smaller, retained = made(None)
+    elif wanted["kind"] in FIRING:
+        text = list(islice(calibration_batches(job), wanted["windows"]))
+        budget = budget_of(separate, kind=wanted["kind"], value=wanted["value"], data=text)
+        smaller, retained = met(made, budget, text)
+    else:
+        smaller, retained = made(_budget(job, separate, wanted))
     write_model(job.output("model"), smaller)
     write_table(job.output("retention"), retained, RETENTION)
 

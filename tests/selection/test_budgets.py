@@ -22,6 +22,7 @@ from pruning.selection.budgets import (
     widths_within,
 )
 from pruning.selection.costs import interpolated, measured_latency, size_costs
+from pruning.selection.prices import AskedPrices, known_prices
 from tests.tiny import DECODERS, WIDTHS, bytes_of, tensors_of, tiny
 
 SIZES = ("neurons", "parameters", "multiply_adds")
@@ -229,16 +230,16 @@ def test_the_search_by_looked_up_prices_finds_what_the_search_by_asking_finds(se
     price = multiply_adds_of_a_chain(3, 7, tuple("abcde"))
     least, most = (price(0).costs(np.array([[step[end] for step in steps]]))[0] for end in (0, -1))
     budget = price(least + share * (most - least))
-    prices = budgets._prices(steps, budget)
+    prices = known_prices(steps, budget.costs)
     assert (np.argwhere(np.triu(prices.coupled)) == [[0, 1], [1, 2], [2, 3], [3, 4]]).all()
     found = budgets._searched(values, steps, budget, prices)
-    assert found.tolist() == budgets._searched(values, steps, budget, budgets._Asked(steps, budget.costs)).tolist()
+    assert found.tolist() == budgets._searched(values, steps, budget, AskedPrices(steps, budget.costs)).tolist()
 
 
 def test_costs_of_any_other_form_are_asked_for_each_choice():
     steps, values = [every(12)] * 4, [budgets._held(np.linspace(1, 2 + index, 12)) for index in range(4)]
     slowest = Budget("latency", 20.0, tuple("abcd"), lambda rows: rows.max(axis=1) + rows.sum(axis=1) / 2)
-    assert budgets._prices(steps, slowest) is None
+    assert known_prices(steps, slowest.costs) is None
     found, best = (search(values, steps, slowest) for search in (budgets._greedy, budgets._best))
     assert slowest.costs(found[None])[0] <= 20
     assert budgets._worth(values, found[None])[0] >= 0.95 * budgets._worth(values, best[None])[0]

@@ -1,18 +1,28 @@
 """What a variant says of itself against what the section `prune` says, and budgets before any work."""
 
 from dataclasses import fields
+from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
+from pruning.data.windows import Windows
+from pruning.evaluation.energy import energy_of
 from pruning.selection.allocation import Allocation
+from tasks.common.models import read_model
 from tasks.common.parameters import Unexpected, settings_of
+from tasks.common.tables import read_table
 from tasks.settings.parameters import checked
 from tasks.settings.sections import Prune
+from tasks.stages import prune
 from tests.projects import ROOT
+from tests.tiny import text, tiny
 
 SECTION = {"retain": 0.5, "rate": "adaptive", "budget": None, "floor": 8}
 BUDGET = {"kind": "parameters", "value": 100.0}
+FIRING = {"kind": "synaptic_operations", "value": 100.0}
 QUOTA = {"rnn": 0.25, "snn": 0.75}
 MIXED = {**SECTION, "rate": "fixed", "snn_ratio": 0.5, "quota": None}
 QUOTED = {**MIXED, "snn_ratio": None, "quota": QUOTA}
@@ -63,6 +73,14 @@ def test_what_a_variant_says_of_how_many_stay_displaces_all_that_the_section_say
             "Expected target for a budget of memory alone, got one for parameter",
         ),
         ({"budget": {**BUDGET, "batch": 1}}, "Expected kind and value alone for a budget of parameters, got more"),
+        (
+            {"budget": FIRING},
+            "Expected windows to measure firing rates on for a budget of synaptic_operations, got none",
+        ),
+        (
+            {"budget": {**BUDGET, "windows": 4}},
+            "Expected windows for a budget of synaptic_operations or energy alone, got them for parameters",
+        ),
         ({"multiple": 0}, "Expected prune.multiple in params.yaml to be a whole number from 1 to "),
         ({"rate": "adaptiv"}, "Did you mean 'adaptive'?"),
     ],
@@ -77,6 +95,30 @@ def test_a_budget_of_memory_is_read_in_bytes_whatever_its_unit():
     found = checked(values(budget={"kind": "memory", "value": "512KiB", "target": "int8"})).prune.budget
     assert found is not None
     assert (found.value, found.target) == (524288, "int8")
+
+
+def test_the_stage_meets_a_budget_of_firing_rates_in_the_model_that_it_writes(tmp_path, monkeypatch):
+    model, text_read = tiny(family="lstm + snn"), Windows(text(120), first=0, batch=4, bptt=10)
+    value = 0.5 * energy_of(model, list(text_read)[:2]).synaptic_operations
+    asked = checked(mixed({"budget": {**FIRING, "value": value, "windows": 2}}, {})).prune.model_dump()
+    scores = [
+        pd.DataFrame({"layer": layer.name, "neuron": range(layer.width), "fused": np.arange(float(layer.width))})
+        for layer in model.layers()
+    ]
+    monkeypatch.setattr(prune, "read_model", lambda _: model)
+    monkeypatch.setattr(prune, "read_neurons", lambda *_: pd.concat(scores, ignore_index=True))
+    monkeypatch.setattr(prune, "calibration_batches", lambda _: text_read)
+    job = SimpleNamespace(
+        stage=SimpleNamespace(variant="own"),
+        settings_of_variant=lambda _: {**asked, "floor": 1, "multiple": 1},
+        settings=lambda _: {"by": "fused"},
+        input=lambda name: name,
+        output=lambda name: tmp_path / name,
+    )
+    prune.run(job)
+    smaller = read_model(tmp_path / "model")
+    assert 0 < energy_of(smaller.double(), list(text_read)[:2]).synaptic_operations <= value
+    assert sum(smaller.widths()) == read_table(tmp_path / "retention")["kept"].sum() < sum(model.widths())
 
 
 def test_a_budget_in_parameters_is_read_with_its_bounds_for_each_layer():

@@ -489,6 +489,10 @@ LAYERS: dict[str, tuple[Change, str]] = {
         variant(budget={"kind": "memory", "value": "1KiB", "target": "int8"}),
         "Expected a budget of at least ",
     ),
+    "a budget of firing rates where nothing spikes": (
+        variant(budget={"kind": "energy", "value": 1e6, "windows": 2}),
+        "Expected layers of spiking neurons for a budget of energy, got layers of the kinds",
+    ),
     "a quota that a kind cannot fill": (
         lambda folder: (
             values(train=MIXED)(folder),
