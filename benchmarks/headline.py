@@ -139,7 +139,7 @@ def dense_of(bench: Bench, until: float, epochs: int) -> LanguageModel:
     sizes = bench.sizes
     settings = {"vocabulary": bench.types, "embedding": sizes.width, "widths": [sizes.width] * 2}
     model = made(bench.seed, family="lstm", **settings, decoder="tied", dropout=DENSE_DROPOUT)
-    model.expect(bench.training.targets)
+    model.expect(window.targets for window in bench.training)
     training = Training(descended, replace(DENSE, epochs=epochs))
     dense = bench.trained("dense", model.to(bench.device), training, until)
     bench.judge("dense", dense)
@@ -242,7 +242,7 @@ def work(bench: Bench, seconds: float, epochs: Sequence[int], *, control: bool, 
     if control:
         same = bench.kept.facts["plan"]["taught"]["epochs"] if not epochs[1] else epochs[1]
         new = made(bench.seed + 1, **config)
-        new.expect(bench.training.targets)
+        new.expect(window.targets for window in bench.training)
         taught_by(bench, "control", new, teacher, math.inf, same)
 
 

@@ -130,7 +130,7 @@ def oracle(model: Measurable, windows: Batches, ablation: Ablation, *, track: Tr
     ablation.check(windows)
     generator = torch.Generator().manual_seed(ablation.seed)
     with evaluating(model), torch.inference_mode():
-        passes = _passes(model, layers, chosen, windows.inputs.shape[1])
+        passes = _passes(model, layers, chosen, windows.batch)
         measured = _measured(model, windows, passes, ablation, generator, track)
     return _oracle_table(chosen, *measured)
 
@@ -307,5 +307,5 @@ def split_half_reliability(measured: pd.DataFrame) -> float:
 
 def _first_windows(windows: Windows, tokens: int, *, after: int = 0) -> list[Window]:
     """Return the first windows that hold this many tokens, or all, and as many more as are to be read `after`."""
-    each = windows.bptt * windows.inputs.shape[1]
+    each = windows.bptt * windows.batch
     return [windows[index] for index in range(min(len(windows), after + -(-tokens // each)))]

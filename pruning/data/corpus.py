@@ -7,9 +7,9 @@ publishers: it is split at white space and otherwise kept as it is. Raw text is 
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -28,16 +28,33 @@ CHUNK = 2**20
 """So many tokens are counted and renumbered together."""
 
 
+class Numbers(Protocol):
+    """Token numbers, int32, that are read and replaced in stretches: an array, or what keeps them in a file."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, stretch: slice, /) -> Any:
+        """Return a stretch as an array."""
+
+    def __setitem__(self, stretch: slice, numbers: Any, /) -> None:
+        """Replace a stretch."""
+
+
+Keep = Callable[[Iterable[np.ndarray]], Numbers]
+"""Stretches of numbers, one after the other → all of them, wherever they are kept."""
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Numbered tokens of each split and the vocabulary that numbers them.
 
     Attributes:
-        tokens: Split → array of token numbers, (length,) int32.
+        tokens: Split → token numbers, (length,) int32: an array, or whatever `keep` made.
         vocabulary: Columns `token` (0 … V − 1), `text`, and `count` in the training split, most frequent first.
     """
 
-    tokens: Mapping[str, np.ndarray]
+    tokens: Mapping[str, Numbers]
     vocabulary: pd.DataFrame
 
 
@@ -48,41 +65,62 @@ class Fractions(NamedTuple):
     test: float
 
 
-def number(texts: Mapping[str, Iterable[Sequence[str]]], vocabulary_size: int) -> Corpus:
+def held(stretches: Iterable[np.ndarray]) -> np.ndarray:
+    """Return stretches of numbers as one array in memory, (length,) int32."""
+    stream = array("i")
+    for stretch in stretches:
+        stream.frombytes(stretch.astype(np.int32, copy=False).tobytes())
+    return np.frombuffer(stream, dtype=np.int32)
+
+
+def number(texts: Mapping[str, Iterable[Sequence[str]]], vocabulary_size: int, *, keep: Keep = held) -> Corpus:
     """Return a corpus with the `vocabulary_size` most frequent training tokens; the others become `<unk>`.
 
     `<eos>` and `<unk>` count towards the size. Ties in frequency are broken by spelling, so that the numbering does
     not depend on the order of reading. Lines are read once, split after split: what is held is four bytes a token and
-    every type once, so the lines may come from a generator.
+    every type once, so the lines may come from a generator; where `keep` puts the tokens into a file, the types alone.
 
     Args:
         texts: Split → lines, each a sequence of tokens.
         vocabulary_size: The largest number of token types, V ≥ 3.
+        keep: Where the tokens are kept.
 
     Raises:
         ValueError: If a split has no token or the size leaves room for no word.
     """
     if vocabulary_size < 3:
         raise ValueError(f"Expected a vocabulary of at least 3 types (<eos>, <unk> and a word), got {vocabulary_size}.")
-    types: defaultdict[str, int] = defaultdict()
-    types.default_factory = types.__len__  # a new type gets the next number
-    tokens = {}
-    for split, lines in texts.items():
-        tokens[split] = _stream(lines, types)
-        if len(tokens[split]) == 0:
-            raise ValueError(f"Expected text in the {split} split, got none.")
-    counts = np.zeros(len(types), dtype=np.int64)
-    for part in _parts(tokens["train"]):
-        counts += np.bincount(part, minlength=len(types))
+    tokens, types, counts = counted(texts, keep)
     read = np.flatnonzero(counts)
-    words = np.array(list(types), dtype=object)
+    words = np.array(types, dtype=object)
     vocabulary = _vocabulary(pd.Series(counts[read], index=words[read]), vocabulary_size)
     final = dict(zip(vocabulary["text"], vocabulary["token"].tolist(), strict=True))
     numbers = np.array([final.get(word, final[UNKNOWN]) for word in types], dtype=np.int32)
     for stream in tokens.values():
-        for part in _parts(stream):
-            part[:] = numbers[part]
+        for stretch in stretches(len(stream)):
+            stream[stretch] = numbers[stream[stretch]]
     return Corpus(tokens, vocabulary)
+
+
+def counted(
+    texts: Mapping[str, Iterable[Sequence[str]]], keep: Keep
+) -> tuple[dict[str, Numbers], list[str], np.ndarray]:
+    """Return each split's words by order of appearance, the words in that order, and how often each is trained on.
+
+    Raises:
+        ValueError: If a split has no token.
+    """
+    types: defaultdict[str, int] = defaultdict()
+    types.default_factory = types.__len__  # a new type gets the next number
+    tokens = {}
+    for split, lines in texts.items():
+        tokens[split] = keep(_streamed(lines, types))
+        if len(tokens[split]) == 0:
+            raise ValueError(f"Expected text in the {split} split, got none.")
+    counts = np.zeros(len(types), dtype=np.int64)
+    for stretch in stretches(len(tokens["train"])):
+        counts += np.bincount(tokens["train"][stretch], minlength=len(types))
+    return tokens, list(types), counts
 
 
 def published_names(names: Iterable[str]) -> dict[str, str]:
@@ -162,18 +200,22 @@ def divide_lines(lines: Sequence[Line], fractions: Fractions) -> dict[str, Seque
     return {"train": lines[:first], "valid": lines[first:second], "test": lines[second:]}
 
 
-def _parts(stream: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield views of consecutive parts, so that what is computed of one needs little memory."""
-    return (stream[start : start + CHUNK] for start in range(0, len(stream), CHUNK))
+def stretches(length: int) -> Iterator[slice]:
+    """Yield consecutive stretches of so many tokens, so that what is computed of one needs little memory."""
+    return (slice(start, min(start + CHUNK, length)) for start in range(0, length, CHUNK))
 
 
-def _stream(lines: Iterable[Sequence[str]], types: defaultdict[str, int]) -> np.ndarray:
-    """Return the lines as one run of numbers by order of appearance, each line ended by `<eos>`, (length,) int32."""
+def _streamed(lines: Iterable[Sequence[str]], types: defaultdict[str, int]) -> Iterator[np.ndarray]:
+    """Yield the lines as one run of numbers by order of appearance, each line ended by `<eos>`, in stretches."""
     stream = array("i")
     for line in lines:
         stream.extend([types[token] for token in line])
         stream.append(types[END_OF_LINE])
-    return np.frombuffer(stream, dtype=np.int32)
+        if len(stream) >= CHUNK:
+            yield np.frombuffer(stream, dtype=np.int32)
+            stream = array("i")
+    if stream:
+        yield np.frombuffer(stream, dtype=np.int32)
 
 
 def _vocabulary(counts: pd.Series, size: int) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, repeat
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,38 +59,61 @@ class Window(NamedTuple):
         return cls(tokens, wanted.masked_fill(wanted == ignored, IGNORED))
 
 
+class Stream(Protocol):
+    """Token numbers of a text in their order: a tensor, a NumPy array, or what reads them from a file when asked."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, places: Any, /) -> Any:
+        """Return the tokens at these places, of any shape: a tensor where the stream is one, else NumPy's."""
+
+
 class Windows(Sequence[Window]):
     """A split as consecutive windows of `batch` columns, in which every token is predicted exactly once.
 
     The stream is cut into `batch` columns of equal length (the last is padded and its padding ignored). Each column
-    reads `<eos>` or the token before it first, so the first token of the split is predicted too.
+    reads `<eos>` or the token before it first, so the first token of the split is predicted too. A window is read from
+    the stream when it is asked for, so that of text in a file (`numpy.memmap`) no more than a window is held.
 
     >>> [w.targets[:, 0].tolist() for w in Windows(torch.tensor([5, 6, 7, 8, 9]), first=0, batch=2, bptt=2)]
     [[5, 6], [7]]
+
+    Attributes:
+        batch: The columns, B.
+        bptt: The steps of each window but the last, which may have fewer.
     """
 
-    def __init__(self, tokens: Tensor, *, first: int, batch: int, bptt: int) -> None:
+    def __init__(self, tokens: Stream, *, first: int, batch: int, bptt: int) -> None:
         if len(tokens) < batch:
             raise ValueError(f"Expected at least {batch} tokens, one for each column of the batch, got {len(tokens)}.")
-        self.bptt = bptt
-        steps = -(-len(tokens) // batch)
-        padding = steps * batch - len(tokens)
-        inputs = torch.cat([tokens.new_tensor([first]), tokens[:-1], tokens.new_full((padding,), first)])
-        targets = torch.cat([tokens, tokens.new_full((padding,), IGNORED)])
-        self.inputs = inputs.view(batch, steps).T.contiguous()
-        self.targets = targets.view(batch, steps).T.contiguous()
+        self.batch, self.bptt = batch, bptt
+        self._tokens, self._first, self._steps = tokens, first, -(-len(tokens) // batch)
 
     def __len__(self) -> int:
-        return -(-len(self.inputs) // self.bptt)
+        return -(-self._steps // self.bptt)
 
     def __getitem__(self, index: int) -> Window:  # type: ignore[override]  # windows are taken one at a time
         if not 0 <= index < len(self):
             raise IndexError(index)
-        rows = slice(index * self.bptt, (index + 1) * self.bptt)
-        return Window(self.inputs[rows], self.targets[rows])
+        steps = torch.arange(index * self.bptt, min((index + 1) * self.bptt, self._steps))
+        places = steps[:, None] + torch.arange(self.batch) * self._steps
+        last = len(self._tokens) - 1
+        # a step before the first too, whose tokens are the ones read there
+        both = _taken(self._tokens, torch.cat([places[:1] - 1, places]).clamp(0, last))
+        places = places.to(both.device)
+        inputs = both[:-1].masked_fill((places == 0) | (places > last), self._first)
+        return Window(inputs, both[1:].masked_fill(places > last, IGNORED))
 
     def __iter__(self) -> Iterator[Window]:
         return (self[index] for index in range(len(self)))
+
+
+def _taken(tokens: Stream, places: Tensor) -> Tensor:
+    """Return the tokens at places of a stream, as whole numbers of 64 bits unless they are a tensor of others."""
+    if isinstance(tokens, Tensor):
+        return tokens[places.to(tokens.device)]
+    return torch.from_numpy(np.asarray(tokens[places.numpy()], dtype=np.int64))
 
 
 def cut(tokens: Tensor, *, batch: int, bptt: int) -> list[Window]:

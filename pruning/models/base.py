@@ -1,7 +1,7 @@
 """What signals, training and evaluation ask of a model, whoever wrote it, and what language models answer."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypeAlias
 
 import torch
@@ -248,7 +248,7 @@ class LanguageModel(Measurable):
         """Return how many of the targets count, without waiting for the model's device."""
         return int((targets != IGNORED).sum())
 
-    def expect(self, targets: Tensor) -> None:
+    def expect(self, targets: Tensor | Iterable[Tensor]) -> None:
         """Set the decoder's biases to how frequent each type is in `targets`, so that training starts from there.
 
         bias_v = log((n_v + 1) / (n + V)), nat, where v is n_v of the n targets that count. A new model that has to
@@ -256,9 +256,11 @@ class LanguageModel(Measurable):
         predicting the same for every context.
 
         Args:
-            targets: What the model is going to be trained on, of any shape.
+            targets: What the model is going to be trained on, of any shape; or parts of it, read one after the other.
         """
-        counts = torch.bincount(targets[targets != IGNORED], minlength=len(self.decoder.bias)) + 1.0
+        types = len(self.decoder.bias)
+        parts = [targets] if isinstance(targets, Tensor) else targets
+        counts = sum(torch.bincount(part[part != IGNORED], minlength=types) for part in parts) + 1.0
         with torch.no_grad():
             self.decoder.bias.copy_((counts / counts.sum()).log())
 

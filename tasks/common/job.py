@@ -82,7 +82,10 @@ class Job:
         for path in self.stage.dependencies:
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 if file.is_file() and file.suffix != ".pyc":
-                    digest.update(f"{file}\0".encode() + file.read_bytes())
+                    digest.update(f"{file}\0".encode())
+                    with file.open("rb") as content:
+                        while part := content.read(2**20):
+                            digest.update(part)
         for section in self.stage.sections:
             digest.update(repr(self._section(section)).encode())
         return DATA / self.stage.folder / ".partial" / f"{self.stage.address}-{digest.hexdigest()[:16]}"

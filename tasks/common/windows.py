@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import torch
-
-from pruning.data.corpus import END_OF_LINE, SPLITS
+from pruning.data.corpus import END_OF_LINE
 from pruning.data.windows import Batches, Windows
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
@@ -21,14 +19,8 @@ def read_batches(job: Job, split: str, *, batch: int, bptt: int) -> Batches:
 
 def read_windows(job: Job, split: str, *, batch: int, bptt: int) -> Windows:
     """Return one split of the job's corpus as windows of `bptt` steps of `batch` columns."""
-    tokens = torch.tensor(read_tokens(job.input("prepare/corpus"), split), dtype=torch.long)
+    tokens = read_tokens(job.input("prepare/corpus"), split)
     return Windows(tokens, first=first_token(job.input("prepare/vocabulary")), batch=batch, bptt=bptt)
-
-
-def read_splits(job: Job) -> dict[str, torch.Tensor]:
-    """Return split → the tokens of the job's corpus."""
-    path = job.input("prepare/corpus")
-    return {split: torch.tensor(read_tokens(path, split), dtype=torch.long) for split in SPLITS}
 
 
 def calibration_batches(job: Job) -> Batches:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pruning.data.windows import Windows
 from pruning.experiment.measured import MEASURED, Calibration
 from pruning.models.base import LanguageModel
@@ -11,7 +13,8 @@ from tasks.common.covariances import read_covariances
 from tasks.common.job import Job
 from tasks.common.models import read_language_model
 from tasks.common.tables import read_table
-from tasks.common.windows import first_token, read_splits
+from tasks.common.tokens import Stored, read_tokens
+from tasks.common.windows import first_token
 from tasks.experiment.settings import STRETCHES
 
 COLUMNS = 10
@@ -32,18 +35,33 @@ class Case:
         self.model = int(number) if of == "model" else 0
 
 
+class Rolled:
+    """A text from one of its places on, what stands before that at the end."""
+
+    def __init__(self, tokens: Stored, start: int) -> None:
+        self._tokens, self._start = tokens, start
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __getitem__(self, places: np.ndarray) -> np.ndarray:
+        """Return the tokens at these places."""
+        return self._tokens[(places + self._start) % len(self)]
+
+
 class DividedText:
     """The job's corpus, and which part of it is for what."""
 
     def __init__(self, job: Job) -> None:
-        self.splits, self._job = read_splits(job), job
+        self._job, corpus = job, job.input("prepare/corpus")
+        self.train, self.valid = (read_tokens(corpus, split) for split in ("train", "valid"))
         self._first = first_token(job.input("prepare/vocabulary"))
         removed = job.setting("validation").removed
-        self.cut = min(removed, len(self.splits["valid"]) // 2)
+        self.cut = min(removed, len(self.valid) // 2)
 
     def calibration(self, seed: int) -> Windows:
         """Return the training text that signals are measured on, which starts elsewhere for each seed."""
-        return self._training(**self._job.settings("calibration"), start=seed * len(self.splits["train"]) // STRETCHES)
+        return self._training(**self._job.settings("calibration"), start=seed * len(self.train) // STRETCHES)
 
     @property
     def training(self) -> Windows:
@@ -54,17 +72,17 @@ class DividedText:
     @property
     def judged(self) -> Windows:
         """Validation text that perplexity is measured on."""
-        tokens = self.splits["valid"][self.cut :][: self._job.setting("validation").judged]
+        tokens = self.valid[self.cut : self.cut + self._job.setting("validation").judged]
         return Windows(tokens, first=self._first, batch=COLUMNS, bptt=100)
 
     @property
     def removal(self) -> Windows:
         """Validation text that removals are measured on; perplexity is judged on what follows it."""
         bptt = min(50, self.cut // (2 * COLUMNS))  # two windows at least, for their halves are compared
-        return Windows(self.splits["valid"][: self.cut], first=self._first, batch=COLUMNS, bptt=bptt)
+        return Windows(self.valid[: self.cut], first=self._first, batch=COLUMNS, bptt=bptt)
 
     def _training(self, *, batch: int, bptt: int, start: int) -> Windows:
-        return Windows(self.splits["train"].roll(-start), first=self._first, batch=batch, bptt=bptt)
+        return Windows(Rolled(self.train, start), first=self._first, batch=batch, bptt=bptt)
 
 
 def read_dense(job: Job) -> LanguageModel:

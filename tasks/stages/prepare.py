@@ -1,6 +1,7 @@
 """The stage `prepare`: which files are the corpus, and what they become."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
 from tasks.common.reading import decoded
 from tasks.common.tables import write_table
-from tasks.common.tokens import write_tokens
+from tasks.common.tokens import Stored, write_tokens
 
 Lines = Iterable[list[str]]
 MARK = "\ufeff"
@@ -37,7 +38,9 @@ def run(job: Job) -> None:
     texts = read_texts(
         Path(settings.source), settings.lowercase, Fractions(settings.valid, settings.test), settings.seed
     )
-    corpus = number(texts, settings.vocabulary)
+    folder = job.output("corpus").parent
+    folder.mkdir(parents=True, exist_ok=True)
+    corpus = number(texts, settings.vocabulary, keep=partial(Stored, beside=folder))
     write_tokens(job.output("corpus"), corpus.tokens)
     write_table(job.output("vocabulary"), corpus.vocabulary, VOCABULARY)
 

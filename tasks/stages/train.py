@@ -46,7 +46,7 @@ def trained(job: Job, further: int) -> tuple[Trained, LanguageModel, pd.DataFram
     torch.manual_seed(seed)
     model = build(family, vocabulary=vocabulary_size(job), **make).to(device())
     windows, valid = read_windows(job, "train", **shape), read_windows(job, "valid", **shape)
-    model.expect(windows.targets)
+    model.expect(window.targets for window in windows)
     last, timing = train_to_the_end(job, model, windows, valid, recipe, seed)
     return last, model, timing
 

@@ -218,12 +218,16 @@ def test_the_cost_of_each_signal_is_measured_with_its_passes(here):
     assert cost["runs"].to_dict() == dict.fromkeys([*rows.index, "oracle"], 1)
 
 
+def targets_of(windows):
+    return torch.cat([window.targets for window in windows])
+
+
 @pytest.mark.usefixtures("here")
 def test_text_that_perplexity_is_judged_on_is_not_text_that_removals_were_measured_on():
     text = DividedText(job("prune", "0.75"))
     corpus = read_table(Path("data/prepare/corpus.parquet"))
     valid = corpus.loc[corpus["split"] == "valid", "token"].to_numpy()
-    judged, removal = text.judged.targets, text.removal.targets
+    judged, removal = targets_of(text.judged), targets_of(text.removal)
     assert text.cut == min(200, len(valid) // 2)
     assert sorted(judged[judged >= 0].tolist()) == sorted(valid[text.cut : text.cut + 160].tolist())
     assert sorted(removal[removal >= 0].tolist()) == sorted(valid[: text.cut].tolist())
@@ -233,7 +237,7 @@ def test_text_that_perplexity_is_judged_on_is_not_text_that_removals_were_measur
 @pytest.mark.usefixtures("here")
 def test_calibration_seeds_read_other_stretches_of_text():
     text = DividedText(job("calibrate_text", "0"))
-    one, other = (text.calibration(seed).targets for seed in (0, 1))
+    one, other = (targets_of(text.calibration(seed)) for seed in (0, 1))
     assert sorted(one[one >= 0].tolist()) == sorted(other[other >= 0].tolist())
     assert not torch.equal(one[:50], other[:50])
 
@@ -255,7 +259,7 @@ def test_a_published_checkpoint_and_its_corpus_are_read_in_its_own_vocabulary(to
     prepare.run(own)
     calibrated = job("calibrate_text", "0")
     assert read_dense(calibrated).widths() == (4, 4)
-    assert DividedText(calibrated).splits["valid"][:5].tolist() == [2, 3, 1, 0, 2]
+    assert DividedText(calibrated).valid[:5].tolist() == [2, 3, 1, 0, 2]
     vocabulary = read_table(own.output("vocabulary"))
     assert vocabulary["text"].tolist() == words
     assert vocabulary["count"].tolist() == [300, 300, 300, 300, 0, 0, 0, 0, 0]

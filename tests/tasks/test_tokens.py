@@ -1,21 +1,26 @@
 """The table of the corpus: written and read in stretches, one split at a time, and the text before it line by line."""
 
+import pickle
 import tracemalloc
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pruning.data import corpus as corpus_module
 from pruning.data.corpus import SPLITS, Fractions, number
 from pruning.data.schemas import CORPUS
+from pruning.data.windows import Windows
 from tasks.common import tables
 from tasks.common import tokens as stretches
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table, write_table
-from tasks.common.tokens import read_tokens, write_tokens
+from tasks.common.tokens import Stored, read_tokens, write_tokens
 from tasks.stages.prepare import read_texts
 
 TOKENS = {
@@ -41,14 +46,14 @@ def test_what_is_written_in_stretches_is_the_whole_table(monkeypatch, place, row
     expected = frame().sort_values(["split", "position"], ignore_index=True)
     pd.testing.assert_frame_equal(read_table(place), expected, check_dtype=False)
     for split, tokens in TOKENS.items():
-        found = read_tokens(place, split)
+        found = np.asarray(read_tokens(place, split))
         assert found.dtype == np.int32
         assert found.tolist() == tokens.tolist()
 
 
 def test_tokens_of_a_table_written_whole_are_read_too(place):
     write_table(place, frame(), CORPUS)
-    assert all(read_tokens(place, split).tolist() == tokens.tolist() for split, tokens in TOKENS.items())
+    assert all(read_tokens(place, split)[:].tolist() == tokens.tolist() for split, tokens in TOKENS.items())
     assert len(read_tokens(place, "other")) == 0
 
 
@@ -95,6 +100,39 @@ def test_tokens_that_are_not_there_or_damaged_are_refused_by_name(place):
         read_tokens(place, "train")
 
 
+def test_tokens_in_a_file_are_read_where_asked_replaced_and_copied_to_another_process_whole(tmp_path):
+    tokens = Stored([np.arange(5), np.arange(5, 8)], beside=tmp_path)
+    assert list(tmp_path.iterdir()) == []  # it has no name
+    assert tokens[np.array([[7, 0], [3, 4]])].tolist() == [[7, 0], [3, 4]]
+    tokens[2:4] = np.array([20, 30])
+    assert pickle.loads(pickle.dumps(tokens)).tolist() == [0, 1, 20, 30, 4, 5, 6, 7]  # noqa: S301
+    assert len(Stored([], beside=tmp_path)[:]) == 0
+
+
+def test_windows_of_tokens_in_a_file_are_those_of_a_tensor(tmp_path):
+    tokens = torch.randint(50, (83,), generator=torch.Generator().manual_seed(0))
+    stored = Stored([tokens.numpy()], beside=tmp_path)
+    shape = {"first": 3, "batch": 4, "bptt": 5}
+    for one, other in zip(Windows(tokens, **shape), Windows(stored, **shape), strict=True):
+        assert torch.equal(one.tokens, other.tokens)
+        assert torch.equal(one.targets, other.targets)
+        assert other.tokens.dtype == torch.long
+
+
+def test_what_is_held_of_a_text_does_not_grow_with_it_from_the_table_to_windows(monkeypatch, place):
+    monkeypatch.setattr(stretches, "ROWS", 2**12)
+    peaks = []
+    for length in (2**15, 2**18):
+        write_tokens(place, {"train": np.arange(length, dtype=np.int32) % 50})
+        tracemalloc.start()
+        windows = Windows(read_tokens(place, "train"), first=0, batch=8, bptt=16)
+        sums = sum(int(window.tokens.sum()) for window in islice(windows, 50))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert sums
+    assert peaks[1] < 1.2 * peaks[0]
+
+
 @pytest.mark.parametrize("form", ["book", "documents", "splits"])
 def test_text_is_never_held_whole(monkeypatch, tmp_path, form):
     line = "It is late, she said once more.\n"
@@ -107,9 +145,9 @@ def test_text_is_never_held_whole(monkeypatch, tmp_path, form):
     text = len(line) * sum(sizes.values())
     monkeypatch.setattr(corpus_module, "CHUNK", 2**14)
     tracemalloc.start()
-    corpus = number(read_texts(source, True, Fractions(0.25, 0.25), 1), 50)
+    corpus = number(read_texts(source, True, Fractions(0.25, 0.25), 1), 50, keep=partial(Stored, beside=tmp_path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     words = 10 if form != "splits" else 8
     assert sum(map(len, corpus.tokens.values())) == words * text // len(line)
-    assert peak < 2.5 * 4 * words * text // len(line)
+    assert peak < 800_000  # of 1.6 MB of tokens and 1.3 MB of text
