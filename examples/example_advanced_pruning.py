@@ -295,7 +295,7 @@ def _trained(tokens: Tokens, first: int, vocabulary: int, options: argparse.Name
                       dropout=0.1)  # fmt: skip
     windows = Windows(tokens["train"], first=first, batch=options.batch, bptt=35)
     valid = Windows(tokens["valid"][: options.judged], first=first, batch=COLUMNS, bptt=100)
-    model.expect(windows.targets)
+    model.expect(tokens["train"])
     recipe = Recipe(epochs=options.epochs, portion=options.portion, learning_rate=8e-3, **RECIPE)  # type: ignore[arg-type]
     *_, last = train(model, windows, valid, recipe=recipe, seed=1, track=_track)
     model.load_state_dict(last.best())

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import isclose
 from typing import Literal
 
+Tokens = Literal["words", "subwords"]
+"""What the tokens of a text are."""
 Family = Literal["lstm", "gru", "rnn", "snn", "mixed"]
 Decoder = Literal["untied", "tied", "projected"]
 Decoupling = Literal["project", "untie"]

@@ -22,3 +22,8 @@ VOCABULARY = Table(
         "count": Column("integer", "token", "occurrences in the training split"),
     },
 )
+
+
+ENDS = {"ends": Column("flag", "", "of sub-words alone: whether a word ends with it, as `</w>` says")}
+SUBWORDS = Table(VOCABULARY.name, VOCABULARY.key, {**VOCABULARY.columns, **ENDS})
+"""The vocabulary where the tokens are sub-words."""

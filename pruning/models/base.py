@@ -260,9 +260,12 @@ class LanguageModel(Measurable):
         """
         types = len(self.decoder.bias)
         parts = [targets] if isinstance(targets, Tensor) else targets
-        counts = sum(torch.bincount(part[part != IGNORED], minlength=types) for part in parts) + 1.0
+        counts = torch.zeros(types, dtype=torch.long)
+        for part in parts:
+            counts += torch.bincount(part[part != IGNORED], minlength=types).to(counts.device)
+        known = counts + 1.0
         with torch.no_grad():
-            self.decoder.bias.copy_((counts / counts.sum()).log())
+            self.decoder.bias.copy_((known / known.sum()).log())
 
     def example(self, batch: int) -> Tensor:
         """Return one token of each of `batch` sequences, (1, batch)."""

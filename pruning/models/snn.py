@@ -1,5 +1,6 @@
 """The spiking language model: leaky integrate-and-fire layers whose spikes the decoder reads."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -45,7 +46,7 @@ class SNNLanguageModel(RecurrentLanguageModel[SpikingConfig]):
         """Return the one kind of cell of every layer."""
         return (cell_of(config),)
 
-    def expect(self, targets: Tensor) -> None:
+    def expect(self, targets: Tensor | Iterable[Tensor]) -> None:
         """Leave the decoder as it is, whatever is frequent in `targets`.
 
         A spiking model that started from the frequencies was seen to fall silent in its last layer, and to learn less.

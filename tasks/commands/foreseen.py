@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -174,6 +174,8 @@ def _overlap(one: Path, other: Path) -> bool:
 def read_text(corpus: CorpusSettings, made_here: Iterable[Path]) -> Text:
     """Return the text at corpus.source, every byte of it looked at; what `sotu` has not yet written, as it will be.
 
+    Of sub-words, which are learned later, there are at most as many as letters.
+
     Args:
         corpus: The section of params.yaml.
         made_here: What the stage `sotu` writes.
@@ -181,7 +183,13 @@ def read_text(corpus: CorpusSettings, made_here: Iterable[Path]) -> Text:
     Raises:
         Unexpected: If it is no text, or cannot be split.
     """
-    source = Path(corpus.source)
+    text = _read(Path(corpus.source), corpus, made_here)
+    if corpus.tokens == "words":
+        return text
+    return replace(text, words=lambda line: [letter for word in text.words(line) for letter in word])
+
+
+def _read(source: Path, corpus: CorpusSettings, made_here: Iterable[Path]) -> Text:
     if not source.exists() and source in made_here:
         return _documents(_packaged(), corpus)
     check_source(source)

@@ -1,5 +1,6 @@
 """`python -m tasks perplexity <variant> FILE`: what a model makes of a text of yours, as the evaluation would."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def run(words: Sequence[str]) -> Answer:
     windows = Windows(tokens, first=it.first, batch=batch, bptt=settings["bptt"])
     loss = loss_of(it.model, windows, track=it.job.track, what=str(given.file))
     unknown = int((tokens == it.reading.numbers[UNKNOWN]).sum())
+    words_read = it.reading.words_in(tokens)
     values = {
         "model": it.name,
         "file": str(given.file),
@@ -41,6 +43,11 @@ def run(words: Sequence[str]) -> Answer:
         "accuracy": loss.accuracy,
         "tokens": loss.tokens,
         "unknown": unknown,
+        "words": words_read,
+        "word_perplexity": math.exp(min(loss.mean * loss.tokens / words_read, 700.0)),
     }
     said = f"{given.file}: perplexity {loss.perplexity:.2f} ({loss.mean:.4f} nat a token) by {it.name}"
-    return Answer(values, [said, f"{loss.tokens:,} tokens, of which {unknown / loss.tokens:.1%} are <unk>"])
+    counted = f"{loss.tokens:,} tokens, of which {unknown / loss.tokens:.1%} are <unk>"
+    if it.reading.subwords is not None:
+        counted += f"; {words_read:,} words and line ends: perplexity {values['word_perplexity']:.2f} for each of them"
+    return Answer(values, [said, counted])

@@ -30,8 +30,9 @@ def run(words: Sequence[str]) -> Answer:
         {"token": it.reading.words[token], "chance": math.exp(-nat), "nat": nat, "rank": rank + 1}
         for token, nat, rank in zip(tokens.tolist(), nats.tolist(), likelier.tolist(), strict=True)
     ]
-    total, count = float(nats.sum()), len(tokens)
-    values = {"model": it.name, "nat": total, "perplexity": math.exp(total / count), "tokens": rows}
+    total, count, words_read = float(nats.sum()), len(tokens), it.reading.words_in(tokens)
+    each = {"perplexity": math.exp(total / count), "word_perplexity": math.exp(total / words_read)}
+    values = {"model": it.name, "nat": total, **each, "tokens": rows}
     cells = [
         {
             "token": row["token"],
@@ -42,4 +43,6 @@ def run(words: Sequence[str]) -> Answer:
         for row in rows
     ]
     whole = f"{total:.2f} nat in {count} tokens, the end of each line among them: perplexity {values['perplexity']:.1f}"
+    if it.reading.subwords is not None:
+        whole += f", {values['word_perplexity']:.1f} for each of {words_read} words and line ends"
     return Answer(values, [shown_table(it.name, cells), whole, *unknown_words(it.reading, lines)])

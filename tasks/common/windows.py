@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pruning.data.corpus import END_OF_LINE
+from pruning.data.corpus import END_OF_LINE, stretches
 from pruning.data.windows import Batches, Windows
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
@@ -21,6 +21,15 @@ def read_windows(job: Job, split: str, *, batch: int, bptt: int) -> Windows:
     """Return one split of the job's corpus as windows of `bptt` steps of `batch` columns."""
     tokens = read_tokens(job.input("prepare/corpus"), split)
     return Windows(tokens, first=first_token(job.input("prepare/vocabulary")), batch=batch, bptt=bptt)
+
+
+def words_of(job: Job, split: str) -> int | None:
+    """Return how many words and ends of lines a split has, where its tokens are sub-words; else None."""
+    vocabulary = read_table(job.input("prepare/vocabulary"))
+    if "ends" not in vocabulary:
+        return None
+    ends, tokens = vocabulary["ends"].to_numpy(), read_tokens(job.input("prepare/corpus"), split)
+    return sum(int(ends[tokens[stretch]].sum()) for stretch in stretches(len(tokens)))
 
 
 def calibration_batches(job: Job) -> Batches:

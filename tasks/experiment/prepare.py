@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from pruning.ablation.oracle import neurons_to_measure
 from pruning.core.options import too_few
-from pruning.data.corpus import SPLITS
-from pruning.data.schemas import VOCABULARY
+from pruning.data.corpus import SPLITS, Numbers
+from pruning.data.schemas import SUBWORDS, VOCABULARY
 from pruning.experiment.variants import FOLDS
 from pruning.models.base import LanguageModel
 from tasks.common.job import Job
@@ -21,7 +20,7 @@ from tasks.common.tokens import read_tokens, write_tokens
 from tasks.experiment.published import read_checkpoint, read_splits, read_words
 from tasks.experiment.settings import SEED, Source
 
-Splits = Mapping[str, np.ndarray]
+Splits = Mapping[str, Numbers]
 FEWEST = 200
 """Tokens of the validation split."""
 
@@ -33,7 +32,7 @@ def run(job: Job) -> None:
     model = read_checkpoint(Path(source.model)) if source.published else read_language_model(source.model)
     _check(model, len(splits["valid"]), job.setting("removal").neurons)
     write_tokens(job.output("corpus"), splits)
-    write_table(job.output("vocabulary"), vocabulary, VOCABULARY)
+    write_table(job.output("vocabulary"), vocabulary, SUBWORDS if "ends" in vocabulary else VOCABULARY)
     write_model(job.output("model"), model)
 
 

@@ -64,6 +64,7 @@ class CorpusSettings(Section):
     """Settings of `prepare`."""
 
     source: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", description="a path to a folder or a text file")]
+    tokens: options.Tokens
     vocabulary: Annotated[int, Field(ge=3, le=MOST)]
     lowercase: bool
     valid: Fraction

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pandas as pd
 
@@ -13,7 +14,7 @@ from pruning.models.base import Measurable
 from tasks.common.job import Job
 from tasks.common.models import read_model
 from tasks.common.tables import write_table
-from tasks.common.windows import read_batches
+from tasks.common.windows import read_batches, words_of
 
 PHASES = {"pruned": "prune", "reconstructed": "reconstruct", "finetuned": "finetune"}
 """Phases of a variant, and the stage that writes the model of each; what keeps everything has only the last."""
@@ -27,11 +28,16 @@ def run(job: Job) -> None:
     if size_of(models["pruned"]).neurons == size_of(dense).neurons:
         models = {"dense": dense, "finetuned": models["finetuned"]}
     windows = {split: read_batches(job, split, **settings) for split in ("valid", "test")}
-    rows = [_row(job, phase, split, model, windows[split]) for split in windows for phase, model in models.items()]
+    words = {split: words_of(job, split) for split in windows}
+    rows = [
+        _row(job, phase, split, model, windows[split], words[split])
+        for split in windows
+        for phase, model in models.items()
+    ]
     write_table(job.output("evaluation"), pd.DataFrame(rows), EVALUATION)
 
 
-def _row(job: Job, phase: str, split: str, model: Measurable, windows: Batches) -> dict[str, object]:
+def _row(job: Job, phase: str, split: str, model: Measurable, windows: Batches, words: int | None) -> dict[str, object]:
     what = f"{job.stage.variant}, {phase}, {split}"
     loss = loss_of(model, windows, track=job.track, what=what)
     return {
@@ -41,14 +47,24 @@ def _row(job: Job, phase: str, split: str, model: Measurable, windows: Batches) 
         "loss": loss.mean,
         "perplexity": loss.perplexity,
         "accuracy": loss.accuracy,
-        "metrics": further_metrics(loss),
+        "metrics": further_metrics(loss, words),
         "tokens": loss.tokens,
         **dataclasses.asdict(size_of(model)),
         **dataclasses.asdict(energy_of(model, windows, track=job.track, what=f"{what}, spikes")),
     }
 
 
-def further_metrics(loss: Loss) -> str:
-    """Return the metrics beside the accuracy as JSON: name → [value, which numbers are better]."""
-    beside = {name: [value, loss.better[name]] for name, value in loss.metrics.items() if name != "accuracy"}
+def further_metrics(loss: Loss, words: int | None = None) -> str:
+    """Return the metrics beside the accuracy as JSON: name → [value, which numbers are better].
+
+    Args:
+        loss: Over a split.
+        words: How many words and ends of lines that has, where its tokens are sub-words, whose perplexity says nothing
+            beside that of words: then the perplexity for each word, exp(nat of all tokens / words), is there too.
+    """
+    beside: dict[str, list[object]] = {
+        name: [value, loss.better[name]] for name, value in loss.metrics.items() if name != "accuracy"
+    }
+    if words is not None:
+        beside["word_perplexity"] = [math.exp(min(loss.total / words, 700.0)), "lower"]
     return json.dumps(beside, sort_keys=True)

@@ -1,6 +1,6 @@
 """The stage `prepare`: which files are the corpus, and what they become."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 from pruning.core.tables import empty
 from pruning.data.corpus import (
     SPLITS,
+    UNKNOWN,
     Fractions,
     assign_documents,
     divide_lines,
@@ -16,12 +17,14 @@ from pruning.data.corpus import (
     published_names,
     raw_lines,
 )
-from pruning.data.schemas import VOCABULARY
+from pruning.data.schemas import SUBWORDS, VOCABULARY
+from pruning.data.subwords import SUFFIX, Merges, number_subwords
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
 from tasks.common.reading import decoded
 from tasks.common.tables import write_table
 from tasks.common.tokens import Stored, write_tokens
+from tasks.common.writing import replacing
 
 Lines = Iterable[list[str]]
 MARK = "\ufeff"
@@ -33,6 +36,7 @@ def run(job: Job) -> None:
     if job.settings("model")["source"]:
         write_tokens(job.output("corpus"), {})
         write_table(job.output("vocabulary"), empty(VOCABULARY), VOCABULARY)
+        job.output("tokenizer").write_text("{}\n", encoding="utf-8")
         return
     settings = job.setting("corpus")
     texts = read_texts(
@@ -40,9 +44,37 @@ def run(job: Job) -> None:
     )
     folder = job.output("corpus").parent
     folder.mkdir(parents=True, exist_ok=True)
-    corpus = number(texts, settings.vocabulary, keep=partial(Stored, beside=folder))
+    keep, merges = partial(Stored, beside=folder), None
+    if settings.tokens == "words":
+        corpus = number(texts, settings.vocabulary, keep=keep)
+    else:
+        corpus, subwords = number_subwords(texts, settings.vocabulary, keep=keep)
+        merges = subwords.merges
     write_tokens(job.output("corpus"), corpus.tokens)
-    write_table(job.output("vocabulary"), corpus.vocabulary, VOCABULARY)
+    write_table(job.output("vocabulary"), corpus.vocabulary, VOCABULARY if merges is None else SUBWORDS)
+    tokenizer = _tokenizer(list(corpus.vocabulary["text"]), merges, Path(settings.source), settings.lowercase)
+    with replacing(job.output("tokenizer")) as aside:
+        aside.write_text(tokenizer + "\n", encoding="utf-8")
+
+
+def _tokenizer(words: Sequence[str], merges: Merges | None, source: Path, lowercase: bool) -> str:
+    """Return what the package `tokenizers`, in any of its languages, reads the text by: JSON.
+
+    Its words are Python's but for letters on which the two do not agree, such as digits that are raised.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers  # for this stage alone
+
+    numbers = {word: number for number, word in enumerate(words)}
+    if merges is None:
+        tokenizer = Tokenizer(models.WordLevel(numbers, unk_token=UNKNOWN))
+    else:
+        tokenizer = Tokenizer(models.BPE(numbers, list(merges), unk_token=UNKNOWN, end_of_word_suffix=SUFFIX))
+        tokenizer.decoder = decoders.BPEDecoder(suffix=SUFFIX)
+    published = source.is_dir() and bool(published_files(source))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit() if published else pre_tokenizers.Whitespace()
+    if lowercase and not published:
+        tokenizer.normalizer = normalizers.Lowercase()
+    return str(tokenizer.to_str(pretty=True))
 
 
 def check_source(source: Path) -> None:

@@ -7,16 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
+from pruning.core.progress import silently
 from pruning.data.windows import Windows
 from pruning.evaluation.measures import loss_of
+from pruning.models import build
 from tasks.__main__ import main
-from tasks.commands.plain_text import SPACES, Reading, vocabulary_lines
+from tasks.commands.plain_text import SPACES, Reading, read_exported, read_reading, vocabulary_lines
+from tasks.common.job import Job
 from tasks.common.models import read_model, write_model
 from tasks.common.parameters import Unexpected
+from tasks.common.pipeline import read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
+from tasks.common.windows import read_windows, words_of
 from tasks.settings.parameters import checked
+from tasks.stages.evaluate import further_metrics
 from tests.projects import language_project, set_parameters
 from tests.tiny import tiny
 
@@ -165,3 +172,84 @@ def test_marks_stand_beside_their_words(words: list[str], text: str) -> None:
     every = ["<eos>", "<unk>", *dict.fromkeys(word for word in words if word != "<eos>")]
     reading = Reading(SPACES, False, every)
     assert reading.written([reading.numbers[word] for word in words]) == text
+
+
+@pytest.fixture(scope="module")
+def spelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose tokens are sub-words of raw text, and a model of them."""
+    folder = language_project(tmp_path_factory.mktemp("spelled") / "project", {})
+    (folder / "book.txt").write_text("It's lower, she said; the lowest is low.\n" * 40, encoding="utf-8")
+    corpus = {"source": "book.txt", "valid": 0.2, "test": 0.2, "tokens": "subwords", "vocabulary": 34}
+    set_parameters(folder, {"corpus": corpus})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["prepare"]) == 0
+        types = len(read_table(Path("data/prepare/vocabulary.parquet")))
+        torch.manual_seed(1)
+        model = build("lstm", vocabulary=types, embedding=4, widths=[6], decoder="untied", dropout=0.0)
+        write_model(Path("data/finetune/dense/model"), model)
+    return folder
+
+
+def test_a_model_of_sub_words_is_used_like_any_and_says_its_perplexity_for_each_word(
+    spelled: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.chdir(spelled)
+    capsys.readouterr()
+    scored = answered(["score", "dense", "Lower lows"], capsys)
+    rows = scored["tokens"]
+    assert isinstance(rows, list)
+    texts = [row["token"] for row in rows]
+    assert "".join(texts[:-1]) == "lower</w>lows</w>"
+    assert len(texts) > 3
+    assert scored["word_perplexity"] == pytest.approx(math.exp(sum(row["nat"] for row in rows) / 3))
+    assert main(["score", "dense", "lower zoo"]) == 0
+    assert "read as <unk>: zoo" in capsys.readouterr().out
+    Path("line.txt").write_text("lower lows\n", encoding="utf-8")
+    found = answered(["perplexity", "dense", "line.txt"], capsys)
+    assert found["words"] == 3
+    assert found["tokens"] == len(texts)
+    assert found["word_perplexity"] == pytest.approx(math.exp(float(str(found["loss"])) * len(texts) / 3))
+    drawn = answered(["generate", "dense", "It's low", "--tokens", "9"], capsys)
+    assert str(drawn["text"]).startswith("it's low")
+    assert "</w>" not in str(drawn["text"])
+
+
+def test_the_evaluation_of_sub_words_has_the_perplexity_for_each_word_beside_its_own(
+    spelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(spelled)
+    values = read_yaml(Path("params.yaml"))
+    job = Job(read_stage("evaluate", "dense", values), checked(values), silently)
+    words = words_of(job, "test")
+    assert words == 8 * 14  # words, marks and ends of lines
+    model = read_model(Path("data/finetune/dense/model"))
+    loss = loss_of(model, read_windows(job, "test", batch=4, bptt=9))
+    beside = json.loads(further_metrics(loss, words))
+    assert beside == {"word_perplexity": [pytest.approx(math.exp(loss.total / words)), "lower"]}
+    assert loss.perplexity < beside["word_perplexity"][0]
+
+
+def test_what_tokenizers_reads_text_by_gives_the_corpus_s_numbers(
+    spelled: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, text in ((spelled, "It's lower, she said; the lowest is low."), (here, "w1 w2 zork")):
+        monkeypatch.chdir(folder)
+        values = read_yaml(Path("params.yaml"))
+        reading = read_reading(Job(read_stage("evaluate", "dense", values), checked(values), silently))
+        theirs = Tokenizer.from_file(str(folder / "data/prepare/tokenizer.json"))
+        assert theirs.encode(text).ids == reading.tokens(reading.split(text))[:-1].tolist()
+
+
+def test_an_exported_folder_of_sub_words_is_read_as_the_variant_was(
+    spelled: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(spelled)
+    values = read_yaml(Path("params.yaml"))
+    reading = read_reading(Job(read_stage("evaluate", "dense", values), checked(values), silently))
+    (tmp_path / "export.json").write_text(json.dumps({"text": reading.described()}), encoding="utf-8")
+    (tmp_path / "vocabulary.txt").write_text(vocabulary_lines(reading.words), encoding="utf-8")
+    again = read_exported(tmp_path)
+    lines = reading.split("It's lower than lows, she said.\nzoo")
+    assert torch.equal(again.tokens(lines), reading.tokens(lines))
+    assert again.written(reading.tokens(lines).tolist()) == "it's lower <unk> lows, she said.\n<unk>\n"
