@@ -14,6 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.tiny import VOCABULARY
+from tests.warm import warm
 
 ROOT = Path(__file__).parent.parent
 CODE = ("pruning", "tasks", "learned", "own", "experiment", "dvc.yaml", "params.yaml", "constraints.txt")
@@ -59,10 +60,13 @@ MEASURED = {"timing", "latency", "costs", "cost"}
 
 
 def tiny_project(folder: Path, **changes: dict[str, Any]) -> Path:
-    """Write the project with tiny parameters and a DVC cache of its own."""
+    """Write the project with tiny parameters, a DVC cache of its own and no last stage, which only tells of results."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in CODE:
         copy(ROOT / name, folder / name)
+    stages, _, last = (ROOT / "dvc.yaml").read_text(encoding="utf-8").partition("\n  track:\n")
+    assert "python -m tasks track" in last
+    (folder / "dvc.yaml").write_text(stages, encoding="utf-8")
     write_text(folder / "text")
     set_parameters(folder, {**TINY, **changes}, replace=("variants",))
     set_parameters(folder, TINY_EXPERIMENT, replace=("choices", "keep", "texts", "models"), within="experiment")
@@ -113,14 +117,15 @@ def set_parameters(folder: Path, changes: Mapping[str, Any], replace: tuple[str,
 
 def run(command: list[str], folder: Path, *, fails: bool = False) -> subprocess.CompletedProcess[str]:
     """Run a command in the folder and return it; it must succeed, or fail where that is expected."""
-    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    environment = warm(tuple(ENVIRONMENT.items()))
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode != 0) == fails, f"{command} in {folder}:\n{done.stdout}\n{done.stderr}"
     return done
 
 
 def stage(folder: Path, *words: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
     """Run `python -m tasks …` in the folder."""
-    return run([sys.executable, "-m", "tasks", *words], folder, fails=fails)
+    return run(["python", "-m", "tasks", *words], folder, fails=fails)
 
 
 def copy(source: Path, target: Path) -> None:

@@ -24,6 +24,7 @@ YAML_FILE = YAML(typ="safe")
 STAGES = [name for name in YAML_FILE.load(ROOT / "dvc.yaml")["stages"] if name != "track"]  # which writes nothing
 WITH_VARIANTS = ("prune", "reconstruct", "finetune", "evaluate")
 WITHOUT_VARIANTS = [name for name in STAGES if name not in WITH_VARIANTS]
+PRUNED = {"prune@dense", "prune@enhanced"}
 REPAIRED = {"reconstruct@dense", "reconstruct@enhanced", "path"}
 """Stages that refit readers, from the covariances and, to imitate, from the text."""
 PAIRS = [(name, None) for name in WITHOUT_VARIANTS] + [(name, "enhanced") for name in WITH_VARIANTS]
@@ -120,13 +121,13 @@ def test_a_second_repro_does_nothing(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"prune": {"retain": 0.7}}, {"prune@dense", "prune@enhanced", *REPAIRED}),
+        ({"prune": {"retain": 0.7}}, {*PRUNED, *REPAIRED}),
         ({"hessian": {"probes": 11}}, {"hessian"}),
         ({"reconstruct": {"repair": "mean"}}, REPAIRED),
         ({"finetune": {"epochs": 2}}, {"oracle", "finetune@dense", "finetune@enhanced"}),
         (
             {"calibration": {"batch": 5}},
-            {"hessian", "activations", "gradients", "surgeon", "criteria", "oracle", "fuse", *REPAIRED},
+            {"hessian", "activations", "gradients", "surgeon", "criteria", "oracle", "fuse", *PRUNED, *REPAIRED},
         ),
     ],
 )
@@ -145,7 +146,7 @@ def test_a_changed_value_makes_stale_the_stages_that_read_it(
             {*SIGNALS, "surgeon", "criteria", "oracle", "fuse", "compare", *REPAIRED},
         ),
         ("pruning/fusion/fused.py", {"fuse"}),
-        ("pruning/selection/retention.py", {"prune@dense", "prune@enhanced", "compare", *REPAIRED}),
+        ("pruning/selection/retention.py", {"compare", *PRUNED, *REPAIRED}),
         ("pruning/pictures/importance.py", {"compare"}),
         ("tasks/stages/hessian.py", {"hessian"}),
         ("tasks/stages/plots.py", {"compare"}),
@@ -262,7 +263,7 @@ def test_a_pipeline_killed_again_and_again_ends_with_the_bytes_of_an_undisturbed
     finished: Path, tmp_path: Path
 ) -> None:
     folder = tiny_project(tmp_path / "project")
-    for patience in (3.0, 5.5, 7.0, 9.0, 11.0):
+    for patience in (3.0, 5.5, 7.0):
         process = subprocess.Popen(
             ["dvc", "repro"], cwd=folder, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL
         )
@@ -282,8 +283,7 @@ def test_a_half_written_lock_file_is_mended_and_every_result_restored(touched: P
     lock.write_bytes(lock.read_bytes()[:size])
     stage(touched, "check")
     said = run(["dvc", "repro"], touched).stdout
-    ran = [line for line in said.splitlines() if line.startswith("Running stage")]
-    assert ran == ["Running stage 'track':"]  # whose outcome is no file, and which finds this state logged already
+    assert "Running stage" not in said
     assert digests(touched) == before
 
 
