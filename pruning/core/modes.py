@@ -1,6 +1,6 @@
 """How a model is run while it is measured: its modes, frozen parameters and random states, and the state it carries."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -43,6 +43,57 @@ def thawed(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+@contextmanager
+def still(model: nn.Module) -> Iterator[None]:
+    """Within the context no parameter asks for derivatives; then those that did do again.
+
+    Without gradients, a view of a parameter still says that it asks for them, which hooks on modules trip over.
+    """
+    learning = [p for p in model.parameters() if p.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def derivatives(
+    of: Tensor | Sequence[Tensor],
+    by: Iterable[Tensor],
+    *,
+    along: Sequence[Tensor] | None = None,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+) -> tuple[Tensor, ...]:
+    """Return the derivative by each tensor, zeros where nothing depends on it: code need not use all that it has.
+
+    Args:
+        of: One number, or several tensors with the vectors `along` that their derivatives are multiplied by.
+        by: Tensors that derivatives are taken by.
+        along: One for each tensor of `of`.
+        create_graph: Whether the derivatives will be differentiated, too.
+        retain_graph: Whether others will be asked for.
+    """
+    several, tensors = [of] if isinstance(of, Tensor) else list(of), list(by)
+    vectors = [None] * len(several) if along is None else list(along)
+    alone = isinstance(of, Tensor)  # a loss that depends on nothing is an error, which PyTorch says
+    pairs = [(one, vector) for one, vector in zip(several, vectors, strict=True) if alone or one.requires_grad]
+    if not pairs or not tensors:
+        return tuple(map(torch.zeros_like, tensors))
+    return torch.autograd.grad(
+        [one for one, _ in pairs],
+        tensors,
+        grad_outputs=[vector for _, vector in pairs],
+        create_graph=create_graph,
+        retain_graph=retain_graph,
+        allow_unused=True,
+        materialize_grads=True,
+    )
 
 
 @contextmanager

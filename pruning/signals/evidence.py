@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pruning.core.devices import twice_differentiable
 from pruning.core.hooks import at_targets
-from pruning.core.modes import carried
+from pruning.core.modes import carried, derivatives
 from pruning.core.neurons import NeuronLayer, gather
 from pruning.core.statistics import Covariance
 from pruning.models.answers import detached
@@ -209,7 +209,7 @@ def _derivatives(
         outputs, offsets, after = model.tapped(inputs, state)
         true, gradients, curved = _true(objective.likelihood_loss(outputs, targets), weights, offsets)
         loss = objective.fisher_loss(outputs, targets, generator)
-        sampled = torch.autograd.grad(loss, [*weights.values(), *offsets.values()])
+        sampled = derivatives(loss, [*weights.values(), *offsets.values()])
     count = model.count(targets)
     sums = {
         "snip": {name: (w * gradients[name]).abs() for name, w in weights.items()},
@@ -232,10 +232,10 @@ def _true(
     loss: Tensor, weights: Mapping[str, Tensor], offsets: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Return γ by layer, g and H g by parameter, from the loss by true targets; the graph stays for sampled ones."""
-    found = torch.autograd.grad(loss, [*weights.values(), *offsets.values()], create_graph=True)
+    found = derivatives(loss, [*weights.values(), *offsets.values()], create_graph=True)
     gradients, by_output = found[: len(weights)], found[len(weights) :]
     still = [gradient.detach() for gradient in gradients]
-    curved = torch.autograd.grad(gradients, list(weights.values()), grad_outputs=still, retain_graph=True)
+    curved = derivatives(gradients, weights.values(), along=still, retain_graph=True)
     return (
         dict(zip(offsets, (gamma.detach() for gamma in by_output), strict=True)),
         dict(zip(weights, still, strict=True)),

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.core.modes import carried, differentiating, thawed
+from pruning.core.modes import carried, derivatives, differentiating, thawed
 from pruning.core.neurons import NeuronLayer, expect_finite, gather
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments
@@ -131,8 +131,8 @@ def gate_gradients(
     read = {piece.parameter for layer in layers for piece in layer.read}
     parameters = {name: parameter for name, parameter in model.named_parameters() if name in read}
     loss, state = model.loss(inputs, targets, state)
-    derivatives = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-    products = {name: w.detach() * g for (name, w), g in zip(parameters.items(), derivatives, strict=True)}
+    slopes = derivatives(loss, parameters.values())
+    products = {name: w.detach() * g for (name, w), g in zip(parameters.items(), slopes, strict=True)}
     return gate_sums(layers, products), state
 
 

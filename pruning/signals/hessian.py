@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pruning.core.devices import twice_differentiable
-from pruning.core.modes import carried, evaluating, thawed
+from pruning.core.modes import carried, derivatives, evaluating, thawed
 from pruning.core.neurons import NeuronLayer, PrunableModule, expect_finite, gather, named_tensors
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments, merged
@@ -152,9 +152,9 @@ def _probe(
     parameters = owned_parameters(model, layers)
     with twice_differentiable():
         loss, state = model.loss(inputs, targets, state)
-        gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
+        gradients = derivatives(loss, parameters.values(), create_graph=True)
     signs = [torch.randint(0, 2, g.shape, generator=generator).to(g) * 2 - 1 for g in gradients]
-    products = torch.autograd.grad(gradients, list(parameters.values()), grad_outputs=signs)
+    products = derivatives(gradients, parameters.values(), along=signs)
     probed = {name: v * hv for name, v, hv in zip(parameters, signs, products, strict=True)}
     return {layer.name: gather(layer.owned, probed).sum(1) for layer in layers}, state
 

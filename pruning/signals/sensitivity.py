@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pruning.core.hooks import at_targets
-from pruning.core.modes import carried, differentiating, evaluating
+from pruning.core.modes import carried, derivatives, differentiating, evaluating
 from pruning.core.neurons import NeuronLayer, expect_finite
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Covariance
@@ -119,4 +119,4 @@ def _of_batch(
     outputs, taps, state = model.tapped(inputs, state)
     loss = model.objective(targets).fisher_loss(outputs, targets, generator)
     wanted = model.counted_in(outputs, targets)
-    return dict(zip(taps, torch.autograd.grad(loss, list(taps.values())), strict=True)), wanted, state
+    return dict(zip(taps, derivatives(loss, taps.values()), strict=True)), wanted, state
