@@ -165,6 +165,16 @@ def differentiated_twice() -> bool:
 
 
 @contextmanager
+def unfused() -> Iterator[None]:
+    """Within the context, let recurrent layers run as products of matrices, which can be counted."""
+    before: tuple[Any, ...] = torch.backends.mkldnn.set_flags(_enabled=False)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=before[0])  # type: ignore[no-untyped-call]
+
+
+@contextmanager
 def full_precision() -> Iterator[None]:
     """Within the context, a GPU computes float32 as such; by default its recurrent layers and convolutions do not."""
     cudnn: Any = torch.backends.cudnn

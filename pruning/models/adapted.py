@@ -1,7 +1,7 @@
 """How a model that nobody here wrote is run, judged and tapped: what a `LanguageModel` knows by itself."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Self
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruning.core.devices import moved, twice_differentiable
+from pruning.core.devices import moved, twice_differentiable, unfused
 from pruning.core.memory import kept
-from pruning.core.modes import evaluating, untouched
+from pruning.core.modes import evaluating, still, untouched
 from pruning.core.nested import tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule
-from pruning.data.batches import Form, Pair, Pairs, Split
+from pruning.data.batches import TARGETS, Form, Pair, Pairs, Split
 from pruning.data.windows import Windows
 from pruning.discovery import Discovered, discover
 from pruning.models.answers import has_main, main_of
@@ -27,6 +27,7 @@ from pruning.models.calling import (
     begin,
     example_dim_of,
     held,
+    names_given,
     on,
     own_module,
     takes_state,
@@ -34,7 +35,7 @@ from pruning.models.calling import (
     usual_call,
 )
 from pruning.models.classes import Classes, class_numbers
-from pruning.models.examples import own_loss
+from pruning.models.examples import has_own_loss, own_loss
 from pruning.models.losses import kind_of_loss, objective_of
 from pruning.models.metrics import Metric, metrics_of
 from pruning.models.objectives import Criterion, Objective
@@ -117,16 +118,21 @@ def adapt(
         if not network.layers():
             raise ValueError(f"Expected a model with a layer that can be pruned, got none: {network.unprunable}.")
     model = Adapted(network, use)
-    if kind_of_loss(loss) is None and loss is not own_loss:
-        model.use = replace(use, shape=_shape(model, inputs))
+    if kind_of_loss(loss) is None:
+        model.use = _once_run(model, use)
     return model
 
 
-def _shape(model: "Adapted", inputs: Any) -> torch.Size:
-    """Return the shape of the network's main output for the inputs; one without dimensions where there is none."""
+def _once_run(model: "Adapted", use: Use) -> Use:
+    """Return a network's use with what a run tells: the shape of its main output, or that it gives no loss itself."""
+    own = use.criterion is own_loss
+    if own and not set(names_given(model.network, use.inputs)) & set(TARGETS):
+        return use
     with evaluating(model), untouched(model), torch.no_grad():
-        outputs, _ = model.predicted(inputs)
-    return main_of(outputs).shape if has_main(outputs) else torch.Size()
+        outputs, _ = model.predicted(use.inputs)
+    if own:
+        return use if has_own_loss(outputs) else replace(use, criterion=None)
+    return replace(use, shape=main_of(outputs).shape if has_main(outputs) else torch.Size())
 
 
 def arguments_for(
@@ -372,17 +378,7 @@ class Adapted(Measurable):
     def multiply_adds(self) -> int:
         """Return the multiply-adds of one example (of one step of it, where a state is carried)."""
         counter, inputs = FlopCounterMode(display=False), self.example(1)
-        with evaluating(self), torch.no_grad(), twice_differentiable(), _unfused(), counter:
+        with evaluating(self), still(self), twice_differentiable(), unfused(), counter:
             self.read(inputs)
         examples = 1 if self._apart() else next(tensors_in(inputs)).shape[self.example_dim]
         return int(counter.get_total_flops()) // 2 // examples
-
-
-@contextmanager
-def _unfused() -> Iterator[None]:
-    """Within the context, let recurrent layers run as products of matrices, which can be counted."""
-    before: tuple[Any, ...] = torch.backends.mkldnn.set_flags(_enabled=False)  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.set_flags(_enabled=before[0])  # type: ignore[no-untyped-call]

@@ -101,6 +101,11 @@ def forward_names(network: nn.Module) -> tuple[list[str], bool]:
     return names, any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
 
 
+def names_given(network: nn.Module, inputs: Any) -> list[str]:
+    """Return the names of the arguments that a network's forward is given with these inputs."""
+    return list(inputs) if isinstance(inputs, Mapping) else forward_names(network)[0][: len(arguments_of(inputs))]
+
+
 def first_state(network: nn.Module, arguments: tuple[Any, ...], example_dim: int) -> Any:
     """Return what `init_hidden` gives, asked for what it wants: how many examples, the inputs, the device, nothing."""
     start: Any = own_module(network).init_hidden

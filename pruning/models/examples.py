@@ -166,15 +166,25 @@ class Unjudged(Examples):
         return loss
 
 
+def _loss_in(answer: Any) -> Any:
+    """Return the loss that a network gives beside its outputs, None if it gives none."""
+    parts = parts_of(answer) or {}
+    numbers = [part for part in parts.values() if isinstance(part, Tensor) and not part.ndim]
+    return parts.get("loss", getattr(answer, "loss", numbers[0] if len(numbers) == 1 else None))
+
+
+def has_own_loss(answer: Any) -> bool:
+    """Return whether a network gives a loss beside its outputs."""
+    return isinstance(_loss_in(answer), Tensor)
+
+
 def own_loss(answer: Any, _: Any = None) -> Tensor:
     """Return the loss that a network gives beside its outputs.
 
     Raises:
         ValueError: If it gives none.
     """
-    parts = parts_of(answer) or {}
-    numbers = [part for part in parts.values() if isinstance(part, Tensor) and not part.ndim]
-    loss = parts.get("loss", getattr(answer, "loss", numbers[0] if len(numbers) == 1 else None))
+    loss = _loss_in(answer)
     if not isinstance(loss, Tensor):
         raise ValueError(
             f"Expected a network that gives its own loss, got {kind_of(answer)}; give `loss`, or batches with the "

@@ -22,7 +22,7 @@ from pruning.signals.activations import activations
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
 from tests.models.test_losses import LENGTHS, LONG, SIZES, SPOKEN, Answering, Encoder, Speech, SureByName, X, Y, drawn
-from tests.networks import FEATURES, made
+from tests.networks import CLASSES, FEATURES, made
 from tests.tiny import SIGNALS
 
 
@@ -205,6 +205,26 @@ class Silent(Answering):
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
         return {"logits": super().forward(x, labels)["logits"]}
+
+
+class Forced(nn.Module):
+    """Reads what it is to give, each step the one before: teacher forcing, under a name that labels have, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.said, self.out = nn.Linear(FEATURES, 6), nn.Embedding(CLASSES, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.tanh(self.read(x) + self.said(y)))
+
+
+def test_an_input_that_is_called_as_labels_are_is_one_where_the_network_gives_no_loss():
+    batches = [(X[0], Y[0]), (X[1], Y[1])]
+    importance = pruning.importance(pruning.discover(made(Forced), batches[0]), batches)
+    assert importance.by == "surgeon"
+    assert "gradients" in importance.left_out
+    known = [(*batch, batch[1]) for batch in batches]
+    assert {"accuracy"} <= set(judged(Forced, batches[0], known, nn.CrossEntropyLoss()).metrics)
 
 
 def judged(network, inputs, batches, loss):
