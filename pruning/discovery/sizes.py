@@ -20,7 +20,8 @@ MADE_BY = {"zeros", "ones", "full", "empty", "rand", "randn"}
 _BY_SIZES = {"view", "reshape", "expand", "new_zeros", "new_ones", "new_full", "new_empty", *MADE_BY}
 _AT = {**dict.fromkeys(_BY_SIZES, 1), **dict.fromkeys(MADE_BY, 0)}
 """Function → at which of its arguments the sizes of what it gives begin."""
-SIZED = _BY_SIZES | {"unflatten", "split", "layer_norm", "narrow", "__getitem__"}
+_PARTED = {"split", "chunk"}
+SIZED = _BY_SIZES | _PARTED | {"unflatten", "layer_norm", "narrow", "__getitem__"}
 """Functions that are told sizes."""
 _SKIPPED = (f"{torch.__path__[0]}/", __file__)
 """Where code lies whose lines say nothing of a call."""
@@ -76,14 +77,28 @@ def counted_dims(
     if name == "unflatten" and not kwargs:
         first = args[1] % args[0].ndim
         return [(1 + dim, 0, first + dim, None) for dim in range(len(args[2]))]
-    if name == "split":
-        dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
-        return [(place, place, dim, None) for place in range(1 if isinstance(args[1], int) else len(args[1]))]
+    if name in _PARTED:
+        return [(place, place, _parted(args, kwargs)[1], None) for place in range(len(outputs))]
     if name == "layer_norm":
         return [(place, -1, place - len(args[1]), None) for place in range(len(args[1]))]
     if name == "narrow" and not kwargs:
         return [(1, -1, args[1], args[2]), (2, 0, args[1], None)]
     return _of_slices(args[0], args[1]) if name == "__getitem__" else []
+
+
+def parts_told(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Any) -> tuple[Any, ...]:
+    """Return a call's arguments with the sizes of all parts where it was told one for all, or how many there are."""
+    if name not in _PARTED:
+        return args
+    dim = _parted(args, kwargs)[1]
+    return args[0], [part.shape[dim] for part in outputs]
+
+
+def _parted(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, int]:
+    """Return what `split` or `chunk` is told of its parts, and along which dimension they lie."""
+    known = ("split_size", "split_size_or_sections", "split_sizes", "chunks")
+    parts = args[1] if len(args) > 1 else next((kwargs[name] for name in known if name in kwargs), None)
+    return parts, args[2] if len(args) > 2 else kwargs.get("dim", 0)
 
 
 def _of_slices(tensor: Tensor, index: Any) -> Iterator[tuple[int, int, int, int]]:
@@ -167,9 +182,26 @@ class _Following(TorchFunctionMode):
         if name in SIZED:
             call, module = call_of(name, sys._getframe(1))
             sizes = self._sizes.get(call) if module is self._module else None
+            if sizes and name in _PARTED:
+                return _in_parts(call, sizes, function, args, kwargs)
             if sizes:
                 args, kwargs = numbered(name, args, kwargs, lambda place, number: _fitting(call, sizes, place, number))
         return function(*args, **kwargs)
+
+
+def _in_parts(
+    call: str, sizes: Mapping[int, int], function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Return what `split` or `chunk` gives where its parts are to have these sizes, as far as these are all known."""
+    (told, dim), tensor = _parted(args, kwargs), args[0]
+    wanted = [sizes[place] for place in sorted(sizes)]
+    if sum(wanted) != tensor.shape[dim] or sorted(sizes) != [*range(len(wanted))]:
+        if isinstance(told, int):
+            return function(*args, **kwargs)
+        wanted = [sizes.get(place, number) for place, number in enumerate(told)]
+    if _NOTED is not None:
+        _NOTED.update((call, place) for place in sizes)
+    return torch.split(tensor, wanted, dim)
 
 
 def _fitting(call: str, sizes: Mapping[int, int], place: int, number: int) -> int:

@@ -13,7 +13,7 @@ from pruning.discovery.operations import follow
 from pruning.discovery.propagation import Call, Propagation, carry, normalised
 from pruning.discovery.recurrent import Recurrent
 from pruning.discovery.running import Inputs, Seeing, kept_tensors, name_of, running, storage_of, written
-from pruning.discovery.sizes import Counted, Watching, counted_dims, numbered
+from pruning.discovery.sizes import Counted, Watching, counted_dims, numbered, parts_told
 from pruning.discovery.values import GIVEN, MADE, Address, Value, column, flat, nobody, squeezed
 
 
@@ -135,6 +135,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         if not self._stack or self._stack[-1][1] is not module:
             return
         numbers: list[int] = []
+        args = parts_told(name, args, kwargs, outputs)
         numbered(name, args, kwargs, lambda _, number: numbers.append(number) or number)  # type: ignore[func-returns-value]
         tensors = [part for part in flat(outputs) if isinstance(part, Tensor)]
         with _disable_current_modes():

@@ -145,6 +145,31 @@ def heads_of_several_blocks_split_by_a_number() -> Made:
     return Network(run, text=nn.Embedding(11, 12), blocks=blocks, out=nn.Linear(12, 11)), (tokens(2, 5),)
 
 
+@code({"enter:0": 3, "enter:6": 3, "convolutions.1": 3, "enter:9": 3, "out": 4})
+def parts_of_which_each_goes_through_a_convolution_with_the_one_before() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        first, *parts, last = torch.split(self.enter(inputs).relu(), 3, 1)
+        given = []
+        for convolution, part in zip(self.convolutions, parts, strict=True):
+            first = convolution(first + part).relu()
+            given.append(first)
+        return self.answer(self.out(torch.cat([*given, last], 1)).relu())
+
+    convolutions = nn.ModuleList(nn.Conv1d(3, 3, 1) for _ in range(2))
+    parts = {"enter": nn.Conv1d(2, 12, 1), "convolutions": convolutions, "out": nn.Conv1d(9, 4, 1)}
+    return Network(run, **parts, answer=nn.Conv1d(4, 2, 1)), (floats(2, 2, 5),)
+
+
+@code({"enter:0": 4, "enter:4": 4})
+def chunks_with_convolutions_of_their_own() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        one, other = self.enter(inputs).relu().chunk(2, dim=1)
+        return self.first(one) * self.second(other)
+
+    parts = {"enter": nn.Conv1d(2, 8, 1), "first": nn.Conv1d(4, 3, 1), "second": nn.Conv1d(4, 3, 1)}
+    return Network(run, **parts), (floats(2, 2, 5),)
+
+
 def made(name: str) -> Made:
     with torch.random.fork_rng():
         torch.manual_seed(0)
