@@ -166,9 +166,14 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def named_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Return what the model saves besides its parameters, by name: running statistics and the like."""
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
+    """Return what the model saves besides its parameters, each by one name: running statistics and the like."""
+    known = {id(parameter) for parameter in model.parameters()}
+    buffers = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in known:
+            known.add(id(tensor))
+            buffers[name] = tensor.detach() if isinstance(tensor, Tensor) else tensor
+    return buffers
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -21,8 +21,11 @@ def move(call: Call) -> Any:
     inputs = [value for value in flat((call.args, call.kwargs)) if isinstance(value, (Value, Address))]
     if call.name == "repeat_interleave" and isinstance(call.args[1], Value):
         return call.unknown(inputs)
-    if all(isinstance(value, Address) for value in inputs):
-        return _moved_address(call, [value for value in inputs if isinstance(value, Address)])
+    addresses = [value for value in inputs if isinstance(value, Address)]
+    if len(addresses) == len(inputs) and not _beside(call, addresses):
+        return _moved_address(call, addresses)
+    if len(addresses) == len(inputs):
+        call.args = exchanged(call.args, lambda address: call.as_value(address, [len(address.extent) - 1]))
     along = {axis for value in inputs if isinstance(value, Value) for axis in axes(value.places)}
     call.args = exchanged(call.args, lambda address: call.as_value(address, along))
     values = [value for value in flat(call.args) if isinstance(value, Value)]
@@ -59,6 +62,13 @@ def _execute(call: Call, part: Callable[[Any], Tensor]) -> Any:
         call.args = call.args[:2]
     kwargs = {name: value for name, value in call.kwargs.items() if name not in ("memory_format", "dtype")}
     return target(*_parts(call.args, part), **_parts(kwargs, part))
+
+
+def _beside(call: Call, addresses: Sequence[Address]) -> bool:
+    """Return whether parameters lie beside each other along their last dimension: vectors, for places say."""
+    several = len(addresses) > 1 and call.name in ("cat", "concat", "concatenate")
+    dim = call.args[1] if len(call.args) > 1 else 0
+    return several and all(len(address.extent) > 1 and dim in (-1, len(address.extent) - 1) for address in addresses)
 
 
 def _moved_address(call: Call, addresses: Sequence[Address]) -> Any:

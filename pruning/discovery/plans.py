@@ -15,7 +15,7 @@ from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.experts import Fewer, Mixture
 from pruning.discovery.following import Number, number_of
 from pruning.discovery.plain import made_plain
-from pruning.discovery.preparing import narrow, persist, replaced, shapes_of, simplified
+from pruning.discovery.preparing import narrow, persist, read_by, replaced, shapes_of, simplified
 from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.running import copied, kept_tensors
 from pruning.discovery.shortening import Cut, Standing, shortened
@@ -84,6 +84,7 @@ def planned(plan: Mapping[str, Any], network: nn.Module) -> nn.Module:
     known = kept_tensors(network)
     layers = [_layer(layer, known) for layer in plan["layers"]]
     persist(network, layers)
+    read_by(network, [piece.parameter for layer in layers for piece in layer.read])
     numbers = [number_of(number) for number in plan["numbers"]]
     dense = Discovered(network, layers, {}, numbers)
     smaller = made_plain(dense.resized([layer["left"] for layer in plan["layers"]]).network, plan["plain"])

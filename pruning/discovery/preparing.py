@@ -1,6 +1,6 @@
 """A user's network as a copy that can be cut: unwrapped, its parameters plain, stand-ins where widths must differ."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -98,6 +98,17 @@ def persist(network: nn.Module, layers: Sequence[NeuronLayer]) -> None:
         above, _, own = name.rpartition(".")
         if not own.isdigit():  # a place in a tuple that a module keeps
             network.get_submodule(above)._non_persistent_buffers_set.discard(own)
+
+
+def read_by(network: nn.Module, names: Iterable[str]) -> None:
+    """Let buffers that read neurons, such as a fixed basis, be frozen parameters, as other weights that do are."""
+    for name in names:
+        above, _, own = name.removeprefix(PREFIX).rpartition(".")
+        module = network.get_submodule(above)
+        buffer = module._buffers.get(own)
+        if buffer is not None:
+            delattr(module, own)
+            module.register_parameter(own, nn.Parameter(buffer, requires_grad=False))
 
 
 def narrow(network: nn.Module, path: str) -> None:

@@ -376,7 +376,7 @@ def normalised(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 def _filled(places: Tensor) -> Tensor:
     """Return places with what nothing was put into as what was put beside it, as where nodes get sums of messages."""
-    for dim in range(places.ndim):
+    for dim in range(places.ndim if places.numel() else 0):
         whole = places.amax(dim, keepdim=True)
         if bool((whole > 0).all()) and bool(((places == 0) | (places == whole)).all()):
             return squeezed(whole.expand(places.shape))

@@ -366,13 +366,18 @@ def reasons_of(
     told: dict[str, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owner, first = _owner((name, 0), prefix), _owner((names[name], 0), prefix)
-        if owner not in pruned:
+        if owner not in pruned and not (owner != first and _is_one_module(model, name, names[name])):
             if owner in readers and owner not in reasons:
                 told.setdefault(owner, f"it only reads what {readers[owner]} computes")
             tied = f"it is tied to {first}: {reasons.get(first, 'which is pruned')}"
             alone = _unread_because(found, name, owner, single=parameter.numel() == 1)
             told.setdefault(owner, reasons.get(owner, tied if owner != first else alone))
     return {**told, **{name: reason for name, reason in refuted.items() if name not in pruned and name not in told}}
+
+
+def _is_one_module(model: nn.Module, *parameters: str) -> bool:
+    """Return whether parameters are those of one module, which is registered by several names."""
+    return len({id(model.get_submodule(name.rpartition(".")[0])) for name in parameters}) == 1
 
 
 def _unread_because(found: Structure, name: str, owner: str, *, single: bool) -> str:
