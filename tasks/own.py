@@ -38,10 +38,11 @@ class UserModel:
         test: Batches that results are reported on.
         loss: (outputs, targets) → mean loss, such as `nn.CrossEntropyLoss()`; see `pruning.adapt`. None: the loss that
             the model gives itself.
-        metrics: What is reported beside the loss; see `pruning.adapt`; likewise `call`, `split` and `example_dim`.
+        metrics: What is reported beside the loss; see `pruning.adapt`; likewise what follows.
         call: How the model is run.
         split: Batch → (inputs, targets).
         example_dim: The dimension of inputs that runs over the examples of a batch.
+        stream: Whether each batch goes on where the one before it ended, though the model's own modules keep the state.
         criterion: The older name of `loss`.
     """
 
@@ -54,6 +55,7 @@ class UserModel:
     call: Call | None = None
     split: Split | None = None
     example_dim: int | None = None
+    stream: bool = False
     criterion: Criterion | None = None
 
     @property
@@ -134,7 +136,7 @@ def adapted(source: str) -> Adapted:
     """Return the user's model as it is, as signals and stages take it; it is not to be changed."""
     user_model = read_own(source)
     with torch.random.fork_rng(devices=[]):
-        how = {name: getattr(user_model, name) for name in ("metrics", "call", "split", "example_dim")}
+        how = {name: getattr(user_model, name) for name in ("metrics", "call", "split", "example_dim", "stream")}
         model = adapt(
             user_model.model,
             first_inputs(user_model.model, user_model.valid, user_model.split),

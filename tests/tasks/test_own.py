@@ -48,6 +48,10 @@ def untappable():
     return UserModel(model=made(Classifier), criterion=nn.CrossEntropyLoss(), call=twice, **SPLITS)
 
 
+def streamed():
+    return UserModel(model=made(Classifier), loss=nn.CrossEntropyLoss(), stream=True, **SPLITS)
+
+
 def wrong():
     return made(Classifier)
 
@@ -186,6 +190,12 @@ def own_digits(project, digits):
     few = {"activations": {"activation_samples": 20}, "gradients": {"batches": 20}, "timing": {"repeats": 10}}
     set_parameters(project, {"model": {"source": "own.digits:build"}, "finetune": {"learning_rate": 0.005}, **few})
     return project
+
+
+@pytest.mark.usefixtures("project")
+def test_a_model_of_the_users_says_whether_its_batches_are_a_stream():
+    assert adapted("own.tiny:streamed").use.stream
+    assert not adapted("own.tiny:classifier").use.stream
 
 
 def test_the_readmes_model_goes_through_every_stage(own_digits):
