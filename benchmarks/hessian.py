@@ -22,7 +22,8 @@ from pruning.core.neurons import NeuronLayer
 from pruning.data.corpus import END_OF_LINE
 from pruning.data.windows import Windows
 from pruning.models.base import LanguageModel
-from pruning.signals.hessian import hessian, owned_parameters
+from pruning.signals.curvature import owned_parameters
+from pruning.signals.hessian import hessian
 from tasks.experiment.published import read_checkpoint, read_splits, read_vocabulary
 
 PROBES = 300

@@ -21,6 +21,8 @@ Half = Literal["rnn", "snn"]
 Strategy = Literal["simple", "adaptive", "learned"]
 Calibrated = Literal["none", "hessian", "oracle", "removal"]
 """What turns a fused importance into a loss."""
+Curvature = Literal["exact", "differences", "gauss_newton"]
+"""What a probe of the Hessian is made by."""
 Scope = Literal["layer", "global", "absolute"]
 HowMany = Literal["fixed", "adaptive"]
 BudgetKind = Literal["neurons", "parameters", "multiply_adds", "latency", "memory", "synaptic_operations", "energy"]

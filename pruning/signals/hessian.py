@@ -9,14 +9,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.core.devices import twice_differentiable
-from pruning.core.modes import carried, derivatives, evaluating, thawed
-from pruning.core.neurons import NeuronLayer, PrunableModule, expect_finite, gather, named_tensors
+from pruning.core import options
+from pruning.core.modes import carried, thawed
+from pruning.core.neurons import PrunableModule, expect_finite, gather, named_tensors
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments, merged
 from pruning.core.tables import table
 from pruning.data.windows import Batches, endless
 from pruning.models.base import Measurable
+from pruning.signals.curvature import Curvature
 from pruning.signals.scaling import signal_rows
 from pruning.signals.schemas import HESSIAN
 
@@ -40,6 +41,7 @@ def hessian(
     probes: int,
     stability: float,
     seed: int,
+    method: options.Curvature = "exact",
     track: Track = silently,
 ) -> pd.DataFrame:
     """Return the `hessian` table.
@@ -81,10 +83,16 @@ def hessian(
         probes: The budget: at most this many Hessian-vector products.
         stability: Spearman correlation with an independent run that is enough, in every layer.
         seed: Seed of the probes.
+        method: `exact`: the gradient is differentiated again. `differences`: Hv is the difference of the gradients at
+            w ± s v over 2s, through kernels that can be differentiated only once; the first probe is also taken
+            exactly, and where they disagree, as behind ReLUs, all are exact, and a warning says so. `gauss_newton`:
+            the trace of the Hessian's Gauss–Newton part alone, from the gradient by targets drawn from the model: it
+            leaves out the curvature of the network itself, which for a model that predicts the right probabilities is
+            0 in the mean and is what makes the Hessian's probes differ.
         track: Shows progress.
 
     Raises:
-        ValueError: For fewer than two probes.
+        ValueError: For fewer than two probes, an unknown method, or `gauss_newton` where the loss draws no targets.
     """
     if probes < 2:
         raise ValueError(f"Expected at least two probes for hessian, whose spread is its error, got {probes}.")
@@ -95,10 +103,11 @@ def hessian(
     generator = torch.Generator().manual_seed(seed)
     state, text = None, _Text(model.pairs(windows))
     reached: float | None = None
-    with evaluating(model), thawed(model):
+    curvature = Curvature(model, layers, method=method, generator=generator)
+    with curvature.running(), thawed(model):
         for index in track(range(probes), "hessian"):
             (inputs, targets), state = text.next(model, state)
-            traces, state = _probe(model, layers, inputs, targets, state, generator)
+            traces, state = curvature.estimate(inputs, targets, state)
             for name, trace in traces.items():
                 groups[name][index % GROUPS].update(trace[None])
             if index + 1 >= FEWEST_PROBES and (index + 1) % GROUPS == 0:
@@ -138,31 +147,6 @@ class _Text:
                 return batch, before
             state = model.passed(batch[0], before)
         raise ValueError(f"Expected targets that count in some of {self.length} batches, got none; all are ignored.")
-
-
-def _probe(
-    model: Measurable,
-    layers: Sequence[NeuronLayer],
-    inputs: Any,
-    targets: Tensor,
-    state: Any,
-    generator: torch.Generator,
-) -> tuple[dict[str, Tensor], Any]:
-    """Return one unbiased estimate of every neuron's trace, and the state to carry on from."""
-    parameters = owned_parameters(model, layers)
-    with twice_differentiable():
-        loss, state = model.loss(inputs, targets, state)
-        gradients = derivatives(loss, parameters.values(), create_graph=True)
-    signs = [torch.randint(0, 2, g.shape, generator=generator).to(g) * 2 - 1 for g in gradients]
-    products = derivatives(gradients, parameters.values(), along=signs)
-    probed = {name: v * hv for name, v, hv in zip(parameters, signs, products, strict=True)}
-    return {layer.name: gather(layer.owned, probed).sum(1) for layer in layers}, state
-
-
-def owned_parameters(model: Measurable, layers: Sequence[NeuronLayer]) -> dict[str, Tensor]:
-    """Return the parameters that hold neurons' own weights, by name."""
-    owned = {piece.parameter for layer in layers for piece in layer.owned}
-    return {name: parameter for name, parameter in model.named_parameters() if name in owned}
 
 
 def _weakest(groups: Mapping[str, Sequence[Moments]], squares: Mapping[str, Tensor]) -> float:

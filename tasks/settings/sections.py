@@ -151,6 +151,7 @@ class Hessian(Section):
 
     probes: Several
     stability: Annotated[float, Field(ge=0, le=1)]
+    method: options.Curvature
     seed: Seed
 
 

@@ -6,8 +6,9 @@ from torch import nn
 
 from pruning.core.neurons import gather
 from pruning.data.windows import Windows
+from pruning.signals.curvature import owned_parameters
 from pruning.signals.evidence import gather_evidence, partition
-from pruning.signals.hessian import hessian, owned_parameters
+from pruning.signals.hessian import hessian
 from tests.tiny import text, tiny
 
 curvlinops = pytest.importorskip("curvlinops", reason="curvlinops-for-pytorch is not installed")
@@ -34,9 +35,13 @@ def model():
 @pytest.fixture(scope="module")
 def matrix(model):
     """The Hessian of the window's mean loss by the neurons' own weights, and the parameters that it runs over."""
+    return matrix_of(model, curvlinops.HessianLinearOperator)
+
+
+def matrix_of(model, kind):
     owned = owned_parameters(model, model.layers())
     data = [(WINDOWS[0].tokens, WINDOWS[0].targets.flatten())]
-    operator = curvlinops.HessianLinearOperator(
+    operator = kind(
         Flat(model),
         nn.CrossEntropyLoss(),
         list(owned.values()),
@@ -54,11 +59,23 @@ def split(flat, owned):
     return {name: piece.view(p.shape) for (name, p), piece in zip(owned.items(), pieces, strict=True)}
 
 
-def test_traces_agree_with_the_diagonal_of_the_whole_hessian(model, matrix):
+def traces_of(model, matrix):
     curvature, owned = matrix
     diagonal = split(curvature.diagonal(), owned)
-    expected = torch.cat([gather(layer.owned, diagonal).sum(1) for layer in model.layers()])
-    table = hessian(model, WINDOWS, probes=400, stability=2, seed=1)
+    return torch.cat([gather(layer.owned, diagonal).sum(1) for layer in model.layers()])
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("exact", "HessianLinearOperator"),
+        ("differences", "HessianLinearOperator"),
+        ("gauss_newton", "GGNLinearOperator"),
+    ],
+)
+def test_traces_agree_with_the_diagonal_of_the_whole_matrix(model, method, kind):
+    expected = traces_of(model, matrix_of(model, getattr(curvlinops, kind)))
+    table = hessian(model, WINDOWS, probes=400, stability=2, seed=1, method=method)
     errors = (torch.tensor(table["trace"].to_numpy()) - expected) / torch.tensor(
         table["trace_standard_error"].to_numpy()
     )

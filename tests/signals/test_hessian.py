@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
+from torch import nn
 
+from pruning import adapt
 from pruning.core.neurons import select
 from pruning.core.statistics import Moments
 from pruning.data.windows import Windows
+from pruning.signals.curvature import Curvature
 from pruning.signals.hessian import FEWEST_PROBES, hessian, rank_reliability
 from tests.tiny import loss_on, tensors_of, text, tiny, twin_with
 
@@ -227,3 +230,64 @@ def test_every_component_differs_between_neurons_of_a_trained_model(trained, win
     table = hessian(trained, windows, probes=20, stability=2, seed=1)
     columns = ["trace", "trace_standard_error", "mean_square", "importance"]
     assert (table.groupby("layer")[columns].std() > 0).all(axis=None)
+
+
+SMOOTH = [name for name in MODELS if "snn" not in MODELS[name][-1]]
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_differences_of_gradients_give_the_exact_products_of_smooth_networks(name, windows, caplog):
+    one, other = (
+        hessian(model_of(name), windows, probes=16, stability=-1, seed=1, method=method)
+        for method in ("exact", "differences")
+    )
+    assert not caplog.records
+    np.testing.assert_allclose(other["trace"], one["trace"], rtol=1e-6, atol=1e-9)
+    assert not one["trace"].equals(other["trace"])
+
+
+def test_differences_in_float32_are_nearer_to_the_exact_products_than_to_any_ranking(windows):
+    model = tiny().float()
+    one, other = (
+        hessian(model, windows, probes=16, stability=-1, seed=1, method=method)["trace"]
+        for method in ("exact", "differences")
+    )
+    assert np.linalg.norm(one - other) < 1e-3 * np.linalg.norm(one)
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"), [("relu", "the derivative of Relu jumps"), ("snn", "exact traces in layer")]
+)
+def test_networks_that_differences_do_not_suit_are_probed_exactly_and_it_is_said_once(family, reason, windows, caplog):
+    model = tiny("untied", (5,), family)
+    one, other = (
+        hessian(model, windows, probes=16, stability=-1, seed=1, method=method) for method in ("exact", "differences")
+    )
+    assert one.equals(other)
+    assert [reason in record.message for record in caplog.records] == [True]
+
+
+def test_differences_leave_the_weights_as_they_were_also_after_an_error(windows):
+    model = tiny()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def broken(*_, **__):
+        raise ArithmeticError
+
+    model.loss, whole = broken, model.loss
+    probe = Curvature(model, model.layers(), method="differences", generator=torch.Generator())
+    signs = {name: torch.ones_like(p) for name, p in probe.parameters.items()}
+    with pytest.raises(ArithmeticError):
+        probe._by_differences(signs, *windows[0], None)
+    model.loss = whole
+    probe.estimate(*windows[0], None)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_an_unknown_method_and_one_that_the_loss_cannot_serve_are_refused(windows):
+    with pytest.raises(ValueError, match=r"Unknown method 'fisher' of hessian; known: \['exact', 'differences', 'gau"):
+        hessian(tiny(), windows, probes=8, stability=0, seed=1, method="fisher")
+    model = adapt(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), torch.ones(1, 2), loss=nn.L1Loss())
+    batches = [(torch.ones(4, 2), torch.ones(4, 1))]
+    with pytest.raises(ValueError, match=r"Expected a loss whose targets can be drawn .*got L1Loss; use method exact"):
+        hessian(model, batches, probes=8, stability=0, seed=1, method="gauss_newton")
