@@ -36,6 +36,8 @@ class UserModel:
             likewise below. The order of all but `train` must not change.
         valid: Batches that the best epoch is chosen by.
         test: Batches that results are reported on.
+        calibration: Batches that neither training nor judging reads, for signals that look at labels; by default they
+            read `train`.
         loss: (outputs, targets) → mean loss, such as `nn.CrossEntropyLoss()`; see `pruning.adapt`. None: the loss that
             the model gives itself.
         metrics: What is reported beside the loss; see `pruning.adapt`; likewise what follows.
@@ -50,6 +52,7 @@ class UserModel:
     train: Batches
     valid: Batches
     test: Batches
+    calibration: Batches | None = None
     loss: Criterion | Objective | None = None
     metrics: Any = None
     call: Call | None = None

@@ -122,7 +122,7 @@ def test_every_section_of_the_experiments_parameters_is_read_by_a_stage_and_no_t
 def test_the_words_that_settings_may_hold_are_said_in_the_library_alone() -> None:
     source = (ROOT / "tasks/settings/sections.py").read_text(encoding="utf-8")
     precision = '"highest", "high", "medium"'  # of the process, which the library leaves alone
-    known = {'"all"', precision, "CHOICES", "*SIGNALS, *CRITERIA"}
+    known = {'"all"', precision, "CHOICES", "*SIGNALS, *LEARNABLE"}
     assert set(re.findall(r"Literal\[([^]]*)]", source)) == known
     assert tuple(FAMILIES) == get_args(options.Family)
     assert get_args(options.Repair) == (*REPAIRS, "imitate")

@@ -1,5 +1,6 @@
 """Importance by causal analysis: what removal does to the answers, and what the labels say of that, at first order."""
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,15 +9,17 @@ import pandas as pd
 import torch
 
 from pruning.ablation.oracle import Ablation, oracle
-from pruning.ablation.schemas import INTERVENTION
 from pruning.core.modes import carried, differentiating, thawed
 from pruning.core.neurons import expect_finite
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean
-from pruning.core.tables import table
+from pruning.core.tables import table, unmeasured
 from pruning.data.windows import Batches
-from pruning.models.base import Measurable
+from pruning.models.base import LanguageModel, Measurable
 from pruning.signals.gradients import gate_gradients
+from pruning.signals.schemas import INTERVENTION
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,8 @@ class Intervention:
         label_share: What the label term counts for; 0 leaves it out.
         words: As in `Ablation`.
         seed: Seed of the words drawn.
+        most: Of a network that is none of the families, where every neuron costs a reading: from how many neurons on
+            nothing is measured, and a warning says so. None for no limit.
     """
 
     tokens: int = 3000
@@ -39,6 +44,7 @@ class Intervention:
     label_share: float = 1.0
     words: int | Literal["all"] = 64
     seed: int = 1
+    most: int | None = None
 
 
 def intervention(
@@ -84,18 +90,28 @@ def intervention(
     """
     expect_finite(model)
     settings = settings or Intervention()
+    layers = [(layer.name, layer.width) for layer in model.layers()]
+    count = sum(width for _, width in layers)
+    if settings.most is not None and count > settings.most and not isinstance(model, LanguageModel):
+        logger.warning(
+            "Not measured: intervention, because each of %d neurons costs a reading and at most %d are to be removed.",
+            count,
+            settings.most,
+        )
+        return unmeasured(INTERVENTION, layers)
     ablation = Ablation(neurons="all", tokens=settings.tokens, words=settings.words, seed=settings.seed)
     frame = oracle(model, windows, ablation, track=track)[["layer", "neuron", "divergence", "divergence_error"]]
-    terms = _label_terms(model, labelled, settings.batches, track)
-    frame["label_term"] = np.concatenate([terms[layer.name].mean.numpy() for layer in model.layers()])
-    frame["label_error"] = np.concatenate([terms[layer.name].standard_error.numpy() for layer in model.layers()])
+    terms = label_terms(model, labelled, settings.batches, track)
+    places = [*zip(frame["layer"], frame["neuron"], strict=True)]  # sorted by name, as `model.layers()` need not be
+    frame["label_term"] = [float(terms[layer].mean[neuron]) for layer, neuron in places]
+    frame["label_error"] = [float(terms[layer].standard_error[neuron]) for layer, neuron in places]
     share = settings.label_share
     frame["importance"] = frame["divergence"] + share * frame["label_term"]
     frame["standard_error"] = np.hypot(frame["divergence_error"], share * frame["label_error"])
     return table(INTERVENTION, frame)
 
 
-def _label_terms(model: Measurable, labelled: Batches, batches: int, track: Track) -> dict[str, ClusteredMean]:
+def label_terms(model: Measurable, labelled: Batches, batches: int, track: Track) -> dict[str, ClusteredMean]:
     """Return −∂L/∂m of every neuron, nat/token, by layer; a batch is a cluster.
 
     Raises:

@@ -25,22 +25,6 @@ ORACLE = Table(
 )
 
 
-INTERVENTION = Table(
-    "intervention",
-    ("layer", "neuron"),
-    {
-        "layer": LAYER,
-        "neuron": NEURON,
-        "divergence": Column("number", "nat/token", "how far the answers move without the neuron; needs no label"),
-        "divergence_error": Column("number", "nat/token", "standard error of the divergence"),
-        "label_term": Column("number", "nat/token", "first-order rise of the loss with true labels"),
-        "label_error": Column("number", "nat/token", "standard error of the label term"),
-        "importance": Column("number", "nat/token", "their sum: what removal costs on text that was not trained on"),
-        "standard_error": Column("number", "nat/token", "standard error of the importance"),
-    },
-)
-
-
 JOINT_REMOVAL = Table(
     "joint_removal",
     ("set", "phase"),

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 
 SPLITS = ("train", "valid", "test")
+HELD_OUT = "calibration"
+"""A further split, if one is asked for: held out from training, for signals that look at labels."""
 END_OF_LINE = "<eos>"
 UNKNOWN = "<unk>"
 NEEDED = (END_OF_LINE, UNKNOWN)
@@ -59,10 +61,21 @@ class Corpus:
 
 
 class Fractions(NamedTuple):
-    """The shares of validation and test text where the text is not yet split."""
+    """The shares of validation and test text where the text is not yet split, and what training leaves out.
+
+    Attributes:
+        valid: Of all text.
+        test: Of all text.
+        calibration: Of the training text, also where the text is split already: held out for signals with labels.
+    """
 
     valid: float
     test: float
+    calibration: float = 0.0
+
+    def held_out(self, lines: int) -> int:
+        """Return how many of so many training lines training leaves out: some, if any are asked for, never all."""
+        return min(max(1, round(self.calibration * lines)), max(0, lines - 1)) if self.calibration else 0
 
 
 def held(stretches: Iterable[np.ndarray]) -> np.ndarray:
@@ -170,16 +183,20 @@ def raw_lines(text: str, *, lowercase: bool) -> list[list[str]]:
 def assign_documents(lengths: Mapping[str, int], fractions: Fractions, seed: int) -> dict[str, str]:
     """Return the split of each document: whole documents, in random order, until each split has its share of text.
 
+    What is held out from training is the last of the training's documents in that order, as many as fit its share
+    (or, if none does, the shortest), so validation and test text do not depend on it.
+
     Args:
         lengths: Document name → its size, in any unit.
         fractions: Shares of validation and test text.
         seed: Decides the order.
 
     Raises:
-        ValueError: If there are fewer than three documents.
+        ValueError: If there are fewer than three documents, or four where some are held out from training.
     """
-    if len(lengths) < len(SPLITS):
-        raise ValueError(f"Expected at least {len(SPLITS)} documents, got {len(lengths)}.")
+    fewest = len(SPLITS) + bool(fractions.calibration)
+    if len(lengths) < fewest:
+        raise ValueError(f"Expected at least {fewest} documents, got {len(lengths)}.")
     names = sorted(lengths)
     order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
     total = sum(lengths.values())
@@ -190,14 +207,32 @@ def assign_documents(lengths: Mapping[str, int], fractions: Fractions, seed: int
         splits[name] = short[0] if short else "train"
         if short:
             filled[short[0]] += lengths[name]
-    return splits
+    return splits | _held_out(lengths, [name for name in order if splits[name] == "train"], fractions.calibration)
+
+
+def _held_out(lengths: Mapping[str, int], training: Sequence[str], share: float) -> dict[str, str]:
+    """Return which of the training's documents it leaves out."""
+    if not share:
+        return {}
+    left, chosen = share * sum(lengths[name] for name in training), []
+    for name in reversed(training[1:]):
+        if lengths[name] <= left:
+            chosen.append(name)
+            left -= lengths[name]
+    return dict.fromkeys(chosen or [min(training[1:], key=lambda name: lengths[name])], HELD_OUT)
 
 
 def divide_lines(lines: Sequence[Line], fractions: Fractions) -> dict[str, Sequence[Line]]:
-    """Return one text cut into its beginning for training, then validation, then test."""
+    """Return one text cut into its beginning for training, then what training leaves out, then validation, then test.
+
+    >>> divide_lines(range(10), Fractions(0.2, 0.2, calibration=0.2))
+    {'train': range(0, 5), 'calibration': range(5, 6), 'valid': range(6, 8), 'test': range(8, 10)}
+    """
     first = round(len(lines) * (1 - fractions.valid - fractions.test))
     second = round(len(lines) * (1 - fractions.test))
-    return {"train": lines[:first], "valid": lines[first:second], "test": lines[second:]}
+    end = first - fractions.held_out(first)
+    held_out = {HELD_OUT: lines[end:first]} if end < first else {}
+    return {"train": lines[:end], **held_out, "valid": lines[first:second], "test": lines[second:]}
 
 
 def stretches(length: int) -> Iterator[slice]:

@@ -6,7 +6,7 @@ CORPUS = Table(
     "corpus",
     ("split", "position"),
     {
-        "split": Column("text", "", "train, valid or test"),
+        "split": Column("text", "", "train, valid or test; or calibration, held out from training"),
         "position": Column("integer", "token", "place in the split, from 0"),
         "token": Column("integer", "", "number in the vocabulary"),
     },

@@ -8,9 +8,9 @@ import pandas as pd
 
 from pruning.experiment.measured import Calibration
 from pruning.experiment.variants import FOLDS, Choice, choice_of
-from pruning.fusion.fused import Fusion, fusion
+from pruning.fusion.fused import Fusion, fusion, learnable
 from pruning.fusion.fusing import Fusing
-from pruning.signals.schemas import CRITERIA
+from pruning.signals.schemas import LEARNABLE
 
 
 def importance_of(
@@ -38,12 +38,12 @@ def fused_by(
     oracle: pd.DataFrame | None = None,
     weights: Mapping[str, Any] | None = None,
 ) -> Fusion:
-    """Return the fusion of a choice; only a learned one looks at measured removals and the field's criteria."""
+    """Return the fusion of a choice; only a learned one looks at measured removals, intervention and criteria."""
     learned = choice.strategy == "learned"
     return fusion(
         calibration.tables,
         Fusing(strategy=choice.strategy, seed=calibration.seed, signals=choice.signals, folds=FOLDS),
         oracle=oracle if learned and weights is None else None,
-        criteria=calibration.tables["criteria"][["layer", "neuron", *CRITERIA]] if learned else None,
+        criteria=learnable(calibration.tables, LEARNABLE) if learned else None,
         weights=weights if learned else None,
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from pruning.ablation.intervention import Intervention, intervention
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches
 from pruning.experiment.measured import MEASURED, Calibration
@@ -27,6 +28,7 @@ USUAL: Effort = {
     "gradients": {"batches": 100},
     "cooperative": {"strong": 0.75},
     "surgeon": {"batches": 20, "damping": 1e-4},
+    "intervention": {"tokens": 3000, "batches": 100, "label_share": 1.0, "words": 64, "most": None},
     "criteria": {"batches": 20, "bins": 8, "classes": 8, "ridge": 1e-4},
 }
 """An effort of a minute or two for a thousand neurons on two cores."""
@@ -39,6 +41,7 @@ def calibrate(
     *,
     effort: Effort,
     seed: int,
+    labelled: Batches | None = None,
     track: Track = silently,
 ) -> Calibration:
     """Measure signals on one stretch of text; `activations` is always among them, for the repair reads its states.
@@ -57,7 +60,7 @@ def calibrate(
     for name in MEASURED:
         if name == "activations" or name in names:
             tables[name], covariances = measure(
-                name, model, windows, covariances, effort=effort, seed=seed, track=track
+                name, model, windows, covariances, effort=effort, seed=seed, labelled=labelled, track=track
             )
     return Calibration(tables, covariances, seed)
 
@@ -70,6 +73,7 @@ def measure(
     *,
     effort: Effort,
     seed: int,
+    labelled: Batches | None = None,
     track: Track = silently,
 ) -> tuple[pd.DataFrame, Covariances]:
     """Return a signal's table, and the covariances of the layers' outputs: those given, or `activations`' own.
@@ -80,7 +84,9 @@ def measure(
         windows: Calibration text.
         covariances: What `activations` gave, for `cooperative` and `surgeon`.
         effort: The signal's settings.
-        seed: Seed of probes and sampled labels.
+        seed: Seed of probes, sampled labels and words.
+        labelled: What is read where true labels are looked at: text that the model was not trained on. By default the
+            calibration text.
         track: Shows progress.
 
     Raises:
@@ -89,6 +95,7 @@ def measure(
     if name not in MEASURED:
         raise ValueError(f"Unknown signal {name!r}; known: {list(MEASURED)}.")
     separate, settings = model.decoupled(), dict(effort[name])
+    judged = windows if labelled is None else labelled
     if name == "activations":
         return activations(separate, windows, **settings, track=track)
     if name == "weights":
@@ -100,6 +107,9 @@ def measure(
         moments = sensitivities(separate, windows, **settings, seed=seed, track=track)
         return surgeon(covariances, moments, damping=damping), covariances
     if name == "gradients":
-        return gradients(separate, windows, **settings, track=track), covariances
+        return gradients(separate, judged, **settings, track=track), covariances
+    if name == "intervention":
+        removing = Intervention(**settings, seed=seed)
+        return intervention(separate, windows, judged, removing, track=track), covariances
     measured = hessian if name == "hessian" else criteria
-    return measured(separate, windows, **settings, seed=seed, track=track), covariances
+    return measured(separate, judged, **settings, seed=seed, track=track), covariances

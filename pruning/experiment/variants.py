@@ -33,8 +33,9 @@ VARIANTS = {
     "adaptive": Choice(strategy="adaptive"),
     "learned": Choice(strategy="learned"),
     "surgeon": Choice(by="surgeon", scope="absolute"),
+    "intervention": Choice(by="intervention"),
 }
-"""The steps of the comparison. `simple` to `learned` fuse all signals; `learned` weighs the field's criteria too."""
+"""The steps of the comparison. `simple` to `learned` fuse all signals; `learned` weighs all that is measured."""
 CONTROL, TRADITIONAL, RANDOM = "dense", "traditional", "random"
 
 

@@ -138,6 +138,27 @@ def fusion(
     return Fusion(importance, report_of(shares, weighing.strategy, names, described, evidence), weighing)
 
 
+def learnable(tables: Mapping[str, pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
+    """Return what learned weights may weigh besides the signals, by column, as `fusion` takes it for `criteria`.
+
+    >>> table = pd.DataFrame({"layer": ["a"], "neuron": [0], "importance": [0.5], "standard_error": [0.1]})
+    >>> learnable({"intervention": table}, ["intervention"]).iloc[0].to_dict()
+    {'layer': 'a', 'neuron': 0, 'intervention': 0.5, 'intervention_error': 0.1}
+
+    Args:
+        tables: The tables `intervention` and `criteria`, as far as they are named.
+        names: `intervention` and criteria.
+    """
+    first = tables["intervention" if "intervention" in names else "criteria"]
+    columns: dict[str, pd.Series] = {}
+    for name in names:
+        if name == "intervention":
+            columns |= {name: tables[name]["importance"], name + ERROR: tables[name]["standard_error"]}
+        else:
+            columns[name] = tables["criteria"][name]
+    return first[["layer", "neuron"]].assign(**columns)
+
+
 def to_plain(weighing: Weighing) -> dict[str, Any]:
     """Return weights as plain values, for a file."""
     return {"strategy": weighing.strategy, "transform": weighing.transform, "shares": weighing.shares}

@@ -26,6 +26,7 @@ IMPORTANCE = Table(
                 "surgeon": Column(
                     "number", "1", "place in the order of removal with repair, over the number of neurons"
                 ),
+                "intervention": Column("number", "nat/token", "what its removal costs on text not trained on"),
                 **CRITERIA,
             },
         ),

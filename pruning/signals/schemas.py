@@ -88,6 +88,27 @@ SURGEON = signal_table(
 )
 
 
+INTERVENTION = Table(
+    "intervention",
+    ("layer", "neuron"),
+    {
+        "layer": LAYER,
+        "neuron": NEURON,
+        **missing(
+            "the network is none of the families and has more neurons than were to be removed",
+            {
+                "divergence": Column("number", "nat/token", "how far the answers move without it; needs no label"),
+                "divergence_error": Column("number", "nat/token", "standard error of the divergence"),
+                "label_term": Column("number", "nat/token", "first-order rise of the loss with true labels"),
+                "label_error": Column("number", "nat/token", "standard error of the label term"),
+                "importance": Column("number", "nat/token", "their sum: what removal costs on text not trained on"),
+                "standard_error": Column("number", "nat/token", "standard error of the importance"),
+            },
+        ),
+    },
+)
+
+
 CRITERIA_TABLE = Table(
     "criteria",
     ("layer", "neuron"),
@@ -106,7 +127,9 @@ CRITERIA_TABLE = Table(
 
 SIGNALS = {schema.name: schema for schema in (WEIGHTS, HESSIAN, ACTIVATIONS, GRADIENTS, COOPERATIVE)}
 """The signals that are fused."""
-BESIDE = {SURGEON.name: SURGEON}
-"""Signals that stand beside the fused ones and are no part of the fusion."""
+BESIDE = {SURGEON.name: SURGEON, INTERVENTION.name: INTERVENTION}
+"""Signals that stand beside the fused ones, whatever the strategy of the fusion."""
+LEARNABLE = (INTERVENTION.name, *CRITERIA)
+"""What weights that were learned may weigh besides the fused signals."""
 TABLES = {**SIGNALS, **BESIDE, CRITERIA_TABLE.name: CRITERIA_TABLE}
 """All that is measured of neurons before the fusion."""

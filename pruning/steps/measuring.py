@@ -30,7 +30,7 @@ from pruning.selection.allocation import Allocation
 from pruning.selection.budgets import Budget, budget_of
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances
-from pruning.signals.schemas import BESIDE, SIGNALS
+from pruning.signals.schemas import BESIDE, INTERVENTION, SIGNALS
 from pruning.steps.given import limited, measurable, read_once
 
 logger = logging.getLogger(__name__)
@@ -244,6 +244,7 @@ def importance(
     call: Any = None,
     split: Any = None,
     example_dim: int | None = None,
+    labelled: Any = None,
     track: Track = silently,
 ) -> Importance:
     """Return how important each neuron of a network is to its loss, by every signal that data and loss allow.
@@ -264,7 +265,8 @@ def importance(
         loss: (outputs, targets) → mean loss, see `pruning.adapt`. None: the network's own, if it gives one; else what
             needs no labels is measured, and what counts is that the outputs stay as they are.
         signals: Which to measure: of `weights`, `hessian`, `activations`, `gradients`, `cooperative` (which are fused)
-            and `surgeon` (the order that knows the repair). By default all that the data allow.
+            and `surgeon` (the order that knows the repair), by default all that the data allow; and `intervention`,
+            which removes every neuron in turn and is measured only if it is named.
         by: The column of the table that neurons are chosen by: `surgeon` where it was measured, else `fused`.
         strategy: How signals are fused, `simple` or `adaptive`.
         batches: At most this many are read.
@@ -272,6 +274,8 @@ def importance(
         call: See `pruning.adapt`; likewise `split` and `example_dim`.
         split: Batch → (inputs, targets).
         example_dim: The dimension of inputs that runs over examples.
+        labelled: Batches for signals that look at targets, which the network was not trained on: on those that it was
+            they tell what was overfitted. By default `data`.
         track: Shows progress.
 
     Raises:
@@ -286,6 +290,7 @@ def importance(
                 "Expected a network with a layer that can be pruned, got none; "
                 "print(pruning.discover(network, inputs)) tells why."
             )
+        judged = pairs if labelled is None else limited(model, read_once(labelled, batches), batches, seed)
         names, left_out = _names(model, pairs, signals)
     tables: dict[str, pd.DataFrame] = {}
     covariances: Covariances = {}
@@ -295,7 +300,7 @@ def importance(
                 continue
             try:
                 tables[name], covariances = measure(
-                    name, model, pairs, covariances, effort=USUAL, seed=seed, track=track
+                    name, model, pairs, covariances, effort=USUAL, seed=seed, labelled=judged, track=track
                 )
             except (RuntimeError, NotImplementedError) as error:
                 if name not in TWICE or not any(part in str(error) for part in ONCE):
@@ -315,6 +320,7 @@ def importance(
 def _names(model: Measurable, pairs: Any, signals: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
     """Return which signals to measure, and why others are not, as far as the first batch tells."""
     known = [*SIGNALS, *BESIDE]
+    usual = [name for name in known if name != INTERVENTION.name]
     for name in signals or ():
         if name not in known:
             raise ValueError(f"Unknown signal {name!r}; known: {known}.")
@@ -323,8 +329,8 @@ def _names(model: Measurable, pairs: Any, signals: Sequence[str] | None) -> tupl
         raise ValueError("Expected at least one batch, got none.")
     unjudged = isinstance(model.objective(first[1]), Unjudged)
     if not (unjudged or isinstance(first[1], Unlabelled)):
-        return list(signals or known), {}
-    needing = [name for name in signals or known if name not in WITHOUT_LABELS]
+        return list(signals or usual), {}
+    needing = [name for name in signals or usual if name not in WITHOUT_LABELS]
     if signals and needing:
         lacking = "a loss" if unjudged and not isinstance(first[1], Unlabelled) else "targets"
         got = "none; give `loss`" if lacking == "a loss" else "batches of inputs alone"
@@ -332,7 +338,7 @@ def _names(model: Measurable, pairs: Any, signals: Sequence[str] | None) -> tupl
     labelled = "it needs a loss, and there is none"
     alone = "it needs targets, and the batches have none"
     reasons = dict.fromkeys(needing, alone if isinstance(first[1], Unlabelled) else labelled)
-    return [name for name in signals or known if name in WITHOUT_LABELS], reasons
+    return [name for name in signals or usual if name in WITHOUT_LABELS], reasons
 
 
 def _is_keep(keep: Any) -> bool:

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from pruning.data.corpus import END_OF_LINE, SPLITS, UNKNOWN, WORD, Fractions, assign_documents
+from pruning.data.corpus import END_OF_LINE, HELD_OUT, SPLITS, UNKNOWN, WORD, Fractions, assign_documents, divide_lines
 from tasks.common.parameters import Unexpected
 from tasks.settings.parameters import Parameters
 from tasks.settings.sections import CorpusSettings
@@ -74,6 +74,9 @@ def check_text(parameters: Parameters, text: Text) -> None:
     window, of = columns * steps, f"{columns} × {steps} (calibration)"
     both = "calibration.batch or calibration.bptt"
     _check_length(text, "train", window + 1, f"two windows of {of} to measure signals on", both)
+    if parameters.corpus.calibration:
+        what = f"two windows of {of} to measure signals with labels on"
+        _check_length(text, HELD_OUT, window + 1, what, f"{both}, or raise corpus.calibration")
     _check_oracle(text, parameters, window, of, f"{both} or oracle.tokens")
 
 
@@ -198,7 +201,7 @@ def _read(source: Path, corpus: CorpusSettings, made_here: Iterable[Path]) -> Te
     if files := published_files(source):
         for path in files.values():
             _length(_opened(path))
-        return Text(str(source), {split: [_opened(path)] for split, path in files.items()}, str.split)
+        return _published({split: _opened(path) for split, path in files.items()}, corpus)
     return _documents({path.name: _opened(path) for path in sorted(source.glob("*.txt"))}, corpus)
 
 
@@ -206,24 +209,43 @@ def _documents(texts: Mapping[str, Open], corpus: CorpusSettings) -> Text:
     """Return whole documents as `prepare` will assign them to splits."""
     lengths = {name: _length(text) for name, text in texts.items()}
     try:
-        splits = assign_documents(lengths, Fractions(corpus.valid, corpus.test), corpus.seed)
+        splits = assign_documents(lengths, _fractions(corpus), corpus.seed)
     except ValueError as error:
         raise Unexpected(f"{str(error).rstrip('.')} ({corpus.source}, corpus.source in params.yaml).") from None
-    parts = {split: [texts[name] for name in texts if splits[name] == split] for split in SPLITS}
+    parts = {split: [texts[name] for name in texts if splits[name] == split] for split in (*SPLITS, HELD_OUT)}
     return Text(corpus.source, parts, _words(corpus))
+
+
+def _published(texts: Mapping[str, Open], corpus: CorpusSettings) -> Text:
+    """Return published splits, the training's end held out if that is asked for."""
+    parts, train = {split: [text] for split, text in texts.items()}, texts["train"]
+    count = sum(bool(line.split()) for line in train()) if corpus.calibration else 0
+    if held_out := _fractions(corpus).held_out(count):
+
+        def part(start: int, stop: int) -> Open:
+            return lambda: islice((line for line in train() if line.split()), start, stop)
+
+        parts |= {"train": [part(0, count - held_out)], HELD_OUT: [part(count - held_out, count)]}
+    return Text(corpus.source, parts, str.split)
 
 
 def _divided(path: Path, corpus: CorpusSettings) -> Text:
     """Return one text cut as `prepare` will cut it, by its lines that hold any word."""
     text = _opened(path)
     count = sum(bool(line.strip()) for line in text())
-    first, second = round(count * (1 - corpus.valid - corpus.test)), round(count * (1 - corpus.test))
 
     def part(start: int, stop: int) -> Open:
         return lambda: islice((line for line in text() if line.strip()), start, stop)
 
-    parts = {"train": [part(0, first)], "valid": [part(first, second)], "test": [part(second, count)]}
+    parts, start = {}, 0
+    for split, lines in divide_lines(range(count), _fractions(corpus)).items():
+        parts[split] = [part(start, start + len(lines))]
+        start += len(lines)
     return Text(str(path), parts, _words(corpus))
+
+
+def _fractions(corpus: CorpusSettings) -> Fractions:
+    return Fractions(corpus.valid, corpus.test, corpus.calibration)
 
 
 def _words(corpus: CorpusSettings) -> Callable[[str], list[str]]:

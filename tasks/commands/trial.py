@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pruning.core.modes import evaluating
 from pruning.core.nested import kind_of, tensors_in
 from pruning.data.batches import TARGETS, Pair, Split, Unlabelled
-from pruning.data.corpus import SPLITS
+from pruning.data.corpus import HELD_OUT, SPLITS
 from pruning.data.windows import IGNORED
 from pruning.models.adapted import Adapted
 from pruning.models.batches import first_inputs, form_of
@@ -25,7 +25,7 @@ from tasks.own import UserModel, adapted, read_own
 
 LOOKED_AT = 64
 """Batches of each split whose numbers are looked at; the model is run on the first."""
-FEWEST = {"train": 2, "valid": 2, "test": 1}
+FEWEST = {"train": 2, "valid": 2, "test": 1, HELD_OUT: 2}
 """Batches that a split is to have: what signals and removals say of themselves comes from two or more."""
 
 
@@ -48,7 +48,9 @@ def try_own(source: str, *, tokens: int) -> tuple[Adapted, dict[str, str]]:
         with blaming(f"batches of (inputs, targets) in `valid` from {source}", about=source):
             first = first_inputs(user_model.model, user_model.valid, user_model.split)
         form = form_of(user_model.model, first, user_model.judge, user_model.example_dim or 0)
-        batches = {split: _looked_at(user_model, split, user_model.split or form.pair, source) for split in SPLITS}
+        batches = {
+            split: _looked_at(user_model, split, user_model.split or form.pair, source) for split in _splits(user_model)
+        }
         inputs, advice = batches["valid"][0].inputs, _types(user_model.model, batches["valid"][0])
         with blaming(f"the model of {source} to run on the first batch of valid", advice, about=source):
             with evaluating(user_model.model), torch.no_grad():  # plainly, before `discover` looks into it
@@ -69,6 +71,11 @@ def try_own(source: str, *, tokens: int) -> tuple[Adapted, dict[str, str]]:
     return model, reasons
 
 
+def _splits(user_model: UserModel) -> list[str]:
+    """Return the names of what batches there are."""
+    return [*SPLITS, *([HELD_OUT] if user_model.calibration is not None else [])]
+
+
 def _check_parts(user_model: UserModel, source: str) -> None:
     """Refuse parts of a `UserModel` that are not what they are to be."""
     if not isinstance(user_model.model, nn.Module):
@@ -78,7 +85,8 @@ def _check_parts(user_model: UserModel, source: str) -> None:
         raise Unexpected(f"Expected a function as `loss` from {source}, got {type(loss).__name__}.")
     if loss is None and not set(forward_names(user_model.model)[0]) & set(TARGETS):
         raise Unexpected(f"Expected a function as `loss` from {source}, got none; name one, such as nn.MSELoss().")
-    for split, fewest in FEWEST.items():
+    for split in _splits(user_model):
+        fewest = FEWEST[split]
         batches: Any = getattr(user_model, split)
         if not hasattr(batches, "__iter__") or isinstance(batches, Iterator) or not hasattr(batches, "__len__"):
             raise Unexpected(

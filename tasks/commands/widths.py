@@ -1,7 +1,7 @@
 """What the layers will refuse later, known before: bounds without a width, budgets too small, too few neurons."""
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -19,11 +19,13 @@ from pruning.selection.allocation import Allocation
 from pruning.selection.budgets import allowed_widths, budget_of
 from pruning.selection.energy import spiking_of
 from pruning.selection.retention import retention
-from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
+from pruning.signals.schemas import CRITERIA, INTERVENTION, SIGNALS, SURGEON
 from tasks.common.parameters import Unexpected, settings_of
 from tasks.settings.parameters import Parameters
 
 _AS_ASKED = ("retain", "floor", "ceiling", "multiple", "rate", "snn_ratio", "otherwise")
+Without = Mapping[str, Collection[str]]
+"""Layer → what there will be no numbers of."""
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -46,7 +48,11 @@ def check_layers(parameters: Parameters, model: Measurable, untapped: Mapping[st
     Raises:
         Unexpected: With the layer, and where params.yaml asks for what cannot be.
     """
-    section = parameters.prune.model_dump()
+    section, layers = parameters.prune.model_dump(), model.layers()
+    without = {layer.name: {SURGEON.name, *CRITERIA} for layer in layers if layer.name in untapped}
+    most, count = parameters.intervention.most, sum(layer.width for layer in layers)
+    if most is not None and count > most and not isinstance(model, LanguageModel):
+        without = {layer.name: without.get(layer.name, set()) | {INTERVENTION.name} for layer in layers}
     if parameters.fuse.strategy == "learned" and parameters.fuse.weights is None:
         _check_measured(parameters, model.decoupled().layers())
     for layer, reason in untapped.items():
@@ -57,7 +63,7 @@ def check_layers(parameters: Parameters, model: Measurable, untapped: Mapping[st
             )
     for name, variant in parameters.variants.items():
         asked = settings_of(section, variant.model_dump())
-        _check_kept(asked, model, f"variants.{name}", by=variant.by, without=untapped)
+        _check_kept(asked, model, f"variants.{name}", by=variant.by, without=without)
     free = {"ceiling": None, "multiple": 1, "rate": "fixed", "budget": None, "snn_ratio": None, "quota": None}
     _check_kept({**section, **free}, model, "prune", by="fused", without={})  # as `path` reads the section
 
@@ -74,7 +80,7 @@ def _check_measured(parameters: Parameters, layers: Sequence[NeuronLayer]) -> No
         )
 
 
-def _check_kept(asked: Mapping[str, Any], model: Measurable, place: str, *, by: str, without: Container[str]) -> None:
+def _check_kept(asked: Mapping[str, Any], model: Measurable, place: str, *, by: str, without: Without) -> None:
     """Refuse what no choice of widths fulfils."""
     separate = model.decoupled(asked["tied"])
     layers, budget = separate.layers(), asked["budget"]
@@ -98,12 +104,12 @@ def _check_kept(asked: Mapping[str, Any], model: Measurable, place: str, *, by: 
         raise Unexpected(f"{str(error).rstrip('.')} ({place} in params.yaml).") from None
 
 
-def _any_importance(layers: Sequence[NeuronLayer], without: Container[str]) -> pd.DataFrame:
-    """Return a table of importance, whatever its numbers; layers that cannot be tapped have only some of them."""
+def _any_importance(layers: Sequence[NeuronLayer], without: Without) -> pd.DataFrame:
+    """Return a table of importance, whatever its numbers, but where there will be none."""
     parts = []
     for layer in layers:
         some = dict.fromkeys(CHOICES, np.arange(float(layer.width)))
-        none = dict.fromkeys((*BESIDE, *CRITERIA), math.nan) if layer.name in without else {}
+        none = dict.fromkeys(without.get(layer.name, ()), math.nan)
         parts.append(pd.DataFrame({"layer": layer.name, "neuron": range(layer.width), **some, **none}))
     return pd.concat(parts, ignore_index=True)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pruning.data.corpus import END_OF_LINE, stretches
+from pruning.data.corpus import END_OF_LINE, HELD_OUT, stretches
 from pruning.data.windows import Batches, Windows
 from tasks.common.job import Job
 from tasks.common.parameters import Unexpected
@@ -35,6 +35,20 @@ def words_of(job: Job, split: str) -> int | None:
 def calibration_batches(job: Job) -> Batches:
     """Return the training split as the windows (or a user's batches) that signals are measured on."""
     return read_batches(job, "train", **job.settings("calibration"))
+
+
+def labelled_batches(job: Job) -> Batches:
+    """Return what signals read that look at labels: text held out from training if there is any, else `calibration`'s.
+
+    It is the split `calibration` of the corpus, or of a model of the user's own.
+    """
+    source = job.settings("model")["source"]
+    if source:
+        held_out = read_own(source).calibration
+        return calibration_batches(job) if held_out is None else held_out
+    if not len(read_tokens(job.input("prepare/corpus"), HELD_OUT)):
+        return calibration_batches(job)
+    return read_windows(job, HELD_OUT, **job.settings("calibration"))
 
 
 def first_token(vocabulary: Path) -> int:

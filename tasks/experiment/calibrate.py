@@ -13,7 +13,7 @@ from tasks.common.job import Job
 from tasks.common.tables import write_table
 from tasks.common.writing import replacing
 from tasks.experiment.costs import Cost, costed, measured_apart
-from tasks.experiment.inputs import Case, DividedText, effort, read_dense
+from tasks.experiment.inputs import Case, DividedText, effort, labelled, read_dense
 
 
 def run(job: Job) -> None:
@@ -26,13 +26,15 @@ def run(job: Job) -> None:
 def _prepared(job: Job, folder: Path) -> Callable[[str], Cost]:
     model, seed = read_dense(job).decoupled(), Case(job).text
     windows, settings = DividedText(job).calibration(seed), effort(job)
+    judged = labelled(job)
     known = folder / "covariance.safetensors"
 
     def measured(name: str) -> Cost:
         """Write a signal's table; `activations` leaves its covariances to those after it."""
         states: Covariances = read_covariances(known) if known.is_file() else {}
         (table, states), cost = costed(
-            model, lambda: measure(name, model, windows, states, effort=settings, seed=seed, track=job.track)
+            model,
+            lambda: measure(name, model, windows, states, effort=settings, seed=seed, labelled=judged, track=job.track),
         )
         write_table(folder / f"{name}.parquet", table, TABLES[name])
         if name == "activations":

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pruning.data.corpus import HELD_OUT
 from pruning.data.windows import Windows
 from pruning.experiment.measured import MEASURED, Calibration
 from pruning.models.base import LanguageModel
@@ -14,7 +15,7 @@ from tasks.common.job import Job
 from tasks.common.models import read_language_model
 from tasks.common.tables import read_table
 from tasks.common.tokens import Stored, read_tokens
-from tasks.common.windows import first_token
+from tasks.common.windows import first_token, read_windows
 from tasks.experiment.settings import STRETCHES
 
 COLUMNS = 10
@@ -83,6 +84,13 @@ class DividedText:
 
     def _training(self, *, batch: int, bptt: int, start: int) -> Windows:
         return Windows(Rolled(self.train, start), first=self._first, batch=batch, bptt=bptt)
+
+
+def labelled(job: Job) -> Windows | None:
+    """Return the text that was held out from training for signals that look at labels, if there is any."""
+    if not len(read_tokens(job.input("prepare/corpus"), HELD_OUT)):
+        return None
+    return read_windows(job, HELD_OUT, **job.settings("calibration"))
 
 
 def read_dense(job: Job) -> LanguageModel:

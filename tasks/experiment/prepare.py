@@ -8,7 +8,7 @@ import pandas as pd
 
 from pruning.ablation.oracle import neurons_to_measure
 from pruning.core.options import too_few
-from pruning.data.corpus import SPLITS, Numbers
+from pruning.data.corpus import HELD_OUT, SPLITS, Numbers
 from pruning.data.schemas import SUBWORDS, VOCABULARY
 from pruning.experiment.variants import FOLDS
 from pruning.models.base import LanguageModel
@@ -37,7 +37,7 @@ def run(job: Job) -> None:
 
 
 def _ours(source: Source) -> tuple[Splits, pd.DataFrame]:
-    splits = {split: read_tokens(Path(source.corpus), split) for split in SPLITS}
+    splits = {split: read_tokens(Path(source.corpus), split) for split in (*SPLITS, HELD_OUT)}
     return splits, read_table(Path(source.vocabulary))
 
 

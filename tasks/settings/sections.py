@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from pruning.core import options
 from pruning.fusion.schemas import CHOICES
-from pruning.signals.schemas import CRITERIA, SIGNALS
+from pruning.signals.schemas import LEARNABLE, SIGNALS
 from tasks.common.sources import file_of_source
 from tasks.settings.bounds import (
     MOST,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Choice = str
     Weighed = str
 else:  # the words that the tables know, of which a type checker cannot be told
-    Choice, Weighed = Literal[CHOICES], Literal[*SIGNALS, *CRITERIA]
+    Choice, Weighed = Literal[CHOICES], Literal[*SIGNALS, *LEARNABLE]
 COSTS = ("neurons", "parameters", "multiply_adds", "latency")
 SAVED = "a file of saved weights, written learned/name.json"
 OWN = "a function of yours in own/, written own.module:function"
@@ -69,6 +69,7 @@ class CorpusSettings(Section):
     lowercase: bool
     valid: Fraction
     test: Fraction
+    calibration: Annotated[float, Field(ge=0, le=0.5)]
     seed: Seed
 
     @model_validator(mode="after")
@@ -174,6 +175,17 @@ class Cooperative(Section):
     strong: Annotated[float, Field(ge=0, lt=1)]
 
 
+class Intervention(Section):
+    """Settings of `intervention`."""
+
+    tokens: Count
+    batches: Several
+    label_share: Annotated[float, Field(ge=0, le=10)]
+    words: Several | Literal["all"]
+    most: Count | None
+    seed: Seed
+
+
 class Criteria(Section):
     """Settings of `criteria`."""
 
@@ -218,15 +230,15 @@ class Fuse(Section):
 
     @model_validator(mode="after")
     def signals_can_be_weighed(self) -> "Fuse":
-        """Refuse a signal named twice, criteria that the strategy would not weigh, and criteria alone."""
+        """Refuse a signal named twice, what the strategy would not weigh, and none of the signals."""
         expect_distinct(self.signals, "fuse.signals")
-        criteria = [name for name in self.signals if name in CRITERIA]
-        if criteria and self.strategy != "learned" and self.weights is None:
+        further = [name for name in self.signals if name in LEARNABLE]
+        if further and self.strategy != "learned" and self.weights is None:
             raise ValueError(
-                f"Expected fuse.strategy: learned for {criteria[0]!r} among fuse.signals, got {self.strategy!r}, which "
+                f"Expected fuse.strategy: learned for {further[0]!r} among fuse.signals, got {self.strategy!r}, which "
                 f"weighs {list(SIGNALS)} alone"
             )
-        if len(criteria) == len(self.signals):
+        if len(further) == len(self.signals):
             raise ValueError(f"Expected one or more of {list(SIGNALS)} among fuse.signals, got {self.signals}")
         return self
 
@@ -377,6 +389,7 @@ class Sections(Section):
     gradients: Gradients
     cooperative: Cooperative
     surgeon: Surgeon
+    intervention: Intervention
     criteria: Criteria
     oracle: Oracle
     fuse: Fuse

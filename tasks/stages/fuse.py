@@ -10,15 +10,15 @@ from typing import Any
 import pandas as pd
 
 from pruning.fusion.calibration import removal_curves
-from pruning.fusion.fused import from_plain, fusion, restricted, to_plain
+from pruning.fusion.fused import from_plain, fusion, learnable, restricted, to_plain
 from pruning.fusion.fusing import Fusing
 from pruning.fusion.schemas import FUSION, IMPORTANCE
-from pruning.signals.schemas import CRITERIA, SIGNALS, TABLES
+from pruning.signals.schemas import LEARNABLE, SIGNALS, TABLES
 from tasks.common.job import Job
 from tasks.common.models import read_model
 from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_neurons, read_table, write_table
-from tasks.common.windows import calibration_batches
+from tasks.common.windows import labelled_batches
 from tasks.common.writing import read_json, replacing
 from tasks.shown.wording import nearest
 
@@ -31,14 +31,14 @@ def run(job: Job) -> None:
     saved = settings.pop("weights")
     measured = partial(_curves, job, shares=settings.pop("removed"), batches=settings.pop("batches"))
     kept = None if saved is None else read_weights(Path(saved), settings["signals"])
-    criteria = [name for name in settings["signals"] if name in CRITERIA]
+    further = [name for name in settings["signals"] if name in LEARNABLE]
     settings["signals"] = [name for name in settings["signals"] if name in SIGNALS]
     fused = fusion(
         tables,
         Fusing(**settings),
         weights=kept,
         oracle=read_table(job.input("oracle/oracle")),
-        criteria=tables["criteria"][["layer", "neuron", *criteria]] if criteria else None,
+        criteria=learnable(tables, further) if further else None,
         curves=measured,
     )
     write_table(job.output("importance"), fused.importance, IMPORTANCE)
@@ -49,7 +49,7 @@ def run(job: Job) -> None:
 
 def _curves(job: Job, scores: pd.DataFrame, *, shares: Sequence[float], batches: int) -> pd.DataFrame:
     """Return what removing each layer's least important neurons together costs."""
-    model, windows = read_model(job.input("train/model")), calibration_batches(job)
+    model, windows = read_model(job.input("train/model")), labelled_batches(job)
     some = list(islice(windows, batches))
     return removal_curves(model.decoupled(), some, scores, by="fused", shares=shares, track=job.track)
 
@@ -71,7 +71,7 @@ def read_weights(path: Path, signals: Sequence[str]) -> dict[str, Any]:
     if not isinstance(saved, dict):
         raise Unexpected(f"Expected saved weights in {path}, got {saved!r:.80}.")
     try:
-        restricted(from_plain(saved, [*SIGNALS, *CRITERIA]), signals)
+        restricted(from_plain(saved, [*SIGNALS, *LEARNABLE]), signals)
     except ValueError as error:
         raise Unexpected(f"{str(error).rstrip('.')} (in {path}).") from None
     except (TypeError, AttributeError, KeyError) as error:

@@ -5,11 +5,11 @@ from pruning.signals.schemas import HESSIAN
 from tasks.common.job import Job
 from tasks.common.models import read_model
 from tasks.common.tables import write_table
-from tasks.common.windows import calibration_batches
+from tasks.common.windows import labelled_batches
 
 
 def run(job: Job) -> None:
     """Write the traditional importance."""
     model = read_model(job.input("train/model")).decoupled()
-    measured = hessian(model, calibration_batches(job), **job.settings("hessian"), track=job.track)
+    measured = hessian(model, labelled_batches(job), **job.settings("hessian"), track=job.track)
     write_table(job.output("hessian"), measured, HESSIAN)

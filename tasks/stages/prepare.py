@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pruning.core.tables import empty
 from pruning.data.corpus import (
+    HELD_OUT,
     SPLITS,
     UNKNOWN,
     Fractions,
@@ -39,9 +40,8 @@ def run(job: Job) -> None:
         job.output("tokenizer").write_text("{}\n", encoding="utf-8")
         return
     settings = job.setting("corpus")
-    texts = read_texts(
-        Path(settings.source), settings.lowercase, Fractions(settings.valid, settings.test), settings.seed
-    )
+    fractions = Fractions(settings.valid, settings.test, settings.calibration)
+    texts = read_texts(Path(settings.source), settings.lowercase, fractions, settings.seed)
     folder = job.output("corpus").parent
     folder.mkdir(parents=True, exist_ok=True)
     keep, merges = partial(Stored, beside=folder), None
@@ -119,11 +119,17 @@ def read_texts(source: Path, lowercase: bool, fractions: Fractions, seed: int) -
         lines = _raw([source], lowercase)
         return {split: islice(lines, len(part)) for split, part in divide_lines(range(count), fractions).items()}
     if files := published_files(source):
-        return {split: read_published(path) for split, path in files.items()}
+        published: dict[str, Lines] = {split: read_published(path) for split, path in files.items()}
+        count = sum(bool(line.split()) for line in read_lines(files["train"])) if fractions.calibration else 0
+        if held_out := fractions.held_out(count):
+            published["train"] = islice(read_published(files["train"]), count - held_out)
+            published[HELD_OUT] = islice(read_published(files["train"]), count - held_out, None)
+        return published
     texts = {path.name: path for path in sorted(source.glob("*.txt"))}
     lengths = {name: sum(map(len, read_lines(path))) for name, path in texts.items()}
     splits = assign_documents(lengths, fractions, seed)
-    return {split: _raw([path for name, path in texts.items() if splits[name] == split], lowercase) for split in SPLITS}
+    named = [*SPLITS, HELD_OUT] if fractions.calibration else SPLITS
+    return {split: _raw([path for name, path in texts.items() if splits[name] == split], lowercase) for split in named}
 
 
 def _raw(paths: Iterable[Path], lowercase: bool) -> Iterator[list[str]]:

@@ -24,7 +24,9 @@ def test_the_label_term_is_the_slope_of_the_loss_at_a_gate_that_closes(family):
     model = tiny("untied", WIDTHS[2], family)
     table = intervention(model, windows(), windows(1), SETTINGS)
     slopes = [np.mean(layer, axis=0) for layer in zip(*gradients_by_hand(model, windows(1)), strict=True)]
-    np.testing.assert_allclose(table["label_term"], -np.concatenate(slopes), atol=1e-10)
+    for layer, expected in zip(model.layers(), slopes, strict=True):  # the table's rows are sorted by name
+        rows = table[table["layer"] == layer.name]
+        np.testing.assert_allclose(rows["label_term"], -expected, atol=1e-10)
 
 
 def test_the_importance_is_divergence_and_label_term_and_its_error_both_of_theirs():
@@ -80,6 +82,16 @@ def test_a_network_of_the_users_is_measured_by_the_divergence_of_its_loss(loss):
         else:
             expected = (dense.softmax(-1) * (dense.log_softmax(-1) - without.log_softmax(-1))).sum(-1).mean()
         assert table["divergence"][neuron] == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_a_network_of_too_many_neurons_is_left_out_and_a_family_never(caplog):
+    network, inputs = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)), torch.ones(4, 3)
+    model, batches = adapt(network, inputs, loss=nn.CrossEntropyLoss()), [(inputs, torch.ones(4).long())] * 2
+    table = intervention(model, batches, batches, Intervention(most=4))
+    assert table["importance"].isna().all()
+    assert table["neuron"].tolist() == [0, 1, 2, 3, 4]
+    assert "Not measured: intervention, because each of 5 neurons costs a reading and at most 4 are to" in caplog.text
+    assert intervention(tiny(), windows(), windows(1), Intervention(tokens=32, most=1))["importance"].notna().all()
 
 
 def test_too_few_labelled_batches_are_refused():

@@ -61,6 +61,7 @@ EFFORT = {
     "gradients": {"batches": 8},
     "cooperative": {"strong": 0.6},
     "surgeon": {"batches": 8, "damping": 1e-4},
+    "intervention": {"tokens": 48, "batches": 8, "words": 4},
     "criteria": {"batches": 8, "bins": 4, "classes": 4, "ridge": 1e-4},
 }
 TREATMENT = Treatment(

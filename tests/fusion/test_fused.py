@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.fusion import learned
-from pruning.fusion.fused import from_plain, fuse, fusion, to_plain
+from pruning.fusion.fused import from_plain, fuse, fusion, learnable, to_plain
 from pruning.fusion.fusing import Fusing
 from pruning.fusion.weights import adaptive, agreements, relative, spearman, variance_reliability
 from pruning.signals.scaling import scaled, weighted
@@ -285,6 +285,22 @@ def test_criteria_are_weighed_beside_the_signals():
     found = fusion(tables, Fusing(strategy="learned", seed=1), oracle=oracle, criteria=criteria)
     assert found.weighing.shares["all"]["taylor"] > 0.5
     assert set(found.report["signal"]) == {*SIGNALS, "taylor"}
+
+
+@pytest.mark.usefixtures("few")
+def test_learned_weights_may_weigh_what_intervention_says_and_know_its_error():
+    tables, oracle = measured_tables(good=(), noise=1.0)
+    keys = oracle[["layer", "neuron"]]
+    tables["intervention"] = keys.assign(importance=np.log(oracle["loss_increase"]), standard_error=0.0)
+    beside = learnable(tables, ["intervention"])
+    found = fusion(tables, Fusing(strategy="learned", seed=1), oracle=oracle, criteria=beside)
+    assert found.weighing.shares["all"]["intervention"] > 0.5
+    assert found.importance["intervention"].equals(tables["intervention"]["importance"])
+    told = found.report.set_index(["layer", "signal"])["reliability"]
+    assert told["all", "intervention"] == 1
+    noisy = {**tables, "intervention": tables["intervention"].assign(standard_error=0.5)}
+    less = fusion(noisy, Fusing(strategy="simple", seed=1), criteria=learnable(noisy, ["intervention"])).report
+    assert less.set_index(["layer", "signal"])["reliability"]["all", "intervention"] < 1
 
 
 def test_a_criterions_reliability_knows_its_standard_error():

@@ -49,6 +49,26 @@ def trained() -> tuple[Any, TensorDataset]:
     return network.eval(), TensorDataset(x, y)
 
 
+def test_intervention_is_measured_where_it_is_named_with_labels_from_elsewhere():
+    network, data = trained()
+    usual = measured()
+    assert usual.table["intervention"].isna().all()
+    held_out = [(inputs, (labels + 1) % 3) for inputs, labels in loader()]
+    asked = {"signals": ["weights", "intervention"], "by": "intervention"}
+    ours, theirs = (
+        pruning.importance(network, loader(), nn.CrossEntropyLoss(), labelled=labelled, **asked)
+        for labelled in (None, held_out)
+    )
+    assert ours.by == "intervention"
+    assert ours.table["intervention"].notna().all()
+    assert not ours.table["intervention"].equals(theirs.table["intervention"])
+    model = pruning.adapt(network, data[:2][0], loss=nn.CrossEntropyLoss())
+    expected = pruning.intervention(model, [*loader()], held_out, pruning.Intervention(batches=100))
+    np.testing.assert_allclose(theirs.table["intervention"], expected["importance"], atol=1e-7)
+    ranked = ours.table[ours.table["layer"] == "one"].nlargest(12, "intervention")["neuron"]
+    assert sorted(ranked) == ours.keep(0.5)["one"].tolist()
+
+
 def loader(**how: Any) -> DataLoader[Any]:
     return DataLoader(trained()[1], batch_size=24, **how)
 

@@ -19,8 +19,8 @@ from tests.schemas import TABLES
 
 VALUES: dict[str, Any] = read_yaml(ROOT / "params.yaml")
 RUN_A_MODEL = {
-    "train", "hessian", "activations", "gradients", "surgeon", "criteria", "oracle", "fuse", "reconstruct", "finetune",
-    "evaluate", "path", "timing",
+    "train", "hessian", "activations", "gradients", "surgeon", "intervention", "criteria", "oracle", "fuse",
+    "reconstruct", "finetune", "evaluate", "path", "timing",
 }  # fmt: skip
 
 

@@ -37,6 +37,7 @@ BEFORE_FUSION = (
     "gradients",
     "cooperative",
     "surgeon",
+    "intervention",
     "criteria",
     "oracle",
 )

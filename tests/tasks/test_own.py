@@ -127,6 +127,7 @@ BEFORE = (
     "gradients",
     "cooperative",
     "surgeon",
+    "intervention",
     "criteria",
     "oracle",
     "fuse",

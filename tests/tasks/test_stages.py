@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pruning.models import build
-from pruning.signals.schemas import SIGNALS
+from pruning.signals.schemas import BESIDE, SIGNALS
 from tasks.common.pipeline import Stage, read_stage
 from tasks.common.tables import read_table, write_table
 from tests.projects import ENVIRONMENT, ROOT, copy, digests, run, set_parameters, stage, tiny_project
@@ -127,7 +127,7 @@ def test_a_second_repro_does_nothing(finished: Path) -> None:
         ({"finetune": {"epochs": 2}}, {"oracle", "finetune@dense", "finetune@enhanced"}),
         (
             {"calibration": {"batch": 5}},
-            {"hessian", "activations", "gradients", "surgeon", "criteria", "oracle", "fuse", *PRUNED, *REPAIRED},
+            {"hessian", "activations", "gradients", *BESIDE, "criteria", "oracle", "fuse", *PRUNED, *REPAIRED},
         ),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_changed_value_makes_stale_the_stages_that_read_it(
     [
         (
             "pruning/signals/jackknife.py",
-            {*SIGNALS, "surgeon", "criteria", "oracle", "fuse", "compare", *REPAIRED},
+            {*SIGNALS, *BESIDE, "criteria", "oracle", "fuse", "compare", *REPAIRED},
         ),
         ("pruning/fusion/fused.py", {"fuse"}),
         ("pruning/selection/retention.py", {"compare", *PRUNED, *REPAIRED}),

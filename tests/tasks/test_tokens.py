@@ -5,6 +5,8 @@ import tracemalloc
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,15 +15,22 @@ import pytest
 import torch
 
 from pruning.data import corpus as corpus_module
-from pruning.data.corpus import SPLITS, Fractions, number
-from pruning.data.schemas import CORPUS
+from pruning.data.corpus import HELD_OUT, SPLITS, Fractions, number
+from pruning.data.schemas import CORPUS, VOCABULARY
 from pruning.data.windows import Windows
+from tasks.commands.foreseen import read_text
 from tasks.common import tables
 from tasks.common import tokens as stretches
 from tasks.common.parameters import Unexpected
+from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table, write_table
 from tasks.common.tokens import Stored, read_tokens, write_tokens
+from tasks.common.windows import calibration_batches, labelled_batches
+from tasks.settings.parameters import checked
 from tasks.stages.prepare import read_texts
+from tests.projects import ROOT
+
+VALUES = read_yaml(ROOT / "params.yaml")
 
 TOKENS = {
     split: np.random.default_rng(index).integers(0, 50, 25 + 10 * index).astype(np.int32)
@@ -131,6 +140,35 @@ def test_what_is_held_of_a_text_does_not_grow_with_it_from_the_table_to_windows(
         tracemalloc.stop()
         assert sums
     assert peaks[1] < 1.2 * peaks[0]
+
+
+@pytest.mark.parametrize("form", ["book", "documents", "splits"])
+def test_text_held_out_from_training_is_taken_from_it_alone_and_read_where_labels_count(tmp_path, form):
+    names = {"book": ["book"], "documents": "abcdefgh", "splits": SPLITS}[form]
+    for number_of, name in enumerate(names):
+        (tmp_path / f"{name}.txt").write_text("".join(f"w{number_of} {line % 7}\n" for line in range(100)))
+    source = tmp_path / "book.txt" if form == "book" else tmp_path
+    before, after = (
+        number(read_texts(source, True, Fractions(0.1, 0.1, share), 1), 50).tokens for share in (0.0, 0.25)
+    )
+    assert HELD_OUT not in before
+    assert len(after["train"]) + len(after[HELD_OUT]) == len(before["train"])
+    assert 0.15 <= len(after[HELD_OUT]) / len(before["train"]) <= 0.25
+    assert len(after["valid"]) == len(before["valid"])
+    values = {"corpus": {"source": str(source), "calibration": 0.25, "valid": 0.1, "test": 0.1}}
+    text = read_text(checked({**VALUES, "corpus": VALUES["corpus"] | values["corpus"]}).corpus, [])
+    assert text.tokens(HELD_OUT, 10**6) == len(after[HELD_OUT])
+    assert text.tokens("train", 10**6) == len(after["train"])
+    for tokens, expected in ((before, before["train"]), (after, after[HELD_OUT])):
+        write_tokens(tmp_path / "corpus.parquet", tokens)
+        vocabulary = pd.DataFrame({"token": [0], "text": ["<eos>"], "count": [1]})
+        write_table(tmp_path / "vocabulary.parquet", vocabulary, VOCABULARY)
+        job: Any = SimpleNamespace(
+            input=lambda name: tmp_path / f"{name.partition('/')[2]}.parquet",
+            settings=lambda section: {"model": {"source": None}, "calibration": {"batch": 1, "bptt": 7}}[section],
+        )
+        assert labelled_batches(job).targets[:, 0].tolist() == expected.tolist()
+        assert calibration_batches(job).targets[:, 0].tolist() == tokens["train"].tolist()
 
 
 @pytest.mark.parametrize("form", ["book", "documents", "splits"])

@@ -1,0 +1,16 @@
+"""The stage `intervention`."""
+
+from pruning.ablation.intervention import Intervention, intervention
+from pruning.signals.schemas import INTERVENTION
+from tasks.common.job import Job
+from tasks.common.models import read_model
+from tasks.common.tables import write_table
+from tasks.common.windows import calibration_batches, labelled_batches
+
+
+def run(job: Job) -> None:
+    """Write what the removal of each neuron does to the answers, and what labels say of it."""
+    model = read_model(job.input("train/model")).decoupled()
+    settings = Intervention(**job.settings("intervention"))
+    measured = intervention(model, calibration_batches(job), labelled_batches(job), settings, track=job.track)
+    write_table(job.output("intervention"), measured, INTERVENTION)
