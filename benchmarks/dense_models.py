@@ -7,6 +7,7 @@ what is left of the model when each score chooses half of the neurons and their 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from benchmarks.families import SPIKING
 from pruning.ablation.intervention import label_terms
 from pruning.ablation.oracle import Ablation, oracle
 from pruning.data.corpus import END_OF_LINE, Fractions, number
-from pruning.data.windows import Windows
+from pruning.data.windows import Window, Windows
 from pruning.evaluation.measures import loss_of
 from pruning.models import build
 from pruning.models.base import LanguageModel
@@ -31,7 +32,7 @@ from pruning.signals.cooperative import cooperative
 from pruning.signals.criteria import criteria
 from pruning.signals.gradients import gradients
 from pruning.signals.hessian import hessian
-from pruning.signals.schemas import CRITERIA, SIGNALS
+from pruning.signals.schemas import CRITERIA
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
 from pruning.signals.weights import weights
@@ -40,7 +41,9 @@ from tasks.shown.console import track
 from tasks.stages.prepare import read_texts
 
 VOCABULARY, TRAINED, HELD_OUT, JUDGED = 1500, 200_000, 24_000, 20_000
-"""Word types; tokens to train on, held out from training behind them, and judged by behind those of the truth."""
+"""Word types; tokens to train on, held out from training, and that chosen sets are judged by."""
+STRETCHES = 50
+"""Of the training text: each gives its beginning to training, its end to what is held out; both are of all of it."""
 TRUTH = Ablation(neurons="all", tokens=12_000, words=64, seed=7)
 SHORT = Ablation(neurons="all", tokens=3_000, words=64, seed=1)
 RECIPE = Recipe(epochs=1, portion=1.0, learning_rate=8e-3, warmup=0.05, weight_decay=0.01, clip=0.5, patience=1)
@@ -74,16 +77,20 @@ class Texts:
         """Return tokens as windows."""
         return Windows(tokens, first=self.first, batch=batch, bptt=bptt)
 
+    def judged(self) -> list[Window]:
+        """Return the windows that models are judged by."""
+        return [*islice(self.windows(self.valid, batch=10, bptt=100), JUDGED // 1000)]
+
 
 def read_corpus(source: Path) -> Texts:
-    """Return the beginning of a corpus: a folder of documents, a folder of published splits, or a text file."""
+    """Return a part of a corpus: a folder of documents, a folder of published splits, or a text file."""
     corpus = number(read_texts(source, True, Fractions(0.04, 0.04), 1), VOCABULARY)
     splits = {name: torch.tensor(tokens, dtype=torch.long) for name, tokens in corpus.tokens.items()}
     words = corpus.vocabulary.set_index("text")["token"]
-    end = TRAINED + HELD_OUT
-    return Texts(
-        splits["train"][:TRAINED], splits["train"][TRAINED:end], splits["valid"], int(words[END_OF_LINE]), len(words)
-    )
+    stretches = splits["train"][: len(splits["train"]) // STRETCHES * STRETCHES].view(STRETCHES, -1)
+    training, held_out = stretches[:, : TRAINED // STRETCHES], stretches[:, -HELD_OUT // STRETCHES :]
+    first = int(words[END_OF_LINE])
+    return Texts(training.flatten(), held_out.flatten(), splits["valid"], first, len(words))
 
 
 def trained(kind: str, width: int, texts: Texts, seed: int = 1) -> LanguageModel:
@@ -95,8 +102,7 @@ def trained(kind: str, width: int, texts: Texts, seed: int = 1) -> LanguageModel
     windows = texts.windows(texts.training, batch=20, bptt=35)
     model.expect(windows.targets)
     recipe = RECIPE if kind not in RATES else Recipe(**{**vars(RECIPE), "learning_rate": RATES[kind]})
-    judged = texts.windows(texts.valid[:JUDGED], batch=10, bptt=100)
-    for _ in train(model, windows, judged, recipe=recipe, seed=seed, track=track):
+    for _ in train(model, windows, texts.judged(), recipe=recipe, seed=seed, track=track):
         continue
     return model.decoupled().eval()
 
@@ -121,8 +127,9 @@ def measured(model: LanguageModel, texts: Texts, seed: int = 1) -> tuple[pd.Data
     )
     for suffix, text in (("", read), (", held out", held)):
         scores = criteria(model, text, batches=LABELLED, bins=8, classes=8, ridge=1e-4, seed=seed, track=track)
+        traces = hessian(model, text, probes=LABELLED, stability=1.0, seed=seed, track=track)
         frame = frame.assign(**{
-            f"hessian{suffix}": hessian(model, text, probes=LABELLED, stability=1.0, seed=seed, track=track)["importance"],
+            f"hessian{suffix}": traces["importance"],
             f"gradients{suffix}": gradients(model, text, batches=LABELLED, track=track)["importance"],
             **{f"{name}{suffix}": scores[name] for name in CRITERIA},
         })  # fmt: skip
@@ -142,7 +149,7 @@ def scores_of(frame: pd.DataFrame) -> list[str]:
 
 def chosen_sets(model: LanguageModel, frame: pd.DataFrame, states: Covariances, texts: Texts) -> pd.DataFrame:
     """Return each score's perplexity once it has chosen half of each layer and the readers are refitted."""
-    judged = texts.windows(texts.valid[-JUDGED:], batch=10, bptt=100)
+    judged = texts.judged()
     rows = [("dense", loss_of(model, judged).mean)]
     for name in scores_of(frame):
         allocation = Allocation(retain=KEEP, floor=FLOOR, scope="layer")
@@ -165,6 +172,3 @@ def kept(folder: Path, kind: str, width: int, texts: Callable[[], Texts]) -> tup
             path.with_suffix(".part").replace(path)
     scores, sets = (pd.read_parquet(path) for path in paths)
     return scores, sets
-
-
-KNOWN = (*SIGNALS, *CRITERIA)

@@ -1,12 +1,12 @@
-"""What predicts a *set* of neurons to keep: the surgeon's order, with labels, corrected by measured sets, and swapped.
+"""What predicts a *set* of neurons to keep: the surgeon's order, labels, measured sets, and swaps.
 
 `python -m benchmarks.sets --data data` after the default run, or `--corpus FOLDER --checkpoint FILE` with published
 splits and a dense LSTM of their vocabulary. Perplexity of what is left once every reader is refitted (ridge), no
 training, on validation text that nothing else reads: its first third stands for text held out from training, whose
 labels the label term may use. Every way chooses among all layers, as the surgeon does.
 
-- `labels s`: the surgeon's cost plus s times the first-order rise of the loss, E[γ hᵀ] with true labels, carried through
-  the refits as the second-order one is;
+- `labels s`: the surgeon's cost plus s times the first-order rise of the loss, E[γ hᵀ] with true labels, carried
+  through the refits as the second-order one is;
 - `fitted`: sets near the surgeon's are drawn, removed, repaired and measured (divergence from the dense model, no
   labels), a line through the surgeon's own prediction and a ridge over neurons fitted, and the order made anew with it;
 - `swaps`: neurons near the threshold change places wherever the measured divergence after the repair falls;
@@ -15,17 +15,22 @@ labels the label term may use. Every way chooses among all layers, as the surgeo
 Every cell is kept in `--results` as soon as it is measured.
 """
 
+import argparse
+import json
 import math
+import statistics
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.repair import CALIBRATION, SENSITIVE, STATES, Bench
+from benchmarks.repair import CALIBRATION, SENSITIVE, STATES, Bench, opened
 from pruning.core.modes import carried, differentiating, evaluating
 from pruning.core.neurons import Keep
 from pruning.core.statistics import merged
@@ -36,8 +41,13 @@ from pruning.repair.reconstruction import reconstruct
 from pruning.signals.activations import Covariances, activations
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import LEAST, swapped
+from tasks.common.models import read_language_model
+from tasks.common.tables import read_table
+from tasks.common.windows import first_token
 from tasks.shown.console import track
 
+Facts = dict[str, float]
+Way = Callable[[], tuple[Keep, Facts]]
 FLOOR, DAMPING = 8, 1e-4
 SHARES = (0.0, 0.5, 1.0)
 """Of the label term."""
@@ -197,7 +207,7 @@ def kept_by(order: dict[str, Tensor], share: float) -> Keep:
     return {name: part.nonzero().flatten() for name, part in zip(order, parts, strict=True)}
 
 
-def fitted(known: Known, share: float) -> tuple[Keep, dict[str, float]]:
+def fitted(known: Known, share: float) -> tuple[Keep, Facts]:
     """Return the set that measured sets near the surgeon's speak for, and how well they were predicted."""
     random = torch.Generator().manual_seed(known.seed)
     names, sizes = list(known.order), [len(places) for places in known.order.values()]
@@ -244,7 +254,7 @@ def _cross_validated(x: np.ndarray, y: np.ndarray, q: np.ndarray, penalty: float
     return float(np.corrcoef(held, y)[0, 1])
 
 
-def exchanged(known: Known, share: float) -> tuple[Keep, dict[str, float]]:
+def exchanged(known: Known, share: float) -> tuple[Keep, Facts]:
     """Return the surgeon's set after proposals that lower the measured divergence after the repair."""
     random = np.random.default_rng(known.seed)
     keep, taken = kept_by(known.order, share), 0
@@ -266,7 +276,7 @@ def exchanged(known: Known, share: float) -> tuple[Keep, dict[str, float]]:
     return keep, {"from": start, "to": best, "taken": float(taken)}
 
 
-def own_swaps(known: Known, share: float) -> Keep:
+def own_swaps(known: Known, share: float) -> tuple[Keep, Facts]:
     """Return the surgeon's set after swaps that lower its own prediction."""
     keep = kept_by(known.order, share)
     for name, (covariance, gram) in known.layers.items():
@@ -276,31 +286,94 @@ def own_swaps(known: Known, share: float) -> Keep:
         left = torch.ones(len(gram), dtype=torch.bool)
         left[lost] = False
         keep[name] = left.nonzero().flatten()
-    return keep
+    return keep, {}
 
 
-def measure(bench: Bench, model: LanguageModel, keeps: list[float], seeds: int, searched: list[float]) -> None:
+def cells(known: Known, keeps: list[float], searched: list[float]) -> Iterator[tuple[str, Way]]:
+    """Yield the name and the way of all that one seed measures."""
+    for share in keeps:
+        for labels in SHARES:
+            yield f"{share}/labels {labels:g}/{known.seed}", partial(with_labels, known, share, labels)
+        yield f"{share}/own swaps/{known.seed}", partial(own_swaps, known, share)
+    for share in searched:
+        yield f"{share}/fitted/{known.seed}", partial(fitted, known, share)
+        yield f"{share}/swaps/{known.seed}", partial(exchanged, known, share)
+
+
+def with_labels(known: Known, share: float, labels: float) -> tuple[Keep, Facts]:
+    """Return the set of the surgeon's order with so much of the label term."""
+    first = {name: labels * moments for name, moments in known.first.items()} if labels else None
+    return kept_by(order_of(known.layers, first) if labels else known.order, share), {}
+
+
+def measure(bench: Bench, keeps: list[float], searched: list[float], seeds: int) -> None:
     """Measure every cell that is missing."""
-    judged = bench.windows("judged", batch=10, bptt=100)
+    model, judged = bench.dense.decoupled().eval(), bench.windows("judged", batch=10, bptt=100)
     bench.cell("dense", lambda: {"perplexity": loss_of(model, judged).perplexity})
 
-    def of(keep: Keep, **facts: float) -> dict[str, float]:
+    def measured(known: Known, way: Way) -> Facts:
+        keep, facts = way()
         return {"perplexity": loss_of(known.repaired(keep), judged).perplexity, **facts}
 
     for seed in range(seeds):
         known = Known(bench, model, seed)
-        for share in keeps:
-            for labels in SHARES:
-                first = partial(lambda s: {n: s * g for n, g in known.first.items()} if s else None, labels)
-                bench.cell(
-                    f"{share}/labels {labels:g}/{seed}", lambda: of(kept_by(order_of(known.layers, first()), share))
-                )
-            bench.cell(f"{share}/own swaps/{seed}", lambda: of(own_swaps(known, share)))
-        for share in searched:
-            for name, search in (("fitted", fitted), ("swaps", exchanged)):
+        for name, way in cells(known, keeps, searched):
+            bench.cell(name, partial(measured, known, way))
 
-                def cell() -> dict[str, float]:
-                    keep, facts = search(known, share)
-                    return of(keep, **facts)
 
-                bench.cell(f"{share}/{name}/{seed}", cell)
+def report(bench: Bench, keeps: list[float]) -> None:
+    """Print perplexities over seeds, and how far each way is from the surgeon, in its seeds' standard errors."""
+    ways = list(dict.fromkeys(name.split("/")[1] for name in bench.cells if "/" in name))
+    print(f"\ndense: {bench.cells['dense']['perplexity']:.1f}\n")
+    print("| keep | " + " | ".join(ways) + " |\n|---|" + "---:|" * len(ways))
+    for keep in keeps:
+        row = []
+        for way in ways:
+            of_seeds = {name.split("/")[2]: cell["perplexity"] for name, cell in bench.cells.items()
+                        if name.startswith(f"{keep}/{way}/")}  # fmt: skip
+            if not of_seeds:
+                row.append("–")
+                continue
+            less = [value - bench.cells[f"{keep}/labels 0/{seed}"]["perplexity"] for seed, value in of_seeds.items()]
+            error = statistics.stdev(less) / math.sqrt(len(less)) if len(less) > 1 else math.nan
+            paired = "" if way == "labels 0" else f" ({statistics.mean(less):+.2f} ± {error:.2f})"
+            row.append(f"{statistics.mean(of_seeds.values()):.1f}{paired}")
+        print(f"| {keep:.0%} | " + " | ".join(row) + " |")
+
+
+def main() -> None:
+    """Measure every cell that is missing and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sets", description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--data", type=Path, help="results of a run with a language model")
+    parser.add_argument("--corpus", type=Path, help="or a folder of published splits")
+    parser.add_argument("--checkpoint", type=Path, help="and a dense model, its vocabulary beside it")
+    parser.add_argument("--keep", type=float, nargs="+", default=[0.75, 0.5, 0.35], help="shares of neurons to keep")
+    parser.add_argument("--search", type=float, nargs="*", default=[0.5], help="shares that sets are measured at")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of calibration")
+    parser.add_argument("--results", type=Path, default=Path("sets.jsonl"), help="where cells are kept")
+    given = parser.parse_args()
+    if (given.data is None) == (given.checkpoint is None):
+        parser.error("Expected either --data, or --corpus and --checkpoint.")
+    torch.set_flush_denormal(True)
+    bench = _of_run(given.data, given.results) if given.data else opened(given.corpus, given.checkpoint, given.results)
+    valid = bench.splits["valid"]
+    bench.splits |= {"held": valid[: len(valid) // 3], "judged": valid[-JUDGED:]}
+    measure(bench, given.keep, given.search, given.seeds)
+    report(bench, given.keep)
+
+
+def _of_run(data: Path, results: Path) -> Bench:
+    """Return the bench of the pipeline's own dense model, with what was measured before."""
+    corpus = read_table(data / "prepare/corpus.parquet")
+    splits = {
+        str(name): torch.tensor(rows["token"].to_numpy(), dtype=torch.long) for name, rows in corpus.groupby("split")
+    }
+    dense, first = read_language_model(data / "train/model"), first_token(data / "prepare/vocabulary.parquet")
+    bench = Bench(dense, splits, first, results)
+    for line in results.read_text(encoding="utf-8").splitlines() if results.is_file() else []:
+        bench.cells |= json.loads(line)
+    return bench
+
+
+if __name__ == "__main__":
+    main()

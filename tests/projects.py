@@ -33,7 +33,6 @@ TINY: dict[str, dict[str, Any]] = {
     "activations": {"activation_samples": 10},
     "gradients": {"batches": 10},
     "surgeon": {"batches": 10},
-    "intervention": {"tokens": 100, "batches": 10, "words": 16},
     "criteria": {"batches": 10},
     "oracle": {"neurons": 6, "tokens": 100, "most": 200, "words": 16, "portion": 0.1},
     "prune": {"floor": 2, "multiple": 1},

@@ -101,6 +101,65 @@ def learn(frame: pd.DataFrame, rows: pd.DataFrame, names: Sequence[str], *, fold
     return Learned(chosen, _fitted(rows, signals[chosen.transform], names, chosen), held_out)
 
 
+def learn_together(
+    models: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], names: Sequence[str]
+) -> tuple[Candidate, dict[str, float]]:
+    """Return one set of weights for all layers of several models, to serve models that were not measured.
+
+    Fitted as in `learn`. The way to fit is the one of `CANDIDATES` (of those that share weights) by which the other
+    models' weights rank a model's neurons best, averaged over the models.
+
+    >>> import numpy as np
+    >>> keys = pd.DataFrame({"layer": ["a"] * 9, "neuron": range(9)})
+    >>> random = np.random.default_rng(0)
+    >>> models = {}
+    >>> for name in ("one", "two"):
+    ...     frame = keys.assign(good=random.random(9), bad=random.random(9))
+    ...     models[name] = frame, keys.assign(loss_increase=frame["good"], standard_error=0.01)
+    >>> _, weights = learn_together(models, ["good", "bad"])
+    >>> weights["good"] > 0.9
+    True
+
+    Args:
+        models: Name → (every neuron's signals, measured removals), at least two models.
+        names: The signals.
+
+    Returns:
+        The way to fit, and signal → weight, summing to 1.
+
+    Raises:
+        ValueError: For fewer than two models.
+    """
+    if len(models) < 2:
+        raise ValueError(f"Expected the measured removals of at least two models, got {len(models)}.")
+    parts = {}
+    for model, (frame, oracle) in models.items():
+        rows = measured(frame, oracle)
+        signals = _signals(frame, rows, names)
+        named = rows.assign(layer=model + "/" + rows["layer"].astype(str))
+        parts[model] = named[["layer", "loss_increase", "standard_error"]], signals
+    shared = [candidate for candidate in CANDIDATES if candidate.shared]
+    reached = []
+    for candidate in shared:
+        served = []
+        for model, (rows, signals) in parts.items():
+            weights = _fitted_together([part for other, part in parts.items() if other != model], names, candidate)
+            score = signals[candidate.transform] @ np.array(list(weights.values()))
+            served.append(within_layers(rows["layer"].to_numpy(), score, rows["loss_increase"].to_numpy()))
+        reached.append(np.mean(served))
+    best = shared[int(np.argmax(reached))]
+    return best, _fitted_together(list(parts.values()), names, best)
+
+
+def _fitted_together(
+    parts: Sequence[tuple[pd.DataFrame, Mapping[str, np.ndarray]]], names: Sequence[str], candidate: Candidate
+) -> dict[str, float]:
+    """Return the weights that a candidate gives all layers of some models."""
+    rows = pd.concat([rows for rows, _ in parts], ignore_index=True)
+    signals = np.concatenate([signals[candidate.transform] for _, signals in parts])
+    return next(iter(_fitted(rows, signals, names, candidate).values()))
+
+
 def scores(
     layers: pd.Series, signals: np.ndarray, shares: Mapping[str, Mapping[str, float]], names: Sequence[str]
 ) -> np.ndarray:

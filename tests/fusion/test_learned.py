@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from pruning.fusion import learned
-from pruning.fusion.learned import Candidate, bootstrapped, learn, measured, within_layers
+from pruning.fusion.learned import Candidate, bootstrapped, learn, learn_together, measured, within_layers
 
 NAMES = ["a", "b", "noise"]
 FEW = [Candidate("rank", "rank", shared, 0.001) for shared in (True, False)]
@@ -55,6 +55,22 @@ def test_held_out_scores_never_see_the_neurons_that_they_are_compared_with():
     again = learn(frame, changed, NAMES, folds=4, seed=1)
     np.testing.assert_array_equal(again.held_out[fold], found.held_out[fold])
     assert not np.array_equal(again.held_out, found.held_out)
+
+
+def test_weights_of_several_models_are_what_they_have_in_common_and_leave_a_model_out_of_its_own_test():
+    models = {name: neurons(seed=seed) for seed, name in enumerate(("one", "two", "three"))}
+    candidate, weights = learn_together(models, NAMES)
+    assert candidate.shared
+    assert sum(weights.values()) == pytest.approx(1)
+    assert weights["b"] > weights["a"] > weights["noise"]
+    frames = [frame.assign(layer=name + frame["layer"]) for name, (frame, _) in models.items()]
+    oracles = [oracle.assign(layer=name + oracle["layer"]) for name, (_, oracle) in models.items()]
+    frame, rows = pd.concat(frames, ignore_index=True), pd.concat(oracles, ignore_index=True)
+    rows = measured(frame, rows)
+    fitted = learned._fitted(rows, learned._signals(frame, rows, NAMES)["rank"], NAMES, candidate)  # as one model
+    assert next(iter(fitted.values())) == pytest.approx(weights)
+    with pytest.raises(ValueError, match="Expected the measured removals of at least two models, got 1"):
+        learn_together({"one": models["one"]}, NAMES)
 
 
 def test_a_neuron_measured_with_a_large_error_counts_for_little():
