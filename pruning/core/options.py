@@ -14,6 +14,10 @@ Family = Literal["lstm", "gru", "rnn", "snn", "mixed"]
 Decoder = Literal["untied", "tied", "projected"]
 Decoupling = Literal["project", "untie"]
 """What a tied decoder becomes, so that neurons have a reader of their own."""
+TrainingType = Literal["float32", "bfloat16"]
+"""The type of what training multiplies; weights, sums and what the optimizer remembers stay as they are."""
+Softmax = Literal["full", "chunked", "sampled"]
+"""How training's cross-entropy comes by the logits of all types."""
 Nonlinearity = Literal["tanh", "relu"]
 RecurrentCell = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
 Half = Literal["rnn", "snn"]

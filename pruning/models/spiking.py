@@ -77,7 +77,7 @@ class LIF(nn.Module):
 
         The recurrent matrix reads the step before's offset too, which is one more input current.
         """
-        current = F.linear(inputs, self.weight_ih, self.bias)
+        current = F.linear(inputs, self.weight_ih, self.bias).to(self.threshold.dtype)  # potentials are never coarser
         if offset is not None and self.weight_hh is not None:
             current = torch.cat([current[:1], current[1:] + F.linear(offset[:-1], self.weight_hh)])
         spikes, potential = state or (torch.zeros_like(current[0]), torch.zeros_like(current[0]))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from pruning.core.devices import seeded
 from pruning.core.modes import carried, evaluating
 from pruning.core.neurons import expect_finite, named_buffers, named_tensors
+from pruning.core.options import Softmax, TrainingType
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches
 from pruning.evaluation.measures import loss_of
 from pruning.models.base import Measurable
 from pruning.training.distillation import Teacher, distillation_loss
+from pruning.training.learning import expect_softmax, labels_loss, multiplying
 from pruning.training.schedule import rate_at
 
 _States = tuple[Any, Any]
@@ -47,6 +49,13 @@ class Recipe:
         weight_decay: Decoupled weight decay of weight matrices.
         clip: Largest norm of the whole gradient (Pascanu, Mikolov & Bengio 2013).
         patience: Epochs without a better validation loss after which training stops early.
+        type: `float32`: products in the type of the weights; `bfloat16`: in that type, by autocast, which processors
+            that have it multiply twice as fast or more.
+        softmax: Of a language model that learns from labels alone. `full`: all logits at once; `chunked`: the same
+            loss and gradients but for rounding, a chunk of rows after the other (`pruning.models.softmax`), in less
+            memory and time; `sampled`: an estimate from about `sampled` types a step, which is the loss where that is
+            all types. Evaluation always reads all.
+        sampled: See `softmax`.
     """
 
     epochs: int
@@ -56,6 +65,17 @@ class Recipe:
     weight_decay: float
     clip: float
     patience: int
+    type: TrainingType = "float32"
+    softmax: Softmax = "full"
+    sampled: int = 8192
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown type or softmax, and a sample of none."""
+        for name, known in (("type", get_args(TrainingType)), ("softmax", get_args(Softmax))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"Unknown {name} {getattr(self, name)!r} to train by; known: {list(known)}.")
+        if self.sampled < 1:
+            raise ValueError(f"Expected at least 1 type for `sampled`, got {self.sampled}.")
 
 
 @dataclass(frozen=True)
@@ -125,6 +145,7 @@ def train(
     """
     expect_learning(model)
     expect_finite(model)
+    expect_softmax(model, recipe.softmax, teacher)
     loop = Loop(model, optimizer_of(model, recipe), model.pairs(windows), recipe, teacher, seed, track)
     state = resume or Trained({}, pd.DataFrame(), finished=False)
     if resume:
@@ -228,11 +249,13 @@ class Loop:
 
     def _losses(self, inputs: Any, targets: Tensor, states: "_States") -> tuple[Tensor, Tensor, Any, Any]:
         """Return the batch's loss (nat/token), what is minimised, and the model's and the teacher's states after."""
-        if self.teacher is None:
-            loss, own = self.model.loss(inputs, targets, carried(states[0]))
-            return loss, loss, own, None
-        batch = (inputs, targets)
-        loss, learnt, after = distillation_loss(self.model, self.teacher, batch, carried(states[0]), states[1])
+        state, how = carried(states[0]), self.recipe
+        with multiplying(self.model.device, how.type):
+            if self.teacher is None:
+                loss, own = labels_loss(self.model, inputs, targets, state, softmax=how.softmax, sampled=how.sampled)
+                return loss, loss, own, None
+            batch = (inputs, targets)
+            loss, learnt, after = distillation_loss(self.model, self.teacher, batch, state, states[1])
         return loss, learnt, *after
 
     def _step(self, loss: Tensor, rate: float) -> None:

@@ -114,6 +114,9 @@ class Train(Learning):
     widths: Annotated[list[Count], Field(min_length=1)]
     decoder: options.Decoder
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    type: options.TrainingType
+    softmax: options.Softmax
+    sampled: Count
     nonlinearity: options.Nonlinearity
     cell: options.RecurrentCell
     snn_widths: Annotated[list[Count], Field(min_length=1)]

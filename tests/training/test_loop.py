@@ -2,10 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+import pruning
 from pruning.data.windows import Windows
+from pruning.training.distillation import Teacher
 from pruning.training.loop import Trained, train
 from pruning.training.schedule import rate_at
 from tests.tiny import bytes_of, recipe, tensors_of, text, tiny
@@ -181,3 +184,50 @@ def test_every_epoch_drops_other_activations():
     history = run(epochs=2, learning_rate=1e-30, weight_decay=0.0)[-1].history
     first, second = history["train_loss"].iloc[: len(WINDOWS)], history["train_loss"].iloc[len(WINDOWS) :]
     assert (first.to_numpy() != second.to_numpy()).all()
+
+
+def test_training_in_chunks_of_rows_is_training_but_for_rounding(states):
+    chunked = run(softmax="chunked")
+    for one, other in zip(chunked, states, strict=True):
+        np.testing.assert_allclose(one.history["train_loss"], other.history["train_loss"], rtol=1e-4)
+        np.testing.assert_allclose(one.history["valid_loss"], other.history["valid_loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["lstm", "gru", "relu", "snn", "lstm + snn"])
+@pytest.mark.parametrize("softmax", ["full", "chunked", "sampled"])
+def test_products_of_bfloat16_leave_weights_in_float32_and_learn_about_the_same(family, softmax):
+    if softmax != "full" and family not in ("lstm", "snn"):
+        return
+    models = [tiny(dtype=torch.float32, spread=0.1, family=family) for _ in range(2)]
+    one, other = (
+        run(model=model, epochs=1, softmax=softmax, sampled=20, type=kind)[-1].history
+        for model, kind in zip(models, ("float32", "bfloat16"), strict=True)
+    )
+    assert {parameter.dtype for parameter in models[1].parameters()} == {torch.float32}
+    assert one["train_loss"].iloc[0] == pytest.approx(other["train_loss"].iloc[0], rel=0.02)
+    assert one["valid_loss"].iloc[-1] == pytest.approx(other["valid_loss"].iloc[-1], rel=0.03)
+    assert not one["train_loss"].equals(other["train_loss"])
+
+
+def test_training_over_a_sample_of_the_types_learns_and_repeats():
+    one, other = (run(model=model_of(), softmax="sampled", sampled=16) for _ in range(2))
+    assert all(same(*pair) for pair in zip(one, other, strict=True))
+    losses = one[-1].history["valid_loss"].dropna().tolist()
+    assert losses[-1] < losses[0] < math.log(20)
+
+
+def test_what_training_cannot_do_is_refused_before_the_first_step():
+    with pytest.raises(ValueError, match=r"Unknown softmax 'sample' to train by; known: \['full', 'chunked', "):
+        recipe(softmax="sample")
+    with pytest.raises(ValueError, match=r"Unknown type 'float16' to train by; known: \['float32', 'bfloat16'\]"):
+        recipe(type="float16")
+    with pytest.raises(ValueError, match=r"Expected at least 1 type for `sampled`, got 0\."):
+        recipe(sampled=0)
+    layers = torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)
+    network = pruning.adapt(torch.nn.Sequential(*layers), torch.zeros(2, 3), loss=torch.nn.CrossEntropyLoss())
+    batches = [(torch.zeros(2, 3), torch.tensor([0, 1]))]
+    with pytest.raises(ValueError, match=r"Expected a language model of the library to train by a chunked softm"):
+        list(train(network, batches, batches, recipe=recipe(softmax="chunked"), seed=1))
+    teacher = Teacher.of(model_of(), share=0.5, temperature=1.0)
+    with pytest.raises(ValueError, match=r"Expected labels alone to train by a sampled softmax, got a teacher, "):
+        list(train(model_of(), WINDOWS, VALID, recipe=recipe(softmax="sampled"), seed=1, teacher=teacher))
