@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
 from tasks.__main__ import main
@@ -53,6 +55,11 @@ def test_a_stage_that_refuses_leaves_a_failed_run_with_its_last_lines(project: P
     assert f"the last lines of train are in run {run.info.run_id}" in said.out
     assert said.err.splitlines()[-1] == tags["last line"]
     assert not list((project / ".dvc/tmp/running").iterdir())
+
+
+def test_the_load_is_measured_also_while_another_thread_still_imports_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    assert journal._load(psutil.Process())["process_memory_megabytes"] > 0
 
 
 def test_a_reproduction_without_prefect_leaves_a_failed_run_too(tmp_path: Path) -> None:

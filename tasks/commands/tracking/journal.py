@@ -173,10 +173,10 @@ def _load(own: psutil.Process) -> dict[str, float]:
         "process_cpu_percentage": own.cpu_percent(),
         "process_memory_megabytes": own.memory_info().rss / MEGABYTE,
     }
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        for number in range(torch.cuda.device_count()):
-            free, total = torch.cuda.mem_get_info(number)
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)  # not there while another thread still imports PyTorch
+    if cuda is not None and cuda.is_initialized():
+        for number in range(cuda.device_count()):
+            free, total = cuda.mem_get_info(number)
             load[f"gpu_{number}_memory_usage_megabytes"] = (total - free) / MEGABYTE
             load[f"gpu_{number}_memory_usage_percentage"] = 100 * (total - free) / total
     return load
