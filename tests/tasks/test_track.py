@@ -249,6 +249,14 @@ def test_a_state_is_the_same_before_its_own_tracking_is_written_down_and_after(a
     assert "already logged" in tracked(again)[1]
 
 
+def test_a_state_is_the_same_in_a_clone_whose_stages_ended_in_another_order(again: Path) -> None:
+    yaml, path = YAML(), again / "dvc.lock"
+    lock = yaml.load(path)
+    lock["stages"] = dict(reversed(list(lock["stages"].items())))
+    yaml.dump(lock, path)
+    assert "already logged" in tracked(again)[1]
+
+
 def test_a_state_is_logged_only_once(again: Path) -> None:
     code, said = tracked(again)
     assert (code, said) == (0, f"MLflow: this state is already logged (run {parents(again)[0].info.run_id})\n")
@@ -257,7 +265,7 @@ def test_a_state_is_logged_only_once(again: Path) -> None:
 
 def test_another_lock_makes_another_parent(again: Path) -> None:
     with (again / "dvc.lock").open("a") as lock:
-        lock.write("# another state\n")
+        lock.write("  another:\n    cmd: exec another\n")
     assert tracked(again)[0] == 0
     assert (len(every_run(again)), len(parents(again))) == (2 * (2 + len(VARIANTS)), 2)
 

@@ -1,7 +1,7 @@
 """The results as dvc.lock records them, from which everything that MLflow is told comes."""
 
 import hashlib
-import re
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
 from tasks.settings.parameters import checked
 
-OWN_ENTRY = re.compile(r"(?m)^  track:\n(?:    .*\n)*")
-"""What dvc.lock says of the stage that tracks: the results are the same before it ran and after."""
+TRACKING = "track"
+"""The stage that tracks, which is no part of a state: the results are the same before it ran and after."""
 
 
 class State:
@@ -32,9 +32,10 @@ class State:
         self.values = read_yaml(folder / PARAMETERS)
         every = read_yaml(PARAMETERS)
         self.parameters, self._settings = checked(every), flat({**every, **self.values})
-        content = OWN_ENTRY.sub("", lock.read_text(encoding="utf-8"))
-        self.digest = hashlib.sha256(content.encode()).hexdigest()
         self.lock: dict[str, Any] = read_lock(lock)
+        # In order: DVC writes stages down as they end, which differs from clone to clone where two run side by side.
+        results = {name: entry for name, entry in self.lock.items() if name != TRACKING}
+        self.digest = hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
         stages = (stage for path in {LOCK, lock} if path.is_file() for stage in read_lock(path).values())
         outputs = (output for stage in stages for output in stage.get("outs", []))
         self.hashes = {Path(output["path"]): str(output["md5"]) for output in outputs}
