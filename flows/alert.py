@@ -1,4 +1,4 @@
-"""`python -m flows.alert URL`: let the server tell an address of failed runs, and notice runs that were killed."""
+"""`python -m flows.alert [URL]`: let the server notice runs that were killed, and tell an address of failed runs."""
 
 import argparse
 import sys
@@ -36,19 +36,26 @@ NO_SERVER = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make both automations, in place of earlier ones, and return the exit code: 0, or 1 after one sentence."""
+    """Make the automations, in place of earlier ones, and return the exit code: 0, or 1 after one sentence."""
     parser = argparse.ArgumentParser(prog="python -m flows.alert", description="Tell an address of runs that fail.")
-    parser.add_argument("url", help='what gets {"text": "…"} by POST, as an incoming webhook of Slack does')
+    parser.add_argument(
+        "url",
+        nargs="?",
+        help='what gets {"text": "…"} by POST, as an incoming webhook of Slack does; nothing is told without',
+    )
     given = parser.parse_args(arguments)
     server = configured_server()
     if problem := unreachable(server) if server else NO_SERVER:
         sys.stderr.write(f"{problem}\n")
         return 1
     with get_client(sync_client=True) as client:
-        for name in (TOLD, NOTICED):
-            _remove(client, name)
-    for automation in (_telling(given.url), _noticing()):
+        automations = [*([_telling(given.url)] if given.url else []), _noticing()]
+        changed = [automation for automation in automations if not _is_there(automation)]
+        for automation in changed:
+            _remove(client, automation.name)
+    for automation in changed:
         automation.create()
+    for automation in automations:
         sys.stdout.write(f"{automation.name}: on\n")
     return 0
 
@@ -86,6 +93,15 @@ def _noticing() -> Automation:
         ),
         actions=[ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=KILLED, force=False)],
     )
+
+
+def _is_there(automation: Automation) -> bool:
+    """Return whether the server has this very automation: made anew, it would forget the runs that it waits for."""
+    try:
+        known: Any = Automation.read(name=automation.name)
+    except ValueError:  # there is none
+        return False
+    return bool(known.enabled and (known.trigger, known.actions) == (automation.trigger, automation.actions))
 
 
 def _remove(client: SyncPrefectClient, name: str) -> None:

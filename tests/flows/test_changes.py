@@ -10,10 +10,12 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from ruamel.yaml import YAML
 
+from flows import alert
 from flows.changes import COPIES, Changes, changed_copy
 from flows.pipeline import main, outcomes_of, pipeline
 from tests.flow_project import behave, make_repository
@@ -156,6 +158,14 @@ def test_a_worker_runs_what_the_form_says_and_a_failure_is_told_to_an_address(
     # A server may tell the same twice.
     assert {"text": 'pipeline, prune.retain 0.4: refused: Failed. Expected a rate, got "much".'} in told
     assert _retained(repository) == {"workspace": 0.5, "main": 0.5, "retain-0.3": 0.3}
+
+
+@pytest.mark.usefixtures("server")
+def test_a_second_call_leaves_what_notices_killed_runs_alone_lest_it_forgets_those_it_waits_for() -> None:
+    assert alert.main([]) == 0
+    first = Automation.read(name=alert.NOTICED)
+    assert alert.main([]) == 0
+    assert Automation.read(name=alert.NOTICED).id == first.id
 
 
 class _Address:
