@@ -20,6 +20,7 @@ RAN, UP_TO_DATE, RESTORED = "Ran", "Up to date", "Restored"
 """What DVC can have done with a stage."""
 FAILED, NOT_STARTED = "Failed", "Not started"
 """What else can have become of it."""
+DONE = {RAN, UP_TO_DATE, RESTORED}
 
 GUARD = Path(__file__).with_name("guard.py")
 LAST_LINES = 12
@@ -168,9 +169,18 @@ def changed(commands: Commands, stages: Mapping[str, GraphStage]) -> set[str]:
     return stale
 
 
-def reproduce(commands: Commands, stage: GraphStage, log: Log, *, force: bool) -> str:
-    """Let DVC reproduce one stage whose needs are met, and return what it did: ran, up to date or restored."""
-    command = ["dvc", "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage.address]
+def reproduce(commands: Commands, stage: GraphStage, log: Log, *, force: bool, pull: bool = False) -> str:
+    """Let DVC reproduce one stage whose needs are met, and return what it did: ran, up to date or restored.
+
+    Args:
+        commands: Where commands run.
+        stage: The stage.
+        log: Is called with each line that DVC and the stage say.
+        force: Run it also if it did not change.
+        pull: Let DVC fetch what another clone made of the same, in place of a run.
+    """
+    options = [*(["--force"] if force else []), *(["--pull"] if pull else [])]
+    command = ["dvc", "--wait-for-lock", "repro", "--single-item", *options, stage.address]
     lines = _when_free(commands, stage, command, log)
     return what_dvc_did(stage.address, lines)
 

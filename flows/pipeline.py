@@ -1,7 +1,7 @@
 """The flow: DVC's graph, watched; each stage is a task run that starts as soon as what it needs is done.
 
-`python -m flows.pipeline [targets] [--jobs N] [--force] [-S prune.retain=0.3]` needs no server: without PREFECT_API_URL
-it starts a temporary one.
+`python -m flows.pipeline [targets] [--jobs N] [--force] [--share] [-S prune.retain=0.3]` needs no server: without
+PREFECT_API_URL it starts a temporary one.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from flows.changes import Changed, Changes, changed_copy, differing, experiment_
 from flows.execution import (
     FAILED,
     NOT_STARTED,
+    RAN,
     UP_TO_DATE,
     CommandError,
     Commands,
@@ -41,6 +42,7 @@ from flows.execution import (
 )
 from flows.naming import call_run, counted, read_values, subject, title
 from flows.server import configured_server, unreachable
+from flows.sharing import Sharing
 from flows.showing import show, show_changes
 from flows.stages import GraphStage, read_stages
 
@@ -53,6 +55,7 @@ def pipeline(
     jobs: Annotated[int, Field(ge=1)] = 2,
     force: bool = False,
     changes: Changes = NO_CHANGES,
+    share: bool = False,
 ) -> State[Any]:
     """Let DVC reproduce the stages, then show the comparison and bring tracking up to date.
 
@@ -63,6 +66,7 @@ def pipeline(
         force: Run also what did not change.
         changes: Values in place of those of params.yaml, which stays as it is; an empty field leaves what stands
             there. Such a run is kept as an experiment of DVC's.
+        share: Fetch what another clone made of the same from DVC's remote, and push what is made here.
 
     Returns:
         Completed, or failed with a message that names each failed stage; `outcomes_of` tells how each ended.
@@ -72,14 +76,14 @@ def pipeline(
         different = differing(root, changes.named())
         about = subject(targets, different)
         with changed_copy(root, different) if different else nullcontext(root) as folder:
-            return _reproduced(folder, different, about, targets, jobs, force=force)
+            return _reproduced(folder, different, about, targets, jobs, force=force, share=share)
     except (ValueError, DvcException, CommandError) as error:
         call_run(about, "failed")
         return _failed(str(error))
 
 
 def _reproduced(
-    root: Path, different: Changed, about: str, targets: list[str] | None, jobs: int, *, force: bool
+    root: Path, different: Changed, about: str, targets: list[str] | None, jobs: int, *, force: bool, share: bool
 ) -> State[Any]:
     """Let DVC reproduce the stages in a folder, and keep a run with values of its own as an experiment of DVC's."""
     commands, log = Commands(root), get_run_logger().info
@@ -92,11 +96,15 @@ def _reproduced(
         if different:
             commands.run("`dvc checkout`", ["dvc", "checkout", "--quiet", "--allow-missing"], log)
         stages, values = read_stages(root, targets), read_values(root)
-        stale = set(stages) if force else changed(commands, stages)
-        call_run(about, f"{len(stale)} of {len(stages)} stages")
-        outcomes = _run_all(stages, jobs, _task_maker(commands, stale, values, force=force))
+        with Sharing(commands, get_run_logger().warning) if share else nullcontext() as sharing:
+            pull = sharing is not None and sharing.fetch()
+            stale = set(stages) if force else changed(commands, stages)
+            call_run(about, f"{len(stale)} of {len(stages)} stages")
+            ran = sharing.made if sharing else None
+            outcomes = _run_all(stages, jobs, _task_maker(commands, stale, values, force=force, pull=pull), ran)
+            unshared = sharing.finish(outcomes) if sharing else None
         show(commands, stages, outcomes)
-        state = _final_state(outcomes)
+        state = _final_state(outcomes, unshared)
         if different and state.is_completed():
             kept = experiment_name(different)
             # It would record whatever lies there as the results of every stage, also of those that were not asked for.
@@ -122,7 +130,7 @@ def _check(commands: Commands) -> str | None:
 
 
 def _task_maker(
-    commands: Commands, stale: set[str], values: Mapping[str, Any], *, force: bool
+    commands: Commands, stale: set[str], values: Mapping[str, Any], *, force: bool, pull: bool
 ) -> Callable[[GraphStage], Task[[], State[str]]]:
     """Return the function that makes a stage's task; Prefect's cache is off, since DVC's is the one cache.
 
@@ -131,12 +139,13 @@ def _task_maker(
         stale: The stages that a command is started for.
         values: params.yaml, for the names of the task runs.
         force: Run also what did not change.
+        pull: Fetch what another clone made.
     """
 
     def task_of(stage: GraphStage) -> Task[[], State[str]]:
         def run() -> State[str]:
             log = get_run_logger().info
-            did = reproduce(commands, stage, log, force=force) if stage.address in stale else UP_TO_DATE
+            did = reproduce(commands, stage, log, force=force, pull=pull) if stage.address in stale else UP_TO_DATE
             return Completed(name=did, message=f"{did}: {stage.description or stage.address}", data=did)
 
         # No timeout here: Prefect's does not interrupt a waiting thread, so `reproduce` keeps the stage's limit.
@@ -154,9 +163,19 @@ def _task_maker(
 
 
 def _run_all(
-    stages: dict[str, GraphStage], jobs: int, task_of: Callable[[GraphStage], Task[[], State[str]]]
+    stages: dict[str, GraphStage],
+    jobs: int,
+    task_of: Callable[[GraphStage], Task[[], State[str]]],
+    ran: Callable[[str], None] | None,
 ) -> dict[str, Outcome]:
-    """Run each stage when all that it needs is done, at most `jobs` at once; a failed stage holds up its dependents."""
+    """Run each stage when all that it needs is done, at most `jobs` at once; a failed stage holds up its dependents.
+
+    Args:
+        stages: By address.
+        jobs: How many run side by side.
+        task_of: Makes a stage's task.
+        ran: Is called with the address of each stage that ran.
+    """
     order = TopologicalSorter({address: stage.needs for address, stage in stages.items()})
     order.prepare()
     waiting, ended = deque(order.get_ready()), SimpleQueue[str]()
@@ -172,6 +191,8 @@ def _run_all(
             futures[address].add_done_callback(partial(_put, ended, address))
         address = ended.get()
         outcomes[address] = _outcome(stages[address], futures[address], time.monotonic() - started[address])
+        if ran and outcomes[address].state == RAN:
+            ran(address)
         if not outcomes[address].problem:
             order.done(address)
             waiting.extend(order.get_ready())
@@ -203,9 +224,9 @@ def outcomes_of(state: State[Any]) -> list[Outcome]:
     return result.outcomes if isinstance(result, FlowError) else list(result)
 
 
-def _final_state(outcomes: dict[str, Outcome]) -> State[Any]:
+def _final_state(outcomes: dict[str, Outcome], unshared: str | None) -> State[Any]:
     message = counted(outcomes)
-    problems = [outcome.problem for outcome in outcomes.values() if outcome.problem]
+    problems = [problem for problem in (*(outcome.problem for outcome in outcomes.values()), unshared) if problem]
     if problems:
         return _failed("\n".join([*problems, message]), list(outcomes.values()))
     return Completed(message=message, data=list(outcomes.values()))
@@ -219,6 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--jobs", type=int, default=2, choices=range(1, 65), metavar="N", help="stages side by side")
     parser.add_argument("--force", action="store_true", help="run also what did not change")
+    parser.add_argument("--share", action="store_true", help="fetch what other clones made, push what is made here")
     parser.add_argument(
         "-S",
         "--set-param",
@@ -238,7 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{problem}\n")
         return 1
     try:
-        state = pipeline(given.targets or None, given.jobs, given.force, changes, return_state=True)
+        state = pipeline(given.targets or None, given.jobs, given.force, changes, given.share, return_state=True)
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; its stages were ended, and the same command goes on from the finished ones.\n")
         return 130
