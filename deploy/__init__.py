@@ -1,0 +1,1 @@
+"""Stores and servers beside the pipeline, started from packages: PostgreSQL, S3, MLflow, Prefect, and its workers."""
