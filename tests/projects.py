@@ -115,10 +115,14 @@ def set_parameters(folder: Path, changes: Mapping[str, Any], replace: tuple[str,
     yaml.dump(values, path)
 
 
+def warmed() -> Mapping[str, str]:
+    """Return the environment in which stages and DVC begin with PyTorch imported."""
+    return warm(tuple(ENVIRONMENT.items()))
+
+
 def run(command: list[str], folder: Path, *, fails: bool = False) -> subprocess.CompletedProcess[str]:
     """Run a command in the folder and return it; it must succeed, or fail where that is expected."""
-    environment = warm(tuple(ENVIRONMENT.items()))
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=warmed(), capture_output=True, text=True, check=False)
     assert (done.returncode != 0) == fails, f"{command} in {folder}:\n{done.stdout}\n{done.stderr}"
     return done
 

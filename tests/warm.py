@@ -28,7 +28,7 @@ IMPORTED = (
     "dvc.repo.reproduce", "dvc.repo.status", "dvc.repo.checkout", "dvc.stage.cache", "dvc_data.index.fetch",
 )  # fmt: skip
 SHIM = """#!{python} -SE
-import array, json, os, socket, sys
+import array, json, os, signal, socket, sys
 name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
 if name == "python" and not (words[:2] == ["-m", "tasks"] or words[0].endswith(".py")):
     os.execv({python!r}, [{python!r}, *words])
@@ -38,6 +38,8 @@ with socket.socket(socket.AF_UNIX) as waiting:
     files = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))]
     waiting.sendmsg([len(asked).to_bytes(4, "big")], files)
     waiting.sendall(asked)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: waiting.sendall(number.to_bytes(4, "big")))
     ended = waiting.recv(4)
 sys.exit(int.from_bytes(ended, "big") if ended else 1)
 """
@@ -84,7 +86,7 @@ def serve(address: str) -> None:
 
 
 def _attend(asking: socket.socket) -> None:
-    """Run what is asked in a child, tell how it ended, and end it if nobody waits for it any more."""
+    """Run what is asked in a process group of its own, pass signals on, and end it if nobody waits any more."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     size, rights, _, _ = asking.recvmsg(4, socket.CMSG_SPACE(3 * array.array("i").itemsize))
     files = array.array("i", rights[0][2])
@@ -92,14 +94,14 @@ def _attend(asking: socket.socket) -> None:
         asked = json.loads(words.read(int.from_bytes(size, "big")))
     child = os.fork()
     if not child:
+        os.setpgid(0, 0)
         asking.close()
         _run(files, *asked)
     for file in (0, *files):
         os.close(file)
     ended = os.pidfd_open(child)
-    ready, _, _ = select.select([ended, asking], [], [])
-    if ended not in ready:
-        os.kill(child, signal.SIGKILL)
+    while ended not in select.select([ended, asking], [], [])[0]:
+        os.killpg(child, int.from_bytes(asking.recv(4), "big") or signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     asking.sendall((code if code >= 0 else 128 - code).to_bytes(4, "big"))
     os._exit(0)

@@ -1,8 +1,6 @@
 """A real Prefect server, and a project that a flow ran once."""
 
-import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,16 +13,23 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from flows.pipeline import pipeline
 from tests.flow_project import behave, make_project
 from tests.flows.serving import answers, free_port, running, wait_for
-from tests.projects import ROOT
+from tests.projects import warmed
 
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What other processes see: this code, this Python, a home of their own for Prefect, and no server."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    ours = {"PATH": path, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
-    return {**kept, **ours, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}
+    kept = {name: value for name, value in warmed().items() if not name.startswith("PREFECT_")}
+    home = str(tmp_path_factory.mktemp("prefect"))
+    return {**kept, "PREFECT_HOME": home, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _here() -> Iterator[None]:
+    """Let the flows of this process find the same programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", warmed()["PATH"])
+        yield
 
 
 @pytest.fixture(scope="session")

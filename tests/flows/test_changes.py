@@ -147,7 +147,7 @@ def test_a_worker_runs_what_the_form_says_and_a_failure_is_told_to_an_address(
             client.create_flow_run_from_deployment(deployment.id, parameters={"changes": {"retain": 7}})
         with running(["prefect", "worker", "start", "--pool", "default-process"], words, tmp_path):
             good = client.create_flow_run_from_deployment(deployment.id, parameters={"changes": {"retain": 0.3}})
-            wait_for(lambda: _ended(client, good), 90)
+            wait_for(lambda: _ended(client, good), 300)
             assert _read(client, good).name == "prune.retain 0.3: 4 up to date, 1 ran"
             (repository / "check.problem").write_text('Expected a rate, got "much".')
             run(["git", "add", "--force", "check.problem"], repository)
