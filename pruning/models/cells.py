@@ -151,13 +151,13 @@ def _gru_with_offset(
     return torch.stack(outputs), (hidden[None],)
 
 
-def spiking_cell(*, recurrent: bool, leak: float, threshold: float, slope: float) -> Cell:
+def spiking_cell(*, recurrent: bool, leak: float, threshold: float, slope: float, least_rate: float = 0.0) -> Cell:
     """Return the leaky integrate-and-fire cell with these settings; see `LIF`."""
     recurrent_weights = ("weight_hh",) if recurrent else ()
     return Cell(
         name="snn",
         kind="snn",
-        make=partial(LIF, recurrent=recurrent, leak=leak, threshold=threshold, slope=slope),
+        make=partial(LIF, recurrent=recurrent, leak=leak, threshold=threshold, slope=slope, least_rate=least_rate),
         run=lambda layer, inputs, state, offset: layer(inputs, state, offset),
         owned=tuple(
             Slice(parameter, dim=0) for parameter in ("weight_ih", *recurrent_weights, "bias", "leak", "threshold")

@@ -18,12 +18,14 @@ class SpikingConfig(RecurrentConfig):
         leak: Share of its potential that a neuron keeps in a step at first, in (0, 1); each neuron learns its own.
         threshold: Potential at which a neuron spikes at first, above 0; each neuron learns its own.
         slope: How steep the spike's surrogate derivative is, above 0.
+        least_rate: Spikes a step below which training wakes a neuron, in [0, 1); 0 for none.
     """
 
     recurrent: bool
     leak: float
     threshold: float
     slope: float
+    least_rate: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -31,11 +33,19 @@ class SpikingConfig(RecurrentConfig):
             raise ValueError(f"Expected a leak in (0, 1), got {self.leak}.")
         if min(self.threshold, self.slope) <= 0:
             raise ValueError(f"Expected threshold and slope above 0, got {self.threshold} and {self.slope}.")
+        if not 0 <= self.least_rate < 1:
+            raise ValueError(f"Expected a least_rate in [0, 1), got {self.least_rate}.")
 
 
 def cell_of(config: SpikingConfig) -> Cell:
     """Return the spiking cell of a configuration."""
-    return spiking_cell(recurrent=config.recurrent, leak=config.leak, threshold=config.threshold, slope=config.slope)
+    return spiking_cell(
+        recurrent=config.recurrent,
+        leak=config.leak,
+        threshold=config.threshold,
+        slope=config.slope,
+        least_rate=config.least_rate,
+    )
 
 
 class SNNLanguageModel(RecurrentLanguageModel[SpikingConfig]):

@@ -38,6 +38,7 @@ class LIF(nn.Module):
         leak: (width,), the logit of β, the share of the potential that a step keeps.
         threshold: (width,), ϑ.
         slope: How steep the surrogate is.
+        least_rate: Spikes a step below which training wakes a neuron, see `woken`; 0 for none.
         pace: Share of the learning rate that suits its parameters. Spikes are all of one sign, so that a step on every
             weight moves the current by width × the step; at the full rate neurons soon fire always or never.
     """
@@ -46,10 +47,18 @@ class LIF(nn.Module):
     pace = 0.25
 
     def __init__(
-        self, inputs: int, width: int, *, recurrent: bool, leak: float, threshold: float, slope: float
+        self,
+        inputs: int,
+        width: int,
+        *,
+        recurrent: bool,
+        leak: float,
+        threshold: float,
+        slope: float,
+        least_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        self.slope = slope
+        self.slope, self.least_rate = slope, least_rate
         self.weight_ih = nn.Parameter(torch.empty(width, inputs))
         self.register_parameter("weight_hh", nn.Parameter(torch.empty(width, width)) if recurrent else None)
         self.bias = nn.Parameter(torch.zeros(width))
@@ -84,7 +93,22 @@ class LIF(nn.Module):
         found = integrate_and_fire(
             current, self.weight_hh, self.leak.sigmoid(), self.threshold, spikes, potential, slope=self.slope
         )
-        return (found[0] if offset is None else found[0] + offset), (found[0][-1], found[1])
+        heard = woken(found[0], self.least_rate) if self.training and self.least_rate else found[0]
+        return (heard if offset is None else heard + offset), (found[0][-1], found[1])
+
+
+def woken(spikes: Tensor, least_rate: float) -> Tensor:
+    """Return the spikes (T, B, width) as they are; the gradient that goes back through them also lifts low rates.
+
+    With r_j the mean of neuron j's spikes, it is the gradient of ½ Σ_j max(0, least_rate − r_j)² beside the loss, nat.
+    Readers learn faster than spikes come to say something, so that at first every spike is noise to them, and the loss
+    silences the neurons; once a potential stays far below its threshold, the surrogate hardly brings it back.
+
+    Args:
+        spikes: Of a window.
+        least_rate: Spikes a step.
+    """
+    return _wake(spikes, least_rate)
 
 
 def integrate_and_fire(
@@ -157,6 +181,20 @@ class _Spike(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (distance,) = ctx.saved_tensors
         return gradients[0] * surrogate(distance, ctx.slope), None
+
+
+class _Wake(torch.autograd.Function):
+    """The identity, whose gradient gains what lifts low rates."""
+
+    @staticmethod
+    def forward(ctx: Any, spikes: Tensor, least_rate: float) -> Tensor:
+        steps = spikes.shape[0] * spikes.shape[1]
+        ctx.lift = (spikes.mean((0, 1)) - least_rate).clamp(max=0) / steps
+        return spikes.view_as(spikes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0] + ctx.lift, None
 
 
 class _Scan(torch.autograd.Function):
@@ -232,3 +270,4 @@ def _again(
 
 _scan: Callable[..., tuple[Tensor, Tensor]] = _Scan.apply
 _spike: Callable[[Tensor, float], Tensor] = _Spike.apply
+_wake: Callable[[Tensor, float], Tensor] = _Wake.apply

@@ -124,6 +124,7 @@ class Train(Learning):
     leak: Fraction
     threshold: Scale
     slope: Scale
+    least_rate: Annotated[float, Field(ge=0, lt=1)]
 
     @model_validator(mode="after")
     def layers_fit(self) -> "Train":

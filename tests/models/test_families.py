@@ -261,6 +261,7 @@ def test_a_tied_decoder_needs_halves_that_are_together_as_wide_as_the_embedding(
         ("snn", {"leak": 1.0}, r"Expected a leak in \(0, 1\), got 1.0."),
         ("snn", {"threshold": 0.0}, "Expected threshold and slope above 0, got 0.0 and 2.0."),
         ("snn", {"slope": -1.0}, "Expected threshold and slope above 0, got 0.5 and -1.0."),
+        ("snn", {"least_rate": 1.0}, r"Expected a least_rate in \[0, 1\), got 1.0."),
         ("lstm + snn", {"cell": "sltm"}, r"Unknown cell 'sltm'; known: \['gru', 'lstm', 'rnn_relu', 'rnn_tanh'\]."),
         ("lstm + snn", {"snn_widths": (3,)}, r"Expected as many snn_widths as widths \(2\) for family mixed, got 1\."),
     ],

@@ -172,6 +172,36 @@ def test_neurons_of_a_new_model_of_real_size_neither_all_fire_nor_all_stay_silen
         assert ((spiking > 0) & (spiking < 1)).float().mean() > 0.9
 
 
+def test_training_adds_the_gradient_of_rates_that_are_too_low_and_nothing_else():
+    torch.manual_seed(1)
+    layer = LIF(4, 6, recurrent=True, leak=0.5, threshold=1.0, slope=2.0, least_rate=0.12).double()
+    layer.awake(1.0)
+    inputs, weights = (torch.randn(9, 5, n, dtype=torch.float64) for n in (4, 6))
+    spikes, _ = layer.eval()(inputs)
+    penalty = (0.12 - spikes.mean((0, 1))).clamp(min=0).square().sum() / 2
+    assert penalty > 0
+    assert (spikes.mean((0, 1)) > 0.12).any()
+    expected = torch.autograd.grad((spikes * weights).sum() + penalty, list(layer.parameters()))
+    heard, _ = layer.train()(inputs)
+    assert torch.equal(heard, spikes)
+    found = torch.autograd.grad((heard * weights).sum(), list(layer.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("least_rate", "awake"), [(0.0, False), (0.1, True)])
+def test_neurons_that_the_loss_silences_are_woken_by_training_with_a_least_rate(least_rate, awake):
+    torch.manual_seed(1)
+    layer = LIF(3, 8, recurrent=False, leak=0.5, threshold=2.0, slope=2.0, least_rate=least_rate).train()
+    optimizer, inputs = torch.optim.Adam(layer.parameters(), lr=0.02), torch.randn(20, 4, 3)
+    for _ in range(80):
+        spikes, _ = layer(inputs)
+        optimizer.zero_grad()
+        (spikes.mean() * 1e-3).backward()  # every spike costs a little, as one that says nothing does
+        optimizer.step()
+    assert bool((spikes.mean((0, 1)) > 0).all()) == awake
+
+
 def test_spiking_layers_are_trained_at_their_own_pace():
     model = tiny(family="snn", dtype=torch.float32)
     before = tensors_of(model)
