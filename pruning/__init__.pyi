@@ -79,6 +79,9 @@ from .signals.hessian import hessian as hessian
 from .signals.sensitivity import sensitivities as sensitivities
 from .signals.surgeon import surgeon as surgeon
 from .signals.weights import weights as weights
+from .steps.iterating import Round as Round
+from .steps.iterating import Rounds as Rounds
+from .steps.iterating import prune_iteratively as prune_iteratively
 from .steps.measuring import Importance as Importance
 from .steps.measuring import importance as importance
 from .steps.removing import prune as prune

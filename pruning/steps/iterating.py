@@ -1,0 +1,160 @@
+"""Pruning in rounds: some neurons leave, readers are repaired, the rest learns a little, and all is measured again."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from typing import Any
+
+import torch
+
+from pruning.core.modes import evaluating
+from pruning.core.neurons import Keep, select
+from pruning.core.progress import Track, silently
+from pruning.data.windows import Batches, endless
+from pruning.models.adapted import Adapted
+from pruning.models.base import Measurable
+from pruning.repair.reconstruction import reconstruct
+from pruning.selection.allocation import Allocation
+from pruning.selection.retention import keep_of, retention
+from pruning.signals.activations import activations
+from pruning.signals.sensitivity import sensitivities
+from pruning.signals.surgeon import surgeon
+from pruning.training.distillation import Teacher
+from pruning.training.loop import Recipe, steps_an_epoch, train
+
+BINS = 16
+"""Of the histograms that activations are counted in, which the order does not need."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounds:
+    """How neurons leave in rounds; see `prune_iteratively`.
+
+    >>> Rounds(retain=0.5, rounds=7, floor=8, calibration=20, damping=1e-4, last=0.5).neurons(256)
+    [232, 210, 190, 172, 156, 141, 128]
+
+    Attributes:
+        retain: Share of the neurons that are left in the end, in (0, 1].
+        rounds: In how many rounds the others leave, ≥ 1; each takes the same share of what is left.
+        floor: Fewest neurons of a layer.
+        calibration: Batches that each round measures on, ≥ 2.
+        damping: Of the surgeon's curvature, relative to its mean.
+        last: Share of all training that comes after the last round, in (0, 1]; the other rounds share the rest.
+
+    Raises:
+        ValueError: For a setting outside its range.
+    """
+
+    retain: float
+    rounds: int
+    floor: int
+    calibration: int
+    damping: float
+    last: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.retain <= 1 and 0 < self.last <= 1):
+            raise ValueError(f"Expected retain and last in (0, 1], got {self.retain} and {self.last}.")
+        if self.rounds < 1 or self.floor < 1 or self.calibration < 2:
+            raise ValueError(
+                "Expected at least 1 round, a floor of at least 1 neuron and 2 batches to measure on, "
+                f"got {self.rounds}, {self.floor} and {self.calibration}."
+            )
+
+    def neurons(self, count: int) -> list[int]:
+        """Return how many of so many neurons are left after each round."""
+        return [math.floor(self.retain ** (done / self.rounds) * count + 0.5) for done in range(1, self.rounds + 1)]
+
+    def steps(self, total: int) -> list[int]:
+        """Return how many of all training steps come after each round."""
+        if self.rounds == 1:
+            return [total]
+        marks = [round((1 - self.last) * total * done / (self.rounds - 1)) for done in range(self.rounds)]
+        return [*(after - before for before, after in pairwise(marks)), total - marks[-1]]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round came to.
+
+    Attributes:
+        model: The smaller network, after its training.
+        kept: The neurons that are left, by their numbers in the dense one.
+        valid_loss: On the validation batches, after the training; not a number where the round has none.
+    """
+
+    model: Measurable
+    kept: Keep
+    valid_loss: float
+
+
+def prune_iteratively(
+    model: Measurable,
+    data: Batches,
+    valid: Batches,
+    *,
+    rounds: Rounds,
+    recipe: Recipe,
+    seed: int,
+    teacher: Teacher | None = None,
+    track: Track = silently,
+) -> Iterator[Round]:
+    """Yield smaller and smaller networks: each time some neurons leave, readers are refitted, and the rest is trained.
+
+    In each round the order of removal that knows the repair (`surgeon`) is measured anew on the network as it is, the
+    least important neurons of all layers leave, and their readers are refitted by `ridge`, both on the batches that the
+    round is going to read. Then it is trained on the next batches: together the rounds take as many steps as the recipe
+    has, each along a schedule of its own, which lets it recover from its removal (Renda, Frankle & Carbin 2020).
+
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> text = pruning.Windows(torch.arange(160) % 9, first=0, batch=2, bptt=8)
+    >>> recipe = pruning.Recipe(
+    ...     epochs=1, portion=1.0, learning_rate=0.01, warmup=0.1, weight_decay=0.0, clip=1.0, patience=1
+    ... )
+    >>> rounds = pruning.Rounds(retain=0.5, rounds=2, floor=1, calibration=4, damping=1e-4, last=0.5)
+    >>> [step.model.widths() for step in prune_iteratively(model, text, text, rounds=rounds, recipe=recipe, seed=1)]
+    [(4,), (3,)]
+
+    Args:
+        model: The dense network, whose layers have readers of their own (`decoupled`); it is left as it was.
+        data: Training batches.
+        valid: Validation batches.
+        rounds: How many neurons leave in how many rounds.
+        recipe: How to train: epochs × portion of the batches are what all rounds read together.
+        seed: Of sampled targets and dropout.
+        teacher: The model to imitate beside the labels.
+        track: Shows progress.
+    """
+    numbers: Keep = {layer.name: torch.arange(layer.width) for layer in model.layers()}
+    total = recipe.epochs * steps_an_epoch(recipe, data)
+    batches, smaller = endless(model.pairs(data)), select(model, {})
+    plan = zip(rounds.neurons(sum(model.widths())), rounds.steps(total), strict=True)
+    for done, (neurons, steps) in enumerate(plan):
+        measured = list(islice(batches, max(steps, rounds.calibration)))
+        keep, smaller = _cut(smaller, measured[: rounds.calibration], neurons, rounds, seed + done)
+        numbers = {name: own[keep[name]] for name, own in numbers.items()}
+        valid_loss = math.nan
+        if steps:
+            once = replace(recipe, epochs=1, portion=1.0)
+            *_, last = train(
+                smaller, measured[:steps], valid, recipe=once, seed=seed + done, teacher=teacher, track=track
+            )
+            smaller.load_state_dict(last.best())
+            valid_loss = float(last.history["valid_loss"].iloc[-1])
+        yield Round(select(smaller, {}), numbers, valid_loss)
+
+
+def _cut(model: Measurable, batches: list[Any], neurons: int, rounds: Rounds, seed: int) -> tuple[Keep, Measurable]:
+    """Return which neurons stay, so many in all, and the network without the others, its readers refitted."""
+    with evaluating(model):
+        _, states = activations(model, batches, activation_samples=len(batches), bins=BINS)
+        moments = sensitivities(model, batches, batches=len(batches), seed=seed)
+        order = surgeon(states, moments, damping=rounds.damping)
+        allocation = Allocation(retain=neurons / sum(model.widths()), floor=rounds.floor, scope="absolute")
+        keep = keep_of(retention(order, allocation, variant="round", by="importance"))
+        read: dict[str, Any] = {"data": batches} if isinstance(model, Adapted) else {"covariances": states}
+        return keep, reconstruct(model, keep, repair="ridge", **read)
