@@ -119,14 +119,19 @@ class Trace:
         gives: What each operation gives that was not there before.
         sizes: Bytes by number, weights and the state that is given left out.
         kept: What stays to the end: outputs and the next state.
-        state: Bytes of the state.
+        held: Bytes of the state that is given, by number.
     """
 
     reads: list[set[int]] = field(default_factory=list)
     gives: list[set[int]] = field(default_factory=list)
     sizes: dict[int, Any] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
-    state: Any = 0
+    held: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def state(self) -> Any:
+        """Bytes of the state that is given."""
+        return sum(self.held.values())
 
     def alive(self) -> list[Any]:
         """Return, for each operation, the sum of the sizes of what is alive while it runs.
@@ -211,7 +216,7 @@ class _Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.trace = Trace()
         self._apart = {self._number(tensor) for tensor in weights}
         before = {self._number(tensor): _bytes(tensor) for tensor in tensors_in(state)}
-        self.trace.state = sum(size for number, size in before.items() if number not in self._apart)
+        self.trace.held = {number: size for number, size in before.items() if number not in self._apart}
         self._apart |= before.keys()
 
     def given(self, value: Any) -> None:

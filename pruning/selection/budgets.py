@@ -250,7 +250,9 @@ def _fitting(steps: Sequence[np.ndarray], budget: Budget) -> Iterator[np.ndarray
 
 def _greedy(held: Sequence[np.ndarray], steps: Sequence[np.ndarray], budget: Budget) -> np.ndarray:
     """Return widths from taking away what is worth least for its cost, then filling and exchanging."""
-    prices = known_prices(steps, budget.costs)
+    around = getattr(budget.costs, "nearby", None)  # of costs that are the largest of several
+    costs = budget.costs if around is None else around(np.array([step[-1] for step in steps]))
+    prices = known_prices(steps, costs)
     if prices is not None:
         widths = _searched(held, steps, budget, prices)
         if budget.costs(widths[None])[0] <= budget.value:
@@ -290,14 +292,18 @@ def _cheapest(
 
 def _exchanged(widths: np.ndarray, held: Sequence[np.ndarray], budget: Budget, prices: AskedPrices) -> np.ndarray:
     """Return the widths after every change of one or two layers that fits and gains, the best one first."""
+    margin = 0.0  # by which prices, where they are not the costs themselves, were once too low
     while True:
-        room = budget.value - budget.costs(widths[None])[0]
+        room = budget.value - budget.costs(widths[None])[0] - margin
         gain, change = max(_changes(widths, held, room, prices), key=lambda pair: pair[0])
         if gain <= _worth(held, widths[None])[0] * 1e-12:
             return widths
-        widths = widths.copy()
+        changed = widths.copy()
         for layer, width in change.items():
-            widths[layer] = width
+            changed[layer] = width
+        over = budget.costs(changed[None])[0] - budget.value
+        margin += max(over, 0.0)
+        widths = widths if over > 0 else changed
 
 
 def _changes(

@@ -11,7 +11,7 @@ import pruning
 from pruning.evaluation.memory import memory_of, traced
 from pruning.models.adapted import adapt
 from pruning.selection import memory
-from pruning.selection.budgets import budget_of
+from pruning.selection.budgets import budget_of, widths_within
 from pruning.selection.memory import memory_costs
 from tests.tiny import DECODERS, FAMILIES, tiny
 
@@ -83,3 +83,29 @@ def test_what_is_pruned_to_a_budget_of_memory_fits_it_and_leaves_no_room_for_ano
     assert memory_of(smaller, numbers="int8").total <= most
     wider = [np.array(smaller.widths()) + one for one in np.eye(2, dtype=int)]
     assert all(memory_of(smaller.resized(row.tolist()), numbers="int8").total > most for row in wider)
+
+
+DEEP = 12
+
+
+def test_what_is_alive_in_a_deep_model_follows_from_as_many_models_as_its_layers_number_has_bits(monkeypatch):
+    calls = []
+    monkeypatch.setattr(memory, "traced", lambda model: calls.append(model) or traced(model))
+    expect_counted(tiny("untied", (4,) * DEEP, "tanh"), "float32")
+    assert len(calls) == 2 + (DEEP - 1).bit_length()
+
+
+def test_a_deep_model_is_held_to_a_budget_of_memory_by_the_operation_that_holds_most():
+    model = tiny("untied", (8,) * DEEP, "tanh")
+    half = memory_costs(model)(np.full((1, DEEP), 8))[0] / 2
+    budget = budget_of(model, kind="memory", value=half)
+    asked = replace(budget, costs=lambda widths: budget.costs(widths))  # nothing is known of these but what they say
+    random = np.random.default_rng(1)
+    worths = {name: random.random(8) for name in budget.layers}
+    choices = {name: np.arange(1, 9) for name in budget.layers}
+    held = []
+    for one in (budget, asked):
+        widths = widths_within(worths, choices, one)
+        assert budget.costs(np.array([list(widths.values())]))[0] <= half
+        held.append(sum(np.sort(worths[name])[::-1][:width].sum() for name, width in widths.items()))
+    assert held[0] > 0.99 * held[1]
