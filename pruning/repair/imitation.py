@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pruning.core.devices import moved, twin_of
 from pruning.core.modes import carried, differentiating, evaluating
 from pruning.core.neurons import PrunableModule, expect_finite
+from pruning.core.optimizers import Adam
 from pruning.core.progress import Track, silently
 from pruning.data.windows import IGNORED, Batches, Window, Windows, endless
 from pruning.models.base import LanguageModel, State
@@ -258,7 +259,7 @@ def _optimizers(
     groups = [[{"params": [p], "pace": paces.get(p, 1.0)} for p in some] for some in (others, mixing)]
     found: list[torch.optim.Optimizer] = []
     if others:
-        found.append(torch.optim.Adam(groups[0], fused=True))
+        found.append(Adam(groups[0]))
     if mixing:
         found.append(torch.optim.Muon(groups[1], weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
     return found

@@ -108,7 +108,12 @@ def reconstruct(
         return refitted(model, keep, data, repair=repair, track=track)
     if covariances is None:
         raise ValueError(f"Expected data or covariances to repair by {repair!r}, got neither; give `data`.")
-    tensors = {name: tensor.cpu().double() for name, tensor in named_tensors(model).items()}
+    # Only what is solved for is cast, not embeddings and the like, which may be most of a model.
+    solved = {name for layer in model.layers() for piece in layer.read for name in (piece.parameter, piece.bias)}
+    tensors = {
+        name: tensor.detach().cpu().double() if name in solved else tensor
+        for name, tensor in named_tensors(model).items()
+    }
     for layer in model.layers():
         removed = removed_neurons(layer, keep)
         if len(removed) and layer.obstacle:

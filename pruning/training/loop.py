@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pruning.core.devices import seeded
 from pruning.core.modes import carried, evaluating
 from pruning.core.neurons import expect_finite, named_buffers, named_tensors
+from pruning.core.optimizers import AdamW
 from pruning.core.options import Softmax, TrainingType
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches
@@ -260,7 +261,8 @@ class Loop:
 
     def _step(self, loss: Tensor, rate: float) -> None:
         """Take one optimisation step."""
-        self.optimizer.zero_grad()
+        for parameter in self.model.parameters():  # as `zero_grad` does, which imports PyTorch's compiler for it
+            parameter.grad = None
         torch.autograd.backward(loss)
         if self.companion:
             self.companion.see(self.model)
@@ -320,7 +322,7 @@ def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
         for matrices in (True, False)
         if (group := [p for p, its in paces.items() if its == pace and (p.ndim > 1) == matrices])
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    return AdamW(groups, lr=recipe.learning_rate)
 
 
 def after_epoch(

@@ -152,3 +152,13 @@ def test_an_unknown_repair_and_a_wrong_choice_are_refused(trained, windows):
         reconstruct(trained, KEEP, states, repair="rigde")
     with pytest.raises(ValueError, match=r"Unknown layer 'lstm\.9'"):
         reconstruct(trained, {"lstm.9": torch.tensor([0])}, states, repair="ridge")
+
+
+def test_nothing_is_cast_but_what_is_solved_for(monkeypatch, windows):
+    model = tiny(dtype=torch.float32)
+    covariances, cast, double = states_of(model, windows), [], torch.Tensor.double
+    monkeypatch.setattr(torch.Tensor, "double", lambda tensor: cast.append(tensor.data_ptr()) or double(tensor))
+    reconstruct(model, KEEP, covariances, repair="ridge")
+    places = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    assert places["decoder.weight"] in cast
+    assert places["encoder.weight"] not in cast

@@ -1,0 +1,82 @@
+"""Adam and AdamW without PyTorch's compiler, whose import takes longer than a short training does."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.optim.adam import adam
+
+MARK = "__dynamo_disable"
+"""What PyTorch remembers at a function that is never compiled: what to call in its place."""
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Let optimizers be made in a `with` without the import of PyTorch's compiler, unless it is there already.
+
+    PyTorch marks how groups are added as not to be compiled, and the mark imports the compiler at the first call. Where
+    nothing is being compiled it is called as it is. Where PyTorch marks it in another way, nothing changes.
+    """
+    plain = getattr(torch.optim.Optimizer.add_param_group, "__wrapped__", None)
+    marked = plain is not None and not hasattr(plain, MARK) and "torch._dynamo" not in sys.modules
+    if marked:
+        setattr(plain, MARK, plain)
+    try:
+        yield
+    finally:
+        if marked and hasattr(plain, MARK):
+            delattr(plain, MARK)
+
+
+class _Fused(torch.optim.Adam):
+    """What both share: PyTorch's fused step, called as it is rather than through what would be compiled.
+
+    PyTorch's own `step` imports its compiler, which takes a processor as long as PyTorch itself, to say that it is not
+    compiled. What is remembered, and every digit, is the same.
+    """
+
+    def __init__(self, params: Any, **settings: Any) -> None:
+        with uncompiled():
+            super().__init__(params, fused=True, **settings)
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002 - nobody here has one
+        """Take one step."""
+        with torch.no_grad():
+            for group in self.param_groups:
+                learning = [parameter for parameter in group["params"] if parameter.grad is not None]
+                states = [self.state[parameter] or self._begun(parameter) for parameter in learning]
+                beta1, beta2 = group["betas"]
+                adam(
+                    learning,
+                    [parameter.grad for parameter in learning],
+                    [state["exp_avg"] for state in states],
+                    [state["exp_avg_sq"] for state in states],
+                    [],
+                    [state["step"] for state in states],
+                    fused=True,
+                    amsgrad=False,
+                    beta1=beta1,
+                    beta2=beta2,
+                    lr=group["lr"],
+                    weight_decay=group["weight_decay"],
+                    eps=group["eps"],
+                    maximize=False,
+                    decoupled_weight_decay=group["decoupled_weight_decay"],
+                )
+
+    def _begun(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Remember that nothing was learnt yet."""
+        zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        self.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
+        state: dict[str, torch.Tensor] = self.state[parameter]
+        return state
+
+
+class Adam(_Fused):
+    """Adam (Kingma & Ba 2015)."""
+
+
+class AdamW(_Fused, torch.optim.AdamW):
+    """Adam with decoupled decay (Loshchilov & Hutter 2019)."""
