@@ -152,9 +152,9 @@ def test_a_worker_runs_what_the_form_says_and_a_failure_is_told_to_an_address(
             (repository / "check.problem").write_text('Expected a rate, got "much".')
             run(["git", "add", "--force", "check.problem"], repository)
             bad = client.create_flow_run_from_deployment(deployment.id, parameters={"changes": {"retain": 0.4}})
-            wait_for(lambda: _ended(client, bad), 90)
+            wait_for(lambda: _ended(client, bad), 300)
             assert _read(client, bad).state_name == "Failed"
-            wait_for(lambda: told, 30)
+            wait_for(lambda: told, 120)
     # A server may tell the same twice.
     assert {"text": 'pipeline, prune.retain 0.4: refused: Failed. Expected a rate, got "much".'} in told
     assert _retained(repository) == {"workspace": 0.5, "main": 0.5, "retain-0.3": 0.3}
