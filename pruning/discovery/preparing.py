@@ -79,7 +79,13 @@ def forgetful(network: nn.Module) -> nn.Module:
 
 
 def replaced(network: nn.Module) -> nn.Module:
-    """Return the network with equivalents in place of modules that cannot hold unequal widths or fewer heads."""
+    """Return the network with equivalents in place of modules that cannot hold unequal widths or fewer heads.
+
+    An encoder of PyTorch's no longer packs padded sequences into nested tensors for its layers, which it does in
+    evaluation alone and which no other attention than PyTorch's can read; what stands at padding is as in training.
+    """
+    for encoder in (module for module in network.modules() if isinstance(module, nn.TransformerEncoder)):
+        encoder.enable_nested_tensor = encoder.use_nested_tensor = False
     for condition, make in _REPLACEMENTS:
         if condition(network):
             return make(network)
