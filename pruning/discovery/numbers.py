@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from pruning.discovery.following import Kept, Number, Size
 from pruning.discovery.propagation import Propagation
 
 _FOLLOWING = ("torch.nn.modules", "torch.nn.utils", "pruning.discovery")
+BACKWARDS = "_reverse"
+"""How the name of a recurrent layer ends that reads backwards."""
 ATTEMPTS = 16
 """How many choices of numbers are tried for a layer."""
 
@@ -39,12 +42,15 @@ def candidates(network: nn.Module, layer: NeuronLayer) -> Iterator[list[Number]]
             yield list(chosen)
 
 
-def sized(network: nn.Module, sizes: Sequence[Size], layer: NeuronLayer) -> Iterator[list[Number]]:
+def sized(
+    network: nn.Module, sizes: Sequence[Size], layer: NeuronLayer, layers: Sequence[NeuronLayer] = ()
+) -> Iterator[list[Number]]:
     """Yield choices of numbers that calls in the network's code are told and that are to follow the layer's width.
 
     Those that count its neurons do; others may have to be told what they count all the same, where the code takes them
     from the layer's width. What the code makes of numbers (`zeros(B, 12)`) counts nobody's: each size that might be
-    the width is tried, all at once, the last or the first of each call, then each alone.
+    the width, or that of both directions of a recurrent module, is tried, all at once, the last or the first of each
+    call, then each alone.
     """
     counting = [size.of(layer) for size in sizes if size.counts is not None]
     own = [size for size in counting if not size.counts or any(name == layer.name for name, *_ in size.counts)]
@@ -62,6 +68,11 @@ def sized(network: nn.Module, sizes: Sequence[Size], layer: NeuronLayer) -> Iter
     made = [
         size.of(layer) for size in sizes if size.counts is None and size.number in {f * layer.width for f in factors}
     ]
+    both = [each for each in layers if each.name.removesuffix(BACKWARDS) == layer.name.removesuffix(BACKWARDS)]
+    if len(both) > 1:
+        counts, whole = tuple((each.name, 1, each.width) for each in both), sum(each.width for each in both)
+        beside = [size for size in sizes if size.counts is None and size.number == whole and size.number != layer.width]
+        made += [replace(size, layer=layer.name, counts=counts) for size in beside]
     last = {size.attribute + size.module: size for size in made}
     first = {size.attribute + size.module: size for size in reversed(made)}
     tried = [list(last.values()), list(first.values()), *([size] for size in made)]

@@ -92,8 +92,9 @@ def _each(prover: "Prover", layers: Sequence[NeuronLayer]) -> tuple[list[Number]
     for layer in layers:
         failure = prover.failure([layer], [])
         if failure:
+            network = prover.model.network
             tried = itertools.chain(
-                candidates(prover.model.network, layer), sized(prover.model.network, prover.found.sizes, layer)
+                candidates(network, layer), sized(network, prover.found.sizes, layer, prover.model.layers())
             )
             following = next((chosen for chosen in tried if not prover.failure([layer], chosen)), None)
             if following is None:

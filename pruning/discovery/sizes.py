@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 MADE_BY = {"zeros", "ones", "full", "empty", "rand", "randn"}
-_BY_SIZES = {"view", "reshape", "expand", "new_zeros", "new_ones", "new_full", "new_empty", *MADE_BY}
+_BY_SIZES = {"view", "reshape", "expand", "new", "new_zeros", "new_ones", "new_full", "new_empty", *MADE_BY}
 _AT = {**dict.fromkeys(_BY_SIZES, 1), **dict.fromkeys(MADE_BY, 0)}
 """Function → at which of its arguments the sizes of what it gives begin."""
 _PARTED = {"split", "chunk"}

@@ -170,6 +170,20 @@ def chunks_with_convolutions_of_their_own() -> Made:
     return Network(run, **parts), (floats(2, 2, 5),)
 
 
+@code({"enter.0": 4, "enter.0_reverse": 4, "cell": 5})
+def what_a_decoder_read_of_both_directions_the_step_before() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        memory, _ = self.enter(inputs)
+        state, read = memory.data.new(len(inputs), 5).zero_(), memory.new_zeros(len(inputs), 8)
+        for step in inputs.unbind(1):
+            state = self.cell(torch.cat([step, read], 1), state)
+            read = memory.mul(self.score(state).softmax(1).unsqueeze(-1)).sum(1)
+        return self.out(torch.cat([state, read], 1))
+
+    parts = {"enter": nn.LSTM(3, 4, batch_first=True, bidirectional=True), "cell": nn.GRUCell(11, 5)}
+    return Network(run, **parts, score=nn.Linear(5, 6), out=nn.Linear(13, 2)), (floats(2, 6, 3),)
+
+
 def made(name: str) -> Made:
     with torch.random.fork_rng():
         torch.manual_seed(0)
