@@ -30,6 +30,7 @@ from pruning.discovery.across import crossing, joined
 from pruning.discovery.attention import Attention
 from pruning.discovery.computed import computed_in, plainly
 from pruning.discovery.discovered import PREFIX, Discovered
+from pruning.discovery.learning import trained_too
 from pruning.discovery.origins import Origin
 from pruning.discovery.preparing import forgetful, narrow, persist, read_by, replaced, shapes_of, simplified
 from pruning.discovery.propagation import Propagation
@@ -85,6 +86,7 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
     modes = {name: module.training for name, module in network.named_modules()}
     with uncached(network) as cached:
         found = _followed(network.eval(), inputs)
+        trained_too(network, inputs, PREFIX, found)
         read_by(network, [reading.axis[0] for reading in found.readings])
         structure = structure_of(found, Discovered(network, [], {}), PREFIX)
         if others := crossing(structure):

@@ -47,6 +47,7 @@ class Propagation:
         shown: Module, and whether its first input or its first output → the neurons there; None if calls differ.
         called: The modules that are called, and not only asked for their parameters.
         touched: The parameters and buffers that what the network returns is computed from.
+        met: Those that some operation read.
         counted: Numbers that calls are told in the network's code, by module, call and place, each as often as it
             counts something else.
     """
@@ -62,6 +63,7 @@ class Propagation:
     shown: dict[tuple[str, bool], Shown | None] = field(default_factory=dict)
     called: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
+    met: set[str] = field(default_factory=set)
     counted: dict[tuple[str, str, int], list[Counted]] = field(default_factory=dict)
     _functions: dict[tuple[str, str, int], int] = field(default_factory=dict)
     _calls: dict[tuple[int, str], int] = field(default_factory=dict)

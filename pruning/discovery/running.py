@@ -27,7 +27,7 @@ _RANDOM = ("rand", "randn", "rand_like", "randn_like", "bernoulli", "normal")
 
 @contextmanager
 def running(
-    network: nn.Module, inputs: Inputs, mode: "Seeing", prefix: str = "", *, calls: int = 1
+    network: nn.Module, inputs: Inputs, mode: "Seeing", prefix: str = "", *, calls: int = 1, training: bool = False
 ) -> Iterator[tuple[nn.Module, list[Tensor]]]:
     """Run a copy of the network on copies of the inputs within a mode; yield that copy and the tensors that it gives.
 
@@ -39,8 +39,9 @@ def running(
         mode: What sees its operations, counting from 1 in each call.
         prefix: What its parameters' names are preceded by.
         calls: How often it is called, one time after the other; what each call gives is yielded.
+        training: Whether it runs as it does while it is trained.
     """
-    traced = copied(network, sharing=True).eval()
+    traced = copied(network, sharing=True).train(training)
     args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer of a Transformer

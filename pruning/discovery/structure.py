@@ -197,7 +197,7 @@ def _layer(
     readers = {reading.axis: reading for reading in read}
     reading_slices = tuple(replace(piece, bias=readers[axis].bias) for axis in readers for piece in slices[axis])
     tied = [axis for axis in all_own if axis in readings]
-    serving = [reading for reading in read if not reading.idle]
+    serving = [reading for reading in read if not reading.idle and not reading.training]
     if not serving:
         return IDLE
     observed = _observed(serving, reading_slices, groups, found, model)

@@ -17,7 +17,9 @@ from pruning.discovery.sizes import Counted, Watching, counted_dims, numbered, p
 from pruning.discovery.values import GIVEN, MADE, Address, Value, column, flat, nobody, squeezed
 
 
-def propagated(network: nn.Module, inputs: Inputs, prefix: str, without: Collection[str] = ()) -> Propagation:
+def propagated(
+    network: nn.Module, inputs: Inputs, prefix: str, without: Collection[str] = (), *, training: bool = False
+) -> Propagation:
     """Return what running the network on these inputs tells about its neurons.
 
     It runs twice: to see which operations its outputs depend on, and to follow the neurons through these.
@@ -27,13 +29,17 @@ def propagated(network: nn.Module, inputs: Inputs, prefix: str, without: Collect
         inputs: What it is called with.
         prefix: What its parameters' names are preceded by.
         without: Parameters that are nobody's, as if they were numbers that the network is given.
+        training: Whether it runs as it does while it is trained.
     """
     seen = Needs()
-    with running(network, inputs, seen) as (traced, outputs):
+    with running(network, inputs, seen, training=training) as (traced, outputs):
         needed = seen.needed([*outputs, *kept_tensors(traced).values()])
     found = Propagation()
     following = Following(found, needed, without)
-    with Watching(following.told), running(network, inputs, following, prefix) as (traced, outputs):
+    with (
+        Watching(following.told),
+        running(network, inputs, following, prefix, training=training) as (traced, outputs),
+    ):
         following.carry(traced, prefix)
         following.finish(outputs)
     return found
@@ -229,10 +235,10 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         self.found.positions.quiet = not needed  # widths that it computes with must follow all the same
         call = Call(self.found, operation, self.index, found, before or (args, kwargs), self._stack)
         call.args, call.kwargs = normalised(operation, *_mapped((args, kwargs), lambda part: _whole(self.value(part))))
+        names = {value.name for value in flat((call.args, call.kwargs)) if isinstance(value, Address)}
+        self.found.met |= names
         if needed:
-            self.found.touched.update(
-                value.name for value in flat((call.args, call.kwargs)) if isinstance(value, Address)
-            )
+            self.found.touched |= names
         values = call.result(follow)
         self.found.positions.quiet = False
         first = values[0] if isinstance(values, tuple) and values else values

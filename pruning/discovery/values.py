@@ -105,6 +105,7 @@ class Reading:
         padded: Whether it is read from a padded state.
         product: Whether it is read by a product of matrices.
         idle: Whether nothing that the network returns or keeps depends on what is computed from it.
+        training: Whether it is read only while the network is trained.
     """
 
     axis: Axis
@@ -116,6 +117,7 @@ class Reading:
     padded: frozenset[str] = frozenset()
     product: bool = False
     idle: bool = False
+    training: bool = False
 
 
 @dataclass(frozen=True)

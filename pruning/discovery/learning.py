@@ -1,0 +1,55 @@
+"""What code does only while a network is trained, such as drawing by a learned spread: cut with the same neurons."""
+
+import contextlib
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from pruning.discovery.positions import Axis
+from pruning.discovery.propagation import Propagation
+from pruning.discovery.running import Inputs, kept_tensors
+from pruning.discovery.tracing import propagated
+
+
+def trained_too(network: nn.Module, inputs: Inputs, prefix: str, found: Propagation) -> None:
+    """Let parameters that only training reads go with the neurons that they belong to then.
+
+    The network runs once more, as it does while it is trained, if some of its parameters took no part in the first run.
+    Of what that run tells, only what such parameters hold of neurons that were found is taken over.
+
+    Args:
+        network: It is left as it was.
+        inputs: What it is called with.
+        prefix: What its parameters' names are preceded by.
+        found: What the network tells otherwise; it gets to know more.
+    """
+    tensors = {prefix + name: tensor for name, tensor in kept_tensors(network).items()}
+    if all(prefix + name in found.met for name, _ in network.named_parameters()):
+        return
+    more = None
+    with contextlib.suppress(Exception):  # code that cannot be trained on these inputs says so when it is
+        more = propagated(network, inputs, prefix, training=True)
+    if more is None:
+        return
+    new = more.met - found.met
+    followed: set[Axis] = set()
+    for group in more.positions.groups():
+        own = [axis for axis in group.places if axis[0] in new]
+        known = [axis for axis in group.places if axis in found.positions.first and axis[0] in found.met]
+        if not own or not known:
+            continue
+        followed |= set(own)
+        places = torch.cat(
+            [_numbers(found, axis, tensors[axis[0]], group.places[axis]) for axis in (*known[:1], *own, *known[1:])]
+        )
+        found.positions.link(places, places[:1])
+        if group.reason:
+            found.positions.freeze(places, group.reason)
+    found.owning |= {axis: None for axis in more.owning if axis in followed}
+    found.readings += [replace(reading, training=True) for reading in more.readings if reading.axis in followed]
+
+
+def _numbers(found: Propagation, axis: Axis, tensor: Tensor, places: tuple[int, ...]) -> Tensor:
+    """Return the numbers of places along an axis."""
+    return found.positions.number(axis, tensor.shape[axis[1]]) + torch.tensor(places)
