@@ -110,8 +110,10 @@ class Call:
         outputs: What it gave.
         module: The path of the module that called it.
         module_type: That module's class.
+        alone: Whether nothing needs the last of several things that it gave.
     """
 
+    alone = False
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 

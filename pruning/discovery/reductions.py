@@ -30,7 +30,7 @@ def reduce(call: Call) -> Any:
     others = [dim for dim in axes(value.places) if dim not in dims]
     for dim in across:
         call.even([value])
-        if call.name in _ORDERED and not (given is None and call.name in ("max", "min")):
+        if call.name in _ORDERED and not (call.name in ("max", "min") and (given is None or call.alone)):
             call.positions.hold(value.places, [dim], f"{call.place} says which of them it is")
         if others:  # what lies along it for each of several (the dimensions of a head) goes as one
             call.positions.mix(value.places, dim, f"{call.place} mixes all of it")

@@ -35,7 +35,7 @@ def propagated(
     with running(network, inputs, seen, training=training) as (traced, outputs):
         needed = seen.needed([*outputs, *kept_tensors(traced).values()])
     found = Propagation()
-    following = Following(found, needed, without)
+    following = Following(found, needed, without, seen.beside)
     with (
         Watching(following.told),
         running(network, inputs, following, prefix, training=training) as (traced, outputs),
@@ -51,7 +51,9 @@ class Needs(Seeing):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()
         self._held: list[Tensor] = []  # so that no storage's number is given to another one
-        self._calls: list[tuple[int, set[int], set[int]]] = []
+        self._calls: list[tuple[int, set[int], list[int]]] = []
+        self.beside: set[int] = set()
+        """Those that also give something which nothing needs, such as where the greatest lies."""
 
     def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Note what is read and written."""
@@ -61,14 +63,16 @@ class Needs(Seeing):  # type: ignore[no-untyped-call]
         gives = [tensor for tensor in flat(found) if isinstance(tensor, Tensor)]
         self._held += gives
         if name_of(operation) != "detach":
-            self._calls.append((self.index, read, {storage_of(tensor) for tensor in (*gives, *changed)}))
+            self._calls.append((self.index, read, [storage_of(tensor) for tensor in (*gives, *changed)]))
         return found
 
     def needed(self, outputs: list[Tensor]) -> set[int]:
         """Return the operations on whose results these tensors depend."""
         live, found = {storage_of(tensor) for tensor in outputs}, set()
         for index, read, gives in reversed(self._calls):
-            if live & gives:
+            if live & set(gives):
+                if gives[-1] not in live:
+                    self.beside.add(index)
                 live |= read
                 found.add(index)
         return found
@@ -77,9 +81,11 @@ class Needs(Seeing):  # type: ignore[no-untyped-call]
 class Following(Seeing):  # type: ignore[no-untyped-call]
     """Neurons followed through the operations of a network."""
 
-    def __init__(self, found: Propagation, needed: set[int], without: Collection[str] = ()) -> None:
+    def __init__(
+        self, found: Propagation, needed: set[int], without: Collection[str] = (), beside: Collection[int] = ()
+    ) -> None:
         super().__init__()
-        self.found, self.needed, self.without = found, needed, without
+        self.found, self.needed, self.without, self.beside = found, needed, without, beside
         self._values: dict[int, Value | Address] = {}
         self._tensors: dict[int, list[Tensor]] = {}
         self._stack: list[tuple[str, nn.Module, int]] = []
@@ -234,6 +240,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         found = operation(*args, **kwargs)
         self.found.positions.quiet = not needed  # widths that it computes with must follow all the same
         call = Call(self.found, operation, self.index, found, before or (args, kwargs), self._stack)
+        call.alone = self.index in self.beside
         call.args, call.kwargs = normalised(operation, *_mapped((args, kwargs), lambda part: _whole(self.value(part))))
         names = {value.name for value in flat((call.args, call.kwargs)) if isinstance(value, Address)}
         self.found.met |= names

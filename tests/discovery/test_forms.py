@@ -421,6 +421,21 @@ def wrapped_and_scripted_parts() -> Made:
     return Network(lambda self, x: self.network(x), network=nn.DataParallel(inner)), (floats(4, 3),)
 
 
+@form({"enter": 8, "score.0": 4, "leave": 6}, {"enter"})
+def attention_to_channels_and_to_places() -> Made:
+    def run(self: Any, image: Tensor) -> Tensor:
+        hidden = self.enter(image).relu()
+        scores = self.score(F.adaptive_avg_pool2d(hidden, 1)) + self.score(F.adaptive_max_pool2d(hidden, 1))
+        hidden = hidden * scores.sigmoid()
+        greatest, _ = torch.max(hidden, dim=1, keepdim=True)
+        where = self.where(torch.cat([hidden.mean(1, keepdim=True), greatest], 1)).sigmoid()
+        return self.out(self.leave(hidden * where).relu())
+
+    score = nn.Sequential(nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 1))
+    parts = {"enter": nn.Conv2d(3, 8, 3), "score": score, "where": nn.Conv2d(2, 1, 3, padding=1)}
+    return Network(run, **parts, leave=nn.Conv2d(8, 6, 1), out=nn.Conv2d(6, 2, 1)), (floats(2, 3, 7, 7),)
+
+
 def answers(model: nn.Module, inputs: Any) -> list[Tensor]:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(3)
