@@ -161,7 +161,7 @@ def test_troubleshooting_is_keyed_by_sentences_of_the_code() -> None:
 
 def _templates() -> Iterator[str]:
     """Return the texts in the code, `…` in place of what is filled in."""
-    for folder in ("pruning", "tasks", "flows"):
+    for folder in ("pruning", "tasks", "flows", "deploy"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.JoinedStr):

@@ -155,7 +155,7 @@ def test_s3_that_is_killed_fails_the_run_and_the_next_one_pushes_what_it_made(
     run(["git", "clone", "--quiet", str(repository), str(other)], tmp_path)
     shutil.copy(servers.state / "config.local", other / ".dvc/config.local")
     shutil.copy(clone / "dvc.lock", other / "dvc.lock")
-    run(["dvc", "pull"], other)
+    run(["dvc", "pull", "dvc.yaml"], other)
     assert (other / "alone.txt").read_text() == "alone without S3 ()"
 
 
