@@ -106,8 +106,19 @@ class Covariance:
         count = self.count + other.count
         shift = other.mean - self.mean
         mean = self.mean + shift * (other.count / count)
-        products = self.products + other.products + torch.outer(shift, shift) * (self.count * other.count / count)
+        between = torch.outer(shift, shift).mul_(self.count * other.count / count)
+        products = (self.products + other.products).add_(between)  # in place, since a wide layer's pages cost more
         return type(self)(count, mean, products)
+
+    @property
+    def moments(self) -> Moments:
+        """The same of each variable by itself, whose merging takes n numbers and no n²."""
+        return Moments(self.count, self.mean, self.products.diagonal().clone())
+
+    @property
+    def variance(self) -> Tensor:
+        """Unbiased variance, (n,); zero where fewer than two samples were seen."""
+        return self.products.diagonal() / max(self.count - 1, 1)
 
     @property
     def matrix(self) -> Tensor:

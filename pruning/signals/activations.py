@@ -1,7 +1,7 @@
 """Importance from what neurons say: how often, how loudly and how variedly they are active on text."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
@@ -26,7 +26,7 @@ from pruning.signals.schemas import ACTIVATIONS
 class Activity:
     """Mergeable statistics of one layer's activations; its size depends on the width alone."""
 
-    values: Covariance
+    values: Covariance | Moments
     magnitudes: Moments
     histogram: Histogram
     active: Moments
@@ -50,12 +50,17 @@ class Activity:
     def merge(self, other: Self) -> Self:
         """Return the state of both samples together."""
         return type(self)(
-            self.values.merge(other.values),
+            self.values.merge(other.values),  # type: ignore[arg-type] # of one kind in all states that are merged
             self.magnitudes.merge(other.magnitudes),
             self.histogram.merge(other.histogram),
             self.active.merge(other.active),
             self.root_mean_square,
         )
+
+    @property
+    def alone(self) -> Self:
+        """The same of each neuron by itself: all that the table is made of, and merged for each group's absence."""
+        return self if isinstance(self.values, Moments) else replace(self, values=self.values.moments)
 
     @property
     def samples(self) -> int:
@@ -68,7 +73,7 @@ class Activity:
         return {
             "frequency": self.active.mean,
             "magnitude": self.magnitudes.mean,
-            "variance": self.values.matrix.diagonal(),
+            "variance": self.values.variance,
             "entropy": self.histogram.entropy,
             "range": self.histogram.range,
         }
@@ -142,7 +147,10 @@ def activations(
             for name, values in outputs.items():
                 group_of(groups[name], index, count).update(values)
     groups = {name: filled(parts, "activations") for name, parts in groups.items()}
-    return grouped_table(ACTIVATIONS, groups), {name: [g.values for g in parts] for name, parts in groups.items()}
+    table_of_layers = grouped_table(ACTIVATIONS, {name: [g.alone for g in parts] for name, parts in groups.items()})
+    return table_of_layers, {
+        name: [g.values for g in parts if isinstance(g.values, Covariance)] for name, parts in groups.items()
+    }
 
 
 def _scales(model: Measurable, layers: list[NeuronLayer], windows: Batches) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pruning.core.neurons import NeuronLayer
+from pruning.core.statistics import Covariance
 from pruning.data.windows import Windows
 from pruning.signals.activations import activations
 from pruning.signals.jackknife import GROUPS, LARGEST, groups_that_fit
@@ -142,3 +143,11 @@ def test_groups_fewer_than_usual_change_the_error_alone(monkeypatch):
     assert {len(groups) for groups in covariances.values()} == {3}
     np.testing.assert_allclose(usual["importance"], fewer["importance"], atol=1e-12)
     assert not np.allclose(usual["standard_error"], fewer["standard_error"])
+
+
+def test_covariances_are_merged_for_each_window_alone_and_not_for_the_error_of_each_group(windows, monkeypatch):
+    calls, merge = [], Covariance.merge
+    monkeypatch.setattr(Covariance, "merge", lambda self, other: calls.append(1) or merge(self, other))
+    model = tiny()
+    activations(model, windows, activation_samples=len(windows), bins=8)
+    assert len(calls) == len(windows) * len(model.layers())
