@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 
 from flows.execution import DONE, CommandError, Commands, Outcome
 
-FETCHING = Path(__file__).with_name("fetching.py")
+RUN_CACHE = Path(__file__).with_name("run_cache.py")
 Warn = Callable[[str], None]
 
 
@@ -36,7 +36,7 @@ class Sharing:
     def fetch(self) -> bool:
         """Fetch what is known of other clones' stages, and return whether the remote answered."""
         try:
-            self._commands.run("Fetching", [sys.executable, str(FETCHING)], lambda _: None)
+            self._commands.run("Fetching", [sys.executable, str(RUN_CACHE), "pull"], lambda _: None)
         except CommandError as failure:
             self._warn(f"DVC's remote was not read, so that what other clones made is made again. {failure}")
             return False
@@ -80,5 +80,5 @@ class Sharing:
                 return
 
     def _push(self, addresses: list[str]) -> None:
-        command = ["dvc", "--wait-for-lock", "push", "--run-cache", *addresses]
-        self._commands.run("`dvc push`", command, lambda _: None)
+        self._commands.run("`dvc push`", ["dvc", "--wait-for-lock", "push", *addresses], lambda _: None)
+        self._commands.run("Pushing", [sys.executable, str(RUN_CACHE), "push"], lambda _: None)
