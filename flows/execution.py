@@ -64,10 +64,15 @@ class CommandTimeoutError(TimeoutError):
 
 
 class Commands:
-    """The commands that run now, each in a process group of its own, for as long as one flow run lasts."""
+    """The commands that run now, each in a process group of its own, for as long as one flow run lasts.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    Args:
+        root: The folder that they run in.
+        variables: What they see in their environment beside this process's.
+    """
+
+    def __init__(self, root: Path, variables: Mapping[str, str] | None = None) -> None:
+        self._root, self._variables = root, variables or {}
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
         self._ended = False
@@ -126,7 +131,7 @@ class Commands:
             process = subprocess.Popen(
                 [sys.executable, "-I", str(GUARD), *command],
                 cwd=self._root,
-                env=_environment(),
+                env={**_environment(), **self._variables},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

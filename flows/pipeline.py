@@ -1,7 +1,7 @@
 """The flow: DVC's graph, watched; each stage is a task run that starts as soon as what it needs is done.
 
-`python -m flows.pipeline [targets] [--jobs N] [--force] [--share] [-S prune.retain=0.3]` needs no server: without
-PREFECT_API_URL it starts a temporary one.
+`python -m flows.pipeline [targets] [--jobs N] [--workers N] [--force] [--share] [-S prune.retain=0.3]` needs no
+server: without PREFECT_API_URL it starts a temporary one.
 """
 
 import argparse
@@ -45,6 +45,7 @@ from flows.server import configured_server, unreachable
 from flows.sharing import Sharing
 from flows.showing import show, show_changes
 from flows.stages import GraphStage, read_stages
+from tasks.common.workers import asked_of
 
 NO_CHANGES = Changes()
 
@@ -56,6 +57,7 @@ def pipeline(
     force: bool = False,
     changes: Changes = NO_CHANGES,
     share: bool = False,
+    workers: str = "",
 ) -> State[Any]:
     """Let DVC reproduce the stages, then show the comparison and bring tracking up to date.
 
@@ -67,6 +69,8 @@ def pipeline(
         changes: Values in place of those of params.yaml, which stays as it is; an empty field leaves what stands
             there. Such a run is kept as an experiment of DVC's.
         share: Fetch what another clone made of the same from DVC's remote, and push what is made here.
+        workers: How many processes of this machine compute what is independent within the stages, for all of them
+            together, or a Dask scheduler's address; empty for none. No result depends on it.
 
     Returns:
         Completed, or failed with a message that names each failed stage; `outcomes_of` tells how each ended.
@@ -75,18 +79,27 @@ def pipeline(
     try:
         different = differing(root, changes.named())
         about = subject(targets, different)
-        with changed_copy(root, different) if different else nullcontext(root) as folder:
-            return _reproduced(folder, different, about, targets, jobs, force=force, share=share)
+        copied = changed_copy(root, different) if different else nullcontext(root)
+        with asked_of(workers or None) as variables, copied as folder:
+            return _reproduced(folder, different, about, targets, jobs, variables, force=force, share=share)
     except (ValueError, DvcException, CommandError) as error:
         call_run(about, "failed")
         return _failed(str(error))
 
 
 def _reproduced(
-    root: Path, different: Changed, about: str, targets: list[str] | None, jobs: int, *, force: bool, share: bool
+    root: Path,
+    different: Changed,
+    about: str,
+    targets: list[str] | None,
+    jobs: int,
+    variables: Mapping[str, str],
+    *,
+    force: bool,
+    share: bool,
 ) -> State[Any]:
     """Let DVC reproduce the stages in a folder, and keep a run with values of its own as an experiment of DVC's."""
-    commands, log = Commands(root), get_run_logger().info
+    commands, log = Commands(root, variables), get_run_logger().info
     try:
         for name, (old, new) in different.items():
             log("%s is %s in this run; params.yaml has %s, and stays as it is", name, new, old)
@@ -249,6 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="NAME=VALUE",
         help="a value in place of that in params.yaml, which stays as it is: the run is an experiment of DVC's",
     )
+    parser.add_argument("--workers", default="", metavar="N|tcp://host:8786", help="who computes what is independent")
     given = parser.parse_args(arguments)
     try:
         changes = parsed(given.set_param)
@@ -260,7 +274,9 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{problem}\n")
         return 1
     try:
-        state = pipeline(given.targets or None, given.jobs, given.force, changes, given.share, return_state=True)
+        state = pipeline(
+            given.targets or None, given.jobs, given.force, changes, given.share, given.workers, return_state=True
+        )
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; its stages were ended, and the same command goes on from the finished ones.\n")
         return 130

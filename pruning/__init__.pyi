@@ -24,6 +24,7 @@ from .core.neurons import (
 from .core.neurons import (
     select as select,
 )
+from .core.workers import Spread as Spread
 from .data.windows import Windows as Windows
 from .discovery import discover as discover
 from .evaluation.comparison import compare as compare

@@ -1,4 +1,4 @@
-"""`python -m tasks <stage> [variant]`: run one stage on the files that dvc.yaml lists for it; `--help` lists all."""
+"""`python -m tasks <stage> [variant] [--workers 4]`: run one stage on the files of dvc.yaml; `--help` lists all."""
 
 import importlib
 import os
@@ -18,6 +18,7 @@ from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import PARAMETERS, Stage, read_stage, read_stages
 from tasks.common.reading import read_yaml
 from tasks.common.tables import write_table
+from tasks.common.workers import asked_for, workers
 from tasks.settings.parameters import checked
 from tasks.shown.asking import COMMANDS, HELP, answer
 from tasks.shown.console import log_to_console, say, track
@@ -69,11 +70,11 @@ def _run(words: Sequence[str]) -> None:
     if not words or words[0] in HELP:
         say(_help().usage())
         return
-    name, *more = words
-    if name in COMMANDS:
-        answer(name, more)
+    if words[0] in COMMANDS:
+        answer(words[0], words[1:])
         return
     log_to_console()
+    asked, (name, *more) = asked_for(words)
     folder, _, stage = name.rpartition(".")
     every = read_yaml(PARAMETERS)
     values = read_yaml(folder / PARAMETERS) if folder else every
@@ -89,13 +90,14 @@ def _run(words: Sequence[str]) -> None:
     parameters, own = checked(every), None
     if folder:
         own = importlib.import_module(f"tasks.{folder}.settings").checked(values)
-    job = Job(read_stage(stage, more[0] if more else None, values, folder), parameters, track, own)
+    described = read_stage(stage, more[0] if more else None, values, folder)
     if os.environ.get("DVC_STAGE"):
         end_with_parent()
         # By name, for the check only refuses, and no result depends on its code.
         importlib.import_module("tasks.commands.check").check_once(every, parameters)
-    _say_which(job.stage, [each.address for each in read_stages(values, folder)])
-    _run_stage(job, parameters.model.source)
+    with workers(asked) as spread:
+        _say_which(described, [each.address for each in read_stages(values, folder)])
+        _run_stage(Job(described, parameters, track, own, spread), parameters.model.source)
 
 
 def _help() -> Any:

@@ -24,7 +24,18 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Removals(ABC):
-    """Models that lack one neuron each. They read the same windows one after the other and carry their states."""
+    """Models that lack one neuron each. They read the same windows one after the other and carry their states.
+
+    Attributes:
+        neurons: The neuron that each lacks, (models,).
+    """
+
+    neurons: Tensor
+
+    @property
+    @abstractmethod
+    def carried(self) -> Any:
+        """What others start with that are to go on from here, wherever they are."""
 
     @abstractmethod
     def features(self, tokens: Tensor) -> Tensor:
@@ -38,7 +49,7 @@ class Removals(ABC):
         """Go on with only these of the models."""
 
 
-def removals(model: LanguageModel, layer: NeuronLayer, neurons: Tensor) -> Removals:
+def removals(model: LanguageModel, layer: NeuronLayer, neurons: Tensor, carried: Any = None) -> Removals:
     """Return the models that lack one of `neurons` of `layer` each, starting without a state.
 
     Side by side where `SCANS` knows the layer's module, else one after the other, which is right for every family.
@@ -47,17 +58,25 @@ def removals(model: LanguageModel, layer: NeuronLayer, neurons: Tensor) -> Remov
         model: In evaluation mode, with readers of its own for each layer (see `LanguageModel.decoupled`).
         layer: One of the model's layers.
         neurons: Distinct neurons of it, (models,).
+        carried: What such models have carried, to go on from; None to start without a state.
     """
     known = type(model.get_submodule(layer.output)) in SCANS
-    return SideBySide(model, layer, neurons) if known else OneByOne(model, layer, neurons)
+    return (SideBySide if known else OneByOne)(model, layer, neurons, carried)
 
 
 class OneByOne(Removals):
     """A masked model for each neuron: slow, and the twin that `SideBySide` is tested against."""
 
-    def __init__(self, model: LanguageModel, layer: NeuronLayer, neurons: Tensor) -> None:
+    def __init__(
+        self, model: LanguageModel, layer: NeuronLayer, neurons: Tensor, carried: list[State | None] | None = None
+    ) -> None:
         self.model, self.layer, self.neurons = model, layer, neurons.cpu()
-        self.states: list[State | None] = [None] * len(neurons)
+        self.states: list[State | None] = carried or [None] * len(neurons)
+
+    @property
+    def carried(self) -> list[State | None]:
+        """See `Removals.carried`."""
+        return self.states
 
     def features(self, tokens: Tensor) -> Tensor:
         """See `Removals.features`."""
@@ -91,11 +110,16 @@ class SideBySide(Removals):
     tensors (…, columns, width).
     """
 
-    def __init__(self, model: LanguageModel, layer: NeuronLayer, neurons: Tensor) -> None:
+    def __init__(self, model: LanguageModel, layer: NeuronLayer, neurons: Tensor, carried: State | None = None) -> None:
         self.model, self.layer = model, layer
         self.neurons = neurons.to(model.device)  # once, and not at each step
         self.meeting = {other.output for other in _meeting(layer, model.layers())}
-        self.state: State | None = None
+        self.state: State | None = carried
+
+    @property
+    def carried(self) -> State | None:
+        """See `Removals.carried`."""
+        return self.state
 
     def features(self, tokens: Tensor) -> Tensor:
         """See `Removals.features`."""

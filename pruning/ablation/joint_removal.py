@@ -1,6 +1,7 @@
 """How much the loss rises when sets of neurons are removed together, before and after repair and fine-tuning."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pruning.core.neurons import Keep, expect_finite, select
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean
 from pruning.core.tables import table
+from pruning.core.workers import Map, in_turn
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable
 
@@ -62,6 +64,7 @@ def joint_removal(
     repair: Repair | None = None,
     finetune: Finetune | None = None,
     track: Track = silently,
+    map: Map = in_turn,
 ) -> pd.DataFrame:
     """Return the `joint_removal` table: the loss increase when sets of neurons are removed together.
 
@@ -90,32 +93,50 @@ def joint_removal(
         repair: What makes the smaller model from the dense one better than removal alone; None leaves this out.
         finetune: What trains a model further, the repaired one if there is a repair; None leaves this out.
         track: Shows progress.
+        map: Who computes: each set by itself; `repair` and `finetune` then go to workers too.
 
     Raises:
         ValueError: If the text is a single column of a window, or a single batch.
     """
     expect_finite(model)
-    layers, text = model.layers(), _first(model, windows, tokens)
+    text = _first(model, windows, tokens)
     dense, samples = cluster_losses(model, text), sum(model.count(targets) for _, targets in text)
     if sum(int((counts > 0).sum()) for _, counts in dense) < 2:
         raise ValueError("Expected targets in at least two columns or batches of text, to know how much they differ.")
     trained = None if finetune is None else cluster_losses(finetune(twin_of(model)), text)
     single = measured.set_index(["layer", "neuron"])["loss_increase"]
-    rows = []
-    for name, removed in track([*sets.items()], "joint removal"):
-        keep = {layer.name: _others(layer.width, removed.get(layer.name, ())) for layer in layers}
-        smaller = select(model, keep)
-        phases = {"pruned": (smaller, dense)}
-        if repair is not None:
-            smaller = repair(model, keep)
-            phases["reconstructed"] = (smaller, dense)
-        if finetune is not None and trained is not None:
-            phases["finetuned"] = (finetune(twin_of(smaller)), trained)
-        gone = [(layer.name, neuron) for layer in layers for neuron in removed.get(layer.name, ())]
-        for phase, (pruned, reference) in phases.items():
-            rows.append({"set": name, "phase": phase, "neurons": len(gone), "single_sum": float(single[gone].sum())})
-            rows[-1] |= _paired(cluster_losses(pruned, text), reference) | {"samples": samples}
+    removed = partial(_removed, model, text, dense, trained, single, repair, finetune)
+    tracked = zip(track([*sets], "joint removal"), map(removed, [*sets.items()]), strict=False)
+    rows = [row | {"samples": samples} for _, rows in tracked for row in rows]
     return table(JOINT_REMOVAL, pd.DataFrame(rows))
+
+
+def _removed(
+    model: Any,
+    text: Sequence[Any],
+    dense: ClusterLosses,
+    trained: ClusterLosses | None,
+    single: pd.Series,
+    repair: Repair | None,
+    finetune: Finetune | None,
+    named: tuple[str, Mapping[str, Sequence[int]]],
+) -> list[dict[str, Any]]:
+    """Return a set's row for each phase."""
+    (name, removed), layers = named, model.layers()
+    keep = {layer.name: _others(layer.width, removed.get(layer.name, ())) for layer in layers}
+    smaller = select(model, keep)
+    phases = {"pruned": (smaller, dense)}
+    if repair is not None:
+        smaller = repair(model, keep)
+        phases["reconstructed"] = (smaller, dense)
+    if finetune is not None and trained is not None:
+        phases["finetuned"] = (finetune(twin_of(smaller)), trained)
+    gone = [(layer.name, neuron) for layer in layers for neuron in removed.get(layer.name, ())]
+    told = {"neurons": len(gone), "single_sum": float(single[gone].sum())}
+    return [
+        {"set": name, "phase": phase} | told | _paired(cluster_losses(pruned, text), reference)
+        for phase, (pruned, reference) in phases.items()
+    ]
 
 
 def _paired(pruned: ClusterLosses, dense: ClusterLosses) -> dict[str, float | int]:

@@ -1,7 +1,8 @@
 """The truth that importance is judged by: how much the loss rises when neurons are really removed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any, Literal
 
@@ -20,8 +21,9 @@ from pruning.core.options import check_most
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean, merged
 from pruning.core.tables import table
+from pruning.core.workers import Map, computed, dealt, in_turn
 from pruning.data.windows import IGNORED, Batches, Window, Windows
-from pruning.models.base import LanguageModel, Measurable
+from pruning.models.base import LanguageModel, Measurable, State
 
 COLUMNS = 320
 """Columns of one batch of models side by side: large enough for fast products, small enough for memory."""
@@ -77,7 +79,9 @@ class Ablation:
             )
 
 
-def oracle(model: Measurable, windows: Batches, ablation: Ablation, *, track: Track = silently) -> pd.DataFrame:
+def oracle(
+    model: Measurable, windows: Batches, ablation: Ablation, *, track: Track = silently, map: Map = in_turn
+) -> pd.DataFrame:
     """Return the `oracle` table: the loss increase when one neuron alone is removed.
 
     For each neuron, the mean over tokens of (loss without it − loss with it), on the same tokens with carried state.
@@ -117,6 +121,7 @@ def oracle(model: Measurable, windows: Batches, ablation: Ablation, *, track: Tr
         windows: Text that the model was not trained on, read from its start; at least two windows.
         ablation: Which neurons, and how much text.
         track: Shows progress.
+        map: Who computes: each worker reads the text, with its share of the neurons.
 
     Raises:
         ValueError: If there are fewer than two windows of text after the pilot.
@@ -126,13 +131,10 @@ def oracle(model: Measurable, windows: Batches, ablation: Ablation, *, track: Tr
     chosen = neurons_to_measure(layers, ablation.neurons, ablation.seed)
     if not isinstance(model, LanguageModel) or not isinstance(windows, Windows):
         samples = sum(model.count(targets) for _, targets in _first(model, windows, tokens))
-        return _oracle_table(chosen, *_masked(model, windows, chosen, tokens, track)).assign(samples=samples)
+        return _oracle_table(chosen, *_masked(model, windows, chosen, tokens, track, map)).assign(samples=samples)
     ablation.check(windows)
-    generator = torch.Generator().manual_seed(ablation.seed)
-    with evaluating(model), torch.inference_mode():
-        passes = _passes(model, layers, chosen, windows.batch)
-        measured = _measured(model, windows, passes, ablation, generator, track)
-    return _oracle_table(chosen, *measured)
+    passes = _passes(layers, chosen, windows.batch)
+    return _oracle_table(chosen, *_measured(model, windows, passes, ablation, track, map))
 
 
 def neurons_to_measure(layers: Sequence[NeuronLayer], neurons: int | Literal["all"], seed: int) -> dict[str, Tensor]:
@@ -176,23 +178,39 @@ def clear_places(pilot: ClusteredMean, tokens: int, tolerance: float) -> Tensor:
     return near.fill_diagonal_(False).sum(1) / 2 <= tolerance * len(mean)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Pass:
-    """Models that run side by side, and where their neurons stand among all that are measured."""
+    """Models that run side by side, where their neurons stand among all that are measured, and what they carry."""
 
-    models: Removals
+    layer: NeuronLayer
+    neurons: Tensor
     places: Tensor
+    carried: Any = None
 
-    def keep(self, wanted: Tensor) -> None:
-        """Go on with only the neurons that are `wanted`, a flag for each that is measured."""
-        staying = wanted[self.places].nonzero().flatten()
-        if len(staying) < len(self.places):
-            self.places = self.places[staying]
-            self.models.keep(staying)
+
+@dataclass(frozen=True)
+class _Share:
+    """Passes that are read together, from the first of some windows on.
+
+    Attributes:
+        passes: None of them waits for another.
+        budget: How many tokens each neuron that is measured is to read.
+        state: The dense model's.
+        drawn: The random state that the dense model's words are drawn from, or None for the seed's.
+    """
+
+    passes: Sequence[_Pass]
+    budget: Tensor
+    state: State | None = None
+    drawn: Tensor | None = None
+
+
+_Statistics = tuple[ClusteredMean, ClusteredMean, ClusteredMean]
+"""Loss increases on even and on odd windows, and divergences on all; of what was not read, nothing."""
 
 
 def _masked(
-    model: Measurable, batches: Batches, chosen: Mapping[str, Tensor], tokens: int, track: Track
+    model: Measurable, batches: Batches, chosen: Mapping[str, Tensor], tokens: int, track: Track, map: Map
 ) -> tuple[list[ClusteredMean], ClusteredMean]:
     """Return each neuron's loss increase on even and on odd batches, and its divergence, one reading for each neuron.
 
@@ -205,72 +223,120 @@ def _masked(
         raise ValueError(f"Expected at least two batches with targets to measure removal on, got {len(counted)}.")
     layers = [(layer.name, layer.width, neuron) for layer in model.layers() for neuron in chosen[layer.name].tolist()]
     others = [{name: _others(width, [neuron])} for name, width, neuron in layers]
-    divergences, *halves = [ClusteredMean.empty(len(others)) for _ in range(3)]
-    states: list[Any] = [None] * len(others)
+    shares = dealt(range(len(others)), map)
+    read = partial(_read_masked, model, text, counted, others)
+    return _together([*computed(map, read, shares, track=track, what="oracle")])
+
+
+def _together(parts: Sequence[_Statistics]) -> tuple[list[ClusteredMean], ClusteredMean]:
+    even, odd, divergences = (merged(each) for each in zip(*parts, strict=True))
+    return [even, odd], divergences
+
+
+def _read_masked(
+    model: Measurable,
+    text: Sequence[Any],
+    counted: Sequence[int],
+    others: Sequence[Mapping[str, Tensor]],
+    places: Sequence[int],
+    *,
+    track: Track,
+) -> _Statistics:
+    """Return what batches tell of models in which only `others` of a layer are read, those at these places."""
+    even, odd, divergences = (ClusteredMean.empty(len(others)) for _ in range(3))
+    states: dict[int, Any] = {}
     state, dense = None, None
     with evaluating(model), torch.no_grad():
-        for index, place in track([*product(range(len(text)), range(len(others)))], "oracle"):
+        for index, place in track([*product(range(len(text)), places)], "oracle"):
             inputs, targets = text[index]
-            if place == 0:
+            if place == places[0]:
                 dense, state = model.predicted(inputs, state)
             with masking(model, others[place]):
-                outputs, states[place] = model.predicted(inputs, states[place])
+                outputs, states[place] = model.predicted(inputs, states.get(place))
             if index in counted:
                 increase, divergence, counts = cluster_comparison(model, outputs, dense, targets)
-                half, where = halves[counted.index(index) % 2], torch.tensor([place])
+                half, where = (even, odd)[counted.index(index) % 2], torch.tensor([place])
                 half.update(increase[:, None], counts, where)
                 divergences.update(divergence[:, None], counts, where)
-    return halves, divergences
+    return even, odd, divergences
 
 
-def _passes(
-    model: LanguageModel, layers: Sequence[NeuronLayer], chosen: Mapping[str, Tensor], batch: int
-) -> list[_Pass]:
+def _passes(layers: Sequence[NeuronLayer], chosen: Mapping[str, Tensor], batch: int) -> list[_Pass]:
     """Return the neurons as batches of models, none of more than `COLUMNS` columns or, at least, one model."""
     passes, start = [], 0
     for layer in layers:
         for part in torch.split(chosen[layer.name], max(1, COLUMNS // batch)):
-            passes.append(_Pass(removals(model, layer, part), torch.arange(start, start + len(part))))
+            passes.append(_Pass(layer, part, torch.arange(start, start + len(part))))
             start += len(part)
     return passes
 
 
 def _measured(
-    model: LanguageModel,
-    windows: Windows,
-    passes: list[_Pass],
-    ablation: Ablation,
-    generator: torch.Generator,
-    track: Track,
+    model: LanguageModel, windows: Windows, passes: Sequence[_Pass], ablation: Ablation, track: Track, map: Map
 ) -> tuple[list[ClusteredMean], ClusteredMean]:
     """Return each neuron's loss increase on even and on odd windows after the pilot, and its divergence on them."""
-    count = sum(len(each.places) for each in passes)
-    pilot, divergences, *halves = [ClusteredMean.empty(count) for _ in range(4)]
-    first = ablation.pilot(windows)
-    budget, read, state = torch.full((count,), ablation.limit), 0, None
-    for index, window in enumerate(track(_first_windows(windows, ablation.limit, after=first), "oracle")):
-        loss, state = _dense_loss(model, window, state, ablation.words, generator)
-        counts = (window.targets != IGNORED).sum(0)
-        for each in passes:
-            increase, divergence = loss.compared(each.models.features(moved(window.tokens, loss.device)))
-            statistics = pilot if index < first else halves[(index - first) % 2]
-            statistics.update(increase.sum(0).T, counts, each.places)
-            if index >= first:
+    count, first = sum(len(each.places) for each in passes), ablation.pilot(windows)
+    budget, last = torch.full((count,), ablation.limit), len(_first_windows(windows, ablation.limit, after=first))
+    shares = [_Share(part, budget) for part in dealt(passes, map)]
+    if first:
+        pilot = partial(_read, model, windows, range(first), ablation, pilot=True)
+        read = [*computed(map, pilot, shares, track=track, what="oracle's pilot")]
+        increases = merged([every for (every, _, _), _ in read])
+        budget[clear_places(increases, ablation.tokens, ablation.tolerance)] = ablation.tokens
+        shares = [replace(share, budget=budget) for _, share in read]
+    reading = partial(_read, model, windows, range(first, last), ablation)
+    return _together([part for part, _ in computed(map, reading, shares, track=track, what="oracle")])
+
+
+def _read(
+    model: LanguageModel,
+    windows: Windows,
+    places: range,
+    ablation: Ablation,
+    share: _Share,
+    *,
+    track: Track,
+    pilot: bool = False,
+) -> tuple[_Statistics, _Share]:
+    """Return what windows tell of a share's neurons, each as far as its budget goes, and the share to go on with.
+
+    Of a pilot, which is in nobody's budget, all increases are in the first statistic.
+    """
+    even, odd, divergences = (ClusteredMean.empty(len(share.budget)) for _ in range(3))
+    generator = torch.Generator().manual_seed(ablation.seed)
+    if share.drawn is not None:
+        generator.set_state(share.drawn)
+    state, read = share.state, 0
+    with evaluating(model), torch.inference_mode():
+        running = [(each, removals(model, each.layer, each.neurons, each.carried)) for each in share.passes]
+        for place in track(places, "oracle"):
+            window = windows[place]
+            loss, state = _dense_loss(model, window, state, ablation.words, generator)
+            counts = (window.targets != IGNORED).sum(0)
+            for each, models in running:
+                increase, divergence = loss.compared(models.features(moved(window.tokens, loss.device)))
+                half = odd if (place - places.start) % 2 and not pilot else even
+                half.update(increase.sum(0).T, counts, each.places)
                 divergences.update(divergence.sum(0).T, counts, each.places)
-        read += int(counts.sum()) if index >= first else 0
-        if index + 1 == first:
-            budget[clear_places(pilot, ablation.tokens, ablation.tolerance)] = ablation.tokens
-        passes = _going_on(passes, budget > read)
-        if not passes:
-            break
-    return halves, divergences
+            read += 0 if pilot else int(counts.sum())
+            running = _going_on(running, share.budget > read)
+            if not running:
+                break
+    going = [replace(each, carried=models.carried) for each, models in running]
+    return (even, odd, divergences), replace(share, passes=going, state=state, drawn=generator.get_state())
 
 
-def _going_on(passes: list[_Pass], wanted: Tensor) -> list[_Pass]:
+def _going_on(running: Sequence[tuple[_Pass, Removals]], wanted: Tensor) -> list[tuple[_Pass, Removals]]:
     """Return the passes with only the neurons that are `wanted`, a flag for each that is measured."""
-    for each in passes:
-        each.keep(wanted)
-    return [each for each in passes if len(each.places)]
+    going = []
+    for each, models in running:
+        staying = wanted[each.places].nonzero().flatten()
+        if len(staying) < len(each.places):
+            each = replace(each, neurons=each.neurons[staying], places=each.places[staying])
+            models.keep(staying)
+        if len(staying):
+            going.append((each, models))
+    return going
 
 
 def _oracle_table(

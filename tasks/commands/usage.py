@@ -13,7 +13,11 @@ from tasks.shown.wording import nearest
 
 def usage() -> str:
     """Return what there is to run."""
-    lines = ["usage: python -m tasks <stage> [variant]", "       python -m tasks <command> [words]", ""]
+    lines = [
+        "usage: python -m tasks <stage> [variant] [--workers N|tcp://host:8786]",
+        "       python -m tasks <command> [words]",
+        "",
+    ]
     lines += ["Commands; `python -m tasks <command> --help` says more:", *_columns(COMMANDS)]
     for folder in ("", EXPERIMENT):
         if (folder / PIPELINE).is_file():

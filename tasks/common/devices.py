@@ -1,5 +1,6 @@
 """Where a process computes, and how finely: what params.yaml asks for, said once, and what this machine has of it."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.common.parameters import Unexpected
@@ -15,6 +16,35 @@ def compute_on(device: str, *, float32: str) -> None:
     """Let this process compute on a device from now on; it is looked for when it is first used."""
     global _asked, _precision, _used
     _asked, _precision, _used = device, float32, ""
+
+
+@dataclass(frozen=True)
+class Computing:
+    """What a process computes with, for another to compute the same bytes."""
+
+    device: str
+    float32: str
+    threads: int
+    flushing: bool
+
+    def apply(self) -> None:
+        """Let this process compute so; whether denormal numbers are flushed is the thread's that calls."""
+        import torch
+
+        compute_on(self.device, float32=self.float32)
+        torch.set_num_threads(self.threads)
+        if self.flushing:
+            device()
+        torch.set_flush_denormal(self.flushing)
+
+
+def computing() -> Computing:
+    """Return what this process computes with."""
+    import torch
+
+    # Nothing but arithmetic tells whether denormal numbers are flushed: the smallest one is 0 then.
+    flushing = not torch.tensor([1e-45]).mul(1.0).item()
+    return Computing(_asked, _precision, torch.get_num_threads(), flushing)
 
 
 def device() -> "torch.device":

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from pruning.core.progress import Track
 from pruning.core.tables import Column, Table
+from pruning.core.workers import Map, in_turn
 from tasks.common.devices import device_used
 from tasks.common.parameters import settings_of
 from tasks.common.pipeline import DATA, Stage
@@ -42,12 +43,14 @@ class Job:
         parameters: All of params.yaml, checked: a `tasks.settings.parameters.Parameters`, on which no result depends.
         track: Shows progress.
         own: All of the params.yaml beside the stage's dvc.yaml where that is another one, checked.
+        map: Who computes what is independent; no result depends on it.
     """
 
     stage: Stage
     parameters: Any
     track: Track
     own: BaseModel | None = None
+    map: Map = in_turn
 
     def input(self, name: str) -> Path:
         """Return where an input is: `<stage>/<file stem>`, as dvc.yaml names it."""

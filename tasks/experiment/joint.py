@@ -19,8 +19,10 @@ def run(job: Job) -> None:
     removals = read_table(job.input("oracle/oracle"))
     model, text = read_dense(job).decoupled(), DividedText(job).removal
     sets = sets_of(job, removals)
-    removed = joint_removal(model, text, removals, sets=sets, tokens=TOKENS, track=job.track) if sets else None
-    write_table(job.output("joint_removal"), empty(JOINT_REMOVAL) if removed is None else removed, JOINT_REMOVAL)
+    removed = empty(JOINT_REMOVAL)
+    if sets:
+        removed = joint_removal(model, text, removals, sets=sets, tokens=TOKENS, track=job.track, map=job.map)
+    write_table(job.output("joint_removal"), removed, JOINT_REMOVAL)
 
 
 def sets_of(job: Job, removals: pd.DataFrame) -> dict[str, dict[str, list[int]]]:

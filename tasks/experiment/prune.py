@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pruning.evaluation.measures import Size
+from pruning.experiment.measured import Calibration
 from pruning.experiment.trials import Losses, Pruning, Selection, Texts, Treatment, prune_and_train, run_dense_control
 from pruning.experiment.variants import CONTROL
+from pruning.models.base import LanguageModel
 from pruning.repair.imitation import Imitation
 from pruning.training.loop import Recipe
 from tasks.common.checkpoints import forget
@@ -30,24 +33,35 @@ def run(job: Job) -> None:
     dense, texts, treated = read_dense(job), texts_of(job), treatment(job)
     calibration = read_calibration(job.input("calibrate/signals"), case.text)
     weights = read_json(job.input("fuse/weights"))
-    control, kept, outcomes = apart and not case.text, job.partial, []
-    for name in job.track([*([CONTROL] if control else []), *job.setting("choices")], job.stage.address):
-        place = kept / f"{name}.json"
-        if not place.is_file():
-            outcome = (
-                run_dense_control(dense, texts, treatment=treated, seed=SEED, training=case.model)
-                if name == CONTROL
-                else prune_and_train(
-                    dense, texts, calibration, Selection(variant=name, retain=retain, weights=weights),
-                    treatment=treated, seed=SEED, training=case.model,
-                )
-            )  # fmt: skip
-            with replacing(place) as aside:
-                aside.write_text(json.dumps(plain(outcome)), encoding="utf-8")
-        outcomes.append(place.read_text(encoding="utf-8"))
+    control, kept = apart and not case.text, job.partial
+    names = [*([CONTROL] if control else []), *job.setting("choices")]
+    places = [kept / f"{name}.json" for name in names]
+    outcome = partial(_outcome, dense, texts, calibration, weights, treated, retain, case.model)
+    left = [name for name, place in zip(names, places, strict=True) if not place.is_file()]
+    for name, found in zip(job.track(left, job.stage.address), job.map(outcome, left), strict=False):
+        with replacing(kept / f"{name}.json") as aside:
+            aside.write_text(json.dumps(found), encoding="utf-8")
+    outcomes = [place.read_text(encoding="utf-8") for place in places]
     with replacing(job.output("outcomes")) as aside:
         aside.write_text(f"[{','.join(outcomes)}]\n", encoding="utf-8")
     forget(job)
+
+
+def _outcome(
+    dense: LanguageModel,
+    texts: Texts,
+    calibration: Calibration,
+    weights: Mapping[str, Any],
+    treated: Treatment,
+    retain: float,
+    training: int,
+    name: str,
+) -> dict[str, Any]:
+    """Return what became of the dense model by one choice, or of the control, as what JSON can hold."""
+    if name == CONTROL:
+        return plain(run_dense_control(dense, texts, treatment=treated, seed=SEED, training=training))
+    selection = Selection(variant=name, retain=retain, weights=weights)
+    return plain(prune_and_train(dense, texts, calibration, selection, treatment=treated, seed=SEED, training=training))
 
 
 def texts_of(job: Job) -> Texts:

@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import os
+import pickle
 import re
 import signal
 import sqlite3
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from ruamel.yaml import YAML
 
 from flows.stages import read_stages
 from pruning.core.progress import silently
+from pruning.core.workers import Spread
 from pruning.experiment.judging import compare_pruning_results
 from pruning.experiment.trials import Selection, prune_and_train
 from pruning.experiment.verdict import verdict
@@ -29,7 +32,7 @@ from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
-from tasks.experiment import calibrate, costs, prepare, prune, report, settings
+from tasks.experiment import calibrate, costs, joint, prepare, prune, report, settings
 from tasks.experiment.inputs import DividedText, read_calibration, read_dense
 from tasks.experiment.tracking import TABLES
 from tasks.settings.parameters import checked as checked_parameters
@@ -123,6 +126,21 @@ def test_prunings_that_a_killed_stage_left_are_not_computed_again(killed, finish
     assert computed == [name for name in CHOICES if name not in left]
     path = "data/experiment/prune/text0/outcomes.json"
     assert Path(path).read_bytes() == (finished[0] / path).read_bytes()
+
+
+def sent(function, items):
+    """Apply a function as another process would: to what pickling leaves of both."""
+    return (pickle.loads(pickle.dumps((function, item)))[0](item) for item in items)  # noqa: S301 - its own
+
+
+@pytest.mark.parametrize(("name", "variant", "output"), [("prune_text", "0", "outcomes"), ("joint", None, "joint")])
+def test_what_others_compute_is_the_same_bytes(touched, monkeypatch, name, variant, output):
+    monkeypatch.chdir(touched)
+    shared = replace(job(name, variant), map=Spread(over=sent, workers=2))
+    (path,) = (path for stem, path in shared.stage.outputs.items() if stem.startswith(output))
+    before = path.read_bytes()
+    {"prune_text": prune, "joint": joint}[name].run(shared)
+    assert path.read_bytes() == before
 
 
 def test_a_second_run_computes_nothing(here):

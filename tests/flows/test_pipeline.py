@@ -313,3 +313,17 @@ def _logged(client: SyncPrefectClient, run: FlowRun) -> list[str]:
 
 def _pid(path: Path) -> int:
     return int(path.read_text() or 0) if path.exists() else 0
+
+
+def test_stages_are_told_of_the_workers_that_the_flow_has_started(tmp_path: Path) -> None:
+    commands = Commands(tmp_path, {"PRUNING_WORKERS": "tcp://here:1"})
+    assert commands.run("What they see", ["printenv", "PRUNING_WORKERS"], lambda _: None) == ["tcp://here:1"]
+
+
+def test_a_flow_with_workers_that_are_none_says_so_before_any_stage(project: Path) -> None:
+    state = pipeline(workers="many", return_state=True)
+    assert state.is_failed()
+    assert state.message == (
+        "Expected for workers a number from 1 on, or a scheduler's address as tcp://host:8786, got 'many'."
+    )
+    assert not log(project)

@@ -1,0 +1,176 @@
+"""Work that goes to other processes: the bytes of a run without them, also where one is killed or falls silent."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pruning
+from pruning.ablation.joint_removal import joint_removal, removal_sets
+from pruning.ablation.oracle import Ablation, oracle
+from pruning.core.workers import Map, Spread
+from pruning.data.windows import Windows
+from pruning.repair.reconstruction import reconstruct
+from tasks.__main__ import main
+from tasks.common.devices import computing
+from tasks.common.workers import ASKED, How, _made, asked_for, checked, workers
+from tests.tiny import text, tiny
+
+dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+ABLATION = Ablation(neurons="all", tokens=60, most=120, tolerance=0.1, words=8, seed=1)
+SILENT_SECONDS = 10
+"""A busy machine lets a worker be silent for seconds."""
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Map]:
+    """Two workers that are given up soon, to be tried on."""
+    settings = {
+        "distributed.scheduler.worker-ttl": f"{SILENT_SECONDS} s",
+        "distributed.scheduler.allowed-failures": 10,
+    }
+    with dask.config.set(settings), workers("2") as two:
+        yield two
+
+
+def windows() -> Windows:
+    return Windows(text(400), first=0, batch=3, bptt=6)
+
+
+def test_the_oracle_is_the_same_bytes_however_its_neurons_are_shared_out(pool: Map) -> None:
+    model = tiny(widths=(5, 4, 7), dtype=torch.float32)
+    alone = oracle(model, windows(), ABLATION)
+    assert oracle(model, windows(), ABLATION, map=pool).equals(alone)
+    for count in (1, 2, 3, 16):
+        assert oracle(model, windows(), ABLATION, map=Spread(workers=count)).equals(alone)
+
+
+def test_networks_of_others_are_measured_in_shares_too(pool: Map) -> None:
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2))
+    batches = [(torch.randn(5, 3), torch.randint(0, 2, (5,))) for _ in range(3)]
+    model = pruning.adapt(network, batches[0][0], loss=nn.CrossEntropyLoss())
+    alone = oracle(model, batches, ABLATION)
+    assert oracle(model, batches, ABLATION, map=pool).equals(alone)
+    assert oracle(model, batches, ABLATION, map=Spread(workers=4)).equals(alone)
+
+
+def test_sets_of_neurons_are_removed_and_repaired_by_workers_as_here(pool: Map) -> None:
+    model, read = tiny(), windows()
+    measured = oracle(model, read, ABLATION)
+    sets = removal_sets(measured, shares=[0.3, 0.6], seed=1)
+    repair = partial(reconstruct, data=read, repair="ridge")
+    alone, shared = (
+        joint_removal(model, read, measured, sets=sets, tokens=100, repair=repair, **how) for how in ({}, {"map": pool})
+    )
+    assert shared.equals(alone)
+
+
+def ended_once(mark: Path, how: signal.Signals, number: int) -> float:
+    """Return a number after some work, in the midst of which the first process that gets there is ended."""
+    values = torch.rand(500, generator=torch.Generator().manual_seed(number))
+    if number == 2:
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            pass
+        else:
+            os.kill(os.getpid(), how)
+    return float(values.sum())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_is_killed_or_falls_silent_in_its_work_changes_no_result(pool: Map, tmp_path: Path, how) -> None:
+    there = partial(ended_once, tmp_path / "mark", how)
+    (tmp_path / "done").touch()
+    expected = list(map(partial(ended_once, tmp_path / "done", how), range(6)))
+    assert list(pool(there, range(6))) == expected
+    assert (tmp_path / "mark").exists()
+
+
+def refused(number: int) -> int:
+    raise ValueError(f"Expected another number than {number}.")
+
+
+def test_what_a_call_refuses_is_said_as_if_it_ran_here(pool: Map) -> None:
+    with pytest.raises(ValueError, match=r"^Expected another number than 1\.$"):
+        list(pool(refused, [1, 2]))
+
+
+class Answer:
+    """What Dask holds of a call that gave no result."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def result(self) -> None:
+        raise self.error
+
+
+def test_what_dask_gives_up_is_said_in_a_sentence(pool: Any) -> None:
+    killed = distributed.KilledWorker("call", None, 3)
+    for error, sentence in (
+        (killed, "Expected a worker to finish its part, got several that ended one after the other"),
+        (distributed.comm.CommClosedError(), "Expected the scheduler at 2 until the work is done"),
+        (distributed.client.FutureCancelledError("call", "gone"), "Expected the scheduler at 2 until the work is done"),
+    ):
+        with pytest.raises(ValueError, match=f"^{sentence}"):
+            pool._received(Answer(error))
+    lacking = RuntimeError("Error during deserialization of the task graph.")
+    lacking.__cause__ = ModuleNotFoundError("No module named 'tasks'")
+    with pytest.raises(ValueError, match=r"a clone of this code, got one without it \(No module named 'tasks'\)"):
+        pool._received(Answer(lacking))
+
+
+def test_a_worker_with_other_code_computes_nothing() -> None:
+    with pytest.raises(ValueError, match=r"^Expected workers that run this code, got one on .* with other code"):
+        _made(How(computing(), "other"), b"", b"")
+
+
+def test_what_cannot_be_sent_is_said_before_anything_is_computed(pool: Map) -> None:
+    with socket.socket() as unsendable, pytest.raises(ValueError, match="Expected what can be sent to workers"):
+        list(pool(str, [unsendable]))
+
+
+@pytest.mark.parametrize(
+    "asked", ["0", "-1", "many", "2.5", "host:8786", "tcp://host", "tcp://host:many", "http://h:1"]
+)
+def test_what_is_no_number_and_no_address_is_refused(asked: str) -> None:
+    with pytest.raises(ValueError, match=rf"^Expected for workers a number from 1 on, or .*, got '{asked}'\.$"):
+        checked(asked)
+
+
+def test_a_stage_says_in_a_sentence_that_nobody_listens_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{reserved.getsockname()[1]}"
+        for name in ("dvc.yaml", "params.yaml"):
+            (tmp_path / name).write_bytes((Path(__file__).parents[2] / name).read_bytes())
+        monkeypatch.chdir(tmp_path)
+        assert main(["oracle", "--workers", address]) == 1
+        said = capsys.readouterr()
+        assert said.err.startswith(f"Expected a scheduler at {address}, got none (Connection refused); start one with")
+        monkeypatch.setenv(ASKED, "0")
+        assert main(["oracle"]) == 1
+        assert capsys.readouterr().err.endswith("got '0'.\n")
+    assert "oracle: stage" not in said.out
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_command_line_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ASKED, "3")
+    assert asked_for(["oracle"]) == ("3", ["oracle"])
+    assert asked_for(["prune", "--workers=2", "random"]) == ("2", ["prune", "random"])
+    with pytest.raises(ValueError, match="got nothing"):
+        asked_for(["oracle", "--workers"])
