@@ -86,6 +86,14 @@ def jobs(windows: int) -> dict[str, Callable[[Map], Any]]:
     return {"oracle": measured, "experiment": lambda map: list(map(cells, chosen))}
 
 
+def warmed(_: int) -> None:
+    """Take an optimizer's first step, for which PyTorch imports its compiler."""
+    weight = torch.nn.Parameter(torch.ones(1))
+    weight.sum().backward()
+    torch.optim.AdamW([weight], fused=True).step()
+    time.sleep(1)  # so that each worker gets one
+
+
 def spent(map: Map) -> list[float]:
     """Return the seconds that cores have spent on each worker, or on this process if there is none."""
     return [*map._client.run(time.process_time).values()] if isinstance(map, Pool) else [time.process_time()]
@@ -111,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     work, rows = jobs(given.windows), []
     try:
         for pool in pools.values():
-            list(pool(partial(torch.add, 1), range(2 * pool.workers)))
+            list(pool(warmed, range(2 * pool.workers)))
         print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         for name, job in work.items():
             times: dict[str, list[tuple[float, float]]] = {each: [] for each in pools}

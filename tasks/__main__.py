@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from pruning.core.progress import silently
 from tasks.common.blame import blaming
 from tasks.common.devices import compute_on
 from tasks.common.interruption import INTERRUPTED
@@ -18,6 +19,7 @@ from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import PARAMETERS, Stage, read_stage, read_stages
 from tasks.common.reading import read_yaml
 from tasks.common.tables import write_table
+from tasks.common.together import joined, placed, rank, said
 from tasks.common.workers import asked_for, workers
 from tasks.settings.parameters import checked
 from tasks.shown.asking import COMMANDS, HELP, answer
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         # By name, as whatever only refuses; it says what a queued experiment lacks, and nothing elsewhere.
         asked = os.environ.get("DVC_STAGE") or list(words[:1]) == ["check"]
         lacking = importlib.import_module("tasks.commands.untracked").unseen() if asked else ""
-        sys.stderr.write(f"{error}{lacking}\n")
+        sys.stderr.write(said(f"{error}{lacking}\n"))
         return 1
     except OSError as error:
         sys.stderr.write(f"Expected files and a disk that can be used, got {error}.\n")
@@ -95,9 +97,10 @@ def _run(words: Sequence[str]) -> None:
         end_with_parent()
         # By name, for the check only refuses, and no result depends on its code.
         importlib.import_module("tasks.commands.check").check_once(every, parameters)
-    with workers(asked) as spread:
+    with workers(asked) as spread, joined(name, parameters.compute.device) as together:
         _say_which(described, [each.address for each in read_stages(values, folder)])
-        _run_stage(Job(described, parameters, track, own, spread), parameters.model.source)
+        job = Job(described, parameters, silently if rank() else track, own, spread, together)
+        _run_stage(job, parameters.model.source)
 
 
 def _help() -> Any:
@@ -114,9 +117,11 @@ def _say_which(stage: Stage, stages: Sequence[str]) -> None:
 def _run_stage(job: Job, source: str | None) -> None:
     """Run the stage's function and write how long it took beside what it returns of its own timings."""
     start = time.perf_counter()
-    compute_on(**(job.settings("compute") if "compute" in job.stage.sections else ON_CPU))
+    compute_on(**(placed(job.settings("compute")) if "compute" in job.stage.sections else ON_CPU))
     with blaming(f"stage {job.stage.address} to run with the model of {source}") if source else nullcontext():
         measured = importlib.import_module(job.stage.module).run(job)
+    if not job.writes:
+        return
     whole = seconds(job, "stage", time.perf_counter() - start)
     times = whole if measured is None else pd.concat([whole, measured], ignore_index=True)
     write_table(job.output("timing"), times, TIMING)

@@ -4,14 +4,12 @@ import builtins
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from pruning.core.progress import Track, silently
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-State = TypeVar("State")
 
 
 class Map(Protocol):
@@ -63,52 +61,6 @@ def dealt(items: Sequence[Item], map: Map) -> list[Sequence[Item]]:
     """
     count = min(map.workers, len(items))
     return [items[start::count] for start in range(count)]
-
-
-def stretches(batches: Iterable[Item], counts: Iterable[int]) -> Iterator[list[Item]]:
-    """Yield the batches in stretches of so many.
-
-    >>> list(stretches("abcde", [2, 1]))
-    [['a', 'b'], ['c']]
-    """
-    left = iter(batches)
-    return (list(islice(left, count)) for count in counts)
-
-
-def along(
-    map: Map,
-    measure: Callable[[tuple[Sequence[Item], State]], tuple[Result, State]],
-    parts: Iterable[Sequence[Item]],
-    state: State,
-    passed: Callable[[Item, State], State],
-) -> Iterator[Result]:
-    """Yield what is measured on stretches of batches, each of which is read with the state that the one before left.
-
-    One worker goes through them and hands the state on. For several the states are found here, by reading alone, while
-    the stretches before are measured. Both give the same bytes if `passed` computes a state as `measure` does.
-
-    Args:
-        map: Who computes.
-        measure: (a stretch, the state before it) → what it told, and the state after it.
-        parts: The stretches, in order.
-        state: What the first starts with.
-        passed: (a batch, the state before it) → the state after it.
-    """
-    if map is in_turn:
-        for part in parts:
-            result, state = measure((part, state))
-            yield result
-        return
-
-    def starts() -> Iterator[tuple[Sequence[Item], State]]:
-        before = state
-        for part in parts:
-            yield part, before
-            for batch in part:
-                before = passed(batch, before)
-
-    for result, _ in map(measure, starts()):
-        yield result
 
 
 def computed(

@@ -22,6 +22,7 @@ from pruning.models.base import Measurable
 from pruning.training.distillation import Teacher, distillation_loss
 from pruning.training.learning import expect_softmax, labels_loss, multiplying
 from pruning.training.schedule import rate_at
+from pruning.training.together import Together, by_itself
 
 _States = tuple[Any, Any]
 
@@ -110,6 +111,7 @@ def train(
     teacher: Teacher | None = None,
     resume: Trained | None = None,
     track: Track = silently,
+    together: Together = by_itself,
 ) -> Iterator[Trained]:
     """Train `model` in place and yield where training stands after each epoch.
 
@@ -139,15 +141,22 @@ def train(
         teacher: The model to imitate, and how much; by default the labels alone teach.
         resume: The last state that an interrupted run yielded.
         track: Shows the progress of each epoch.
+        together: The processes that train it, each of which is called with the same arguments; each yields the same.
+            Without dropout the losses are one process's within rounding.
 
     Raises:
         FloatingPointError: If the loss stops being a number.
-        ValueError: If every parameter is frozen.
+        ValueError: If every parameter is frozen, another process ended, or batches cannot be shared among them.
     """
     expect_learning(model)
     expect_finite(model)
     expect_softmax(model, recipe.softmax, teacher)
-    loop = Loop(model, optimizer_of(model, recipe), model.pairs(windows), recipe, teacher, seed, track)
+    together.expect(windows, "training text")
+    together.expect(valid, "validation text")
+    together.begin(model)
+    loop = Loop(
+        model, optimizer_of(model, recipe), model.pairs(windows), recipe, teacher, seed, track, together=together
+    )
     state = resume or Trained({}, pd.DataFrame(), finished=False)
     if resume:
         restore(model, loop.optimizer, resume.tensors)
@@ -156,7 +165,7 @@ def train(
         if state.finished:
             return
         rows = loop.epoch(epoch)
-        rows.loc[rows.index[-1], "valid_loss"] = validated(model, valid, rows["step"].iloc[-1])
+        rows.loc[rows.index[-1], "valid_loss"] = validated(model, valid, rows["step"].iloc[-1], together)
         state = after_epoch(model, loop.optimizer, state, rows, recipe)
         yield state
 
@@ -185,13 +194,14 @@ class Loop:
     seed: int
     track: Track
     companion: Companion | None = None
+    together: Together = by_itself
 
     def epoch(self, epoch: int) -> pd.DataFrame:
         """Make one pass over the training windows and return its rows of the history."""
         used = steps_an_epoch(self.recipe, self.windows)
         steps = range(epoch * used, (epoch + 1) * used)
         rates = [rate_at(self.recipe, step, self.recipe.epochs * used) for step in steps]
-        with seeded(self.model, self.seed * 1_000_003 + epoch):
+        with seeded(self.model, self.seed * 1_000_003 + epoch + self.together.seed):
             losses, per_step = self._steps(rates, steps.start, f"epoch {epoch + 1} of {self.recipe.epochs}")
         read = epoch * sum(per_step) + np.cumsum(per_step)
         numbers = {"step": np.array(steps) + 1, "tokens": read, "train_loss": losses, "valid_loss": math.nan}
@@ -208,10 +218,10 @@ class Loop:
         for rate, (inputs, targets) in zip(self.track(rates, what), self.windows, strict=False):
             counts.append(self.model.count(targets))
             if self.model.weight(targets):
-                loss, learnt, own, taught = self._losses(inputs, targets, states)
-                self._step(learnt, rate)
+                loss, own, taught = self._learn(inputs, targets, states, rate)
                 losses.append(loss.detach())
             else:
+                inputs = inputs if self.together.alone else self.together.own(inputs)
                 own, taught = self._passed(inputs, states)
                 losses.append(None)
             if len(losses) == every:
@@ -259,11 +269,31 @@ class Loop:
             loss, learnt, after = distillation_loss(self.model, self.teacher, batch, state, states[1])
         return loss, learnt, *after
 
-    def _step(self, loss: Tensor, rate: float) -> None:
-        """Take one optimisation step."""
+    def _learn(self, inputs: Any, targets: Tensor, states: "_States", rate: float) -> tuple[Tensor, Any, Any]:
+        """Take one optimisation step and return the batch's loss (nat/token) and both models' states."""
         for parameter in self.model.parameters():  # as `zero_grad` does, which imports PyTorch's compiler for it
             parameter.grad = None
-        torch.autograd.backward(loss)
+        if self.together.alone:
+            loss, learnt, own, taught = self._losses(inputs, targets, states)
+            torch.autograd.backward(learnt)
+        else:
+            loss, own, taught = self._learn_own(inputs, targets, states)
+        self._step(rate)
+        return loss, own, taught
+
+    def _learn_own(self, inputs: Tensor, targets: Tensor, states: "_States") -> tuple[Tensor, Any, Any]:
+        """Add up the gradients of all processes, each by its own columns, and return the whole batch's loss."""
+        whole = self.model.weight(targets)
+        inputs, targets = self.together.own(inputs), self.together.own(targets)
+        if not (weight := self.model.weight(targets)):
+            own, taught = self._passed(inputs, states)
+            return self.together.add_gradients(self.model, next(self.model.parameters()).new_zeros(())), own, taught
+        loss, learnt, own, taught = self._losses(inputs, targets, states)
+        torch.autograd.backward(learnt * (weight / whole))
+        return self.together.add_gradients(self.model, loss * (weight / whole)), own, taught
+
+    def _step(self, rate: float) -> None:
+        """Follow the gradients that are there."""
         if self.companion:
             self.companion.see(self.model)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
@@ -285,13 +315,13 @@ def expect_learning(model: nn.Module) -> None:
         )
 
 
-def validated(model: Measurable, valid: Batches, step: int) -> float:
+def validated(model: Measurable, valid: Batches, step: int, together: Together = by_itself) -> float:
     """Return the loss on the validation text, nat/token, after a step.
 
     Raises:
         FloatingPointError: If it is not finite.
     """
-    loss = loss_of(model, valid, finite=False).mean
+    loss = loss_of(model, valid, finite=False).mean if together.alone else together.loss(model, valid)
     if not math.isfinite(loss):
         raise FloatingPointError(
             f"Expected a finite validation loss, got {loss} after step {step}; lower learning_rate or clip."

@@ -12,6 +12,7 @@ from pruning.data.windows import Batches
 from pruning.models.base import Measurable
 from pruning.training.distillation import Teacher
 from pruning.training.loop import Recipe, Trained, train
+from pruning.training.together import by_itself
 from tasks.common.job import Job, seconds
 from tasks.common.tables import read_parquet, write_parquet
 from tasks.common.weights import read_weights
@@ -35,16 +36,28 @@ def train_to_the_end(
     Returns:
         The last state, and the seconds that a training token took, validation included (None if all was done before).
     """
-    before, start = _read(job.partial), time.perf_counter()
+    together, start = job.together or by_itself, time.perf_counter()
+    before = together.told(lambda: _read(job.partial))
     if before:
         say(f"{job.stage.address}: going on after {before.history['valid_loss'].count()} finished epochs")
     last = before
     if before is None or not before.finished:
-        epochs = train(model, windows, valid, recipe=recipe, seed=seed, teacher=teacher, resume=before, track=job.track)
+        epochs = train(
+            model,
+            windows,
+            valid,
+            recipe=recipe,
+            seed=seed,
+            teacher=teacher,
+            resume=before,
+            track=job.track,
+            together=together,
+        )
         for last in epochs:
             losses = last.history["valid_loss"].dropna()
             say(f"{job.stage.address}: epoch {len(losses)}, validation loss {losses.iloc[-1]:.4f} nat/token")
-            _write(job.partial, last)
+            if job.writes:
+                _write(job.partial, last)
     assert last is not None  # noqa: S101 - a recipe has at least one epoch
     model.load_state_dict(last.best())
     read = _tokens(last) - _tokens(before)

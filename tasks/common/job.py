@@ -44,6 +44,7 @@ class Job:
         track: Shows progress.
         own: All of the params.yaml beside the stage's dvc.yaml where that is another one, checked.
         map: Who computes what is independent; no result depends on it.
+        together: The processes that train together, a `pruning.training.together.Together`; None for one.
     """
 
     stage: Stage
@@ -51,6 +52,12 @@ class Job:
     track: Track
     own: BaseModel | None = None
     map: Map = in_turn
+    together: Any = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether results are this process's to write: they are the first one's."""
+        return self.together is None or self.together.rank == 0
 
     def input(self, name: str) -> Path:
         """Return where an input is: `<stage>/<file stem>`, as dvc.yaml names it."""

@@ -16,6 +16,8 @@ def run(job: Job) -> pd.DataFrame | None:
     lessons = read_lessons(job, dense)
     given = (lessons.train, lessons.valid, lessons.recipe, lessons.seed, lessons.teacher)
     last, timing = train_to_the_end(job, model, *given)
+    if not job.writes:
+        return None
     write_model(job.output("model"), model)
     write_table(job.output("history"), last.history.assign(phase="finetune")[["phase", *last.history.columns]], HISTORY)
     forget(job)

@@ -27,9 +27,12 @@ def run(job: Job) -> pd.DataFrame | None:
     """Write the trained model and its history; return how long a training token took."""
     source = job.settings("model")["source"]
     if source:
-        _take(job, source)
+        if job.writes:
+            _take(job, source)
         return None
     last, model, timing = trained(job, 0)
+    if not job.writes:
+        return None
     write_model(job.output("model"), model)
     write_table(job.output("history"), last.history.assign(phase="train")[["phase", *last.history.columns]], HISTORY)
     forget(job)
