@@ -78,6 +78,13 @@ class Rounds:
 class Round:
     """What a round came to.
 
+    >>> import torch, pruning
+    >>> model = pruning.build(
+    ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
+    ... )
+    >>> Round(model, {"rnn.0": torch.arange(6)}, 2.0).model.widths()
+    (6,)
+
     Attributes:
         model: The smaller network, after its training.
         kept: The neurons that are left, by their numbers in the dense one.
