@@ -95,6 +95,29 @@ def language_project(folder: Path, models: Mapping[str, Any]) -> Path:
     return folder
 
 
+def spelled_project(folder: Path) -> Path:
+    """Write a project whose tokens are sub-words of raw text, and a model of them that was only fine-tuned."""
+    import torch
+
+    from pruning.models import build
+    from tasks.__main__ import main
+    from tasks.common.models import write_model
+    from tasks.common.tables import read_table
+
+    language_project(folder, {})
+    (folder / "book.txt").write_text("It's lower, she said; the lowest is low.\n" * 40, encoding="utf-8")
+    corpus = {"source": "book.txt", "valid": 0.2, "test": 0.2, "tokens": "subwords", "vocabulary": 34}
+    set_parameters(folder, {"corpus": corpus})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["prepare"]) == 0
+        types = len(read_table(Path("data/prepare/vocabulary.parquet")))
+        torch.manual_seed(1)
+        model = build("lstm", vocabulary=types, embedding=4, widths=[6], decoder="untied", dropout=0.0)
+        write_model(Path("data/finetune/dense/model"), model)
+    return folder
+
+
 def write_text(folder: Path) -> None:
     """Write three splits in which words follow each other with some regularity."""
     chance = random.Random(1)  # noqa: S311 - text, not secrets

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from pruning.data.corpus import UNKNOWN
+from pruning.data.subwords import SUFFIX
 from pruning.data.windows import Windows
 from pruning.evaluation.latency import latencies
 from pruning.evaluation.measures import loss_of, size_of
@@ -22,7 +24,7 @@ from pruning.models.base import LanguageModel, State
 from tasks.commands.export_own import write_own
 from tasks.commands.export_target import CONVERTER, TOKENS, write_target
 from tasks.commands.folders import check_folder, replacing_folder
-from tasks.commands.plain_text import REPORT, RULE, VOCABULARY, Reading, read_reading, vocabulary_lines
+from tasks.commands.plain_text import REPORT, VOCABULARY, Reading, read_reading, vocabulary_lines
 from tasks.commands.using import PHASES, check_words, model_of, own_model_of
 from tasks.common.devices import compute_on
 from tasks.common.job import Job
@@ -53,6 +55,21 @@ for _ in range(20):
     print(words[tokens[0]], end=" ")
 """
 """A program, to be run in the folder, that goes on from a text with `model.onnx`: by the likeliest word each time."""
+SPELLED = (
+    ("numpy, onnxruntime\n", "numpy, onnxruntime, tokenizers\n"),
+    (
+        "tokens = [",
+        'types, merges = {w: n for n, w in enumerate(words)}, [tuple(pair.split(" ")) for pair in how["merges"]]\n'
+        f'parts = tokenizers.models.BPE(types, merges, unk_token="{UNKNOWN}", end_of_word_suffix="{SUFFIX}")\n'
+        'spelled = [[part.id for part in parts.tokenize(w)] for w in re.findall(how["pattern"], text)]\n'
+        "tokens = [",
+    ),
+    (
+        '*(words.index(w) if w in words else how["unknown"] for w in re.findall(how["pattern"], text))]',
+        '*(t for w in spelled for t in ([how["unknown"]] if how["unknown"] in w else w))]',
+    ),
+)
+"""What of the program is another where the tokens are sub-words: what stands there, and what does instead."""
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 SAID = ("lowercase", "pattern", "first", "unknown")
 """What the card says of how text is read, beside the rule."""
@@ -219,7 +236,7 @@ def _report(
         "phase": phase,
         "model": {**describe(model)[0], "widths": model.widths(), **asdict(size_of(model))},
         "state": _shapes(initial_state(model, 1)),
-        "text": {**reading.described(), "loop": _loop(reading.lowercase).splitlines()},
+        "text": {**reading.described(), "loop": _loop(reading).splitlines()},
         "check": {
             "shapes": SHAPES,
             "windows": 2,
@@ -237,8 +254,13 @@ def _report(
     }
 
 
-def _loop(lowercase: bool) -> str:
-    return LOOP if lowercase else LOOP.replace(".lower()", "")
+def _loop(reading: Reading) -> str:
+    loop = LOOP if reading.lowercase else LOOP.replace(".lower()", "")
+    if reading.subwords is None:
+        return loop
+    for whole, spelled in SPELLED:
+        loop = loop.replace(whole, spelled)
+    return loop
 
 
 def _shapes(state: State) -> list[list[list[int | str]]]:
@@ -271,7 +293,7 @@ def _card(report: Mapping[str, Any]) -> str:
         widths=", ".join(str(width) for width in model["widths"]),
         sizes=f"{model['neurons']:,} neurons, {model['parameters']:,} parameters, "
         f"{model['multiply_adds']:,} multiply-adds for one token",
-        rule=fill(RULE, 120),
+        rule=fill(report["text"]["rule"], 120),
         text=", ".join(
             f"`{name}` {json.dumps(report['text'][name])}" for name in ("lowercase", "pattern", "first", "unknown")
         ),

@@ -21,7 +21,7 @@ from tasks.common.models import read_model
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
 from tasks.settings.parameters import checked
-from tests.projects import ROOT, language_project
+from tests.projects import ROOT, language_project, spelled_project
 from tests.tiny import tiny
 
 KINDS = ("untied", "tied", "projected")
@@ -167,6 +167,25 @@ def test_the_loop_of_the_card_goes_on_from_a_text_as_the_model_does_with_onnxrun
     words = ["generate", kind, "my fellow americans", "--temperature", "0", "--tokens", "20", "--json"]
     assert main(words) == 0
     assert said.split() == json.loads(capsys.readouterr().out)["tokens"]
+
+
+def test_the_loop_of_a_model_of_sub_words_reads_and_goes_on_as_the_model_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    folder = spelled_project(tmp_path / "project")
+    monkeypatch.chdir(folder)
+    assert main(["export", "dense"]) == 0
+    program = re.findall(
+        r"```python\n(.*?)```", (folder / "data/export/dense-finetuned/README.md").read_text(), re.DOTALL
+    )
+    said = elsewhere(program[0].replace("my fellow americans", "lower lows"), folder / "data/export/dense-finetuned")
+    capsys.readouterr()
+    words = ["generate", "dense", "lower lows", "--temperature", "0", "--tokens", "20", "--json"]
+    assert main(words) == 0
+    tokens = json.loads(capsys.readouterr().out)["tokens"]
+    assert said.split() == tokens
+    assert main(["generate", "data/export/dense-finetuned", *words[2:]]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == tokens
 
 
 def elsewhere(code: str, folder: Path, **environment: str) -> str:

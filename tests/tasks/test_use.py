@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 from pruning.core.progress import silently
 from pruning.data.windows import Windows
 from pruning.evaluation.measures import loss_of
-from pruning.models import build
 from tasks.__main__ import main
 from tasks.commands.plain_text import SPACES, Reading, read_exported, read_reading, vocabulary_lines
 from tasks.common.job import Job
@@ -24,7 +23,7 @@ from tasks.common.tables import read_table
 from tasks.common.windows import read_windows, words_of
 from tasks.settings.parameters import checked
 from tasks.stages.evaluate import further_metrics
-from tests.projects import language_project, set_parameters
+from tests.projects import language_project, set_parameters, spelled_project
 from tests.tiny import tiny
 
 Said = pytest.CaptureFixture[str]
@@ -177,18 +176,7 @@ def test_marks_stand_beside_their_words(words: list[str], text: str) -> None:
 @pytest.fixture(scope="module")
 def spelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose tokens are sub-words of raw text, and a model of them."""
-    folder = language_project(tmp_path_factory.mktemp("spelled") / "project", {})
-    (folder / "book.txt").write_text("It's lower, she said; the lowest is low.\n" * 40, encoding="utf-8")
-    corpus = {"source": "book.txt", "valid": 0.2, "test": 0.2, "tokens": "subwords", "vocabulary": 34}
-    set_parameters(folder, {"corpus": corpus})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert main(["prepare"]) == 0
-        types = len(read_table(Path("data/prepare/vocabulary.parquet")))
-        torch.manual_seed(1)
-        model = build("lstm", vocabulary=types, embedding=4, widths=[6], decoder="untied", dropout=0.0)
-        write_model(Path("data/finetune/dense/model"), model)
-    return folder
+    return spelled_project(tmp_path_factory.mktemp("spelled") / "project")
 
 
 def test_a_model_of_sub_words_is_used_like_any_and_says_its_perplexity_for_each_word(
