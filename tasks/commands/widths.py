@@ -48,7 +48,7 @@ def check_layers(parameters: Parameters, model: Measurable, untapped: Mapping[st
     Raises:
         Unexpected: With the layer, and where params.yaml asks for what cannot be.
     """
-    section, layers = parameters.prune.model_dump(), model.layers()
+    section, layers = parameters.prune.model_dump(), model.decoupled().layers()
     without = {layer.name: {SURGEON.name, *CRITERIA} for layer in layers if layer.name in untapped}
     most, count = parameters.intervention.most, sum(layer.width for layer in layers)
     if most is not None and count > most and not isinstance(model, LanguageModel):

@@ -194,7 +194,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("corpus.lowercase", "yes", "Expected corpus.lowercase in params.yaml to be true or false, got 'yes'."),
     ("corpus.source", "te\0xt", "Expected corpus.source in params.yaml to be a path to a folder or a text file, got"),
     ("corpus.source", None, "to be a path to a folder or a text file, got null."),
-    ("corpus", [], "Expected corpus in params.yaml to be a section with ['source', 'vocabulary', "),
+    ("corpus", [], "Expected corpus in params.yaml to be a section with ['source', 'tokens', 'vocabulary', "),
     ("fuse.signals", ["weights", "weights"], "Expected each value of fuse.signals once, got 'weights' twice"),
     ("fuse.signals", [], "Expected fuse.signals in params.yaml to be a list of one or more entries, each one of 'weig"),
     ("fuse.signals", ["wieghts"], "got 'wieghts'. Did you mean 'weights'?"),
