@@ -221,8 +221,7 @@ class Loop:
                 loss, own, taught = self._learn(inputs, targets, states, rate)
                 losses.append(loss.detach())
             else:
-                inputs = inputs if self.together.alone else self.together.own(inputs)
-                own, taught = self._passed(inputs, states)
+                own, taught = self._passed(self.together.own(inputs), states)
                 losses.append(None)
             if len(losses) == every:
                 known += self._read(losses, first + len(known), rates[len(known) :])
