@@ -108,6 +108,16 @@ class Windows(Sequence[Window]):
     def __iter__(self) -> Iterator[Window]:
         return (self[index] for index in range(len(self)))
 
+    @property
+    def inputs(self) -> Tensor:
+        """What all windows read, (steps, B), in memory; for text that fits there."""
+        return torch.cat([window.tokens for window in self])
+
+    @property
+    def targets(self) -> Tensor:
+        """What all windows are to predict, (steps, B), likewise."""
+        return torch.cat([window.targets for window in self])
+
 
 def _taken(tokens: Stream, places: Tensor) -> Tensor:
     """Return the tokens at places of a stream, as whole numbers of 64 bits unless they are a tensor of others."""

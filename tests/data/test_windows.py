@@ -38,6 +38,8 @@ def test_windows_are_a_sequence_of_known_length():
     windows = Windows(torch.arange(25), first=0, batch=3, bptt=4)
     assert len(windows) == len(list(windows)) == 3
     assert torch.equal(windows[2].tokens, list(windows)[2].tokens)
+    assert torch.equal(windows.inputs[8:], windows[2].tokens)
+    assert torch.equal(windows.targets[8:], windows[2].targets)
 
 
 @pytest.mark.parametrize("index", [3, -1])
