@@ -150,14 +150,17 @@ def end_rest(state: Path, name: str) -> bool:
     record = _record(state, name)
     left = [process for process in psutil.process_iter() if _belongs(process, state, name)]
     if record.is_file():
-        pid = json.loads(record.read_text())["pid"]
+        known = json.loads(record.read_text())
+        pid = known["pid"]
         # No process gets a number that a group of processes still has: so this group is ours, or a later process's own.
         if process_of(state, name) or not psutil.pid_exists(pid):
             left += [process for process in psutil.process_iter() if _group(process) == pid]
         record.unlink()
+        left += _dead(pid, known["created"])
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
+    # Also for those that are dead until somebody has waited for them: PostgreSQL takes such a one for alive.
     psutil.wait_procs(left, GRACE_SECONDS)
     return bool(left)
 
@@ -169,6 +172,15 @@ def log_of(state: Path, name: str) -> Path:
 
 def _record(state: Path, name: str) -> Path:
     return state / "run" / f"{name}.json"
+
+
+def _dead(pid: int, created: float) -> list[psutil.Process]:
+    """Return the process of this number if it is dead and nobody has waited for it."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        if process.create_time() == created and process.status() == psutil.STATUS_ZOMBIE:
+            return [process]
+    return []
 
 
 def _mark(state: Path, name: str) -> str:

@@ -191,6 +191,7 @@ def test_mlflow_that_is_killed_is_told_later_and_keeps_what_it_was_told_in_s3(
 def test_postgresql_that_is_killed_comes_back_with_all_runs_under_servers_that_went_on(
     servers: Deployment, repository: Path
 ) -> None:
+    completed(servers)
     before = servers.pid("mlflow"), servers.pid("prefect"), servers.pid(WORKER)
     runs = ask(servers, "flow_runs/count")
     assert runs > 0
