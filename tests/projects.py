@@ -22,6 +22,7 @@ ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "OMP_NUM_THREADS": "1",
+    "DVC_NO_ANALYTICS": "true",
     "PYTHONPATH": str(ROOT),
 }
 """What other processes of a test see: this Python, and the code of stages, which is not installed."""
