@@ -100,7 +100,7 @@ def trained(kind: str, width: int, texts: Texts, seed: int = 1) -> LanguageModel
         **{"vocabulary": texts.types, "embedding": 64, "decoder": "untied", "dropout": 0.1, **KINDS[kind](width)}
     )
     windows = texts.windows(texts.training, batch=20, bptt=35)
-    model.expect(windows.targets)
+    model.expect(window.targets for window in windows)
     recipe = RECIPE if kind not in RATES else Recipe(**{**vars(RECIPE), "learning_rate": RATES[kind]})
     for _ in train(model, windows, texts.judged(), recipe=recipe, seed=seed, track=track):
         continue

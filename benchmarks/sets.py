@@ -162,7 +162,10 @@ class Known:
     def few(self) -> list[tuple[Tensor, Tensor]]:
         """Training text that divergences are measured on, and the dense model's logarithms."""
         windows = Windows(
-            self.windows.inputs[: math.ceil(MEASURED / 32)].T.flatten(), first=self.bench.first, batch=32, bptt=100
+            torch.cat([window.tokens for window in self.windows])[: math.ceil(MEASURED / 32)].T.flatten(),
+            first=self.bench.first,
+            batch=32,
+            bptt=100,
         )
         with torch.no_grad(), evaluating(self.model):
             return [(window.tokens, F.log_softmax(self.model(window.tokens)[0], -1)) for window in islice(windows, 1)]
