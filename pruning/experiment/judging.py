@@ -19,6 +19,7 @@ from pruning.experiment.schemas import COST, ONCE, PRECISION, PROGRESSIVE, STABI
 from pruning.experiment.trials import Pruning
 from pruning.experiment.variants import CONTROL, FOLDS, RANDOM, TRADITIONAL, VARIANTS, choice_of
 from pruning.fusion.learned import BOOTSTRAPS, bootstrapped, interval, learn, measured, within_layers
+from pruning.fusion.weights import without_noise
 from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
 
 ALONE = (*SIGNALS, *BESIDE, *CRITERIA)
@@ -125,6 +126,7 @@ def precision(
     resamples of the neurons, the same ones for every score:
 
     - spearman: rank correlation with the loss increase;
+    - without_noise: the same over √reliability, as it would be were measured removal exact;
     - overlap: share of the half of the neurons that cost most which is also in the score's upper half;
     - gain: spearman less that of the best single signal or criterion;
     - joint: rank correlation, over sets of neurons removed together, of the sum of the score's ranks with the loss
@@ -149,17 +151,18 @@ def precision(
     drawn = bootstrapped(layers, truth, scores, seed=seed)
     reliabilities = [split_half_reliability(removals) for _, removals in oracle.groupby("layer")]
     sizes = oracle.groupby("layer").size()
-    compared = []
+    reliability, compared = float(np.average(reliabilities, weights=sizes)), []
     for name in names:
         overlaps = overlap_drawn(layers, truth, scores[name], seed=seed)
         low, high = interval(drawn[name])
         gain_low, gain_high = interval(drawn[name] - drawn[best])
+        spearman = within_layers(layers, scores[name], truth)
         overlap_low, overlap_high = interval(overlaps)
         compared.append(
             {
                 "score": name,
                 "kind": KIND.get(name, "variant"),
-                "spearman": within_layers(layers, scores[name], truth),
+                "spearman": spearman,
                 "spearman_low": low,
                 "spearman_high": high,
                 "overlap": overlap(layers, truth, scores[name]),
@@ -170,7 +173,10 @@ def precision(
                 "gain_high": gain_high,
                 **_joint(frame, name, joint, seed),
                 "held_out": name == "learned",
-                "oracle_reliability": float(np.average(reliabilities, weights=sizes)),
+                "oracle_reliability": reliability,
+                "without_noise": without_noise(spearman, reliability),
+                "without_noise_low": without_noise(low, reliability),
+                "without_noise_high": without_noise(high, reliability),
                 "measured": len(rows),
             }
         )

@@ -86,6 +86,14 @@ PRECISION = Table(
             "Spearman–Brown of measured removal's halves of text",
             missing="fewer than two neurons of a layer vary",
         ),
+        **missing(
+            "measured removal is all noise, or fewer than two neurons of a layer vary",
+            {
+                "without_noise": Column("number", "1", "spearman over √oracle_reliability: were the truth exact"),
+                "without_noise_low": Column("number", "1", "lower end of its 95% interval, at this reliability"),
+                "without_noise_high": Column("number", "1", "upper end"),
+            },
+        ),
         "measured": Column("integer", "", "neurons whose removal was measured"),
     },
 )

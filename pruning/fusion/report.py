@@ -9,12 +9,13 @@ import pandas as pd
 from pruning.core.tables import table
 from pruning.fusion.learned import Shares, bootstrapped, interval, within_layers
 from pruning.fusion.schemas import ALL, FUSION
-from pruning.fusion.weights import variance_reliability
+from pruning.fusion.weights import variance_reliability, without_noise
 
 UNKNOWN = {
     **dict.fromkeys(("held_out", "held_out_low", "held_out_high"), np.nan),
     "best_signal": "",
     **dict.fromkeys(("best_held_out", "gain_low", "gain_high", "oracle_reliability"), np.nan),
+    **dict.fromkeys(("without_noise", "without_noise_low", "without_noise_high"), np.nan),
     "measured": 0,
 }
 """What stands in the table where no removal was measured."""
@@ -50,16 +51,20 @@ def _compared(rows: pd.DataFrame, held_out: np.ndarray, names: Sequence[str], se
         variance_reliability(removals["loss_increase"].to_numpy(), removals["standard_error"].to_numpy())
         for _, removals in rows.groupby("layer")
     ]
+    reliability, reached = float(np.average(reliabilities, weights=sizes)), within_layers(layers, held_out, truth)
     return {
         "alone": alone,
-        "held_out": within_layers(layers, held_out, truth),
+        "held_out": reached,
         "held_out_low": low,
         "held_out_high": high,
         "best_signal": best,
         "best_held_out": alone[best],
         "gain_low": gain_low,
         "gain_high": gain_high,
-        "oracle_reliability": float(np.average(reliabilities, weights=sizes)),
+        "oracle_reliability": reliability,
+        "without_noise": without_noise(reached, reliability),
+        "without_noise_low": without_noise(low, reliability),
+        "without_noise_high": without_noise(high, reliability),
         "measured": len(rows),
     }
 

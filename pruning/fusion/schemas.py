@@ -77,6 +77,14 @@ FUSION = Table(
             "share of measured removal's variance that is no noise",
             missing="no removal was measured",
         ),
+        **missing(
+            "no removal was measured, or measured removal is all noise",
+            {
+                "without_noise": Column("number", "1", "held_out over √oracle_reliability: were the truth exact"),
+                "without_noise_low": Column("number", "1", "lower end of its 95% interval, at this reliability"),
+                "without_noise_high": Column("number", "1", "upper end"),
+            },
+        ),
         "measured": Column("integer", "", "neurons whose removal was measured"),
         "fell_back": Column("flag", "", "whether the best signal alone took the place of learned weights"),
     },

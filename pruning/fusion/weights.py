@@ -25,6 +25,21 @@ def variance_reliability(importance: np.ndarray, standard_error: np.ndarray) -> 
     return float(np.clip(1 - np.mean(np.square(standard_error)) / variance, 0, 1))
 
 
+def without_noise(correlation: float, reliability: float) -> float:
+    """Return a correlation with the truth as it would be, were the truth known exactly: correlation / √reliability.
+
+    Spearman's correction for attenuation (1904), of the truth's noise alone. Not a number where the truth is all noise.
+
+    >>> without_noise(0.6, 0.36)
+    1.0
+
+    Args:
+        correlation: With what was measured.
+        reliability: What two measurements as long as that one would correlate by.
+    """
+    return float(correlation / np.sqrt(reliability)) if reliability > 0 else float("nan")
+
+
 def agreements(ranks: np.ndarray, varies: np.ndarray) -> np.ndarray:
     """Return each signal's Pearson correlation with the mean of the others, the item–rest correlation, (signals,).
 

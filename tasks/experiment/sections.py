@@ -159,6 +159,7 @@ def _precision(table: pd.DataFrame) -> PageSection:
             "score": row["score"],
             "kind": row["kind"],
             "Spearman": _interval(row, "spearman"),
+            "over √reliability": NONE if np.isnan(row["without_noise"]) else _interval(row, "without_noise"),
             "upper half": _interval(row, "overlap"),
             f"less {row['best_single']}": _gain(row),
             "joint": NONE if np.isnan(row["joint"]) else _interval(row, "joint"),

@@ -268,6 +268,10 @@ def test_precision_is_rank_correlation_and_overlap_with_measured_removal(calibra
     assert singles["spearman"].idxmax() == best
     assert (found["gain_low"][best], found["gain_high"][best]) == (0, 0)
     assert (found["spearman_low"] <= found["spearman_high"]).all()
+    reliability = found["oracle_reliability"].iloc[0]
+    for end in ("", "_low", "_high"):
+        expected = found[f"spearman{end}"] / (reliability**0.5 if reliability > 0 else np.nan)
+        np.testing.assert_allclose(found[f"without_noise{end}"], expected)
     assert found["held_out"].sum() == found.loc["learned", "held_out"] == 1
     assert found.loc["traditional", "spearman"] == found.loc["hessian", "spearman"]
 
