@@ -131,7 +131,7 @@ class Subject:
         limits = dict.fromkeys(("activation_samples", "batches"), self.options.windows)
         limits["probes"] = self.options.probes
         return {
-            signal: {name: min(value, limits.get(name, value)) for name, value in own.items()}
+            signal: {name: min(value, limits[name]) if name in limits else value for name, value in own.items()}
             for signal, own in USUAL.items()
         }
 

@@ -25,6 +25,8 @@ def read_windows(job: Job, split: str, *, batch: int, bptt: int) -> Windows:
 
 def words_of(job: Job, split: str) -> int | None:
     """Return how many words and ends of lines a split has, where its tokens are sub-words; else None."""
+    if job.settings("model")["source"]:  # whose tokens, if it has any, are its own
+        return None
     vocabulary = read_table(job.input("prepare/vocabulary"))
     if "ends" not in vocabulary:
         return None

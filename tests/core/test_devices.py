@@ -115,6 +115,12 @@ def gradually(model: Any, windows: Windows) -> Numbers:
     return {"history": last.history["train_loss"].to_numpy()}
 
 
+def in_rounds(model: Any, windows: Windows) -> Numbers:
+    rounds = pruning.Rounds(retain=0.5, rounds=2, floor=2, calibration=4, damping=1e-4, last=0.5)
+    *_, last = pruning.prune_iteratively(model, windows, windows, rounds=rounds, recipe=recipe(epochs=1), seed=1)
+    return {"valid_loss": np.array([last.valid_loss])}
+
+
 def energy(model: Any, windows: Windows) -> Numbers:
     spiking = tiny(family="snn").to(device_of(model), dtype=model.encoder.weight.dtype)
     return {"energy": pruning.energy_of(spiking, [windows[0], windows[1]]).energy}
@@ -277,6 +283,7 @@ CASES: dict[str, Case] = {
     "discover": discovered,
     "train": trained,
     "prune_gradually": gradually,
+    "prune_iteratively": in_rounds,
     "loss_of": loss_numbers,
     "size_of": lambda model, _: vars(pruning.size_of(model)),
     "energy_of": energy,

@@ -20,7 +20,7 @@ from tests.schemas import TABLES
 VALUES: dict[str, Any] = read_yaml(ROOT / "params.yaml")
 RUN_A_MODEL = {
     "train", "hessian", "activations", "gradients", "surgeon", "intervention", "criteria", "oracle", "fuse",
-    "reconstruct", "finetune", "evaluate", "path", "timing",
+    "prune", "reconstruct", "finetune", "evaluate", "path", "timing",
 }  # fmt: skip
 
 
