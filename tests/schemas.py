@@ -9,4 +9,5 @@ from tasks.common.job import TIMING
 
 MODULES = [info.name for info in pkgutil.walk_packages(pruning.__path__, "pruning.") if info.name.endswith(".schemas")]
 FOUND = [value for module in MODULES for value in vars(import_module(module)).values() if isinstance(value, Table)]
-TABLES = {schema.name: schema for schema in reversed((TIMING, *FOUND))}  # of two the usual one, the first
+FORMS = (TIMING, *FOUND)
+TABLES = {schema.name: schema for schema in reversed(FORMS)}  # of two forms the usual one, the first

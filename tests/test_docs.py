@@ -16,7 +16,7 @@ from torch import nn
 
 import pruning
 from tests.projects import ROOT
-from tests.schemas import TABLES
+from tests.schemas import FORMS
 
 PAGES = {
     path.relative_to(ROOT).as_posix(): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -127,9 +127,12 @@ def test_a_notebook_runs_and_prints_what_it_shows(path: Path, capsys: pytest.Cap
 
 def test_every_table_of_the_code_is_explained_column_by_column(generate: ModuleType) -> None:
     page = generate.tables()
-    for table in TABLES.values():
+    for table in FORMS:  # of a table that has two, the longer one is explained
         section = page.partition(f"\n## {table.name}\n")[2].partition("\n## ")[0]
-        assert re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE) == list(table.columns)
+        explained = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
+        longest = max((form for form in FORMS if form.name == table.name), key=lambda form: len(form.columns))
+        assert explained == list(longest.columns)
+        assert table.columns.keys() <= longest.columns.keys()
 
 
 def test_every_parameter_is_explained_with_its_value_and_bounds(generate: ModuleType) -> None:

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from tests.flow_project import make_project, make_repository
-from tests.projects import ENVIRONMENT, ROOT, copy, run
+from tests.projects import ROOT, copy, run, warmed
 
 SUMMARY = """
   compare:
@@ -63,6 +63,6 @@ def _of(example: Path, store: Path) -> str:
 def _review(clone: Path) -> "subprocess.CompletedProcess[str]":
     """Run `make review` where everything is installed already."""
     command = ["make", "-o", ".venv/.run", "review"]
-    done = subprocess.run(command, cwd=clone, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=clone, env=warmed(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done
