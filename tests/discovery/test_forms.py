@@ -442,11 +442,16 @@ def answers(model: nn.Module, inputs: Any) -> list[Tensor]:
         return [leaf for leaf in pytree.tree_leaves(copied(model)(*inputs)) if isinstance(leaf, Tensor)]
 
 
-def made(name: str) -> Made:
+def drawn(make: Callable[[], Made]) -> Made:
+    """Return what a function makes, its weights always drawn alike and of float64."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network, inputs = FORMS[name][0]()
+        network, inputs = make()
     return network.double().eval(), inputs
+
+
+def made(name: str) -> Made:
+    return drawn(FORMS[name][0])
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import pruning
 from pruning.core.neurons import mask, select
-from tests.discovery.test_forms import Made, Network, answers
+from tests.discovery.test_forms import Made, Network, answers, drawn
 from tests.foreign import floats, tokens
 
 
@@ -60,16 +60,9 @@ TRAINED = {
 """How a network is made with its inputs → its layers' widths."""
 
 
-def made(make: Any) -> Made:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network, inputs = make()
-    return network.double().eval(), inputs
-
-
 @pytest.mark.parametrize("make", TRAINED, ids=lambda make: make.__name__)
 def test_a_network_that_does_more_while_it_is_trained_loses_its_neurons_there_too(make, tmp_path):
-    network, inputs = made(make)
+    network, inputs = drawn(make)
     before = copy.deepcopy(network.state_dict())
     model = pruning.discover(network, inputs)
     assert {layer.name: layer.width for layer in model.layers()} == TRAINED[make]
@@ -79,7 +72,7 @@ def test_a_network_that_does_more_while_it_is_trained_loses_its_neurons_there_to
     torch.testing.assert_close(answers(smaller, inputs), answers(mask(model, keep), inputs), rtol=0, atol=1e-10)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     pruning.save(smaller, tmp_path)
-    restored = pruning.restore(made(make)[0], tmp_path)
+    restored = pruning.restore(drawn(make)[0], tmp_path)
     for trained, other in ((smaller, mask(model, keep)), (restored, smaller)):
         torch.testing.assert_close(while_trained(trained, inputs), while_trained(other, inputs), rtol=0, atol=1e-10)
 
@@ -94,7 +87,7 @@ def while_trained(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor
 
 
 def test_a_network_that_draws_while_it_is_trained_is_pruned_and_trained():
-    network, inputs = made(drawing)
+    network, inputs = drawn(drawing)
     data = [(floats(8, 4, seed=seed), floats(8, 2, seed=9 + seed)) for seed in range(3)]
     found = pruning.discover(network, inputs)
     smaller = pruning.prune(found, pruning.importance(found, data, nn.MSELoss()), keep=0.5, data=data)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import pruning
 from pruning.core.neurons import mask, select
-from tests.discovery.test_forms import Made, Network, answers
+from tests.discovery.test_forms import Made, Network, answers, drawn
 from tests.foreign import floats
 
 
@@ -66,16 +66,9 @@ HELD = {
 """How a network is made with its inputs → its layers' widths."""
 
 
-def made(make: Any) -> Made:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network, inputs = make()
-    return network.double().eval(), inputs
-
-
 @pytest.mark.parametrize("make", HELD, ids=lambda make: make.__name__)
 def test_neurons_of_what_a_network_holds_in_several_places_are_removed_as_they_are_masked_and_saved(make, tmp_path):
-    network, inputs = made(make)
+    network, inputs = drawn(make)
     before = {name: tensor.clone() for name, tensor in network.named_buffers()}
     model = pruning.discover(network, inputs)
     assert {layer.name: layer.width for layer in model.layers()} == HELD[make]
@@ -87,19 +80,19 @@ def test_neurons_of_what_a_network_holds_in_several_places_are_removed_as_they_a
     for name, tensor in network.named_buffers():
         assert torch.equal(tensor, before[name])
     pruning.save(smaller, tmp_path)
-    restored = pruning.restore(made(make)[0], tmp_path)
+    restored = pruning.restore(drawn(make)[0], tmp_path)
     for one, other in zip(answers(restored, inputs), answers(smaller, inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 def test_a_module_that_is_registered_twice_is_not_said_to_be_tied_to_itself():
-    model = pruning.discover(*made(twice_registered))
+    model = pruning.discover(*drawn(twice_registered))
     assert set(model.unprunable) == {"out"}
     assert model.network.first is model.network.parts[0]
 
 
 def test_a_buffer_that_reads_neurons_is_a_parameter_that_does_not_learn():
-    network, inputs = made(fixed_basis)
+    network, inputs = drawn(fixed_basis)
     smaller = select(pruning.discover(network, inputs), {"enter": torch.tensor([4, 1])})
     assert {name: (tuple(p.shape), p.requires_grad) for name, p in smaller.network.named_parameters()} == {
         "enter.weight": ((2, 4), True),
