@@ -34,7 +34,7 @@ METHODS: tuple[Any, ...] = ("exact", "differences", "gauss_newton")
 def read(data: Path, columns: int, bptt: int) -> tuple[Measurable, Windows]:
     """Return the dense model of a finished run and its calibration text."""
     words = read_table(data / "prepare/vocabulary.parquet").set_index("text")["token"]
-    tokens = torch.tensor(read_tokens(data / "prepare/corpus.parquet", "train"), dtype=torch.long)
+    tokens = read_tokens(data / "prepare/corpus.parquet", "train")
     windows = Windows(tokens, first=int(words[END_OF_LINE]), batch=columns, bptt=bptt)
     return read_model(data / "train/model").cpu().decoupled(), windows
 
