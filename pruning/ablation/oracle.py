@@ -25,8 +25,9 @@ from pruning.core.workers import Map, computed, dealt, in_turn
 from pruning.data.windows import IGNORED, Batches, Window, Windows
 from pruning.models.base import LanguageModel, Measurable, State
 
-COLUMNS = 320
-"""Columns of one batch of models side by side: large enough for fast products, small enough for memory."""
+COLUMNS, MANY_COLUMNS = 320, 4096
+"""Columns of one batch of models side by side, on a CPU and on an accelerator, which is idle at few: large enough for
+fast products, small enough for memory."""
 PILOT = 0.2
 """Share of `tokens` that is read first to decide who reads on."""
 
@@ -133,7 +134,8 @@ def oracle(
         samples = sum(model.count(targets) for _, targets in _first(model, windows, tokens))
         return _oracle_table(chosen, *_masked(model, windows, chosen, tokens, track, map)).assign(samples=samples)
     ablation.check(windows)
-    passes = _passes(layers, chosen, windows.batch)
+    device = next(model.parameters()).device
+    passes = _passes(layers, chosen, windows.batch, COLUMNS if device.type == "cpu" else MANY_COLUMNS)
     return _oracle_table(chosen, *_measured(model, windows, passes, ablation, track, map))
 
 
@@ -261,11 +263,13 @@ def _read_masked(
     return even, odd, divergences
 
 
-def _passes(layers: Sequence[NeuronLayer], chosen: Mapping[str, Tensor], batch: int) -> list[_Pass]:
-    """Return the neurons as batches of models, none of more than `COLUMNS` columns or, at least, one model."""
+def _passes(
+    layers: Sequence[NeuronLayer], chosen: Mapping[str, Tensor], batch: int, columns: int = COLUMNS
+) -> list[_Pass]:
+    """Return the neurons as batches of models, none of more than so many columns or, at least, one model."""
     passes, start = [], 0
     for layer in layers:
-        for part in torch.split(chosen[layer.name], max(1, COLUMNS // batch)):
+        for part in torch.split(chosen[layer.name], max(1, columns // batch)):
             passes.append(_Pass(layer, part, torch.arange(start, start + len(part))))
             start += len(part)
     return passes

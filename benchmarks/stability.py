@@ -1,0 +1,110 @@
+"""How alike the sets are that two calibrations choose, by the number of tokens they read.
+
+`python -m benchmarks.stability --into FOLDER...`, with folders of `python -m benchmarks.subjects`. Two calibrations of
+`surgeon` read training text and have no token in common; half of the neurons stay, of each layer or of all. What counts
+is the share of the kept neurons that both keep. Covariances and sensitivities are each measured on that many tokens.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.removals import CALIBRATION, Subject, kept, table
+from pruning.data.windows import Windows
+from pruning.selection.allocation import Allocation
+from pruning.selection.retention import retention
+from pruning.signals.activations import activations
+from pruning.signals.sensitivity import sensitivities
+from pruning.signals.surgeon import surgeon
+
+SIZES = (5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
+KEEP = 0.5
+CALIBRATIONS = (0, 1)
+
+
+def order(subject: Subject, part: int, tokens: int) -> pd.DataFrame:
+    """Return the surgeon's order from so many tokens of the first or the second half of the training text."""
+    text = subject.texts["train"]
+    start = part * (len(text) // 2)
+    windows = Windows(text[start : start + tokens], first=subject.first, **CALIBRATION)
+    _, states = activations(subject.model, windows, activation_samples=len(windows), bins=32)
+    moments = sensitivities(subject.model, windows, batches=len(windows), seed=1 + part)
+    return surgeon(states, moments, damping=1e-4)[["layer", "neuron", "importance"]]
+
+
+def sizes(subject: Subject) -> list[int]:
+    """Return the numbers of tokens that half of the training text has."""
+    return [size for size in SIZES if size <= len(subject.texts["train"]) // 2]
+
+
+def alike(one: pd.DataFrame, other: pd.DataFrame, scope: str, keep: float = KEEP) -> float:
+    """Return which share of the neurons that one importance keeps the other one keeps too."""
+    chosen = [
+        retention(frame, Allocation(retain=keep, floor=1, scope=scope), variant="-", by="importance")["kept"].to_numpy()
+        for frame in (one, other)
+    ]
+    return float((chosen[0] & chosen[1]).sum() / chosen[0].sum())
+
+
+def agreements(folder: Path, device: str) -> Iterator[tuple[int, float, float]]:
+    """Yield tokens and how alike two of the surgeon's sets are, of each layer and of all; measured unless kept."""
+    subject = kept(folder, device, lambda: _missing(folder))
+    for size in sizes(subject):
+        orders = [
+            table(folder, f"order-{part}-{size}", lambda part=part, size=size: order(subject, part, size))  # type: ignore[misc]
+            for part in CALIBRATIONS
+        ]
+        yield size, alike(*orders, scope="layer"), alike(*orders, scope="global")
+
+
+def needed(tokens: np.ndarray, reached: np.ndarray, wanted: float = 0.95) -> float:
+    """Return how many tokens it takes until a share is reached: between two numbers linear in their logarithm.
+
+    >>> needed(np.array([10, 1000]), np.array([0.9, 1.0]))
+    100.0
+    """
+    if reached[-1] < wanted:
+        return float("inf")
+    place = int(np.argmax(reached >= wanted))
+    if place == 0:
+        return float(tokens[0])
+    low, high = np.log(tokens[place - 1 : place + 1])
+    share = (wanted - reached[place - 1]) / (reached[place] - reached[place - 1])
+    return float(np.round(np.exp(low + share * (high - low)), 6))
+
+
+def _missing(folder: Path) -> Subject:
+    raise SystemExit(f"Expected a dense model in {folder}, got none; `python -m benchmarks.subjects` makes one.")
+
+
+def report(reached: Mapping[str, list[tuple[int, float, float]]]) -> list[str]:
+    """Return the table as Markdown: each layer's half / the half of all."""
+    lines = ["| dense model | " + " | ".join(f"{size:,}" for size in SIZES) + " | 95% from |"]
+    lines.append("|---|" + "---:|" * (len(SIZES) + 1))
+    for name, rows in reached.items():
+        cells = {size: f"{layer:.1%} / {whole:.1%}" for size, layer, whole in rows}
+        tokens = np.array([row[0] for row in rows])
+        from_tokens = [needed(tokens, np.array([row[column] for row in rows])) for column in (1, 2)]
+        said = " / ".join("more" if np.isinf(number) else f"{number:,.0f}" for number in from_tokens)
+        lines.append(f"| {name} | " + " | ".join(cells.get(size, "") for size in SIZES) + f" | {said} |")
+    return lines
+
+
+def main() -> None:
+    """Measure what the folders lack and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.stability", description=__doc__.split("\n", maxsplit=1)[0]
+    )
+    parser.add_argument("--into", type=Path, nargs="+", required=True, help="folders of dense models")
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
+    torch.set_flush_denormal(True)
+    print("\n".join(report({folder.name: [*agreements(folder, given.device)] for folder in given.into})))
+
+
+if __name__ == "__main__":
+    main()
