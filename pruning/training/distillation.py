@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from pruning.core.modes import evaluating
+from pruning.core.nested import mapped
 from pruning.models.base import Measurable
 
 
@@ -52,11 +54,26 @@ def distillation_loss(
     """
     inputs, targets = batch
     objective = model.objective(targets)
-    outputs, state = model.predicted(inputs, state)
+    outputs, state = _predicted(model, inputs, state)
     known = objective.logarithms(outputs, targets)
     with torch.no_grad(), evaluating(teacher.model):
-        taught_outputs, taught = teacher.model.predicted(inputs, taught)
+        taught_outputs, taught = _predicted(teacher.model, inputs, taught)
     loss = model.judged(outputs, targets, logarithms=known)
     distance = objective.divergence(outputs, taught_outputs, targets, temperature=teacher.temperature, logarithms=known)
     scale = teacher.temperature**2 if objective.tempered else 1
     return loss, (1 - teacher.share) * loss + teacher.share * scale * distance, (state, taught)
+
+
+def _predicted(model: Measurable, inputs: Any, state: Any) -> tuple[Any, Any]:
+    """Return what a model gives, in the type of its weights also where products are of a coarser one.
+
+    A log-softmax in bfloat16 would round the loss to two digits.
+    """
+    outputs, state = model.predicted(inputs, state)
+    if torch.is_autocast_enabled(model.device.type):
+        outputs = mapped(partial(_as_weights, next(model.parameters()).dtype), outputs)
+    return outputs, state
+
+
+def _as_weights(dtype: torch.dtype, tensor: Any) -> Any:
+    return tensor.to(dtype) if tensor.data.is_floating_point() else tensor  # `data`: of what is packed

@@ -8,10 +8,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pruning.core.devices import moved
+from pruning.core.modes import evaluating
 from pruning.core.options import Softmax, TrainingType
 from pruning.data.windows import IGNORED
 from pruning.models.base import LanguageModel, Measurable
-from pruning.models.softmax import chunked_cross_entropy, sampled_cross_entropy
+from pruning.models.softmax import (
+    Guide,
+    chunked_cross_entropy,
+    chunked_distillation,
+    sampled_cross_entropy,
+    sampled_distillation,
+)
+from pruning.training.distillation import Teacher, distillation_loss
 
 
 def multiplying(device: torch.device, type_of_products: TrainingType) -> AbstractContextManager[Any]:
@@ -34,8 +42,8 @@ def labels_loss(
     """
     if not isinstance(model, LanguageModel) or (softmax == "full" and not torch.is_autocast_enabled(model.device.type)):
         return model.loss(inputs, targets, state)
-    features, state = model.features(moved(inputs, model.device), state)
-    rows, decoder, labels = features.flatten(0, 1), (model.decoder_weight, model.decoder.bias), model.labels(targets)
+    rows, state = _rows(model, inputs, state)
+    decoder, labels = (model.decoder_weight, model.decoder.bias), model.labels(targets)
     if softmax == "chunked":
         return chunked_cross_entropy(rows, *decoder, labels), state
     if softmax == "sampled":
@@ -44,8 +52,41 @@ def labels_loss(
     return F.cross_entropy(logits, labels, ignore_index=IGNORED), state
 
 
-def expect_softmax(model: Measurable, softmax: Softmax, teacher: object) -> None:
-    """Refuse a softmax that needs a language model's decoder, and labels alone, where there are others.
+def taught_loss(
+    model: Measurable, teacher: Teacher, batch: Any, states: tuple[Any, Any], *, softmax: Softmax, sampled: int
+) -> tuple[Tensor, Tensor, tuple[Any, Any]]:
+    """Return what `distillation_loss` does, of language models by any softmax: they have the same types.
+
+    Args:
+        model: A language model of the library unless the softmax is full, and so is the teacher.
+        teacher: Whom it learns from.
+        batch: Inputs and targets.
+        states: What the batch before left of both models.
+        softmax: How both come by the logits.
+        sampled: How many types a sampled softmax is expected to read.
+    """
+    other = teacher.model
+    if softmax == "full" or not isinstance(model, LanguageModel) or not isinstance(other, LanguageModel):
+        return distillation_loss(model, teacher, batch, *states)
+    inputs, targets = batch
+    rows, state = _rows(model, inputs, states[0])
+    with torch.no_grad(), evaluating(other):
+        taught, after = _rows(other, inputs, states[1])
+        weight, bias = other.decoder_weight, other.decoder.bias.detach()
+    guide = Guide(features=taught, weight=weight, bias=bias, share=teacher.share, temperature=teacher.temperature)
+    whole = (rows, model.decoder_weight, model.decoder.bias, model.labels(targets), guide)
+    both = chunked_distillation(*whole) if softmax == "chunked" else sampled_distillation(*whole, sampled=sampled)
+    return *both, (state, after)
+
+
+def _rows(model: LanguageModel, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """Return what the decoder reads, (n, H), and the state to carry on from."""
+    features, state = model.features(moved(inputs, model.device), state)
+    return features.flatten(0, 1), state
+
+
+def expect_softmax(model: Measurable, softmax: Softmax, teacher: Teacher | None) -> None:
+    """Refuse a softmax that needs a language model's decoder, and its teacher's, where there are others.
 
     Raises:
         ValueError: With what there is.
@@ -57,8 +98,8 @@ def expect_softmax(model: Measurable, softmax: Softmax, teacher: object) -> None
             f"Expected a language model of the library to train by a {softmax} softmax, got {type(model).__name__}; "
             "train by softmax 'full'."
         )
-    if teacher is not None:
+    if teacher is not None and not isinstance(teacher.model, LanguageModel):
         raise ValueError(
-            f"Expected labels alone to train by a {softmax} softmax, got a teacher, whose shares of all types are "
-            "needed; train by softmax 'full'."
+            f"Expected a language model of the library as teacher by a {softmax} softmax, got "
+            f"{type(teacher.model).__name__}; train by softmax 'full'."
         )

@@ -19,8 +19,8 @@ from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches
 from pruning.evaluation.measures import loss_of
 from pruning.models.base import Measurable
-from pruning.training.distillation import Teacher, distillation_loss
-from pruning.training.learning import expect_softmax, labels_loss, multiplying
+from pruning.training.distillation import Teacher
+from pruning.training.learning import expect_softmax, labels_loss, multiplying, taught_loss
 from pruning.training.schedule import rate_at
 from pruning.training.together import Together, by_itself
 
@@ -53,10 +53,10 @@ class Recipe:
         patience: Epochs without a better validation loss after which training stops early.
         type: `float32`: products in the type of the weights; `bfloat16`: in that type, by autocast, which processors
             that have it multiply twice as fast or more.
-        softmax: Of a language model that learns from labels alone. `full`: all logits at once; `chunked`: the same
-            loss and gradients but for rounding, a chunk of rows after the other (`pruning.models.softmax`), in less
-            memory and time; `sampled`: an estimate from about `sampled` types a step, which is the loss where that is
-            all types. Evaluation always reads all.
+        softmax: Of a language model, and of such a teacher. `full`: all logits at once; `chunked`: the same loss and
+            gradients but for rounding, a chunk of rows after the other (`pruning.models.softmax`), in less memory and
+            time; `sampled`: an estimate from about `sampled` types a step, which is the loss where that is all types.
+            Evaluation always reads all.
         sampled: See `softmax`.
     """
 
@@ -264,8 +264,10 @@ class Loop:
             if self.teacher is None:
                 loss, own = labels_loss(self.model, inputs, targets, state, softmax=how.softmax, sampled=how.sampled)
                 return loss, loss, own, None
-            batch = (inputs, targets)
-            loss, learnt, after = distillation_loss(self.model, self.teacher, batch, state, states[1])
+            batch, both = (inputs, targets), (state, states[1])
+            loss, learnt, after = taught_loss(
+                self.model, self.teacher, batch, both, softmax=how.softmax, sampled=how.sampled
+            )
         return loss, learnt, *after
 
     def _learn(self, inputs: Any, targets: Tensor, states: "_States", rate: float) -> tuple[Tensor, Any, Any]:

@@ -6,7 +6,14 @@ from torch.nn import functional as F
 
 from pruning.data.windows import IGNORED
 from pruning.models import softmax
-from pruning.models.softmax import chunked_cross_entropy, inclusion, sampled_cross_entropy
+from pruning.models.softmax import (
+    Guide,
+    chunked_cross_entropy,
+    chunked_distillation,
+    inclusion,
+    sampled_cross_entropy,
+    sampled_distillation,
+)
 
 ROWS, FEATURES, TYPES = 40, 6, 60
 
@@ -80,6 +87,58 @@ def test_the_estimate_comes_nearer_to_the_loss_the_more_types_are_drawn():
     assert far.mean() < near.mean() < 0
 
 
+def guide(temperature, dtype=torch.float64, share=0.3):
+    """Return a teacher with features of another size."""
+    generator = torch.Generator().manual_seed(9)
+    shapes = ((ROWS, FEATURES + 3), (TYPES, FEATURES + 3), (TYPES,))
+    features, weight, bias = (torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes)
+    return Guide(features=features, weight=weight, bias=bias, share=share, temperature=temperature)
+
+
+def distilled(parts, labels, teacher):
+    """Return the labels' loss and what is minimised, a row after the other."""
+    logits, taught = F.linear(*parts), F.linear(teacher.features, teacher.weight, teacher.bias)
+    counted, warmth = labels != IGNORED, teacher.temperature
+    loss = F.cross_entropy(logits, labels, ignore_index=IGNORED)
+    rows = (F.cross_entropy(z / warmth, (t / warmth).softmax(0)) for z, t in zip(logits, taught, strict=True))
+    distance = torch.stack([row for row, counts in zip(rows, counted, strict=True) if counts]).mean()
+    return loss, 0.7 * loss + 0.3 * warmth**2 * distance
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("way", ["chunked", "sampled"])
+def test_beside_a_teacher_chunks_and_a_sample_of_all_types_give_the_loss_and_its_gradients(
+    monkeypatch, way, dtype, tolerance, temperature
+):
+    monkeypatch.setattr(softmax, "LOGITS", 7 * TYPES)
+    monkeypatch.setattr(softmax, "FEWEST", 1)
+    parts, labels = decoder(dtype)
+    teacher = guide(temperature, dtype)
+    if way == "chunked":
+        loss, learnt = chunked_distillation(*parts, labels, teacher)
+    else:
+        loss, learnt = sampled_distillation(*parts, labels, teacher, sampled=TYPES)
+    expected, minimised = distilled(parts, labels, teacher)
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, expected.detach(), rtol=tolerance, atol=tolerance)
+    for one, other in zip(with_gradients(learnt, parts), with_gradients(minimised, parts), strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def test_beside_a_teacher_the_estimate_comes_nearer_the_more_types_are_drawn():
+    parts, labels = decoder()
+    parts, teacher = [part.detach() for part in parts], guide(2.0)
+    _, whole = distilled(parts, labels, teacher)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        far, near = (
+            torch.stack([sampled_distillation(*parts, labels, teacher, sampled=n)[1] - whole for _ in range(300)])
+            for n in (12, 45)
+        )
+    assert near.square().mean() < 0.2 * far.square().mean()
+
+
 @pytest.mark.parametrize("sampled", [1, 10, 59, 60, 100])
 def test_chances_fall_with_rank_and_expect_as_many_types_as_asked(sampled):
     chances = inclusion(TYPES, sampled)
@@ -93,3 +152,5 @@ def test_a_window_in_which_nothing_counts_has_no_loss():
     ignored = torch.full_like(labels, IGNORED)
     assert chunked_cross_entropy(*parts, ignored).isnan()
     assert sampled_cross_entropy(*parts, ignored, sampled=9).isnan()
+    assert chunked_distillation(*parts, ignored, guide(1.0))[1].isnan()
+    assert sampled_distillation(*parts, ignored, guide(1.0), sampled=9)[1].isnan()

@@ -23,9 +23,10 @@ def model_of():
     return tiny(dtype=torch.float32, dropout=0.2, spread=0.1)
 
 
-def run(*, seed=1, valid=VALID, resume=None, model=None, windows=WINDOWS, **changes):
+def run(*, seed=1, valid=VALID, resume=None, model=None, windows=WINDOWS, teacher=None, **changes):
     """Return where training stood after each epoch."""
-    return list(train(model or model_of(), windows, valid, recipe=recipe(**changes), seed=seed, resume=resume))
+    how = {"recipe": recipe(**changes), "seed": seed, "resume": resume, "teacher": teacher}
+    return list(train(model or model_of(), windows, valid, **how))
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +194,20 @@ def test_training_in_chunks_of_rows_is_training_but_for_rounding(states):
         np.testing.assert_allclose(one.history["valid_loss"], other.history["valid_loss"], rtol=1e-4)
 
 
+@pytest.mark.parametrize("way", [{"softmax": "chunked"}, {"softmax": "sampled", "sampled": 20}, {"type": "bfloat16"}])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_beside_a_teacher_training_by_any_softmax_and_type_is_training_but_for_rounding(way, temperature):
+    teacher = Teacher(model=tiny(seed=5, dtype=torch.float32), share=0.5, temperature=temperature)
+    one, other = (
+        run(model=tiny(dtype=torch.float32, spread=0.1), epochs=1, teacher=teacher, **how)[-1].history
+        for how in ({}, way)
+    )
+    rounding = 5e-4 if "type" in way else 1e-5  # of products alone: the loss is none of bfloat16's, of 2 digits
+    np.testing.assert_allclose(one["train_loss"], other["train_loss"], rtol=rounding)
+    np.testing.assert_allclose(one["valid_loss"], other["valid_loss"], rtol=rounding)
+    assert not one["train_loss"].equals(other["train_loss"])
+
+
 @pytest.mark.parametrize("family", ["lstm", "gru", "relu", "snn", "lstm + snn"])
 @pytest.mark.parametrize("softmax", ["full", "chunked", "sampled"])
 def test_products_of_bfloat16_leave_weights_in_float32_and_learn_about_the_same(family, softmax):
@@ -228,6 +243,6 @@ def test_what_training_cannot_do_is_refused_before_the_first_step():
     batches = [(torch.zeros(2, 3), torch.tensor([0, 1]))]
     with pytest.raises(ValueError, match=r"Expected a language model of the library to train by a chunked softm"):
         list(train(network, batches, batches, recipe=recipe(softmax="chunked"), seed=1))
-    teacher = Teacher.of(model_of(), share=0.5, temperature=1.0)
-    with pytest.raises(ValueError, match=r"Expected labels alone to train by a sampled softmax, got a teacher, "):
+    teacher = Teacher.of(network, share=0.5, temperature=1.0)
+    with pytest.raises(ValueError, match=r"Expected a language model of the library as teacher by a sampled softmax, "):
         list(train(model_of(), WINDOWS, VALID, recipe=recipe(softmax="sampled"), seed=1, teacher=teacher))
