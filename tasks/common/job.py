@@ -76,7 +76,7 @@ class Job:
         return dict(self.setting(section).model_dump())
 
     def setting(self, name: str) -> Any:
-        """Return what params.yaml holds under a name that dvc.yaml lists, as it is."""
+        """Return what params.yaml holds under a name that dvc.yaml lists (`prune`, `train.type`), as it is."""
         if name not in self.stage.sections:
             raise KeyError(f"dvc.yaml does not list the section {name!r} in the params of {self.stage.name}")
         return self._section(name)
@@ -104,7 +104,9 @@ class Job:
         section, _, entry = name.partition(".")
         known = self.own is not None and section in type(self.own).model_fields
         values = getattr(self.own if known else self.parameters, section)
-        return values[entry] if entry else values
+        if not entry:
+            return values
+        return values[entry] if isinstance(values, dict) else getattr(values, entry)
 
 
 def end_with_parent() -> None:

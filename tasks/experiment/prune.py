@@ -17,6 +17,7 @@ from pruning.repair.imitation import Imitation
 from pruning.training.loop import Recipe
 from tasks.common.checkpoints import forget
 from tasks.common.job import Job
+from tasks.common.lessons import AS_TRAINED, learning
 from tasks.common.parameters import Unexpected
 from tasks.common.writing import read_json, replacing
 from tasks.experiment.inputs import Case, DividedText, read_calibration, read_dense
@@ -72,8 +73,8 @@ def texts_of(job: Job) -> Texts:
 
 def treatment(job: Job) -> Treatment:
     """Return what follows each choice."""
-    settings, usual = job.setting("treatment"), job.setting("finetune")
-    same = {name: getattr(usual, name) for name in ("warmup", "weight_decay", "clip", "patience")}
+    settings, usual = job.setting("treatment"), learning(job)
+    same = {name: usual[name] for name in ("warmup", "weight_decay", "clip", "patience", *AS_TRAINED)}
     recipe = Recipe(epochs=1, portion=settings.portion, learning_rate=settings.learning_rate, **same)
     imitation = Imitation(
         **job.setting("reconstruct").model_dump(exclude={"repair", "tokens"}), tokens=settings.imitation

@@ -332,8 +332,11 @@ class Variant(Section):
 
 
 class Finetune(Learning):
-    """Settings of `finetune`."""
+    """Settings of `finetune`; what is null is as `train` has it."""
 
+    type: options.TrainingType | None
+    softmax: options.Softmax | None
+    sampled: Count | None
     distillation: Annotated[float, Field(ge=0, le=1)]
     temperature: Temperature
 
