@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from deploy.settings import HOST, Settings, Unexpected, write_private
+from deploy.settings import ANSWER_SECONDS, HOST, Settings, Unexpected, write_private
 
 DATABASES = ("mlflow", "prefect")
 DEBIAN = Path("/usr/lib/postgresql")
@@ -97,7 +97,7 @@ def answers(settings: Settings) -> bool:
     import psycopg2
 
     try:
-        psycopg2.connect(settings.database("postgres"), connect_timeout=2).close()
+        psycopg2.connect(settings.database("postgres"), connect_timeout=ANSWER_SECONDS).close()
     except psycopg2.OperationalError:
         return False
     return True

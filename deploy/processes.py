@@ -16,8 +16,8 @@ import psutil
 
 from deploy.settings import HOST, Unexpected
 
-PATIENCE_SECONDS = 240.0
-"""How long a server may take until it answers: on a busy machine some take minutes."""
+PATIENCE_SECONDS = 900.0
+"""How long a server that lives may take until it answers: on a busy machine some take minutes."""
 TELL_SECONDS = 10.0
 GRACE_SECONDS = 20.0
 LAST_LINES = 12

@@ -14,7 +14,7 @@ import httpx
 from deploy import postgres
 from deploy.clones import make_clone
 from deploy.processes import LAST_LINES, Service, process_of, say
-from deploy.settings import HOST, ROOT, SERVERS, Settings, Unexpected
+from deploy.settings import ANSWER_SECONDS, HOST, ROOT, SERVERS, Settings, Unexpected
 
 POOL = "default-process"
 CLONE = "NEURON_PRUNING_CLONE"
@@ -211,7 +211,7 @@ def _online(settings: Settings) -> list[str]:
         answer = httpx.post(
             f"{settings.address('prefect')}/api/work_pools/{POOL}/workers/filter",
             json={"workers": {"status": {"any_": ["ONLINE"]}}},
-            timeout=5,
+            timeout=ANSWER_SECONDS,
         )
         return [worker["name"] for worker in answer.raise_for_status().json()]
     except httpx.HTTPError:
@@ -221,6 +221,6 @@ def _online(settings: Settings) -> list[str]:
 def _status(address: str) -> int | None:
     """Return the status of an answer, None if there is none."""
     try:
-        return httpx.get(address, timeout=5).status_code
+        return httpx.get(address, timeout=ANSWER_SECONDS).status_code
     except httpx.HTTPError:
         return None

@@ -15,6 +15,8 @@ SERVERS = ("postgres", "s3", "mlflow", "prefect")
 HOST = "127.0.0.1"
 """None of the servers asks who is there but by a key, so none is reached from elsewhere."""
 OWNER = 0o600
+ANSWER_SECONDS = 15
+"""How long one question to a server may take: what is down refuses at once, what is busy may be slow."""
 
 
 class Unexpected(Exception):

@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 
 from deploy.postgres import program
+from deploy.processes import MARK
 from deploy.services import PACKAGES
 from deploy.settings import Unexpected
 from tests.projects import ENVIRONMENT, ROOT
+
+PLACE, PREFIX = Path("/tmp"), "deployment-"  # noqa: S108 - PostgreSQL's user has to reach it
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,32 @@ def deployment() -> Iterator[Deployment]:
         program("initdb")
     except Unexpected as error:
         pytest.skip(str(error))
-    folder = Path(tempfile.mkdtemp(prefix="deployment-", dir="/tmp"))
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PLACE))
     folder.chmod(0o755)
-    made = Deployment(folder / "state")
+    (folder / "owner").write_text(str(os.getpid()))
     try:
-        yield made
+        yield Deployment(folder / "state")
     finally:
+        _end(folder)
+
+
+def _sweep() -> None:
+    """End deployments of tests that were killed, which left them running."""
+    for folder in PLACE.glob(f"{PREFIX}*"):
+        with suppress(FileNotFoundError):  # of another process that has just begun or ended
+            if not psutil.pid_exists(int((folder / "owner").read_text())):
+                _end(folder)
+
+
+def _end(folder: Path) -> None:
+    """Stop a deployment, kill whatever of it is left, and remove it."""
+    try:
         with suppress(AssertionError):  # where it never began
-            made("stop")
+            Deployment(folder / "state")("stop")
+    finally:
+        for process in psutil.process_iter():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if process.environ().get(MARK, "").startswith(f"{folder}/"):
+                    process.kill()
         shutil.rmtree(folder)

@@ -1,9 +1,12 @@
 """The pipeline on all servers at once, each of which is killed in its turn: nothing is lost.
 
-It takes minutes, so it runs where it is asked for: `WHOLE_DEPLOYMENT=1 pytest -n 0 tests/deploy/test_deployed.py`.
+It takes a quarter of an hour, more on a busy machine, so it runs where it is asked for:
+`WHOLE_DEPLOYMENT=1 pytest -n 0 tests/deploy/test_deployed.py`. Whatever is waited for is asked for until it is there;
+`PATIENCE` is how long nothing at all may happen, and no test takes longer for its being large.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +26,7 @@ from tests.projects import ROOT, copy, language_project, run
 pytestmark = pytest.mark.skipif(
     not os.environ.get("WHOLE_DEPLOYMENT"), reason="minutes with all servers; WHOLE_DEPLOYMENT=1 runs it"
 )
-PATIENCE = 300.0
+PATIENCE = 1800.0
 WORKER = "worker-1"
 
 
@@ -34,6 +37,8 @@ def servers() -> Iterator[Deployment]:
         repository = make_project(made.state.parent / "repository")
         copy(ROOT / "flows", repository / "flows")
         copy(ROOT / ".dvcignore", repository / ".dvcignore")
+        slow = re.sub(r"timeout_seconds: \d+", f"timeout_seconds: {PATIENCE:g}", (repository / "dvc.yaml").read_text())
+        (repository / "dvc.yaml").write_text(slow)  # a stage's seconds are DVC's too, which a busy machine makes many
         make_repository(repository)
         made("start", "--workers", "1", "--repository", str(repository))
         yield made
@@ -46,7 +51,11 @@ def repository(servers: Deployment) -> Path:
 
 @pytest.fixture
 def clone(servers: Deployment) -> Path:
-    return servers.state / "clones" / WORKER
+    """Return the worker's clone, in which every stage has run before."""
+    place = servers.state / "clones" / WORKER
+    if not (place / "bottom.txt").is_file():
+        completed(servers)
+    return place
 
 
 def change(repository: Path, stage: str, behaviour: str) -> None:
@@ -56,11 +65,8 @@ def change(repository: Path, stage: str, behaviour: str) -> None:
 
 
 def ask(servers: Deployment, path: str, **body: Any) -> Any:
-    return (
-        httpx.post(f"{servers.environment()['PREFECT_API_URL']}/{path}", json=body, timeout=20)
-        .raise_for_status()
-        .json()
-    )
+    address = f"{servers.environment()['PREFECT_API_URL']}/{path}"
+    return httpx.post(address, json=body, timeout=120).raise_for_status().json()
 
 
 def begin(servers: Deployment) -> str:
@@ -70,7 +76,11 @@ def begin(servers: Deployment) -> str:
 
 
 def state_of(servers: Deployment, flow_run: str) -> dict[str, Any]:
-    (read,) = ask(servers, "flow_runs/filter", flow_runs={"id": {"any_": [flow_run]}})
+    """Return a run's state; none of a kind while the server does not answer, which asking again changes."""
+    try:
+        (read,) = ask(servers, "flow_runs/filter", flow_runs={"id": {"any_": [flow_run]}})
+    except httpx.HTTPError:
+        return {"type": None}
     return dict(read["state"])
 
 
@@ -98,9 +108,11 @@ def completed(servers: Deployment) -> str:
 
 
 def test_a_worker_runs_the_pipeline_in_its_clone_and_another_clone_fetches_all_of_it(
-    servers: Deployment, repository: Path, clone: Path, tmp_path: Path
+    servers: Deployment, repository: Path, tmp_path: Path
 ) -> None:
-    assert completed(servers) == "5 ran"
+    clone = servers.state / "clones" / WORKER
+    if not starts(clone):
+        assert completed(servers) == "5 ran"
     assert completed(servers) == "5 up to date"
     other = tmp_path / "other"
     run(["git", "clone", "--quiet", str(repository), str(other)], tmp_path)
@@ -127,11 +139,11 @@ def test_a_worker_that_is_killed_leaves_a_crashed_run_and_the_next_one_goes_on_f
     wait_for(lambda: "side@left:" in (clone / "dvc.lock").read_text() and starts(clone)[-1] == "right", PATIENCE)
     worker = psutil.Process(servers.pid(WORKER))
     servers.kill(WORKER)
-    psutil.wait_procs([worker], 20)
+    worker.wait(PATIENCE)
     change(repository, "right", "otherwise")
     before = len(starts(clone))
     servers("start")
-    wait_for(lambda: not alive(pid), 20)
+    wait_for(lambda: not alive(pid), PATIENCE)
     message = completed(servers)
     assert "top" not in starts(clone)[before:], message
     assert starts(clone)[-1] == "bottom"
@@ -189,9 +201,10 @@ def test_mlflow_that_is_killed_is_told_later_and_keeps_what_it_was_told_in_s3(
 
 
 def test_postgresql_that_is_killed_comes_back_with_all_runs_under_servers_that_went_on(
-    servers: Deployment, repository: Path
+    servers: Deployment, repository: Path, clone: Path
 ) -> None:
     completed(servers)
+    assert (clone / "alone.txt").is_file()
     before = servers.pid("mlflow"), servers.pid("prefect"), servers.pid(WORKER)
     runs = ask(servers, "flow_runs/count")
     assert runs > 0
