@@ -36,6 +36,40 @@ def endless(batches: Batches) -> Iterator[Any]:
     return chain.from_iterable(repeat(batches))
 
 
+class Stretch:
+    """So many batches from one on, and from the first again after the last; each is read when it is asked for.
+
+    >>> list(Stretch([5, 6, 7, 8], of=3, start=2, length=4))
+    [7, 5, 6, 7]
+
+    Args:
+        batches: Where they come from.
+        of: After how many of those the first one follows again; at least 1, at most all.
+        start: The first one's place, counted on over all passes.
+        length: How many.
+
+    Raises:
+        ValueError: If there is no batch.
+    """
+
+    def __init__(self, batches: Batches, *, of: int, start: int, length: int) -> None:
+        if not len(batches):
+            raise ValueError("Expected at least one batch of (inputs, targets), got none.")
+        self._batches, self._of, self._start, self._length = batches, of, start % of, length
+
+    def __len__(self) -> int:
+        """How many batches there are."""
+        return self._length
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield them in order; what cannot be indexed is read from its first batch on."""
+        places = range(self._start, self._start + self._length)
+        if isinstance(self._batches, Sequence):
+            return (self._batches[place % self._of] for place in places)
+        passes = chain.from_iterable(islice(batches, self._of) for batches in repeat(self._batches))
+        return islice(passes, places.start, places.stop)
+
+
 class Window(NamedTuple):
     """`bptt` steps of every column: the tokens read and the tokens to predict, both (T, B)."""
 

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
+import pandas as pd
 import torch
 
+from pruning.core.devices import seeded
 from pruning.core.modes import evaluating
 from pruning.core.neurons import Keep, select
 from pruning.core.progress import Track, silently
-from pruning.data.windows import Batches, endless
+from pruning.data.windows import Batches, Stretch
 from pruning.models.adapted import Adapted
 from pruning.models.base import Measurable
 from pruning.repair.reconstruction import reconstruct
@@ -21,7 +24,7 @@ from pruning.signals.activations import activations
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
 from pruning.training.distillation import Teacher
-from pruning.training.loop import Recipe, steps_an_epoch, train
+from pruning.training.loop import Recipe, Trained, steps_an_epoch, train
 
 BINS = 16
 """Of the histograms that activations are counted in, which the order does not need."""
@@ -76,24 +79,38 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Round:
-    """What a round came to.
+    """Where pruning in rounds stands after an epoch of a round's training; enough to go on from.
 
     >>> import torch, pruning
     >>> model = pruning.build(
     ...     "rnn", vocabulary=9, embedding=4, widths=[6], nonlinearity="tanh", decoder="untied", dropout=0.0
     ... )
-    >>> Round(model, {"rnn.0": torch.arange(6)}, 2.0).model.widths()
-    (6,)
+    >>> Round(model, {"rnn.0": torch.arange(6)}, 1).finished
+    True
 
     Attributes:
-        model: The smaller network, after its training.
+        model: The smaller network, at the best epoch of the round so far.
         kept: The neurons that are left, by their numbers in the dense one.
-        valid_loss: On the validation batches, after the training; not a number where the round has none.
+        number: The round, from 1.
+        trained: Where its training stands; None where it has none.
+        history: One row for each step of all rounds so far, as `Trained` has it.
     """
 
     model: Measurable
     kept: Keep
-    valid_loss: float
+    number: int
+    trained: Trained | None = None
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do in this round."""
+        return self.trained is None or self.trained.finished
+
+    @property
+    def valid_loss(self) -> float:
+        """The model's loss on the validation batches; not a number where the round trains nothing."""
+        return math.nan if self.trained is None else float(self.trained.history["valid_loss"].min())
 
 
 def prune_iteratively(
@@ -105,6 +122,7 @@ def prune_iteratively(
     recipe: Recipe,
     seed: int,
     teacher: Teacher | None = None,
+    resume: Round | None = None,
     track: Track = silently,
 ) -> Iterator[Round]:
     """Yield smaller and smaller networks: each time some neurons leave, readers are refitted, and the rest is trained.
@@ -112,7 +130,11 @@ def prune_iteratively(
     In each round the order of removal that knows the repair (`surgeon`) is measured anew on the network as it is, the
     least important neurons of all layers leave, and their readers are refitted by `ridge`, both on the batches that the
     round is going to read. Then it is trained on the next batches: together the rounds take as many steps as the recipe
-    has, each along a schedule of its own, which lets it recover from its removal (Renda, Frankle & Carbin 2020).
+    has, each along a schedule of its own, which lets it recover from its removal (Renda, Frankle & Carbin 2020). A
+    round of more steps than an epoch trains in as many epochs as are nearest; one round is pruning at once.
+
+    A run resumed from what it yielded last ends with the bytes of a run that was never interrupted, and the global
+    random state is left as it was.
 
     >>> import torch, pruning
     >>> model = pruning.build(
@@ -131,28 +153,64 @@ def prune_iteratively(
         data: Training batches.
         valid: Validation batches.
         rounds: How many neurons leave in how many rounds.
-        recipe: How to train: epochs × portion of the batches are what all rounds read together.
+        recipe: How to train: epochs × portion of the batches are what all rounds read together. Its patience counts
+            within a round.
         seed: Of sampled targets and dropout.
         teacher: The model to imitate beside the labels.
+        resume: What an interrupted run yielded last.
         track: Shows progress.
+
+    Yields:
+        Where it stands after each epoch of a round's training, and after a round that trains nothing.
     """
-    numbers: Keep = {layer.name: torch.arange(layer.width) for layer in model.layers()}
-    total = recipe.epochs * steps_an_epoch(recipe, data)
-    batches, smaller = endless(model.pairs(data)), select(model, {})
-    plan = zip(rounds.neurons(sum(model.widths())), rounds.steps(total), strict=True)
-    for done, (neurons, steps) in enumerate(plan):
-        measured = list(islice(batches, max(steps, rounds.calibration)))
-        keep, smaller = _cut(smaller, measured[: rounds.calibration], neurons, rounds, seed + done)
-        numbers = {name: own[keep[name]] for name, own in numbers.items()}
-        valid_loss = math.nan
-        if steps:
-            once = replace(recipe, epochs=1, portion=1.0)
-            *_, last = train(
-                smaller, measured[:steps], valid, recipe=once, seed=seed + done, teacher=teacher, track=track
-            )
-            smaller.load_state_dict(last.best())
-            valid_loss = float(last.history["valid_loss"].iloc[-1])
-        yield Round(select(smaller, {}), numbers, valid_loss)
+    pairs = model.pairs(data)
+    an_epoch = steps_an_epoch(recipe, pairs)
+    everything = {layer.name: torch.arange(layer.width) for layer in model.layers()}
+    state = resume or Round(select(model, {}), everything, 0)
+    plan = zip(rounds.neurons(sum(model.widths())), rounds.steps(recipe.epochs * an_epoch), strict=True)
+    start = 0
+    for number, (neurons, steps) in enumerate(plan, 1):
+        first, start = start, start + max(steps, rounds.calibration)
+        if number < state.number or (number == state.number and state.finished):
+            continue
+        part, round_seed = partial(Stretch, pairs, of=an_epoch, start=first), seed + number - 1
+        if number > state.number:
+            state = _begun(state, number, part(length=rounds.calibration), neurons, rounds, round_seed)
+        if not steps:
+            yield state
+            continue
+        epochs = max(1, round(steps / an_epoch))
+        trained, how = part(length=steps // epochs), replace(recipe, epochs=epochs, portion=1.0)
+        for after in _training(state, trained, valid, recipe=how, seed=round_seed, teacher=teacher, track=track):
+            state = after
+            yield after
+
+
+def _begun(before: Round, number: int, data: Batches, neurons: int, rounds: Rounds, seed: int) -> Round:
+    """Return where the next round stands before its training: so many neurons are left, their readers refitted."""
+    with seeded(before.model.module, seed):
+        batches = list(data)
+    keep, smaller = _cut(before.model, batches, neurons, rounds, seed)
+    kept = {name: numbers[keep[name]] for name, numbers in before.kept.items()}
+    return Round(smaller, kept, number, None, before.history)
+
+
+def _training(begun: Round, data: Batches, valid: Batches, **how: Any) -> Iterator[Round]:
+    """Yield where the round stands after each epoch that its training has left to do."""
+    smaller, known = select(begun.model, {}), begun.trained
+    earlier = begun.history.iloc[: len(begun.history) - (0 if known is None else len(known.history))]
+    for state in train(smaller, data, valid, resume=known, **how):
+        best = select(smaller, {})
+        best.load_state_dict(state.best())
+        yield Round(best, begun.kept, begun.number, state, _after(earlier, state.history))
+
+
+def _after(earlier: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the history with a round's own rows after it, steps and tokens counted on."""
+    if earlier.empty:
+        return rows
+    counted = rows.assign(**{name: rows[name] + earlier[name].iloc[-1] for name in ("step", "tokens")})
+    return pd.concat([earlier, counted], ignore_index=True)
 
 
 def _cut(model: Measurable, batches: list[Any], neurons: int, rounds: Rounds, seed: int) -> tuple[Keep, Measurable]:

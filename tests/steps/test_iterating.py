@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import pruning
 from pruning.core.neurons import select
@@ -56,6 +57,58 @@ def test_neurons_leave_a_share_at_a_time_and_those_that_are_left_keep_their_numb
         for name, kept in step.kept.items():  # nothing but removal touches the leak
             assert torch.equal(step.model.get_submodule(name).leak, model.get_submodule(name).leak[kept])
     assert bytes_of(tensors_of(model)) == before
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_resumed_from_anywhere_ends_with_the_bytes_of_one_that_was_not_interrupted(epochs):
+    model = tiny(dtype=torch.float32, dropout=0.3)
+    rounds, how = replace(ROUNDS, last=0.8), recipe(epochs=epochs)
+    every = list(prune_iteratively(model, WINDOWS, VALID, rounds=rounds, recipe=how, seed=2))
+    assert [state.number for state in every] == ([1, 2, 3] if epochs == 1 else [1, 2, 3, 3])
+    before = torch.random.get_rng_state()
+    for done, state in enumerate(every, 1):
+        rest = list(prune_iteratively(model, WINDOWS, VALID, rounds=rounds, recipe=how, seed=2, resume=state))
+        assert len(rest) == len(every) - done
+        if rest:
+            assert bytes_of(tensors_of(rest[-1].model)) == bytes_of(tensors_of(every[-1].model))
+            assert rest[-1].history.equals(every[-1].history)
+            assert bytes_of(rest[-1].kept) == bytes_of(every[-1].kept)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_history_of_all_rounds_counts_on():
+    model = tiny(dtype=torch.float32)
+    *_, last = prune_iteratively(model, WINDOWS, VALID, rounds=ROUNDS, recipe=recipe(epochs=2), seed=2)
+    assert last.history["step"].tolist() == [*range(1, 2 * len(WINDOWS) + 1)]
+    assert last.history["tokens"].is_monotonic_increasing
+
+
+def test_one_round_trains_in_epochs_as_training_does():
+    model = tiny(dtype=torch.float32)
+    rounds, how = replace(ROUNDS, rounds=1, retain=1.0), recipe(epochs=3)
+    *_, last = prune_iteratively(model, WINDOWS, VALID, rounds=rounds, recipe=how, seed=2)
+    _, states = activations(model, list(WINDOWS)[:4], activation_samples=4, bins=16)
+    alike = reconstruct(model, {}, states, repair="ridge")
+    *_, trained = train(alike, WINDOWS, VALID, recipe=how, seed=2)
+    assert last.history.equals(trained.history)
+
+
+def test_batches_of_a_loader_that_shuffles_leave_the_random_state_alone_and_repeat():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 3))
+    data = DataLoader(TensorDataset(torch.randn(48, 4), torch.arange(48) % 3), batch_size=8, shuffle=True)
+    model = pruning.adapt(network, torch.randn(8, 4), loss=nn.CrossEntropyLoss())
+    before = torch.random.get_rng_state()
+    ends = [
+        list(prune_iteratively(model, data, data, rounds=ROUNDS, recipe=recipe(epochs=1), seed=1))[-1] for _ in range(2)
+    ]
+    assert bytes_of(tensors_of(ends[0].model)) == bytes_of(tensors_of(ends[1].model))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_without_a_batch_there_is_nothing_to_prune_by():
+    with pytest.raises(ValueError, match="Expected at least one batch of \\(inputs, targets\\), got none"):
+        next(prune_iteratively(tiny(), [], [], rounds=ROUNDS, recipe=STILL, seed=1))
 
 
 def test_rounds_train_as_many_steps_together_as_the_recipe_has():
