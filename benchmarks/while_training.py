@@ -1,24 +1,30 @@
 """Importance while training beside pruning at once, at the same number of training tokens, on a default run's model.
 
-`python -m benchmarks.while_training --data FOLDER --state FOLDER [--keep 0.5 0.25] [--seeds 1 2 3] [--portion 1.0]`,
-with the `data` of a finished default run. All learn from the labels alone, for one pass over that portion of the
-training text:
+`python -m benchmarks.while_training --data FOLDER --state FOLDER [--epochs 1 3] [--keep 0.5 0.25] [--seeds 1 2 3]
+[--ways iterative dense] [--learning-rate 2e-3]`, with the `data` of a finished default run (it reads `prepare` and
+`train/model`). All but one learn from the labels alone, in so many passes over the training text, and are the
+best of their epochs on its validation text:
 
-- at once: chosen by the surgeon, readers refitted (`ridge`), then trained;
+- at once: chosen by the surgeon, readers refitted (`ridge`), then trained; also with the dense model as a teacher;
 - gradual: the gradients of training choose, neurons leave over the first half (`prune_gradually`), also with the group
   lasso;
 - iterative: a tenth leaves, readers are refitted, some training, all is measured again (`prune_iteratively`);
 - the dense model with the same training.
 
-Each row is kept as soon as it is known, so that the same command goes on from where it was.
+What signals read is part of the text that is trained on, so no way sees text that another does not; `read again` counts
+it in tokens, forwards and backwards each. Each cell is kept as soon as it is known, so that the same command goes on
+from where it was, and several processes with other options may share a folder.
 """
 
 import argparse
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -31,12 +37,13 @@ from pruning.evaluation.measures import loss_of, size_of
 from pruning.models import describe, rebuild
 from pruning.models.base import LanguageModel
 from pruning.steps.iterating import Rounds, prune_iteratively
+from pruning.training.distillation import Teacher
 from pruning.training.gradual import prune_gradually, pruned
-from pruning.training.loop import Recipe, train
+from pruning.training.loop import Recipe, steps_an_epoch, train
 from pruning.training.thinning import Schedule, Thinning
 from tasks.common.models import read_model
 
-FLOOR, CALIBRATION, DAMPING = 8, 30, 1e-4
+BATCH, BPTT, FLOOR, CALIBRATION, DAMPING = 32, 35, 8, 30, 1e-4
 TENTH = 0.9
 """Share of the neurons that a round leaves."""
 
@@ -48,29 +55,29 @@ class Trial:
     dense: LanguageModel
     windows: Windows
     valid: Windows
+    test: Windows
     recipe: Recipe
-
-    @property
-    def few(self) -> list[object]:
-        """Validation text for trainings whose best epoch is their only one."""
-        return [self.valid[0]]
-
-    def trained(self, model: LanguageModel, seed: int) -> LanguageModel:
-        """Return a model after the training."""
-        *_, last = train(model, self.windows, self.few, recipe=self.recipe, seed=seed)
-        model.load_state_dict(last.best())
-        return model
 
     def more(self, _: float, seed: int) -> LanguageModel:
         """Return the dense model after the training."""
-        return self.trained(select(self.dense, {}), seed)
+        model = select(self.dense, {})
+        last = list(train(model, self.windows, self.valid, recipe=self.recipe, seed=seed))[-1]
+        model.load_state_dict(last.best())
+        return model
 
-    def rounds(self, keep: float, seed: int, rounds: int, last: float) -> LanguageModel:
+    def rounds(self, keep: float, seed: int, rounds: int, last: float, teacher: Teacher | None = None) -> LanguageModel:
         """Return what pruning in rounds comes to."""
         how = Rounds(retain=keep, rounds=rounds, floor=FLOOR, calibration=CALIBRATION, damping=DAMPING, last=last)
-        *_, found = prune_iteratively(self.dense, self.windows, self.few, rounds=how, recipe=self.recipe, seed=seed)
-        assert isinstance(found.model, LanguageModel)
-        return found.model
+        *_, state = prune_iteratively(
+            self.dense, self.windows, self.valid, rounds=how, recipe=self.recipe, seed=seed, teacher=teacher
+        )
+        assert isinstance(state.model, LanguageModel)
+        return state.model
+
+    def taught(self, keep: float, seed: int) -> LanguageModel:
+        """Return what removing all at the start comes to, half of the teaching being the dense model's."""
+        own = Trial(self.dense, self.windows, self.valid, self.test, replace(self.recipe, softmax="full"))
+        return own.rounds(keep, seed, 1, 1.0, Teacher.of(self.dense, share=0.5, temperature=1.0))
 
     def at_once(self, keep: float, seed: int) -> LanguageModel:
         """Return what removing all at the start comes to."""
@@ -78,7 +85,7 @@ class Trial:
 
     def iterative(self, keep: float, seed: int) -> LanguageModel:
         """Return what removing a tenth at a time comes to."""
-        return self.rounds(keep, seed, math.ceil(math.log(keep) / math.log(TENTH)), 0.5)
+        return self.rounds(keep, seed, rounds_to(keep), 0.5)
 
     def gradual(self, keep: float, seed: int, penalty: float = 0.0) -> LanguageModel:
         """Return what gradual pruning comes to."""
@@ -95,8 +102,14 @@ class Trial:
         return self.gradual(keep, seed, penalty=2.0)
 
 
+def rounds_to(keep: float) -> int:
+    """Return in how many rounds of a tenth so many neurons are left."""
+    return math.ceil(math.log(keep) / math.log(TENTH))
+
+
 WAYS: dict[str, Callable[[Trial, float, int], LanguageModel]] = {
     "at once": Trial.at_once,
+    "at once, taught": Trial.taught,
     "gradual": Trial.gradual,
     "gradual, group lasso": Trial.lasso,
     "iterative": Trial.iterative,
@@ -104,37 +117,87 @@ WAYS: dict[str, Callable[[Trial, float, int], LanguageModel]] = {
 }
 
 
-def trial_of(data: Path, portion: float, rate: float) -> Trial:
+READ_AGAIN: dict[str, Callable[[float], int]] = {
+    "at once": lambda _: 1,
+    "at once, taught": lambda _: 1,
+    "iterative": rounds_to,
+}
+"""Of ways that stop to measure, how often they do."""
+
+
+def trial_of(data: Path, epochs: int, portion: float, rate: float) -> Trial:
     """Return what all ways share, from a default run."""
     words = pd.read_parquet(data / "prepare/vocabulary.parquet")
     first = int(words.loc[words["text"] == END_OF_LINE, "token"].iloc[0])
     rows = pd.read_parquet(data / "prepare/corpus.parquet")
     tokens = {
         split: torch.tensor(rows.loc[rows["split"] == split, "token"].to_numpy(), dtype=torch.long)
-        for split in ("train", "valid")
+        for split in ("train", "valid", "test")
     }
     dense = read_model(data / "train/model").cpu()
     assert isinstance(dense, LanguageModel)
     config, tensors = describe(dense.decoupled())
-    recipe = Recipe(epochs=1, portion=portion, learning_rate=rate, warmup=0.05, weight_decay=0.01, clip=0.5, patience=1)
-    windows = Windows(tokens["train"], first=first, batch=32, bptt=35)
-    judged = Windows(tokens["valid"][:20_000], first=first, batch=10, bptt=100)
-    return Trial(rebuild(config, tensors), windows, judged, recipe)
+    recipe = Recipe(
+        epochs=epochs,
+        portion=portion,
+        learning_rate=rate,
+        warmup=0.05,
+        weight_decay=0.01,
+        clip=0.5,
+        patience=epochs,  # the same budget for all, whatever validation says
+        softmax="chunked",
+    )
+    windows = Windows(tokens["train"], first=first, batch=BATCH, bptt=BPTT)
+    valid, test = (Windows(tokens[split], first=first, batch=10, bptt=100) for split in ("valid", "test"))
+    return Trial(rebuild(config, tensors), windows, valid, test, recipe)
+
+
+def measured(trial: Trial, way: str, keep: float, seed: int) -> dict[str, Any]:
+    """Return the facts of one cell."""
+    start = time.process_time()
+    model = WAYS[way](trial, keep, seed)
+    seconds = time.process_time() - start
+    recipe, tokens = trial.recipe, BATCH * BPTT
+    return {
+        "way": way,
+        "keep": keep,
+        "seed": seed,
+        "epochs": recipe.epochs,
+        "learning rate": recipe.learning_rate,
+        "widths": list(model.widths()),
+        "parameters": size_of(model).parameters,
+        "valid": loss_of(model, trial.valid).perplexity,
+        "test": loss_of(model, trial.test).perplexity,
+        "trained": recipe.epochs * steps_an_epoch(recipe, trial.windows) * tokens,
+        "read again": (READ_AGAIN[way](keep) if way in READ_AGAIN else 0) * CALIBRATION * tokens,
+        "processor seconds": seconds,
+    }
 
 
 def table(state: Path) -> list[str]:
     """Return the table of what is known."""
-    rows: dict[tuple[float, str], list[dict[str, float]]] = {}
-    for file in sorted(state.glob("*.json")):
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        rows.setdefault((facts["keep"], facts["way"]), []).append(facts)
-    lines = ["| keep | how | seeds | valid perplexity | parameters |", "|---|---|---:|---:|---:|"]
-    for (keep, way), each in sorted(rows.items(), key=lambda item: (-item[0][0], item[0][1])):
-        values: Sequence[float] = [one["perplexity"] for one in each]
-        mean, size = sum(values) / len(values), sum(one["parameters"] for one in each) / len(each)
-        beside = f" ± {max(abs(value - mean) for value in values):.1f}" if len(values) > 1 else ""
-        lines.append(f"| {keep:.0%} | {way} | {len(values)} | {mean:.1f}{beside} | {size:,.0f} |")
+    each = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(state.glob("*.json"))]
+    if not each:
+        return []
+    by = ["epochs", "keep", "way", "learning rate"]
+    rows = pd.DataFrame(each).sort_values(by, ascending=[True, False, True, True]).groupby(by, sort=False)
+    lines = [
+        "| epochs | keep | how | learning rate | seeds | valid | test | parameters | read again | processor seconds |",
+        "|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for _, cells in rows:
+        epochs, keep, way, rate = cells[by].iloc[0]
+        means = cells.mean(numeric_only=True)
+        one = {name: f"{means[name]:.1f}{_spread(cells[name])}" for name in ("valid", "test")}
+        size = f"{means['parameters']:,.0f} | {means['read again']:,.0f} | {means['processor seconds']:.0f}"
+        what = f"{epochs} | {keep:.0%} | {way} | {rate:g} | {len(cells)}"
+        lines.append(f"| {what} | {one['valid']} | {one['test']} | {size} |")
     return lines
+
+
+def _spread(values: pd.Series) -> str:
+    """Return how far the furthest seed is from the mean."""
+    return f" ± {(values - values.mean()).abs().max():.1f}" if len(values) > 1 else ""
 
 
 def main() -> None:
@@ -144,27 +207,23 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=Path("data"), help="of a finished default run")
     parser.add_argument("--state", type=Path, required=True, help="folder of what is known so far")
+    parser.add_argument("--epochs", type=int, nargs="+", default=[1, 3], help="passes over the text, of all rounds")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.5, 0.25], help="shares of the neurons")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=[*WAYS])
-    parser.add_argument("--portion", type=float, default=1.0, help="of the training text")
+    parser.add_argument("--portion", type=float, default=1.0, help="of the training text, for a short try")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     given.state.mkdir(parents=True, exist_ok=True)
-    trial = trial_of(given.data, given.portion, given.learning_rate)
-    for seed in given.seeds:
-        for keep in given.keep:
-            for way in given.ways:
-                share = 1.0 if way == "dense" else keep
-                file = given.state / f"{way.replace(', ', '-').replace(' ', '-')}-{share:g}-{seed}.json"
-                if file.exists():
-                    continue
-                model = WAYS[way](trial, share, seed)
-                facts = {"way": way, "keep": share, "seed": seed, "widths": list(model.widths())}
-                facts |= {"parameters": size_of(model).parameters, "perplexity": loss_of(model, trial.valid).perplexity}
-                replaced(file, json.dumps(facts))
-                print(facts, flush=True)
+    for epochs, seed, share, way in product(given.epochs, given.seeds, given.keep, given.ways):
+        keep = 1.0 if way == "dense" else share
+        name = f"{way.replace(', ', '-').replace(' ', '-')}-{keep:g}-{epochs}-{given.learning_rate:g}-{seed}"
+        if (file := given.state / f"{name}.json").exists():
+            continue
+        facts = measured(trial_of(given.data, epochs, given.portion, given.learning_rate), way, keep, seed)
+        replaced(file, json.dumps(facts))
+        print(facts, flush=True)
     print("\n".join(table(given.state)))
 
 
