@@ -13,6 +13,8 @@ from typing import Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+from pruning.core.devices import finest
+
 ROUNDING = 1e-10
 """Relative spread below which a float64 variable counts as constant: far above its rounding, far below float32's."""
 
@@ -38,9 +40,10 @@ class Moments:
 
     def update(self, batch: Tensor) -> None:
         """Take in `batch`, (samples, n)."""
-        values = batch.detach().cpu().double()
+        values = finely(batch)
         mean = values.mean(0)
-        merged = self.merge(type(self)(len(values), mean, (values - mean).square().sum(0)))
+        squares = (values - mean).square().sum(0)
+        merged = self.merge(type(self)(len(values), mean.cpu(), squares.cpu()))
         self.count, self.mean, self.squares = merged.count, merged.mean, merged.squares
 
     def merge(self, other: Self) -> Self:
@@ -85,18 +88,18 @@ class Covariance:
 
     def update(self, batch: Tensor, repeats: Tensor | None = None) -> None:
         """Take in `batch`, (samples, n); `repeats`, (samples,), says how often each sample counts, if not once."""
-        values = batch.detach().cpu().double()
+        values = finely(batch)
         if repeats is None:
             count, mean = len(values), values.mean(0)
             deviations = values - mean
             products = deviations.T @ deviations
         else:
-            times = repeats.detach().cpu().double()
+            times = repeats.detach().to(values)
             count = int(times.sum())
             mean = times @ values / max(count, 1)
             deviations = (values - mean) * times.sqrt()[:, None]
             products = deviations.T @ deviations
-        merged = self.merge(type(self)(count, mean, products))
+        merged = self.merge(type(self)(count, mean.cpu(), products.cpu()))
         self.count, self.mean, self.products = merged.count, merged.mean, merged.products
 
     def merge(self, other: Self) -> Self:
@@ -166,12 +169,12 @@ class Histogram:
 
     def update(self, batch: Tensor) -> None:
         """Take in `batch`, (samples, n)."""
-        values = batch.detach().cpu().contiguous()
+        values = batch.detach().contiguous()
         size, bins = self.counts.shape
-        places = torch.bucketize(values, self.edges.to(values)) + torch.arange(size) * bins
-        self.counts += torch.bincount(places.flatten(), minlength=size * bins).view(size, bins)
-        self.smallest = torch.minimum(self.smallest, values.amin(0).double())
-        self.largest = torch.maximum(self.largest, values.amax(0).double())
+        places = torch.bucketize(values, self.edges.to(values)) + torch.arange(size, device=values.device) * bins
+        self.counts += torch.bincount(places.flatten(), minlength=size * bins).view(size, bins).cpu()
+        self.smallest = torch.minimum(self.smallest, values.amin(0).cpu().double())
+        self.largest = torch.maximum(self.largest, values.amax(0).cpu().double())
 
     def merge(self, other: Self) -> Self:
         """Return the state of both samples together."""
@@ -248,6 +251,12 @@ class ClusteredMean:
         """Standard error of the mean, (n,); NaN where fewer than two clusters were seen."""
         spread = self.squares - 2 * self.mean * self.products + self.mean.square() * self.sizes
         return (self.clusters / (self.clusters - 1) * spread.clamp(min=0)).sqrt() / self.tokens
+
+
+def finely(values: Tensor) -> Tensor:
+    """Return values in float64, where they are if that device has it: what a batch sums to is small, a batch is not."""
+    own = values.detach()
+    return (own if finest(own.device) is torch.float64 else own.cpu()).double()
 
 
 def entropy(masses: Tensor) -> Tensor:
