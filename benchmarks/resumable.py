@@ -167,7 +167,7 @@ class Bench:
         if phase in self.kept.facts.get("rows", {}):
             return
         numbers: dict[str, Any] = {"widths": list(model.widths()), "embedding": model.encoder.embedding_dim}
-        numbers |= {"parameters": size_of(model).parameters, "lstm": lstm_weights(model)}
+        numbers |= {"parameters": size_of(model).parameters, "lstm": recurrent_weights(model)}
         for split in ("valid", "test"):
             numbers[split] = loss_of(model, self.windows(split, 1, STREAM)).perplexity
         self.note(rows=self.kept.facts.get("rows", {}) | {phase: numbers | {"at": self.spent}})
@@ -287,9 +287,15 @@ def state_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Trained:
     return Trained(rest, history, finished=metadata["finished"] == "1")
 
 
-def lstm_weights(model: LanguageModel) -> int:
+def recurrent_matrices(model: LanguageModel) -> list[torch.nn.Parameter]:
+    """Return the weight matrices between embedding and decoder."""
+    outside = ("encoder", "decoder", "projection")
+    return [p for name, p in model.named_parameters() if name.partition(".")[0] not in outside and p.ndim > 1]
+
+
+def recurrent_weights(model: LanguageModel) -> int:
     """Return the weights of the recurrent layers, biases left out."""
-    return sum(p.numel() for name, p in model.named_parameters() if name.startswith("lstm.") and p.ndim > 1)
+    return sum(matrix.numel() for matrix in recurrent_matrices(model))
 
 
 def replaced(path: Path, text: str) -> None:

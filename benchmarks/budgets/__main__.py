@@ -16,6 +16,7 @@ command goes on from there. The table shows what is known, whenever it ends.
 """
 
 import argparse
+import json
 import math
 import multiprocessing
 import os
@@ -31,8 +32,22 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.budgets.jobs import CALIBRATION, TUNINGS, WIDTHS, Job, Plan, begin, done, jobs, work
+from benchmarks.budgets.jobs import (
+    CALIBRATION,
+    TUNINGS,
+    WAYS,
+    WIDTHS,
+    Job,
+    Plan,
+    Repair,
+    Tuning,
+    begin,
+    done,
+    jobs,
+    work,
+)
 from benchmarks.budgets.table import written
+from benchmarks.device.report import FAMILIES
 from benchmarks.headline import RESUME, commit_of, machine, texts_of
 from benchmarks.resumable import Sizes
 
@@ -89,6 +104,23 @@ def all_done(listed: Sequence[Job], plan: Plan, workers: int, until: float) -> b
     return True
 
 
+def chosen(listed: Sequence[Job], ways: Sequence[str]) -> list[Job]:
+    """Return the jobs of some ways, and those that they start from, in the order of all."""
+    wanted = {job for job in listed if job.way in ways}
+    while more := {needed for job in wanted for needed in job.needs} - wanted:
+        wanted |= more
+    return [job for job in listed if job in wanted]
+
+
+def tuning_of(name: str) -> tuple[dict[int, Tuning], Repair]:
+    """Return how to fine-tune and how to repair: by a name, or from a file of `benchmarks.budgets.search`."""
+    if name in TUNINGS:
+        return TUNINGS[name], Repair()
+    known = json.loads(Path(name).read_text(encoding="utf-8"))
+    tuning = {int(epochs): Tuning(**settings) for epochs, settings in known["tuning"].items()}
+    return TUNINGS["slow"] | tuning, Repair(**known["repair"])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do what is left to do, and exit with 75 if that was not all."""
     start = time.time()
@@ -107,14 +139,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--keep", type=float, nargs="+", default=[0.75, 0.5, 0.35, 0.25], choices=[*WIDTHS], help="shares of units"
     )
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=[*WAYS], help="what is made; what it needs too")
+    parser.add_argument("--family", choices=FAMILIES, default="lstm", help="of all models")
+    parser.add_argument("--dropout", type=float, default=0.45, help="of the dense model")
     parser.add_argument(
-        "--imitation", type=int, default=2_000_000, help="tokens that the repair reads, of training text"
+        "--imitation", type=int, default=Repair().tokens, help="tokens that the repair reads, of training text"
     )
     parser.add_argument("--batch", type=int, help="columns of the training text")
     parser.add_argument(
         "--rate", type=float, default=4e-3, help="highest learning rate of what is trained from new weights"
     )
-    parser.add_argument("--tuning", choices=[*TUNINGS], default="slow", help="learning rates of fine-tuning")
+    parser.add_argument(
+        "--tuning",
+        default="slow",
+        help=f"how to fine-tune: {', '.join(TUNINGS)}, or a file of benchmarks.budgets.search",
+    )
     parser.add_argument("--limit", type=float, default=math.inf, help="seconds of this process after which it stops")
     parser.add_argument("--workers", type=int, default=1, help="processes side by side")
     parser.add_argument("--alone", action="store_true", help="on a GPU: without NVIDIA's multi-process service")
@@ -125,19 +164,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = QUICK if given.quick else STRONG
     sizes = replace(sizes, batch=given.batch) if given.batch else sizes
     texts, end_of_line, types = texts_of(given.corpus, sizes)
+    tuning, repair = tuning_of(given.tuning)
     plan = Plan(
-        sizes,
-        texts,
-        end_of_line,
-        types,
-        given.device,
-        given.state,
-        given.epochs,
-        given.imitation,
-        given.rate,
-        given.tuning,
-    )
-    listed = jobs(given.seeds, given.keep, sorted(given.tuned), given.epochs)
+        sizes, texts, end_of_line, types, given.device, given.state, given.epochs, given.rate,
+        repair._replace(tokens=given.imitation), tuning, given.family, given.dropout,
+    )  # fmt: skip
+    listed = chosen(jobs(given.seeds, given.keep, sorted(given.tuned), given.epochs), given.ways)
     given.state.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python -m benchmarks.budgets", *(arguments or sys.argv[1:])])
     with shared_gpu(given.state, wanted=given.device.startswith("cuda") and not given.alone) as shared:

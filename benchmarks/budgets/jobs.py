@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from benchmarks.device.report import FAMILIES
 from benchmarks.headline import Remembered, made, places_of
-from benchmarks.resumable import Bench, Kept, OutOfTime, Sizes, Training, lstm_weights
+from benchmarks.resumable import Bench, Kept, OutOfTime, Sizes, Training, recurrent_matrices, recurrent_weights
+from pruning.core.devices import twin_of
 from pruning.core.neurons import Keep, select
 from pruning.evaluation.measures import size_of
 from pruning.models import describe, rebuild
@@ -28,17 +30,48 @@ from pruning.training.loop import Recipe, train
 
 CALIBRATION = 60
 """Windows of training text that the order and the closed-form repair are measured on, without labels."""
-SHARE = 0.7
-"""Share of the dense model in what fine-tuning minimises; the labels have the rest."""
-DROPOUT = 0.45
-"""Of the dense model. A narrower one has as much less as the root of the share of units that it keeps."""
 TRAINED = Recipe(epochs=0, portion=1.0, learning_rate=4e-3, warmup=0.03, weight_decay=0.02, clip=0.5, patience=10**6)
 """Of what is trained from new weights, dense or narrow."""
+
+
+class Tuning(NamedTuple):
+    """How a repaired model is fine-tuned.
+
+    Attributes:
+        rate: The highest learning rate.
+        dropout: Share of the dropout that its width has: of the dense model's, as much less as the root of its share.
+        share: Of the dense model in what is minimised; the labels have the rest.
+    """
+
+    rate: float
+    dropout: float = 0.0
+    share: float = 0.7
+
+
 TUNINGS = {
-    "fast": {1: (2e-3, 0.0), 3: (2.5e-3, 0.5), 10: (3e-3, 1.0)},
-    "slow": {1: (1e-3, 0.0), 3: (1e-3, 0.3), 10: (1e-3, 0.7)},
+    "fast": {1: Tuning(2e-3), 3: Tuning(2.5e-3, 0.5), 10: Tuning(3e-3, 1.0)},
+    "slow": {1: Tuning(1e-3), 3: Tuning(1e-3, 0.3), 10: Tuning(1e-3, 0.7)},
 }
-"""Epochs of fine-tuning → the highest learning rate, and the share of the dropout that its width has."""
+"""Epochs of fine-tuning → how; a file of `benchmarks.budgets.search` says it too."""
+
+
+class Repair(NamedTuple):
+    """How a cut and refitted model learns from the dense one without labels, in two ways on as much text.
+
+    `imitate` compares what decoders read, and leaves embedding and decoder alone; `outputs` compares distributions, and
+    all of the model learns, after it has imitated on what is left of the tokens.
+
+    Attributes:
+        tokens: Of the training text, for either.
+        rate: The highest learning rate of imitation.
+        outputs: Share of the tokens for the distributions, where that is tried; 0 tries it not.
+        outputs_rate: The highest learning rate there.
+    """
+
+    tokens: int = 2_000_000
+    rate: float = 8e-3
+    outputs: float = 0.0
+    outputs_rate: float = 2e-3
 
 
 class Job(NamedTuple):
@@ -76,7 +109,7 @@ CHOICES = ("surgeon", "random")
 WIDTHS = {0.75: (0.5, 1.0), 0.5: (80 / 256, 176 / 256), 0.35: (56 / 256, 120 / 256), 0.25: (40 / 256, 88 / 256)}
 """Share of all units → shares of both layers: what the surgeon's order over all layers left of another dense model of
 the same kind, trained for 13 epochs. They stand here so that models from new weights need not wait for a dense one, and
-all seeds have the same widths."""
+all seeds have the same widths. Of other families each layer keeps the same share."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +124,11 @@ class Plan:
         device: Where models compute.
         state: The folder of what is known.
         epochs: Of the dense model.
-        imitation: Tokens that the repair by imitation reads.
         rate: The learning rate of what is trained from new weights.
-        tuning: Which of `TUNINGS` fine-tunes.
+        repair: How a cut model learns from the dense one without labels.
+        tuning: Epochs of fine-tuning → how.
+        family: Of all models.
+        dropout: Of the dense model.
     """
 
     sizes: Sizes
@@ -103,13 +138,36 @@ class Plan:
     device: str
     state: Path
     epochs: int
-    imitation: int
     rate: float
-    tuning: str
+    repair: Repair
+    tuning: dict[int, Tuning]
+    family: str = "lstm"
+    dropout: float = 0.45
 
-    def widths(self, keep: float) -> list[int]:
-        """Return the widths of the models that keep that share of the units."""
-        return [round(share * self.sizes.width) for share in WIDTHS[keep]]
+    def new(self, seed: int, keep: float = 1.0, dropout: float = 0.0) -> LanguageModel:
+        """Return a model of new weights on the CPU: the dense one, or of the widths that keep that share of the units.
+
+        A mixed model has half of each layer's units in either kind.
+        """
+        half = self.family == "mixed"
+        widths = [self.sizes.width // (2 if half else 1)] * 2
+        more = FAMILIES[self.family] | ({"snn_widths": widths} if half else {})
+        settings = {"vocabulary": self.types, "embedding": self.sizes.width, "widths": widths, "dropout": dropout}
+        dense = made(seed, family=self.family, **settings, decoder="tied", **more)
+        if keep == 1.0:
+            return dense
+        whole = dense.decoupled()
+        first = {
+            layer.name: torch.arange(width)
+            for layer, width in zip(whole.layers(), self.widths(keep, whole), strict=True)
+        }
+        return made(seed, **describe(select(whole, first))[0])
+
+    def widths(self, keep: float, model: LanguageModel) -> list[int]:
+        """Return the widths of the layers of a dense model of which that share of the units is kept."""
+        layers = [layer.width for layer in model.layers()]
+        shares = WIDTHS[keep] if self.family == "lstm" else [keep] * len(layers)
+        return [round(share * width) for share, width in zip(shares, layers, strict=True)]
 
 
 def totals_of(tuned: Sequence[int], dense_epochs: int) -> list[int]:
@@ -169,15 +227,13 @@ def work(job: Job, plan: Plan, until: float) -> dict[str, Any] | None:
 
 def _dense(bench: Bench, _: Job, plan: Plan) -> None:
     """Train the dense model, tied."""
-    settings = {"vocabulary": bench.types, "embedding": bench.sizes.width, "widths": [bench.sizes.width] * 2}
-    model = made(bench.seed, family="lstm", **settings, decoder="tied", dropout=DROPOUT)
+    model = plan.new(bench.seed, dropout=plan.dropout)
     _fitted(bench, model, replace(TRAINED, epochs=plan.epochs, learning_rate=plan.rate))
 
 
 def _scratch(bench: Bench, job: Job, plan: Plan) -> None:
     """Train a new model of the widths that pruned ones have."""
-    settings = {"vocabulary": bench.types, "embedding": bench.sizes.width, "widths": plan.widths(job.keep)}
-    model = made(100 + bench.seed, family="lstm", **settings, decoder="projected", dropout=_dropout(job, plan))
+    model = plan.new(100 + bench.seed, job.keep, _dropout(job, plan))
     _fitted(bench, model, replace(TRAINED, epochs=job.epochs, learning_rate=plan.rate))
 
 
@@ -191,10 +247,27 @@ def _chosen(bench: Bench, job: Job, plan: Plan) -> None:
     bench.judge("none", select(dense, keep))
     ridge = reconstruct(dense, keep, states, repair="ridge")
     bench.judge("ridge", ridge)
-    imitation = Imitation(tokens=plan.imitation, learning_rate=8e-3, warmup=0.05, clip=1.0)
-    model = imitate(ridge, dense, bench.training, imitation=imitation)
-    bench.judge("imitate", model)
-    _keep(bench, model)
+    repair = plan.repair
+
+    def imitated(share: float) -> LanguageModel:
+        tokens = round(share * repair.tokens)
+        how = Imitation(tokens=tokens, learning_rate=repair.rate, warmup=0.05, clip=1.0)
+        return imitate(ridge, dense, bench.training, imitation=how) if tokens else twin_of(ridge)
+
+    models = {"imitate": imitated(1.0)}
+    if repair.outputs:
+        portion = repair.outputs * repair.tokens / len(bench.texts["train"])
+        epochs = math.ceil(portion)
+        recipe = replace(TRAINED, epochs=epochs, portion=portion / epochs, learning_rate=repair.outputs_rate)
+        teacher = Teacher(model=cast(Measurable, Remembered(dense, bench.training)), share=1.0, temperature=1.0)
+        learner = imitated(1 - repair.outputs)  # without dropout, as the dense model was decoupled
+        *_, last = train(learner, bench.training, bench.validation, recipe=recipe, seed=bench.seed, teacher=teacher)
+        learner.load_state_dict(last.best())
+        models["outputs"] = learner.eval()
+    for phase, model in models.items():
+        bench.judge(phase, model)
+    best = min(models, key=lambda phase: bench.kept.facts["rows"][phase]["valid"])
+    _keep(bench, models[best])
 
 
 def calibrated(bench: Bench, dense: LanguageModel, job: Job, plan: Plan) -> tuple[Covariances, Keep]:
@@ -205,14 +278,14 @@ def calibrated(bench: Bench, dense: LanguageModel, job: Job, plan: Plan) -> tupl
         places = {layer.name: torch.rand(layer.width, generator=generator) for layer in dense.layers()}
     else:
         places = places_of(bench, dense, states)
-    widths = zip(places.items(), plan.widths(job.keep), strict=True)
+    widths = zip(places.items(), plan.widths(job.keep, dense), strict=True)
     return states, {name: own.topk(width).indices.sort().values.cpu() for (name, own), width in widths}
 
 
 def _magnitude(bench: Bench, job: Job, plan: Plan) -> None:
     """Set the recurrent layers' smallest weights to zero until as many parameters are left as of the surgeon's."""
     dense, narrow = _model(plan, job.needs[0], _dropout(job, plan)).to(bench.device), _model(plan, job.needs[1])
-    left = lstm_weights(dense) - (size_of(dense).parameters - size_of(narrow).parameters)
+    left = recurrent_weights(dense) - (size_of(dense).parameters - size_of(narrow).parameters)
     masks = smallest_left_out(dense, left)
     if not job.epochs:
         bench.judge("none", dense)
@@ -235,7 +308,7 @@ def smallest_left_out(model: LanguageModel, left: int) -> dict[torch.nn.Paramete
 
     Han, Pool, Tran & Dally 2015, with one threshold for all matrices.
     """
-    weights = [p for name, p in model.named_parameters() if name.startswith("lstm.") and p.ndim > 1]
+    weights = recurrent_matrices(model)
     sizes = torch.cat([weight.detach().abs().flatten() for weight in weights])
     order = sizes.argsort(descending=True)
     stays = torch.zeros_like(sizes, dtype=torch.bool)
@@ -274,16 +347,17 @@ def _fitted(bench: Bench, model: LanguageModel, recipe: Recipe) -> None:
 def _tuned(bench: Bench, model: LanguageModel, job: Job, plan: Plan) -> None:
     """Fine-tune by the labels and the dense model."""
     dense = _model(plan, job.needs[0]).to(bench.device).eval()
-    teacher = Teacher(model=cast(Measurable, Remembered(dense, bench.training)), share=SHARE, temperature=1.0)
-    recipe = replace(TRAINED, epochs=job.epochs, learning_rate=TUNINGS[plan.tuning][job.epochs][0])
+    tuning = plan.tuning[job.epochs]
+    teacher = Teacher(model=cast(Measurable, Remembered(dense, bench.training)), share=tuning.share, temperature=1.0)
+    recipe = replace(TRAINED, epochs=job.epochs, learning_rate=tuning.rate)
     trained = bench.trained("model", model.to(bench.device), Training(partial(train, teacher=teacher), recipe), 0.0)
     bench.judge("trained", trained)
 
 
 def _dropout(job: Job, plan: Plan) -> float:
     """Return the dropout of a job's training."""
-    part = TUNINGS[plan.tuning][job.epochs][1] if job.epochs and job.way != "scratch" else 1.0
-    return DROPOUT * math.sqrt(job.keep) * part
+    part = plan.tuning[job.epochs].dropout if job.epochs and job.way != "scratch" else 1.0
+    return plan.dropout * math.sqrt(job.keep) * part
 
 
 def _keep(bench: Bench, model: LanguageModel) -> None:

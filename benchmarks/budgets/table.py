@@ -15,7 +15,7 @@ TITLES = {
     "scratch": "the same widths from new weights",
     "dense more": "dense, more epochs",
 }
-REPAIRS = ("none", "ridge", "imitate")
+REPAIRS = ("none", "ridge", "imitate", "outputs")
 
 
 def written(listed: Sequence[Job], plan: Plan, path: Path, where: str) -> None:

@@ -1,6 +1,8 @@
 """Pruned models beside small ones at toy size: what each job makes, and that no interruption changes a result."""
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,10 @@ import pytest
 import torch
 
 from benchmarks.budgets.__main__ import QUICK, all_done, main
-from benchmarks.budgets.jobs import Job, Plan, done, held, jobs, smallest_left_out, work
+from benchmarks.budgets.jobs import TUNINGS, Job, Plan, Repair, Tuning, done, held, jobs, smallest_left_out, work
+from benchmarks.budgets.search import DENSE, REPAIRED, attempt, search, tuned, valid_of
 from benchmarks.headline import RESUME
-from benchmarks.resumable import lstm_weights
+from benchmarks.resumable import recurrent_weights
 from pruning.models.base import LanguageModel
 from tests.benchmarks.test_headline import corpus
 from tests.tiny import EMBEDDING, VOCABULARY, text, tiny
@@ -18,12 +21,14 @@ from tests.tiny import EMBEDDING, VOCABULARY, text, tiny
 __all__ = ["corpus"]
 
 
-def plan_of(state: Path) -> Plan:
+def plan_of(state: Path, family: str = "lstm") -> Plan:
     texts = {
         split: text(length, seed=seed)
         for seed, (split, length) in enumerate({"train": 400, "valid": 200, "test": 200}.items())
     }
-    return Plan(QUICK, texts, 0, VOCABULARY, "cpu", state, 1, 400, 4e-3, "slow")
+    return Plan(
+        QUICK, texts, 0, VOCABULARY, "cpu", state, 1, 4e-3, Repair(tokens=400, outputs=0.5), TUNINGS["slow"], family
+    )
 
 
 def tied() -> LanguageModel:
@@ -51,7 +56,7 @@ def test_as_many_parameters_are_left_by_magnitude_as_by_removal_and_they_are_the
     left = torch.cat([p.flatten() for name, p in model.named_parameters() if name.startswith("lstm.") and p.ndim > 1])
     assert int(left.count_nonzero()) == 50
     assert torch.equal(left.abs().sort().values[-50:], weights.abs().sort().values[-50:])
-    assert lstm_weights(model) == len(left)
+    assert recurrent_weights(model) == len(left)
 
 
 def test_weights_that_were_left_out_stay_zero_in_training_inside_the_block_alone() -> None:
@@ -69,15 +74,18 @@ def test_weights_that_were_left_out_stay_zero_in_training_inside_the_block_alone
     assert any(step())
 
 
-def test_all_models_of_one_share_have_the_same_widths_and_magnitude_the_same_parameters(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path)
+@pytest.mark.parametrize("family", ["lstm", "mixed"])
+def test_all_models_of_one_share_have_the_same_widths_and_magnitude_the_same_parameters(
+    family: str, tmp_path: Path
+) -> None:
+    plan = plan_of(tmp_path, family)
     listed = [job for job in jobs(1, [0.5], [1], 1) if job.way != "dense more"]
     assert all(work(job, plan, float("inf")) is not None for job in listed)
     rows: dict[Job, Any] = {job: facts["rows"] for job in listed if (facts := done(tmp_path, job))}
     narrow = [
         row for job, phases in rows.items() if job.way in ("surgeon", "random", "scratch") for row in phases.values()
     ]
-    assert {tuple(row["widths"]) for row in narrow} == {tuple(plan.widths(0.5))}
+    assert {tuple(row["widths"]) for row in narrow} == {tuple(plan.widths(0.5, plan.new(1).decoupled()))}
     assert len({row["parameters"] for row in narrow}) == 1
 
 
@@ -109,3 +117,32 @@ def test_the_command_writes_what_is_known_and_says_that_it_is_not_all(
     assert "commit `abc`" in (tmp_path / "budgets.md").read_text(encoding="utf-8")
     with (tmp_path / "budgets.csv").open(encoding="utf-8") as file:
         assert [*csv.DictReader(file)] == []
+
+
+def test_the_search_names_the_repair_and_the_tuning_of_the_best_validation_perplexity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, repairs = plan_of(tmp_path / "made"), [Repair(400, outputs=0.5, outputs_rate=rate) for rate in (1e-9, 4e-3)]
+    tunings = [Tuning(1e-9), Tuning(4e-3)]
+    monkeypatch.setattr("benchmarks.budgets.search.REPAIRS", repairs)
+    monkeypatch.setattr("benchmarks.budgets.search.TUNED", {1: tunings})
+    work(DENSE, made, float("inf"))
+    dense = tmp_path / "made" / DENSE.name / "made.safetensors"
+    plan = plan_of(tmp_path / "search")
+    with ThreadPoolExecutor(1) as pool:
+        best, whole = search(plan, dense, pool, float("inf"))
+    places = (
+        [tmp_path / "search" / f"repair-{n}" for n in range(2)],
+        [tmp_path / "search" / f"tuned-1-{n}" for n in range(2)],
+    )
+    repaired, trained = ([valid_of(replace(plan, state=folder), job) for folder in folders]
+                         for folders, job in zip(places, (REPAIRED, tuned(1)), strict=True))  # fmt: skip
+    assert whole
+    assert best["repair"] == repairs[repaired.index(min(repaired))]._asdict()
+    assert best["tuning"] == {"1": tunings[trained.index(min(trained))]._asdict()}
+    assert float("inf") not in repaired + trained
+
+
+def test_a_trial_that_the_time_does_not_reach_is_not_begun(tmp_path: Path) -> None:
+    assert not attempt(plan_of(tmp_path), DENSE, 0.0)
+    assert not [*tmp_path.iterdir()]
