@@ -36,7 +36,7 @@ PARTS: dict[str, tuple[str, float, Callable[[Report], None]]] = {
     "double": ("Every number in float64 beside the CPU's", 75, double),
     "single": ("Every number in float32 beside the CPU's", 75, single),
     "synchronisations": ("Waiting for the device", 15, synchronisations),
-    "throughput": ("Throughput", 60, throughput),
+    "throughput": ("Throughput, and its share of the roofline", 90, throughput),
     "tensor_cores": ("Every number in float32 as PyTorch computes it by default, beside the CPU's", 30, tensor_cores),
 }
 """Name → (title, seconds after which it begins nothing more, what it does); as much as is left of `LIMIT`."""

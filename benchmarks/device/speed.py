@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from benchmarks.device.report import Report, made, recipe, windows_of
+from benchmarks.device.roofline import Roofline
 
 
 def synchronisations(report: Report) -> None:
@@ -60,7 +61,10 @@ class Load:
         from pruning.ablation.oracle import Ablation, oracle
         from pruning.repair.imitation import Imitation, imitate
         from pruning.signals.activations import activations
+        from pruning.signals.criteria import criteria
+        from pruning.signals.gradients import gradients
         from pruning.signals.hessian import hessian
+        from pruning.signals.sensitivity import sensitivities
         from pruning.training.loop import train
 
         model, corpus, tokens, probes = self.model, self.corpus, self.tokens, max(2, self.steps // 4)
@@ -94,13 +98,37 @@ class Load:
                 samples * tokens,
                 "tokens/s",
             ),
+            "gradients": (lambda: gradients(model, corpus, batches=samples), samples * tokens, "tokens/s"),
+            "sensitivities": (
+                lambda: sensitivities(model, corpus, batches=samples, seed=1),
+                samples * tokens,
+                "tokens/s",
+            ),
+            "criteria": (
+                lambda: criteria(model, corpus, batches=probes, bins=8, classes=8, ridge=1e-4, seed=1),
+                probes * tokens,
+                "tokens/s",
+            ),
         }
 
 
 def throughput(report: Report) -> None:
-    """Measure training, Hessian probes, measured removal, imitation and activations on the device and on the CPU."""
+    """Measure training, repair and signals on the device and on the CPU, beside the device's roofline.
+
+    Products of float32 are in TF32 here, where there is that, as cuDNN's layers compute by default.
+    """
+    torch.set_float32_matmul_precision("high")
+    try:
+        measured(report)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def measured(report: Report) -> None:
+    """Measure every work on every model, and show the table."""
     sizes = ((300, 32, 8, 10),) if report.quick else ((10_000, 256, 20, 35), (10_000, 1024, 64, 35))
-    rows: list[tuple[str, str, str, float, str, str]] = []
+    rows: list[tuple[str, str, str, float, str, tuple[str, ...]]] = []
+    roofline = Roofline(report, report.device)
     for (vocabulary, width, batch, bptt), family in ((s, f) for s in sizes for f in ("lstm", "snn")):
         corpus = windows_of(batch * bptt * 64, vocabulary, batch=batch, bptt=bptt)
         short = windows_of(batch, vocabulary, batch=batch, bptt=1)
@@ -114,14 +142,19 @@ def throughput(report: Report) -> None:
                     continue
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(device)
-                speed = amount / report.seconds(work, device, 1 if slow else 3)
-                rows.append((shape, name, device.type, speed, unit, peak(device)))
+                seconds = report.seconds(work, device, 1 if slow else 3)
+                memory = peak(device)
+                share, largest = roofline.share(work, seconds) if device == report.device else (0.0, "–")
+                best = f"{share:.0%}" if share else "–"
+                rows.append((shape, name, device.type, amount / seconds, unit, (memory, best, largest)))
     other = {(row[0], row[1]): row[3] for row in rows if row[2] == "cpu"}
     shown = []
-    for shape, name, where, speed, unit, memory in rows:
+    for shape, name, where, speed, unit, more in rows:
         ratio = f"{speed / other[shape, name]:.1f}×" if (shape, name) in other else "–"
-        shown.append((shape, name, where, f"{speed:,.1f} {unit}", ratio, memory))
-    report.table(("model", "work", "on", "speed", "of the CPU's", "peak memory"), shown)
+        shown.append((shape, name, where, f"{speed:,.1f} {unit}", ratio, *more))
+    head = ("model", "work", "on", "speed", "of the CPU's", "peak memory", "of the roofline", "largest product")
+    report.table(head, shown)
+    report.say(roofline.row())
 
 
 def peak(device: torch.device) -> str:
