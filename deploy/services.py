@@ -20,6 +20,12 @@ POOL = "default-process"
 CLONE = "NEURON_PRUNING_CLONE"
 """What tells a run its worker's clone: deploy/prefect.yaml reads it when a run begins."""
 PACKAGES = ("asyncpg", "boto3", "dvc_s3", "mlflow", "moto", "prefect", "psycopg2")
+POOL_COMMANDS = (
+    ("prefect", "work-pool", "create", POOL, "--type", "process", "--overwrite"),
+    ("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "deploy/prefect.yaml"),
+    ("flows.alert",),
+)
+"""Modules and their words that make the pool and what is deployed for it, and let the server notice killed runs."""
 QUIET = {
     "DO_NOT_TRACK": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -192,11 +198,7 @@ def _make_pool(settings: Settings) -> None:
     """Make the work pool and what is deployed for it, and let the server notice runs that were killed."""
     environment = _client(settings, ROOT)
     del environment[CLONE]  # deploying would put it in place of each worker's
-    for words in (
-        ["prefect", "work-pool", "create", POOL, "--type", "process", "--overwrite"],
-        ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "deploy/prefect.yaml"],
-        ["flows.alert"],
-    ):
+    for words in POOL_COMMANDS:
         say(f"           python -m {' '.join(words)}")
         command = [sys.executable, "-m", *words]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -1,6 +1,5 @@
-"""What `python -m deploy` refuses, each in one sentence, and what the Compose file names."""
+"""What `python -m deploy` refuses, each in one sentence, and what it remembers and ends."""
 
-import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -9,19 +8,16 @@ from typing import Any
 
 import psutil
 import pytest
-from ruamel.yaml import YAML
 
 from deploy import postgres, processes, services
 from deploy.__main__ import main
 from deploy.processes import Service, process_of, start, stop, wait_for
 from deploy.settings import SERVERS, Unexpected, made_settings
-from tests.projects import ROOT
 
 # A server outlives the process that started it.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 
 Said = pytest.CaptureFixture[str]
-COMPOSE = ROOT / "deploy/compose.yaml"
 
 
 @pytest.fixture
@@ -133,38 +129,3 @@ def test_the_next_start_ends_what_outlived_a_killed_server_in_a_session_of_its_o
     assert stop(there, state)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     assert not stop(there, state)
-
-
-def test_the_compose_file_names_only_what_there_is() -> None:
-    text = COMPOSE.read_text(encoding="utf-8")
-    compose = YAML(typ="safe").load(text)
-    known = compose["services"]
-    assert {"postgres", "s3", "mlflow", "prefect", "worker"} <= set(known)
-    for name, service in known.items():
-        for other, how in service.get("depends_on", {}).items():
-            condition = how["condition"]
-            assert condition != "service_healthy" or "healthcheck" in known[other], (name, other)
-            assert condition in ("service_healthy", "service_completed_successfully")
-        for volume in service.get("volumes", []):
-            place = volume.split(":")[0]
-            assert place in compose["volumes"] or (COMPOSE.parent / place).is_dir(), (name, place)
-        for config in service.get("configs", []):
-            assert config["source"] in compose["configs"], name
-        if build := service.get("build"):
-            assert (COMPOSE.parent / build["context"] / build["dockerfile"]).is_file()
-        for port in service.get("ports", []):
-            assert port.startswith("127.0.0.1:"), name
-        assert "image" in service
-    secrets = set(re.findall(r"(?<!\$)\$\{(\w+)", text))
-    assert secrets == {"POSTGRES_PASSWORD", "S3_KEY", "S3_SECRET"}
-    hosts = set(re.findall(r"(?:http://|@)(\w+)[:/]", text)) - {"127"}
-    assert hosts <= set(known)
-
-
-def test_the_image_holds_what_its_servers_run_and_takes_only_what_there_is() -> None:
-    lines = (ROOT / "deploy/Dockerfile").read_text().replace("\\\n", " ").splitlines()
-    copied = [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
-    assert {"deploy", "flows", "tasks", "pruning"} <= set(copied)
-    assert all((ROOT / name).exists() for name in copied)
-    (installed,) = re.findall(r"\.\[(.*?)\]", "\n".join(lines))
-    assert installed.split(",") == ["pipeline", "deploy"]
