@@ -5,7 +5,7 @@ criterion measured on training text, those that read labels measured again on te
 what is left of the model when each score chooses half of the neurons and their readers are refitted.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,12 +16,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.families import SPIKING
+from benchmarks.families import WOKEN
 from pruning.ablation.intervention import label_terms
 from pruning.ablation.oracle import Ablation, oracle
 from pruning.data.corpus import END_OF_LINE, Fractions, number
 from pruning.data.windows import Window, Windows
 from pruning.evaluation.measures import loss_of
+from pruning.fusion.fused import fuse
+from pruning.fusion.fusing import Fusing
 from pruning.models import build
 from pruning.models.base import LanguageModel
 from pruning.repair.reconstruction import reconstruct
@@ -32,32 +34,37 @@ from pruning.signals.cooperative import cooperative
 from pruning.signals.criteria import criteria
 from pruning.signals.gradients import gradients
 from pruning.signals.hessian import hessian
-from pruning.signals.schemas import CRITERIA
+from pruning.signals.schemas import CRITERIA, SIGNALS
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
 from pruning.signals.weights import weights
 from pruning.training.loop import Recipe, train
+from tasks.common.models import read_language_model, write_model
 from tasks.shown.console import track
 from tasks.stages.prepare import read_texts
 
-VOCABULARY, TRAINED, HELD_OUT, JUDGED = 1500, 200_000, 24_000, 20_000
+VOCABULARY, TRAINED, HELD_OUT, JUDGED = 1500, 300_000, 24_000, 20_000
 """Word types; tokens to train on, held out from training, and that chosen sets are judged by."""
 STRETCHES = 50
 """Of the training text: each gives its beginning to training, its end to what is held out; both are of all of it."""
-TRUTH = Ablation(neurons="all", tokens=12_000, words=64, seed=7)
+TRUTH = Ablation(neurons="all", tokens=16_000, words=64, seed=7)
 SHORT = Ablation(neurons="all", tokens=3_000, words=64, seed=1)
 RECIPE = Recipe(epochs=1, portion=1.0, learning_rate=8e-3, warmup=0.05, weight_decay=0.01, clip=0.5, patience=1)
 CALIBRATION = {"batch": 32, "bptt": 35}
 LABELLED = 20
 """Windows that what reads labels is measured on."""
 KEEP, FLOOR = 0.5, 4
+HELD = ", held out"
+"""What stands behind the name of a score that was measured on labels held out from training."""
+FUSED = ("simple", "adaptive")
+"""Ways to fuse the signals that need no measured removal."""
 KINDS: Mapping[str, Callable[[int], dict[str, Any]]] = {
     "lstm": lambda width: {"family": "lstm", "widths": (width, width)},
     "gru": lambda width: {"family": "gru", "widths": (width, width)},
     "rnn": lambda width: {"family": "rnn", "widths": (width, width), "nonlinearity": "tanh"},
-    "snn": lambda width: {"family": "snn", "widths": (width, width), **SPIKING},
+    "snn": lambda width: {"family": "snn", "widths": (width, width), **WOKEN},
     "mixed": lambda width: {
-        "family": "mixed", "widths": (width // 2,) * 2, "cell": "lstm", "snn_widths": (width // 2,) * 2, **SPIKING,
+        "family": "mixed", "widths": (width // 2,) * 2, "cell": "lstm", "snn_widths": (width // 2,) * 2, **WOKEN,
     },
 }  # fmt: skip
 RATES = {"snn": 4e-3}
@@ -107,68 +114,92 @@ def trained(kind: str, width: int, texts: Texts, seed: int = 1) -> LanguageModel
     return model.decoupled().eval()
 
 
-def measured(model: LanguageModel, texts: Texts, seed: int = 1) -> tuple[pd.DataFrame, Covariances]:
-    """Return each neuron's scores by column and what its removal costs, and the covariances for the repair.
+def covariances(model: LanguageModel, texts: Texts) -> tuple[pd.DataFrame, Covariances]:
+    """Return the signal `activations`, and the covariances that repairs and the surgeon read."""
+    windows = texts.windows(texts.training, **CALIBRATION)
+    return activations(model, windows, activation_samples=60, bins=32, track=track)
 
-    What was measured on held-out labels has `, held out` behind its name.
+
+def measured(model: LanguageModel, texts: Texts, seed: int = 1) -> pd.DataFrame:
+    """Return each neuron's scores by column and what its removal costs.
+
+    What was measured on held-out labels has `, held out` behind its name; `error_` stands before the name of a signal
+    for its standard error.
     """
     read = texts.windows(texts.training, **CALIBRATION)
     held = texts.windows(texts.held_out, **CALIBRATION)
     judged = texts.windows(texts.valid, **CALIBRATION)
-    active, states = activations(model, read, activation_samples=60, bins=32, track=track)
+    active, states = covariances(model, texts)
     order = surgeon(states, sensitivities(model, read, batches=LABELLED, seed=seed, track=track), damping=1e-4)
+    tables = {
+        "weights": weights(model, threshold=0.1, bins=32),
+        "activations": active,
+        "cooperative": cooperative(model, states, strong=0.75),
+    }
     frame = active[["layer", "neuron"]].assign(
-        weights=weights(model, threshold=0.1, bins=32)["importance"],
-        activations=active["importance"],
-        cooperative=cooperative(model, states, strong=0.75)["importance"],
+        **{name: signal["importance"] for name, signal in tables.items()},
         surgeon=order["importance"],
         divergence=oracle(model, read, SHORT, track=track)["divergence"],
         random=np.random.default_rng(seed).random(len(active)),
     )
-    for suffix, text in (("", read), (", held out", held)):
-        scores = criteria(model, text, batches=LABELLED, bins=8, classes=8, ridge=1e-4, seed=seed, track=track)
+    for suffix, text in (("", read), (HELD, held)):
         traces = hessian(model, text, probes=LABELLED, stability=1.0, seed=seed, track=track)
-        frame = frame.assign(**{
-            f"hessian{suffix}": traces["importance"],
-            f"gradients{suffix}": gradients(model, text, batches=LABELLED, track=track)["importance"],
-            **{f"{name}{suffix}": scores[name] for name in CRITERIA},
-        })  # fmt: skip
+        gates = gradients(model, text, batches=LABELLED, track=track)
+        scores = criteria(model, text, batches=LABELLED, bins=8, classes=8, ridge=1e-4, seed=seed, track=track)
         terms = label_terms(model, text, LABELLED, track)
         places = zip(frame["layer"], frame["neuron"], strict=True)
-        frame[f"label_term{suffix}"] = [float(terms[layer].mean[neuron]) for layer, neuron in places]
-        frame[f"intervention{suffix}"] = frame["divergence"] + frame[f"label_term{suffix}"]
+        columns = {"hessian": traces["importance"], "gradients": gates["importance"]}
+        columns |= {name: scores[name] for name in CRITERIA}
+        columns["label_term"] = pd.Series([float(terms[layer].mean[neuron]) for layer, neuron in places])
+        columns["intervention"] = frame["divergence"] + columns["label_term"]
+        frame = frame.assign(**{name + suffix: column for name, column in columns.items()})
+        if text is read:
+            tables |= {"hessian": traces, "gradients": gates}
+    signals = {name: tables[name] for name in SIGNALS}
+    frame = frame.assign(
+        **{way: fuse(signals, Fusing(strategy=way, seed=seed))["fused"] for way in FUSED},
+        **{f"error_{name}": signal.get("standard_error", 0.0) for name, signal in signals.items()},
+    )
     truth = oracle(model, judged, TRUTH, track=track)
     columns = ["loss_increase", "standard_error", "divergence", "even", "odd"]
-    return frame.assign(**{f"truth_{name}": truth[name] for name in columns}), states
+    return frame.assign(**{f"truth_{name}": truth[name] for name in columns})
 
 
 def scores_of(frame: pd.DataFrame) -> list[str]:
     """Return the columns that neurons can be ranked by."""
-    return [name for name in frame if name not in ("layer", "neuron") and not name.startswith("truth_")]
+    return [name for name in frame if name not in ("layer", "neuron") and not name.startswith(("truth_", "error_"))]
 
 
-def chosen_sets(model: LanguageModel, frame: pd.DataFrame, states: Covariances, texts: Texts) -> pd.DataFrame:
-    """Return each score's perplexity once it has chosen half of each layer and the readers are refitted."""
+def chosen_sets(
+    model: LanguageModel, frame: pd.DataFrame, states: Covariances, texts: Texts, names: Sequence[str]
+) -> pd.DataFrame:
+    """Return each score's loss once it has chosen half of each layer and the readers are refitted."""
     judged = texts.judged()
     rows = [("dense", loss_of(model, judged).mean)]
-    for name in scores_of(frame):
+    for name in names:
         allocation = Allocation(retain=KEEP, floor=FLOOR, scope="layer")
         keep = keep_of(retention(frame, allocation, variant=name, by=name))
         rows.append((name, loss_of(reconstruct(model, keep, states, repair="ridge"), judged).mean))
     return pd.DataFrame(rows, columns=["score", "loss"])
 
 
-def kept(folder: Path, kind: str, width: int, texts: Callable[[], Texts]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return a model's scores and what its chosen sets lose, measured unless the folder holds them."""
-    paths = folder / "scores.parquet", folder / "sets.parquet"
-    if not all(path.is_file() for path in paths):
-        corpus = texts()
-        model = trained(kind, width, corpus)
-        frame, states = measured(model, corpus)
-        sets = chosen_sets(model, frame, states, corpus)
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, table in zip(paths, (frame, sets), strict=True):
-            table.to_parquet(path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
-    scores, sets = (pd.read_parquet(path) for path in paths)
-    return scores, sets
+def kept(
+    folder: Path, kind: str, width: int, texts: Callable[[], Texts], seed: int = 1
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a model's scores and what its chosen sets lose; what the folder holds of them is not measured again."""
+    model, scores, sets = (folder / name for name in ("model", "scores.parquet", "sets.parquet"))
+    folder.mkdir(parents=True, exist_ok=True)
+    if not model.is_dir():
+        write_model(model, trained(kind, width, texts(), seed))
+    if not scores.is_file():
+        _keep(measured(read_language_model(model), texts(), seed), scores)
+    frame = pd.read_parquet(scores)
+    if not sets.is_file():
+        dense = read_language_model(model)
+        _keep(chosen_sets(dense, frame, covariances(dense, texts())[1], texts(), scores_of(frame)), sets)
+    return frame, pd.read_parquet(sets)
+
+
+def _keep(table: pd.DataFrame, path: Path) -> None:
+    table.to_parquet(path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)

@@ -20,6 +20,8 @@ from pruning.models.base import LanguageModel, State
 from pruning.models.spiking import LIF, stepwise
 
 SPIKING = {"recurrent": True, "leak": 0.5, "threshold": 1.0, "slope": 2.0}
+WOKEN = {**SPIKING, "least_rate": 0.02}
+"""As `params.yaml` has spiking neurons trained; what wakes them costs training a little time."""
 FAMILIES = {
     "lstm": {"family": "lstm"},
     "gru": {"family": "gru"},

@@ -3,19 +3,22 @@
 `python -m benchmarks.pruned_families --corpus FOLDER` trains a model of each family (2 layers of 128 units; of a mixed
 one 64 + 64) for one epoch, removes half of its neurons in the surgeon's order over all layers, repairs (ridge, then
 imitation) and fine-tunes all, the dense one too, on a tenth of the text beside the dense model. Perplexity on the
-validation split, state carried. A family's row is kept in `--results` as soon as it is measured.
+validation split, state carried. A row is kept in `--results` as soon as it is measured, one of a family and a seed.
 """
 
 import argparse
 import copy
 import json
+import statistics
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import torch
 
-from benchmarks.families import SPIKING
+from benchmarks.families import WOKEN
 from pruning.core.neurons import Keep, select
 from pruning.data.corpus import END_OF_LINE
 from pruning.data.windows import Windows
@@ -39,8 +42,8 @@ FAMILIES = {
     "lstm": {"family": "lstm", "widths": (128, 128)},
     "gru": {"family": "gru", "widths": (128, 128)},
     "rnn": {"family": "rnn", "widths": (128, 128), "nonlinearity": "tanh"},
-    "snn": {"family": "snn", "widths": (128, 128), **SPIKING},
-    "mixed": {"family": "mixed", "widths": (64, 64), "cell": "lstm", "snn_widths": (64, 64), **SPIKING},
+    "snn": {"family": "snn", "widths": (128, 128), **WOKEN},
+    "mixed": {"family": "mixed", "widths": (64, 64), "cell": "lstm", "snn_widths": (64, 64), **WOKEN},
 }
 RATES = {"snn": 4e-3}
 """Learning rates of dense models other than `TRAINING`'s."""
@@ -48,6 +51,7 @@ TRAINING = Recipe(epochs=1, portion=1.0, learning_rate=8e-3, warmup=0.05, weight
 EXTRA = Recipe(epochs=1, portion=0.1, learning_rate=1e-3, warmup=0.05, weight_decay=0.01, clip=0.5, patience=1)
 IMITATION = Imitation(tokens=112_000, learning_rate=4e-3, warmup=0.05, clip=1.0)
 KEEP, FLOOR, SHARE = 0.5, 8, 0.5
+COLUMNS = ("dense", "removed", "ridge", "imitate", "fine-tuned", "dense fine-tuned")
 
 
 def vocabulary_of(folder: Path) -> dict[str, int]:
@@ -64,30 +68,30 @@ def kept(states: Covariances, moments: Covariances) -> Keep:
 
 
 def trained(
-    model: LanguageModel, windows: Windows, valid: Windows, recipe: Recipe, teacher: LanguageModel | None
+    model: LanguageModel, windows: Windows, valid: Windows, recipe: Recipe, teacher: LanguageModel | None, seed: int
 ) -> None:
     """Train in place."""
     taught = teacher and Teacher.of(teacher, share=SHARE)
-    for _ in train(model, windows, valid, recipe=recipe, seed=1, teacher=taught, track=track):
+    for _ in train(model, windows, valid, recipe=recipe, seed=seed, teacher=taught, track=track):
         continue
 
 
-def measured(config: dict[str, object], splits: dict[str, torch.Tensor], size: int) -> dict[str, float]:
-    """Return a family's row."""
+def measured(config: dict[str, object], splits: dict[str, torch.Tensor], size: int, seed: int) -> dict[str, float]:
+    """Return the row of a family and a seed of its training and of what is drawn."""
     windows, calibration, valid = (
         Windows(splits[split], first=0, batch=batch, bptt=bptt)
         for split, batch, bptt in (("train", 20, 35), ("train", 32, 35), ("valid", 10, 100))
     )
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     dense = build(**{"vocabulary": size, "embedding": 128, "decoder": "untied", "dropout": 0.1, **config})
     dense.expect(windows.targets)
     start = time.perf_counter()
     rate = RATES.get(str(config["family"]), TRAINING.learning_rate)
-    trained(dense, windows, valid, replace(TRAINING, learning_rate=rate), None)
+    trained(dense, windows, valid, replace(TRAINING, learning_rate=rate), None, seed)
     row = {"train seconds": time.perf_counter() - start, "dense": loss_of(dense, valid).perplexity}
     row |= {"dense energy": energy_of(dense, [valid[0]]).energy, "multiply_adds": dense.multiply_adds()}
     states = activations(dense, calibration, activation_samples=60, bins=32, track=track)[1]
-    moments = sensitivities(dense, calibration, batches=20, seed=1, track=track)
+    moments = sensitivities(dense, calibration, batches=20, seed=seed, track=track)
     keep = kept(states, moments)
     row |= {f"kept {name}": len(own) for name, own in keep.items()}
     row["removed"] = loss_of(select(dense, keep), valid).perplexity
@@ -97,7 +101,7 @@ def measured(config: dict[str, object], splits: dict[str, torch.Tensor], size: i
     row["imitate"] = loss_of(smaller, valid).perplexity
     control = copy.deepcopy(dense)
     for name, model in (("fine-tuned", smaller), ("dense fine-tuned", control)):
-        trained(model, windows, valid, EXTRA, dense)
+        trained(model, windows, valid, EXTRA, dense, seed)
         row[name] = loss_of(model, valid).perplexity
     return row | {"energy": energy_of(smaller, [valid[0]]).energy, "pruned multiply_adds": smaller.multiply_adds()}
 
@@ -109,6 +113,7 @@ def main() -> None:
     )
     parser.add_argument("--corpus", type=Path, required=True, help="a folder with ptb.{train,valid,test}.txt")
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--results", type=Path, default=Path("pruned_families.jsonl"), help="where rows are kept")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
@@ -118,19 +123,31 @@ def main() -> None:
     if given.results.is_file():
         for line in given.results.read_text(encoding="utf-8").splitlines():
             rows |= json.loads(line)
-    for name in given.families:
-        if name not in rows:
-            rows[name] = measured(FAMILIES[name], splits, len(vocabulary))
+    for seed, name in product(given.seeds, given.families):
+        if f"{name}/{seed}" not in rows:
+            row = rows[f"{name}/{seed}"] = measured(FAMILIES[name], splits, len(vocabulary), seed)
             with given.results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({name: rows[name]}) + "\n")
-    columns = ("dense", "removed", "ridge", "imitate", "fine-tuned", "dense fine-tuned")
-    print("| family | " + " | ".join(columns) + " | multiply-adds | nJ/token |")
-    print("|---|" + "---:|" * (len(columns) + 2))
-    for name, row in rows.items():
-        cells = [f"{row[column]:.1f}" for column in columns]
-        cells += [f"{row['multiply_adds']:,.0f} → {row['pruned multiply_adds']:,.0f}"]
-        cells += [f"{row['dense energy'] / 1e3:,.0f} → {row['energy'] / 1e3:,.0f}"]
-        print(f"| {name} | " + " | ".join(cells) + " |")
+                file.write(json.dumps({f"{name}/{seed}": row}) + "\n")
+    print("\n".join(report({key: row for key, row in rows.items() if key.split("/")[0] in given.families})))
+
+
+def report(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the table of families, mean over seeds ± largest deviation, as Markdown."""
+    lines = ["| family | seeds | " + " | ".join(COLUMNS) + " | multiply-adds | nJ/token |"]
+    lines.append("|---|---:|" + "---:|" * (len(COLUMNS) + 2))
+    for name in dict.fromkeys(key.split("/")[0] for key in rows):
+        seeds = [row for key, row in rows.items() if key.split("/")[0] == name]
+        cells = [_spread([row[column] for row in seeds]) for column in COLUMNS]
+        for pair, unit in ((("multiply_adds", "pruned multiply_adds"), 1), (("dense energy", "energy"), 1e3)):
+            cells.append(" → ".join(f"{statistics.mean(row[one] for row in seeds) / unit:,.0f}" for one in pair))
+        lines.append(f"| {name} | {len(seeds)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = statistics.mean(values)
+    deviation = max(abs(value - mean) for value in values)
+    return f"{mean:.1f} ± {deviation:.1f}" if len(values) > 1 else f"{mean:.1f}"
 
 
 if __name__ == "__main__":

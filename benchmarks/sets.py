@@ -309,7 +309,7 @@ def with_labels(known: Known, share: float, labels: float) -> tuple[Keep, Facts]
     return kept_by(order_of(known.layers, first) if labels else known.order, share), {}
 
 
-def measure(bench: Bench, keeps: list[float], searched: list[float], seeds: int) -> None:
+def measure(bench: Bench, keeps: list[float], searched: list[float], seeds: list[int]) -> None:
     """Measure every cell that is missing."""
     model, judged = bench.dense.decoupled().eval(), bench.windows("judged", batch=10, bptt=100)
     bench.cell("dense", lambda: {"perplexity": loss_of(model, judged).perplexity})
@@ -318,7 +318,7 @@ def measure(bench: Bench, keeps: list[float], searched: list[float], seeds: int)
         keep, facts = way()
         return {"perplexity": loss_of(known.repaired(keep), judged).perplexity, **facts}
 
-    for seed in range(seeds):
+    for seed in seeds:
         known = Known(bench, model, seed)
         for name, way in cells(known, keeps, searched):
             bench.cell(name, partial(measured, known, way))
@@ -352,7 +352,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="and a dense model, its vocabulary beside it")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.75, 0.5, 0.35], help="shares of neurons to keep")
     parser.add_argument("--search", type=float, nargs="*", default=[0.5], help="shares that sets are measured at")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of calibration")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="seeds of calibration to measure")
     parser.add_argument("--results", type=Path, default=Path("sets.jsonl"), help="where cells are kept")
     given = parser.parse_args()
     if (given.data is None) == (given.checkpoint is None):

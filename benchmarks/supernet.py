@@ -85,10 +85,10 @@ def calibrated(bench: Bench, seed: int) -> tuple[pd.DataFrame, Covariances]:
     return fuse(tables, Fusing(strategy="simple", seed=seed, calibration="removal"), curves=curves), states
 
 
-def measure(bench: Bench, keeps: Sequence[float], seeds: int) -> None:
+def measure(bench: Bench, keeps: Sequence[float], seeds: Sequence[int]) -> None:
     """Measure every cell that is missing."""
     bench.cell("dense", lambda: {"perplexity": bench.perplexity(bench.dense)})
-    for seed in range(seeds):
+    for seed in seeds:
         wanted = list(cells(bench.dense, keeps, seed))
         if all(f"{name}/{repair}" in bench.cells for name, *_ in wanted for repair in REPAIRS):
             continue
@@ -150,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.supernet", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data", type=Path, default=Path("data"), help="results of a run with train.family: mixed")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.5, 0.35], help="shares of neurons to keep")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of calibration")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of calibration to measure")
     parser.add_argument("--results", type=Path, default=Path("supernet.jsonl"), help="where cells are kept")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
