@@ -30,6 +30,8 @@ from pruning.training.loop import Recipe, train
 
 CALIBRATION = 60
 """Windows of training text that the order and the closed-form repair are measured on, without labels."""
+LEAST_RATE = 0.02
+"""Spikes a step below which training wakes a spiking neuron."""
 TRAINED = Recipe(epochs=0, portion=1.0, learning_rate=4e-3, warmup=0.03, weight_decay=0.02, clip=0.5, patience=10**6)
 """Of what is trained from new weights, dense or narrow."""
 
@@ -152,6 +154,7 @@ class Plan:
         half = self.family == "mixed"
         widths = [self.sizes.width // (2 if half else 1)] * 2
         more = FAMILIES[self.family] | ({"snn_widths": widths} if half else {})
+        more |= {"least_rate": LEAST_RATE} if self.family in ("snn", "mixed") else {}
         settings = {"vocabulary": self.types, "embedding": self.sizes.width, "widths": widths, "dropout": dropout}
         dense = made(seed, family=self.family, **settings, decoder="tied", **more)
         if keep == 1.0:
