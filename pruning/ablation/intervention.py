@@ -9,14 +9,14 @@ import pandas as pd
 import torch
 
 from pruning.ablation.oracle import Ablation, oracle
-from pruning.core.modes import carried, differentiating, thawed
 from pruning.core.neurons import expect_finite
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean
 from pruning.core.tables import table, unmeasured
+from pruning.core.workers import Map, in_turn
 from pruning.data.windows import Batches
 from pruning.models.base import LanguageModel, Measurable
-from pruning.signals.gradients import gate_gradients
+from pruning.signals.gradients import gates_of_each
 from pruning.signals.schemas import INTERVENTION
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ def intervention(
     settings: Intervention | None = None,
     *,
     track: Track = silently,
+    map: Map = in_turn,
 ) -> pd.DataFrame:
     """Return the `intervention` table: what the removal of each neuron costs on text that was not trained on.
 
@@ -84,6 +85,7 @@ def intervention(
         labelled: Text that the model was not trained on, nor is to be judged by.
         settings: How much of both is read.
         track: Shows progress.
+        map: Who computes: each worker removes its share of the neurons, and differentiates some labelled batches.
 
     Raises:
         ValueError: If there are fewer than two windows of either.
@@ -100,8 +102,10 @@ def intervention(
         )
         return unmeasured(INTERVENTION, layers)
     ablation = Ablation(neurons="all", tokens=settings.tokens, words=settings.words, seed=settings.seed)
-    frame = oracle(model, windows, ablation, track=track)[["layer", "neuron", "divergence", "divergence_error"]]
-    terms = label_terms(model, labelled, settings.batches, track)
+    frame = oracle(model, windows, ablation, track=track, map=map)[
+        ["layer", "neuron", "divergence", "divergence_error"]
+    ]
+    terms = label_terms(model, labelled, settings.batches, track, map)
     places = [*zip(frame["layer"], frame["neuron"], strict=True)]  # sorted by name, as `model.layers()` need not be
     frame["label_term"] = [float(terms[layer].mean[neuron]) for layer, neuron in places]
     frame["label_error"] = [float(terms[layer].standard_error[neuron]) for layer, neuron in places]
@@ -111,25 +115,24 @@ def intervention(
     return table(INTERVENTION, frame)
 
 
-def label_terms(model: Measurable, labelled: Batches, batches: int, track: Track) -> dict[str, ClusteredMean]:
+def label_terms(
+    model: Measurable, labelled: Batches, batches: int, track: Track, map: Map = in_turn
+) -> dict[str, ClusteredMean]:
     """Return −∂L/∂m of every neuron, nat/token, by layer; a batch is a cluster.
 
     Raises:
         ValueError: If fewer than two batches have targets.
     """
-    pairs, layers, state, read = model.pairs(labelled), model.layers(), None, 0
+    pairs, layers, read = model.pairs(labelled), model.layers(), 0
     terms = {layer.name: ClusteredMean.empty(layer.width) for layer in layers}
     count = min(batches, len(pairs))
-    with differentiating(model), thawed(model):
-        for _, (inputs, targets) in zip(track(range(count), "intervention"), pairs, strict=False):
-            weight = model.weight(targets)
-            if not weight:
-                state = model.passed(inputs, state)
-                continue
-            gates, state = gate_gradients(model, layers, inputs, targets, carried(state))
-            for name, values in gates.items():
-                terms[name].update(-weight * values[None], torch.tensor([weight], dtype=torch.float64))
-            read += 1
+    for gates in gates_of_each(model, layers, pairs, count, track=track, what="intervention", map=map):
+        if gates is None:
+            continue
+        weight, slopes = gates
+        for name, values in slopes.items():
+            terms[name].update(-weight * values[None], torch.tensor([weight], dtype=torch.float64))
+        read += 1
     if read < 2:
         raise ValueError(f"Expected at least two batches with targets for `intervention`, got {read}.")
     return terms

@@ -7,6 +7,7 @@ import pandas as pd
 
 from pruning.ablation.intervention import Intervention, intervention
 from pruning.core.progress import Track, silently
+from pruning.core.workers import Map, in_turn
 from pruning.data.windows import Batches
 from pruning.experiment.measured import MEASURED, Calibration
 from pruning.models.base import Measurable
@@ -43,6 +44,7 @@ def calibrate(
     seed: int,
     labelled: Batches | None = None,
     track: Track = silently,
+    map: Map = in_turn,
 ) -> Calibration:
     """Measure signals on one stretch of text; `activations` is always among them, for the repair reads its states.
 
@@ -60,7 +62,7 @@ def calibrate(
     for name in MEASURED:
         if name == "activations" or name in names:
             tables[name], covariances = measure(
-                name, model, windows, covariances, effort=effort, seed=seed, labelled=labelled, track=track
+                name, model, windows, covariances, effort=effort, seed=seed, labelled=labelled, track=track, map=map
             )
     return Calibration(tables, covariances, seed)
 
@@ -75,6 +77,7 @@ def measure(
     seed: int,
     labelled: Batches | None = None,
     track: Track = silently,
+    map: Map = in_turn,
 ) -> tuple[pd.DataFrame, Covariances]:
     """Return a signal's table, and the covariances of the layers' outputs: those given, or `activations`' own.
 
@@ -88,6 +91,7 @@ def measure(
         labelled: What is read where true labels are looked at: text that the model was not trained on. By default the
             calibration text.
         track: Shows progress.
+        map: Who computes.
 
     Raises:
         ValueError: For an unknown signal.
@@ -97,19 +101,19 @@ def measure(
     separate, settings = model.decoupled(), dict(effort[name])
     judged = windows if labelled is None else labelled
     if name == "activations":
-        return activations(separate, windows, **settings, track=track)
+        return activations(separate, windows, **settings, track=track, map=map)
     if name == "weights":
         return weights(separate, **settings), covariances
     if name == "cooperative":
         return cooperative(separate, covariances, **settings), covariances
     if name == "surgeon":
         damping = settings.pop("damping")
-        moments = sensitivities(separate, windows, **settings, seed=seed, track=track)
+        moments = sensitivities(separate, windows, **settings, seed=seed, track=track, map=map)
         return surgeon(covariances, moments, damping=damping), covariances
     if name == "gradients":
-        return gradients(separate, judged, **settings, track=track), covariances
+        return gradients(separate, judged, **settings, track=track, map=map), covariances
     if name == "intervention":
         removing = Intervention(**settings, seed=seed)
-        return intervention(separate, windows, judged, removing, track=track), covariances
+        return intervention(separate, windows, judged, removing, track=track, map=map), covariances
     measured = hessian if name == "hessian" else criteria
-    return measured(separate, judged, **settings, seed=seed, track=track), covariances
+    return measured(separate, judged, **settings, seed=seed, track=track, map=map), covariances

@@ -14,7 +14,8 @@ from pruning.core.modes import carried
 from pruning.core.neurons import PrunableModule
 from pruning.core.options import Decoupling
 from pruning.data.windows import IGNORED, Batches
-from pruning.models.classes import Classes
+from pruning.models.answers import detached
+from pruning.models.classes import Classes, chances
 from pruning.models.metrics import Metric
 from pruning.models.objectives import Objective
 
@@ -88,6 +89,16 @@ class Measurable(PrunableModule):
         how much it depends on each output, through every reader within this batch, the layer's own next steps
         included.
         """
+
+    def passed_drawing(self, inputs: Any, targets: Any, state: Any, generator: torch.Generator, *, taps: bool) -> Any:
+        """Return the state after a batch, with the generator as drawing targets for it (`fisher_loss`) leaves it.
+
+        Both are to the bit what they are where the batch is measured, by `tapped` if there are to be `taps`, else by
+        `predicted`; how much is drawn depends on shapes alone.
+        """
+        outputs, *_, after = self.tapped(inputs, state) if taps else self.predicted(inputs, state)
+        self.objective(targets).fisher_loss(detached(outputs), targets, generator)
+        return after
 
     @abstractmethod
     def outputs(self, inputs: Any, state: Any = None) -> dict[str, Tensor]:
@@ -217,10 +228,21 @@ class LanguageModel(Measurable):
 
     def tapped(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, dict[str, Tensor], State]:
         """Return logits, the zeros added to each layer's outputs, (T, B, width), and the state."""
-        one = self.encoder.weight
-        taps = {layer.name: one.new_zeros(*inputs.shape, layer.width, requires_grad=True) for layer in self.layers()}
+        taps = self._taps(inputs)
         features, state = self.features(moved(inputs, self.device), state, taps)
         return self.decode(features).flatten(0, 1), taps, state
+
+    def _taps(self, inputs: Tensor) -> dict[str, Tensor]:
+        one = self.encoder.weight
+        return {layer.name: one.new_zeros(*inputs.shape, layer.width, requires_grad=True) for layer in self.layers()}
+
+    def passed_drawing(
+        self, inputs: Tensor, targets: Tensor, state: State | None, generator: torch.Generator, *, taps: bool
+    ) -> State:
+        """See `Measurable.passed_drawing`: the decoder, which costs most, changes neither."""
+        features, after = self.features(moved(inputs, self.device), state, self._taps(inputs) if taps else None)
+        chances(targets.numel(), generator, features.dtype)
+        return after
 
     def outputs(self, inputs: Tensor, state: State | None = None) -> dict[str, Tensor]:
         """Return each layer's outputs by layer, (T, B, width)."""

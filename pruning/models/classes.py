@@ -198,9 +198,14 @@ def sampled_labels(probabilities: Tensor, labels: Tensor, generator: torch.Gener
         generator: On the CPU.
     """
     reached = probabilities.cumsum(1)
-    chance = torch.rand(len(reached), 1, generator=generator, dtype=reached.dtype).to(reached.device)
+    chance = chances(len(reached), generator, reached.dtype).to(reached.device)
     drawn = torch.searchsorted(reached, chance * reached[:, -1:], right=True).flatten()
     return torch.where(labels == IGNORED, labels, drawn.clamp(max=reached.shape[1] - 1))
+
+
+def chances(rows: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """Return what classes are drawn by, a number in [0, 1) for each row, (rows, 1)."""
+    return torch.rand(rows, 1, generator=generator, dtype=dtype)
 
 
 def class_numbers(targets: Any) -> Tensor:

@@ -1,6 +1,7 @@
 """Importance from what neurons say: how often, how loudly and how variedly they are active on text."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -14,10 +15,11 @@ from pruning.core.modes import evaluating
 from pruning.core.neurons import NeuronLayer, expect_finite
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Covariance, Histogram, Moments
+from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable
 from pruning.models.objectives import Objective
-from pruning.signals.jackknife import empty_groups, expect_several, filled, group_of, grouped_table, groups_that_fit
+from pruning.signals.jackknife import by_layer, expect_several, filled, grouped_table, groups_that_fit, state_after
 from pruning.signals.scaling import weighted
 from pruning.signals.schemas import ACTIVATIONS
 
@@ -95,6 +97,7 @@ def activations(
     activation_samples: int,
     bins: int,
     track: Track = silently,
+    map: Map = in_turn,
 ) -> tuple[pd.DataFrame, Covariances]:
     """Return the `activations` table and the covariance of each layer's activations, for later stages.
 
@@ -126,6 +129,7 @@ def activations(
         activation_samples: At most this many windows are read.
         bins: Bins of the histogram.
         track: Shows progress.
+        map: Who computes: each worker reads some groups.
 
     Raises:
         ValueError: If there are fewer than two windows.
@@ -134,26 +138,53 @@ def activations(
     count = min(activation_samples, len(windows))
     expect_several(count, "activations")
     expect_finite(model)
-    scales = _scales(model, layers, windows)
-    most = groups_that_fit(layers)
-    groups = {
-        layer.name: empty_groups(partial(Activity.empty, layer.width, bins, scales[layer.name]), count, most)
-        for layer in layers
-    }
-    state = None
-    with evaluating(model), torch.no_grad():
-        for index, batch in zip(track(range(count), "activations"), windows, strict=False):
-            outputs, state = _read(model, layers, batch, state)
-            for name, values in outputs.items():
-                group_of(groups[name], index, count).update(values)
-    groups = {name: filled(parts, "activations") for name, parts in groups.items()}
+    reading = _Reading(model, layers, bins, _scales(model, layers, windows))
+    most = min(groups_that_fit(layers), count)
+    with reading.running():
+        read = [*in_stretches(map, reading, windows, count, most, track=track, what="activations")]
+    groups = {name: filled(parts, "activations") for name, parts in by_layer(layers, read).items()}
     table_of_layers = grouped_table(ACTIVATIONS, {name: [g.alone for g in parts] for name, parts in groups.items()})
     return table_of_layers, {
         name: [g.values for g in parts if isinstance(g.values, Covariance)] for name, parts in groups.items()
     }
 
 
-def _scales(model: Measurable, layers: list[NeuronLayer], windows: Batches) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class _Reading:
+    """Activity by layer; the carry is the model's state.
+
+    Attributes:
+        model: The model.
+        layers: Its layers.
+        bins: Bins of histograms.
+        scales: Layer → root mean square.
+    """
+
+    model: Measurable
+    layers: Sequence[NeuronLayer]
+    bins: int
+    scales: Mapping[str, Tensor]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        with evaluating(self.model), torch.no_grad():
+            yield
+
+    def read(self, batches: Iterable[Any], carry: Any) -> tuple[dict[str, Activity], Any]:
+        activity = {
+            layer.name: Activity.empty(layer.width, self.bins, self.scales[layer.name]) for layer in self.layers
+        }
+        for batch in batches:
+            outputs, carry = _read(self.model, self.layers, batch, carry)
+            for name, values in outputs.items():
+                activity[name].update(values)
+        return activity, carry
+
+    def passed(self, batches: Iterable[Any], carry: Any) -> Any:
+        return state_after(batches, carry, lambda inputs, _, state: self.model.passed(inputs, state))
+
+
+def _scales(model: Measurable, layers: Sequence[NeuronLayer], windows: Batches) -> dict[str, Tensor]:
     """Return the root mean square activation of each layer on the first window in which a target counts."""
     with evaluating(model), torch.no_grad():
         outputs = next(filter(None, (_read(model, layers, batch, None)[0] for batch in windows)), None)
@@ -162,7 +193,7 @@ def _scales(model: Measurable, layers: list[NeuronLayer], windows: Batches) -> d
     return {name: values.square().mean().sqrt().cpu() for name, values in outputs.items()}
 
 
-def _read(model: Measurable, layers: list[NeuronLayer], batch: Any, state: Any) -> tuple[dict[str, Tensor], Any]:
+def _read(model: Measurable, layers: Sequence[NeuronLayer], batch: Any, state: Any) -> tuple[dict[str, Tensor], Any]:
     """Return each layer's activations where a target counts, (samples, width), and the state."""
     inputs, targets = batch
     if type(model.objective(targets)).steps_that_count is Objective.steps_that_count:

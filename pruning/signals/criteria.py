@@ -1,22 +1,29 @@
 """The table of the field's criteria: each layer's evidence from one reading of the text, and estimates' errors."""
 
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from pruning.core.devices import twice_differentiable
 from pruning.core.modes import evaluating, thawed
 from pruning.core.neurons import NeuronLayer, PrunableModule, expect_finite, gather, named_tensors
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import entropy, inverse_diagonal, jackknife_error, merged
 from pruning.core.tables import table, unmeasured
+from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable
 from pruning.signals.cooperative import edges_of, recurrent_coupling
-from pruning.signals.evidence import Evidence, gather_evidence, partition
+from pruning.signals.drawing import Drawn, drawing_passed
+from pruning.signals.evidence import Evidence, Partition, gather_evidence, partition
 from pruning.signals.formulas import CRITERIA, Known
-from pruning.signals.jackknife import empty_groups, expect_several, filled, group_of, groups_that_fit
+from pruning.signals.jackknife import by_layer, expect_several, filled, groups_that_fit
 from pruning.signals.schemas import CRITERIA_TABLE
 from pruning.signals.sensitivity import EMPIRICAL, tappable
 
@@ -31,6 +38,7 @@ def criteria(
     ridge: float,
     seed: int,
     track: Track = silently,
+    map: Map = in_turn,
 ) -> pd.DataFrame:
     """Return the `criteria` table: one column for each criterion, and the standard error of those that are estimates.
 
@@ -58,6 +66,7 @@ def criteria(
         ridge: Added to the diagonal of the outputs' covariance, relative to its mean, for `kfac_obs`.
         seed: Seed of the labels sampled from the model.
         track: Shows progress.
+        map: Who computes: each worker reads some groups.
 
     Raises:
         ValueError: If there is only one window, whose spread nothing tells.
@@ -70,27 +79,58 @@ def criteria(
     left_out = [(layer.name, layer.width) for layer in model.layers() if layer not in layers]
     if not layers:
         return unmeasured(CRITERIA_TABLE, left_out)
-    generator = torch.Generator().manual_seed(seed)
-    groups: list[list[dict[str, Evidence]]] = empty_groups(list, count, groups_that_fit(layers))
-    parts, state, fisher = None, None, EMPIRICAL
+    most = min(groups_that_fit(layers), count)
     with evaluating(model), thawed(model):
-        for index, batch in zip(track(range(count), "criteria"), windows, strict=False):
-            if not model.count(batch[1]):
-                state = model.passed(batch[0], state)
-                continue
-            fisher = model.objective(batch[1]).drawn or EMPIRICAL
-            parts = parts or partition(model, batch, bins=bins, classes=classes)
-            evidence, state = gather_evidence(model, layers, batch, state, partition=parts, generator=generator)
-            group = group_of(groups, index, count)
-            before = group.pop() if group else {}
-            group.append({name: before[name].merge(new) if before else new for name, new in evidence.items()})
-    rows = [
-        _rows(model, layer, filled([one[layer.name] for group in groups for one in group], "criteria"), ridge)
-        for layer in layers
-    ]
-    rows = [frame.assign(fisher=fisher) for frame in rows]
+        first: Any = next((batch for batch in islice(windows, count) if model.count(batch[1])), None)
+        if first is None:
+            filled([], "criteria")  # which says so
+        parts, fisher = partition(model, first, bins=bins, classes=classes), model.objective(first[1]).drawn
+        reading = _Reading(model, layers, parts, seed)
+        read = [*in_stretches(map, reading, windows, count, most, track=track, what="criteria")]
+    groups = by_layer(layers, [evidence for evidence in read if evidence])
+    rows = [_rows(model, layer, filled(groups[layer.name], "criteria"), ridge) for layer in layers]
+    rows = [frame.assign(fisher=fisher or EMPIRICAL) for frame in rows]
     rows += [unmeasured(CRITERIA_TABLE, left_out)] if left_out else []
     return table(CRITERIA_TABLE, pd.concat(rows, ignore_index=True))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Evidence by layer, none where no target counts; the carry is a `Drawn`.
+
+    Attributes:
+        model: The model.
+        layers: Those that are measured.
+        partition: How outputs and predictions are binned.
+        seed: Of the labels sampled from the model.
+    """
+
+    model: Measurable
+    layers: Sequence[NeuronLayer]
+    partition: Partition
+    seed: int
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        with evaluating(self.model), thawed(self.model):
+            yield
+
+    def read(self, batches: Iterable[Any], carry: Drawn | None) -> tuple[dict[str, Evidence], Drawn]:
+        carry, found = carry or Drawn.of(self.seed), dict[str, Evidence]()
+        state, generator = carry.state, carry.generator()
+        for batch in batches:
+            if not self.model.count(batch[1]):
+                state = self.model.passed(batch[0], state)
+                continue
+            evidence, state = gather_evidence(
+                self.model, self.layers, batch, state, partition=self.partition, generator=generator
+            )
+            found = {name: found[name].merge(new) if found else new for name, new in evidence.items()}
+        return found, Drawn(state, generator.get_state())
+
+    def passed(self, batches: Iterable[Any], carry: Drawn | None) -> Drawn:
+        with twice_differentiable():
+            return drawing_passed(self.model, batches, carry or Drawn.of(self.seed))
 
 
 @dataclass(frozen=True)

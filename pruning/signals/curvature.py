@@ -69,10 +69,7 @@ class Curvature:
         """Return each layer's traces, (width,), and the state to carry on from."""
         if self.method == "gauss_newton":
             return self._of_drawn_targets(inputs, targets, state)
-        signs = {
-            name: torch.randint(0, 2, p.shape, generator=self.generator).to(p) * 2 - 1
-            for name, p in self.parameters.items()
-        }
+        signs = self._signs()
         if self.method == "exact":
             return self._exact(signs, inputs, targets, state)
         if self._trusted:
@@ -85,6 +82,30 @@ class Curvature:
             logger.warning("Differences of gradients are no Hessian here, for %s; every probe is exact.", reason)
         self._trusted = True
         return exact, after
+
+    def passed(self, inputs: Any, targets: Any, state: Any) -> Any:
+        """Return the state after a batch, to the bit as the next estimate would, and draw as it would.
+
+        The first estimate by differences is no next one: only afterwards is it known what is made of the others.
+        """
+        if self.method == "gauss_newton":
+            return self.model.passed_drawing(inputs, targets, state, self.generator, taps=False)
+        signs = self._signs()
+        if self.method == "exact":
+            with twice_differentiable():
+                return self.model.read(inputs, state)
+        states, size = [], step_of(self.parameters.values())
+        for step in (size, -size):
+            with _moved_by(self.parameters, signs, step):
+                states.append(self.model.read(inputs, state))
+        return pytree.tree_map(_between, *states)
+
+    def _signs(self) -> dict[str, Tensor]:
+        """Return ±1 for each number of each parameter."""
+        return {
+            name: torch.randint(0, 2, p.shape, generator=self.generator).to(p) * 2 - 1
+            for name, p in self.parameters.items()
+        }
 
     def _mistrusted(
         self, exact: Mapping[str, Tensor], signs: Mapping[str, Tensor], inputs: Any, targets: Any, state: Any

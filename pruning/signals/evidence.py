@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -105,22 +106,31 @@ def _of_types(rows: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
     middles = (ordered.cumsum(0) - ordered / 2) / ordered.sum()
     groups = torch.empty_like(types)
     groups[types] = (middles * classes).long().clamp(max=classes - 1)
-    return lambda logits: _by_class(logits.softmax(-1).cpu(), groups)
+    return partial(_shares_of_types, groups)
+
+
+def _shares_of_types(groups: Tensor, logits: Tensor) -> Tensor:
+    return _by_class(logits.softmax(-1).cpu(), groups)
 
 
 def _of_places(rows: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
     """Return what gives which group along the main direction of one window's outputs a prediction is in."""
-    own = rows.cpu().double()
-    mean = own.mean(0)
-    direction = torch.linalg.svd(own - mean, full_matrices=False).Vh[0]
+    values = rows.cpu().double()
+    mean = values.mean(0)
+    direction = torch.linalg.svd(values - mean, full_matrices=False).Vh[0]
+    inner = torch.linspace(0, 1, classes + 1, dtype=torch.float64)[1:-1]
+    edges = torch.quantile(_places(mean, direction, rows), inner)
+    return partial(_shares_of_places, mean, direction, edges)
 
-    def places(outputs: Tensor) -> Tensor:
-        common = min(outputs.shape[1], len(mean))  # of a longer or shorter target: a sequence's steps, say
-        found: Tensor = (outputs[:, :common].cpu().double() - mean[:common]) @ direction[:common]
-        return found
 
-    edges = torch.quantile(places(rows), torch.linspace(0, 1, classes + 1, dtype=torch.float64)[1:-1])
-    return lambda outputs: F.one_hot(torch.searchsorted(edges, places(outputs)), classes).double()
+def _places(mean: Tensor, direction: Tensor, outputs: Tensor) -> Tensor:
+    common = min(outputs.shape[1], len(mean))  # of a longer or shorter target: a sequence's steps, say
+    along: Tensor = (outputs[:, :common].cpu().double() - mean[:common]) @ direction[:common]
+    return along
+
+
+def _shares_of_places(mean: Tensor, direction: Tensor, edges: Tensor, outputs: Tensor) -> Tensor:
+    return F.one_hot(torch.searchsorted(edges, _places(mean, direction, outputs)), len(edges) + 1).double()
 
 
 def gather_evidence(

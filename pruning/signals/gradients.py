@@ -1,9 +1,10 @@
 """Importance from the flow of gradients: what the loss would gain or lose if a neuron's output were scaled."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Self
+from itertools import chain
+from typing import Any, Self, TypeAlias
 
 import pandas as pd
 import torch
@@ -13,11 +14,15 @@ from pruning.core.modes import carried, derivatives, differentiating, thawed
 from pruning.core.neurons import NeuronLayer, expect_finite, gather
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments
+from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable
-from pruning.signals.jackknife import empty_groups, expect_several, filled, group_of, grouped_table
+from pruning.signals.jackknife import GROUPS, expect_several, filled, grouped_table, state_after
 from pruning.signals.scaling import weighted
 from pruning.signals.schemas import GRADIENTS
+
+TOGETHER = 16
+"""Most batches whose gate gradients are handed on together."""
 
 
 @dataclass
@@ -67,7 +72,9 @@ class Flow:
         return weighted(self.components, GRADIENTS.shares)
 
 
-def gradients(model: Measurable, windows: Batches, *, batches: int, track: Track = silently) -> pd.DataFrame:
+def gradients(
+    model: Measurable, windows: Batches, *, batches: int, track: Track = silently, map: Map = in_turn
+) -> pd.DataFrame:
     """Return the `gradients` table.
 
     For each neuron with gate gradient g = ∂L/∂m (see `gate_gradients`) of each batch:
@@ -94,6 +101,7 @@ def gradients(model: Measurable, windows: Batches, *, batches: int, track: Track
         windows: Calibration text (or other batches), read in order with carried state.
         batches: At most this many windows are read, each one a sample of g.
         track: Shows progress.
+        map: Who computes: each worker differentiates some windows.
 
     Raises:
         ValueError: If there are fewer than two windows.
@@ -102,17 +110,63 @@ def gradients(model: Measurable, windows: Batches, *, batches: int, track: Track
     count = min(batches, len(windows))
     expect_several(count, "gradients")
     expect_finite(model)
-    groups = {layer.name: empty_groups(partial(Flow.empty, layer.width), count) for layer in layers}
-    state = None
-    with differentiating(model), thawed(model):
-        for index, (inputs, targets) in zip(track(range(count), "gradients"), windows, strict=False):
-            if not model.weight(targets):
-                state = model.passed(inputs, state)
-                continue
-            gates, state = gate_gradients(model, layers, inputs, targets, carried(state))
-            for name, values in gates.items():
-                group_of(groups[name], index, count).update(values[None])
-    return grouped_table(GRADIENTS, {name: filled(parts, "gradients") for name, parts in groups.items()})
+    groups = [[Flow.empty(layer.width) for _ in range(min(GROUPS, count))] for layer in layers]
+    for index, gates in enumerate(gates_of_each(model, layers, windows, count, track=track, what="gradients", map=map)):
+        for layer, flows in zip(layers, groups, strict=True):
+            if gates:
+                flows[index * len(flows) // count].update(gates[1][layer.name][None])
+    layers_read = zip(layers, groups, strict=True)
+    return grouped_table(GRADIENTS, {layer.name: filled(flows, "gradients") for layer, flows in layers_read})
+
+
+Gates: TypeAlias = tuple[float, dict[str, Tensor]] | None
+"""A batch's weight and ∂L/∂m of every neuron by layer, (width,); None where no target counts."""
+
+
+def gates_of_each(
+    model: Measurable, layers: Sequence[NeuronLayer], windows: Batches, count: int, *, track: Track, what: str, map: Map
+) -> Iterator[Gates]:
+    """Yield the gate gradients of each of the first `count` batches, whoever computes them."""
+    reading, parts = _Reading(model, layers), max(min(GROUPS, count), -(-count // TOGETHER))
+    with reading.running():
+        yield from chain.from_iterable(in_stretches(map, reading, windows, count, parts, track=track, what=what))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Gate gradients of batches; the carry is the model's state.
+
+    Attributes:
+        model: The model.
+        layers: Its layers.
+    """
+
+    model: Measurable
+    layers: Sequence[NeuronLayer]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        with differentiating(self.model), thawed(self.model):
+            yield
+
+    def read(self, batches: Iterable[Any], carry: Any) -> tuple[list[Gates], Any]:
+        found: list[Gates] = []
+        for inputs, targets in batches:
+            weight = self.model.weight(targets)
+            if weight:
+                gates, carry = gate_gradients(self.model, self.layers, inputs, targets, carried(carry))
+                found.append((weight, {name: values.cpu() for name, values in gates.items()}))
+            else:
+                carry = self.model.passed(inputs, carry)
+                found.append(None)
+        return found, carry
+
+    def passed(self, batches: Iterable[Any], carry: Any) -> Any:
+        return state_after(batches, carry, self._passed)
+
+    def _passed(self, inputs: Any, targets: Any, state: Any) -> Any:
+        counts = self.model.weight(targets)  # where none does, `read` uses the kernels without derivatives
+        return self.model.read(inputs, state) if counts else self.model.passed(inputs, state)
 
 
 def gate_gradients(

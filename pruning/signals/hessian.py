@@ -1,7 +1,9 @@
 """The traditional importance, Hessian trace × ‖w‖² / n, with the trace of every neuron from the same probes."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Any
 
@@ -15,9 +17,11 @@ from pruning.core.neurons import PrunableModule, expect_finite, gather, named_te
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments, merged
 from pruning.core.tables import table
+from pruning.core.workers import Map, in_turn, one_by_one
 from pruning.data.windows import Batches, endless
 from pruning.models.base import Measurable
 from pruning.signals.curvature import Curvature
+from pruning.signals.drawing import Drawn
 from pruning.signals.scaling import signal_rows
 from pruning.signals.schemas import HESSIAN
 
@@ -43,6 +47,7 @@ def hessian(
     seed: int,
     method: options.Curvature = "exact",
     track: Track = silently,
+    map: Map = in_turn,
 ) -> pd.DataFrame:
     """Return the `hessian` table.
 
@@ -90,6 +95,7 @@ def hessian(
             leaves out the curvature of the network itself, which for a model that predicts the right probabilities is
             0 in the mean and is what makes the Hessian's probes differ.
         track: Shows progress.
+        map: Who computes: each worker makes some of the probes.
 
     Raises:
         ValueError: For fewer than two probes, an unknown method, or `gauss_newton` where the loss draws no targets.
@@ -100,14 +106,10 @@ def hessian(
     layers = model.layers()
     squares = mean_squares(model)
     groups = {layer.name: [Moments.empty(layer.width) for _ in range(GROUPS)] for layer in layers}
-    generator = torch.Generator().manual_seed(seed)
-    state, text = None, _Text(model.pairs(windows))
     reached: float | None = None
-    curvature = Curvature(model, layers, method=method, generator=generator)
-    with curvature.running(), thawed(model):
-        for index in track(range(probes), "hessian"):
-            (inputs, targets), state = text.next(model, state)
-            traces, state = curvature.estimate(inputs, targets, state)
+    reading = _Reading(model, Curvature(model, layers, method=method, generator=torch.Generator()), seed)
+    with reading.running(), closing(_probed(reading, model.pairs(windows), probes, map)) as probed:
+        for index, traces in zip(track(range(probes), "hessian"), probed, strict=False):
             for name, trace in traces.items():
                 groups[name][index % GROUPS].update(trace[None])
             if index + 1 >= FEWEST_PROBES and (index + 1) % GROUPS == 0:
@@ -128,25 +130,78 @@ def mean_squares(model: PrunableModule) -> dict[str, Tensor]:
     return {layer.name: gather(layer.owned, tensors).cpu().double().square().mean(1) for layer in model.layers()}
 
 
-class _Text:
-    """The batches again and again, without those in which no target counts: their state alone is carried on."""
+Traces = Mapping[str, Tensor]
+"""Layer → one estimate of each neuron's trace, (width,)."""
 
-    def __init__(self, windows: Batches) -> None:
-        self.stream, self.length, self.read = endless(windows), len(windows), 0
 
-    def next(self, model: Measurable, state: Any) -> tuple[Any, Any]:
-        """Return the next batch (inputs, targets) to probe on, and the state to read it with.
+def _probed(reading: "_Reading", windows: Batches, probes: int, map: Map) -> Generator[Traces]:
+    """Yield one probe after the other, at most so many."""
+    stretches, carry = islice(_stretches(reading.model, windows), probes), None
+    if reading.curvature.method == "differences":  # the first one says whether they will do
+        first, carry = reading.read(next(stretches), None)
+        yield first
+    yield from one_by_one(map, reading, stretches, carry)
 
-        Raises:
-            ValueError: If no target counts in any batch.
-        """
-        for batch in islice(self.stream, self.length):
-            before = carried(state) if self.read % self.length else None
-            self.read += 1
+
+def _stretches(model: Measurable, windows: Batches) -> Iterator[list[tuple[Any, bool]]]:
+    """Yield batches again and again, each alone with those before it in which no target counts.
+
+    Beside each stands whether it is the text's first, before which there is no state.
+
+    Raises:
+        ValueError: If no target counts in any batch.
+    """
+    length = len(windows)
+    numbered = ((batch, index % length == 0) for index, batch in enumerate(endless(windows)))
+    while True:
+        stretch = []
+        for batch, first in islice(numbered, length):
+            stretch.append((batch, first))
             if model.weight(batch[1]):
-                return batch, before
-            state = model.passed(batch[0], before)
-        raise ValueError(f"Expected targets that count in some of {self.length} batches, got none; all are ignored.")
+                break
+        else:
+            raise ValueError(f"Expected targets that count in some of {length} batches, got none; all are ignored.")
+        yield stretch
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One probe of the last batch of those that are read; the carry is a `Drawn`.
+
+    Attributes:
+        model: The model.
+        curvature: What probes it.
+        seed: Of the probes.
+    """
+
+    model: Measurable
+    curvature: Curvature
+    seed: int
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        with self.curvature.running(), thawed(self.model):
+            yield
+
+    def read(self, batches: Iterable[tuple[Any, bool]], carry: Drawn | None) -> tuple[Traces, Drawn]:
+        (inputs, targets), state = self._come_to(batches, carry)
+        traces, after = self.curvature.estimate(inputs, targets, state)
+        return traces, Drawn(after, self.curvature.generator.get_state())
+
+    def passed(self, batches: Iterable[tuple[Any, bool]], carry: Drawn | None) -> Drawn:
+        (inputs, targets), state = self._come_to(batches, carry)
+        after = carried(self.curvature.passed(inputs, targets, state))
+        return Drawn(after, self.curvature.generator.get_state())
+
+    def _come_to(self, batches: Iterable[tuple[Any, bool]], carry: Drawn | None) -> tuple[Any, Any]:
+        """Return the batch to probe on and the state to read it with; the curvature's generator stands where it is."""
+        carry = carry or Drawn.of(self.seed)
+        self.curvature.generator.set_state(carry.random)
+        *before, (last, is_first) = batches
+        state = carry.state
+        for (inputs, _), first in before:
+            state = self.model.passed(inputs, None if first else carried(state))
+        return last, None if is_first else carried(state)
 
 
 def _weakest(groups: Mapping[str, Sequence[Moments]], squares: Mapping[str, Tensor]) -> float:

@@ -1,11 +1,12 @@
 """How what is measured in stretches of text becomes a signal's table, with the spread between them as its error."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import pandas as pd
 from torch import Tensor
 
+from pruning.core.modes import carried
 from pruning.core.neurons import NeuronLayer
 from pruning.core.statistics import jackknife_error, merged
 from pruning.core.tables import Table, table
@@ -49,9 +50,21 @@ Counted = TypeVar("Counted", bound=Sampled)
 Group = TypeVar("Group")
 
 
-def empty_groups(empty: Callable[[], Group], count: int, most: int = GROUPS) -> list[Group]:
-    """Return one empty state for each group of `count` windows, at most so many."""
-    return [empty() for _ in range(min(most, count))]
+def by_layer(layers: Iterable[NeuronLayer], groups: Sequence[Mapping[str, Group]]) -> dict[str, list[Group]]:
+    """Return each layer's state in each of the groups of text that were read."""
+    return {layer.name: [group[layer.name] for group in groups] for layer in layers}
+
+
+def state_after(batches: Iterable[Any], state: Any, passed: Callable[[Any, Any, Any], Any]) -> Any:
+    """Return the state after batches that `passed` (inputs, targets, state) reads; what leaves none needs not be read.
+
+    It is cut off from what computed it.
+    """
+    for inputs, targets in batches:
+        state = carried(passed(inputs, targets, state))
+        if state is None:
+            break
+    return state
 
 
 def groups_that_fit(layers: Iterable[NeuronLayer]) -> int:
@@ -90,11 +103,6 @@ def filled(groups: Sequence[Counted], signal: str) -> list[Counted]:
             "the others hold ignored ones alone."
         )
     return read
-
-
-def group_of(groups: Sequence[Group], index: int, count: int) -> Group:
-    """Return the group that window `index` of `count` belongs to: consecutive windows, groups of nearly equal size."""
-    return groups[index * len(groups) // count]
 
 
 def grouped_table(schema: Table, layers: Mapping[str, Sequence[State]]) -> pd.DataFrame:

@@ -1,7 +1,9 @@
 """How much the loss depends on what the readers of each neuron read: the Gram matrix of its readers, per layer."""
 
 import logging
-from functools import partial
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,9 +14,11 @@ from pruning.core.modes import carried, derivatives, differentiating, evaluating
 from pruning.core.neurons import NeuronLayer, expect_finite
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Covariance
+from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable
-from pruning.signals.jackknife import empty_groups, group_of, groups_that_fit
+from pruning.signals.drawing import Drawn, drawing_passed
+from pruning.signals.jackknife import by_layer, groups_that_fit
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +38,7 @@ class Sensitivities(dict[str, list[Covariance]]):
 
 
 def sensitivities(
-    model: Measurable, windows: Batches, *, batches: int, seed: int, track: Track = silently
+    model: Measurable, windows: Batches, *, batches: int, seed: int, track: Track = silently, map: Map = in_turn
 ) -> Sensitivities:
     """Return the moments of γ = ∂L/∂h of each layer, in groups of consecutive windows.
 
@@ -67,29 +71,56 @@ def sensitivities(
         batches: At most this many windows are read.
         seed: Seed of the sampled labels.
         track: Shows progress.
+        map: Who computes: each worker reads some groups.
     """
     expect_finite(model)
     windows = model.pairs(windows)
     layers, count = tappable(model, windows, "surgeon"), min(batches, len(windows))
-    most = groups_that_fit(layers)
-    groups = {layer.name: empty_groups(partial(Covariance.empty, layer.width), count, most) for layer in layers}
     found = Sensitivities()
     if not layers:
         return found
-    generator = torch.Generator().manual_seed(seed)
-    state = None
-    with differentiating(model):
-        for index, (inputs, targets) in zip(track(range(count), "sensitivities"), windows, strict=False):
-            if not model.count(targets):
-                state = model.passed(inputs, state)
-                continue
-            found.fisher = model.objective(targets).drawn or EMPIRICAL
-            moments, wanted, state = _of_batch(model, inputs, targets, carried(state), generator)
-            for name, gradients in moments.items():
-                values = at_targets(gradients, wanted, model.example_dim)
-                group_of(groups[name], index, count).update(values)
+    reading, most = _Reading(model, layers, seed), min(groups_that_fit(layers), count)
+    with reading.running():
+        read = [*in_stretches(map, reading, windows, count, most, track=track, what="sensitivities")]
+    found.fisher = next((fisher for fisher, _ in reversed(read) if fisher), "")
+    groups = by_layer(layers, [moments for _, moments in read])
     found.update({name: [group for group in parts if group.count] for name, parts in groups.items()})
     return found
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What targets are drawn from and the moments by layer; the carry is a `Drawn`.
+
+    Attributes:
+        model: The model.
+        layers: Those that are measured.
+        seed: Of the targets.
+    """
+
+    model: Measurable
+    layers: Sequence[NeuronLayer]
+    seed: int
+
+    def running(self) -> AbstractContextManager[object]:
+        return differentiating(self.model)
+
+    def read(self, batches: Iterable[Any], carry: Drawn | None) -> tuple[tuple[str, dict[str, Covariance]], Drawn]:
+        carry, fisher = carry or Drawn.of(self.seed), ""
+        state, generator = carry.state, carry.generator()
+        groups = {layer.name: Covariance.empty(layer.width) for layer in self.layers}
+        for inputs, targets in batches:
+            if not self.model.count(targets):
+                state = self.model.passed(inputs, state)
+                continue
+            fisher = self.model.objective(targets).drawn or EMPIRICAL
+            moments, wanted, state = _of_batch(self.model, inputs, targets, carried(state), generator)
+            for name, gradients in moments.items():
+                groups[name].update(at_targets(gradients, wanted, self.model.example_dim))
+        return (fisher, groups), Drawn(state, generator.get_state())
+
+    def passed(self, batches: Iterable[Any], carry: Drawn | None) -> Drawn:
+        return drawing_passed(self.model, batches, carry or Drawn.of(self.seed))
 
 
 def tappable(model: Measurable, windows: Batches, signal: str) -> list[NeuronLayer]:

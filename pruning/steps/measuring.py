@@ -15,6 +15,7 @@ from pruning.core.neurons import Keep
 from pruning.core.options import FIRING
 from pruning.core.progress import Track, silently
 from pruning.core.words import table_of
+from pruning.core.workers import Map, in_turn
 from pruning.data.batches import Unlabelled
 from pruning.experiment.measuring import USUAL, measure
 from pruning.fusion.fused import fuse
@@ -246,6 +247,7 @@ def importance(
     example_dim: int | None = None,
     labelled: Any = None,
     track: Track = silently,
+    map: Map = in_turn,
 ) -> Importance:
     """Return how important each neuron of a network is to its loss, by every signal that data and loss allow.
 
@@ -277,6 +279,7 @@ def importance(
         labelled: Batches for signals that look at targets, which the network was not trained on: on those that it was
             they tell what was overfitted. By default `data`.
         track: Shows progress.
+        map: Who computes; the numbers do not depend on it.
 
     Raises:
         ValueError: For an unknown signal, fewer than two batches, or a signal that needs labels and has none.
@@ -300,7 +303,7 @@ def importance(
                 continue
             try:
                 tables[name], covariances = measure(
-                    name, model, pairs, covariances, effort=USUAL, seed=seed, labelled=judged, track=track
+                    name, model, pairs, covariances, effort=USUAL, seed=seed, labelled=judged, track=track, map=map
                 )
             except (RuntimeError, NotImplementedError) as error:
                 if name not in TWICE or not any(part in str(error) for part in ONCE):

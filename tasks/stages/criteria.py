@@ -11,5 +11,5 @@ from tasks.common.windows import labelled_batches
 def run(job: Job) -> None:
     """Write the field's criteria, side by side."""
     model = read_model(job.input("train/model")).decoupled()
-    measured = criteria(model, labelled_batches(job), **job.settings("criteria"), track=job.track)
+    measured = criteria(model, labelled_batches(job), **job.settings("criteria"), track=job.track, map=job.map)
     write_table(job.output("criteria"), measured, CRITERIA_TABLE)

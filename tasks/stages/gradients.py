@@ -11,5 +11,5 @@ from tasks.common.windows import labelled_batches
 def run(job: Job) -> None:
     """Write importance from the flow of gradients."""
     model = read_model(job.input("train/model")).decoupled()
-    measured = gradients(model, labelled_batches(job), **job.settings("gradients"), track=job.track)
+    measured = gradients(model, labelled_batches(job), **job.settings("gradients"), track=job.track, map=job.map)
     write_table(job.output("gradients"), measured, GRADIENTS)

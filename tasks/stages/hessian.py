@@ -11,5 +11,5 @@ from tasks.common.windows import labelled_batches
 def run(job: Job) -> None:
     """Write the traditional importance."""
     model = read_model(job.input("train/model")).decoupled()
-    measured = hessian(model, labelled_batches(job), **job.settings("hessian"), track=job.track)
+    measured = hessian(model, labelled_batches(job), **job.settings("hessian"), track=job.track, map=job.map)
     write_table(job.output("hessian"), measured, HESSIAN)

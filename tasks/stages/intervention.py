@@ -12,5 +12,7 @@ def run(job: Job) -> None:
     """Write what the removal of each neuron does to the answers, and what labels say of it."""
     model = read_model(job.input("train/model")).decoupled()
     settings = Intervention(**job.settings("intervention"))
-    measured = intervention(model, calibration_batches(job), labelled_batches(job), settings, track=job.track)
+    measured = intervention(
+        model, calibration_batches(job), labelled_batches(job), settings, track=job.track, map=job.map
+    )
     write_table(job.output("intervention"), measured, INTERVENTION)

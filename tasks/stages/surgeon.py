@@ -16,5 +16,5 @@ def run(job: Job) -> None:
     damping = settings.pop("damping")
     model = read_model(job.input("train/model")).decoupled()
     states = read_covariances(job.input("activations/covariance"), model.layers())
-    measured = sensitivities(model, calibration_batches(job), **settings, track=job.track)
+    measured = sensitivities(model, calibration_batches(job), **settings, track=job.track, map=job.map)
     write_table(job.output("surgeon"), surgeon(states, measured, damping=damping), SURGEON)

@@ -19,6 +19,7 @@ from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.workers import Map, Spread
 from pruning.data.windows import Windows
 from pruning.repair.reconstruction import reconstruct
+from pruning.signals.gradients import gradients
 from tasks.__main__ import main
 from tasks.common.devices import computing
 from tasks.common.workers import ASKED, How, _made, asked_for, checked, workers
@@ -97,6 +98,35 @@ def test_a_worker_that_is_killed_or_falls_silent_in_its_work_changes_no_result(p
     assert (tmp_path / "mark").exists()
 
 
+class Fatal(nn.Module):
+    """Ends the first process but its maker's in which it is run, in the midst of a signal."""
+
+    def __init__(self, mark: Path) -> None:
+        super().__init__()
+        self.mark, self.maker = mark, os.getpid()
+        self.layers = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 4))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if os.getpid() != self.maker and inputs[0, 0] == 7 and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        outputs: torch.Tensor = self.layers(inputs)
+        return outputs
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
+def test_a_worker_that_is_killed_as_it_reads_text_changes_no_signal(pool: Map, tmp_path: Path) -> None:
+    network, draw = Fatal(tmp_path / "mark"), torch.Generator().manual_seed(1)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, generator=draw)
+    batches = [(torch.randn(5, 3, generator=draw), torch.randint(4, (5,), generator=draw)) for _ in range(9)]
+    batches[4][0][0, 0] = 7
+    model = pruning.adapt(network, batches[0][0], loss=nn.CrossEntropyLoss())
+    alone = gradients(model, batches, batches=9)
+    assert gradients(model, batches, batches=9, map=pool).equals(alone)
+    assert network.mark.exists()
+
+
 def refused(number: int) -> int:
     raise ValueError(f"Expected another number than {number}.")
 
@@ -121,6 +151,7 @@ def test_what_dask_gives_up_is_said_in_a_sentence(pool: Any) -> None:
     for error, sentence in (
         (killed, "Expected a worker to finish its part, got several that ended one after the other"),
         (distributed.comm.CommClosedError(), "Expected the scheduler at 2 until the work is done"),
+        (distributed.client.FuturesCancelledError([]), "Expected the scheduler at 2 until the work is done"),
         (distributed.client.FutureCancelledError("call", "gone"), "Expected the scheduler at 2 until the work is done"),
     ):
         with pytest.raises(ValueError, match=f"^{sentence}"):
