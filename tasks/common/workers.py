@@ -28,8 +28,8 @@ from tasks.common.parameters import Unexpected
 
 ASKED = "PRUNING_WORKERS"
 """The variable that says what `--workers` says, also to stages that `dvc repro` runs."""
-AHEAD = 2
-"""Calls for each worker that may be on their way, so that nobody waits for the next one."""
+KEPT = 4
+"""Results for each worker that may wait for an earlier one, since they are given in the order of their items."""
 PATIENCE_SECONDS = 20.0
 """How long a scheduler, and the first of its workers, may take to answer."""
 LARGE = "10 GiB"
@@ -123,18 +123,26 @@ class Pool:
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the function of each item, in their order."""
         client, how = self._client, How(computing(), code())
-        # A task and not a scattered copy, which would be gone with the worker that has it.
-        shared = client.submit(_same, _sent(function), pure=False)
+        sent, copies = _sent(function), dict[str | None, Any]()
         waiting: deque[Any] = deque()
+        busy: dict[Any, str | None] = {}
         try:
             for item in items:
-                waiting.append(client.submit(_made, how, shared, _sent(item), pure=False))
-                if len(waiting) >= AHEAD * self.workers:
+                content, place = _sent(item), self._free(busy)
+                if place not in copies:
+                    # A task and not a scattered copy, which would be gone with the worker that has it; and one for
+                    # each, for a worker that falls silent keeps those waiting that fetch from it.
+                    there = {"workers": place, "allow_other_workers": True} if place else {}
+                    copies[place] = client.submit(_same, sent, pure=False, **there)
+                call = client.submit(_made, how, copies[place], content, pure=False)  # is made where the copy is
+                waiting.append(call)
+                busy[call] = place
+                while waiting and (waiting[0].done() or len(waiting) > KEPT * self.workers):
                     yield self._received(waiting.popleft())
             while waiting:
                 yield self._received(waiting.popleft())
         finally:
-            client.cancel([*waiting, shared])
+            client.cancel([*waiting, *copies.values()])
 
     def close(self) -> None:
         """Let go of what was started."""
@@ -171,15 +179,37 @@ class Pool:
             ) from error
         return client
 
+    def _free(self, busy: dict[Any, str | None]) -> str | None:
+        """Wait for a worker that computes none of the busy calls, and return its address; None where there is none.
+
+        Calls that have ended are no longer busy. None is sent ahead: it would wait for its worker, though another one
+        is free.
+        """
+        with self._in_sentences(), self._client.as_current():
+            while True:
+                free = [address for address in self._client.nthreads() if address not in busy.values()]
+                if free or not busy:
+                    return free[0] if free else None
+                for call in self._distributed.wait([*busy], return_when="FIRST_COMPLETED").done:
+                    del busy[call]
+
     def _received(self, call: Any) -> Any:
-        try:
+        with self._in_sentences():
             return pickle.loads(call.result())  # noqa: S301 - from workers that the user trusts with the code
+
+    @contextmanager
+    def _in_sentences(self) -> Iterator[None]:
+        """Say what Dask gives up in a sentence."""
+        dask = self._distributed.client
+        cancelled = (dask.FutureCancelledError, dask.FuturesCancelledError)
+        try:
+            yield
         except self._distributed.KilledWorker as error:
             raise Unexpected(
                 "Expected a worker to finish its part, got several that ended one after the other on the same one; "
                 "see whether they have memory enough, and run the same command again."
             ) from error
-        except (self._distributed.client.FutureCancelledError, self._distributed.comm.CommClosedError) as error:
+        except (*cancelled, self._distributed.comm.CommClosedError) as error:
             raise Unexpected(
                 f"Expected the scheduler at {self.asked} until the work is done, got a closed connection; start it "
                 "again, then run the same command."
