@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pruning.core.neurons import PrunableModule
+from pruning.core.stepping import stepping
 from pruning.discovery.discovered import Discovered
 from pruning.discovery.plans import filled, plan_of, planned, tensors_of, unsaved_types
 from pruning.discovery.running import copied
@@ -30,7 +31,7 @@ FORMAT = 1
 PLAN = "plan.json"
 
 
-def deployed(model: PrunableModule) -> nn.Module:
+def deployed(model: PrunableModule, *, steps: bool = False) -> nn.Module:
     """Return the user's own network as it is best deployed, in modules of PyTorch's wherever these can hold the widths.
 
     While neurons are removed, equivalents stand in for `nn.LSTM`, `nn.GRU`, `nn.RNN` and `nn.MultiheadAttention`, which
@@ -58,13 +59,16 @@ def deployed(model: PrunableModule) -> nn.Module:
 
     Args:
         model: What `discover`, `select`, `reconstruct` or `adapt` gave; it is left as it was.
+        steps: Whether its recurrent layers give single steps of up to 32 sequences, as a network that writes or listens
+            takes them, by PyTorch's cells: on a processor, without gradients, a layer is then up to four times as fast.
+            Their class is one of this library's below PyTorch's own. (The library's language models always do so.)
 
     Raises:
         TypeError: If it is anything else.
     """
     model = _pruned(model)
     found: nn.Module = copied(plainly(model).network if isinstance(model, Discovered) else model)
-    return found
+    return stepping(found) if steps else found
 
 
 def save(model: PrunableModule, folder: str | Path) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from pruning.core.devices import without_values
+from pruning.core.stepping import one_step
 
 State: TypeAlias = tuple[Tensor, ...]
 Module = TypeVar("Module", bound=nn.Module)
@@ -156,6 +157,8 @@ class Recurrent(nn.Module):
                 return steps
             return steps.flip(1 if self.batch_first else 0) if turned is None else steps.index_select(0, turned)
 
+        if sizes is None and (stepped := one_step(part, hidden, before)) is not None:
+            return stepped
         if sizes is None:
             outputs, after = part(turn(hidden), given)
         else:

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -33,15 +33,28 @@ class Latency:
 
 
 def latencies(
-    models: Mapping[str, Measurable], *, batch: int, repeats: int, track: Track = silently
+    models: Mapping[str, Measurable],
+    *,
+    batch: int,
+    repeats: int,
+    track: Track = silently,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Latency]:
     """Return how long one step (one token of each of `batch` sequences, or one example) takes in each model.
 
     The models take turns, in an order that is drawn anew for each turn, so that whatever else the machine does falls on
     all of them alike.
+
+    Args:
+        models: Name → model; they stay as they are.
+        batch: Sequences (examples) side by side.
+        repeats: Turns.
+        track: Shows progress.
+        clock: Tells seconds. `time.process_time` tells those of the processor, of all threads: on a machine that others
+            use, too, they say what a step on one thread takes where the wall's say how long it waited.
     """
     turns = track(range(-repeats // 10, repeats), f"latency at batch {batch}")
-    samples = _samples(models, batch, turns, np.random.default_rng(0))
+    samples = _samples(models, batch, turns, np.random.default_rng(0), clock)
     return {name: _latency(times) for name, times in samples.items()}
 
 
@@ -99,7 +112,11 @@ def compared_latencies(
 
 
 def _samples(
-    models: Mapping[str, Measurable], batch: int, turns: Iterable[int], order: np.random.Generator
+    models: Mapping[str, Measurable],
+    batch: int,
+    turns: Iterable[int],
+    order: np.random.Generator,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, np.ndarray]:
     """Return the seconds of each model's turns; those below zero warm up and are left out."""
     samples: dict[str, list[float]] = {name: [] for name in models}
@@ -109,7 +126,7 @@ def _samples(
             modes.enter_context(evaluating(model))
         for turn in turns:
             for name in order.permutation(list(models)):
-                seconds, states[name] = _timed_step(models[name], batch, states[name])
+                seconds, states[name] = _timed_step(models[name], batch, states[name], clock)
                 if turn >= 0:
                     samples[name].append(seconds)
     return {name: np.array(times) for name, times in samples.items()}
@@ -122,13 +139,13 @@ def _compared(own: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> Compare
     return Compared(whole.seconds, whole.spread, whole.repeats, float(ratios.mean()), float(error))
 
 
-def _timed_step(model: Measurable, batch: int, state: Any) -> tuple[float, Any]:
+def _timed_step(model: Measurable, batch: int, state: Any, clock: Callable[[], float]) -> tuple[float, Any]:
     device, inputs = model.device, model.example(batch)
     wait_for(device)
-    start = time.perf_counter()
+    start = clock()
     _, state = model.predicted(inputs, state)
     wait_for(device)
-    return time.perf_counter() - start, state
+    return clock() - start, state
 
 
 def _latency(times: np.ndarray) -> Latency:

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pruning.core.devices import without_values
 from pruning.core.neurons import NeuronLayer, Slice
 from pruning.core.options import RecurrentCell
+from pruning.core.stepping import one_step
 from pruning.models.spiking import LIF
 
 LayerState: TypeAlias = tuple[Tensor, ...] | None
@@ -97,9 +98,11 @@ def _run(
     state: LayerState,
     offset: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run one of PyTorch's layers through its fused kernel, whatever shape its state has."""
+    """Run one of PyTorch's layers through its fused kernel, or a single step through its cell, whatever its state."""
     if offset is not None and isinstance(layer, nn.GRU):
         return _gru_with_offset(layer, inputs, state, offset)
+    if offset is None and (stepped := one_step(cast(nn.RNNBase, layer), inputs, state)) is not None:
+        return stepped
     before = state if state is None or len(state) > 1 else state[0]
     if offset is None:
         outputs, after = layer(inputs, before)

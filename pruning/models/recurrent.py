@@ -130,7 +130,8 @@ class RecurrentLanguageModel(LanguageModel, Generic[Config]):
         return self.decoder.weight if self.config.decoder == "untied" else self.encoder.weight
 
     def _drop(self, activations: Tensor) -> Tensor:
-        return F.dropout(activations, self.config.dropout, self.training)
+        dropping = self.training and self.config.dropout
+        return F.dropout(activations, self.config.dropout) if dropping else activations
 
     def layers(self) -> list[NeuronLayer]:
         """Return one layer of neurons for each half of each layer.
