@@ -14,8 +14,10 @@ from pruning.ablation.joint_removal import joint_removal
 from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.neurons import mask, select
 from pruning.core.statistics import merged
+from pruning.data.windows import IGNORED
 from pruning.evaluation.measures import loss_of, size_of
 from pruning.models.adapted import adapt
+from pruning.models.base import NEXT_TOKEN
 from pruning.models.losses import objective_of
 from pruning.repair.reconstruction import reconstruct
 from pruning.selection.allocation import Allocation
@@ -326,3 +328,12 @@ def test_steps_of_a_network_that_carries_a_state_are_targets_with_or_without_a_d
     assert loss_of(plain, flat).tokens == loss_of(other, deep).tokens == 400
     for measure in ALL.values():
         pd.testing.assert_frame_equal(measure(plain, flat), measure(other, deep))
+
+
+def test_as_many_targets_are_right_as_have_the_first_highest_logit() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randint(3, (200, 4), generator=generator).float()  # of four logits two are mostly equal
+    labels = torch.randint(4, (200,), generator=generator)
+    labels[::7] = IGNORED
+    assert NEXT_TOKEN.totals(logits, labels) == {"accuracy": int((logits.argmax(1) == labels).sum())}
+    assert NEXT_TOKEN.totals(logits[:0], labels[:0]) == {"accuracy": 0}
