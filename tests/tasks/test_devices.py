@@ -1,6 +1,9 @@
 """params.yaml chooses where stages compute; what is not there is refused, and results say what it was."""
 
+import ctypes
 import re
+import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,3 +93,15 @@ def test_a_change_of_the_device_reruns_exactly_the_stages_that_run_a_model() -> 
 
 def test_times_say_what_computed() -> None:
     assert TABLES["timing"].columns["device"].type == "text"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc alone")
+def test_what_computes_uses_the_memory_again_that_it_freed() -> None:
+    device()
+    pages = []
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        logits = [torch.ones(6_000_000) for _ in range(3)]
+        pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        del logits
+    assert pages[1] < 0.1 * 3 * 24_000_000 / resource.getpagesize()
