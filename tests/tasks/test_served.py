@@ -11,7 +11,10 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+import pruning
+from tasks.commands.tracking import models
 from tasks.commands.tracking.models import log_model
 from tasks.commands.tracking.records import Exported
 from tasks.commands.tracking.store import opened
@@ -76,6 +79,46 @@ def test_a_logged_model_says_what_it_takes_and_gives_and_how_text_becomes_tokens
     assert json.loads((folder / "extra_files/export.json").read_text()) == {"text": {"lowercase": True}}
     assert np.asarray(json.loads((folder / "serving_input_example.json").read_text())["inputs"]).ndim == 2
     assert not any("pruning" in line for line in (folder / "requirements.txt").read_text().splitlines())
+
+
+class Joined(nn.Module):
+    """Weighs numbers, and adds what their kinds are worth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.kinds, self.second = nn.Linear(4, 6), nn.Embedding(3, 6), nn.Linear(6, 2)
+
+    def forward(self, numbers: Tensor, kinds: Tensor) -> Tensor:
+        out: Tensor = self.second(self.first(numbers).relu() + self.kinds(kinds))
+        return out
+
+
+def test_a_logged_model_of_several_inputs_is_served_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+    from mlflow.pyfunc.scoring_server import invocations
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    torch.manual_seed(0)
+    named = {"numbers": torch.randn(5, 4), "kinds": torch.tensor([0, 2, 1, 1, 0])}
+    own = pruning.adapt(Joined(), tuple(named.values()), loss=nn.MSELoss())
+    monkeypatch.setattr(models, "read_model", lambda _: own)
+    with opened() as (client, experiment):
+        run = client.create_run(experiment)
+        assert log_model(client, run, "own", Exported(tmp_path, "hash", "", {})) == ""
+    source = f"runs:/{run.info.run_id}/own"
+    asked = {name: tensor[:3] for name, tensor in named.items()}
+    with torch.no_grad():
+        expected = own.module(**asked)
+    takes = mlflow.models.get_model_info(source).signature.inputs
+    assert takes.input_names() == ["numbers", "kinds"]
+    assert [(spec.type, len(spec.shape)) for spec in takes.inputs] == [(np.float32, 2), (np.int64, 1)]
+    request = json.dumps({"inputs": {name: tensor.tolist() for name, tensor in asked.items()}})
+    answer = invocations(request, "application/json", mlflow.pyfunc.load_model(source), takes)  # what a server does
+    np.testing.assert_allclose(json.loads(answer.response)["predictions"], expected, rtol=1e-5)
+    torch.testing.assert_close(mlflow.pytorch.load_model(source)(*asked.values()), expected, check_device=False)
 
 
 def test_a_logged_model_answers_requests_on_a_server(here: dict[str, str], tmp_path: Path) -> None:
