@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pruning.discovery.positions import Axis
+from pruning.discovery.positions import Axis, Indices
 from pruning.discovery.propagation import Propagation
 from pruning.discovery.running import Inputs, kept_tensors
 from pruning.discovery.tracing import propagated
@@ -34,22 +34,22 @@ def trained_too(network: nn.Module, inputs: Inputs, prefix: str, found: Propagat
         return
     new = more.met - found.met
     followed: set[Axis] = set()
-    for group in more.positions.groups():
-        own = [axis for axis in group.places if axis[0] in new]
-        known = [axis for axis in group.places if axis in found.positions.first and axis[0] in found.met]
+    for groups in more.positions.groups():
+        own = [axis for axis in groups.places if axis[0] in new]
+        known = [axis for axis in groups.places if axis in found.positions.first and axis[0] in found.met]
         if not own or not known:
             continue
         followed |= set(own)
         places = torch.cat(
-            [_numbers(found, axis, tensors[axis[0]], group.places[axis]) for axis in (*known[:1], *own, *known[1:])]
+            [_numbers(found, axis, tensors[axis[0]], groups.places[axis]) for axis in (*known[:1], *own, *known[1:])], 1
         )
-        found.positions.link(places, places[:1])
-        if group.reason:
-            found.positions.freeze(places, group.reason)
+        found.positions.link(places, places[:, :1])
+        if groups.reason:
+            found.positions.freeze(places, groups.reason)
     found.owning |= {axis: None for axis in more.owning if axis in followed}
     found.readings += [replace(reading, training=True) for reading in more.readings if reading.axis in followed]
 
 
-def _numbers(found: Propagation, axis: Axis, tensor: Tensor, places: tuple[int, ...]) -> Tensor:
+def _numbers(found: Propagation, axis: Axis, tensor: Tensor, places: Indices) -> Tensor:
     """Return the numbers of places along an axis."""
-    return found.positions.number(axis, tensor.shape[axis[1]]) + torch.tensor(places)
+    return found.positions.number(axis, tensor.shape[axis[1]]) + torch.from_numpy(places)

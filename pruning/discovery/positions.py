@@ -1,7 +1,7 @@
 """Which places in parameters belong together: each place has a number, and what must stay or go together is linked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,21 +14,46 @@ Axis = tuple[str, int]
 """A parameter's or a buffer's name, and one of its dimensions."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """Places that stay or go together: one neuron, if no reason speaks against it.
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Groups of places that stay or go together, each one neuron if no reason speaks against it.
+
+    All have as many places in the same dimensions, for the same reason: those of one layer lie in one such set, and one
+    array says where.
 
     Attributes:
-        places: Axis → indices along it, ascending.
-        reason: Why it cannot go; empty if it can.
-        mixed: What mixes its places, so that they go as one; empty if nothing does.
-        marks: What is known of it: `conv`, `head`, `rnn`, `snn`, `random`.
+        places: Axis → each group's indices along it, ascending, (groups, places).
+        reason: Why they cannot go; empty if they can.
+        mixed: What mixes the places of the first, so that they go as one; empty if nothing does.
+        marks: What is known of the first: `conv`, `head`, `rnn`, `snn`, `random`.
     """
 
-    places: Mapping[Axis, tuple[int, ...]]
+    places: Mapping[Axis, Indices]
     reason: str
     mixed: str
     marks: frozenset[str]
+
+    def __len__(self) -> int:
+        """How many groups."""
+        return len(next(iter(self.places.values())))
+
+    def in_blocks(self, blocks: int, *, beside: bool) -> "Groups":
+        """Return as many groups of several of these: neighbouring ones, or every so many-th."""
+        return replace(
+            self,
+            places={
+                axis: np.sort((own if beside else _dealt(own, blocks)).reshape(blocks, -1), axis=1)
+                for axis, own in self.places.items()
+            },
+        )
+
+
+def _dealt(own: Indices, count: int) -> Indices:
+    """Return the rows in another order: the 0th, count-th, …, then the 1st, and so on."""
+    return own.reshape(-1, count, own.shape[1]).swapaxes(0, 1)
 
 
 @dataclass
@@ -106,53 +131,82 @@ class Positions:
             self._known = known, torch.from_numpy(self._members())
         return self._known[1]
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[Groups]:
         """Return what belongs together, in the order in which the places were numbered; the first reason counts."""
         members = self.members().numpy()
         for places, dims, reason in self._widths:
             if self._runs(members, places, dims):
                 self.freeze(places, reason)
-        said = {kind: self._said_of(kind, members) for kind in self._said}
+        reasons, words = self._reasons(members)
+        sets = self._alike(members, reasons)
+        numbers, firsts = np.unique(sets, return_index=True)
+        said = {kind: self._said_of(kind, members, firsts) for kind in ("mixed", "mark")}
+        places_of = self._places_of(members, sets)
         return [
-            Group(
-                places,
-                reason=next(iter(said["reason"].get(group, ())), ""),
-                mixed=next(iter(said["mixed"].get(group, ())), ""),
-                marks=frozenset(said["mark"].get(group, ())),
+            Groups(
+                places_of[number],
+                reason=words[reasons[first]],
+                mixed=next(iter(said["mixed"].get(first, ())), ""),
+                marks=frozenset(said["mark"].get(first, ())),
             )
-            for group, places in self._places_of(members).items()
+            for first, number in sorted(zip(firsts.tolist(), numbers.tolist(), strict=True))
+            if number
         ]
 
     @staticmethod
-    def _runs(members: np.ndarray[Any, np.dtype[np.int64]], places: Tensor, dims: list[int]) -> bool:
+    def _runs(members: Indices, places: Tensor, dims: list[int]) -> bool:
         """Return whether different groups lie along one of these dimensions."""
         groups = torch.where(places > 0, torch.from_numpy(members)[places], -1)
         return any(varies(groups, dim) for dim in dims)
 
-    def _members(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def _members(self) -> Indices:
         """Return for each place the number of its group."""
         links = torch.cat(self._links, dim=1).numpy() if self._links else np.zeros((2, 0), dtype=int)
         graph = coo_array((np.ones(links.shape[1]), (links[0], links[1])), shape=(self._next, self._next))
-        found: np.ndarray[Any, np.dtype[np.int64]] = connected_components(graph, directed=False)[1].astype(np.int64)
+        found: Indices = connected_components(graph, directed=False)[1].astype(np.int64)
         return found
 
-    def _said_of(self, kind: str, members: np.ndarray[Any, np.dtype[np.int64]]) -> dict[int, dict[str, None]]:
-        """Return what was said of each group, in order."""
+    def _reasons(self, members: Indices) -> tuple[Indices, list[str]]:
+        """Return for each group the number of the first reason that was said of it, 0 for none, and all reasons."""
+        numbers = {"": 0}
+        found = np.zeros(members.max() + 1, dtype=np.int64)
+        for places, words in self._said["reason"]:
+            groups = members[places.numpy()]
+            found[groups[found[groups] == 0]] = numbers.setdefault(words, len(numbers))
+        return found, list(numbers)
+
+    def _alike(self, members: Indices, reasons: Indices) -> Indices:
+        """Return a number for each group, the same where as many places lie in the same dimensions for one reason.
+
+        It is 0 where no place lies in any dimension.
+        """
+        found = np.zeros(len(reasons), dtype=np.int64)
+        for axis, first in self.first.items():
+            groups, counts = np.unique(members[first : first + self.sizes[axis]], return_counts=True)
+            _, kinds = np.unique(np.stack([found[groups], counts]), axis=1, return_inverse=True)
+            found[groups] = found.max() + 1 + kinds
+        _, kinds = np.unique(np.stack([found, reasons]), axis=1, return_inverse=True)
+        return np.where(found > 0, kinds + 1, 0)
+
+    def _said_of(self, kind: str, members: Indices, groups: Indices) -> dict[int, dict[str, None]]:
+        """Return what was said of each of some groups, in order."""
         found: dict[int, dict[str, None]] = {}
         for places, words in self._said[kind]:
-            for group in np.unique(members[places.numpy()]):
+            for group in np.intersect1d(members[places.numpy()], groups):
                 found.setdefault(int(group), {})[words] = None
         return found
 
-    def _places_of(self, members: np.ndarray[Any, np.dtype[np.int64]]) -> dict[int, dict[Axis, tuple[int, ...]]]:
-        """Return the places of each group."""
-        places_of: dict[int, dict[Axis, tuple[int, ...]]] = {}
+    def _places_of(self, members: Indices, sets: Indices) -> dict[int, dict[Axis, Indices]]:
+        """Return for each set of groups their places, a row for each group."""
+        places_of: dict[int, dict[Axis, Indices]] = {}
         for axis, first in self.first.items():
             own = members[first : first + self.sizes[axis]]
             order = np.argsort(own, kind="stable")
-            found, starts = np.unique(own[order], return_index=True)
-            for group, indices in zip(found, np.split(order, starts[1:]), strict=True):
-                places_of.setdefault(int(group), {})[axis] = tuple(indices.tolist())
+            numbers = sets[own[order]]
+            for number in np.unique(numbers):
+                within = order[numbers == number]
+                count = len(np.unique(own[within]))
+                places_of.setdefault(int(number), {})[axis] = within.reshape(count, -1)
         return places_of
 
     def _say(self, kind: str, places: Tensor, words: str) -> None:

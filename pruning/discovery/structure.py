@@ -4,13 +4,14 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pruning.core.neurons import TIED, UNSEEN, NeuronLayer, Slice
 from pruning.discovery.following import Size
 from pruning.discovery.numbers import told_sizes
-from pruning.discovery.positions import Axis, Group, varies
+from pruning.discovery.positions import Axis, Groups, Indices, varies
 from pruning.discovery.propagation import Propagation
 from pruning.discovery.running import canonical
 from pruning.discovery.values import UNREAD, Blend, Reading
@@ -67,18 +68,18 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
         readings.setdefault(reading.axis, []).append(reading)
     members, blends = _blended(found)
     blended = {int(group) for blend in blends for group in torch.unique(members[blend.places])}
-    made: list[tuple[NeuronLayer, list[Group]]] = []
+    made: list[tuple[NeuronLayer, Groups]] = []
     reasons: dict[str, str] = {}
     others: dict[str, str] = {}
-    for alike in _alike(found.positions.groups()):
+    for alike in found.positions.groups():
         groups = _regular(alike)
         layer = _layer(groups, found, readings, model, prefix)
         if isinstance(layer, NeuronLayer):
-            if int(members[_first_place(found, groups[0])]) in blended:
+            if int(members[_first_place(found, groups)]) in blended:
                 layer = replace(layer, silenced=_unread(layer.owned, layer.read))
             made.append((layer, groups))
             continue
-        for axis in groups[0].places:
+        for axis in groups.places:
             if axis in found.owning:
                 (others if layer.startswith(_ENTERING) else reasons).setdefault(_owner(axis, prefix), layer)
     order = list(found.owning)
@@ -105,19 +106,18 @@ def _blended(found: Propagation) -> tuple[Tensor, list[Blend]]:
     return members, blends
 
 
-def _first_place(found: Propagation, group: Group) -> int:
-    axis, places = next(iter(group.places.items()))
-    return found.positions.first[axis] + places[0]
+def _first_place(found: Propagation, groups: Groups) -> int:
+    axis, places = next(iter(groups.places.items()))
+    return found.positions.first[axis] + int(places[0, 0])
 
 
-def _owners(found: Propagation, made: Sequence[Sequence[Group]], size: int) -> tuple[Tensor, Tensor]:
+def _owners(found: Propagation, made: Sequence[Groups], size: int) -> tuple[Tensor, Tensor]:
     """Return for each place the layer and the neuron that it belongs to."""
     layers, neurons = torch.full((size,), -1), torch.full((size,), -1)
     for number, groups in enumerate(made):
-        for axis in groups[0].places:
-            first, each = found.positions.first[axis], len(groups[0].places[axis])
-            where = first + torch.tensor([place for group in groups for place in group.places[axis]])
-            layers[where], neurons[where] = number, torch.arange(len(groups)).repeat_interleave(each)
+        for axis, places in groups.places.items():
+            where = found.positions.first[axis] + torch.from_numpy(places)
+            layers[where], neurons[where] = number, torch.arange(len(groups))[:, None]
     return layers, neurons
 
 
@@ -127,57 +127,36 @@ def _unread(owned: Iterable[Slice], read: Iterable[Slice]) -> tuple[Slice, ...]:
     return tuple(piece for piece in owned if (piece.parameter, piece.dim) not in axes)
 
 
-def _alike(groups: Iterable[Group]) -> list[list[Group]]:
-    """Return the groups in lists of those that have as many places in the same dimensions, for the same reason."""
-    lists: dict[object, list[Group]] = {}
-    for group in groups:
-        counts = frozenset((axis, len(places)) for axis, places in group.places.items())
-        lists.setdefault((counts, group.reason), []).append(group)
-    return list(lists.values())
-
-
-def _regular(groups: list[Group]) -> list[Group]:
+def _regular(groups: Groups) -> Groups:
     """Return the groups, or as few as possible of them taken together so that all their places lie in regular order.
 
     Where channels are shuffled, those that lie beside each other at the reader belong to one neuron: as many can go.
     """
-    if groups[0].reason or len(groups) < 2:
+    if groups.reason or len(groups) < 2:
         return groups
     width = len(groups)
     for count in (count for count in range(width, 1, -1) if width % count == 0):
-        for chosen in ([groups[first::count] for first in range(count)], _runs(groups, width // count)):
-            coarser = [_as_one(parts) for parts in chosen] if count < width else groups
-            if all(_slices(axis, coarser) for axis in groups[0].places):
+        for beside in (False, True):
+            coarser = groups.in_blocks(count, beside=beside) if count < width else groups
+            if all(map(_slices, coarser.places, coarser.places.values())):
                 return coarser
     return groups
 
 
-def _runs(groups: Sequence[Group], size: int) -> list[Sequence[Group]]:
-    return [groups[first : first + size] for first in range(0, len(groups), size)]
-
-
-def _as_one(groups: Sequence[Group]) -> Group:
-    """Return the group of all places of these."""
-    places = {
-        axis: tuple(sorted(place for group in groups for place in group.places[axis])) for axis in groups[0].places
-    }
-    return replace(groups[0], places=places)
-
-
 def _layer(
-    groups: Sequence[Group], found: Propagation, readings: Mapping[Axis, list[Reading]], model: nn.Module, prefix: str
+    groups: Groups, found: Propagation, readings: Mapping[Axis, list[Reading]], model: nn.Module, prefix: str
 ) -> NeuronLayer | str:
     """Return the layer that these groups are the neurons of, or why they are none."""
-    axes = groups[0].places
+    axes = groups.places
     all_own = [axis for axis in found.owning if axis in axes]
     read = [
         reading
         for axis, places in axes.items()
         for reading in readings.get(axis, [])
-        if bool((reading.functions[list(places)] != UNREAD).any())
+        if bool((reading.functions[places[0]] != UNREAD).any())
     ]
-    if groups[0].reason:
-        return groups[0].reason
+    if groups.reason:
+        return groups.reason
     parameters = dict(model.named_parameters())
     own = sorted((axis for axis in all_own if axis not in readings), key=lambda axis: axis[0] not in parameters)
     if not all_own:
@@ -189,8 +168,8 @@ def _layer(
     if own[0][0] not in parameters:
         return f"no parameter computes it, only the buffer {own[0][0].removeprefix(prefix)}"
     if len(groups) < 2:
-        return groups[0].mixed or "all of it goes together, so it is a single neuron"
-    slices = {axis: _slices(axis, groups) for axis in axes}
+        return groups.mixed or "all of it goes together, so it is a single neuron"
+    slices = {axis: _slices(axis, places) for axis, places in axes.items()}
     irregular = next((axis for axis, pieces in slices.items() if not pieces), None)
     if irregular is not None:
         return f"its places in {irregular[0].removeprefix(prefix)} follow no regular order"
@@ -205,7 +184,7 @@ def _layer(
         return f"{read[0].axis[0].removeprefix(prefix)} reads it outside of any module, so it cannot be seen"
     return NeuronLayer(
         name=_owner(own[0], prefix),
-        kind=_kind(groups[0].marks),
+        kind=_kind(groups.marks),
         width=len(groups),
         owned=tuple(piece for axis in own if axis[0] in parameters for piece in slices[axis]),
         read=reading_slices,
@@ -215,23 +194,22 @@ def _layer(
         along=observed.along,
         operand=observed.operand,
         obstacle=observed.obstacle.removeprefix(prefix) or _obstacle(serving, groups, prefix, tied),
-        exact="random" not in groups[0].marks,
+        exact="random" not in groups.marks,
         tied=tuple(piece for piece in reading_slices if (piece.parameter, piece.dim) in tied),
     )
 
 
-def _slices(axis: Axis, groups: Sequence[Group]) -> tuple[Slice, ...]:
+def _slices(axis: Axis, places: Indices) -> tuple[Slice, ...]:
     """Return the slices that hold these neurons along an axis; none if they lie in no regular order.
 
     Each neuron has some consecutive places in each block, and a block holds the neurons one after the other.
     """
-    width, first = len(groups), groups[0].places[axis]
+    width, first = len(places), places[0].tolist()
     begins = [run for run in range(len(first)) if not run or first[run] != first[run - 1] + 1]
     blocks = [(first[run], after - run) for run, after in itertools.pairwise([*begins, len(first)])]
-    for neuron, group in enumerate(groups):
-        expected = tuple(start + neuron * size + place for start, size in blocks for place in range(size))
-        if group.places[axis] != expected:
-            return ()
+    sizes = np.concatenate([np.full(size, size) for _, size in blocks])
+    if not np.array_equal(places, places[0] + np.arange(width)[:, None] * sizes):
+        return ()
     pieces: list[Slice] = []
     for start, size in blocks:
         last = pieces[-1] if pieces else None
@@ -247,7 +225,7 @@ _READERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.M
 
 
 def _observed(
-    read: Sequence[Reading], slices: Sequence[Slice], groups: Sequence[Group], found: Propagation, model: nn.Module
+    read: Sequence[Reading], slices: Sequence[Slice], groups: Groups, found: Propagation, model: nn.Module
 ) -> Observed | None:
     """Return where the neurons' activations are seen; None if no module shows them.
 
@@ -271,12 +249,12 @@ def _observed(
     return _given(read, groups, found)
 
 
-def _given(read: Sequence[Reading], groups: Sequence[Group], found: Propagation) -> Observed | None:
+def _given(read: Sequence[Reading], groups: Groups, found: Propagation) -> Observed | None:
     """Return the module that gives what is read, or the product that reads it, or a module that gives its neurons."""
     axis, members = read[0].axis, found.positions.members()
     first, width = found.positions.first[axis], len(groups)
-    function = read[0].functions[groups[0].places[axis][0]]
-    wanted = members[[first + group.places[axis][0] for group in groups]]
+    places = torch.from_numpy(groups.places[axis][:, 0])
+    function, wanted = read[0].functions[places[0]], members[first + places]
     giving = [
         (module, shown)
         for (module, entering), shown in found.shown.items()
@@ -308,11 +286,11 @@ def _in_operand(reading: Reading, neurons: Tensor, members: Tensor, found: Propa
     return Slice(reading.axis[0], -1, blocks, size=size) if regular and bool((reading.seen > 0).all()) else None
 
 
-def _obstacle(read: Sequence[Reading], groups: Sequence[Group], prefix: str, tied: Sequence[Axis]) -> str:
+def _obstacle(read: Sequence[Reading], groups: Groups, prefix: str, tied: Sequence[Axis]) -> str:
     """Return why refitting the readers on the recorded activations would not be exact; empty if it would."""
     if tied:
         return f"{tied[0][0].removeprefix(prefix)} {TIED}"
-    functions = [set(reading.functions[list(groups[0].places[reading.axis])].tolist()) for reading in read]
+    functions = [set(reading.functions[groups.places[reading.axis][0]].tolist()) for reading in read]
     other = next((reading for reading, own in zip(read, functions, strict=True) if own != functions[0]), None)
     if other is not None:
         names = (reading.axis[0].removeprefix(prefix) for reading in (read[0], other))

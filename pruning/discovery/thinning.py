@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from pruning.core.neurons import Keep, NeuronLayer, cut, named_buffers, named_tensors
+from pruning.discovery.attention import Attention
 from pruning.discovery.discovered import Discovered
 from pruning.discovery.running import canonical
 
 LARGE = 2**16
 """From how many elements on a weight is cut only while it is needed."""
-_CALLED = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding)
+_CALLED = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, Attention)
 
 
 def thinned(model: Discovered, keep: Keep, *, lean: bool = False) -> tuple[Discovered, bool]:
