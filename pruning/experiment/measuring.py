@@ -7,6 +7,7 @@ import pandas as pd
 
 from pruning.ablation.intervention import Intervention, intervention
 from pruning.core.progress import Track, silently
+from pruning.core.sketches import rank_of
 from pruning.core.workers import Map, in_turn
 from pruning.data.windows import Batches
 from pruning.experiment.measured import MEASURED, Calibration
@@ -108,7 +109,9 @@ def measure(
         return cooperative(separate, covariances, **settings), covariances
     if name == "surgeon":
         damping = settings.pop("damping")
-        moments = sensitivities(separate, windows, **settings, seed=seed, track=track, map=map)
+        moments = sensitivities(
+            separate, windows, **settings, seed=seed, rank=rank_of(covariances), track=track, map=map
+        )
         return surgeon(covariances, moments, damping=damping), covariances
     if name == "gradients":
         return gradients(separate, judged, **settings, track=track, map=map), covariances

@@ -38,6 +38,7 @@ def reconstruct(
     *,
     repair: str,
     data: Batches | None = None,
+    rank: int | None = None,
     track: Track = silently,
 ) -> Model:
     """Return the smaller model in which every reader of a pruned layer is refitted on what is left, in closed form.
@@ -91,6 +92,8 @@ def reconstruct(
         data: Batches of (inputs, targets) instead, or of inputs alone: of the form of those that the model was adapted
             with, or that what `discover` returned is called with. They are read in order, state carried, two to four
             times for each layer, once by the dense and once by the pruned network.
+        rank: With data: how many directions are kept of what a layer's readers read in both networks, where that is
+            more than twice as many numbers (see `Sketch`); None for exact moments. Covariances bring their own.
         track: Shows progress.
 
     Raises:
@@ -105,7 +108,7 @@ def reconstruct(
     if repair == "none":
         return smaller
     if data is not None:
-        return refitted(model, keep, data, repair=repair, track=track)
+        return refitted(model, keep, data, repair=repair, rank=rank, track=track)
     if covariances is None:
         raise ValueError(f"Expected data or covariances to repair by {repair!r}, got neither; give `data`.")
     # Only what is solved for is cast, not embeddings and the like, which may be most of a model.
@@ -135,7 +138,7 @@ def _refit(
     for piece in layer.read:
         columns = piece.split(tensors[piece.parameter]).clone()
         lost = columns[removed]
-        columns[kept] += torch.einsum("pk,pbn->kbn", fit.slopes.to(lost), lost)
+        columns[kept] += fit.moved(lost)
         tensors[piece.parameter] = piece.join(columns, tensors[piece.parameter])
         if biased:
             shift = torch.einsum("p,pbn->n", fit.intercept.to(lost), lost)

@@ -25,6 +25,7 @@ from pruning.core.neurons import (
 )
 from pruning.core.progress import Track
 from pruning.core.reading import Read, Reading
+from pruning.core.sketches import covariance_of
 from pruning.core.statistics import Covariance, merged
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable
@@ -58,7 +59,7 @@ class Sample:
     beside: tuple[str, Tensor] | None = None
 
 
-def refitted(model: Model, keep: Keep, data: Batches, *, repair: str, track: Track) -> Model:
+def refitted(model: Model, keep: Keep, data: Batches, *, repair: str, rank: int | None, track: Track) -> Model:
     """Return the smaller model, each reader refitted on what it reads; see `reconstruct`.
 
     Layers are cut one after the other. While one is, both networks read the same batches, and the moments of each of
@@ -72,7 +73,7 @@ def refitted(model: Model, keep: Keep, data: Batches, *, repair: str, track: Tra
     repaired = _copy(model)
     done: dict[str, Tensor] = {}
     for layer in track(layers, "repair"):
-        refit = _Refit(model, repaired, layer, keep[layer.name].cpu(), done, repair)
+        refit = _Refit(model, repaired, layer, keep[layer.name].cpu(), done, repair, rank)
         refit.learn(data, cut=False)
         if refit.moves(data):
             for readers in refit.in_turn():
@@ -93,8 +94,10 @@ class _Refit:
         kept: Tensor,
         done: Mapping[str, Tensor],
         repair: str,
+        rank: int | None = None,
     ) -> None:
         self.dense, self.repaired, self.layer, self.kept, self.repair = dense, repaired, layer, kept, repair
+        self.rank = rank
         self.done = dict(done)
         self.removed = removed_neurons(layer, {layer.name: kept})
         names = {name for piece in layer.read for name in (piece.parameter, piece.bias) if name}
@@ -182,7 +185,7 @@ class _Refit:
                         if number in readers and len(kept) == len(values):
                             beside = self._beside(own.read[number], source)
                             if number not in found:
-                                found[number] = _sample(len(rows), kept, target.constant, beside)
+                                found[number] = _sample(len(rows), kept, target.constant, beside, self.rank)
                             sample, joint = found[number], self._joint(values, kept, rows)
                             if beside is not None and sample.beside is not None:
                                 joint = torch.cat([joint, beside[1] * sample.beside[1]], 1)
@@ -219,11 +222,11 @@ class _Refit:
             fit = fit_of(whole, kept, lost, ridge=0.0, slopes=False, intercept=biased)
         old = piece.split(self.tensors[piece.parameter])
         columns = torch.zeros_like(old)
-        columns[self.kept] = torch.einsum("pk,pbn->kbn", fit.slopes[:, : len(self.kept)], old[rows])
+        columns[self.kept] = fit.moved(old[rows], slice(len(self.kept)))
         added = {piece.parameter: piece.join(columns, torch.zeros_like(self.tensors[piece.parameter]))}
         if sample.beside is not None:
             name, scale = sample.beside
-            more = torch.einsum("pk,pbn->nk", fit.slopes[:, len(self.kept) :], old[rows]) * scale
+            more = fit.moved(old[rows], slice(len(self.kept), None)).sum(1).T * scale
             nothing = torch.zeros(self.dense.get_parameter(name).shape, dtype=more.dtype)
             added[name] = nothing.index_add_(1, self._left(name), more)
         if biased:
@@ -243,15 +246,15 @@ def _fits(tensors: Mapping[str, Tensor], piece: Slice) -> bool:
     return tensors[piece.bias].ndim == 1 and rows[:1] == [len(tensors[piece.bias])]
 
 
-def _sample(rows: int, kept: Tensor, constant: bool, beside: tuple[str, Tensor] | None) -> Sample:
+def _sample(rows: int, kept: Tensor, constant: bool, beside: tuple[str, Tensor] | None, rank: int | None) -> Sample:
     """Return an empty sample of a reader, of whose kept neurons some values are given, and of what is read beside."""
     if beside is None:
-        return Sample([Covariance.empty(rows + kept.shape[1]) for _ in range(FOLDS)], constant)
+        return Sample([covariance_of(rows + kept.shape[1], rank) for _ in range(FOLDS)], constant)
     name, values = beside
     spread, other = (part.cpu().double().var(0, correction=0).mean() for part in (kept, values))
     scale = (spread / other).sqrt() if spread > 0 and other > 0 else torch.ones((), dtype=torch.float64)
     size = rows + kept.shape[1] + values.shape[1]
-    return Sample([Covariance.empty(size) for _ in range(FOLDS)], constant, (name, scale))
+    return Sample([covariance_of(size, rank) for _ in range(FOLDS)], constant, (name, scale))
 
 
 def _fold_of(index: int, count: int) -> int | None:

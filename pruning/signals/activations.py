@@ -14,6 +14,7 @@ from pruning.core.hooks import recorded
 from pruning.core.modes import evaluating
 from pruning.core.neurons import NeuronLayer, expect_finite
 from pruning.core.progress import Track, silently
+from pruning.core.sketches import covariance_of
 from pruning.core.statistics import Covariance, Histogram, Moments
 from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
@@ -35,11 +36,12 @@ class Activity:
     root_mean_square: Tensor
 
     @classmethod
-    def empty(cls, width: int, bins: int, root_mean_square: Tensor) -> Self:
+    def empty(cls, width: int, bins: int, root_mean_square: Tensor, rank: int | None = None) -> Self:
         """Return the state that has seen nothing; `root_mean_square` sets its threshold and histogram edges."""
         edges = torch.linspace(-4, 4, bins - 1) * root_mean_square
         histogram = Histogram.empty(width, edges)
-        return cls(Covariance.empty(width), Moments.empty(width), histogram, Moments.empty(width), root_mean_square)
+        values = covariance_of(width, rank)
+        return cls(values, Moments.empty(width), histogram, Moments.empty(width), root_mean_square)
 
     def update(self, batch: Tensor) -> None:
         """Take in activations, (samples, width)."""
@@ -96,6 +98,7 @@ def activations(
     *,
     activation_samples: int,
     bins: int,
+    rank: int | None = None,
     track: Track = silently,
     map: Map = in_turn,
 ) -> tuple[pd.DataFrame, Covariances]:
@@ -128,6 +131,9 @@ def activations(
         windows: Calibration text (or other batches), read in order with carried state.
         activation_samples: At most this many windows are read.
         bins: Bins of the histogram.
+        rank: Of layers more than twice as wide, how many directions of the covariance are kept, beside exact variances
+            (see `Sketch`); `ridge` and `surgeon` then never make a matrix of width² numbers. None: covariances are
+            exact, whatever the width. The table is the same but for its errors, where the groups are more.
         track: Shows progress.
         map: Who computes: each worker reads some groups.
 
@@ -138,8 +144,8 @@ def activations(
     count = min(activation_samples, len(windows))
     expect_several(count, "activations")
     expect_finite(model)
-    reading = _Reading(model, layers, bins, _scales(model, layers, windows))
-    most = min(groups_that_fit(layers), count)
+    reading = _Reading(model, layers, bins, _scales(model, layers, windows), rank)
+    most = min(groups_that_fit(layers, rank), count)
     with reading.running():
         read = [*in_stretches(map, reading, windows, count, most, track=track, what="activations")]
     groups = {name: filled(parts, "activations") for name, parts in by_layer(layers, read).items()}
@@ -158,12 +164,14 @@ class _Reading:
         layers: Its layers.
         bins: Bins of histograms.
         scales: Layer → root mean square.
+        rank: Of the covariances of wide layers.
     """
 
     model: Measurable
     layers: Sequence[NeuronLayer]
     bins: int
     scales: Mapping[str, Tensor]
+    rank: int | None
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -172,7 +180,8 @@ class _Reading:
 
     def read(self, batches: Iterable[Any], carry: Any) -> tuple[dict[str, Activity], Any]:
         activity = {
-            layer.name: Activity.empty(layer.width, self.bins, self.scales[layer.name]) for layer in self.layers
+            layer.name: Activity.empty(layer.width, self.bins, self.scales[layer.name], self.rank)
+            for layer in self.layers
         }
         for batch in batches:
             outputs, carry = _read(self.model, self.layers, batch, carry)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pruning.core.modes import carried
 from pruning.core.neurons import NeuronLayer
+from pruning.core.sketches import numbers_of
 from pruning.core.statistics import jackknife_error, merged
 from pruning.core.tables import Table, table
 from pruning.signals.scaling import signal_rows
@@ -67,13 +68,15 @@ def state_after(batches: Iterable[Any], state: Any, passed: Callable[[Any, Any, 
     return state
 
 
-def groups_that_fit(layers: Iterable[NeuronLayer]) -> int:
+def groups_that_fit(layers: Iterable[NeuronLayer], rank: int | None = None) -> int:
     """Return into how many groups text is split where each has a covariance of each layer, width² float64 numbers.
+
+    Of sketches of a rank (see `covariance_of`) it is as many numbers as these have.
 
     It is `GROUPS`, or as many as fit `LARGEST`, but at least two, for one tells no error: a layer of 4,096 neurons has
     four of 128 MiB. Fewer groups make the error itself less certain, and no number but the error another.
     """
-    each = 8 * sum(layer.width**2 for layer in layers)
+    each = 8 * sum(numbers_of(layer.width, rank) for layer in layers)
     return max(2, min(GROUPS, LARGEST // max(each, 1)))
 
 

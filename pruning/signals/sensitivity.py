@@ -13,6 +13,7 @@ from pruning.core.hooks import at_targets
 from pruning.core.modes import carried, derivatives, differentiating, evaluating
 from pruning.core.neurons import NeuronLayer, expect_finite
 from pruning.core.progress import Track, silently
+from pruning.core.sketches import covariance_of
 from pruning.core.statistics import Covariance
 from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
@@ -38,7 +39,14 @@ class Sensitivities(dict[str, list[Covariance]]):
 
 
 def sensitivities(
-    model: Measurable, windows: Batches, *, batches: int, seed: int, track: Track = silently, map: Map = in_turn
+    model: Measurable,
+    windows: Batches,
+    *,
+    batches: int,
+    seed: int,
+    rank: int | None = None,
+    track: Track = silently,
+    map: Map = in_turn,
 ) -> Sensitivities:
     """Return the moments of γ = ∂L/∂h of each layer, in groups of consecutive windows.
 
@@ -70,6 +78,7 @@ def sensitivities(
             end of each.
         batches: At most this many windows are read.
         seed: Seed of the sampled labels.
+        rank: As in `activations`; `surgeon` gains by it where both have one.
         track: Shows progress.
         map: Who computes: each worker reads some groups.
     """
@@ -79,7 +88,7 @@ def sensitivities(
     found = Sensitivities()
     if not layers:
         return found
-    reading, most = _Reading(model, layers, seed), min(groups_that_fit(layers), count)
+    reading, most = _Reading(model, layers, seed, rank), min(groups_that_fit(layers, rank), count)
     with reading.running():
         read = [*in_stretches(map, reading, windows, count, most, track=track, what="sensitivities")]
     found.fisher = next((fisher for fisher, _ in reversed(read) if fisher), "")
@@ -96,11 +105,13 @@ class _Reading:
         model: The model.
         layers: Those that are measured.
         seed: Of the targets.
+        rank: Of the moments of wide layers.
     """
 
     model: Measurable
     layers: Sequence[NeuronLayer]
     seed: int
+    rank: int | None
 
     def running(self) -> AbstractContextManager[object]:
         return differentiating(self.model)
@@ -108,7 +119,7 @@ class _Reading:
     def read(self, batches: Iterable[Any], carry: Drawn | None) -> tuple[tuple[str, dict[str, Covariance]], Drawn]:
         carry, fisher = carry or Drawn.of(self.seed), ""
         state, generator = carry.state, carry.generator()
-        groups = {layer.name: Covariance.empty(layer.width) for layer in self.layers}
+        groups = {layer.name: covariance_of(layer.width, self.rank) for layer in self.layers}
         for inputs, targets in batches:
             if not self.model.count(targets):
                 state = self.model.passed(inputs, state)

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pruning.core.sketches import Sketch
 from pruning.core.statistics import Covariance, jackknife_error, merged
 from pruning.core.tables import table, unmeasured
 from pruning.signals.activations import Covariances
@@ -38,8 +39,7 @@ class OrderEvidence:
 
     def order(self, damping: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return each neuron's place in the order of removal and its cost then."""
-        matrices = {name: (c.matrix, g.second_moment) for name, (c, g) in self.layers.items()}
-        return removal_order(matrices, damping=damping)
+        return _order({name: _columns(c, g, damping) for name, (c, g) in self.layers.items()})
 
 
 def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) -> pd.DataFrame:
@@ -115,7 +115,18 @@ def removal_order(
         layers: Layer name → (C, M), both (width, width).
         damping: Added to C's diagonal, relative to its mean.
     """
-    columns = {name: Columns(covariance, gram, damping=damping) for name, (covariance, gram) in layers.items()}
+    return _order({name: Columns(covariance, gram, damping=damping) for name, (covariance, gram) in layers.items()})
+
+
+def _columns(states: Covariance, sensitivities: Covariance, damping: float) -> "Columns | Few":
+    """Return a layer's neurons, of matrices that are held as the states hold them."""
+    if isinstance(states, Sketch) and isinstance(sensitivities, Sketch):
+        return Few(states.factors(centred=True), sensitivities.factors(centred=False), damping=damping)
+    return Columns(states.matrix, sensitivities.second_moment, damping=damping)
+
+
+def _order(columns: "Mapping[str, Columns | Few]") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return each neuron's place in the order of removal and its cost then, see `removal_order`."""
     places = {name: torch.zeros(len(c.alive), dtype=torch.float64) for name, c in columns.items()}
     costs = {name: torch.zeros(len(c.alive), dtype=torch.float64) for name, c in columns.items()}
     for place in range(1, sum(map(len, places.values())) + 1):
@@ -237,5 +248,61 @@ class Columns:
         if not self.alive.any():
             return float("inf"), -1
         cost = 0.5 * self.gram_diagonal.clamp(min=0) / self.inverse_diagonal
+        value, neuron = cost.masked_fill(~self.alive, float("inf")).min(0)
+        return value.item(), int(self.rows[neuron])
+
+
+class Few:
+    """The same of C ≈ RᵀR + diag(d) and M ≈ GᵀG + diag(e), of few directions: no matrix of n² numbers is made.
+
+    With d damped and A = I + Σ_i r_i r_iᵀ / d_i over the neurons left, [C⁻¹]_ij = δ_ij / d_i − r_iᵀ A⁻¹ r_j / (d_i d_j)
+    (Woodbury's identity). A removal takes a term off A (Sherman & Morrison) and adds G_:j bᵀ to G. What it adds to
+    diag(e), e_j b bᵀ, is kept on the diagonal alone, as all that directions do not tell.
+    """
+
+    def __init__(self, covariance: tuple[Tensor, Tensor], gram: tuple[Tensor, Tensor], *, damping: float) -> None:
+        (rows, diagonal), (self.gram, self.rest) = covariance, gram
+        self.states, self.gram, self.rest = rows.T.contiguous(), self.gram.T.contiguous(), self.rest.clone()
+        strength = damping * (rows.square().sum(0) + diagonal).mean()
+        self.diagonal = diagonal + strength.clamp(min=LEAST)
+        inner = torch.eye(len(rows), dtype=torch.float64) + (rows / self.diagonal) @ rows.T
+        self.inner = torch.linalg.inv(inner)
+        self.alive, self.rows = torch.ones(len(diagonal), dtype=torch.bool), torch.arange(len(diagonal))
+        self.told = ((self.states @ self.inner) * self.states).sum(1)
+        self.gram_diagonal = self.gram.square().sum(1) + self.rest
+        self.cheapest = self._cheapest()
+
+    def remove(self, neuron: int) -> None:
+        """Remove a neuron and refit its readers on those left."""
+        neuron = int(torch.searchsorted(self.rows, neuron))
+        along = self.inner @ self.states[neuron]
+        shares, own = self.states @ along, self.diagonal[neuron]
+        left = own - shares[neuron]
+        moved = shares * own / (self.diagonal * left)
+        moved[~self.alive], moved[neuron] = 0, -1
+        self.alive[neuron] = False
+        reading, alone = self.gram[neuron].clone(), self.rest[neuron].clone()
+        self.gram_diagonal += 2 * moved * (self.gram @ reading) + moved.square() * (reading @ reading + alone)
+        self.gram.addr_(moved, reading)
+        self.rest += moved.square() * alone
+        self.rest[neuron] = self.gram_diagonal[neuron] = 0
+        self.inner.addr_(along, along, alpha=1 / left.item())
+        self.told += shares.square() / left
+        if self.alive.sum() <= 0.75 * len(self.rows):
+            self._leave_out()
+        self.cheapest = self._cheapest()
+
+    def _leave_out(self) -> None:
+        """Leave the removed neurons out of all that is updated."""
+        kept = self.alive.nonzero().flatten()
+        for name in ("states", "gram", "rest", "diagonal", "told", "gram_diagonal", "rows", "alive"):
+            setattr(self, name, getattr(self, name)[kept])
+
+    def _cheapest(self) -> tuple[float, int]:
+        """Return the lowest cost of a removal, nat/token, and its neuron; infinity once none is left."""
+        if not self.alive.any():
+            return float("inf"), -1
+        inverse = (1 - self.told / self.diagonal) / self.diagonal
+        cost = 0.5 * self.gram_diagonal.clamp(min=0) / inverse.clamp(min=torch.finfo(inverse.dtype).tiny)
         value, neuron = cost.masked_fill(~self.alive, float("inf")).min(0)
         return value.item(), int(self.rows[neuron])

@@ -241,6 +241,7 @@ def importance(
     by: str | None = None,
     strategy: str = "adaptive",
     batches: int = 50,
+    rank: int | None = None,
     seed: int = 1,
     call: Any = None,
     split: Any = None,
@@ -272,6 +273,8 @@ def importance(
         by: The column of the table that neurons are chosen by: `surgeon` where it was measured, else `fused`.
         strategy: How signals are fused, `simple` or `adaptive`.
         batches: At most this many are read.
+        rank: Directions that are kept of the covariances of layers more than twice as wide, for little memory, here and
+            in the repair (see `pruning.activations`); None for exact ones.
         seed: Of what is drawn: probes, sampled targets, the order of a `DataLoader` that shuffles.
         call: See `pruning.adapt`; likewise `split` and `example_dim`.
         split: Batch → (inputs, targets).
@@ -297,13 +300,14 @@ def importance(
         names, left_out = _names(model, pairs, signals)
     tables: dict[str, pd.DataFrame] = {}
     covariances: Covariances = {}
+    effort = {**USUAL, "activations": {**USUAL["activations"], "rank": rank}}
     with seeded(model, seed):
         for name in (each for each in ("activations", *SIGNALS, *BESIDE) if each in names or each == "activations"):
             if name in tables:
                 continue
             try:
                 tables[name], covariances = measure(
-                    name, model, pairs, covariances, effort=USUAL, seed=seed, labelled=judged, track=track, map=map
+                    name, model, pairs, covariances, effort=effort, seed=seed, labelled=judged, track=track, map=map
                 )
             except (RuntimeError, NotImplementedError) as error:
                 if name not in TWICE or not any(part in str(error) for part in ONCE):

@@ -11,6 +11,7 @@ from pruning.core.devices import seeded
 from pruning.core.neurons import Keep, NeuronLayer
 from pruning.core.options import Repair, Scope
 from pruning.core.progress import Track, silently
+from pruning.core.sketches import rank_of
 from pruning.core.words import table_of
 from pruning.evaluation.measures import Size, size_of
 from pruning.models.adapted import Adapted
@@ -151,7 +152,9 @@ def prune(
         start, cut = shortened_model(dense, gone)
         importance = remaining(importance, start, cut)
     how: dict[str, Any] = {"layers": layers, "floor": floor, "multiple": multiple}
-    read: dict[str, Any] = {"data": pairs} if isinstance(dense, Adapted) else {"covariances": importance.covariances}
+    states = importance.covariances
+    adapted = isinstance(dense, Adapted)
+    read: dict[str, Any] = {"data": pairs, "rank": rank_of(states)} if adapted else {"covariances": states}
     tried = _compared(importance, keep, scope)
     budget = importance.budget(budget) if isinstance(budget, Mapping) else budget
 

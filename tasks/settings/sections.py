@@ -165,6 +165,7 @@ class Activations(Section):
 
     activation_samples: Several
     bins: Bins
+    rank: Count | None
 
 
 class Gradients(Section):

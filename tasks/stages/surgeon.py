@@ -1,5 +1,6 @@
 """The stage `surgeon`."""
 
+from pruning.core.sketches import rank_of
 from pruning.signals.schemas import SURGEON
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
@@ -16,5 +17,7 @@ def run(job: Job) -> None:
     damping = settings.pop("damping")
     model = read_model(job.input("train/model")).decoupled()
     states = read_covariances(job.input("activations/covariance"), model.layers())
-    measured = sensitivities(model, calibration_batches(job), **settings, track=job.track, map=job.map)
+    measured = sensitivities(
+        model, calibration_batches(job), **settings, rank=rank_of(states), track=job.track, map=job.map
+    )
     write_table(job.output("surgeon"), surgeon(states, measured, damping=damping), SURGEON)
