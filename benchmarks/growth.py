@@ -5,6 +5,8 @@ of some depths, from the two largest of each, and what the largest took. Each me
 forked, on one thread: processor seconds, and the memory that it took beyond what was there. A model is `--depth` or
 more layers of tanh neurons and 64 word types; the text is 8 windows of 256 tokens. An exponent near the mathematics' or
 below is what small sizes give, where calls weigh more than numbers; above it something grows that need not.
+`oracle` removes 64 of the neurons, and `intervention` all of them on 64 tokens. Rows come as they are measured: to have
+the parts in processes side by side, ask for some of them in each by `--parts`.
 """
 
 import argparse
@@ -21,6 +23,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pruning.ablation.intervention import Intervention, intervention
+from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.neurons import select
 from pruning.data.windows import Windows
 from pruning.discovery import discover
@@ -29,7 +33,8 @@ from pruning.experiment.measuring import USUAL, measure
 from pruning.fusion.fused import fusion
 from pruning.fusion.fusing import Fusing
 from pruning.models import build
-from pruning.models.base import Measurable
+from pruning.models.base import LanguageModel, Measurable
+from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct
 from pruning.selection.allocation import Allocation
 from pruning.selection.budgets import budget_of
@@ -40,6 +45,8 @@ from pruning.signals.schemas import SIGNALS
 TYPES, TOKENS = 64, 2048
 KIND = {"nonlinearity": "tanh", "dropout": 0.0}
 EFFORT = {**USUAL, "hessian": {"probes": 16, "stability": 0.0}, "criteria": {**USUAL["criteria"], "batches": 4}}
+ABLATED = Ablation(neurons=64, tokens=TOKENS, words="all", seed=1)
+IMITATION = Imitation(tokens=TOKENS, learning_rate=1e-3, warmup=0.1, clip=1.0)
 CHOICES = ("retention", "parameters", "multiply_adds", "memory")
 PROMISED: dict[str, tuple[str, str]] = {
     "activations": ("w² a token, its covariances", "l"),
@@ -49,6 +56,8 @@ PROMISED: dict[str, tuple[str, str]] = {
     "cooperative": ("w³, paths of two edges and one inverse", "l"),
     "surgeon": ("w³, one inverse updated w times", "l"),
     "criteria": ("w² a token, w³ one inverse", "l"),
+    "intervention": ("w³ a token, each neuron removed", "l², each neuron through the layers after it"),
+    "oracle": ("w² a token and neuron", "l a neuron, the layers after it"),
     "fusion": ("w", "l"),
     "retention": ("w log w", "l"),
     "parameters": ("w² at most: steps, and the widths compared in each", "l² steps and layers compared"),
@@ -56,15 +65,16 @@ PROMISED: dict[str, tuple[str, str]] = {
     "memory": ("w²", "l² and l log l to count"),
     "select": ("w²", "l"),
     "ridge": ("w³, one Cholesky for each penalty", "l"),
+    "imitate": ("w² a token", "l"),
     "discover": ("w², proved on the weights", "l², each layer proved on the whole network"),
 }
 """Part → what it takes by its formula, in the width w and the number of layers l."""
 
 
-def text() -> Windows:
+def text(tokens: int = TOKENS, batch: int = 8, bptt: int = 32) -> Windows:
     """Return the same windows for every model."""
-    tokens = torch.randint(TYPES, (TOKENS,), generator=torch.Generator().manual_seed(1))
-    return Windows(tokens, first=0, batch=8, bptt=32)
+    numbers = torch.randint(TYPES, (tokens,), generator=torch.Generator().manual_seed(1))
+    return Windows(numbers, first=0, batch=batch, bptt=bptt)
 
 
 def table_of(model: Measurable) -> pd.DataFrame:
@@ -75,8 +85,9 @@ def table_of(model: Measurable) -> pd.DataFrame:
     return frame.assign(importance=random, standard_error=0.1, samples=9)
 
 
-def work_of(part: str, width: int, depth: int) -> Callable[[], object]:
-    """Return what is to be measured of a part, all that it reads being made."""
+def work_of(part: str, width: int, depth: int, rank: int | None = None) -> Callable[[], object]:
+    """Return what is to be measured of a part, all that it reads being made, covariances exact or of some rank."""
+    effort = {**EFFORT, "activations": {**EFFORT["activations"], "rank": rank}}
     if part == "discover":
         layers: list[torch.nn.Module] = []
         for _ in range(depth + 1):
@@ -87,15 +98,27 @@ def work_of(part: str, width: int, depth: int) -> Callable[[], object]:
     windows, frame = text(), table_of(model)
     covariances: Covariances = {}
     if part in ("cooperative", "surgeon", "ridge"):
-        _, covariances = measure("activations", model, windows, {}, effort=EFFORT, seed=1)
+        _, covariances = measure("activations", model, windows, {}, effort=effort, seed=1)
+    if part == "oracle":
+        return lambda: oracle(model, windows, ABLATED)
+    if part == "intervention":
+        few = text(64, 2, 8)
+        return lambda: intervention(model, few, few, Intervention(tokens=64, words="all", seed=1))
     if part in MEASURED:
-        return lambda: measure(part, model, windows, covariances, effort=EFFORT, seed=1)
+        return lambda: measure(part, model, windows, covariances, effort=effort, seed=1)
+    return chosen(part, model, windows, covariances, frame)
+
+
+def chosen(
+    part: str, model: LanguageModel, windows: Windows, covariances: Covariances, frame: pd.DataFrame
+) -> Callable[[], object]:
+    """Return the same of what follows the signals."""
     if part == "fusion":
         return lambda: fusion(dict.fromkeys(SIGNALS, frame), Fusing(strategy="simple", seed=1))
     allocation: dict[str, Any] = {"retain": 0.5, "floor": 1, "scope": "global"}
     if part in CHOICES[1:]:
         whole = budget_of(model, kind=part, value=1.0)
-        most = float(whole.costs(np.array([[width] * depth]))[0])
+        most = float(whole.costs(np.array([model.widths()]))[0])
         return lambda: retention(
             frame,
             Allocation(**allocation, budget=budget_of(model, kind=part, value=most / 2)),
@@ -107,14 +130,17 @@ def work_of(part: str, width: int, depth: int) -> Callable[[], object]:
     keep = keep_of(retention(frame, Allocation(**allocation), variant="half", by="importance"))
     if part == "select":
         return lambda: select(model, keep)
+    if part == "imitate":
+        student = select(model, keep)
+        return lambda: imitate(student, model, windows, imitation=IMITATION)
     return lambda: reconstruct(model, keep, covariances, repair="ridge")
 
 
-def _measured(part: str, width: int, depth: int, line: Connection) -> None:
+def _measured(part: str, width: int, depth: int, rank: int | None, line: Connection) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     work_of(part, 64, 2)()  # what is imported and set up by the first call
-    do = work_of(part, width, depth)
+    do = work_of(part, width, depth, rank)
     before, start = _peak(), time.process_time()
     do()
     line.send((time.process_time() - start, _peak() - before))
@@ -125,11 +151,11 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-def measured(part: str, width: int, depth: int) -> tuple[float, float]:
+def measured(part: str, width: int, depth: int, rank: int | None = None) -> tuple[float, float]:
     """Return a part's processor seconds and the MB by which it raised the process's peak."""
     context = multiprocessing.get_context("fork")
     near, far = context.Pipe()
-    process = context.Process(target=_measured, args=(part, width, depth, far))
+    process = context.Process(target=_measured, args=(part, width, depth, rank, far))
     process.start()
     far.close()
     try:
