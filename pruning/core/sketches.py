@@ -21,7 +21,8 @@ class Sketch(Covariance):
     longest stay. From the squared lengths of the shortest fifth of these that of the longest one which goes is taken
     off (Desai, Ghashami & Phillips 2016). So RᵀR is off by no more along any direction than 1 / (rank / 5 − k) of the
     squares outside of the k largest directions, for every k, and in practice by as little as if nothing were taken off,
-    which could lose a direction that comes again and again. Two sketches merge to one with the same bound, in any number of shards; equal shards give equal bytes.
+    which could lose a direction that comes again and again.
+    Two sketches merge to one with the same bound, in any number of shards; equal shards give equal bytes.
 
     A sketch takes 2 · rank · n numbers and 4 · rank · n operations a sample, where `Covariance` takes n² of each. All
     that such a state tells is told, of n² numbers if it is a matrix.

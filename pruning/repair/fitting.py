@@ -88,7 +88,7 @@ def best_ridge(
     every = min(HELD_OUT, len(groups))
     held_out = merged(groups[every - 1 :: every])
     fitted_on = merged([group for index, group in enumerate(groups) if index % every != every - 1])
-    error = _judging(readers[removed].cpu().double(), kept, removed)
+    error = judging(readers[removed].cpu().double(), kept, removed)
     errors = {
         ridge: error(fit_of(fitted_on, kept, removed, ridge=ridge, intercept=intercept), held_out) for ridge in RIDGES
     }
@@ -112,7 +112,7 @@ def cross_validated(
     """
     folds = [fold for fold in folds if fold.count]
     cut = _constant(folds[0], kept, removed, readers.new_zeros(len(removed)))
-    judged = _judging(readers, kept, removed)
+    judged = judging(readers, kept, removed)
     ways: dict[float, float] = {}
     for held_out in range(len(folds)) if len(kept) <= SEVERAL else [len(folds) - 1]:
         others = [fold for number, fold in enumerate(folds) if number != held_out]
@@ -171,7 +171,7 @@ def _fit_of_few(state: Sketch, kept: Tensor, removed: Tensor, *, ridge: float, i
     return LowRank(others, right, mean[removed] - others.T @ (right @ mean[kept]))
 
 
-def _judging(readers: Tensor, kept: Tensor, removed: Tensor) -> Callable[[Fit | LowRank, Covariance], float]:
+def judging(readers: Tensor, kept: Tensor, removed: Tensor) -> Callable[[Fit | LowRank, Covariance], float]:
     """Return (fit, text) → E‖Wᵀ e‖², with readers W (removed, n) and e as in `error_of`."""
     grams: list[Tensor] = []
 

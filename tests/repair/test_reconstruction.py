@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from pruning.core.neurons import removed_neurons, select
+from pruning.core.sketches import Sketch
 from pruning.core.statistics import Covariance, merged
-from pruning.repair.fitting import RIDGES, best_ridge, error_of, fit_of
+from pruning.repair.fitting import RIDGES, best_ridge, error_of, fit_of, judging
 from pruning.repair.reconstruction import REPAIRS, reconstruct
 from pruning.signals.activations import activations
 from tests.tiny import bytes_of, logits_of, tensors_of, tiny
@@ -30,6 +31,23 @@ def state_of(values):
     return state
 
 
+def sketch_of(values, rank=1):
+    state = Sketch.empty(values.shape[1], rank)
+    for part in values.split(7):
+        state.update(part)
+    return state
+
+
+def matrix_of(sketch):
+    return Covariance(sketch.count, sketch.mean, sketch.products)
+
+
+def whole_sketch_of(state):
+    values, vectors = torch.linalg.eigh(state.products)
+    rows = values.clamp(min=0).sqrt()[:, None] * vectors.T
+    return Sketch(state.count, state.mean, state.products.diagonal().clone(), rows, len(rows))
+
+
 def test_the_fit_without_ridge_is_the_least_squares_regression_with_intercept():
     values = samples()
     fit = fit_of(state_of(values), KEPT, REMOVED, ridge=0.0)
@@ -43,6 +61,28 @@ def test_the_error_of_a_fit_on_other_text_is_that_of_its_predictions():
     fit, other = fit_of(state_of(samples()), KEPT, REMOVED, ridge=1e-2), samples(90, seed=7)
     errors = other[:, REMOVED] - other[:, KEPT] @ fit.slopes.T - fit.intercept
     assert torch.allclose(error_of(fit, state_of(other), KEPT, REMOVED), errors.T @ errors / 90, atol=1e-12)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_the_fit_of_few_directions_is_that_of_the_whole_matrix_which_they_stand_for(centred):
+    state, other = sketch_of(samples(100)), sketch_of(samples(50, seed=7))
+    few, whole = (fit_of(one, KEPT, REMOVED, ridge=1e-2, intercept=centred) for one in (state, matrix_of(state)))
+    readers = torch.randn(5, 2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)[REMOVED]
+    assert torch.allclose(few.slopes, whole.slopes, atol=1e-12)
+    assert torch.allclose(few.intercept, whole.intercept, atol=1e-12)
+    assert torch.allclose(few.moved(readers), whole.moved(readers), atol=1e-12)
+    judged = judging(readers[:, 0], KEPT, REMOVED)
+    errors = judged(few, other), judged(whole, matrix_of(other))
+    assert errors[0] == pytest.approx(errors[1], rel=1e-10)
+
+
+def test_readers_are_refitted_by_sketches_that_know_all_directions_as_by_exact_covariances(trained, windows):
+    keep = {layer.name: torch.arange(0, layer.width, 2) for layer in trained.layers()}
+    exact = states_of(trained, windows)
+    sketches = {name: [whole_sketch_of(group) for group in groups] for name, groups in exact.items()}
+    models = [reconstruct(trained, keep, states, repair="ridge") for states in (exact, sketches)]
+    for name, tensor in tensors_of(models[0]).items():
+        assert torch.allclose(tensor, tensors_of(models[1])[name], atol=1e-5), name
 
 
 def test_the_ridge_strength_is_the_one_with_the_smallest_error_on_held_out_text():

@@ -10,12 +10,13 @@ from scipy.stats import spearmanr
 from torch import nn
 
 import pruning
-from pruning.core.statistics import merged
+from pruning.core.sketches import Sketch
+from pruning.core.statistics import Covariance, merged
 from pruning.repair.reconstruction import reconstruct
 from pruning.signals import surgeon as module
 from pruning.signals.activations import activations
 from pruning.signals.sensitivity import sensitivities
-from pruning.signals.surgeon import removal_order, surgeon, swapped
+from pruning.signals.surgeon import OrderEvidence, removal_order, surgeon, swapped
 from tests.tiny import logits_of, tiny
 
 DAMPING = 1e-9
@@ -220,3 +221,53 @@ def test_leaving_removed_neurons_out_of_wide_matrices_changes_no_order(monkeypat
     for name in layers:
         assert torch.equal(places[name], same[name])
         torch.testing.assert_close(costs[name], close[name], rtol=1e-9, atol=1e-12)
+
+
+def few_of(matrix, directions):
+    """Return a sketch of the covariance of so many directions, and an exact state of what it stands for."""
+    width = len(matrix)
+    values, vectors = torch.linalg.eigh(matrix)
+    rows = (values.clamp(min=0).sqrt()[:, None] * vectors.T)[-directions:]
+    sketch = Sketch(2, torch.zeros(width, dtype=torch.float64), matrix.diagonal().clone(), rows, max(directions, 1))
+    return sketch, Covariance(2, sketch.mean, sketch.products)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_by_sketches_that_know_all_directions_is_that_by_exact_covariances(seed):
+    width = 9
+    covariance, gram = matrices(width, seed)
+    few, whole = (
+        OrderEvidence({"a": pair}) for pair in zip(few_of(covariance, width), few_of(gram, width), strict=True)
+    )
+    (places, costs), (expected, wanted) = few.order(1e-4), whole.order(1e-4)
+    assert torch.equal(places["a"], expected["a"])
+    assert torch.allclose(costs["a"], wanted["a"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("directions", [0, 2, 5])
+def test_by_few_directions_the_first_removals_cost_what_the_matrices_that_they_stand_for_say(directions):
+    """What a removal moves of what readers have alone lies on the diagonal: later ones may cost something else."""
+    covariance, gram = matrices(9, 4)
+    few, whole = (
+        OrderEvidence({"a": pair})
+        for pair in zip(few_of(covariance, directions), few_of(gram, directions), strict=True)
+    )
+    (places, costs), (expected, wanted) = few.order(1e-4), whole.order(1e-4)
+    first = places["a"] <= 2
+    assert torch.equal(first, expected["a"] <= 2)
+    assert torch.allclose(costs["a"][first], wanted["a"][first], rtol=1e-6)
+    assert spearmanr(places["a"], expected["a"]).statistic > 0.8
+    assert sorted(places["a"].tolist()) == list(range(1, 10))
+
+
+def test_all_neurons_of_a_wide_layer_are_ordered_by_sketches_of_what_activations_and_sensitivities_saw():
+    model = tiny(widths=(12, 4))
+    text = pruning.Windows(torch.arange(400) % 9, first=0, batch=2, bptt=8)
+    _, states = activations(model, text, activation_samples=20, bins=8, rank=3)
+    moments = sensitivities(model, text, batches=20, seed=1, rank=3)
+    kinds = {name: {type(group) for group in groups} for name, groups in states.items()}
+    assert list(kinds.values()) == [{Sketch}, {Covariance}]
+    assert {name: {type(group) for group in groups} for name, groups in moments.items()} == kinds
+    order = surgeon(states, moments, damping=1e-4)
+    assert sorted(order["place"]) == list(range(1, 17))
+    assert (order["cost"] >= 0).all()
