@@ -11,8 +11,36 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from pruning.core.unrolled import KINDS, unrolled
+
 Module = TypeVar("Module", bound=nn.Module)
 _TWICE: ContextVar[bool] = ContextVar("twice", default=False)
+
+
+class _Unrolling(TorchFunctionMode):
+    """Runs recurrent layers by what can be differentiated twice at the least cost."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name = getattr(function, "__name__", "")
+        if name not in KINDS or function is not getattr(torch._VF, name) or not torch.is_grad_enabled():
+            return function(*args, **(kwargs or {}))
+        if _in_one_direction(args):
+            inputs, start, weights, *_, batch_first = args
+            state = [start] if isinstance(start, Tensor) else start
+            outputs, *after = unrolled(name, inputs.transpose(0, 1) if batch_first else inputs, state, weights)
+            return outputs.transpose(0, 1) if batch_first else outputs, *after
+        with unfused():
+            return function(*args)
+
+
+def _in_one_direction(args: Sequence[Any]) -> bool:
+    """Return whether a recurrent layer is a single one, of sequences that are not packed, and not projected."""
+    if isinstance(args[1], Tensor) and not args[1].is_floating_point():  # how many examples are left at each step
+        return False
+    _, _, weights, _, layers, _, _, bidirectional, _ = args
+    return layers == 1 and not bidirectional and len(weights) in (2, 4)
 
 
 class _Unfilled(TorchFunctionMode):
@@ -150,10 +178,14 @@ def without_cudnn() -> Iterator[None]:
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Within the context, choose kernels whose gradients can be differentiated: fused ones mostly cannot."""
+    """Within the context, choose kernels whose gradients can be differentiated: fused ones mostly cannot.
+
+    Recurrent layers of one direction, and each layer of stacked ones that were taken apart, are `unrolled`, where
+    gradients are asked for; what of an LSTM is left, packed or projected, runs without oneDNN.
+    """
     token = _TWICE.set(True)
     try:
-        with without_cudnn(), sdpa_kernel(SDPBackend.MATH):
+        with without_cudnn(), sdpa_kernel(SDPBackend.MATH), _Unrolling():
             yield
     finally:
         _TWICE.reset(token)
