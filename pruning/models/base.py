@@ -16,6 +16,7 @@ from pruning.core.options import Decoupling
 from pruning.data.windows import IGNORED, Batches
 from pruning.models.answers import detached
 from pruning.models.classes import Classes, chances
+from pruning.models.likelihood import cross_entropy
 from pruning.models.metrics import Metric
 from pruning.models.objectives import Objective
 
@@ -263,8 +264,9 @@ class LanguageModel(Measurable):
         self, logits: Tensor, targets: Tensor, *, reduction: str = "mean", logarithms: Tensor | None = None
     ) -> Tensor:
         """Return the cross-entropy, padding left out: `mean` (nat/token) or `sum` (nat)."""
-        known = logits.log_softmax(-1) if logarithms is None else logarithms
-        return F.nll_loss(known, self.labels(targets), ignore_index=IGNORED, reduction=reduction)
+        if logarithms is None:
+            return cross_entropy(logits, self.labels(targets), reduction=reduction)
+        return F.nll_loss(logarithms, self.labels(targets), ignore_index=IGNORED, reduction=reduction)
 
     def count(self, targets: Tensor) -> int:
         """Return how many of the targets count, without waiting for the model's device."""

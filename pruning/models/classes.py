@@ -14,6 +14,7 @@ from pruning.core.nested import kind_of
 from pruning.data.batches import Unlabelled
 from pruning.data.windows import IGNORED
 from pruning.models.answers import main_of
+from pruning.models.likelihood import cross_entropy
 from pruning.models.objectives import (
     Criterion,
     Direction,
@@ -99,13 +100,13 @@ class Classes(Objective):
         """Return the cross-entropy, nat, whatever the criterion makes of it."""
         self.expect_labelled(targets)
         rows = self.rows(outputs, targets)
-        return F.cross_entropy(rows, moved(self.labels(targets), rows.device), ignore_index=IGNORED, reduction="sum")
+        return cross_entropy(rows, moved(self.labels(targets), rows.device), reduction="sum")
 
     def fisher_loss(self, outputs: Any, targets: Any, generator: torch.Generator) -> Tensor:
         """Return the cross-entropy of classes drawn from the softmax."""
         rows = self.rows(outputs, targets)
         labels = sampled_labels(rows.detach().softmax(-1), self._wanted(rows, targets), generator)
-        return F.cross_entropy(rows, labels, ignore_index=IGNORED, reduction="sum")
+        return cross_entropy(rows, labels, reduction="sum")
 
     def _wanted(self, rows: Tensor, targets: Any) -> Tensor:
         """Return `labels` where the rows are; without targets, some class for each row."""
