@@ -18,6 +18,8 @@ from pruning.models.answers import detached
 from pruning.models.base import Measurable
 from pruning.models.classes import Classes
 
+ROWS = 64
+"""Predictions that are summed by group together."""
 TOTALS = ("gate", "gate_size", "gate_window", "gate_true", "gate_sampled", "weight_sampled", "snip", "grasp")
 
 
@@ -267,8 +269,9 @@ def _gate_totals(hidden: Tensor, true: Tensor, sampled: Tensor, tokens: int) -> 
 
 def _by_class(probabilities: Tensor, classes: Tensor) -> Tensor:
     """Return the probability of each group of token types, (samples, classes)."""
-    groups = torch.zeros(len(probabilities), int(classes.max()) + 1, dtype=torch.float64)
-    return groups.index_add_(1, classes, probabilities.double())
+    members = F.one_hot(classes).double()
+    # some rows at a time: all of them in float64 would be as large as the logits twice over
+    return torch.cat([rows.double() @ members for rows in torch.split(probabilities, ROWS)])
 
 
 def _joint(hidden: Tensor, edges: Tensor, predicted: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The Hessian signal converges to the exact Hessian of the unrolled twin."""
 
+import contextlib
 import logging
 from functools import cache
 from itertools import combinations
@@ -16,7 +17,7 @@ from pruning.core.statistics import Moments
 from pruning.data.windows import Windows
 from pruning.signals.curvature import Curvature
 from pruning.signals.hessian import FEWEST_PROBES, hessian, rank_reliability
-from tests.tiny import loss_on, tensors_of, text, tiny, twin_with
+from tests.tiny import VOCABULARY, loss_on, tensors_of, text, tiny, twin_with
 
 WINDOWS = Windows(text(12), first=0, batch=3, bptt=4)
 """One window: every probe reads it, so the text adds no variance."""
@@ -233,6 +234,33 @@ def test_every_component_differs_between_neurons_of_a_trained_model(trained, win
 
 
 SMOOTH = [name for name in MODELS if "snn" not in MODELS[name][-1]]
+
+
+@pytest.mark.parametrize("name", ["untied", "gru", "tanh", "mixed", "stacked"])
+def test_exact_products_are_those_of_pytorchs_own_second_derivatives(name, windows, monkeypatch):
+    model = adapted_lstm() if name == "stacked" else model_of(name)
+    found = hessian(model, windows, probes=16, stability=-1, seed=1)
+    monkeypatch.setattr("pruning.core.devices._Unrolling", contextlib.nullcontext)
+    monkeypatch.setattr("pruning.models.likelihood.differentiated_twice", lambda: False)
+    expected = hessian(model, windows, probes=16, stability=-1, seed=1)
+    np.testing.assert_allclose(found["trace"], expected["trace"], rtol=1e-9, atol=1e-12)
+
+
+def adapted_lstm():
+    """Return a network of a user's own, with a stacked LSTM in two directions."""
+
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(VOCABULARY, 3)
+            self.lstm = nn.LSTM(3, 4, num_layers=2, bidirectional=True)
+            self.tags = nn.Linear(8, VOCABULARY)
+
+        def forward(self, tokens):
+            return self.tags(self.lstm(self.embedding(tokens))[0])
+
+    torch.manual_seed(1)
+    return adapt(Tagger().double(), WINDOWS[0].tokens, loss=nn.CrossEntropyLoss(), example_dim=1)
 
 
 @pytest.mark.parametrize("name", SMOOTH)
