@@ -1,113 +1,175 @@
-"""How well removal is predicted: divergence, label term and the field's criteria against measured removal.
+"""How well removal is predicted, by layer and family: divergence, labels and the field's criteria against the truth.
 
-`python -m benchmarks.precision --corpus FOLDER --checkpoint FILE`, with a folder of published splits such as the Penn
-Treebank's and a dense LSTM of its vocabulary. The truth is the loss increase of every neuron on the second half of the
-validation text. Its first half stands for text that is held out from training and whose labels may be used. Every
-figure is the Spearman correlation within layers, averaged over them, with its 95% interval over neurons; the second
-one is divided by the root of the truth's reliability, which is what a perfect prediction would reach.
+`python -m benchmarks.precision --into FOLDER...`, with folders of `python -m benchmarks.subjects`. Truth is the loss
+increase of every neuron on all of the judged text. Every figure is the Spearman correlation within layers, averaged
+over them, with its 95% interval over neurons; the second one is divided by the root of the truth's reliability, which
+is what a perfect prediction would reach.
 """
 
 import argparse
 import math
-import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks.removals import CALIBRATION, Subject, kept, read, table
 from pruning.ablation.intervention import Intervention, intervention
-from pruning.ablation.oracle import Ablation, oracle, split_half_reliability
-from pruning.data.corpus import END_OF_LINE
 from pruning.data.windows import Windows
-from pruning.evaluation.measures import loss_of
-from pruning.fusion.learned import bootstrapped, interval, within_layers
-from pruning.models.base import LanguageModel
-from pruning.signals.activations import activations
-from pruning.signals.criteria import criteria
-from pruning.signals.schemas import CRITERIA
-from pruning.signals.sensitivity import sensitivities
-from pruning.signals.surgeon import surgeon
-from tasks.experiment.published import read_checkpoint, read_splits, read_vocabulary
-from tasks.shown.console import track
+from pruning.fusion.learned import bootstrapped, interval, learn, measured, within_layers
+from pruning.signals.schemas import CRITERIA, SIGNALS
 
-SHAPE = {"batch": 10, "bptt": 35}
+MEASURED = (3_000, 10_000)
+"""Tokens that `intervention` measures the divergence on."""
+LABELS = (10_000, 20_000, 37_000)
+"""Labelled tokens of the label term, besides all."""
+OURS = "`intervention`"
+LEARNED = "learned fusion, held-out neurons"
 Predictions = dict[str, np.ndarray]
 
 
-def predictions(model: LanguageModel, train: Windows, labelled: Windows, seed: int) -> Predictions:
+def said(folder: Path, subject: Subject | None, tokens: int) -> pd.DataFrame | None:
+    """Return what the signal says of training text and of all labelled text; None where it is to be measured."""
+
+    def made() -> pd.DataFrame:
+        assert subject is not None
+        labelled = Windows(subject.texts["labelled"], first=subject.first, **CALIBRATION)
+        return intervention(subject.model, subject.calibration(), labelled, Intervention(tokens=tokens))
+
+    name = f"intervention-{tokens}"
+    return table(folder, name, made) if subject or (folder / f"{name}.parquet").is_file() else None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The loss increase of every neuron of a dense model, (neurons,), on even and odd pieces, and on all."""
+
+    layers: np.ndarray
+    even: np.ndarray
+    odd: np.ndarray
+    increase: np.ndarray
+    error: np.ndarray
+    tokens: int
+
+    @classmethod
+    def of(cls, folder: Path) -> "Truth":
+        """Return what a folder knows."""
+        judged = read(folder, "judged")
+        layers = pd.read_parquet(folder / "judged-0.parquet")["layer"].to_numpy(dtype=str)
+        pieces = judged.increase
+        error = pieces.std(axis=0, ddof=1) / math.sqrt(len(pieces))
+        return cls(layers, pieces[::2].mean(0), pieces[1::2].mean(0), pieces.mean(0), error, int(judged.tokens.sum()))
+
+    def reliability(self, layer: str) -> float:
+        """Return how far the ranking of a layer would repeat itself on as much other text (Spearman and Brown)."""
+        of = self.layers == layer
+        rho = within_layers(self.layers[of], self.even[of], self.odd[of])
+        return 2 * rho / (1 + abs(rho))
+
+
+def predictions(folder: Path, truth: Truth, subject: Subject | None) -> Predictions:
     """Return what each way to predict says of every neuron."""
-    rows: Predictions = {}
-    start = time.perf_counter()
-    short = intervention(model, train, labelled, Intervention(tokens=3_000, seed=seed), track=track)
-    print(f"intervention: {time.perf_counter() - start:.0f} s", flush=True)
-    trained = intervention(model, train, train, Intervention(tokens=700, batches=len(labelled), seed=seed), track=track)
-    longer = oracle(model, train, Ablation(neurons="all", tokens=10_000, words=64, seed=seed), track=track)
-    rows["loss increase, 3,000 training tokens"] = oracle(
-        model, train, Ablation(neurons="all", tokens=3_000, words=64, seed=seed), track=track
-    )["loss_increase"].to_numpy()
-    near, far = short["divergence"].to_numpy(), longer["divergence"].to_numpy()
-    labels, overfitted = short["label_term"].to_numpy(), trained["label_term"].to_numpy()
-    rows["divergence, 3,000 training tokens"] = near
-    rows["divergence, 10,000 training tokens"] = far
-    rows["label term, held-out text"] = labels
-    rows["label term, as much training text"] = overfitted
-    rows["**divergence (3,000) + label term, held-out text** (`intervention`)"] = near + labels
-    rows["divergence (3,000) + half of it"] = near + labels / 2
-    rows["divergence (10,000) + label term, held-out text"] = far + labels
-    rows["divergence (3,000) + label term, training text"] = near + overfitted
-    start = time.perf_counter()
-    _, states = activations(model, train, activation_samples=60, bins=32, track=track)
-    order = surgeon(states, sensitivities(model, train, batches=15, seed=seed, track=track), damping=1e-4)
-    rows["`surgeon`"] = order["importance"].to_numpy()
-    table = criteria(model, train, batches=20, bins=8, classes=8, ridge=1e-4, seed=seed, track=track)
-    print(f"surgeon and criteria: {time.perf_counter() - start:.0f} s", flush=True)
-    return rows | {f"`{name}`": table[name].to_numpy() for name in CRITERIA}
+    train, held = read(folder, "train"), read(folder, "labelled")
+    ours = {tokens: said(folder, subject, tokens) for tokens in MEASURED}
+    near, whole = train.divergence[0], held.label_term.mean(0)
+    rows: Predictions = {
+        "loss increase, 5,000 training tokens": train.increase[0],
+        "loss increase, 5,000 held-out tokens": held.increase[0],
+        "loss increase, all held-out tokens": held.increase.mean(0),
+        "divergence, 5,000 training tokens": near,
+        "divergence, 10,000 training tokens": train.divergence.mean(0),
+        "divergence, all held-out tokens": held.divergence.mean(0),
+    }
+    pieces = np.cumsum(held.tokens)
+    for tokens in (*LABELS, int(pieces[-1])):
+        if tokens <= pieces[-1]:
+            few = held.label_term[: max(1, int((pieces <= tokens * 1.05).sum()))].mean(0)
+            rows[f"label term, {tokens:,} held-out tokens"] = few
+            rows[f"divergence (5,000 training tokens) + label term, {tokens:,}"] = near + few
+    rows["label term, 10,000 training tokens"] = train.label_term.mean(0)
+    rows["divergence (5,000 training tokens) + half of the label term"] = near + whole / 2
+    rows["divergence (10,000 training tokens) + label term"] = train.divergence.mean(0) + whole
+    rows["divergence + label term, all held-out tokens"] = held.divergence.mean(0) + whole
+    for tokens, frame in ours.items():
+        if frame is not None:
+            rows[f"its curvature alone, {tokens:,}"] = frame["curvature"].to_numpy()
+            rows[f"its divergence + its label term, nothing shrunk, {tokens:,}"] = (
+                frame["divergence"] + frame["label_term"]
+            ).to_numpy()
+            rows[f"{OURS}, {tokens:,}"] = frame["importance"].to_numpy()
+    if (folder / "signals.parquet").is_file():
+        signals = pd.read_parquet(folder / "signals.parquet")
+        rows |= {f"`{name}`": signals[name].to_numpy() for name in (*SIGNALS, "surgeon", *CRITERIA)}
+        frame = ours[MEASURED[-1]]
+        if frame is not None:
+            rows[LEARNED] = learned(signals, frame, truth)
+    return rows
 
 
-def report(truth: pd.DataFrame, predicted: Mapping[str, np.ndarray]) -> list[str]:
-    """Return the table."""
-    layers, increase = truth["layer"].to_numpy(dtype=str), truth["loss_increase"].to_numpy()
-    sizes = truth.groupby("layer").size()
-    reliability = float(np.average([split_half_reliability(rows) for _, rows in truth.groupby("layer")], weights=sizes))
-    most = f"The truth's reliability is {reliability:.2f}, so {math.sqrt(reliability):.2f} is the most to be had."
-    lines = [most, "", "| predictor | Spearman | 95% | over √reliability | " + " | ".join(sizes.index) + " |",
-             "|---|---:|---|---:|" + "---:|" * len(sizes)]  # fmt: skip
-    drawn = bootstrapped(layers, increase, predicted, seed=1)
+def learned(signals: pd.DataFrame, ours: pd.DataFrame, truth: Truth) -> np.ndarray:
+    """Return the scores of neurons by weights fitted to the truth without them, of signals, criteria and ours."""
+    parts = ours.assign(intervention=ours["importance"])[["intervention", "divergence", "curvature", "label_term"]]
+    frame = signals.assign(**{name: column.to_numpy() for name, column in parts.items()})
+    varies = [name for name in (*SIGNALS, "surgeon", *CRITERIA, *parts) if frame[name].notna().all()]
+    oracle = signals[["layer", "neuron"]].assign(loss_increase=truth.increase, standard_error=truth.error)
+    return learn(frame, measured(frame[["layer", "neuron", *varies]], oracle), varies, folds=5, seed=1).held_out
+
+
+def rows_of(truth: Truth, predicted: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return a row a prediction: Spearman, its interval, and over √reliability, of all layers and of each."""
+    layers = [str(layer) for layer in dict.fromkeys(truth.layers)]
+    counts = [int((truth.layers == layer).sum()) for layer in layers]
+    reliable = np.array([truth.reliability(layer) for layer in layers])
+    root = math.sqrt(float(np.average(reliable, weights=counts)))
+    drawn = bootstrapped(truth.layers, truth.increase, predicted, seed=1)
+    rows = []
     for name, values in predicted.items():
+        each = []
+        for layer in layers:
+            of = truth.layers == layer
+            each.append(within_layers(truth.layers[of], values[of], truth.increase[of]))
+        whole = float(np.average(each, weights=counts))
         low, high = interval(drawn[name])
-        whole = within_layers(layers, values, increase)
-        each = [within_layers(layers[layers == layer], values[layers == layer], increase[layers == layer])
-                for layer in sizes.index]  # fmt: skip
-        cells = [f"{whole:.2f}", f"{low:.2f} to {high:.2f}", f"{whole / math.sqrt(reliability):.2f}"]
-        lines.append("| " + " | ".join([name, *cells, *(f"{value:.2f}" for value in each)]) + " |")
+        parts = {layer: part / math.sqrt(max(r, 1e-9)) for layer, part, r in zip(layers, each, reliable, strict=True)}
+        rows.append({"predictor": name, "spearman": whole, "low": low, "high": high, "over": whole / root, **parts})
+    return pd.DataFrame(rows)
+
+
+def report(name: str, truth: Truth, rows: pd.DataFrame) -> list[str]:
+    """Return a model's table as Markdown."""
+    layers = [str(layer) for layer in dict.fromkeys(truth.layers)]
+    reliability = ", ".join(f"{layer} {truth.reliability(layer):.2f}" for layer in layers)
+    lines = [f"{name}: {len(truth.layers)} neurons, truth of {truth.tokens:,} tokens, reliability {reliability}", ""]
+    lines += ["| predictor | Spearman | over √reliability | " + " | ".join(layers) + " |",
+              "|---|---|---:|" + "---:|" * len(layers)]  # fmt: skip
+    for row in rows.to_dict("records"):
+        cells = [f"{row['spearman']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", f"{row['over']:.2f}"]
+        cells += [f"{row[layer]:.2f}" for layer in layers]
+        lines.append("| " + " | ".join([row["predictor"], *cells]) + " |")
     return lines
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Measure what the folders lack of the signal and print a table a model."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.precision", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("--corpus", type=Path, required=True, help="a folder of published splits")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a dense model, its vocabulary beside it")
-    parser.add_argument("--tokens", type=int, default=20_000, help="that the truth is measured on")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--into", type=Path, nargs="+", required=True, help="folders of dense models")
+    parser.add_argument("--kept", action="store_true", help="report what is there, and measure nothing")
+    parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
-    vocabulary = read_vocabulary(given.checkpoint)
-    splits, model = read_splits(given.corpus, vocabulary), read_checkpoint(given.checkpoint).decoupled().eval()
-    half = len(splits["valid"]) // 2
-    texts = {"train": splits["train"], "labelled": splits["valid"][:half], "judged": splits["valid"][half:]}
-    windows = {name: Windows(text, first=vocabulary[END_OF_LINE], **SHAPE) for name, text in texts.items()}
-    print(f"dense: {loss_of(model, windows['judged']).perplexity:.1f} on the judged half", flush=True)
-    start = time.perf_counter()
-    truth = oracle(
-        model, windows["judged"], Ablation(neurons="all", tokens=given.tokens, words=64, seed=7), track=track
-    )
-    print(f"truth: {time.perf_counter() - start:.0f} s", flush=True)
-    print("\n".join(report(truth, predictions(model, windows["train"], windows["labelled"], given.seed))))
+    for folder in given.into:
+        subject = None if given.kept else kept(folder, given.device, lambda folder=folder: _missing(folder))
+        truth = Truth.of(folder)
+        print("\n".join(report(folder.name, truth, rows_of(truth, predictions(folder, truth, subject)))), flush=True)
+
+
+def _missing(folder: Path) -> Subject:
+    raise SystemExit(f"Expected a dense model in {folder}, got none; `python -m benchmarks.subjects` makes one.")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,33 @@
-"""Importance by causal analysis: what removal does to the answers, and what the labels say of that, at first order."""
+"""Importance by causal analysis: what removal does to the answers, and what the labels say of that, as far as known."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from pruning.ablation.oracle import Ablation, oracle
-from pruning.core.neurons import expect_finite
+from pruning.core.modes import derivatives
+from pruning.core.neurons import NeuronLayer, expect_finite
 from pruning.core.progress import Track, silently
-from pruning.core.statistics import ClusteredMean
+from pruning.core.statistics import ClusteredMean, merged
 from pruning.core.tables import table, unmeasured
 from pruning.core.workers import Map, in_turn
 from pruning.data.windows import Batches
 from pruning.models.base import LanguageModel, Measurable
-from pruning.signals.gradients import gates_of_each
+from pruning.signals.gradients import gate_gradients, gate_sums, gates_of_each
+from pruning.signals.jackknife import empty_groups, group_of
 from pruning.signals.schemas import INTERVENTION
+
+DEPENDENT = 2.0
+"""Variance of a divergence, over what it would be if columns of neighbouring windows did not depend on each other."""
+LEAST = 0.1
+"""Share of a layer's mean divergence below which a neuron's scale does not fall."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +40,9 @@ class Intervention:
     64
 
     Attributes:
-        tokens: Tokens that every neuron's divergence is measured on; three thousand give it to a reliability of 0.9.
+        tokens: Tokens that every neuron's divergence is measured on.
         batches: At most so many labelled batches are read.
-        label_share: What the label term counts for; 0 leaves it out.
+        label_share: What the label term counts for; 0 leaves it out, None takes what its error leaves of it.
         words: As in `Ablation`.
         seed: Seed of the words drawn.
         most: Of a network that is none of the families, where every neuron costs a reading: from how many neurons on
@@ -41,10 +51,38 @@ class Intervention:
 
     tokens: int = 3000
     batches: int = 10**9
-    label_share: float = 1.0
+    label_share: float | None = None
     words: int | Literal["all"] = 64
     seed: int = 1
     most: int | None = None
+
+
+@dataclass
+class _Pull:
+    """What labels of some text say of one layer's gates, mergeable.
+
+    Attributes:
+        terms: −∂L/∂m, nat/token; a batch is a cluster.
+        squares: Σ s² / n, nat/token, s being the gate's gradient in one column of a window; 0 where they are not known.
+    """
+
+    terms: ClusteredMean
+    squares: ClusteredMean
+
+    @classmethod
+    def empty(cls, width: int) -> Self:
+        """Return the state that has seen nothing."""
+        return cls(ClusteredMean.empty(width), ClusteredMean.empty(width))
+
+    def update(self, gates: Tensor, weight: float) -> None:
+        """Take in a batch: what `_gates` says of it, (2, width), and how much it counts."""
+        count = torch.tensor([weight], dtype=torch.float64)
+        self.terms.update(-weight * gates[:1], count)
+        self.squares.update(weight * gates[1:], count)
+
+    def merge(self, other: Self) -> Self:
+        """Return the state of both texts together."""
+        return type(self)(self.terms.merge(other.terms), self.squares.merge(other.squares))
 
 
 def intervention(
@@ -66,6 +104,16 @@ def intervention(
     for it (the intervention do(h = 0) of Pearl 2009; Chattopadhyay et al. 2019 for neural networks). The second term is
     −∂L/∂m of the neuron's gate m at first order. On text that the model was trained on it says what was overfitted, not
     what helps, so its labels must come from elsewhere.
+
+    Both are estimates, and each layer's neurons together say how far each neuron's own can be trusted (empirical Bayes,
+    Efron & Morris 1973), in units of D or √D, as their variances go with it:
+
+    - the divergence D has a companion of many more tokens, the curvature C = ½ Σ s² / n, with s the gate's gradient in
+      one column of a window: half the gate's Fisher information, which the divergence is to second order. It is
+      D̂ = w D + (1 − w) c C with c = ΣD / ΣC and 1 − w = 2 E[error² of D] / E[(D − c C)²], the error being doubled since
+      neighbouring windows are of one document;
+    - of the label term L counts f L with 1 − f = E[error² of L] / E[(L − μ)²], μ being the layer's mean and the error
+      that between eight stretches of the text; or `label_share` of it.
 
     It predicts the removal of *one* neuron. To choose a set that is repaired afterwards, `surgeon` is better.
 
@@ -105,14 +153,56 @@ def intervention(
     frame = oracle(model, windows, ablation, track=track, map=map)[
         ["layer", "neuron", "divergence", "divergence_error"]
     ]
-    terms = label_terms(model, labelled, settings.batches, track, map)
-    places = [*zip(frame["layer"], frame["neuron"], strict=True)]  # sorted by name, as `model.layers()` need not be
-    frame["label_term"] = [float(terms[layer].mean[neuron]) for layer, neuron in places]
-    frame["label_error"] = [float(terms[layer].standard_error[neuron]) for layer, neuron in places]
-    share = settings.label_share
-    frame["importance"] = frame["divergence"] + share * frame["label_term"]
-    frame["standard_error"] = np.hypot(frame["divergence_error"], share * frame["label_error"])
-    return table(INTERVENTION, frame)
+    pulls = label_pulls(model, labelled, settings.batches, track, map)
+    layers_of = frame["layer"].to_numpy(dtype=str)
+    for layer in model.layers():  # the table's rows are sorted by name, as `model.layers()` need not be
+        rows = np.flatnonzero(layers_of == layer.name)
+        for name, values in _expected(frame.iloc[rows], pulls[layer.name], settings.label_share).items():
+            frame.loc[rows, name] = values
+    return table(INTERVENTION, frame[list(INTERVENTION.columns)])
+
+
+def _expected(rows: pd.DataFrame, groups: Sequence[_Pull], share: float | None) -> dict[str, np.ndarray]:
+    """Return a layer's further columns."""
+    whole = merged(groups)
+    measured, error = rows["divergence"].to_numpy(), rows["divergence_error"].to_numpy()
+    curvature = whole.squares.mean.numpy() / 2
+    weight, companion = 1.0, curvature
+    if curvature.sum() > 0 and measured.sum() > 0:
+        companion = curvature * (measured.sum() / curvature.sum())
+        middle = (measured + companion) / 2
+        weight = _trusted(measured - companion, DEPENDENT**0.5 * error, middle)
+    divergence = weight * measured + (1 - weight) * companion if weight < 1 else measured
+    term = whole.terms.mean.numpy()
+    factor = share
+    if factor is None:
+        scale = np.maximum(divergence, max(divergence.mean(), 0) * LEAST)
+        varies = scale > 0
+        mean = float(np.average(term[varies], weights=1 / scale[varies])) if varies.any() else 0.0
+        between = _between(groups) if len(groups) > 1 else whole.terms.standard_error.numpy()
+        factor = _trusted(term - mean, between, np.sqrt(scale))
+    return {
+        "curvature": curvature,
+        "label_term": term,
+        "label_error": whole.terms.standard_error.numpy(),
+        "trusted": np.full(len(term), factor),
+        "importance": divergence + factor * term,
+        "standard_error": np.hypot(weight * error, factor * whole.terms.standard_error.numpy()),
+    }
+
+
+def _trusted(deviations: np.ndarray, errors: np.ndarray, scale: np.ndarray) -> float:
+    """Return the share of deviations' mean square, in units of their scale, that their errors do not explain."""
+    varies = scale > 0
+    spread = float(np.square(deviations[varies] / scale[varies]).sum())
+    noise = float(np.square(errors[varies] / scale[varies]).sum())
+    return max(0.0, 1 - noise / spread) if spread > 0 else 0.0
+
+
+def _between(groups: Sequence[_Pull]) -> np.ndarray:
+    """Return the standard error of the label term from how far stretches of text differ, (width,)."""
+    means = np.stack([group.terms.mean.numpy() for group in groups])
+    return np.asarray(means.std(axis=0, ddof=1) / np.sqrt(len(means)))
 
 
 def label_terms(
@@ -123,16 +213,49 @@ def label_terms(
     Raises:
         ValueError: If fewer than two batches have targets.
     """
+    return {name: merged(groups).terms for name, groups in label_pulls(model, labelled, batches, track, map).items()}
+
+
+def label_pulls(
+    model: Measurable, labelled: Batches, batches: int, track: Track, map: Map = in_turn
+) -> dict[str, list[_Pull]]:
+    """Return what labels say of every layer's gates, in consecutive stretches of the text.
+
+    Raises:
+        ValueError: If fewer than two batches have targets.
+    """
     pairs, layers, read = model.pairs(labelled), model.layers(), 0
-    terms = {layer.name: ClusteredMean.empty(layer.width) for layer in layers}
     count = min(batches, len(pairs))
-    for gates in gates_of_each(model, layers, pairs, count, track=track, what="intervention", map=map):
+    pulls = {layer.name: empty_groups(partial(_Pull.empty, layer.width), count) for layer in layers}
+    each = gates_of_each(model, layers, pairs, count, track=track, what="intervention", map=map, gates=_gates)
+    for index, gates in enumerate(each):
         if gates is None:
             continue
-        weight, slopes = gates
-        for name, values in slopes.items():
-            terms[name].update(-weight * values[None], torch.tensor([weight], dtype=torch.float64))
+        weight, values = gates
+        for name, groups in pulls.items():
+            group_of(groups, index, count).update(values[name], weight)
         read += 1
     if read < 2:
         raise ValueError(f"Expected at least two batches with targets for `intervention`, got {read}.")
-    return terms
+    return {name: [group for group in groups if group.terms.tokens.any()] for name, groups in pulls.items()}
+
+
+def _gates(
+    model: Measurable, layers: Sequence[NeuronLayer], inputs: Any, targets: Any, state: Any
+) -> tuple[dict[str, Tensor], Any]:
+    """Return ∂L/∂m and Σ s² / n of a window, (2, width) by layer, and the state; s leaves out what it read before."""
+    if not isinstance(model, LanguageModel):
+        gates, after = gate_gradients(model, layers, inputs, targets, state)
+        return {name: torch.stack([values, torch.zeros_like(values)]) for name, values in gates.items()}, after
+    weight, outputs = model.weight(targets), model.outputs(inputs, state)
+    read = {piece.parameter for layer in layers for piece in layer.read}
+    weights = {name: parameter for name, parameter in model.named_parameters() if name in read}
+    logits, taps, after = model.tapped(inputs, state)
+    loss = model.objective(targets).likelihood_loss(logits, targets) / weight
+    slopes = derivatives(loss, [*weights.values(), *taps.values()])
+    products = {name: w.detach() * g for (name, w), g in zip(weights.items(), slopes, strict=False)}
+    squares = {
+        name: (outputs[name] * g).sum(0).square().sum(0) * weight
+        for name, g in zip(taps, slopes[len(weights) :], strict=True)
+    }
+    return {name: torch.stack([values, squares[name]]) for name, values in gate_sums(layers, products).items()}, after

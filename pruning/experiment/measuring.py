@@ -30,7 +30,7 @@ USUAL: Effort = {
     "gradients": {"batches": 100},
     "cooperative": {"strong": 0.75},
     "surgeon": {"batches": 20, "damping": 1e-4},
-    "intervention": {"tokens": 3000, "batches": 100, "label_share": 1.0, "words": 64, "most": None},
+    "intervention": {"tokens": 3000, "batches": 100, "label_share": None, "words": 64, "most": None},
     "criteria": {"batches": 20, "bins": 8, "classes": 8, "ridge": 1e-4},
 }
 """An effort of a minute or two for a thousand neurons on two cores."""

@@ -1,6 +1,6 @@
 """Importance from the flow of gradients: what the loss would gain or lose if a neuron's output were scaled."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -121,13 +121,23 @@ def gradients(
 
 Gates: TypeAlias = tuple[float, dict[str, Tensor]] | None
 """A batch's weight and ∂L/∂m of every neuron by layer, (width,); None where no target counts."""
+GatesOf: TypeAlias = Callable[[Measurable, Sequence[NeuronLayer], Any, Any, Any], tuple[dict[str, Tensor], Any]]
+"""(model, layers, inputs, targets, state) → what is told by layer, and the state, as `gate_gradients` does."""
 
 
 def gates_of_each(
-    model: Measurable, layers: Sequence[NeuronLayer], windows: Batches, count: int, *, track: Track, what: str, map: Map
+    model: Measurable,
+    layers: Sequence[NeuronLayer],
+    windows: Batches,
+    count: int,
+    *,
+    track: Track,
+    what: str,
+    map: Map,
+    gates: GatesOf | None = None,
 ) -> Iterator[Gates]:
-    """Yield the gate gradients of each of the first `count` batches, whoever computes them."""
-    reading, parts = _Reading(model, layers), max(min(GROUPS, count), -(-count // TOGETHER))
+    """Yield the gate gradients of each of the first `count` batches, or what `gates` says of it, whoever computes."""
+    reading, parts = _Reading(model, layers, gates or gate_gradients), max(min(GROUPS, count), -(-count // TOGETHER))
     with reading.running():
         yield from chain.from_iterable(in_stretches(map, reading, windows, count, parts, track=track, what=what))
 
@@ -139,10 +149,12 @@ class _Reading:
     Attributes:
         model: The model.
         layers: Its layers.
+        gates: What is told of a batch.
     """
 
     model: Measurable
     layers: Sequence[NeuronLayer]
+    gates: GatesOf
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -154,7 +166,7 @@ class _Reading:
         for inputs, targets in batches:
             weight = self.model.weight(targets)
             if weight:
-                gates, carry = gate_gradients(self.model, self.layers, inputs, targets, carried(carry))
+                gates, carry = self.gates(self.model, self.layers, inputs, targets, carried(carry))
                 found.append((weight, {name: values.cpu() for name, values in gates.items()}))
             else:
                 carry = self.model.passed(inputs, carry)

@@ -99,9 +99,11 @@ INTERVENTION = Table(
             {
                 "divergence": Column("number", "nat/token", "how far the answers move without it; needs no label"),
                 "divergence_error": Column("number", "nat/token", "standard error of the divergence"),
+                "curvature": Column("number", "nat/token", "half the gate's Fisher information; 0 of other networks"),
                 "label_term": Column("number", "nat/token", "first-order rise of the loss with true labels"),
                 "label_error": Column("number", "nat/token", "standard error of the label term"),
-                "importance": Column("number", "nat/token", "their sum: what removal costs on text not trained on"),
+                "trusted": Column("number", "1", "share of the label term that counts in this layer"),
+                "importance": Column("number", "nat/token", "what removal costs on text that was not trained on"),
                 "standard_error": Column("number", "nat/token", "standard error of the importance"),
             },
         ),

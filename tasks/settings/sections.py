@@ -185,7 +185,7 @@ class Intervention(Section):
 
     tokens: Count
     batches: Several
-    label_share: Annotated[float, Field(ge=0, le=10)]
+    label_share: Annotated[float, Field(ge=0, le=10)] | None
     words: Several | Literal["all"]
     most: Count | None
     seed: Seed

@@ -7,6 +7,7 @@ from torch import nn
 
 from pruning.ablation.intervention import Intervention, intervention
 from pruning.ablation.oracle import Ablation, oracle
+from pruning.core.modes import carried
 from pruning.data.windows import Windows
 from pruning.models.adapted import adapt
 from tests.signals.test_gradients import gradients_by_hand
@@ -38,11 +39,102 @@ def test_the_label_term_is_the_slope_of_the_loss_at_a_gate_that_closes(family):
         np.testing.assert_allclose(rows["label_term"], -expected, atol=1e-10)
 
 
-def test_the_importance_is_divergence_and_label_term_and_its_error_both_of_theirs():
-    table = intervention(tiny(), windows(), windows(1), Intervention(tokens=10**6, words="all", label_share=0.5))
-    np.testing.assert_allclose(table["importance"], table["divergence"] + 0.5 * table["label_term"])
-    errors = table["divergence_error"] ** 2 + (0.5 * table["label_error"]) ** 2
-    np.testing.assert_allclose(table["standard_error"] ** 2, errors)
+def columns_by_hand(model, read):
+    """Return Σ_t h_t ∂L/∂h_t of each column that is read alone, [window][column][layer][neuron]."""
+    found = []
+    for index, window in enumerate(read):
+        found.append([])
+        for column in range(window.tokens.shape[1]):
+            tokens, state = window.tokens[:, [column]], None
+            for before in read[:index]:
+                _, state = model.logits(before.tokens[:, [column]], carried(state))
+            logits, taps, _ = model.tapped(tokens, carried(state))
+            loss = nn.functional.cross_entropy(logits, window.targets[:, column], reduction="sum")
+            slopes = torch.autograd.grad(loss, list(taps.values()))
+            outputs = model.outputs(tokens, carried(state))
+            found[-1].append([
+                [sum(float(h) * float(g) for h, g in zip(outputs[name][:, 0, i], slope[:, 0, i], strict=True))
+                 for i in range(slope.shape[2])]
+                for name, slope in zip(taps, slopes, strict=True)
+            ])  # fmt: skip
+    return found
+
+
+def expected_by_hand(divergence, error, columns, slopes, groups, tokens):
+    """Return importance, curvature and what is trusted of the label term, neuron by neuron.
+
+    Args:
+        divergence: Measured.
+        error: Its standard error.
+        columns: Gate gradients, [window][column][neuron].
+        slopes: Mean gate gradient, [window][neuron].
+        groups: The stretch of text that each window is of.
+        tokens: Of each window.
+    """
+    neurons, total = range(len(divergence)), sum(tokens)
+    term = [-sum(n * window[i] for n, window in zip(tokens, slopes, strict=True)) / total for i in neurons]
+    curvature = [sum(column[i] ** 2 for window in columns for column in window) / total / 2 for i in neurons]
+    ratio = sum(divergence) / sum(curvature)
+    explained = noise = 0.0
+    for i in neurons:
+        scale = (divergence[i] + ratio * curvature[i]) / 2
+        explained += ((divergence[i] - ratio * curvature[i]) / scale) ** 2
+        noise += (error[i] / scale) ** 2
+    weight = max(0, 1 - noise / explained)
+    completed = [weight * divergence[i] + (1 - weight) * ratio * curvature[i] for i in neurons]
+    slope = sum(term) / sum(completed)
+    explained = noise = 0.0
+    for i in neurons:
+        means = [
+            np.average([-w[i] for w, of in zip(slopes, groups, strict=True) if of == g])  # windows are equally long
+            for g in sorted(set(groups))
+        ]
+        explained += (term[i] - slope * completed[i]) ** 2 / completed[i]
+        noise += np.var(means, ddof=1) / len(means) / completed[i]
+    trusted = max(0, 1 - noise / explained)
+    importance = [d + slope * d + trusted * (x - slope * d) for d, x in zip(completed, term, strict=True)]
+    return importance, curvature, trusted
+
+
+@pytest.mark.parametrize("family", ["lstm", "lstm + snn"])
+def test_importance_curvature_and_trust_are_those_of_loops_over_columns_and_stretches(family):
+    model, labelled = tiny("untied", WIDTHS[2], family), Windows(text(320, seed=1), first=0, batch=4, bptt=4)
+    table = intervention(model, windows(), labelled, SETTINGS)
+    columns, slopes = columns_by_hand(model, [*labelled]), gradients_by_hand(model, labelled)
+    groups = [index * 8 // len(labelled) for index in range(len(labelled))]
+    for place, layer in enumerate(model.layers()):
+        rows = table[table["layer"] == layer.name]
+        expected = expected_by_hand(
+            rows["divergence"].tolist(),
+            rows["divergence_error"].tolist(),
+            [[column[place] for column in window] for window in columns],
+            [window[place] for window in slopes],
+            groups,
+            [window.targets.numel() for window in labelled],
+        )
+        for name, values in zip(("importance", "curvature", "trusted"), expected, strict=True):
+            np.testing.assert_allclose(rows[name], values, rtol=1e-6, atol=1e-12, err_msg=name)
+
+
+def test_a_share_of_the_label_term_that_is_given_is_what_counts_of_it():
+    tables = {
+        share: intervention(tiny(), windows(), windows(1), Intervention(tokens=10**6, words="all", label_share=share))
+        for share in (0.0, 0.5)
+    }
+    rise = tables[0.5]["importance"] - tables[0.0]["importance"]
+    np.testing.assert_allclose(rise, 0.5 * tables[0.0]["label_term"], atol=1e-14)
+    assert (tables[0.5]["trusted"] == 0.5).all()
+    errors = tables[0.5]["standard_error"] ** 2 - tables[0.0]["standard_error"] ** 2
+    np.testing.assert_allclose(errors, (0.5 * tables[0.0]["label_error"]) ** 2, atol=1e-14)
+
+
+def test_labels_that_are_noise_alone_are_hardly_trusted_and_many_labels_are():
+    model = tiny(spread=0.5)
+    few, many = (
+        intervention(model, windows(), Windows(text(length), first=0, batch=4, bptt=4), SETTINGS)["trusted"].mean()
+        for length in (160, 6400)
+    )
+    assert few < many
 
 
 def test_the_divergence_does_not_depend_on_labels_and_is_the_oracles():

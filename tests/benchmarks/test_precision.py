@@ -1,0 +1,53 @@
+"""The benchmark of precision on a tiny model: its pieces are kept, and its table says what predicts its own truth."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import precision, removals, stability
+from benchmarks.removals import Subject, kept, measure, read
+from tests.tiny import text, tiny
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(removals, "TOKENS", 60)
+    monkeypatch.setattr(removals, "PIECE", {"batch": 2, "bptt": 10})
+    for module in (removals, precision, stability):
+        monkeypatch.setattr(module, "CALIBRATION", {"batch": 2, "bptt": 10})
+    texts = {"train": text(200), "labelled": text(190, seed=1), "judged": text(250, seed=2)}
+    made = Subject(tiny(), texts, first=0)
+    measure(tmp_path, kept(tmp_path, "cpu", lambda: made), ["judged", "labelled", "train"])
+    return tmp_path
+
+
+def test_pieces_are_whole_and_are_not_measured_again(folder, capsys):
+    names = sorted(path.stem for path in folder.glob("*.parquet"))
+    assert names == [*(f"judged-{i}" for i in range(4)), *(f"labelled-{i}" for i in range(3)), "train-0", "train-1"]
+    assert read(folder, "judged").tokens.tolist() == [60] * 4
+    capsys.readouterr()
+    again = kept(folder, "cpu", lambda: pytest.fail("the dense model is there"))
+    measure(folder, again, ["judged", "labelled", "train"])
+    assert capsys.readouterr().out == ""
+
+
+def test_the_table_gives_every_predictor_and_the_truth_itself_would_reach_one(folder, monkeypatch):
+    monkeypatch.setattr(precision, "MEASURED", (40,))
+    truth = precision.Truth.of(folder)
+    predicted = precision.predictions(folder, truth, kept(folder, "cpu", lambda: pytest.fail("kept")))
+    rows = precision.rows_of(truth, predicted | {"truth": truth.increase}).set_index("predictor")
+    assert rows.loc["truth", "spearman"] == pytest.approx(1)
+    assert {"`intervention`, 40", "loss increase, all held-out tokens"} <= set(rows.index)
+    assert (rows["low"] <= rows["spearman"]).all()
+    lines = precision.report("tiny", truth, rows.reset_index())
+    assert lines[0].startswith("tiny: 13 neurons, truth of 240 tokens, reliability lstm.0 ")
+    assert len(lines) == 4 + len(rows)
+
+
+def test_sets_are_as_alike_as_the_share_of_kept_neurons_that_they_share():
+    keys = {"layer": ["a"] * 4 + ["b"] * 2, "neuron": [0, 1, 2, 3, 0, 1]}
+    one = pd.DataFrame({**keys, "importance": [1.0, 2.0, 3.0, 4.0, 9.0, 8.0]})
+    other = pd.DataFrame({**keys, "importance": [1.0, 3.0, 2.0, 4.0, 9.0, 8.0]})
+    assert stability.alike(one, other, "layer") == pytest.approx(2 / 3)
+    assert stability.alike(one, one, "global") == 1
+    assert np.isinf(stability.needed(np.array([10, 100]), np.array([0.5, 0.9])))
