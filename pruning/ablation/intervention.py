@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -21,7 +20,7 @@ from pruning.core.workers import Map, in_turn
 from pruning.data.windows import Batches
 from pruning.models.base import LanguageModel, Measurable
 from pruning.signals.gradients import gate_gradients, gate_sums, gates_of_each
-from pruning.signals.jackknife import empty_groups, group_of
+from pruning.signals.jackknife import GROUPS
 from pruning.signals.schemas import INTERVENTION
 
 DEPENDENT = 2.0
@@ -226,14 +225,14 @@ def label_pulls(
     """
     pairs, layers, read = model.pairs(labelled), model.layers(), 0
     count = min(batches, len(pairs))
-    pulls = {layer.name: empty_groups(partial(_Pull.empty, layer.width), count) for layer in layers}
+    pulls = {layer.name: [_Pull.empty(layer.width) for _ in range(min(GROUPS, count))] for layer in layers}
     each = gates_of_each(model, layers, pairs, count, track=track, what="intervention", map=map, gates=_gates)
     for index, gates in enumerate(each):
         if gates is None:
             continue
         weight, values = gates
         for name, groups in pulls.items():
-            group_of(groups, index, count).update(values[name], weight)
+            groups[index * len(groups) // count].update(values[name], weight)
         read += 1
     if read < 2:
         raise ValueError(f"Expected at least two batches with targets for `intervention`, got {read}.")

@@ -79,20 +79,21 @@ def expected_by_hand(divergence, error, columns, slopes, groups, tokens):
     for i in neurons:
         scale = (divergence[i] + ratio * curvature[i]) / 2
         explained += ((divergence[i] - ratio * curvature[i]) / scale) ** 2
-        noise += (error[i] / scale) ** 2
+        noise += 2 * (error[i] / scale) ** 2
     weight = max(0, 1 - noise / explained)
     completed = [weight * divergence[i] + (1 - weight) * ratio * curvature[i] for i in neurons]
-    slope = sum(term) / sum(completed)
+    scales = [max(d, sum(completed) / len(completed) / 10) for d in completed]
+    mean = sum(x / s for x, s in zip(term, scales, strict=True)) / sum(1 / s for s in scales)
     explained = noise = 0.0
     for i in neurons:
         means = [
             np.average([-w[i] for w, of in zip(slopes, groups, strict=True) if of == g])  # windows are equally long
             for g in sorted(set(groups))
         ]
-        explained += (term[i] - slope * completed[i]) ** 2 / completed[i]
-        noise += np.var(means, ddof=1) / len(means) / completed[i]
+        explained += (term[i] - mean) ** 2 / scales[i]
+        noise += np.var(means, ddof=1) / len(means) / scales[i]
     trusted = max(0, 1 - noise / explained)
-    importance = [d + slope * d + trusted * (x - slope * d) for d, x in zip(completed, term, strict=True)]
+    importance = [d + trusted * x for d, x in zip(completed, term, strict=True)]
     return importance, curvature, trusted
 
 
