@@ -26,13 +26,16 @@ class _Unrolling(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name not in KINDS or function is not getattr(torch._VF, name) or not torch.is_grad_enabled():
             return function(*args, **(kwargs or {}))
-        if _in_one_direction(args):
-            inputs, start, weights, *_, batch_first = args
-            state = [start] if isinstance(start, Tensor) else start
-            outputs, *after = unrolled(name, inputs.transpose(0, 1) if batch_first else inputs, state, weights)
-            return outputs.transpose(0, 1) if batch_first else outputs, *after
-        with unfused():
-            return function(*args)
+        if not _in_one_direction(args):
+            with unfused():
+                return function(*args)
+        with torch.no_grad():
+            outputs, *after = function(*args)
+        inputs, start, weights, *_, batch_first = args
+        turned = [tensor.transpose(0, 1) if batch_first else tensor for tensor in (inputs, outputs)]
+        state = [start] if isinstance(start, Tensor) else start
+        outputs, *after = unrolled(name, turned[0], state, weights, (turned[1], *after))
+        return outputs.transpose(0, 1) if batch_first else outputs, *after
 
 
 def _in_one_direction(args: Sequence[Any]) -> bool:

@@ -30,15 +30,13 @@ class Kind:
     """What a neuron makes of its arguments q (…, B, arguments, width) and the states (…, states, B, width) before.
 
     Attributes:
-        states: How many numbers it carries on; the first is its output.
+        states: How many numbers it carries on; the first is its output, the second an LSTM's cell.
         memory: Which of them the next step reads besides what W makes of the outputs; None if none.
-        bend: (q, before) → states.
         pull: (q, before, λ (…, states, B, width)) → what is handed back to the arguments, and to the memory if any.
     """
 
     states: int
     memory: int | None
-    bend: Callable[[Tensor, Tensor], Tensor]
     pull: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
 
     def slopes(self, q: Tensor, before: Tensor) -> list[Tensor]:
@@ -62,12 +60,6 @@ class Kind:
         return [by_q, *([] if self.memory is None else [by_before.select(-3, self.memory)])]
 
 
-def _lstm(q: Tensor, before: Tensor) -> Tensor:
-    enter, keep, content, leave = q.unbind(-2)
-    cell = keep.sigmoid() * before[..., 1, :, :] + enter.sigmoid() * content.tanh()
-    return torch.stack([leave.sigmoid() * cell.tanh(), cell], -3)
-
-
 def _lstm_pull(q: Tensor, before: Tensor, by_state: Tensor) -> tuple[Tensor, ...]:
     enter, keep, leave = (q[..., gate, :].sigmoid() for gate in (0, 1, 3))
     content, old = q[..., 2, :].tanh(), before[..., 1, :, :]
@@ -76,14 +68,6 @@ def _lstm_pull(q: Tensor, before: Tensor, by_state: Tensor) -> tuple[Tensor, ...
     cell = cell + shown * (leave * (1 - bent * bent))
     ways = (content * enter * (1 - enter), old * keep * (1 - keep), enter * (1 - content * content))
     return torch.stack([*(cell * way for way in ways), shown * (bent * leave * (1 - leave))], -2), cell * keep
-
-
-def _gru(q: Tensor, before: Tensor) -> Tensor:
-    """Return the output from reset and update gate, the inputs' share of the content and that of the outputs."""
-    reset, update, content, recalled = q.unbind(-2)
-    kept = update.sigmoid()
-    new = (content + reset.sigmoid() * recalled).tanh()
-    return ((1 - kept) * new + kept * before[..., 0, :, :]).unsqueeze(-3)
 
 
 def _gru_pull(q: Tensor, before: Tensor, by_state: Tensor) -> tuple[Tensor, ...]:
@@ -104,28 +88,34 @@ def _relu_pull(q: Tensor, _: Tensor, by_state: Tensor) -> tuple[Tensor, ...]:
 
 
 KINDS = {
-    "lstm": Kind(2, 1, _lstm, _lstm_pull),
-    "gru": Kind(1, 0, _gru, _gru_pull),
-    "rnn_tanh": Kind(1, None, lambda q, _: q.tanh().transpose(-3, -2), _tanh_pull),
-    "rnn_relu": Kind(1, None, lambda q, _: q.relu().transpose(-3, -2), _relu_pull),
+    "lstm": Kind(2, 1, _lstm_pull),
+    "gru": Kind(1, 0, _gru_pull),
+    "rnn_tanh": Kind(1, None, _tanh_pull),
+    "rnn_relu": Kind(1, None, _relu_pull),
 }
 """PyTorch's recurrent layers by what it calls them."""
 
 
-def unrolled(name: str, inputs: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the outputs (T, B, width) of a recurrent layer, and each of its states after the last step, (1, B, width).
+def unrolled(
+    name: str, inputs: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], given: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Return what a recurrent layer gave, as it follows from inputs, state and weights.
 
     >>> layer = torch.nn.GRU(2, 3)
     >>> inputs, start = torch.randn(4, 1, 2), torch.zeros(1, 1, 3)
-    >>> outputs, _ = unrolled("gru", inputs, [start], list(layer.parameters()))
-    >>> torch.allclose(outputs, layer(inputs)[0], atol=1e-6)
-    True
+    >>> with torch.no_grad():
+    ...     given = layer(inputs, start)
+    >>> outputs, _ = unrolled("gru", inputs, [start], list(layer.parameters()), given)
+    >>> outputs.requires_grad, torch.equal(outputs, given[0])
+    (True, True)
 
     Args:
         name: One of `KINDS`.
         inputs: (T, B, n).
         state: Each of the states before the first step, (1, B, width).
         weights: By inputs and by outputs, (gates · width, n) and (gates · width, width), then the biases, if any.
+        given: The outputs (T, B, width), and each of the states after the last step, (1, B, width), as the layer's own
+            kernel gives them, without a graph.
     """
     of_inputs, of_outputs, *biases = weights
     width = of_outputs.shape[1]
@@ -138,23 +128,33 @@ def unrolled(name: str, inputs: Tensor, state: Sequence[Tensor], weights: Sequen
         bias = None if bias is None else torch.cat([bias[:2], nothing[:, 0], bias[2:]])
     arguments = arguments if bias is None else arguments + bias
     function: Any = Relu if name == "rnn_relu" else _Recurrence
-    states, _ = function.apply(KINDS[name], arguments, weight.flatten(0, 1), torch.cat(list(state)))
+    states, _ = function.apply(KINDS[name], given, arguments, weight.flatten(0, 1), torch.cat(list(state)))
     return states.unbind(1)[0], *(part[None] for part in states[-1].unbind(0))
 
 
 class _Recurrence(torch.autograd.Function):
-    """(kind, x (T, B, arguments, width), W (arguments · width, width), first states) → each step's states, arguments.
+    """(kind, given, x (T, B, arguments, width), W (arguments · width, width), first states) → states, arguments.
 
     Arguments are given out for `_Gradient` alone, so that what comes back to them joins the one pass backwards.
     """
 
     @staticmethod
-    def forward(ctx: Any, kind: Kind, inputs: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        arguments, states = torch.empty_like(inputs), inputs.new_empty(len(inputs), *state.shape)
-        before, turned = state, weight.T
-        for given, q, after in zip(inputs.flatten(2), arguments.flatten(2), states, strict=True):
-            torch.addmm(given, before[0], turned, out=q)
-            before = after.copy_(kind.bend(q.unflatten(1, inputs.shape[2:]), before))
+    def forward(
+        ctx: Any, kind: Kind, given: Sequence[Tensor], inputs: Tensor, weight: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        states = inputs.new_empty(len(inputs), *state.shape)
+        states[:, 0] = given[0]
+        before = torch.cat([state[None, 0], given[0][:-1]])
+        arguments = (inputs.flatten(2) + before @ weight.T).view_as(inputs)
+        if kind.states > 1:
+            cell, entering, keep = (
+                state[1],
+                arguments[:, :, 0].sigmoid() * arguments[:, :, 2].tanh(),
+                arguments[:, :, 1].sigmoid(),
+            )
+            for step, added, share in zip(states, entering, keep, strict=True):
+                cell = torch.addcmul(added, share, cell, out=step[1])
+            states[-1, 1] = given[2][0]  # as the next batch is read with it
         ctx.kind, ctx.slopes = kind, []
         ctx.save_for_backward(weight, state, arguments, states)
         ctx.set_materialize_grads(False)
@@ -168,7 +168,7 @@ class _Recurrence(torch.autograd.Function):
                 ctx.slopes = _in_stretches(ctx.kind.slopes, arguments, torch.cat([state[None], states[:-1]]))
         outer = torch.zeros_like(states) if outer is None else outer
         function: Any = _Gradient
-        return None, *function.apply(ctx.kind, ctx.slopes, outer, inner, weight, state, arguments, states)
+        return None, None, *function.apply(ctx.kind, ctx.slopes, outer, inner, weight, state, arguments, states)
 
 
 class Relu(_Recurrence):

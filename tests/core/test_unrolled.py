@@ -127,6 +127,17 @@ def test_packed_sequences_are_differentiated_as_pytorch_does(kind):
     assert_equal(found, derived(layer, packed), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_what_a_layer_gives_and_its_state_are_its_own_kernels_to_the_bit(kind):
+    layer, inputs = layer_of(kind, dtype=torch.float32), inputs_of(dtype=torch.float32)
+    outputs, state = layer(inputs)
+    with twice_differentiable():
+        found, after = layer(inputs)
+    assert torch.equal(found, outputs)
+    for one, other in zip(_parts(found, after), _parts(outputs, state), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_without_gradients_a_layer_runs_as_it_always_does():
     layer, inputs = layer_of("lstm", dtype=torch.float32), inputs_of(dtype=torch.float32)
     with torch.no_grad():
