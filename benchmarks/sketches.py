@@ -63,6 +63,7 @@ def quality(corpus: Path, checkpoint: Path, ranks: Sequence[int], keep: float, s
         chosen = keep_of(retention(table, allocation, variant="some", by="importance"))
         return loss_of(reconstruct(model, chosen, states, repair="ridge"), valid).perplexity
 
+    print(f"dense: {loss_of(model, valid).perplexity:.1f}\n")
     exact, states = ordered(model, train, None, seed)
     print("| rank | agreement of the order | exact order, perplexity | own order, perplexity |\n|---|---:|---:|---:|")
     whole = perplexity(exact, states)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pruning.core.memory import Place
-from pruning.core.neurons import Keep, NeuronLayer, named_tensors, removed_neurons
+from pruning.core.neurons import Keep, NeuronLayer, removed_neurons
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.following import Number, Size
 from pruning.discovery.numbers import candidates, sized
@@ -35,7 +35,7 @@ from pruning.discovery.running import (
 )
 from pruning.discovery.sizes import noted
 from pruning.discovery.structure import Structure
-from pruning.discovery.thinning import thinned
+from pruning.discovery.thinning import silenced, thinned
 from pruning.discovery.values import Blend
 
 _LIBRARIES = (f"{torch.__path__[0]}/", __file__.removesuffix("discovery/proving.py"), contextlib.__file__)
@@ -178,17 +178,23 @@ class Prover:
             what = str(error).strip().partition(chr(10))[0]
             return f"its model's own code counts on its width{_line(error)}: {what}", lean
         del smaller
-        return self._difference(layers, numbers, keep, found), lean
+        return self._difference(layers, numbers, keep, found, lean=lean), lean
 
     def _difference(
-        self, layers: Sequence[NeuronLayer], numbers: Sequence[Number], keep: Keep, found: Sequence[Tensor]
+        self,
+        layers: Sequence[NeuronLayer],
+        numbers: Sequence[Number],
+        keep: Keep,
+        found: Sequence[Tensor],
+        *,
+        lean: bool,
     ) -> str:
         """Return how what a smaller model gives differs from what it should be; empty if it does not."""
         names = {layer.name for layer in layers}
         blends = [blend for blend in self.found.blends if self._concerns(blend, names)]
         mode = Still({blend.index: self._instead(blend, keep) for blend in blends})
         try:
-            expected, rounding = self.masked(keep, mode)
+            expected, rounding = self.masked(keep, mode, lean=lean)
         except Exception as error:  # what is left of the neurons may be no input of the operation
             return f"{blends[0].what if blends else 'its model'} takes all of it together: {error}"
         if any(part.numel() and bool(part.isnan().all()) for part in expected):
@@ -235,25 +241,13 @@ class Prover:
         model = Discovered(self.model.network, self.model.layers(), {}, numbers)
         smaller, _ = thinned(model, keep, lean=self.lean)
         found, _ = self.outputs(smaller, Still())
-        expected, rounding = self.masked(keep, Still())
+        expected, rounding = self.masked(keep, Still(), lean=self.lean)
         return all(close(one, other, rounding) for one, other in zip(found, expected, strict=True))
 
-    def masked(self, keep: Keep, mode: Still) -> tuple[list[Tensor], float]:
+    def masked(self, keep: Keep, mode: Still, *, lean: bool = False) -> tuple[list[Tensor], float]:
         """Return what the model gives where nobody reads the neurons outside `keep`; see `mask`."""
-        tensors = named_tensors(self.model)
-        before = []
-        for layer in self.model.layers():
-            removed = removed_neurons(layer, keep)
-            for piece in (*layer.read, *layer.silenced):
-                tensor = tensors[piece.parameter]
-                places = piece.indices(removed, layer.width).to(tensor.device)
-                before.append((tensor, piece.dim, places, tensor.index_select(piece.dim, places)))
-                tensor.index_fill_(piece.dim, places, 0.0)
-        try:
+        with silenced(self.model, keep, lean=lean):
             return self.outputs(self.model, mode)
-        finally:
-            for tensor, dim, places, values in reversed(before):
-                tensor.index_copy_(dim, places, values)
 
     def outputs(self, model: nn.Module, mode: Still) -> tuple[list[Tensor], float]:
         """Return what a model gives but for its states, which lie elsewhere in a smaller one, and its rounding."""

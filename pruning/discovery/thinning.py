@@ -1,14 +1,16 @@
 """A network without some neurons that is to run once, each large weight cut only while the module that has it runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.hooks import RemovableHandle
 
-from pruning.core.neurons import Keep, NeuronLayer, cut, named_buffers, named_tensors
+from pruning.core.neurons import Keep, NeuronLayer, cut, named_buffers, named_tensors, removed_neurons
 from pruning.discovery.attention import Attention
 from pruning.discovery.discovered import Discovered
 from pruning.discovery.running import canonical
@@ -42,6 +44,77 @@ def thinned(model: Discovered, keep: Keep, *, lean: bool = False) -> tuple[Disco
             source = first[f"{path}.{name}"]
             _fill(module, name, _cutting(late[source], keep, source, tensors[source]))
     return found, bool(late)
+
+
+@contextmanager
+def silenced(model: Discovered, keep: Keep, *, lean: bool = False) -> Iterator[None]:
+    """Within the context nobody reads the neurons outside `keep`: there are zeros in the model's own tensors.
+
+    Args:
+        model: It is as it was afterwards.
+        keep: As `mask` takes it.
+        lean: Whether large weights of modules that are called are written into only while these run, so that what stood
+            there is held of but one of them.
+    """
+    layers, tensors = model.layers(), named_tensors(model)
+    places = [
+        (piece.parameter, piece.dim, piece.indices(removed, layer.width))
+        for layer in layers
+        if len(removed := removed_neurons(layer, keep))
+        for piece in (*layer.read, *layer.silenced)
+    ]
+    late = _late(model, layers) if lean else {}
+    first = canonical(model)
+    before: list[_Written] = []
+    hooks = []
+    for path, module in _plain(model) if late else []:
+        names = {first.get(f"{path}.{name}") for name in module._parameters}
+        own = [(tensors[name], dim, where) for name, dim, where in places if name in late and name in names]
+        if own:
+            hooks += _while_running(module, own)
+    try:
+        before += _zeroed([(tensors[name], dim, where) for name, dim, where in places if name not in late])
+        yield
+    finally:
+        _put_back(before)
+        for hook in hooks:
+            hook.remove()
+
+
+_Written = tuple[Tensor, int, Tensor, Tensor]
+"""A tensor, a dimension, places along it, and what stood there."""
+
+
+def _zeroed(places: Sequence[tuple[Tensor, int, Tensor]]) -> list[_Written]:
+    before = []
+    for tensor, dim, where in places:
+        where = where.to(tensor.device)
+        before.append((tensor, dim, where, tensor.index_select(dim, where)))
+        tensor.index_fill_(dim, where, 0.0)
+    return before
+
+
+def _put_back(before: Sequence[_Written]) -> None:
+    for tensor, dim, where, values in reversed(before):
+        tensor.index_copy_(dim, where, values)
+
+
+def _while_running(module: nn.Module, places: Sequence[tuple[Tensor, int, Tensor]]) -> list[RemovableHandle]:
+    """Let there be zeros while a module runs."""
+    before: list[list[_Written]] = []
+
+    def enter(*_: object) -> None:
+        with _disable_current_modes():
+            before.append(_zeroed(places))
+
+    def leave(*_: object) -> None:
+        with _disable_current_modes():
+            _put_back(before.pop())
+
+    return [
+        module.register_forward_pre_hook(enter),
+        module.register_forward_hook(leave, always_call=True),
+    ]
 
 
 def _late(model: Discovered, layers: Sequence[NeuronLayer]) -> dict[str, list[NeuronLayer]]:

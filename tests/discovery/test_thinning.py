@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import pruning
-from pruning.core.neurons import select
+from pruning.core.neurons import mask, select
 from pruning.discovery import thinning
 from tests.discovery.test_forms import FORMS, made
 
@@ -54,3 +54,18 @@ def test_the_users_weights_are_neither_written_into_nor_shared():
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     own = {parameter.data_ptr() for parameter in network.parameters()}
     assert not own & {parameter.data_ptr() for parameter in model.parameters()}
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_nobody_reads_what_is_silenced_whether_weights_are_written_into_for_long_or_not(lean, monkeypatch):
+    monkeypatch.setattr(thinning, "LARGE", 1)
+    network = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2))
+    model, keep = pruning.discover(network, torch.ones(4, 3)), {"0": torch.tensor([4, 1])}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad(), thinning.silenced(model, keep, lean=lean):
+        assert bool(model.network[2].weight[:, [0, 2, 3, 5]].any()) is lean  # and while it does not run
+        answer = model(torch.ones(4, 3))
+    with torch.no_grad():
+        assert torch.equal(answer, mask(model, keep)(torch.ones(4, 3)))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
