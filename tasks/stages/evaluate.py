@@ -3,9 +3,13 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
+from functools import partial
 
 import pandas as pd
 
+from pruning.core.progress import Track
+from pruning.core.workers import computed
 from pruning.data.windows import Batches
 from pruning.evaluation.energy import energy_of
 from pruning.evaluation.measures import Loss, loss_of, size_of
@@ -29,28 +33,36 @@ def run(job: Job) -> None:
         models = {"dense": dense, "finetuned": models["finetuned"]}
     windows = {split: read_batches(job, split, **settings) for split in ("valid", "test")}
     words = {split: words_of(job, split) for split in windows}
-    rows = [
-        _row(job, phase, split, model, windows[split], words[split])
-        for split in windows
-        for phase, model in models.items()
-    ]
-    write_table(job.output("evaluation"), pd.DataFrame(rows), EVALUATION)
+    parts = [(phase, split) for split in windows for phase in models]
+    row = partial(_row, job.stage.variant, models, windows, words)
+    rows = computed(job.map, row, parts, track=job.track, what=str(job.stage.variant))
+    write_table(job.output("evaluation"), pd.DataFrame([*rows]), EVALUATION)
 
 
-def _row(job: Job, phase: str, split: str, model: Measurable, windows: Batches, words: int | None) -> dict[str, object]:
-    what = f"{job.stage.variant}, {phase}, {split}"
-    loss = loss_of(model, windows, track=job.track, what=what)
+def _row(
+    variant: str | None,
+    models: Mapping[str, Measurable],
+    texts: Mapping[str, Batches],
+    words: Mapping[str, int | None],
+    part: tuple[str, str],
+    *,
+    track: Track,
+) -> dict[str, object]:
+    """Return the row of one phase's model on one split."""
+    phase, split = part
+    model, windows, what = models[phase], texts[split], f"{variant}, {phase}, {split}"
+    loss = loss_of(model, windows, track=track, what=what)
     return {
-        "variant": job.stage.variant,
+        "variant": variant,
         "phase": phase,
         "split": split,
         "loss": loss.mean,
         "perplexity": loss.perplexity,
         "accuracy": loss.accuracy,
-        "metrics": further_metrics(loss, words),
+        "metrics": further_metrics(loss, words[split]),
         "tokens": loss.tokens,
         **dataclasses.asdict(size_of(model)),
-        **dataclasses.asdict(energy_of(model, windows, track=job.track, what=f"{what}, spikes")),
+        **dataclasses.asdict(energy_of(model, windows, track=track, what=f"{what}, spikes")),
     }
 
 

@@ -1,10 +1,15 @@
 """The stage `path`: how good and how fast models are along one order of removal, from all neurons to few."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 
 import pandas as pd
 
 from pruning.core.neurons import Keep
+from pruning.core.progress import Track
+from pruning.core.workers import computed
+from pruning.data.windows import Batches
 from pruning.evaluation.measures import loss_of, size_of
 from pruning.evaluation.schemas import LATENCY, PATH
 from pruning.models.base import Measurable
@@ -27,18 +32,20 @@ def run(job: Job) -> None:
     models |= {retain: model_at(job, retain) for retain in sorted(settings["retain"], reverse=True)}
     protocol = {name: job.settings("evaluate")[name] for name in ("batch", "bptt")}
     windows = {split: read_batches(job, split, **protocol) for split in ("valid", "test")}
-    rows = []
-    for retain, model in models.items():
-        losses = {
-            split: loss_of(model, own, track=job.track, what=f"{retain:g}, {split}") for split, own in windows.items()
-        }
-        worth = {f"{split}_perplexity": loss.perplexity for split, loss in losses.items()}
-        worth |= {f"{split}_loss": loss.mean for split, loss in losses.items()}
-        rows.append({"retain": retain, **asdict(size_of(model)), **worth})
-    write_table(job.output("path"), pd.DataFrame(rows), PATH)
+    rows = computed(job.map, partial(_judged, windows), [*models.items()], track=job.track, what="path")
+    write_table(job.output("path"), pd.DataFrame([*rows]), PATH)
     named = {f"{retain:g}": model for retain, model in models.items()}
     latency = measured(job, named, to=f"{DENSE:g}", repeats=settings["repeats"])
     write_table(job.output("latency"), latency, LATENCY)
+
+
+def _judged(windows: Mapping[str, Batches], shared: tuple[float, Measurable], *, track: Track) -> dict[str, object]:
+    """Return the row of a model at its share of neurons."""
+    retain, model = shared
+    losses = {split: loss_of(model, text, track=track, what=f"{retain:g}, {split}") for split, text in windows.items()}
+    worth = {f"{split}_perplexity": loss.perplexity for split, loss in losses.items()}
+    worth |= {f"{split}_loss": loss.mean for split, loss in losses.items()}
+    return {"retain": retain, **asdict(size_of(model)), **worth}
 
 
 def model_at(job: Job, retain: float) -> Measurable:

@@ -4,7 +4,6 @@ import base64
 import html
 import json
 import os
-import pickle
 import re
 import signal
 import sqlite3
@@ -36,7 +35,18 @@ from tasks.experiment import calibrate, costs, joint, prepare, prune, report, se
 from tasks.experiment.inputs import DividedText, read_calibration, read_dense
 from tasks.experiment.tracking import TABLES
 from tasks.settings.parameters import checked as checked_parameters
-from tests.projects import ENVIRONMENT, ROOT, TINY_EXPERIMENT, copy, digests, run, set_parameters, stage, tiny_project
+from tests.projects import (
+    ENVIRONMENT,
+    ROOT,
+    TINY_EXPERIMENT,
+    copy,
+    digests,
+    run,
+    sent,
+    set_parameters,
+    stage,
+    tiny_project,
+)
 from tests.tasks.test_published import stacked
 
 REPRO = ["dvc", "repro", "experiment/dvc.yaml"]
@@ -126,11 +136,6 @@ def test_prunings_that_a_killed_stage_left_are_not_computed_again(killed, finish
     assert computed == [name for name in CHOICES if name not in left]
     path = "data/experiment/prune/text0/outcomes.json"
     assert Path(path).read_bytes() == (finished[0] / path).read_bytes()
-
-
-def sent(function, items):
-    """Apply a function as another process would: to what pickling leaves of both."""
-    return (pickle.loads(pickle.dumps((function, item)))[0](item) for item in items)  # noqa: S301 - its own
 
 
 @pytest.mark.parametrize(("name", "variant", "output"), [("prune_text", "0", "outcomes"), ("joint", None, "joint")])

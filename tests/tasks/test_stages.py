@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import grimp
 import pytest
 from ruamel.yaml import YAML
 
+from pruning.core.workers import Spread
 from pruning.models import build
 from pruning.signals.schemas import BESIDE, SIGNALS
+from tasks.__main__ import main
 from tasks.common.pipeline import Stage, read_stage
 from tasks.common.tables import read_table, write_table
-from tests.projects import ENVIRONMENT, ROOT, copy, digests, run, set_parameters, stage, tiny_project
+from tests.projects import ENVIRONMENT, ROOT, copy, digests, run, sent, set_parameters, stage, tiny_project
 from tests.schemas import TABLES
 
 YAML_FILE = YAML(typ="safe")
@@ -77,6 +80,18 @@ def test_a_stage_needs_only_its_declared_inputs_and_repeats_its_bytes(
     assert {path: expected[path] for path in made} == made
     assert all((folder / path).exists() for path in found.outputs.values())
     assert not list(folder.rglob("*partial*")), "something half-written was left behind"
+
+
+def test_stages_whose_parts_go_to_workers_write_the_same_bytes(touched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digests(touched)
+    monkeypatch.chdir(touched)
+    monkeypatch.setattr("tasks.__main__.workers", lambda _: nullcontext(Spread(over=sent, workers=3)))
+    signals = ("activations", "gradients", "hessian", "criteria", "surgeon", "intervention")
+    for words in (*((name,) for name in signals), ("oracle",), ("path",), ("evaluate", "enhanced")):
+        for path in described(touched, words[0], words[1] if len(words) > 1 else None, monkeypatch).outputs.values():
+            path.unlink()
+        assert main([*words]) == 0
+    assert digests(touched) == before
 
 
 def test_pictures_of_all_and_of_each_variant_stand_beside_the_comparison(finished: Path) -> None:
