@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.families import WOKEN
-from pruning.ablation.intervention import label_terms
+from pruning.ablation.intervention import Intervention, intervention
 from pruning.ablation.oracle import Ablation, oracle
 from pruning.data.corpus import END_OF_LINE, Fractions, number
 from pruning.data.windows import Window, Windows
@@ -48,7 +48,6 @@ VOCABULARY, TRAINED, HELD_OUT, JUDGED = 1500, 300_000, 24_000, 20_000
 STRETCHES = 50
 """Of the training text: each gives its beginning to training, its end to what is held out; both are of all of it."""
 TRUTH = Ablation(neurons="all", tokens=16_000, words=64, seed=7)
-SHORT = Ablation(neurons="all", tokens=3_000, words=64, seed=1)
 RECIPE = Recipe(epochs=1, portion=1.0, learning_rate=8e-3, warmup=0.05, weight_decay=0.01, clip=0.5, patience=1)
 CALIBRATION = {"batch": 32, "bptt": 35}
 LABELLED = 20
@@ -139,22 +138,20 @@ def measured(model: LanguageModel, texts: Texts, seed: int = 1) -> pd.DataFrame:
     frame = active[["layer", "neuron"]].assign(
         **{name: signal["importance"] for name, signal in tables.items()},
         surgeon=order["importance"],
-        divergence=oracle(model, read, SHORT, track=track)["divergence"],
         random=np.random.default_rng(seed).random(len(active)),
     )
     for suffix, text in (("", read), (HELD, held)):
         traces = hessian(model, text, probes=LABELLED, stability=1.0, seed=seed, track=track)
         gates = gradients(model, text, batches=LABELLED, track=track)
         scores = criteria(model, text, batches=LABELLED, bins=8, classes=8, ridge=1e-4, seed=seed, track=track)
-        terms = label_terms(model, text, LABELLED, track)
-        places = zip(frame["layer"], frame["neuron"], strict=True)
+        removed = intervention(model, read, text, Intervention(batches=LABELLED, seed=seed), track=track)
         columns = {"hessian": traces["importance"], "gradients": gates["importance"]}
         columns |= {name: scores[name] for name in CRITERIA}
-        columns["label_term"] = pd.Series([float(terms[layer].mean[neuron]) for layer, neuron in places])
-        columns["intervention"] = frame["divergence"] + columns["label_term"]
+        columns |= {"label_term": removed["label_term"], "intervention": removed["importance"]}
         frame = frame.assign(**{name + suffix: column for name, column in columns.items()})
         if text is read:
             tables |= {"hessian": traces, "gradients": gates}
+            columns["divergence"] = removed["divergence"]
     signals = {name: tables[name] for name in SIGNALS}
     frame = frame.assign(
         **{way: fuse(signals, Fusing(strategy=way, seed=seed))["fused"] for way in FUSED},
