@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pruning.ablation.oracle import Ablation, oracle
+from pruning.core.hooks import record
 from pruning.core.modes import derivatives
 from pruning.core.neurons import NeuronLayer, expect_finite
 from pruning.core.progress import Track, silently
@@ -246,15 +247,18 @@ def _gates(
     if not isinstance(model, LanguageModel):
         gates, after = gate_gradients(model, layers, inputs, targets, state)
         return {name: torch.stack([values, torch.zeros_like(values)]) for name, values in gates.items()}, after
-    weight, outputs = model.weight(targets), model.outputs(inputs, state)
+    weight = model.weight(targets)
+    outputs: dict[str, Tensor] = {}
+    with record(model, layers, outputs.__setitem__):  # with derivatives' kernels, as whoever passes over it does
+        after = model.read(inputs, state)
     read = {piece.parameter for layer in layers for piece in layer.read}
     weights = {name: parameter for name, parameter in model.named_parameters() if name in read}
-    logits, taps, after = model.tapped(inputs, state)
+    logits, taps, _ = model.tapped(inputs, state)
     loss = model.objective(targets).likelihood_loss(logits, targets) / weight
     slopes = derivatives(loss, [*weights.values(), *taps.values()])
     products = {name: w.detach() * g for (name, w), g in zip(weights.items(), slopes, strict=False)}
     squares = {
-        name: (outputs[name] * g).sum(0).square().sum(0) * weight
+        name: (outputs[name].detach().view_as(g) * g).sum(0).square().sum(0) * weight
         for name, g in zip(taps, slopes[len(weights) :], strict=True)
     }
     return {name: torch.stack([values, squares[name]]) for name, values in gate_sums(layers, products).items()}, after
