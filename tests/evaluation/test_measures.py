@@ -1,6 +1,7 @@
 """Loss against a twin that feeds one token at a time, sizes, and latency that takes turns."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -74,8 +75,8 @@ def test_latencies_are_positive_and_models_take_turns():
 def test_a_speed_up_is_the_ratio_of_turns_and_its_error_how_much_blocks_differ(monkeypatch):
     seconds = {"dense": iter([1.0, 2.0, 4.0, 3.0, 6.0, 12.0]), "small": iter([1.0, 1.0, 1.0, 1.0, 2.0, 3.0])}
 
-    def timed(model, batch, state):
-        assert batch == 2
+    def timed(model, batch, state, clock):
+        assert (batch, clock) == (2, time.perf_counter)
         return (0.0 if state is None else next(seconds[model.name])), "warm"  # each block warms up once
 
     monkeypatch.setattr(latency, "BLOCKS", 2)
