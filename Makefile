@@ -21,7 +21,7 @@ help:            ## Show what can be made
 
 run: .venv/.run  ## Install, run what changed, and show the results
 	@python -m tasks check
-	@dvc repro
+	@python -m flows.repro
 	@python -m tasks track
 	@python -m tasks report
 

@@ -6,14 +6,9 @@ server: without PREFECT_API_URL it starts a temporary one.
 
 import argparse
 import sys
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
-from graphlib import TopologicalSorter
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Annotated, Any
 
 from dvc.exceptions import DvcException
@@ -29,8 +24,6 @@ from pydantic.json_schema import SkipJsonSchema
 from flows.changes import Changed, Changes, changed_copy, differing, experiment_name, parsed
 from flows.execution import (
     FAILED,
-    NOT_STARTED,
-    RAN,
     UP_TO_DATE,
     CommandError,
     Commands,
@@ -41,6 +34,7 @@ from flows.execution import (
     reproduce,
 )
 from flows.naming import call_run, counted, read_values, subject, title
+from flows.order import run_in_order
 from flows.server import configured_server, unreachable
 from flows.sharing import Sharing
 from flows.showing import show, show_changes
@@ -114,7 +108,15 @@ def _reproduced(
             stale = set(stages) if force else changed(commands, stages)
             call_run(about, f"{len(stale)} of {len(stages)} stages")
             ran = sharing.made if sharing else None
-            outcomes = _run_all(stages, jobs, _task_maker(commands, stale, values, force=force, pull=pull), ran)
+            task_of = _task_maker(commands, stale, values, force=force, pull=pull)
+
+            def start(stage: GraphStage, needed: Sequence[Any], ended: Callable[[object], None]) -> PrefectFuture[Any]:
+                # What it waits for is done: for the drawing of the graph.
+                future: PrefectFuture[Any] = task_of(stage).submit(wait_for=needed, return_state=False)
+                future.add_done_callback(ended)
+                return future
+
+            outcomes = run_in_order(stages, jobs, start, _outcome, ran)
             unshared = sharing.finish(outcomes) if sharing else None
         show(commands, stages, outcomes)
         state = _final_state(outcomes, unshared)
@@ -173,48 +175,6 @@ def _task_maker(
         )
 
     return task_of
-
-
-def _run_all(
-    stages: dict[str, GraphStage],
-    jobs: int,
-    task_of: Callable[[GraphStage], Task[[], State[str]]],
-    ran: Callable[[str], None] | None,
-) -> dict[str, Outcome]:
-    """Run each stage when all that it needs is done, at most `jobs` at once; a failed stage holds up its dependents.
-
-    Args:
-        stages: By address.
-        jobs: How many run side by side.
-        task_of: Makes a stage's task.
-        ran: Is called with the address of each stage that ran.
-    """
-    order = TopologicalSorter({address: stage.needs for address, stage in stages.items()})
-    order.prepare()
-    waiting, ended = deque(order.get_ready()), SimpleQueue[str]()
-    futures: dict[str, PrefectFuture[Any]] = {}
-    started: dict[str, float] = {}
-    outcomes: dict[str, Outcome] = {}
-    while waiting or len(outcomes) < len(futures):
-        while waiting and len(futures) - len(outcomes) < jobs:
-            address = waiting.popleft()
-            started[address] = time.monotonic()
-            needed = [futures[other] for other in stages[address].needs]  # done: for the drawing of the graph
-            futures[address] = task_of(stages[address]).submit(wait_for=needed, return_state=False)
-            futures[address].add_done_callback(partial(_put, ended, address))
-        address = ended.get()
-        outcomes[address] = _outcome(stages[address], futures[address], time.monotonic() - started[address])
-        if ran and outcomes[address].state == RAN:
-            ran(address)
-        if not outcomes[address].problem:
-            order.done(address)
-            waiting.extend(order.get_ready())
-    never = {address: Outcome(address, NOT_STARTED, 0.0, stages[address].description) for address in stages}
-    return never | outcomes
-
-
-def _put(ended: SimpleQueue[str], address: str, _: PrefectFuture[Any]) -> None:
-    ended.put(address)
 
 
 def _outcome(stage: GraphStage, future: PrefectFuture[Any], seconds: float) -> Outcome:

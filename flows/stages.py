@@ -7,7 +7,7 @@ from typing import Any
 from dvc.repo import Repo
 
 FILE = "dvc.yaml"
-SETTINGS = ("tags", "retries", "timeout_seconds")
+SETTINGS = ("tags", "retries", "timeout_seconds", "alone", "first")
 """What a stage's `meta: {prefect: ...}` in dvc.yaml may say."""
 
 
@@ -25,6 +25,8 @@ class GraphStage:
         tags: For Prefect.
         retries: How often a failed run is tried again.
         timeout_seconds: After this long it is killed; None waits for ever.
+        alone: Whether no other stage runs beside it, since it measures times.
+        first: Whether it starts before others that may start, since it, or what follows from it, takes longest.
     """
 
     address: str
@@ -36,6 +38,8 @@ class GraphStage:
     tags: tuple[str, ...] = ()
     retries: int = 0
     timeout_seconds: float | None = None
+    alone: bool = False
+    first: bool = False
 
 
 def read_stages(root: Path, targets: list[str] | None) -> dict[str, GraphStage]:

@@ -1,0 +1,82 @@
+"""What starts when, by a clock of its own, and `python -m flows.repro` on a tiny project."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from flows import repro
+from flows.execution import FAILED, NOT_STARTED, RAN, Outcome
+from flows.order import run_in_order
+from flows.stages import GraphStage
+from tests.flow_project import STAGES, behave, log, make_project
+
+# DVC 3.67.1 builds its graph with a property that pygtrie has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
+
+
+def stage(name: str, needs: str = "", *, alone: bool = False, first: bool = False) -> GraphStage:
+    """Return a stage that needs others, each of one letter."""
+    return GraphStage(
+        address=name, folder="", description="", needs=frozenset(needs), plots=(), pages=(), alone=alone, first=first
+    )
+
+
+def order_of(stages: Sequence[GraphStage], jobs: int, failing: str = "") -> tuple[list[str], dict[str, Outcome]]:
+    """Return which stages ran beside each other whenever one started, and how each ended: the oldest ends first."""
+    running: list[tuple[str, Callable[[object], None]]] = []
+    seen = []
+
+    def start(stage: GraphStage, needed: Sequence[str], ended: Callable[[object], None]) -> str:
+        assert {*needed} == stage.needs
+        running.append((stage.address, ended))
+        seen.append("".join(address for address, _ in running))
+        if len(running) == 1:
+            ended(None)
+        return stage.address
+
+    def outcome(stage: GraphStage, _: str, seconds: float) -> Outcome:
+        assert running.pop(0)[0] == stage.address
+        if running:
+            running[0][1](None)
+        bad = stage.address in failing
+        return Outcome(stage.address, FAILED if bad else RAN, seconds, "", "it is broken" if bad else "")
+
+    return seen, run_in_order({each.address: each for each in stages}, jobs, start, outcome)
+
+
+def test_stages_start_when_what_they_need_is_done_and_the_first_before_others() -> None:
+    stages = [stage("a"), stage("b", "a"), stage("c", "a"), stage("d", "a", first=True), stage("e", "bcd")]
+    seen, outcomes = order_of(stages, jobs=1)
+    assert seen == ["a", "d", "b", "c", "e"]
+    assert {outcome.state for outcome in outcomes.values()} == {RAN}
+
+
+def test_a_stage_that_measures_times_runs_when_nothing_else_can_and_nothing_beside_it() -> None:
+    stages = [stage("a", alone=True), stage("b"), stage("c", "b"), stage("d", "a")]
+    seen, _ = order_of(stages, jobs=2)
+    assert seen.index("a") == len(seen) - 2
+    assert seen[-1] == "d"
+
+
+def test_what_needs_a_failed_stage_never_starts_and_the_rest_does() -> None:
+    _, outcomes = order_of([stage("a"), stage("b", "a"), stage("c")], jobs=1, failing="a")
+    assert [outcomes[name].state for name in "abc"] == [FAILED, NOT_STARTED, RAN]
+
+
+def test_a_project_is_reproduced_once_and_what_fails_then_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_project(tmp_path / "project")
+    monkeypatch.chdir(root)
+    assert repro.main([]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "5 ran"
+    assert sorted(name for what, name, _ in log(root) if what == "end") == sorted(STAGES)
+    behave(root, "left", "fail")
+    assert repro.main(["bottom", "alone", "--jobs", "1"]) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == "3 up to date, 1 failed, 1 not started"
+    assert "side@left | before the end" in said.out
+    assert "the disk of left is full" in said.err
+    assert repro.main(["nonsense"]) == 1
+    assert capsys.readouterr().err.startswith("Unknown stage 'nonsense'")
