@@ -127,6 +127,11 @@ class Remembered(nn.Module):
                 parts.append(features)
         self.features = torch.cat(parts)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its model is."""
+        return self.model.device
+
     def predicted(self, inputs: Tensor, place: int | None) -> tuple[Tensor, int]:
         """Return the logits of the window that begins at a place, and where the next one begins."""
         first = place or 0
