@@ -1,7 +1,8 @@
 """Training by each type of products and each softmax: how fast beside the best plain loop, and how good over seeds.
 
 `python -m benchmarks.quicker`: the loops take turns in one process on random tokens; a turn is timed by the processor
-time it takes, so that another program's load counts for nothing, and the plain loop flushes denormal numbers too.
+time it takes, so that another program's load counts for nothing, and the plain loop flushes denormal numbers too. With
+`--teacher` all learn from a model of the same size beside the labels, and the first of them stands for the plain loop.
 
 `python -m benchmarks.quicker --quality`, after `dvc repro prepare`: models trained on the same tokens, judged by the
 loss under all types. `--corpus` is that stage's folder, or one of published splits, all of whose types are taken (to
@@ -28,6 +29,8 @@ from pruning.data.corpus import END_OF_LINE, number, published_lines, published_
 from pruning.data.windows import Windows
 from pruning.evaluation.measures import loss_of
 from pruning.models import build
+from pruning.models.base import LanguageModel
+from pruning.training.distillation import Teacher
 from pruning.training.loop import Recipe, train
 
 VOCABULARY, WIDTH, LAYERS, DROPOUT, BPTT = 10_000, 256, 2, 0.2, 35
@@ -54,13 +57,14 @@ def named(way: str) -> dict[str, object]:
     return {**settings, "sampled": int(sampled.replace(",", ""))} if sampled else settings
 
 
-def speeds(batch: int, rounds: int, steps: int) -> dict[str, float]:
+def speeds(batch: int, rounds: int, steps: int, *, taught: bool = False) -> dict[str, float]:
     """Return tokens a second of processor time, by loop, the median of turns; the first turn warms up."""
     tokens = torch.randint(VOCABULARY, (batch * BPTT * steps,), generator=torch.Generator().manual_seed(1))
     windows = Windows(tokens, first=0, batch=batch, bptt=BPTT)
     short = Windows(tokens[:batch], first=0, batch=batch, bptt=1)
-    loops: dict[str, Callable[[], None]] = {"plain": _plain(windows)}
-    loops |= {name: _ours(windows, short, named(name)) for name in WAYS}
+    loops: dict[str, Callable[[], None]] = {} if taught else {"plain": _plain(windows)}
+    teacher = Teacher.of(_model().eval(), share=0.5) if taught else None
+    loops |= {name: _ours(windows, short, named(name), teacher) for name in WAYS}
     turns: dict[str, list[float]] = {name: [] for name in loops}
     for turn in range(rounds + 1):
         for name, loop in loops.items():
@@ -82,12 +86,15 @@ def _plain(windows: Windows) -> Callable[[], None]:
     return loop
 
 
-def _ours(windows: Windows, short: Windows, way: dict[str, object]) -> Callable[[], None]:
+def _ours(windows: Windows, short: Windows, way: dict[str, object], teacher: Teacher | None) -> Callable[[], None]:
+    model, recipe = _model(), Recipe(portion=1.0, learning_rate=1e-3, **USUAL, **way)  # type: ignore[arg-type]
+    return lambda: list(train(model, windows, short, recipe=recipe, seed=1, teacher=teacher)) and None
+
+
+def _model() -> LanguageModel:
     torch.manual_seed(1)
     shape = {"vocabulary": VOCABULARY, "embedding": WIDTH, "widths": [WIDTH] * LAYERS}
-    model = build("lstm", **shape, decoder="tied", dropout=DROPOUT)
-    recipe = Recipe(portion=1.0, learning_rate=1e-3, **USUAL, **way)  # type: ignore[arg-type]
-    return lambda: list(train(model, windows, short, recipe=recipe, seed=1)) and None
+    return build("lstm", **shape, decoder="tied", dropout=DROPOUT)
 
 
 @dataclass(frozen=True)
@@ -170,6 +177,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns that count")
     parser.add_argument("--steps", type=int, default=8, help="of a turn")
     parser.add_argument("--batches", type=int, nargs="+", default=[20, 64])
+    parser.add_argument("--teacher", action="store_true", help="beside a teacher")
     parser.add_argument("--quality", action="store_true", help="how good, in place of how fast; the rest is of it")
     parser.add_argument("--corpus", type=Path, default=Path("data/prepare"))
     parser.add_argument("--vocabulary", type=int, default=10**6, help="most types, of published splits")
@@ -185,9 +193,10 @@ def main() -> None:
         return
     print("| batch | loop | tokens/s | × plain |\n|---:|---|---:|---:|")
     for batch in given.batches:
-        found = speeds(batch, given.rounds, given.steps)
+        found = speeds(batch, given.rounds, given.steps, taught=given.teacher)
+        usual = next(iter(found.values()))
         for name, speed in found.items():
-            print(f"| {batch} | {name} | {speed:,.0f} | {speed / found['plain']:.2f} |", flush=True)
+            print(f"| {batch} | {name} | {speed:,.0f} | {speed / usual:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
