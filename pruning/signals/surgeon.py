@@ -1,6 +1,7 @@
 """The OBS (Optimal Brain Surgeon) order: neurons removed one after the other, the rest refitted after each removal."""
 
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Self
@@ -39,7 +40,7 @@ class OrderEvidence:
 
     def order(self, damping: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return each neuron's place in the order of removal and its cost then."""
-        return _order({name: _columns(c, g, damping) for name, (c, g) in self.layers.items()})
+        return _order((name, _columns(c, g, damping)) for name, (c, g) in self.layers.items())
 
 
 def surgeon(states: Covariances, sensitivities: Covariances, *, damping: float) -> pd.DataFrame:
@@ -115,7 +116,7 @@ def removal_order(
         layers: Layer name → (C, M), both (width, width).
         damping: Added to C's diagonal, relative to its mean.
     """
-    return _order({name: Columns(covariance, gram, damping=damping) for name, (covariance, gram) in layers.items()})
+    return _order((name, Columns(covariance, gram, damping=damping)) for name, (covariance, gram) in layers.items())
 
 
 def _columns(states: Covariance, sensitivities: Covariance, damping: float) -> "Columns | Few":
@@ -125,16 +126,36 @@ def _columns(states: Covariance, sensitivities: Covariance, damping: float) -> "
     return Columns(states.matrix, sensitivities.second_moment, damping=damping)
 
 
-def _order(columns: "Mapping[str, Columns | Few]") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return each neuron's place in the order of removal and its cost then, see `removal_order`."""
-    places = {name: torch.zeros(len(c.alive), dtype=torch.float64) for name, c in columns.items()}
-    costs = {name: torch.zeros(len(c.alive), dtype=torch.float64) for name, c in columns.items()}
-    for place in range(1, sum(map(len, places.values())) + 1):
-        cost, name = min((c.cheapest[0], name) for name, c in columns.items())
-        neuron = columns[name].cheapest[1]
+def _order(layers: "Iterable[tuple[str, Columns | Few]]") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return each neuron's place in the order of removal and its cost then, see `removal_order`.
+
+    What goes from a layer changes no other layer's costs, so each is ordered by itself, and one is held at a time.
+    """
+    sequences = {name: _sequence(columns) for name, columns in layers}
+    places = {name: torch.zeros(len(sequence), dtype=torch.float64) for name, sequence in sequences.items()}
+    costs = {name: torch.zeros(len(sequence), dtype=torch.float64) for name, sequence in sequences.items()}
+    gone = dict.fromkeys(sequences, 0)
+    first = [(sequence[0][0], name) for name, sequence in sequences.items() if sequence]
+    heapq.heapify(first)
+    for place in range(1, sum(map(len, sequences.values())) + 1):
+        cost, name = first[0]
+        neuron = sequences[name][gone[name]][1]
         places[name][neuron], costs[name][neuron] = place, cost
-        columns[name].remove(neuron)
+        gone[name] += 1
+        if gone[name] < len(sequences[name]):
+            heapq.heapreplace(first, (sequences[name][gone[name]][0], name))
+        else:
+            heapq.heappop(first)
     return places, costs
+
+
+def _sequence(columns: "Columns | Few") -> list[tuple[float, int]]:
+    """Return each removal's cost and neuron, the cheapest of those left at a time."""
+    sequence = []
+    for _ in range(len(columns.alive)):
+        sequence.append(columns.cheapest)
+        columns.remove(columns.cheapest[1])
+    return sequence
 
 
 def swapped(covariance: Tensor, gram: Tensor, removed: Tensor, *, damping: float) -> Tensor:

@@ -25,7 +25,7 @@ def write_covariances(path: Path, covariances: Covariances) -> None:
             if isinstance(state, Sketch):
                 content[f"{layer}/{group}/rank"] = tensor(state.rank)
                 content[f"{layer}/{group}/squares"] = state.squares
-                content[f"{layer}/{group}/rows"] = state.rows
+                content[f"{layer}/{group}/rows"] = state.rows.contiguous()
             else:
                 content[f"{layer}/{group}/products"] = state.products
     with replacing(path) as aside:

@@ -333,3 +333,12 @@ def test_one_batch_alone_is_parted_so_that_some_of_it_can_be_held_out():
     repaired, cut = reconstruct(found, keep, data=[batch], repair="ridge"), select(found, keep)
     with torch.no_grad():
         assert (repaired(batch) - found(batch)).square().mean() < 0.9 * (cut(batch) - found(batch)).square().mean()
+
+
+def test_readers_of_wide_layers_are_refitted_on_data_by_as_few_directions_as_the_neurons_have():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 40), nn.Identity(), nn.Linear(40, 3))  # all that 40 neurons say is 2 numbers
+    data = [torch.randn(30, 2) for _ in range(6)]
+    found = pruning.discover(network, data[0])
+    smaller = reconstruct(found, {"0": torch.arange(0, 40, 4)}, data=data, repair="ridge", rank=3)
+    assert torch.allclose(smaller(data[0]), network(data[0]), atol=1e-3)

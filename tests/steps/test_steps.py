@@ -405,3 +405,17 @@ def test_a_recipe_and_a_teacher_with_settings_of_their_own_are_taken() -> None:
     assert learnt.history["step"].max() == 4
     longer = pruning.finetune(found[1], data, nn.MSELoss(), recipe=recipe, epochs=3)
     assert longer.history["step"].max() == 6
+
+
+def test_wide_layers_are_measured_and_repaired_by_few_directions_where_asked():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 24), nn.Tanh(), nn.Linear(24, 3))
+    data = [(torch.randn(16, 3), torch.arange(16) % 3) for _ in range(4)]
+    found = pruning.discover(network, data[0][0])
+    importance = pruning.importance(found, data, nn.CrossEntropyLoss(), rank=4)
+    assert {type(group).__name__ for groups in importance.covariances.values() for group in groups} == {"Sketch"}
+    assert importance.by == "surgeon"
+    smaller = pruning.prune(found, importance, 0.5)
+    apart = [(smaller(inputs) - network(inputs)).abs().max().item() for inputs, _ in data]
+    cut = pruning.prune(found, importance, 0.5, repair="none")
+    assert max(apart) < max((cut(inputs) - network(inputs)).abs().max().item() for inputs, _ in data)
