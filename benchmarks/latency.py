@@ -3,7 +3,7 @@
 `python -m benchmarks.latency` times one step of a dense LSTM (2 × 256 units, 10,000 types, tied) and of models of half
 as many neurons, in turns: their widths as the surgeon chose them on the Penn Treebank and rounded to multiples, the
 decoder projected or untied. A step's time depends on sizes alone, so the weights are random. Times are the processor's,
-on one thread, so that whoever else uses the machine counts for little.
+on one thread, so that whoever else uses the machine counts for little. In PyTorch all are `deployed` for steps.
 
 A model of one unit and two types takes turns with them: its time is what a step costs whatever the sizes, of which no
 multiply-add that is saved saves any; the last column is the share of the promise that is kept beyond it. With
@@ -21,6 +21,7 @@ from pruning.evaluation.latency import Latency, latencies
 from pruning.export import onnx_of
 from pruning.models import build
 from pruning.models.base import LanguageModel
+from pruning.saving import deployed
 from tasks.commands.runtimes import load_onnx
 from tasks.shown.console import track
 
@@ -47,6 +48,7 @@ def lstm(widths: tuple[int, ...], decoder: str, vocabulary: int = 10_000, embedd
 def candidates() -> dict[str, LanguageModel]:
     """Return the dense model first, then the one of no size, then the pruned ones."""
     found = {"dense": lstm(DENSE, "tied"), EMPTY: lstm((1, 1), "tied", vocabulary=2, embedding=1)}
+    found["dense, untied"] = lstm(DENSE, "untied")
     for decoder in ("projected", "untied"):
         found |= {f"{name}, {decoder}": lstm(widths, decoder) for name, widths in ROUNDED.items()}
     return found
@@ -94,7 +96,8 @@ def main() -> None:
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
     models = candidates()
-    ready = models | ({KERNEL: by_kernel(lstm(DENSE, "tied"))} if given.kernel else {})
+    deployed_models = {name: deployed(model, steps=True) for name, model in models.items()}
+    ready = deployed_models | ({KERNEL: by_kernel(lstm(DENSE, "tied"))} if given.kernel else {})
     print("| runs in | batch | model | ms/step | promised | measured | share | beyond the fixed |")
     print("|---|---:|---|---:|---:|---:|---:|---:|")
     for runtime, all_ready in (("PyTorch", ready), ("onnxruntime", in_onnxruntime(models))):

@@ -61,7 +61,8 @@ def deployed(model: PrunableModule, *, steps: bool = False) -> nn.Module:
         model: What `discover`, `select`, `reconstruct` or `adapt` gave; it is left as it was.
         steps: Whether its recurrent layers give single steps of up to 32 sequences, as a network that writes or listens
             takes them, by PyTorch's cells: on a processor, without gradients, a layer is then up to four times as fast.
-            Their class is one of this library's below PyTorch's own. (The library's language models always do so.)
+            Their class is one of this library's below PyTorch's own. (The library's language models always do so.) And
+            the matrix of an untied decoder lies by columns, which makes it twice as fast for one sequence.
 
     Raises:
         TypeError: If it is anything else.

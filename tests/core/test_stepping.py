@@ -1,6 +1,7 @@
 """Single steps of recurrent layers: what PyTorch's own give, by cells where that is faster, and seen by hooks."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,3 +131,17 @@ def test_a_layer_that_steps_does_the_rest_as_pytorchs_own() -> None:
     torch.testing.assert_close(quick(packed)[1], layer(packed)[1])
     quick(torch.ones(1, 1, 3))[0].sum().backward()
     assert quick.weight_hh_l0.grad is not None
+
+
+def test_a_deployed_decoder_lies_by_columns_and_is_in_all_else_what_it_was(tmp_path: Path) -> None:
+    sizes = {"vocabulary": 90, "embedding": 6, "widths": [5], "dropout": 0.0}
+    untied, tied = (pruning.build("lstm", decoder=decoder, **sizes) for decoder in ("untied", "projected"))
+    quick, token = pruning.deployed(untied, steps=True), torch.zeros(1, 1, dtype=torch.long)
+    assert quick.decoder.weight.stride() == copy.deepcopy(quick).decoder.weight.stride() == (1, 90)
+    assert untied.decoder.weight.is_contiguous()
+    assert pruning.deployed(tied, steps=True).encoder.weight.is_contiguous()
+    for name, tensor in untied.state_dict().items():
+        assert torch.equal(quick.state_dict()[name], tensor)
+    torch.testing.assert_close(quick(token)[0], untied(token)[0])
+    pruning.save(quick, tmp_path)
+    assert torch.equal(pruning.restore(untied, tmp_path).decoder.weight, untied.decoder.weight)
