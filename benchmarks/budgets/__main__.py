@@ -29,6 +29,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -50,6 +51,7 @@ from benchmarks.budgets.table import written
 from benchmarks.device.report import FAMILIES
 from benchmarks.headline import RESUME, commit_of, machine, texts_of
 from benchmarks.resumable import Sizes
+from pruning.core.options import TrainingType
 
 STRONG = Sizes(width=256, multiple=8, floor=8, batch=32, calibration=CALIBRATION)
 QUICK = Sizes(width=24, multiple=4, floor=4, vocabulary=200, batch=8, bptt=10, calibration=4, tokens=3000)
@@ -154,6 +156,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default="slow",
         help=f"how to fine-tune: {', '.join(TUNINGS)}, or a file of benchmarks.budgets.search",
     )
+    parser.add_argument(
+        "--type", choices=get_args(TrainingType), default="float32", help="of products in learning from the dense one"
+    )
+    parser.add_argument(
+        "--softmax", choices=["full", "chunked"], default="full", help="there; chunked is faster on processors"
+    )
     parser.add_argument("--limit", type=float, default=math.inf, help="seconds of this process after which it stops")
     parser.add_argument("--workers", type=int, default=1, help="processes side by side")
     parser.add_argument("--alone", action="store_true", help="on a GPU: without NVIDIA's multi-process service")
@@ -167,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tuning, repair = tuning_of(given.tuning)
     plan = Plan(
         sizes, texts, end_of_line, types, given.device, given.state, given.epochs, given.rate,
-        repair._replace(tokens=given.imitation), tuning, given.family, given.dropout,
+        repair._replace(tokens=given.imitation), tuning, given.family, given.dropout, given.type, given.softmax,
     )  # fmt: skip
     listed = chosen(jobs(given.seeds, given.keep, sorted(given.tuned), given.epochs), given.ways)
     given.state.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from benchmarks.headline import Remembered, made, places_of
 from benchmarks.resumable import Bench, Kept, OutOfTime, Sizes, Training, recurrent_matrices, recurrent_weights
 from pruning.core.devices import twin_of
 from pruning.core.neurons import Keep, select
+from pruning.core.options import Softmax, TrainingType
 from pruning.evaluation.measures import size_of
 from pruning.models import describe, rebuild
 from pruning.models.base import LanguageModel, Measurable
@@ -131,6 +132,8 @@ class Plan:
         tuning: Epochs of fine-tuning → how.
         family: Of all models.
         dropout: Of the dense model.
+        type: Of products where models learn from the dense one: `float32`, or `bfloat16`, for processors.
+        softmax: There: `full`, with the dense model's features computed once, or `chunked`, in less time on processors.
     """
 
     sizes: Sizes
@@ -145,6 +148,17 @@ class Plan:
     tuning: dict[int, Tuning]
     family: str = "lstm"
     dropout: float = 0.45
+    type: TrainingType = "float32"
+    softmax: Softmax = "full"
+
+    def taught(self, recipe: Recipe) -> Recipe:
+        """Return a recipe for learning from the dense model."""
+        return replace(recipe, type=self.type, softmax=self.softmax)
+
+    def teacher(self, bench: Bench, dense: LanguageModel, share: float) -> Teacher:
+        """Return the dense model as a teacher of that share."""
+        model: Any = Remembered(dense, bench.training) if self.softmax == "full" else dense
+        return Teacher(model=cast(Measurable, model), share=share, temperature=1.0)
 
     def new(self, seed: int, keep: float = 1.0, dropout: float = 0.0) -> LanguageModel:
         """Return a model of new weights on the CPU: the dense one, or of the widths that keep that share of the units.
@@ -261,8 +275,9 @@ def _chosen(bench: Bench, job: Job, plan: Plan) -> None:
     if repair.outputs:
         portion = repair.outputs * repair.tokens / len(bench.texts["train"])
         epochs = math.ceil(portion)
-        recipe = replace(TRAINED, epochs=epochs, portion=portion / epochs, learning_rate=repair.outputs_rate)
-        teacher = Teacher(model=cast(Measurable, Remembered(dense, bench.training)), share=1.0, temperature=1.0)
+        recipe = plan.taught(TRAINED)
+        recipe = replace(recipe, epochs=epochs, portion=portion / epochs, learning_rate=repair.outputs_rate)
+        teacher = plan.teacher(bench, dense, 1.0)
         learner = imitated(1 - repair.outputs)  # without dropout, as the dense model was decoupled
         *_, last = train(learner, bench.training, bench.validation, recipe=recipe, seed=bench.seed, teacher=teacher)
         learner.load_state_dict(last.best())
@@ -351,8 +366,8 @@ def _tuned(bench: Bench, model: LanguageModel, job: Job, plan: Plan) -> None:
     """Fine-tune by the labels and the dense model."""
     dense = _model(plan, job.needs[0]).to(bench.device).eval()
     tuning = plan.tuning[job.epochs]
-    teacher = Teacher(model=cast(Measurable, Remembered(dense, bench.training)), share=tuning.share, temperature=1.0)
-    recipe = replace(TRAINED, epochs=job.epochs, learning_rate=tuning.rate)
+    teacher = plan.teacher(bench, dense, tuning.share)
+    recipe = replace(plan.taught(TRAINED), epochs=job.epochs, learning_rate=tuning.rate)
     trained = bench.trained("model", model.to(bench.device), Training(partial(train, teacher=teacher), recipe), 0.0)
     bench.judge("trained", trained)
 
