@@ -14,6 +14,7 @@ from pruning.fusion.fusing import CALIBRATIONS, Fusing
 from pruning.fusion.learned import Shares, learn, measured, scores, within_layers
 from pruning.fusion.report import ranks_of_removals, report_of
 from pruning.fusion.schemas import ALL, IMPORTANCE
+from pruning.fusion.taught import TRANSFORM, taught
 from pruning.fusion.weights import TRANSFORMS, adaptive, agreements, relative, variance_reliability
 from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
 
@@ -90,6 +91,7 @@ def fusion(
 
     - `simple`: the same for each signal;
     - `adaptive`: by each signal's reliability in the layer and its agreement with the others (`weighing.adaptive`);
+      where `criteria` has `taylor_second` or `intervention`, all by the weights that other models taught (`taught`);
     - `learned`: fitted to measured removal and checked on neurons that were not used (`learned.learn`). Where the fit
       ranks those no better than the best single signal does, that is said and that signal alone is used.
 
@@ -104,9 +106,9 @@ def fusion(
             can be chosen by them.
         fusing: How to fuse them.
         oracle: Measured removals: `layer`, `neuron`, `loss_increase`, `standard_error` (nat/token), of some neurons.
-        criteria: More importances by column, of the same neurons, that `learned` may weigh beside the signals. The
-            standard error of one is its column with `_error` behind the name, here or in the table `criteria`; one
-            that has none is exact.
+        criteria: More importances by column, of the same neurons, that `learned` and `adaptive` may weigh beside the
+            signals. The standard error of one is its column with `_error` behind the name, here or in the table
+            `criteria`; one that has none is exact.
         weights: What `to_plain` gave of an earlier fusion; applied as it is, and nothing is fitted.
         curves: For `removal`: scores (`layer`, `neuron`, `fused`) → what `removal_curves` gives for them.
 
@@ -269,8 +271,12 @@ def _weighed(
         return restricted(from_plain(weights, [*SIGNALS, *names]), names), {"strategy": "saved"}
     if fusing.strategy == "learned" and rows is not None:
         return _learned(frame, rows, names, fusing)
+    known = taught(names) if fusing.strategy == "adaptive" else None
+    if known is not None:
+        shares = {str(layer): known for layer in frame["layer"].unique()}
+        return Weighing(fusing.strategy, TRANSFORM, _with_mean(shares)), {}
     signals = [name for name in names if name in SIGNALS]
-    shares: Shares = {}
+    shares = {}
     for layer, signal_rows in described[described["signal"].isin(signals)].groupby("layer"):
         equal = np.full(len(signals), 1 / len(signals))
         pair = signal_rows["reliability"].to_numpy(), signal_rows["agreement"].to_numpy()

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from pruning.core import options
 from pruning.fusion.schemas import CHOICES
+from pruning.fusion.taught import NEEDED, WEIGHTS
 from pruning.signals.schemas import LEARNABLE, SIGNALS
 from tasks.common.sources import file_of_source
 from tasks.settings.bounds import (
@@ -238,10 +239,13 @@ class Fuse(Section):
         """Refuse a signal named twice, what the strategy would not weigh, and none of the signals."""
         expect_distinct(self.signals, "fuse.signals")
         further = [name for name in self.signals if name in LEARNABLE]
-        if further and self.strategy != "learned" and self.weights is None:
+        weighed = {"learned": [*LEARNABLE], "adaptive": [*WEIGHTS] if set(NEEDED) & set(further) else [*NEEDED]}
+        known = [name for name in weighed.get(self.strategy, []) if name not in SIGNALS]
+        left_out = [name for name in further if name not in known]
+        if left_out and self.weights is None:
             raise ValueError(
-                f"Expected fuse.strategy: learned for {further[0]!r} among fuse.signals, got {self.strategy!r}, which "
-                f"weighs {list(SIGNALS)} alone"
+                f"Expected fuse.strategy: learned for {left_out[0]!r} among fuse.signals, got {self.strategy!r}, which "
+                f"weighs {[*SIGNALS, *known]} alone"
             )
         if len(further) == len(self.signals):
             raise ValueError(f"Expected one or more of {list(SIGNALS)} among fuse.signals, got {self.signals}")

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from pruning.fusion import learned
 from pruning.fusion.fused import from_plain, fuse, fusion, learnable, to_plain
 from pruning.fusion.fusing import Fusing
+from pruning.fusion.taught import WEIGHTS
 from pruning.fusion.weights import adaptive, agreements, relative, spearman, variance_reliability
 from pruning.signals.scaling import scaled, weighted
-from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
+from pruning.signals.schemas import BESIDE, CRITERIA, LEARNABLE, SIGNALS
 from tests.tiny import SIGNALS as MEASURES
 from tests.tiny import scaled_by_hand, tiny
 
@@ -285,6 +286,27 @@ def test_criteria_are_weighed_beside_the_signals():
     found = fusion(tables, Fusing(strategy="learned", seed=1), oracle=oracle, criteria=criteria)
     assert found.weighing.shares["all"]["taylor"] > 0.5
     assert set(found.report["signal"]) == {*SIGNALS, "taylor"}
+
+
+def test_beside_criteria_adaptive_weights_are_those_that_other_models_taught():
+    tables, _ = measured_tables()
+    random = np.random.default_rng(3)
+    names = ["wanda", "taylor_second", "intervention"]
+    criteria = tables["weights"][["layer", "neuron"]].assign(**{name: random.normal(size=80) for name in names})
+    found = fusion(tables, Fusing(strategy="adaptive", seed=1), criteria=criteria).importance
+    frame = tables["hessian"].rename(columns={"importance": "hessian"}).merge(criteria, on=["layer", "neuron"])
+    expected, total = 0.0, 0.0
+    for name in ("hessian", "taylor_second", "intervention"):  # `wanda` and the other signals have no weight
+        expected, total = expected + WEIGHTS[name] * relative(frame, [name], "scaled")[name], total + WEIGHTS[name]
+    np.testing.assert_allclose(found["fused"], expected / total)
+    without = fusion(tables, Fusing(strategy="adaptive", seed=1), criteria=criteria.drop(columns=names[1:])).weighing
+    assert without.shares["all"]["weights"] > 0  # `taught` would have none left but of `hessian`
+
+
+def test_taught_weights_are_of_signals_and_criteria_that_there_are():
+    assert set(WEIGHTS) <= {*SIGNALS, *LEARNABLE}
+    assert min(WEIGHTS.values()) > 0
+    assert sum(WEIGHTS.values()) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.usefixtures("few")

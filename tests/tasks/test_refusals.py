@@ -199,6 +199,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("fuse.signals", [], "Expected fuse.signals in params.yaml to be a list of one or more entries, each one of 'weig"),
     ("fuse.signals", ["wieghts"], "got 'wieghts'. Did you mean 'weights'?"),
     ("fuse.signals", ["weights", "wanda"], "Expected fuse.strategy: learned for 'wanda' among fuse.signals, got 'sim"),
+    ("fuse", {"strategy": "adaptive", "signals": ["weights", "kfac_obs"]}, "'taylor_second', 'intervention'] alone"),
     ("fuse", {"strategy": "learned", "signals": ["wanda"]}, "Expected one or more of ['weights', 'hessian', 'activat"),
     ("fuse.removed", [0.5, 0.2], "Expected the shares of fuse.removed in rising order, got [0.5, 0.2]"),
     ("fuse.weights", "weights.json", "to be a file of saved weights, written learned/name.json, or null, got 'weigh"),
