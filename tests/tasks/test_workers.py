@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -96,6 +97,21 @@ def test_a_worker_that_is_killed_or_falls_silent_in_its_work_changes_no_result(p
     expected = list(map(partial(ended_once, tmp_path / "done", how), range(6)))
     assert list(pool(there, range(6))) == expected
     assert (tmp_path / "mark").exists()
+
+
+def seen(folder: Path, number: int) -> bool:
+    """Leave a mark, or wait for that of the last one; say whether it was there in time."""
+    if number:
+        (folder / str(number)).touch()
+        return True
+    late = time.monotonic() + 60
+    while not (folder / "6").exists() and time.monotonic() < late:
+        time.sleep(0.02)
+    return (folder / "6").exists()
+
+
+def test_a_call_that_takes_long_keeps_no_other_worker_waiting(pool: Map, tmp_path: Path) -> None:
+    assert list(pool(partial(seen, tmp_path), range(7))) == [True] * 7
 
 
 class Fatal(nn.Module):
