@@ -1,7 +1,7 @@
 """Pruning in rounds: some neurons leave, readers are repaired, the rest learns a little, and all is measured again."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -40,10 +40,12 @@ class Rounds:
     Attributes:
         retain: Share of the neurons that are left in the end, in (0, 1].
         rounds: In how many rounds the others leave, ≥ 1; each takes the same share of what is left.
-        floor: Fewest neurons of a layer.
+        floor: Fewest neurons of a layer; one number, or layer → number.
         calibration: Batches that each round measures on, ≥ 2.
         damping: Of the surgeon's curvature, relative to its mean.
         last: Share of all training that comes after the last round, in (0, 1]; the other rounds share the rest.
+        ceiling: Most neurons of a layer; likewise.
+        multiple: What every width is a multiple of, unless the layer is whole.
 
     Raises:
         ValueError: For a setting outside its range.
@@ -51,23 +53,31 @@ class Rounds:
 
     retain: float
     rounds: int
-    floor: int
+    floor: int | Mapping[str, int]
     calibration: int
     damping: float
     last: float
+    ceiling: int | Mapping[str, int] | None = None
+    multiple: int = 1
 
     def __post_init__(self) -> None:
         if not (0 < self.retain <= 1 and 0 < self.last <= 1):
             raise ValueError(f"Expected retain and last in (0, 1], got {self.retain} and {self.last}.")
-        if self.rounds < 1 or self.floor < 1 or self.calibration < 2:
+        if self.rounds < 1 or self.calibration < 2:
             raise ValueError(
-                "Expected at least 1 round, a floor of at least 1 neuron and 2 batches to measure on, "
-                f"got {self.rounds}, {self.floor} and {self.calibration}."
+                f"Expected at least 1 round and 2 batches to measure on, got {self.rounds} and {self.calibration}."
             )
+        self.allocation(self.retain)
 
     def neurons(self, count: int) -> list[int]:
         """Return how many of so many neurons are left after each round."""
         return [math.floor(self.retain ** (done / self.rounds) * count + 0.5) for done in range(1, self.rounds + 1)]
+
+    def allocation(self, share: float) -> Allocation:
+        """Return how what stays in a round is shared out, if it is that share of the neurons that are left."""
+        return Allocation(
+            retain=min(1.0, share), scope="absolute", floor=self.floor, ceiling=self.ceiling, multiple=self.multiple
+        )
 
     def steps(self, total: int) -> list[int]:
         """Return how many of all training steps come after each round."""
@@ -219,7 +229,7 @@ def _cut(model: Measurable, batches: list[Any], neurons: int, rounds: Rounds, se
         _, states = activations(model, batches, activation_samples=len(batches), bins=BINS)
         moments = sensitivities(model, batches, batches=len(batches), seed=seed)
         order = surgeon(states, moments, damping=rounds.damping)
-        allocation = Allocation(retain=neurons / sum(model.widths()), floor=rounds.floor, scope="absolute")
+        allocation = rounds.allocation(neurons / sum(model.widths()))
         keep = keep_of(retention(order, allocation, variant="round", by="importance"))
         read: dict[str, Any] = {"data": batches} if isinstance(model, Adapted) else {"covariances": states}
         return keep, reconstruct(model, keep, repair="ridge", **read)

@@ -76,6 +76,17 @@ def test_a_run_resumed_from_anywhere_ends_with_the_bytes_of_one_that_was_not_int
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_widths_are_the_multiples_asked_for_in_every_round():
+    model = tiny(dtype=torch.float32)
+    rounds = replace(ROUNDS, rounds=2, multiple=3, floor={"lstm.0": 6}, ceiling={"lstm.1": 3})
+    found = list(prune_iteratively(model, WINDOWS, VALID, rounds=rounds, recipe=STILL, seed=1))
+    whole = dict(zip([layer.name for layer in model.layers()], model.widths(), strict=True))
+    for state in found:
+        assert all(len(kept) % 3 == 0 or len(kept) == whole[name] for name, kept in state.kept.items())
+    assert len(found[-1].kept["lstm.0"]) >= 6
+    assert len(found[-1].kept["lstm.1"]) <= 3
+
+
 def test_the_history_of_all_rounds_counts_on():
     model = tiny(dtype=torch.float32)
     *_, last = prune_iteratively(model, WINDOWS, VALID, rounds=ROUNDS, recipe=recipe(epochs=2), seed=2)
@@ -133,10 +144,9 @@ def test_a_network_of_ones_own_is_pruned_in_rounds_too():
     [
         ({"retain": 0.0}, r"Expected retain and last in \(0, 1\], got 0.0 and 0.5"),
         ({"last": 1.5}, r"Expected retain and last in \(0, 1\], got 0.5 and 1.5"),
-        (
-            {"rounds": 0},
-            "Expected at least 1 round, a floor of at least 1 neuron and 2 batches to measure on, got 0, 2 a",
-        ),
+        ({"rounds": 0}, "Expected at least 1 round and 2 batches to measure on, got 0 and 4"),
+        ({"floor": 0}, "Expected a floor of at least 1 neuron, got 0"),
+        ({"multiple": 0}, "Expected a multiple of at least 1 neuron, got 0"),
     ],
 )
 def test_rounds_that_cannot_be_are_refused(changes, sentence):
