@@ -21,6 +21,7 @@ from tasks.shown.wording import nearest
 
 COMMANDS = {
     "check": "refuse bad parameters before any work, and mend what a kill left",
+    "recommend": "the settings that are best for a budget of training, as was measured",
     "report": "the quality and the cost of each variant, and where to look further",
     "choose": "the fastest model that is good enough, or the best that is fast or small enough",
     "generate": "how a model goes on from a text",

@@ -1,0 +1,97 @@
+"""What is recommended for a budget of training: settings that params.yaml takes, for every budget there is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.__main__ import main
+from tasks.common.reading import read_yaml
+from tasks.settings.parameters import checked
+from tasks.settings.recipes import RECIPES, recommended
+from tests.projects import ROOT, copy, set_parameters
+
+Said = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("params.yaml", "dvc.yaml"):
+        copy(ROOT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def asked(capsys: Said, *words: str) -> dict[str, Any]:
+    assert main(["recommend", *words, "--json"]) == 0
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def test_every_recipe_is_settings_that_the_pipeline_takes_and_names_a_page_that_there_is() -> None:
+    values = read_yaml(ROOT / "params.yaml")
+    for trained in (0.35, 30.0):
+        for epochs in (0.01, 0.5, 1.0, 3.0):
+            set_to = {section: dict(fields) for section, fields in values.items()}
+            for name, value in recommended(0.4, epochs, trained).items():
+                section, field = name.split(".")
+                assert field in set_to[section]
+                set_to[section][field] = value
+            assert checked(set_to).prune.retain == 0.4
+    assert all((ROOT / recipe.page).is_file() for recipe in RECIPES)
+
+
+def test_the_page_tells_what_the_code_recommends() -> None:
+    page = (ROOT / "docs/results/while-training.md").read_text(encoding="utf-8")
+    for recipe in RECIPES:
+        repair, rate, share = recipe.settings.values()
+        assert f"| `{repair}` | {1000 * rate:g}e-3 | {share} |" in page
+    assert page.count("e-3 | 0.") == len(RECIPES)
+
+
+def test_a_brief_budget_is_that_share_of_an_epoch_and_a_long_one_whole_epochs(here: Path, capsys: Said) -> None:
+    brief, long = asked(capsys, "--epochs", "0.25"), asked(capsys, "--epochs", "3", "--keep", "0.25")
+    assert (brief["settings"]["finetune.epochs"], brief["settings"]["finetune.portion"]) == (1, 0.25)
+    assert brief["settings"]["reconstruct.repair"] == "imitate"
+    assert brief["changes"] == {"finetune.portion": 0.25}
+    assert (long["settings"]["finetune.epochs"], long["settings"]["finetune.portion"]) == (3, 1.0)
+    assert long["changes"]["prune.retain"] == 0.25
+    assert here.is_dir()
+
+
+def test_a_dense_model_trained_to_the_end_is_given_one_epoch_whatever_there_is_time_for(
+    here: Path, capsys: Said
+) -> None:
+    set_parameters(here, {"train": {"epochs": 30, "portion": 1.0}})
+    assert asked(capsys, "--epochs", "10")["settings"]["finetune.epochs"] == 1
+    assert main(["recommend", "--epochs", "10"]) == 0
+    assert "more than 1 epoch made such models worse" in capsys.readouterr().out
+
+
+def test_the_command_is_said_that_tries_it_and_a_missing_variant_is_named(here: Path, capsys: Said) -> None:
+    variants = {"dense": {"by": "fused", "retain": 1.0}}
+    set_parameters(here, {"variants": variants}, replace=("variants",))
+    assert main(["recommend", "--epochs", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "try it: dvc exp run -S finetune.portion=1.0 -S reconstruct.repair=ridge" in said
+    assert "add `surgeon: {by: surgeon, scope: absolute}`" in said
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--keep", "0"), "Expected --keep in (0, 1], got 0.\n"),
+        (("--keep", "1.5"), "Expected --keep in (0, 1], got 1.5.\n"),
+        (("--epochs", "0"), "Expected --epochs of part of an epoch (0.25) or of whole ones (1, 3), got 0.\n"),
+        (("--epochs", "1.5"), "Expected --epochs of part of an epoch (0.25) or of whole ones (1, 3), got 1.5.\n"),
+        (("--epochs", "nan"), "Expected --epochs of part of an epoch (0.25) or of whole ones (1, 3), got nan.\n"),
+        (("--epoch", "x"), "Argument --epochs: invalid float value: 'x'; `python -m tasks recommend --help` says what"),
+    ],
+)
+def test_a_budget_that_there_is_not_is_refused_in_a_sentence(
+    capsys: Said, words: tuple[str, ...], sentence: str
+) -> None:
+    assert main(["recommend", *words]) == 1
+    assert capsys.readouterr().err.startswith(sentence)
