@@ -3,7 +3,9 @@
 `python -m benchmarks.precision --into FOLDER...`, with folders of `python -m benchmarks.subjects`. Truth is the loss
 increase of every neuron on all of the judged text. Every figure is the Spearman correlation within layers, averaged
 over them, with its 95% interval over neurons; the second one is divided by the root of the truth's reliability, which
-is what a perfect prediction would reach.
+is what a perfect prediction would reach. With `--alternating` every other piece of the labelled and the judged text
+together is the truth and the others are labelled, so that both are of the same documents. With `--kept` nothing is
+measured that a folder lacks.
 """
 
 import argparse
@@ -22,12 +24,14 @@ from pruning.data.windows import Windows
 from pruning.fusion.learned import bootstrapped, interval, learn, measured, within_layers
 from pruning.signals.schemas import CRITERIA, SIGNALS
 
-MEASURED = (3_000, 10_000)
+MEASURED = (3_000,)
 """Tokens that `intervention` measures the divergence on."""
 LABELS = (10_000, 20_000, 37_000)
 """Labelled tokens of the label term, besides all."""
 OURS = "`intervention`"
 LEARNED = "learned fusion, held-out neurons"
+BESIDE = ("taylor_first", "gate_fisher_sampled", "weight_fisher", "snip", "kfac_obs", "surgeon")
+"""What it may weigh besides our columns."""
 Predictions = dict[str, np.ndarray]
 
 
@@ -58,8 +62,7 @@ class Truth:
     def of(cls, folder: Path) -> "Truth":
         """Return what a folder knows."""
         judged = read(folder, "judged")
-        layers = pd.read_parquet(folder / "judged-0.parquet")["layer"].to_numpy(dtype=str)
-        pieces = judged.increase
+        layers, pieces = _layers(folder), judged.increase
         error = pieces.std(axis=0, ddof=1) / math.sqrt(len(pieces))
         return cls(layers, pieces[::2].mean(0), pieces[1::2].mean(0), pieces.mean(0), error, int(judged.tokens.sum()))
 
@@ -103,17 +106,42 @@ def predictions(folder: Path, truth: Truth, subject: Subject | None) -> Predicti
     if (folder / "signals.parquet").is_file():
         signals = pd.read_parquet(folder / "signals.parquet")
         rows |= {f"`{name}`": signals[name].to_numpy() for name in (*SIGNALS, "surgeon", *CRITERIA)}
-        frame = ours[MEASURED[-1]]
+        frame = ours[MEASURED[0]]
         if frame is not None:
             rows[LEARNED] = learned(signals, frame, truth)
     return rows
+
+
+def alternating(folder: Path, share: float = 0.75) -> tuple[Truth, Predictions]:
+    """Return the truth of every other piece, and what the pieces between say; `share` of the label term counts."""
+    texts = [read(folder, text) for text in ("labelled", "judged")]
+    increase, divergence, term = (
+        np.concatenate([getattr(text, name) for text in texts]) for name in ("increase", "divergence", "label_term")
+    )
+    judged, near = increase[1::2], read(folder, "train").divergence.mean(0)
+    error = judged.std(axis=0, ddof=1) / math.sqrt(len(judged))
+    tokens = int(np.concatenate([text.tokens for text in texts])[1::2].sum())
+    truth = Truth(_layers(folder), judged[::2].mean(0), judged[1::2].mean(0), judged.mean(0), error, tokens)
+    held, labels = divergence[::2].mean(0), term[::2].mean(0)
+    return truth, {
+        "loss increase, held-out pieces": increase[::2].mean(0),
+        "divergence, 10,000 training tokens": near,
+        "divergence, held-out pieces": held,
+        "label term, held-out pieces": labels,
+        f"divergence, 10,000 training tokens, + {share} × label term": near + share * labels,
+        f"divergence, held-out pieces, + {share} × label term": held + share * labels,
+    }
+
+
+def _layers(folder: Path) -> np.ndarray:
+    return np.asarray(pd.read_parquet(folder / "judged-0.parquet")["layer"].to_numpy(dtype=str))
 
 
 def learned(signals: pd.DataFrame, ours: pd.DataFrame, truth: Truth) -> np.ndarray:
     """Return the scores of neurons by weights fitted to the truth without them, of signals, criteria and ours."""
     parts = ours.assign(intervention=ours["importance"])[["intervention", "divergence", "curvature", "label_term"]]
     frame = signals.assign(**{name: column.to_numpy() for name, column in parts.items()})
-    varies = [name for name in (*SIGNALS, "surgeon", *CRITERIA, *parts) if frame[name].notna().all()]
+    varies = [name for name in (*BESIDE, *parts) if frame[name].notna().all()]
     oracle = signals[["layer", "neuron"]].assign(loss_increase=truth.increase, standard_error=truth.error)
     return learn(frame, measured(frame[["layer", "neuron", *varies]], oracle), varies, folds=5, seed=1).held_out
 
@@ -160,9 +188,14 @@ def main() -> None:
     parser.add_argument("--into", type=Path, nargs="+", required=True, help="folders of dense models")
     parser.add_argument("--kept", action="store_true", help="report what is there, and measure nothing")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--alternating", action="store_true", help="label every other piece, judge by those between")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     for folder in given.into:
+        if given.alternating:
+            truth, predicted = alternating(folder)
+            print("\n".join(report(folder.name, truth, rows_of(truth, predicted))), flush=True)
+            continue
         subject = None if given.kept else kept(folder, given.device, lambda folder=folder: _missing(folder))
         truth = Truth.of(folder)
         print("\n".join(report(folder.name, truth, rows_of(truth, predictions(folder, truth, subject)))), flush=True)

@@ -3,6 +3,7 @@
 `python -m benchmarks.stability --into FOLDER...`, with folders of `python -m benchmarks.subjects`. Two calibrations of
 `surgeon` read training text and have no token in common; half of the neurons stay, of each layer or of all. What counts
 is the share of the kept neurons that both keep. Covariances and sensitivities are each measured on that many tokens.
+With `--pieces` it is the divergence / the divergence and the label term, by the pieces of `benchmarks.subjects`.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.removals import CALIBRATION, Subject, kept, table
+from benchmarks.removals import CALIBRATION, TOKENS, Subject, kept, read, table
 from pruning.data.windows import Windows
 from pruning.selection.allocation import Allocation
 from pruning.selection.retention import retention
@@ -61,6 +62,24 @@ def agreements(folder: Path, device: str) -> Iterator[tuple[int, float, float]]:
         yield size, alike(*orders, scope="layer"), alike(*orders, scope="global")
 
 
+def of_pieces(folder: Path, share: float = 0.75) -> Iterator[tuple[int, float, float]]:
+    """Yield tokens and how alike the sets of two calibrations by divergence and by it + label term are in each layer.
+
+    One reads the even and the other the odd pieces of labelled and judged text.
+    """
+    texts = [read(folder, text) for text in ("labelled", "judged")]
+    divergence, term = (
+        np.concatenate([getattr(text, name) for text in texts]) for name in ("divergence", "label_term")
+    )
+    keys = pd.read_parquet(folder / "judged-0.parquet")[["layer", "neuron"]]
+    for count in (1, 2, 4, 7, 14):
+        if 2 * count <= len(term):
+            parts = [slice(start, start + 2 * count - 1, 2) for start in (0, 1)]
+            alone = [keys.assign(importance=divergence[part].mean(0)) for part in parts]
+            both = [keys.assign(importance=(divergence + share * term)[part].mean(0)) for part in parts]
+            yield count * TOKENS, alike(*alone, scope="layer"), alike(*both, scope="layer")
+
+
 def needed(tokens: np.ndarray, reached: np.ndarray, wanted: float = 0.95) -> float:
     """Return how many tokens it takes until a share is reached: between two numbers linear in their logarithm.
 
@@ -82,15 +101,16 @@ def _missing(folder: Path) -> Subject:
 
 
 def report(reached: Mapping[str, list[tuple[int, float, float]]]) -> list[str]:
-    """Return the table as Markdown: each layer's half / the half of all."""
-    lines = ["| dense model | " + " | ".join(f"{size:,}" for size in SIZES) + " | 95% from |"]
-    lines.append("|---|" + "---:|" * (len(SIZES) + 1))
+    """Return the table as Markdown: each layer's half / the half of all, or by divergence / with the label term."""
+    columns = sorted({row[0] for rows in reached.values() for row in rows})
+    lines = ["| dense model | " + " | ".join(f"{size:,}" for size in columns) + " | 95% from |"]
+    lines.append("|---|" + "---:|" * (len(columns) + 1))
     for name, rows in reached.items():
         cells = {size: f"{layer:.1%} / {whole:.1%}" for size, layer, whole in rows}
         tokens = np.array([row[0] for row in rows])
         from_tokens = [needed(tokens, np.array([row[column] for row in rows])) for column in (1, 2)]
         said = " / ".join("more" if np.isinf(number) else f"{number:,.0f}" for number in from_tokens)
-        lines.append(f"| {name} | " + " | ".join(cells.get(size, "") for size in SIZES) + f" | {said} |")
+        lines.append(f"| {name} | " + " | ".join(cells.get(size, "") for size in columns) + f" | {said} |")
     return lines
 
 
@@ -101,9 +121,13 @@ def main() -> None:
     )
     parser.add_argument("--into", type=Path, nargs="+", required=True, help="folders of dense models")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--pieces", action="store_true", help="by divergence and label term instead of the surgeon")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
-    print("\n".join(report({folder.name: [*agreements(folder, given.device)] for folder in given.into})))
+    print("\n".join(report({
+        folder.name: [*(of_pieces(folder) if given.pieces else agreements(folder, given.device))]
+        for folder in given.into
+    })))  # fmt: skip
 
 
 if __name__ == "__main__":

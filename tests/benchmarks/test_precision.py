@@ -44,6 +44,15 @@ def test_the_table_gives_every_predictor_and_the_truth_itself_would_reach_one(fo
     assert len(lines) == 4 + len(rows)
 
 
+def test_alternating_pieces_are_labelled_and_judged_in_turn(folder):
+    truth, predicted = precision.alternating(folder)
+    pieces = np.concatenate([read(folder, text).increase for text in ("labelled", "judged")])
+    np.testing.assert_allclose(truth.increase, pieces[[1, 3, 5]].mean(0))
+    np.testing.assert_allclose(predicted["loss increase, held-out pieces"], pieces[[0, 2, 4, 6]].mean(0))
+    assert truth.tokens == 180
+    assert [row[0] for row in stability.of_pieces(folder)] == [stability.TOKENS, 2 * stability.TOKENS]
+
+
 def test_sets_are_as_alike_as_the_share_of_kept_neurons_that_they_share():
     keys = {"layer": ["a"] * 4 + ["b"] * 2, "neuron": [0, 1, 2, 3, 0, 1]}
     one = pd.DataFrame({**keys, "importance": [1.0, 2.0, 3.0, 4.0, 9.0, 8.0]})
