@@ -10,7 +10,7 @@ labels the label term may use. Every way chooses among all layers, as the surgeo
 - `fitted`: sets near the surgeon's are drawn, removed, repaired and measured (divergence from the dense model, no
   labels), a line through the surgeon's own prediction and a ridge over neurons fitted, and the order made anew with it;
 - `swaps`: neurons near the threshold change places wherever the measured divergence after the repair falls;
-- `own swaps`: they change places wherever the surgeon's own prediction falls (`pruning.swapped`).
+- `own swaps`: they change places wherever the surgeon's own prediction falls (`pruning.signals.surgeon.swapped`).
 
 Every cell is kept in `--results` as soon as it is measured.
 """
