@@ -123,9 +123,8 @@ def tuning_of(name: str) -> tuple[dict[int, Tuning], Repair]:
     return TUNINGS["slow"] | tuning, Repair(**known["repair"])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what is left to do, and exit with 75 if that was not all."""
-    start = time.time()
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line says."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.budgets", description=__doc__.split("\n", maxsplit=1)[0]
     )
@@ -168,7 +167,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="toy size, to try the script")
     parser.add_argument("--device", default=str(there or "cpu"))
     parser.add_argument("--commit", default=None, help="of this code; by default git's")
-    given = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what is left to do, and exit with 75 if that was not all."""
+    start = time.time()
+    given = options(arguments)
     sizes = QUICK if given.quick else STRONG
     sizes = replace(sizes, batch=given.batch) if given.batch else sizes
     texts, end_of_line, types = texts_of(given.corpus, sizes)

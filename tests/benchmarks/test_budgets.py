@@ -1,6 +1,8 @@
 """Pruned models beside small ones at toy size: what each job makes, and that no interruption changes a result."""
 
 import csv
+import re
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
-from benchmarks.budgets.__main__ import QUICK, all_done, main
-from benchmarks.budgets.jobs import TUNINGS, Job, Plan, Repair, Tuning, done, held, jobs, smallest_left_out, work
+from benchmarks.budgets.__main__ import QUICK, all_done, main, options
+from benchmarks.budgets.jobs import TUNINGS, WAYS, Job, Plan, Repair, Tuning, done, held, jobs, smallest_left_out, work
 from benchmarks.budgets.search import DENSE, REPAIRED, attempt, search, tuned, valid_of
 from benchmarks.headline import RESUME
 from benchmarks.resumable import recurrent_weights
 from pruning.models.base import LanguageModel
 from tests.benchmarks.test_headline import corpus
+from tests.projects import ROOT
 from tests.tiny import EMBEDDING, VOCABULARY, text, tiny
 
 __all__ = ["corpus"]
@@ -146,3 +150,13 @@ def test_the_search_names_the_repair_and_the_tuning_of_the_best_validation_perpl
 def test_a_trial_that_the_time_does_not_reach_is_not_begun(tmp_path: Path) -> None:
     assert not attempt(plan_of(tmp_path), DENSE, 0.0)
     assert not [*tmp_path.iterdir()]
+
+
+def test_the_stage_reads_files_that_exist_and_every_setting_of_its_own_file() -> None:
+    folder = ROOT / "benchmarks/budgets"
+    yaml = YAML(typ="safe")
+    stage, settings = yaml.load(folder / "dvc.yaml")["stages"]["budgets"], yaml.load(folder / "params.yaml")
+    assert all((ROOT / place).exists() for place in stage["deps"][1:])
+    assert set(re.findall(r"\$\{(\w+)\}", stage["cmd"])) == set(settings)
+    words = re.sub(r"\$\{(\w+)\}", lambda found: str(settings[found[1]]), stage["cmd"]).partition("budgets ")[2]
+    assert options(shlex.split(re.sub(r"\$\(.*?\)", "code", words))).ways == [*WAYS]
