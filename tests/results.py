@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,7 @@ def write_output(path: Path, stage: str, variant: str | None) -> None:
 def write_lock(stages: list[Any], values: Mapping[str, Any]) -> None:
     lock: dict[str, Any] = {}
     for stage in stages:
-        used = {name: values[name.partition(".")[0]] for name in stage.sections}
-        used |= {name: values["variants"][name.partition(".")[2]] for name in used if "." in name}
+        used = {name: setting(values, name) for name in stage.sections}
         inputs = [path for path in stage.inputs.values() if path.suffix or path.name == "model"]
         lock[stage.address] = {
             "deps": [{"path": str(path), "md5": md5(path)} for path in inputs],
@@ -89,6 +89,11 @@ def write_lock(stages: list[Any], values: Mapping[str, Any]) -> None:
             "outs": [{"path": str(path), "md5": md5(path)} for path in stage.outputs.values()],
         }
     YAML().dump({"schema": "2.0", "stages": lock}, Path("dvc.lock"))
+
+
+def setting(values: Any, name: str) -> Any:
+    """Return what stands at a dotted name, as DVC's lock holds it."""
+    return reduce(lambda inner, key: inner[key], name.split("."), values)
 
 
 def md5(path: Path) -> str:

@@ -33,7 +33,7 @@ def counted(model: LanguageModel) -> Iterator[Passes]:
     seen by standing in for PyTorch's two functions, so nothing else should differentiate meanwhile. Hook and functions
     are as they were afterwards, also after an error.
     """
-    passes = Passes()
+    passes, within = Passes(), False
 
     def read(*_: object) -> None:
         passes.forward += 1
@@ -41,8 +41,14 @@ def counted(model: LanguageModel) -> Iterator[Passes]:
     def counting(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def call(*arguments: Any, **settings: Any) -> Any:
-            passes.backward += 1
-            return function(*arguments, **settings)
+            nonlocal within
+            if within:  # a pass of a layer's own derivative, which differentiates itself (`pruning.core.unrolled`)
+                return function(*arguments, **settings)
+            passes.backward, within = passes.backward + 1, True
+            try:
+                return function(*arguments, **settings)
+            finally:
+                within = False
 
         return call
 

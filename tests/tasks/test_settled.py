@@ -17,6 +17,7 @@ from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import Stage, read_stage
 from tasks.common.reading import read_yaml
 from tests.projects import ROOT, copy, language_project, run, set_parameters
+from tests.results import setting
 from tests.tiny import tiny
 
 Said = pytest.CaptureFixture[str]
@@ -31,8 +32,7 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_model(Path("data/reconstruct/enhanced/model"), tiny(dtype=torch.float32))
     values, lock = read_yaml(Path("params.yaml")), {}
     for stage in (of("prepare"), of("train"), of("reconstruct"), of("finetune")):
-        params = {name: values[name] for name in stage.sections if name in values}
-        params |= {name: values["variants"]["enhanced"] for name in stage.sections if name.startswith("variants.")}
+        params = {name: setting(values, name) for name in stage.sections}
         files = {kind: [entry(path) for path in paths.values()] for kind, paths in files_of(stage).items()}
         lock[stage.address] = {"cmd": "x", **files, "params": {"params.yaml": params}}
     YAML().dump({"schema": "2.0", "stages": lock}, Path("dvc.lock"))
