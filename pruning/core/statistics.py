@@ -13,8 +13,8 @@ from typing import Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-AT_HOME = ("cpu", "cuda")
-"""Devices that compute in float64; what others hold is summed on the CPU."""
+from pruning.core.devices import finest
+
 ROUNDING = 1e-10
 """Relative spread below which a float64 variable counts as constant: far above its rounding, far below float32's."""
 
@@ -256,7 +256,7 @@ class ClusteredMean:
 def finely(values: Tensor) -> Tensor:
     """Return values in float64, where they are if that device has it: their sums are smaller than they are to move."""
     own = values.detach()
-    return (own if own.device.type in AT_HOME else own.cpu()).double()
+    return (own if finest(own.device) is torch.float64 else own.cpu()).double()
 
 
 def entropy(masses: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import pruning
 from pruning import Imitation, Schedule, Teacher, Texts, Thinning, Treatment, Windows
 from pruning.ablation import losses
 from pruning.ablation.batched import OneByOne, removals
+from pruning.core import statistics
 from pruning.core.devices import full_precision, seeded, twin_of, without_cudnn
 from pruning.core.modes import differentiating, evaluating
 from pruning.core.statistics import merged
@@ -375,7 +376,8 @@ def test_a_public_function_gives_on_another_device_what_it_gives_on_the_cpu(
 def test_a_public_function_runs_on_a_device_without_float64(
     name: str, dense: LanguageModel, windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "finest", lambda _: torch.float32)
+    for module in (losses, statistics):
+        monkeypatch.setattr(module, "finest", lambda _: torch.float32)
     expected = CASES[name](copy.deepcopy(dense).float(), windows)
     with pretending(float64=False):
         found = CASES[name](copy.deepcopy(dense).float().to(DEVICE), windows)
