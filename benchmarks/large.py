@@ -10,7 +10,6 @@ there before. Signals read `--batches` batches of 2 × 128 tokens.
 import argparse
 import logging
 import multiprocessing
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.growth import table_of
-from benchmarks.scale import own_memory
+from benchmarks.scale import own_memory, watched
 from pruning.core.neurons import select
 from pruning.discovery import Discovered, discover
 from pruning.experiment.measured import MEASURED
@@ -114,25 +113,11 @@ def work_of(part: str, model: Adapted, data: list[tuple[Tensor, Tensor]], rank: 
     return lambda: measure(part, model, data, covariances, effort=effort, seed=1)
 
 
-def watched(work: Callable[[], object]) -> tuple[float, float, object]:
+def on_top(work: Callable[[], object]) -> tuple[float, float, object]:
     """Return the processor seconds of some work, the MB that the process held at most on top, and what it gave."""
-    before, done = own_memory(), threading.Event()
-    most = [before]
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            most[0] = max(most[0], own_memory())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    start = time.process_time()
-    try:
-        given = work()
-    finally:
-        seconds = time.process_time() - start
-        done.set()
-        watcher.join()
-    return seconds, most[0] - before, given
+    before = own_memory()
+    seconds, most, given = watched(work)
+    return seconds, most - before, given
 
 
 def _measured(
@@ -142,7 +127,7 @@ def _measured(
     try:
         model = adapt(found, data[0][0], loss=nn.CrossEntropyLoss())
         start = time.perf_counter()
-        seconds, memory, _ = watched(work_of(part, model, data, given.rank))
+        seconds, memory, _ = on_top(work_of(part, model, data, given.rank))
         line.send((seconds, memory, time.perf_counter() - start, ""))
     except Exception as error:  # one part that fails leaves the others their rows
         line.send((0.0, 0.0, 0.0, f"{type(error).__name__}: {error}"))
@@ -167,7 +152,7 @@ def main() -> None:
     tokens = torch.randint(TYPES, (given.batches, EXAMPLES, STEPS + 1))
     data = [(part[:, :-1], part[:, 1:]) for part in tokens]
     discover(Transformer(1, 16, 2), data[0][0][:, :8])  # what is imported and set up by the first call
-    seconds, memory, found = watched(partial(discover, network, data[0][0][:1, :16]))
+    seconds, memory, found = on_top(partial(discover, network, data[0][0][:1, :16]))
     assert isinstance(found, Discovered)
     widths = sorted({(layer.kind, layer.width) for layer in found.layers()})
     print(f"{weights / 1e6:.0f} M parameters, {weights * 4 / 1e6:.0f} MB; {len(found.layers())} layers of {widths}\n")

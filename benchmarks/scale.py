@@ -132,7 +132,13 @@ def _watched(work: Callable[[], None], line: Any) -> None:
     import torch
 
     torch.set_flush_denormal(True)
-    most, done = [0.0], threading.Event()
+    seconds, most, _ = watched(work)
+    line.send((most, seconds))
+
+
+def watched(work: Callable[[], object]) -> tuple[float, float, object]:
+    """Return the processor seconds of some work, the MB that the process held at most meanwhile, and what it gave."""
+    most, done = [own_memory()], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.02):
@@ -141,11 +147,13 @@ def _watched(work: Callable[[], None], line: Any) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     start = time.process_time()
-    work()
-    seconds = time.process_time() - start
-    done.set()
-    watcher.join()
-    line.send((most[0], seconds))
+    try:
+        given = work()
+    finally:
+        seconds = time.process_time() - start
+        done.set()
+        watcher.join()
+    return seconds, most[0], given
 
 
 def own_memory() -> float:
