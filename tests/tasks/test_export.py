@@ -256,7 +256,7 @@ def test_a_file_that_differs_from_the_model_leaves_the_earlier_export_whole(
     before = contents(exported["tied"])
     monkeypatch.setattr(export, "TOLERANCE", 1e-12)
     capsys.readouterr()
-    assert "to give the model's logits within 1e-12, got " in refused(["export", "tied"], capsys)
+    assert "Expected model.pt2 to give the model's logits within 1e-12, got " in refused(["export", "tied"], capsys)
     assert contents(exported["tied"]) == before
 
 
