@@ -302,7 +302,8 @@ def test_a_target_has_the_variant_beside_the_dense_model_in_float32_and_int8(
     )
     said = capsys.readouterr().out
     assert max(map(len, said.split("data/export")[0].splitlines()[-7:])) <= 80
-    assert all(f"{name} {numbers}" in said for name, numbers in rows)
+    # A slow machine's milliseconds take the room of the first column, which folds between the two words then.
+    assert all(re.search(rf"^{name} +(\S.*\n)?{numbers}", said, re.MULTILINE) for name, numbers in rows)
     assert "activations" in (folder / "README.md").read_text(encoding="utf-8")
 
 
