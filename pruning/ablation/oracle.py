@@ -72,11 +72,17 @@ class Ablation:
         return len(_first_windows(windows, round(PILOT * self.tokens))) if self.limit > self.tokens else 0
 
     def check(self, windows: Windows) -> None:
-        """Refuse too little text."""
+        """Refuse too little text, and too few tokens for windows of this size."""
         pilot = self.pilot(windows)
-        if len(_first_windows(windows, self.tokens, after=pilot)) < pilot + 2:
+        if len(windows) < pilot + 2:
             raise ValueError(
                 f"Expected at least two windows of text, and {pilot} before them for the pilot, got {len(windows)}."
+            )
+        each = windows.bptt * windows.batch
+        if self.tokens <= each:
+            raise ValueError(
+                f"Expected more tokens than a window's {each:,} ({windows.batch} × {windows.bptt}), since two are "
+                f"compared, got {self.tokens:,}; read more tokens, or fewer columns at a time."
             )
 
 

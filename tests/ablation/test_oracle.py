@@ -543,6 +543,9 @@ def test_too_little_text_or_budget_and_tied_decoders_are_refused(windows):
         oracle(tiny(), Windows(text(20), first=0, batch=4, bptt=6), ALL)
     with pytest.raises(ValueError, match="and 2 before them for the pilot, got 3"):
         oracle(tiny(), Windows(text(60), first=0, batch=4, bptt=5), replace(ALL, tokens=200, most=400))
+    few = r"Expected more tokens than a window's 20 \(4 × 5\), since two are compared, got 20"
+    with pytest.raises(ValueError, match=few):
+        oracle(tiny(), Windows(text(60), first=0, batch=4, bptt=5), replace(ALL, tokens=20))
     with pytest.raises(ValueError, match="Expected most to be at least tokens"):
         oracle(tiny(), windows, replace(ALL, most=10))
     with pytest.raises(ValueError, match="decoupled"):
