@@ -76,6 +76,7 @@ class Texts:
     training: Tensor
     held_out: Tensor
     valid: Tensor
+    test: Tensor
     first: int
     types: int
 
@@ -96,7 +97,7 @@ def read_corpus(source: Path) -> Texts:
     stretches = splits["train"][: len(splits["train"]) // STRETCHES * STRETCHES].view(STRETCHES, -1)
     training, held_out = stretches[:, : TRAINED // STRETCHES], stretches[:, -HELD_OUT // STRETCHES :]
     first = int(words[END_OF_LINE])
-    return Texts(training.flatten(), held_out.flatten(), splits["valid"], first, len(words))
+    return Texts(training.flatten(), held_out.flatten(), splits["valid"], splits["test"], first, len(words))
 
 
 def trained(kind: str, width: int, texts: Texts, seed: int = 1) -> LanguageModel:

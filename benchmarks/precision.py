@@ -18,9 +18,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.removals import CALIBRATION, Subject, kept, read, table
+from benchmarks.removals import Subject, kept, read, table
 from pruning.ablation.intervention import Intervention, intervention
-from pruning.data.windows import Windows
 from pruning.fusion.learned import bootstrapped, interval, learn, measured, within_layers
 from pruning.signals.schemas import CRITERIA, SIGNALS
 
@@ -40,8 +39,7 @@ def said(folder: Path, subject: Subject | None, tokens: int) -> pd.DataFrame | N
 
     def made() -> pd.DataFrame:
         assert subject is not None
-        labelled = Windows(subject.texts["labelled"], first=subject.first, **CALIBRATION)
-        return intervention(subject.model, subject.calibration(), labelled, Intervention(tokens=tokens))
+        return intervention(subject.model, subject.calibration(), subject.labels(), Intervention(tokens=tokens))
 
     name = f"intervention-{tokens}"
     return table(folder, name, made) if subject or (folder / f"{name}.parquet").is_file() else None

@@ -64,6 +64,10 @@ class Subject:
         """Return how many whole pieces of a text are measured."""
         return min(len(self.texts[text]) // TOKENS, TRAINED if text == "train" else 10**9)
 
+    def labels(self) -> Windows:
+        """Return the labelled text as signals read it."""
+        return Windows(self.texts["labelled"], first=self.first, **CALIBRATION)
+
     def calibration(self) -> Windows:
         """Return the training text as signals read it."""
         return Windows(self.texts["train"], first=self.first, **CALIBRATION)
@@ -120,6 +124,15 @@ def signals(subject: Subject, seed: int = 1) -> pd.DataFrame:
     return active[["layer", "neuron"]].assign(**columns, **{name: field[name] for name in CRITERIA})
 
 
+def labelled(subject: Subject, seed: int = 1) -> pd.DataFrame:
+    """Return what the gates' gradients and the criteria say of all labelled text, in the order of `removed`'s rows."""
+    model, windows = subject.model, subject.labels()
+    gates = gradients(model, windows, batches=len(windows))
+    field = criteria(model, windows, batches=len(windows), bins=8, classes=8, ridge=1e-4, seed=seed)
+    columns = {"gradients": gates["importance"], **{name: field[name] for name in CRITERIA}}
+    return gates[["layer", "neuron"]].assign(**columns)
+
+
 def table(
     folder: Path, name: str, made: Callable[[], pd.DataFrame], say: Callable[[str], None] = print
 ) -> pd.DataFrame:
@@ -134,13 +147,14 @@ def table(
 
 
 def measure(folder: Path, subject: Subject, only: Sequence[str] = ()) -> None:
-    """Measure all pieces and signals that the folder lacks, or those named only, as `judged-3` or `signals`."""
+    """Measure all that the folder lacks, or those named only, as `judged-3`, `signals` or `criteria`."""
     works: dict[str, Callable[[], pd.DataFrame]] = {
         f"{text}-{place}": lambda text=text, place=place: removed(subject, text, place)  # type: ignore[misc]
         for text in TEXTS
         for place in range(subject.pieces(text))
     }
     works["signals"] = lambda: signals(subject)
+    works["criteria"] = lambda: labelled(subject)
     for name, work in works.items():
         if not only or name in only or name.partition("-")[0] in only:
             table(folder, name, work)

@@ -1,9 +1,9 @@
 """Dense models whose neurons are removed one by one for `benchmarks.precision`, measured piece by piece.
 
-`python -m benchmarks.subjects --into FOLDER --checkpoint FILE --corpus FOLDER` for a published checkpoint (judged by
-the test text, labels from the validation text), `--data FOLDER` for a default run, `--train KIND-WIDTH-SEED --corpus
-FOLDER` for a small model of a family that `benchmarks.dense_models` trains. With `--only judged-0 labelled` some pieces
-alone are measured; several such processes may run side by side.
+`python -m benchmarks.subjects --into FOLDER --checkpoint FILE --corpus FOLDER` for a published checkpoint, `--data
+FOLDER` for a default run, `--train KIND-WIDTH-SEED --corpus FOLDER` for a small model of a family that
+`benchmarks.dense_models` trains. The test text judges, the validation text has the labels. With `--only judged-0
+labelled` some pieces alone are measured; several such processes may run side by side.
 """
 
 import argparse
@@ -51,9 +51,8 @@ def small(name: str, corpus: Path) -> Subject:
 
     kind, width, seed = name.split("-")
     texts = read_corpus(corpus)
-    half = len(texts.valid) // 2
     model = trained(kind, int(width), texts, int(seed))
-    splits = {"train": texts.training, "labelled": texts.valid[:half], "judged": texts.valid[half:]}
+    splits = {"train": texts.training, "labelled": texts.valid, "judged": texts.test}
     return Subject(model, splits, texts.first)
 
 
@@ -68,7 +67,7 @@ def main() -> None:
     source.add_argument("--data", type=Path, help="the data of a run of the pipeline")
     source.add_argument("--train", metavar="KIND-WIDTH-SEED", help="a small model to train, such as gru-96-1")
     parser.add_argument("--corpus", type=Path, help="published splits, or any text for --train")
-    parser.add_argument("--only", nargs="*", default=[], help="texts, pieces, or `signals`")
+    parser.add_argument("--only", nargs="*", default=[], help="texts, pieces, `signals` or `criteria`")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_flush_denormal(True)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import precision, removals, stability
+from benchmarks import precision, precision_by_family, removals, stability
 from benchmarks.removals import Subject, kept, measure, read
 from tests.tiny import text, tiny
 
@@ -13,7 +13,7 @@ from tests.tiny import text, tiny
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(removals, "TOKENS", 60)
     monkeypatch.setattr(removals, "PIECE", {"batch": 2, "bptt": 10})
-    for module in (removals, precision, stability):
+    for module in (removals, stability):
         monkeypatch.setattr(module, "CALIBRATION", {"batch": 2, "bptt": 10})
     texts = {"train": text(200), "labelled": text(190, seed=1), "judged": text(250, seed=2)}
     made = Subject(tiny(), texts, first=0)
@@ -60,3 +60,48 @@ def test_sets_are_as_alike_as_the_share_of_kept_neurons_that_they_share():
     assert stability.alike(one, other, "layer") == pytest.approx(2 / 3)
     assert stability.alike(one, one, "global") == 1
     assert np.isinf(stability.needed(np.array([10, 100]), np.array([0.5, 0.9])))
+
+
+def test_a_model_of_a_family_says_what_everything_predicts_of_its_neurons(tmp_path, monkeypatch):
+    monkeypatch.setattr(removals, "TOKENS", 60)
+    monkeypatch.setattr(removals, "PIECE", {"batch": 2, "bptt": 10})
+    monkeypatch.setattr(removals, "CALIBRATION", {"batch": 2, "bptt": 10})
+    for module in (precision, precision_by_family):
+        monkeypatch.setattr(module, "MEASURED", (40,))
+    texts = {"train": text(200), "labelled": text(190, seed=1), "judged": text(250, seed=2)}
+    path = tmp_path / "texts" / "gru-12-1"
+    subject = kept(path, "cpu", lambda: Subject(tiny(family="gru", widths=(12, 10)), texts, first=0))
+    measure(path, subject, precision_by_family.ONLY)
+    ours = precision.said(path, subject, 40)
+    ((corpus, kind, family),) = precision_by_family.families(tmp_path, ["texts", "others"], [1, 2])
+    assert (corpus, kind, len(family.cases)) == ("texts", "gru", 1)
+    predicted = family.cases[0].predicted
+    np.testing.assert_array_equal(predicted["intervention"], ours["importance"])
+    assert {"hessian", "surgeon", "taylor_second", "taylor_second, held out", "learned"} <= {*predicted}
+    assert (predicted["gate_fisher, held out"] != predicted["gate_fisher"]).any()
+
+
+def case(seed):
+    """Return a model of two layers; of the single criteria `near` predicts best with any labels, `far` not at all."""
+    random = np.random.default_rng(seed)
+    layers = np.array(["a"] * 30 + ["b"] * 20)
+    increase, noise = random.random(50), random.random((4, 50))
+    truth = precision.Truth(layers, increase + 0.1 * noise[0], increase + 0.1 * noise[1], increase, noise[0], 100)
+    columns = {"near": increase + 0.3 * noise[2], "near, held out": increase + 0.2 * noise[2], "far": noise[3]}
+    ours = {"divergence": noise[3], "intervention": increase, "learned": increase}
+    return precision_by_family.Case(truth, pd.DataFrame({**columns, "far, held out": noise[3], **ours}))
+
+
+def test_a_family_is_the_mean_of_its_seeds_and_its_best_criterion_read_labels_where_ours_did():
+    family = precision_by_family.Family([case(1), case(2)])
+    assert family.best(held=True) == "near, held out"
+    assert family.best(held=False) == "near"
+    assert family.mean("far") == pytest.approx(np.mean([each.ranked("far") for each in family.cases]))
+    whole = 0.6 * family.mean("near", ["a"]) + 0.4 * family.mean("near", ["b"])
+    assert family.mean("near") == pytest.approx(whole)
+    assert family.over("intervention") == pytest.approx(1 / np.sqrt(family.reliability()))
+    assert 0.9 < family.reliability(["b"]) < 1
+    cells = precision_by_family.row(family)
+    assert cells["`intervention`"] == "1.00 [1.00, 1.00]"
+    assert cells["best criterion, the same labels"].endswith("`near`")
+    assert cells["`intervention` less it"].startswith(f"+{1 - family.mean('near, held out'):.2f} [+")
