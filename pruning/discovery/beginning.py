@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pruning.core.memory import Kept, Place, copies, keeping, kept
 from pruning.core.nested import mapped
 from pruning.core.neurons import PrunableModule
+from pruning.core.rebinding import rebind
 
 
 class Beginning(PrunableModule):
@@ -72,4 +73,5 @@ class Beginning(PrunableModule):
         memo[id(self)] = twin
         with self.begun():
             vars(twin).update(copy.deepcopy(vars(self), memo))
+        rebind(twin, memo)
         return twin

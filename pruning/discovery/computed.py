@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.core.rebinding import put
 from pruning.discovery.moves import RANDOM
 from pruning.discovery.operations import MOVING
 from pruning.discovery.propagation import normalised
@@ -87,8 +88,7 @@ def plainly(network: nn.Module, computed: Mapping[str, Computed | Mapping[str, A
             if shape is not None:
                 value = like.new_zeros(shape.shape) if value is None else value.detach().clone()
                 setattr(module, name, nn.Parameter(value, requires_grad=learnt))
-        above, _, own = path.rpartition(".")
-        setattr(network.get_submodule(above), own, module)
+        put(network, path, module)
     return network
 
 

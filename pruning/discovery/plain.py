@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from pruning.core.rebinding import put
 from pruning.discovery.attention import Attention
 from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.running import Inputs, Seeing, close, copied, running
@@ -24,8 +25,7 @@ def made_plain(network: nn.Module, places: Iterable[str]) -> nn.Module:
         if not path:
             return own
         done[module] = done[own] = own
-        above, _, name = path.rpartition(".")
-        setattr(network.get_submodule(above), name, own)
+        put(network, path, own)
     return network
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
 from pruning.core.neurons import NeuronLayer
+from pruning.core.rebinding import put, rebind
 from pruning.discovery.attention import Attention, is_attention
 from pruning.discovery.discovered import PREFIX
 from pruning.discovery.folding import fold
@@ -50,6 +51,7 @@ def _unwrapped(network: nn.Module) -> nn.Module:
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             while (inner := _within(child)) is not None:
+                rebind(network, {id(child): inner})
                 child = inner
                 setattr(parent, name, child)
     return network
@@ -95,6 +97,7 @@ def replaced(network: nn.Module) -> nn.Module:
             for make in (make for condition, make in _REPLACEMENTS if condition(child)):
                 done[child] = done.get(child) or make(child)
                 setattr(parent, name, done[child])
+    rebind(network, {id(child): own for child, own in done.items()})
     return network
 
 
@@ -119,10 +122,9 @@ def read_by(network: nn.Module, names: Iterable[str]) -> None:
 
 def narrow(network: nn.Module, path: str) -> None:
     """Let a linear layer read a recurrent state of which only a part holds neurons."""
-    above, _, name = path.rpartition(".")
     linear = network.get_submodule(path)
     if isinstance(linear, nn.Linear) and not isinstance(linear, Narrowed):
-        setattr(network.get_submodule(above), name, Narrowed.of(linear))
+        put(network, path, Narrowed.of(linear))
 
 
 _REPLACEMENTS: tuple[tuple[Callable[[nn.Module], bool], Callable[[Any], nn.Module]], ...] = (

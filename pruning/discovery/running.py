@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruning.core.devices import full_precision, seeded
 from pruning.core.memory import Place
+from pruning.core.rebinding import rebind
 from pruning.discovery.operations import RULES
 from pruning.discovery.values import flat
 
@@ -83,7 +84,9 @@ def copied(module: nn.Module, *, sharing: bool = False, replacing: Mapping[int, 
     if sharing:
         memo.update({id(parameter): parameter for parameter in module.parameters()})
     memo.update(replacing or {})
-    return copy.deepcopy(module, memo)
+    found = copy.deepcopy(module, memo)
+    rebind(found, memo)
+    return found
 
 
 def canonical(network: nn.Module) -> dict[str, str]:
