@@ -25,7 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pruning.core.arguments import given_as
 from pruning.core.devices import drawing
+from pruning.core.nested import kind_of, tensors_in
 from pruning.discovery.across import crossing, joined
 from pruning.discovery.attention import Attention
 from pruning.discovery.computed import computed_in, plainly
@@ -44,7 +46,7 @@ from pruning.discovery.values import GIVEN, Reading
 __all__ = ["Attention", "Discovered", "Narrowed", "Recurrent", "discover"]
 
 
-def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mapping[str, Any]) -> Discovered:
+def discover(model: nn.Module, example_inputs: Any) -> Discovered:
     """Return the model with its layers of neurons found, ready for every signal, choice and cut.
 
     Recurrent states keep the shape that they have in the model, whatever the widths become: see `Recurrent`.
@@ -63,19 +65,22 @@ def discover(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mappin
 
     Args:
         model: Any module; it is left as it was.
-        example_inputs: What it is called with: a tensor, positional arguments, or arguments by name. A few samples do;
-            every part of the model that shall be pruned must take part in the answer.
+        example_inputs: What it is called with: a tensor, positional arguments in a tuple, arguments by name in a
+            dictionary, or a structure that is one argument (a packed sequence, a named tuple, a list of bags). A few
+            samples do; every part of the model that shall be pruned must take part in the answer.
 
     Raises:
-        TypeError: If the inputs are neither a tensor nor a tuple nor named.
+        TypeError: If there is no tensor in the inputs.
         ValueError: If the model does not run on the inputs, or computes something else once its recurrent layers and
             attention are replaced; the sentence says why.
     """
-    if isinstance(example_inputs, Tensor):
-        example_inputs = (example_inputs,)
-    if not isinstance(example_inputs, (tuple, Mapping)):
-        raise TypeError(f"Expected a tensor, a tuple or a mapping of inputs, got {type(example_inputs).__name__}.")
-    inputs: Inputs = ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (example_inputs, {})
+    if not isinstance(example_inputs, tuple | Mapping) and next(tensors_in(example_inputs), None) is None:
+        raise TypeError(
+            f"Expected inputs with a tensor in them, got {kind_of(example_inputs)}; an object that holds its tensors "
+            "in another way is given in a tuple."
+        )
+    arguments = given_as(model, example_inputs)
+    inputs: Inputs = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
     network, folded = simplified(model)
     computed = computed_in(network, inputs)
     folded |= {f"{path}.weight": f"{type(network.get_submodule(path)).__name__}, in each call" for path in computed}

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from inspect import Parameter, signature
+from inspect import Parameter
 from typing import Any
 
 from torch import nn
 
+from pruning.core.arguments import PLACED, forward_places, parameters_of
 from pruning.core.nested import parts_of
 from pruning.data.batches import Form, Pairs, Split
-from pruning.models.calling import PLACED, arguments_of, forward_names, forward_places, own_module
+from pruning.models.calling import arguments_of, forward_names, own_module
 from pruning.models.examples import PAIRED, TRIPLE, own_loss
 from pruning.models.objectives import is_one_of
 
@@ -17,9 +18,10 @@ from pruning.models.objectives import is_one_of
 def form_of(network: nn.Module, inputs: Any, loss: Any, example_dim: int) -> Form:
     """Return how the batches of a network with such inputs and loss are taken apart."""
     names, others = forward_names(network)
-    given = 1 if isinstance(inputs, Mapping) else len(arguments_of(inputs))
+    arguments = arguments_of(network, inputs)
+    given = 1 if isinstance(arguments, Mapping) else len(arguments)
     together = 3 if is_one_of(loss, TRIPLE) else 2 if is_one_of(loss, PAIRED) else 1
-    parameters = signature(own_module(network).forward).parameters.values()
+    parameters = parameters_of(own_module(network))
     kinds = (*PLACED, Parameter.KEYWORD_ONLY)
     return Form(
         arguments=given,
@@ -46,7 +48,7 @@ def first_inputs(network: nn.Module, data: Any, split: Split | None = None) -> A
     batch = first.inputs
     if split is not None:
         return split(batch)[0]
-    parameters = signature(own_module(network).forward).parameters.values()
+    parameters = parameters_of(own_module(network))
     needed = sum(each.kind in PLACED and each.default is Parameter.empty for each in parameters)
     most = forward_places(own_module(network))
     parts = parts_of(batch) if isinstance(batch, list | tuple) else None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.core.arguments import PLACED, forward_places, given_as, parameters_of
 from pruning.core.devices import moved
 from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import NeuronLayer, PrunableModule, Slice
@@ -17,7 +18,6 @@ Call = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
 """(network, inputs, state or None) → (outputs, state to carry on from)."""
 WITHIN = "network"
 """The name of the network in what adapts it."""
-PLACED = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 READING = ("x", "input", "inputs", "data", "src", "tokens")
 """What `init_hidden` calls its argument where it wants the inputs and not how many examples they hold."""
 
@@ -25,8 +25,9 @@ READING = ("x", "input", "inputs", "data", "src", "tokens")
 class Caller:
     """Runs a network on one batch after the other, the state that it returns going into the next call.
 
-    Inputs in a tuple or list are the network's arguments, in a dictionary its keyword arguments; others are one
-    argument. A network with `init_hidden` whose forward takes one argument more than the inputs has the state for it:
+    Inputs in a tuple or list are the network's arguments, in a dictionary its keyword arguments, unless forward takes
+    these as one (see `given_as`); others are one argument. A network with `init_hidden` whose forward takes one
+    argument more than the inputs has the state for it:
     `init_hidden(examples)` at first, and where the number of examples changes; then what it returned beside its output.
 
     Attributes:
@@ -39,9 +40,9 @@ class Caller:
 
     def __call__(self, network: nn.Module, inputs: Any, state: Any) -> tuple[Any, Any]:
         """Return what the network gives but for its state, and the state to carry on from, {examples: hidden}."""
-        if isinstance(inputs, Mapping):
-            return network(**inputs), None
-        arguments = arguments_of(inputs)
+        arguments = arguments_of(network, inputs)
+        if isinstance(arguments, Mapping):
+            return network(**arguments), None
         if self.start is None and not takes_state(network, inputs):
             return network(*arguments), None
         examples = arguments[0].shape[self.example_dim]
@@ -67,35 +68,29 @@ def answered(model: PrunableModule, inputs: Any) -> Any:
 
 
 def _of(model: nn.Module, inputs: Any) -> Any:
-    return model(**inputs) if isinstance(inputs, Mapping) else model(*arguments_of(inputs))
+    arguments = arguments_of(model, inputs)
+    return model(**arguments) if isinstance(arguments, Mapping) else model(*arguments)
 
 
-def arguments_of(inputs: Any) -> tuple[Any, ...]:
-    """Return the arguments that inputs are; a packed sequence, which is a tuple to Python, is one."""
-    several = isinstance(inputs, list | tuple) and not hasattr(inputs, "batch_sizes")
-    return tuple(inputs) if several else (inputs,)
+def arguments_of(network: nn.Module, inputs: Any) -> tuple[Any, ...] | Mapping[str, Any]:
+    """Return the arguments that inputs are of a network's forward, by place or by name."""
+    origin = network.origin if isinstance(network, Discovered) else None
+    places, named = origin.inputs if origin is not None else ((), {})
+    return given_as(own_module(network), inputs, None if named else places)
 
 
 def takes_state(network: nn.Module, inputs: Any) -> bool:
     """Return whether a network makes its first state and takes one in forward, after the inputs."""
     module = own_module(network)
-    if not callable(getattr(module, "init_hidden", None)) or isinstance(inputs, Mapping):
+    if not callable(getattr(module, "init_hidden", None)):
         return False
-    places = forward_places(module)
-    return places is None or places > len(arguments_of(inputs))
-
-
-def forward_places(module: nn.Module) -> int | None:
-    """Return how many arguments by place forward takes at most; None if any number."""
-    parameters = signature(module.forward).parameters.values()
-    if any(each.kind is Parameter.VAR_POSITIONAL for each in parameters):
-        return None
-    return sum(each.kind in PLACED for each in parameters)
+    arguments, places = arguments_of(network, inputs), forward_places(module)
+    return not isinstance(arguments, Mapping) and (places is None or places > len(arguments))
 
 
 def forward_names(network: nn.Module) -> tuple[list[str], bool]:
     """Return the names of the arguments that a network's forward takes, and whether it takes others, too."""
-    parameters = signature(own_module(network).forward).parameters.values()
+    parameters = parameters_of(own_module(network))
     several = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
     names = [each.name for each in parameters if each.kind not in several]
     return names, any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
@@ -103,7 +98,8 @@ def forward_names(network: nn.Module) -> tuple[list[str], bool]:
 
 def names_given(network: nn.Module, inputs: Any) -> list[str]:
     """Return the names of the arguments that a network's forward is given with these inputs."""
-    return list(inputs) if isinstance(inputs, Mapping) else forward_names(network)[0][: len(arguments_of(inputs))]
+    arguments = arguments_of(network, inputs)
+    return list(arguments) if isinstance(arguments, Mapping) else forward_names(network)[0][: len(arguments)]
 
 
 def first_state(network: nn.Module, arguments: tuple[Any, ...], example_dim: int) -> Any:
@@ -131,9 +127,9 @@ def begin(network: nn.Module, inputs: Any, example_dim: int) -> None:
     a smaller network, as wide as that now is. One that gives nothing has put it there itself.
     """
     module = own_module(network)
-    arguments = arguments_of(inputs)
+    arguments = arguments_of(network, inputs)
     if (
-        isinstance(inputs, Mapping)
+        isinstance(arguments, Mapping)
         or not callable(getattr(module, "init_hidden", None))
         or takes_state(network, inputs)
     ):
@@ -184,10 +180,10 @@ def on(device: torch.device, inputs: Any) -> Any:
 
 def usual_arguments(network: Any, inputs: Any, example_dim: int) -> tuple[Any, ...] | Mapping[str, Any]:
     """Return what a network is called with when it is run on inputs in the usual way."""
-    if isinstance(inputs, Mapping):
-        return inputs
-    arguments = arguments_of(inputs)
-    return (*arguments, first_state(network, arguments, example_dim)) if takes_state(network, inputs) else arguments
+    arguments = arguments_of(network, inputs)
+    if isinstance(arguments, Mapping) or not takes_state(network, inputs):
+        return arguments
+    return (*arguments, first_state(network, arguments, example_dim))
 
 
 def held(layer: NeuronLayer) -> NeuronLayer:

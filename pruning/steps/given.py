@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from pruning.core.arguments import forward_places
 from pruning.core.nested import kind_of
 from pruning.core.neurons import PrunableModule
 from pruning.data.batches import Pairs
@@ -13,7 +14,7 @@ from pruning.discovery.discovered import Discovered
 from pruning.models.adapted import Adapted, adapt
 from pruning.models.base import Measurable
 from pruning.models.batches import first_inputs
-from pruning.models.calling import forward_places, own_module, takes_state
+from pruning.models.calling import own_module, takes_state
 
 
 def measurable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:

@@ -396,9 +396,9 @@ def test_a_lone_tensor_is_an_input():
     assert [layer.name for layer in pruning.discover(model, floats(5, 3)).layers()] == ["0"]
 
 
-def test_inputs_that_are_no_tensor_nor_a_tuple_nor_named_are_refused():
-    with pytest.raises(TypeError, match="Expected a tensor, a tuple or a mapping of inputs, got list"):
-        pruning.discover(nn.Linear(2, 2), [torch.ones(1, 2)])
+def test_inputs_without_a_tensor_are_refused():
+    with pytest.raises(TypeError, match="Expected inputs with a tensor in them, got int; an object that holds"):
+        pruning.discover(nn.Linear(2, 2), 3)
 
 
 def test_a_model_that_no_neuron_can_leave_is_returned_with_all_reasons():
