@@ -5,6 +5,7 @@ elements links them; what reads them linearly links them with its columns; what 
 its neurons cannot go. A new operation is a function in the file of its kind and its line in `RULES`.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from pruning.discovery.elementwise import elementwise, glu, prelu
@@ -30,10 +31,14 @@ def _nothing(call: Call) -> Any:
 
 
 def _zeroed(call: Call) -> Any:
-    """`zero_`, `fill_` and `zeros_like`: numbers that the code makes."""
-    return call.fresh(made=True)
+    """`zero_`, `fill_` and `zeros_like`: numbers that the code makes, as many as there are of what they are like."""
+    found, like = call.fresh(made=True), call.args[0] if call.args else None
+    if call.name.removesuffix("_") in _LIKE and isinstance(like, Value) and isinstance(found, Value):
+        return replace(found, places=like.places, padded=like.padded)
+    return found
 
 
+_LIKE = ("zeros_like", "empty_like", "zero", "fill")
 _MOVES = (
     "view _unsafe_view _reshape_alias reshape permute transpose t numpy_T mT unsqueeze squeeze expand expand_as "
     "view_as cat concat concatenate stack split split_with_sizes chunk unbind slice select flatten unflatten narrow "
