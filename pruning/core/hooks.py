@@ -149,7 +149,8 @@ def watching(
         for layer in (layer for layer in layers if not layer.operand):
             handles.enter_context(model.get_submodule(layer.output).register_forward_hook(hook_of(layer)))
         if within:
-            handles.enter_context(operands(model, {layer.operand: hook_of(layer) for layer in within}))
+            along = {piece.parameter: piece.dim for layer in within for piece in layer.read}
+            handles.enter_context(operands(model, {layer.operand: hook_of(layer) for layer in within}, along))
         yield
 
 

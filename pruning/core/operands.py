@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,10 +19,12 @@ Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 
 
 @contextmanager
-def operands(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
+def operands(model: nn.Module, hooks: Mapping[str, Hook], along: Mapping[str, int] | None = None) -> Iterator[None]:
     """Within the context, call each parameter's hook with what it is multiplied with, and with the product.
 
     What is summed over lies along the last dimension of what the hook is given. Views of the parameter count as it.
+    Where `along` says which dimension of a parameter reads, products that sum over another one are none of it: a tied
+    decoder reads by the rows of a matrix whose columns read something else.
 
     >>> import torch
     >>> model, seen = nn.ParameterDict({"w": torch.ones(2, 3)}), []
@@ -30,18 +33,34 @@ def operands(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
     >>> seen
     [[[4.0, 5.0, 6.0]]]
     """
-    watched: dict[int, list[tuple[nn.Module, Hook]]] = {}
+    watched: dict[int, list[_Watched]] = {}
     for name, hook in hooks.items():
-        module = model.get_submodule(name.rpartition(".")[0])
-        watched.setdefault(_storage(model.get_parameter(name)), []).append((module, hook))
+        module, parameter = model.get_submodule(name.rpartition(".")[0]), model.get_parameter(name)
+        stride = parameter.stride()[along[name]] if along and name in along else None
+        watched.setdefault(_storage(parameter), []).append(_Watched(module, hook, parameter.ndim, stride))
     with _Products(watched):
         yield
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A parameter that is watched: its module, its hook, how many dimensions it has, and how far its columns lie."""
+
+    module: nn.Module
+    hook: Hook
+    ndim: int
+    stride: int | None
+
+    def reads(self, factor: Tensor, dim: int) -> bool:
+        """Return whether a product that sums over a dimension of a view of it is one that is looked for."""
+        told = self.stride is not None and factor.ndim == self.ndim and factor.shape[dim] > 1
+        return not told or factor.stride(dim) == self.stride
 
 
 class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A mode that calls hooks where a product has one of some tensors as a factor."""
 
-    def __init__(self, watched: Mapping[int, list[tuple[nn.Module, Hook]]]) -> None:
+    def __init__(self, watched: Mapping[int, list[_Watched]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._watched = watched
 
@@ -53,14 +72,17 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
         first = _PRODUCTS.get(name)
         if name in _CONVOLUTIONS:
             channels = args[0].movedim(1 - args[1].ndim, -1)
-            for module, hook in self._watched.get(_storage(args[1]), ()):
-                hook(module, (channels,), product)
+            for one in self._watched.get(_storage(args[1]), ()):
+                one.hook(one.module, (channels,), product)
         if first is not None:
             left, right = args[first : first + 2]
-            for module, hook in self._watched.get(_storage(right), ()):
-                hook(module, (left,), product)
-            for module, hook in self._watched.get(_storage(left), ()):
-                hook(module, (right.mT if right.ndim > 1 else right,), product)
+            summed = -1 if name == "linear" or right.ndim == 1 else -2
+            for one in self._watched.get(_storage(right), ()):
+                if one.reads(right, summed):
+                    one.hook(one.module, (left,), product)
+            for one in self._watched.get(_storage(left), ()):
+                if one.reads(left, -1):
+                    one.hook(one.module, (right.mT if right.ndim > 1 else right,), product)
         return product
 
 

@@ -240,13 +240,19 @@ def _observed(
         module, shown = model.get_submodule(reading.module), found.shown.get((reading.module, True))
         piece = next(piece for piece in slices if (piece.parameter, piece.dim) == reading.axis)
         known = isinstance(module, _READERS) or type(module).__name__ == "Conv1D"
-        if known and reading.module in found.called:
+        if known and reading.module in found.called and piece.dim == _reading_dim(module):
             return Observed(reading.module, replace(piece, dim=1 - model.get_parameter(piece.parameter).ndim))
         dim = 1 - model.get_parameter(piece.parameter).ndim
         if shown is not None and shown.dim == dim and torch.equal(shown.functions, reading.functions):
             within = f"{reading.axis[0]} {UNSEEN}" if len(read) > 1 else ""  # other readers may be in the same module
             return Observed(reading.module, replace(piece, dim=dim), obstacle=within)
     return _given(read, groups, found)
+
+
+def _reading_dim(module: nn.Module) -> int:
+    """Return along which dimension a module's own weight reads its input; a tied decoder reads by the other one."""
+    first = isinstance(module, nn.modules.conv._ConvTransposeNd) or type(module).__name__ == "Conv1D"
+    return 0 if first else 1
 
 
 def _given(read: Sequence[Reading], groups: Groups, found: Propagation) -> Observed | None:

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequenc
 
 import pruning
 from pruning.core.arguments import given_as
+from pruning.core.hooks import record
 from pruning.core.neurons import mask, select
 from pruning.core.rebinding import rebind
 from tests.discovery.test_forms import Made, answers, drawn
@@ -246,6 +247,25 @@ def test_a_structure_that_is_one_argument_goes_through_the_front_door(name):
     assert smaller(structure).shape == (examples, 3)
     if name != "a list of as many bags as forward has arguments":  # then these are as many arguments
         assert pruning.adapt(network, structure, loss=nn.CrossEntropyLoss()).widths()[-1] == 6
+
+
+@pytest.mark.parametrize("width", [3, 5])
+def test_of_a_tied_decoder_what_it_reads_is_recorded_and_not_what_its_matrix_is_read_by(width):
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.bias = nn.Linear(3, width), nn.Parameter(torch.ones(3))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return nn.functional.linear(self.enter(inputs).relu(), self.enter.weight.t(), self.bias)
+
+    network, inputs = drawn(lambda: (Tied(), (floats(7, 3),)))
+    found, seen = pruning.discover(network, inputs), {}
+    with torch.no_grad(), record(found, found.layers(), lambda layer, values: seen.setdefault(layer, values)):
+        found(*inputs)
+    torch.testing.assert_close(seen["enter"], network.enter(*inputs).relu().detach(), rtol=0, atol=1e-12)
+    smaller = pruning.prune(found, pruning.importance(found, [inputs[0]] * 2, signals=["weights"]), keep=0.5)
+    assert smaller.widths() == (width // 2 + width % 2,)
 
 
 def test_what_forward_takes_says_how_many_arguments_a_tuple_or_dictionary_is():
