@@ -19,7 +19,7 @@ from pruning.core.statistics import ClusteredMean, merged
 from pruning.core.tables import table, unmeasured
 from pruning.core.workers import Map, in_turn
 from pruning.data.windows import Batches
-from pruning.models.base import LanguageModel, Measurable
+from pruning.models.base import LanguageModel, Measurable, expect_measurable
 from pruning.signals.gradients import gate_gradients, gate_sums, gates_of_each
 from pruning.signals.jackknife import GROUPS
 from pruning.signals.schemas import INTERVENTION
@@ -138,6 +138,7 @@ def intervention(
     Raises:
         ValueError: If there are fewer than two windows of either.
     """
+    expect_measurable(model)
     expect_finite(model)
     settings = settings or Intervention()
     layers = [(layer.name, layer.width) for layer in model.layers()]

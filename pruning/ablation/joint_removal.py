@@ -18,7 +18,7 @@ from pruning.core.statistics import ClusteredMean
 from pruning.core.tables import table
 from pruning.core.workers import Map, in_turn
 from pruning.data.windows import Batches
-from pruning.models.base import Measurable
+from pruning.models.base import Measurable, expect_measurable
 
 Repair = Callable[[Any, Keep], Any]
 
@@ -98,6 +98,7 @@ def joint_removal(
     Raises:
         ValueError: If the text is a single column of a window, or a single batch.
     """
+    expect_measurable(model)
     expect_finite(model)
     text = _first(model, windows, tokens)
     dense, samples = cluster_losses(model, text), sum(model.count(targets) for _, targets in text)

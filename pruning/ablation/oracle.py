@@ -23,7 +23,7 @@ from pruning.core.statistics import ClusteredMean, merged
 from pruning.core.tables import table
 from pruning.core.workers import Map, computed, dealt, in_turn
 from pruning.data.windows import IGNORED, Batches, Window, Windows
-from pruning.models.base import LanguageModel, Measurable, State
+from pruning.models.base import LanguageModel, Measurable, State, expect_measurable
 
 COLUMNS, MANY_COLUMNS = 320, 4096
 """Columns of one batch of models side by side, on a CPU and on an accelerator, which is idle at few: large enough for
@@ -133,6 +133,7 @@ def oracle(
     Raises:
         ValueError: If there are fewer than two windows of text after the pilot.
     """
+    expect_measurable(model)
     expect_finite(model)
     layers, tokens = model.layers(), ablation.tokens
     chosen = neurons_to_measure(layers, ablation.neurons, ablation.seed)

@@ -156,6 +156,8 @@ class PrunableModule(nn.Module, ABC):
         """Be told, once the parameters are there, which neurons of which model these are."""
 
 
+WHOLE = (torch.int64, torch.int32)
+"""Types of tensors that neurons are named by."""
 Model = TypeVar("Model", bound=PrunableModule)
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -192,6 +194,19 @@ def frozen_as(model: nn.Module, other: Module) -> Module:
     for name, parameter in other.named_parameters():
         parameter.requires_grad_(flags.get(name, parameter.requires_grad))
     return other
+
+
+def expect_neurons(model: object) -> None:
+    """Refuse a network whose neurons nobody has looked for.
+
+    Raises:
+        TypeError: If the model does not say where its neurons are.
+    """
+    if not isinstance(model, PrunableModule):
+        raise TypeError(
+            f"Expected a network whose neurons are known, got {type(model).__name__}; "
+            "`pruning.adapt(network, inputs, loss=…)` finds them."
+        )
 
 
 def expect_finite(model: nn.Module) -> None:
@@ -250,8 +265,7 @@ def select(model: Model, keep: Keep) -> Model:
     Raises:
         ValueError: For an unknown layer, no kept neuron, a repeated index, or one outside the layer.
     """
-    layers = model.layers()
-    _check_keep(layers, keep)
+    layers = _checked(model, keep)
     smaller = model.resized([len(keep.get(layer.name, range(layer.width))) for layer in layers])
     smaller.load_state_dict(cut(layers, keep, {**named_tensors(model), **named_buffers(model)}))
     smaller = frozen_as(model, smaller).train(model.training)
@@ -303,8 +317,7 @@ def mask(model: Model, keep: Keep) -> Model:
     >>> mask(model, {"rnn.0": torch.tensor([0, 5])}).decoder.weight.any(dim=0).tolist()
     [True, False, False, False, False, True]
     """
-    layers = model.layers()
-    _check_keep(layers, keep)
+    layers = _checked(model, keep)
     tensors = {name: tensor.clone() for name, tensor in named_tensors(model).items()} | named_buffers(model)
     for layer in layers:
         removed = removed_neurons(layer, keep)
@@ -319,8 +332,7 @@ def mask(model: Model, keep: Keep) -> Model:
 @contextmanager
 def masking(model: PrunableModule, keep: Keep) -> Iterator[None]:
     """Within the context the model itself is what `mask` makes of it; then it is as it was, also after an error."""
-    layers = model.layers()
-    _check_keep(layers, keep)
+    layers = _checked(model, keep)
     pieces = [(layer, piece) for layer in layers if layer.name in keep for piece in (*layer.read, *layer.silenced)]
     parameters = {piece.parameter: model.get_parameter(piece.parameter).detach() for _, piece in pieces}
     before = {name: parameter.clone() for name, parameter in parameters.items()}
@@ -341,15 +353,24 @@ def removed_neurons(layer: NeuronLayer, keep: Keep) -> Tensor:
     return removed.nonzero().flatten()
 
 
-def _check_keep(layers: Sequence[NeuronLayer], keep: Keep) -> None:
-    """Refuse a `keep` that is not a set of neurons of these layers."""
+def _checked(model: PrunableModule, keep: Keep) -> list[NeuronLayer]:
+    """Return the model's layers; refuse a `keep` that is not a set of neurons of them."""
+    expect_neurons(model)
+    layers = model.layers()
     widths = {layer.name: layer.width for layer in layers}
     for name, kept in keep.items():
         if name not in widths:
             raise ValueError(f"Unknown layer {name!r}; known: {list(widths)}.")
+        if not isinstance(kept, Tensor) or kept.dtype not in WHOLE:
+            what = str(kept.dtype) if isinstance(kept, Tensor) else type(kept).__name__
+            raise TypeError(
+                f"Expected a tensor of the numbers of the neurons that stay in layer {name!r}, got {what}; "
+                "give `torch.tensor([…])`, or of a mask `mask.nonzero().flatten()`."
+            )
         if len(kept) == 0:
             raise ValueError(f"Expected at least one kept neuron in layer {name!r}, got none.")
         if kept.min() < 0 or kept.max() >= widths[name] or len(set(kept.tolist())) != len(kept):
             raise ValueError(
                 f"Expected distinct neurons 0 to {widths[name] - 1} in layer {name!r}, got {kept.tolist()}."
             )
+    return layers

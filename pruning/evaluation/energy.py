@@ -13,7 +13,7 @@ from pruning.core.neurons import NeuronLayer, gather, named_tensors
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments
 from pruning.data.windows import Batches
-from pruning.models.base import Measurable
+from pruning.models.base import Measurable, expect_measurable
 
 MULTIPLY_ADD, ACCUMULATE = 4.6, 0.9
 """pJ of a 32-bit floating-point multiplication with its addition (3.7 + 0.9) and of an addition alone, at 45 nm
@@ -60,6 +60,7 @@ def energy_of(model: Measurable, windows: Batches, *, track: Track = silently, w
         track: Shows progress.
         what: What the progress is called.
     """
+    expect_measurable(model)
     equal = model.decoupled("untie")
     spiking = [layer for layer in equal.layers() if layer.kind == "snn"]
     tensors = named_tensors(equal)

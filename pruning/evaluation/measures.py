@@ -11,7 +11,7 @@ from pruning.core.modes import evaluating
 from pruning.core.neurons import expect_finite
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches
-from pruning.models.base import LanguageModel, Measurable, State
+from pruning.models.base import LanguageModel, Measurable, State, expect_measurable
 from pruning.models.metrics import Running
 from pruning.models.objectives import Direction, placed
 
@@ -90,6 +90,7 @@ def loss_of(
         ValueError: If no target counts.
         FloatingPointError: If a weight or the loss is not finite.
     """
+    expect_measurable(model)
     if finite:
         expect_finite(model)
     windows = model.pairs(windows)
@@ -159,4 +160,5 @@ def size_of(model: Measurable) -> Size:
     >>> size_of(model)
     Size(neurons=6, parameters=171, multiply_adds=114)
     """
+    expect_measurable(model)
     return Size(sum(model.widths()), sum(p.numel() for p in model.parameters()), model.multiply_adds())

@@ -17,7 +17,7 @@ from pruning.core.neurons import named_buffers
 from pruning.core.options import Numbers
 from pruning.core.units import in_bytes
 from pruning.core.words import table_of
-from pruning.models.base import Measurable
+from pruning.models.base import Measurable, expect_measurable
 
 NUMBERS = get_args(Numbers)
 FLOAT, SCALE = 4, 4
@@ -81,6 +81,7 @@ def memory_of(model: Measurable, *, numbers: Numbers = "float32") -> Memory:
     Raises:
         ValueError: For unknown numbers, or a network that does not run without its numbers (on PyTorch's meta device).
     """
+    expect_measurable(model)
     check_numbers(numbers)
     held = sum(bytes_of(tensor.shape, tensor.dtype, numbers) for tensor in stored(model).values())
     trace = traced(model)

@@ -20,7 +20,7 @@ from pruning.evaluation.memory import NUMBERS
 from pruning.export.elsewhere import stand_in
 from pruning.export.targets import TARGETS, Exported, exported, quietly
 from pruning.extras import needed
-from pruning.models.base import Measurable
+from pruning.models.base import Measurable, expect_measurable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -156,6 +156,8 @@ def side_by_side(
     """
     if tokens is not None and tokens < 1:
         raise ValueError(f"Expected to judge on at least 1 token, got {tokens}.")
+    for model in models.values():
+        expect_measurable(model)
     names: list[tuple[str, Numbers]] = [(name, numbers) for name in models for numbers in NUMBERS]
     files = {
         (name, numbers): exported(models[name], target, numbers=numbers, converter=converter, threads=threads)

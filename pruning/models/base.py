@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pruning.core.devices import moved
 from pruning.core.hooks import record
 from pruning.core.modes import carried
-from pruning.core.neurons import PrunableModule
+from pruning.core.neurons import PrunableModule, expect_neurons
 from pruning.core.options import Decoupling
 from pruning.data.windows import IGNORED, Batches
 from pruning.models.answers import detached
@@ -180,6 +180,21 @@ class Measurable(PrunableModule):
 
 NEXT_TOKEN = Classes(nn.CrossEntropyLoss(ignore_index=IGNORED))
 """What a language model is for."""
+
+
+def expect_measurable(model: object) -> None:
+    """Refuse a network that nobody made ready to be run on batches.
+
+    Raises:
+        TypeError: If it does not know what a batch of it is.
+    """
+    if hasattr(model, "pairs"):  # a `Measurable`, or what is run and judged like one
+        return
+    expect_neurons(model)
+    raise TypeError(
+        "Expected a network that knows its loss and its batches, got one whose neurons alone are known; "
+        "`pruning.adapt(network, inputs, loss=…)` makes one."
+    )
 
 
 class LanguageModel(Measurable):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pruning.core.devices import moved, twin_of
 from pruning.core.modes import carried, differentiating, evaluating
-from pruning.core.neurons import PrunableModule, expect_finite
+from pruning.core.neurons import PrunableModule, expect_finite, expect_neurons
 from pruning.core.optimizers import Adam
 from pruning.core.progress import Track, silently
 from pruning.data.windows import IGNORED, Batches, Window, Windows, endless
@@ -103,6 +103,8 @@ def imitate(
         ValueError: If everything that could learn is frozen, or what readers read is to be compared of networks whose
             neurons were not discovered.
     """
+    for model in (student, teacher):
+        expect_neurons(model)
     expect_finite(student)
     expect_finite(teacher)
     if not (isinstance(student, LanguageModel) and isinstance(teacher, LanguageModel)):

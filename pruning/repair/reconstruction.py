@@ -11,6 +11,7 @@ from pruning.core.neurons import (
     Model,
     NeuronLayer,
     expect_finite,
+    expect_neurons,
     frozen_as,
     gather,
     named_buffers,
@@ -102,6 +103,7 @@ def reconstruct(
     """
     if repair not in REPAIRS:
         raise ValueError(f"Unknown repair {repair!r}; known: {list(REPAIRS)}.")
+    expect_neurons(model)
     expect_finite(model)
     smaller = select(model, keep)  # refuses a wrong choice before any work
     keep = {name: kept.cpu() for name, kept in keep.items()}  # where the covariances are

@@ -11,7 +11,7 @@ import numpy as np
 from pruning.core.options import FIRING, BudgetKind, Numbers
 from pruning.core.units import byte_count
 from pruning.data.windows import Batches
-from pruning.models.base import Measurable
+from pruning.models.base import Measurable, expect_measurable
 from pruning.selection.costs import Costs, size_costs
 from pruning.selection.energy import Spikes, spikes_of
 from pruning.selection.memory import memory_costs
@@ -43,6 +43,11 @@ class Budget:
     costs: Costs
     spikes: Spikes | None = None
     order: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def unit(self) -> str:
+        """What a number of it is a number of, in a sentence."""
+        return {"memory": "bytes of memory", "energy": "pJ of energy"}.get(self.kind, self.kind)
 
     def ordered(self, worths: Mapping[str, np.ndarray]) -> "Budget":
         """Return the budget for neurons of such importance: where each has a price of its own, it orders them.
@@ -93,6 +98,7 @@ def budget_of(
         ValueError: For an unknown kind, latency or firing rates without a measurement, a network without spiking
             neurons where these are asked for, or what `memory_costs` refuses.
     """
+    expect_measurable(model)
     layers = tuple(layer.name for layer in model.layers())
     if kind not in KINDS:
         raise ValueError(f"Unknown budget {kind!r}; known: {list(KINDS)}.")
@@ -220,7 +226,7 @@ def _check_possible(steps: Sequence[np.ndarray], budget: Budget) -> None:
     if not budget.value >= least:
         sizes = ", ".join(f"{layer} {step[0]}" for layer, step in zip(budget.layers, steps, strict=True))
         raise ValueError(
-            f"Expected a budget of at least {least:.12g} {budget.kind}, what the narrowest widths cost ({sizes}; "
+            f"Expected a budget of at least {least:.12g} {budget.unit}, what the narrowest widths cost ({sizes}; "
             f"the widest cost {most:.12g}), got {budget.value:.12g}."
         )
 

@@ -18,7 +18,7 @@ from pruning.core.sketches import covariance_of
 from pruning.core.statistics import Covariance, Histogram, Moments
 from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
-from pruning.models.base import Measurable
+from pruning.models.base import Measurable, expect_measurable
 from pruning.models.objectives import Objective
 from pruning.signals.jackknife import by_layer, expect_several, filled, grouped_table, groups_that_fit, state_after
 from pruning.signals.scaling import weighted
@@ -140,6 +140,7 @@ def activations(
     Raises:
         ValueError: If there are fewer than two windows.
     """
+    expect_measurable(model)
     windows, layers = model.pairs(windows), model.layers()
     count = min(activation_samples, len(windows))
     expect_several(count, "activations")

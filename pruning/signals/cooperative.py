@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.core.neurons import NeuronLayer, PrunableModule, Slice, expect_finite, named_tensors
+from pruning.core.neurons import NeuronLayer, PrunableModule, Slice, expect_finite, expect_neurons, named_tensors
 from pruning.core.statistics import Covariance, inverse_diagonal, jackknife_error, merged, quantile
 from pruning.core.tables import table
 from pruning.signals.activations import Covariances
@@ -50,6 +50,7 @@ def cooperative(model: PrunableModule, covariances: Covariances, *, strong: floa
         covariances: What `activations` returned.
         strong: Quantile of the edges above which an edge is strong.
     """
+    expect_neurons(model)
     expect_finite(model)
     tensors, parts = named_tensors(model), []
     for layer in model.layers():

@@ -18,7 +18,7 @@ from pruning.core.statistics import entropy, inverse_diagonal, jackknife_error, 
 from pruning.core.tables import table, unmeasured
 from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
-from pruning.models.base import Measurable
+from pruning.models.base import Measurable, expect_measurable
 from pruning.signals.cooperative import edges_of, recurrent_coupling
 from pruning.signals.drawing import Drawn, drawing_passed
 from pruning.signals.evidence import Evidence, Partition, gather_evidence, partition
@@ -71,6 +71,7 @@ def criteria(
     Raises:
         ValueError: If there is only one window, whose spread nothing tells.
     """
+    expect_measurable(model)
     windows = model.pairs(windows)
     count = min(batches, len(windows))
     expect_several(count, "criteria")

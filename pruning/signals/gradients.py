@@ -16,7 +16,7 @@ from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments
 from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
-from pruning.models.base import Measurable
+from pruning.models.base import Measurable, expect_measurable
 from pruning.signals.jackknife import GROUPS, expect_several, filled, grouped_table, state_after
 from pruning.signals.scaling import weighted
 from pruning.signals.schemas import GRADIENTS
@@ -106,6 +106,7 @@ def gradients(
     Raises:
         ValueError: If there are fewer than two windows.
     """
+    expect_measurable(model)
     windows, layers = model.pairs(windows), model.layers()
     count = min(batches, len(windows))
     expect_several(count, "gradients")

@@ -17,7 +17,7 @@ from pruning.core.sketches import covariance_of
 from pruning.core.statistics import Covariance
 from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
-from pruning.models.base import Measurable
+from pruning.models.base import Measurable, expect_measurable
 from pruning.signals.drawing import Drawn, drawing_passed
 from pruning.signals.jackknife import by_layer, groups_that_fit
 
@@ -82,6 +82,7 @@ def sensitivities(
         track: Shows progress.
         map: Who computes: each worker reads some groups.
     """
+    expect_measurable(model)
     expect_finite(model)
     windows = model.pairs(windows)
     layers, count = tappable(model, windows, "surgeon"), min(batches, len(windows))

@@ -11,7 +11,7 @@ from torch import Tensor
 from pruning.core.neurons import Keep, NeuronLayer, Slice, cut, expect_finite, gather, named_tensors, select
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Windows
-from pruning.models.base import LanguageModel, State
+from pruning.models.base import LanguageModel, State, expect_measurable
 from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.gradients import gate_sums
@@ -92,6 +92,7 @@ def prune_gradually(
         ValueError: If every parameter is frozen.
         FloatingPointError: If the loss or a gradient stops being a number.
     """
+    expect_measurable(model)
     expect_learning(model)
     expect_finite(model)
     state = resume or Trained({}, pd.DataFrame(), finished=False)

@@ -18,7 +18,7 @@ from pruning.core.options import Softmax, TrainingType
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches
 from pruning.evaluation.measures import loss_of
-from pruning.models.base import Measurable
+from pruning.models.base import Measurable, expect_measurable
 from pruning.training.distillation import Teacher
 from pruning.training.learning import expect_softmax, labels_loss, multiplying, taught_loss
 from pruning.training.schedule import rate_at
@@ -148,6 +148,7 @@ def train(
         FloatingPointError: If the loss stops being a number.
         ValueError: If every parameter is frozen, another process ended, or batches cannot be shared among them.
     """
+    expect_measurable(model)
     expect_learning(model)
     expect_finite(model)
     expect_softmax(model, recipe.softmax, teacher)

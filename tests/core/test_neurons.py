@@ -97,6 +97,17 @@ def test_a_choice_that_is_not_a_set_of_neurons_is_refused(act, keep, sentence):
         act(tiny(), {name: torch.tensor(kept, dtype=torch.long) for name, kept in keep.items()})
 
 
+@pytest.mark.parametrize("act", [select, mask])
+@pytest.mark.parametrize(
+    ("kept", "got"),
+    [([0, 2], "list"), (range(2), "range"), (torch.arange(7) > 3, "torch.bool"), (torch.ones(2), "torch.float32")],
+)
+def test_neurons_that_are_not_named_by_whole_numbers_in_a_tensor_are_refused_with_how_to_name_them(act, kept, got):
+    sentence = f"Expected a tensor of the numbers of the neurons that stay in layer 'lstm.0', got {got}; give `torch"
+    with pytest.raises(TypeError, match=sentence):
+        act(tiny(), {"lstm.0": kept})
+
+
 def test_a_layer_that_is_not_named_keeps_everything():
     assert select(tiny(), {"lstm.1": torch.tensor([0, 2])}).widths() == (7, 2)
 
