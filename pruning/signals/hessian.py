@@ -19,7 +19,7 @@ from pruning.core.statistics import Moments, merged
 from pruning.core.tables import table
 from pruning.core.workers import Map, in_turn, one_by_one
 from pruning.data.windows import Batches, endless
-from pruning.models.base import Measurable
+from pruning.models.base import Measurable, expect_measurable
 from pruning.signals.curvature import Curvature
 from pruning.signals.drawing import Drawn
 from pruning.signals.scaling import signal_rows
@@ -86,7 +86,7 @@ def hessian(
         model: Any model that knows its loss, differentiable twice.
         windows: Calibration text (or other batches).
         probes: The budget: at most this many Hessian-vector products.
-        stability: Spearman correlation with an independent run that is enough, in every layer.
+        stability: Spearman correlation with an independent run that is enough, in every layer; of 0 nothing is asked.
         seed: Seed of the probes.
         method: `exact`: the gradient is differentiated again. `differences`: Hv is the difference of the gradients at
             w ± s v over 2s, through kernels that can be differentiated only once; the first probe is also taken
@@ -100,6 +100,7 @@ def hessian(
     Raises:
         ValueError: For fewer than two probes, an unknown method, or `gauss_newton` where the loss draws no targets.
     """
+    expect_measurable(model)
     if probes < 2:
         raise ValueError(f"Expected at least two probes for hessian, whose spread is its error, got {probes}.")
     expect_finite(model)
@@ -116,7 +117,7 @@ def hessian(
                 reached = _weakest(groups, squares)
                 if reached >= stability:
                     break
-    if reached is None or reached < stability:
+    if stability > 0 and (reached is None or reached < stability):
         known = "unknown, with so few" if reached is None else f"at least {reached:.2f}"
         logger.warning(
             "The Hessian's ranking is not stable to %.2f: after %d probes it is %s.", stability, probes, known

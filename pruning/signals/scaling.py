@@ -1,7 +1,7 @@
 """How components with different units become one importance: scaled within their layer, then weighted."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pandas as pd
 import torch
@@ -49,10 +49,12 @@ def signal_rows(
     importance: Tensor,
     standard_error: Tensor,
     samples: int,
+    *,
+    alike: Collection[str] = (),
 ) -> pd.DataFrame:
-    """Return one layer's rows of a signal's table."""
+    """Return one layer's rows of a signal's table; of components that are `alike` by what the layer is, none warns."""
     for name, values in components.items():
-        if len(values) > 1 and values.min() == values.max():
+        if name not in alike and len(values) > 1 and values.min() == values.max():
             logger.warning("%s of layer %s is %g for every neuron and ranks none.", name, layer, values[0])
     columns = {name: values.cpu().double().numpy() for name, values in components.items()}
     return pd.DataFrame(

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.core.neurons import NeuronLayer, PrunableModule, expect_finite, gather, named_tensors
+from pruning.core.neurons import NeuronLayer, PrunableModule, expect_finite, expect_neurons, gather, named_tensors
 from pruning.core.statistics import Histogram, entropy
 from pruning.core.tables import table
 from pruning.signals.scaling import signal_rows, weighted
@@ -43,6 +43,7 @@ def weights(model: PrunableModule, *, threshold: float, bins: int) -> pd.DataFra
         threshold: Relative size below which a weight counts as zero.
         bins: Bins of the histogram.
     """
+    expect_neurons(model)
     expect_finite(model)
     tensors = named_tensors(model)
     parts = []
@@ -50,7 +51,10 @@ def weights(model: PrunableModule, *, threshold: float, bins: int) -> pd.DataFra
         components = components_of(layer, tensors, threshold=threshold, bins=bins)
         importance = weighted(components, WEIGHTS.shares)
         owned = gather(layer.owned, tensors).shape[1]
-        parts.append(signal_rows(layer.name, components, importance, torch.zeros(layer.width), owned))
+        rows = signal_rows(
+            layer.name, components, importance, torch.zeros(layer.width), owned, alike=_alike(layer, tensors)
+        )
+        parts.append(rows)
     return table(WEIGHTS, pd.concat(parts, ignore_index=True))
 
 
@@ -83,6 +87,12 @@ def effective_rank(*blocks: Tensor) -> Tensor:
         blocks: What stands on each matrix's diagonal, (matrices, rows, columns) each, zeros around them.
     """
     return entropy(torch.cat([torch.linalg.svdvals(block) for block in blocks], dim=1)).exp()
+
+
+def _alike(layer: NeuronLayer, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return what is the same for every neuron because each has one vector of weights, whose rank is 1."""
+    matrices = _gate_matrices(layer, tensors)
+    return ("effective_rank",) if len(matrices) == 1 and min(matrices[0].shape[1:]) == 1 else ()
 
 
 def _gate_matrices(layer: NeuronLayer, tensors: Mapping[str, Tensor]) -> list[Tensor]:

@@ -194,6 +194,12 @@ def test_dead_neurons_agree_on_nothing_and_equals_share_their_ranks():
     assert rank_reliability(groups, scale) == pytest.approx(expected, abs=1e-9)
 
 
+def test_where_no_stability_is_asked_for_nothing_is_said_of_it(caplog):
+    with caplog.at_level(logging.WARNING, logger="pruning"):
+        hessian(tiny(), WINDOWS, probes=2, stability=0.0, seed=1)
+    assert "stable" not in caplog.text
+
+
 @pytest.mark.parametrize(("probes", "known"), [(24, "it is at least"), (9, "it is unknown, with so few")])
 def test_a_budget_that_is_too_small_for_the_stability_is_reported(caplog, probes, known):
     with caplog.at_level(logging.WARNING, logger="pruning"):

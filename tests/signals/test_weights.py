@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import pruning
 from pruning.core.neurons import NeuronLayer, Slice
 from pruning.signals.schemas import WEIGHTS
 from pruning.signals.weights import components_of, weights
@@ -70,6 +72,13 @@ def test_a_layer_twice_as_large_ranks_its_neurons_alike(model):
 def test_every_component_differs_between_neurons_of_a_trained_model(trained):
     table = weights(trained, threshold=0.1, bins=32)
     assert (table.groupby("layer")[list(WEIGHTS.shares)].std() > 0).all(axis=None)
+
+
+def test_neurons_of_one_vector_have_rank_1_and_nothing_is_said_of_it(caplog):
+    network = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    model = pruning.adapt(network, torch.ones(2, 3))
+    np.testing.assert_allclose(weights(model, threshold=0.1, bins=8)["effective_rank"], 1)
+    assert "effective_rank" not in caplog.text
 
 
 def test_matrices_of_unequal_gates_are_blocks_on_the_diagonal():
