@@ -47,7 +47,7 @@ def met(made: Callable[[Budget], Made], budget: Budget, data: Batches) -> Made:
             if least == math.inf:  # the first try is refused as any budget is
                 raise
             raise ValueError(
-                f"Expected a budget of at least {least:.6g} {budget.kind}, what the smallest network that was tried "
+                f"Expected a budget of at least {least:.6g} {budget.unit}, what the smallest network that was tried "
                 f"spends as measured, got {budget.value:.6g}; raise it, or lower the floor."
             ) from error
         if budget.spikes is None:

@@ -488,7 +488,7 @@ LAYERS: dict[str, tuple[Change, str]] = {
     ),
     "a budget of memory that no widths meet": (
         variant(budget={"kind": "memory", "value": "1KiB", "target": "int8"}),
-        "Expected a budget of at least ",
+        " bytes of memory, what the narrowest widths cost (lstm.0 2, lstm.1 2; the widest cost ",
     ),
     "a budget of firing rates where nothing spikes": (
         variant(budget={"kind": "energy", "value": 1e6, "windows": 2}),
