@@ -81,7 +81,7 @@ def _run(words: Sequence[str]) -> None:
     every = read_yaml(PARAMETERS)
     values = read_yaml(folder / PARAMETERS) if folder else every
     known = {each.name for each in read_stages(values, folder)}
-    hint = "" if stage in known else nearest(name, [*known, *COMMANDS])
+    hint = "" if folder or stage in known else nearest(name, [*known, *COMMANDS])
     if any(repr(command) in hint for command in COMMANDS):
         raise Unexpected(f"Unknown command {name!r}; known: {list(COMMANDS)}.{hint}")
     if more and more[0] in HELP:

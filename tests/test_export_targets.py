@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 
 import pruning
 from pruning.evaluation.memory import memory_of
-from pruning.export import targets
 from pruning.export.beside import enough
 from pruning.export.calls import outputs_of
 from pruning.export.elsewhere import stand_in
@@ -116,7 +116,7 @@ def test_a_file_that_gives_other_numbers_is_refused(target: str, monkeypatch: py
         run = real_one.opened(files, threads)
         return lambda tensors: [1.01 * output for output in run(tensors)]
 
-    monkeypatch.setitem(TARGETS, target, targets.Target(wrong, real_one.extra, real_one.words))
+    monkeypatch.setitem(TARGETS, target, replace(real_one, opened=wrong))
     with pytest.raises(ValueError, match=r"to give the network's outputs within 0\.0001, got "):
         exported(classifier(), target, converter=CONVERTER)
 

@@ -27,19 +27,25 @@ class Target:
     Attributes:
         opened: Files and threads → what runs them.
         extra: The extra that brings its packages.
+        packages: What it imports of them.
         words: What it is.
     """
 
     opened: Callable[[Mapping[str, bytes], int], Run]
     extra: str
+    packages: tuple[str, ...]
     words: str
 
 
 TARGETS = {
-    "onnx": Target(onnx_files.opened, "export", "ONNX, run by onnxruntime"),
-    "openvino": Target(openvino_files.opened, "openvino", "OpenVINO, on Intel's and ARM's processors"),
-    "executorch": Target(executorch_files.opened, "executorch", "ExecuTorch with XNNPACK, on phones and boards"),
-    "litert": Target(litert_files.opened, "litert", "LiteRT (TensorFlow Lite), on phones and boards"),
+    "onnx": Target(onnx_files.opened, "export", ("onnx", "onnxscript", "onnxruntime"), "ONNX, run by onnxruntime"),
+    "openvino": Target(openvino_files.opened, "openvino", ("openvino",), "OpenVINO, on Intel's and ARM's processors"),
+    "executorch": Target(
+        executorch_files.opened, "executorch", ("executorch",), "ExecuTorch with XNNPACK, on phones and boards"
+    ),
+    "litert": Target(
+        litert_files.opened, "litert", ("ai_edge_litert",), "LiteRT (TensorFlow Lite), on phones and boards"
+    ),
 }
 """Name → how its files come about."""
 

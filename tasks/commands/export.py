@@ -128,8 +128,8 @@ def run(words: Sequence[str]) -> Answer:
     parameters = checked(values)
     compute_on(**parameters.compute.model_dump())
     check_words(variant, phase, list(parameters.variants))
-    if target in (None, "onnx"):
-        _check_packages()
+    if target != "litert":  # whose converter, in an environment of its own, is asked for first
+        _check_packages(target or "onnx")
     folder = Path(to).resolve() if to else DATA / "export" / "-".join([variant, phase, *([target] if target else [])])
     check_folder(folder, "export")
     job = Job(read_stage("evaluate", variant, values), parameters, track)
@@ -145,13 +145,14 @@ def run(words: Sequence[str]) -> Answer:
     return Answer({"folder": str(folder), **report}, [table, f"{folder}: {', '.join(sorted(FILES))}"])
 
 
-def _check_packages() -> None:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+def _check_packages(target: str) -> None:
+    extra, needed = TARGETS[target].extra, TARGETS[target].packages
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
-        own = "in an environment of your own with `pip install -c constraints.txt -e '.[export]'`"
+        own = f"in an environment of your own with `pip install -c constraints.txt -e '.[{extra}]'`"
         raise Unexpected(
-            f"Expected the packages {list(NEEDED)} to export, got no {missing}; install them with "
-            f"`make install EXTRA=export`, or {own}."
+            f"Expected the packages {list(needed)} to export, got no {missing}; install them with "
+            f"`make install EXTRA={extra}`, or {own}."
         )
 
 

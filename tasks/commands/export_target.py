@@ -53,11 +53,10 @@ def write_target(
         ValueError: If the target cannot hold a model, or a file gives other numbers.
     """
     if target == "litert" and not converter.is_file():
-        python = converter.parent.parent
         raise Unexpected(
             f"Expected the Python of LiteRT's converter at {converter}, got none; its packages do not fit beside the "
-            f"pinned ones, so make it once, 2 GB: `python -m venv {python} && {converter} -m pip install "
-            f"{' '.join(litert_files.CONVERTER)}`."
+            f"pinned ones, so make it once, 2 GB: `python -m venv {CONVERTER.parent.parent} && {CONVERTER} -m pip "
+            f"install {' '.join(litert_files.CONVERTER)}`."
         )
     models = _models(job, phase)
     variant: str = str(job.stage.variant)

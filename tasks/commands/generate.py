@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pruning.data.corpus import UNKNOWN
 from pruning.evaluation.language import continuation
 from tasks.commands.using import add_model, unknown_words, used
+from tasks.common.parameters import Unexpected
+from tasks.settings.bounds import MOST
 from tasks.shown.asking import Answer, Words
 
 
@@ -12,7 +14,7 @@ def run(words: Sequence[str]) -> Answer:
     """Return the text and what the model draws after it; `<unk>`, which is no word, is never drawn.
 
     Raises:
-        Unexpected: As `used`.
+        Unexpected: As `used`, and for no words to draw or a seed that is none.
         ValueError: If the temperature is below 0.
     """
     parser = Words("generate")
@@ -22,6 +24,10 @@ def run(words: Sequence[str]) -> Answer:
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest; 1: as it is (0.8)")
     parser.add_argument("--seed", type=int, default=1, help="another number draws other words (1)")
     given = parser.read(words)
+    if given.tokens < 1:
+        raise Unexpected(f"Expected --tokens of at least 1, got {given.tokens}.")
+    if not 0 <= given.seed <= MOST:
+        raise Unexpected(f"Expected --seed from 0 to {MOST}, got {given.seed}.")
     how = {"temperature": given.temperature, "seed": given.seed}
     it = used(given)
     reading = it.reading

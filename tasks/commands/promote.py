@@ -38,7 +38,9 @@ def run(words: Sequence[str]) -> Answer:
     parser.add_argument("--within", type=float, metavar="PERCENT", help="of dense's quality; else promotion.tolerance")
     parser.add_argument("--cost", help="neurons, parameters, multiply_adds or latency; else promotion.cost")
     parser.add_argument("--at-most", type=float, metavar="PERCENT", help="of dense's cost; else promotion.at_most")
-    given, state = parser.read(words), State()
+    given = parser.read(words)
+    _check_percent(given)
+    state = State()
     gate = _gate(state, given)
     candidates = candidates_of(state, gate.cost)
     send("python -m tasks promote", state)
@@ -55,6 +57,14 @@ def run(words: Sequence[str]) -> Answer:
     if best is None:
         raise Unexpected(_refusal(gate, gate.nearest(candidates), version))
     return _answer(state, gate, [*([incumbent] if incumbent else []), *candidates], best, str(number))
+
+
+def _check_percent(given: argparse.Namespace) -> None:
+    """Refuse what no share in the section `promotion` can be, in the words' own unit."""
+    if given.within is not None and not 0 <= given.within <= 1000:
+        raise Unexpected(f"Expected --within from 0 to 1,000 percent, got {given.within:g}.")
+    if given.at_most is not None and not 0 < given.at_most <= 1000:
+        raise Unexpected(f"Expected --at-most above 0 and at most 1,000 percent, got {given.at_most:g}.")
 
 
 def _gate(state: State, given: argparse.Namespace) -> Gate:

@@ -33,7 +33,7 @@ def run(words: Sequence[str]) -> Answer:
     now = {name: reduce(getattr, name.split("."), parameters) for name in settings}
     changes = {name: value for name, value in settings.items() if value != now[name]}
     rows = [{"setting": name, "now": f"{now[name]}", "recommended": f"{value}"} for name, value in settings.items()]
-    title = f"To keep {keep:.0%} of the neurons,\nwith {given.epochs:g} epochs of training"
+    title = f"To keep {keep:.0%} of the neurons,\nwith {_times(given.epochs, 'epoch')} of training"
     said = _said(parameters, given.epochs, trained)
     command = " ".join(["dvc exp run", *(f"-S {name}={value}" for name, value in changes.items())])
     hint = f"try it: {command}" if changes else f"{PARAMETERS} has them all"
@@ -48,11 +48,16 @@ def _trained(parameters: Parameters) -> float:
 
 def _said(parameters: Parameters, epochs: float, trained: float) -> list[RenderableType]:
     """Return which variant to look at, and what the recipe rests on."""
-    recipe, passes = recipe_for(epochs, trained), "" if parameters.model.source else f" ({trained:g} passes)"
+    recipe, passes = recipe_for(epochs, trained), "" if parameters.model.source else f" ({_times(trained, 'pass')})"
     which = f"{'trained to the end' if trained >= SETTLED else 'trained briefly'}{passes}"
     said = [f"the variant to take is `{VARIANT}`; for a dense model {which}, see {recipe.page}"]
     if epochs > recipe.most:
-        said.append(f"more than {recipe.most:g} epoch made such models worse")
+        said.append(f"more than {_times(recipe.most, 'epoch')} made such models worse")
     if VARIANT not in parameters.variants:
         said.append(f"{PARAMETERS} has no such variant; add `{VARIANT}: {{by: surgeon, scope: absolute}}`")
     return [*said]
+
+
+def _times(number: float, word: str) -> str:
+    """Return a number of epochs or passes in words."""
+    return f"{number:g} {word}" if number == 1 else f"{number:g} {word}{'es' if word.endswith('s') else 's'}"

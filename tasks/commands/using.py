@@ -64,6 +64,11 @@ def used(given: argparse.Namespace) -> Used:
     parameters, folder = checked(values), Path(given.model)
     compute_on(**parameters.compute.model_dump())
     in_folder = (folder / CONFIG).is_file()
+    if folder.exists() and not in_folder and given.model not in parameters.variants:
+        raise Unexpected(
+            f"Expected a folder that `choose` or `export` wrote, or a variant, one of {list(parameters.variants)}, "
+            f"got {given.model}, in which there is no {CONFIG}."
+        )
     if not in_folder:
         check_words(given.model, given.phase, list(parameters.variants))
     variant = next(iter(parameters.variants)) if in_folder else given.model
@@ -82,8 +87,8 @@ def used(given: argparse.Namespace) -> Used:
 def check_words(variant: str | None, phase: str, variants: list[str]) -> None:
     """Refuse a variant or a phase that there is not."""
     if variant not in variants:
-        hint = nearest(variant, variants) if variant else ""
-        raise Unexpected(f"Expected a variant, one of {variants}, got {variant!r}.{hint}")
+        got = f"{variant!r}.{nearest(variant, variants)}" if variant else "none."
+        raise Unexpected(f"Expected a variant, one of {variants}, got {got}")
     if phase not in PHASES:
         raise Unexpected(f"Unknown phase {phase!r}; known: {list(PHASES)}.{nearest(phase, PHASES)}")
 

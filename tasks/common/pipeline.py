@@ -75,8 +75,8 @@ def read_stage(name: str, variant: str | None, parameters: Mapping[str, Any], fo
         raise Unexpected(f"Unknown stage {name!r}; known: {list(stages)}.{nearest(name, stages)}")
     known = _variants(stages[name], parameters)
     if known and variant not in known:
-        hint = nearest(variant, known) if variant else ""
-        raise Unexpected(f"Expected a variant for stage {name}, one of {known}, got {variant!r}.{hint}")
+        got = f"{variant!r}.{nearest(variant, known)}" if variant else "none."
+        raise Unexpected(f"Expected a variant for stage {name}, one of {known}, got {got}")
     if not known and variant is not None:
         raise Unexpected(f"Expected no variant for stage {name}, got {variant!r}.")
     return _stage(folder, name, variant, stages[name], parameters)

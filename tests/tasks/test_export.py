@@ -212,7 +212,7 @@ def test_the_command_prints_a_row_for_each_file_and_replaces_an_earlier_export(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "Expected a variant, one of ['dense', 'untied', 'tied', 'projected', 'mixed'], got None.\n"),
+        ([], "Expected a variant, one of ['dense', 'untied', 'tied', 'projected', 'mixed'], got none.\n"),
         (["tyed"], "got 'tyed'. Did you mean 'tied'?"),
         (
             ["tied", "--phase", "prund"],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tasks.__main__ import main
 from tasks.commands.tracking.promotion import Candidate, Gate
 from tests.results import QUIET, asked, client, runs, write_results
 
@@ -49,6 +50,21 @@ def test_the_best_within_the_tolerance_that_is_cheap_enough_passes(
 ) -> None:
     best = GATE.best(candidates)
     assert (best and best.variant) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--within", "-1"], "Expected --within from 0 to 1,000 percent, got -1.\n"),
+        (["--at-most", "0"], "Expected --at-most above 0 and at most 1,000 percent, got 0.\n"),
+        (["--at-most", "nan"], "Expected --at-most above 0 and at most 1,000 percent, got nan.\n"),
+    ],
+)
+def test_a_gate_that_cannot_be_is_refused_in_percent(
+    capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    assert main(["promote", *words]) == 1
+    assert capsys.readouterr().err == sentence
 
 
 def test_the_champion_is_the_logged_model_of_the_best_variant(promoted: Path) -> None:

@@ -50,6 +50,13 @@ def test_the_page_tells_what_the_code_recommends() -> None:
     assert page.count("e-3 | 0.") == len(RECIPES)
 
 
+def test_one_epoch_is_no_epochs(here: Path, capsys: Said) -> None:
+    said = {epochs: main(["recommend", "--epochs", epochs]) or capsys.readouterr().out for epochs in ("1", "0.5")}
+    assert "with 1 epoch of training" in said["1"]
+    assert "with 0.5 epochs of training" in said["0.5"]
+    assert here.is_dir()
+
+
 def test_a_brief_budget_is_that_share_of_an_epoch_and_a_long_one_whole_epochs(here: Path, capsys: Said) -> None:
     brief, long = asked(capsys, "--epochs", "0.25"), asked(capsys, "--epochs", "3", "--keep", "0.25")
     assert (brief["settings"]["finetune.epochs"], brief["settings"]["finetune.portion"]) == (1, 0.25)

@@ -575,7 +575,7 @@ def test_a_wrong_corpus_gets_one_sentence(touched: Path, files: dict[str, bytes]
     ("words", "sentence"),
     [
         (["hesian"], "Unknown stage 'hesian'; known: ['sotu', 'prepare'"),
-        (["prune"], "Expected a variant for stage prune, one of ['dense', 'enhanced'], got None."),
+        (["prune"], "Expected a variant for stage prune, one of ['dense', 'enhanced'], got none."),
         (["prune", "enhancd"], "got 'enhancd'. Did you mean 'enhanced'?"),
         (["fuse", "dense"], "Expected no variant for stage fuse, got 'dense'."),
         (["prune", "dense", "too"], "Expected no more words after 'prune', got 'dense too'."),
