@@ -24,6 +24,9 @@ def main() -> int:
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     given = parser.parse_args()
+    for folder in (given.before, given.after):
+        if not folder.is_dir():
+            parser.error(f"Expected a folder of results, got {folder}, which is none.")
     before, after = (set(files_of(folder)) for folder in (given.before, given.after))
     lines = [f"only before: {path}" for path in sorted(before - after)]
     lines += [f"only after: {path}" for path in sorted(after - before)]

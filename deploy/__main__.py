@@ -9,6 +9,9 @@ from deploy.processes import Service, log_of, process_of, say, start, stop, wait
 from deploy.services import check_packages, services_of
 from deploy.settings import SERVERS, STATE, Settings, Unexpected, made_settings, read_settings
 
+MOST = 64
+"""Workers on one machine: each holds PyTorch and a clone."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what is asked and return the exit code: 0, or 1 where something is not up, after a sentence that says what."""
@@ -28,8 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
         ports = _ports(given.port)
         check_packages()
         state = given.state.resolve()
-        settings = made_settings(state, ports, given.repository) if given.action == "start" else _settings(state)
+        if state.exists() and not state.is_dir():
+            raise Unexpected(f"Expected a folder at {state}, got a file; name another one with --state.")
         workers = _workers(state, given.workers)
+        settings = made_settings(state, ports, given.repository) if given.action == "start" else _settings(state)
         services = _chosen(services_of(settings, workers), given.names, given.action)
         return {"start": _start, "stop": _stop, "status": _status}[given.action](services, state)
     except Unexpected as error:
@@ -82,6 +87,8 @@ def _settings(state: Path) -> Settings:
 
 def _workers(state: Path, wanted: int | None) -> int:
     """Return how many workers there are: as many as wanted, or as there are clones; two at first."""
+    if wanted is not None and not 0 <= wanted <= MOST:
+        raise Unexpected(f"Expected --workers from 0 to {MOST}, each with a clone of its own, got {wanted}.")
     clones = len([path for path in (state / "clones").glob("worker-*") if not path.suffix])
     return wanted if wanted is not None else clones or 2
 
@@ -93,6 +100,8 @@ def _ports(words: Sequence[str]) -> dict[str, int]:
         if name not in SERVERS or not number.isdecimal() or not 0 < int(number) < 2**16:
             raise Unexpected(f"Expected a server's port, such as --port mlflow=5000, got {word!r}; servers: {SERVERS}.")
         ports[name] = int(number)
+    if len(set(ports.values())) < len(ports):
+        raise Unexpected(f"Expected a port of its own for each server, got {' '.join(words)}.")
     return ports
 
 

@@ -55,9 +55,21 @@ class Settings:
 
 
 def read_settings(state: Path) -> Settings | None:
-    """Return what the deployment in a folder remembers, None if there is none."""
+    """Return what the deployment in a folder remembers, None if there is none.
+
+    Raises:
+        Unexpected: If its file is not as it was written.
+    """
     path = state / "settings.json"
-    return Settings(state=state, **json.loads(path.read_text())) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return Settings(state=state, **json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:  # a part of the file, or other names in it
+        raise Unexpected(
+            f"Expected {path} as it was written, got a damaged one or another version's; put a copy of it back, or "
+            "remove the folder to begin anew, without what it keeps."
+        ) from error
 
 
 def made_settings(state: Path, ports: Mapping[str, int], repository: str | None = None) -> Settings:

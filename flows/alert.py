@@ -4,6 +4,7 @@ import argparse
 import sys
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from prefect.automations import Automation
 from prefect.blocks.webhook import Webhook
@@ -44,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         help='what gets {"text": "…"} by POST, as an incoming webhook of Slack does; nothing is told without',
     )
     given = parser.parse_args(arguments)
+    if given.url and not _is_address(given.url):
+        sys.stderr.write(f"Expected an address such as https://hooks.slack.com/services/…, got {given.url!r}.\n")
+        return 1
     server = configured_server()
     if problem := unreachable(server) if server else NO_SERVER:
         sys.stderr.write(f"{problem}\n")
@@ -58,6 +62,14 @@ def main(arguments: list[str] | None = None) -> int:
     for automation in automations:
         sys.stdout.write(f"{automation.name}: on\n")
     return 0
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # a bracket that does not close, say
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _telling(url: str) -> Automation:

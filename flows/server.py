@@ -20,7 +20,7 @@ def unreachable(address: str) -> str | None:
     """
     try:
         httpx.get(f"{address}/health", timeout=PATIENCE_SECONDS)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         return (
             f"Expected a Prefect server at PREFECT_API_URL={address}, got '{error}'; "
             "start one with `prefect server start`, or unset PREFECT_API_URL."

@@ -32,6 +32,15 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
         (["status"], "Expected a deployment in "),
         (["start", "--port", "mlfow=1"], "Expected a server's port, such as --port mlflow=5000, got 'mlfow=1'; "),
         (["start", "--port", "mlflow=x"], "Expected a server's port, such as --port mlflow=5000, got 'mlflow=x'; "),
+        (["start", "--workers", "-1"], "Expected --workers from 0 to 64, each with a clone of its own, got -1."),
+        (
+            ["start", "--workers", "100000"],
+            "Expected --workers from 0 to 64, each with a clone of its own, got 100000.",
+        ),
+        (
+            ["start", "--port", "s3=5000", "--port", "mlflow=5000"],
+            "Expected a port of its own for each server, got s3=",
+        ),
         (["start", "mlfow"], "Unknown service 'mlfow'; known: ['postgres', 's3', 'mlflow', 'prefect', 'worker-1', "),
     ],
 )
@@ -42,6 +51,21 @@ def test_a_mistake_ends_in_one_sentence(tmp_path: Path, capsys: Said, words: lis
     said = capsys.readouterr().err
     assert said.startswith(sentence)
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"port": 1}'])
+def test_settings_that_are_not_as_they_were_written_are_refused(tmp_path: Path, capsys: Said, content: str) -> None:
+    (tmp_path / "settings.json").write_text(content, encoding="utf-8")
+    assert main(["status", "--state", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"Expected {tmp_path}/settings.json as it was written, got a damaged one")
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_file_in_the_folders_place_is_refused(tmp_path: Path, capsys: Said) -> None:
+    (tmp_path / "file").touch()
+    assert main(["start", "--state", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.endswith("/file, got a file; name another one with --state.\n")
 
 
 def test_packages_that_are_missing_are_named(tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from ruamel.yaml import YAML
 
-from flows import alert
+from flows import alert, serve
 from flows.changes import COPIES, Changes, changed_copy
 from flows.pipeline import main, outcomes_of, pipeline
 from tests.flow_project import behave, make_repository
@@ -166,6 +166,27 @@ def test_a_second_call_leaves_what_notices_killed_runs_alone_lest_it_forgets_tho
     first = Automation.read(name=alert.NOTICED)
     assert alert.main([]) == 0
     assert Automation.read(name=alert.NOTICED).id == first.id
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "sentence"),
+    [
+        (
+            serve,
+            ["--cron", "at three"],
+            "Expected five fields as of cron after --cron, such as '0 3 * * *', got 'at th",
+        ),
+        (serve, ["--every", "0"], "Expected --every of at least 1 second, got 0.\n"),
+        (serve, ["--every", "nan"], "Expected --every of at least 1 second, got nan.\n"),
+        (alert, ["hooks.slack.com/x"], "Expected an address such as https://hooks.slack.com/services/…, got 'hooks."),
+        (alert, ["http://[::1"], "Expected an address such as https://hooks.slack.com/services/…, got 'http://[::1'"),
+    ],
+)
+def test_a_schedule_or_an_address_that_is_none_is_refused_before_a_server_is_asked(
+    capsys: pytest.CaptureFixture[str], program: Any, words: list[str], sentence: str
+) -> None:
+    assert program.main(words) == 1
+    assert capsys.readouterr().err.startswith(sentence)
 
 
 class _Address:
