@@ -107,9 +107,9 @@ class Family:
         return self.mean(name, layers) / math.sqrt(max(self.reliability(layers), 1e-9))
 
     def spread(self, name: str) -> float:
-        """Return the standard deviation between seeds of Spearman over √reliability."""
+        """Return the standard deviation between seeds of Spearman over √reliability; of two at least."""
         each = [case.ranked(name) / math.sqrt(max(case.reliability(), 1e-9)) for case in self.cases]
-        return float(np.std(each, ddof=1)) if len(each) > 1 else math.nan
+        return float(np.std(each, ddof=1))
 
     def drawn(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return Spearman of resampled neurons of each layer of each model, the mean of the seeds."""
@@ -127,12 +127,13 @@ def row(family: Family) -> dict[str, str]:
     drawn = family.drawn([OURS, best, read, LEARNED])
     layers = ", ".join(f"{family.over(OURS, [layer]):.2f}" for layer in family.cases[0].layers)
     low, high = interval(drawn[OURS])
+    spread = f" ± {family.spread(OURS):.2f}" if len(family.cases) > 1 else ""
     tokens = round(np.mean([case.truth.tokens for case in family.cases]), -3)
     return {
         "seeds": str(len(family.cases)),
         "truth, reliability": f"{tokens:,.0f}, {family.reliability():.2f}",
         "`intervention`": f"{family.mean(OURS):.2f} [{low:.2f}, {high:.2f}]",
-        "over √reliability": f"**{family.over(OURS):.2f}** ± {family.spread(OURS):.2f} ({layers})",
+        "over √reliability": f"**{family.over(OURS):.2f}**{spread} ({layers})",
         "divergence alone": f"{family.over('divergence'):.2f}",
         "best criterion, the same labels": f"{family.over(best):.2f} `{best.removesuffix(HELD)}`",
         "`intervention` less it": _difference(drawn[OURS] - drawn[best], family.mean(OURS) - family.mean(best)),

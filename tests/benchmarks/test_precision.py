@@ -105,3 +105,5 @@ def test_a_family_is_the_mean_of_its_seeds_and_its_best_criterion_read_labels_wh
     assert cells["`intervention`"] == "1.00 [1.00, 1.00]"
     assert cells["best criterion, the same labels"].endswith("`near`")
     assert cells["`intervention` less it"].startswith(f"+{1 - family.mean('near, held out'):.2f} [+")
+    assert "±" in cells["over √reliability"]
+    assert "±" not in precision_by_family.row(precision_by_family.Family([case(1)]))["over √reliability"]
