@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from pruning.pictures.canvas import COLOURS, INK, drawn, one
+from pruning.pictures.canvas import COLOURS, INK, drawn, look, one
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,13 +31,15 @@ def training(history: pd.DataFrame) -> "Picture":
 def finetuning(history: pd.DataFrame) -> "Picture":
     """Return a picture of each variant's training loss while it is fine-tuned.
 
+    Variants stand in the order of the `comparison` table, so each has the colour that it has in every picture.
+
     Args:
         history: The `history` tables of all variants, as one.
     """
     picture, axes = one("Fine-tuning each variant", "fine-tuning tokens", "training loss, smoothed, nat/token")
-    for place, (variant, rows) in enumerate(history.groupby("variant", sort=False)):
-        _curve(axes, rows, str(variant), COLOURS[place % len(COLOURS)])
-    axes.legend()
+    for place, (variant, rows) in enumerate(history.groupby("variant")):
+        _curve(axes, rows, str(variant), look(place)["color"])
+    picture.legend(loc="outside lower center", ncols=5)  # not among curves that lie beside each other
     return picture
 
 

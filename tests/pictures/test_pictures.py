@@ -236,8 +236,9 @@ def test_curves_of_training_hold_every_variant():
     history = pd.DataFrame({"tokens": [10, 20], "train_loss": [5.0, 4.0], "valid_loss": [np.nan, 4.5]})
     (axes,) = training(history).axes
     assert axes.lines[1].get_ydata().tolist() == [4.5]
-    both = pd.concat([history.assign(variant=name) for name in ("one", "two")])
-    assert [line.get_label() for line in finetuning(both).axes[0].lines] == ["one", "two"]
+    both = pd.concat([history.assign(variant=name) for name in ("two", "one")])
+    lines = finetuning(both).axes[0].lines
+    assert [(line.get_label(), line.get_color()) for line in lines] == [("one", COLOURS[0]), ("two", COLOURS[1])]
 
 
 def test_a_picture_is_the_same_bytes_each_time_and_whatever_the_program_has_set():
