@@ -60,14 +60,14 @@ def proved(
     layers = model.layers()
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
-    if prover.failure(layers, numbers):
+    if prover.failure(layers, numbers) or prover.with_share(SHARE).failure(layers, numbers):
+        prover.share = 0.0
         numbers, reasons = _each(prover, layers)
         layers = [layer for layer in layers if layer.name not in reasons]
         if layers and prover.failure(layers, numbers):
             layers, more = _together(prover, layers, numbers)
             reasons |= more
-    prover.share = SHARE
-    if layers and prover.failure(layers, numbers):
+    if layers and (numbers or reasons) and prover.with_share(SHARE).failure(layers, numbers):
         alone = {layer.name: what for layer in layers if (what := prover.failure([layer], numbers))}
         layers, more = _together(prover, [layer for layer in layers if layer.name not in alone], numbers)
         reasons |= alone | more
@@ -153,6 +153,11 @@ class Prover:
             return None
         return finer if all(part.dtype != torch.float32 for part in found) else None
 
+    def with_share(self, share: float) -> "Prover":
+        """Return this one, which from now on removes so large a share of the neurons."""
+        self.share = share
+        return self
+
     def failure(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> str:
         """Return why removing neurons of these layers differs from what it should be; empty if it does not."""
         failure, lean = self._failure(layers, numbers, lean=self.lean)
@@ -215,16 +220,20 @@ class Prover:
     def some(self, layers: Sequence[NeuronLayer]) -> Keep:
         """Return all neurons but the first ones, the last one first; not as many of one layer as of the next.
 
-        Code that counts on two layers being equally wide would not be seen if both lost as many.
+        Code that counts on two layers being equally wide would not be seen if both lost as many. Where a share goes the
+        other one loses more: halves of an odd width (`chunk`) are as wide as two layers of which the second lost more.
         """
-        names = [layer.name for layer in self.model.layers()]
-        gone = {
-            layer.name: min(
-                1 + names.index(layer.name) % 3 + int(self.share * layer.width), max(1, layer.width * 2 // 3)
-            )
-            for layer in layers
+        places = {layer.name: place for place, layer in enumerate(self.model.layers())}
+        return {
+            layer.name: torch.arange(layer.width - 1, self._gone(layer, places[layer.name]) - 1, -1) for layer in layers
         }
-        return {layer.name: torch.arange(layer.width - 1, gone[layer.name] - 1, -1) for layer in layers}
+
+    def _gone(self, layer: NeuronLayer, place: int) -> int:
+        """Return how many neurons go of a layer, which is the so many-th."""
+        most = layer.width * 2 // 3
+        if not self.share:
+            return min(1 + place % 3, max(1, most))
+        return min(3 - place % 3 + int(self.share * layer.width), max(1, most - place % 2))
 
     def inexact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> set[str]:
         """Return those of the layers of which removing neurons does not equal masking them."""

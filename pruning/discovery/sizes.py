@@ -91,7 +91,7 @@ def parts_told(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], outp
     if name not in _PARTED:
         return args
     dim = _parted(args, kwargs)[1]
-    return args[0], [part.shape[dim] for part in outputs]
+    return args[0], [part.shape[dim] for part in outputs], *args[2:]
 
 
 def _parted(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, int]:

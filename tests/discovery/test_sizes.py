@@ -170,6 +170,16 @@ def chunks_with_convolutions_of_their_own() -> Made:
     return Network(run, **parts), (floats(2, 2, 5),)
 
 
+@code({"enter:0": 4, "enter:4": 4})
+def halves_that_an_odd_width_gives_by_chance() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        one, other = self.enter(inputs).relu().chunk(2, -1)
+        return self.first(one) * self.second(other)
+
+    parts = {"enter": nn.Linear(2, 8), "first": nn.Linear(4, 3), "second": nn.Linear(4, 3)}
+    return Network(run, **parts), (floats(2, 5, 2),)
+
+
 @code({"enter.0": 4, "enter.0_reverse": 4, "cell": 5})
 def what_a_decoder_read_of_both_directions_the_step_before() -> Made:
     def run(self: Any, inputs: Tensor) -> Tensor:
