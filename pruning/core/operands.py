@@ -36,24 +36,24 @@ def operands(model: nn.Module, hooks: Mapping[str, Hook], along: Mapping[str, in
     watched: dict[int, list[_Watched]] = {}
     for name, hook in hooks.items():
         module, parameter = model.get_submodule(name.rpartition(".")[0]), model.get_parameter(name)
-        stride = parameter.stride()[along[name]] if along and name in along else None
-        watched.setdefault(_storage(parameter), []).append(_Watched(module, hook, parameter.ndim, stride))
+        told = along is not None and name in along and parameter.ndim == 2  # others are read by several dimensions
+        stride = parameter.stride(along[name]) if told and along else None
+        watched.setdefault(_storage(parameter), []).append(_Watched(module, hook, stride))
     with _Products(watched):
         yield
 
 
 @dataclass(frozen=True)
 class _Watched:
-    """A parameter that is watched: its module, its hook, how many dimensions it has, and how far its columns lie."""
+    """A parameter that is watched: its module, its hook, and of a matrix how far what reads lies apart."""
 
     module: nn.Module
     hook: Hook
-    ndim: int
     stride: int | None
 
     def reads(self, factor: Tensor, dim: int) -> bool:
         """Return whether a product that sums over a dimension of a view of it is one that is looked for."""
-        told = self.stride is not None and factor.ndim == self.ndim and factor.shape[dim] > 1
+        told = self.stride is not None and factor.ndim == 2 and factor.shape[dim] > 1
         return not told or factor.stride(dim) == self.stride
 
 
