@@ -3,7 +3,9 @@
 `python -m benchmarks.workers`, four minutes on two quiet cores. Every process computes on one thread. Workers have
 imported the code and seen a first call before the clock starts. Seconds by the clock are what counts on a machine that
 has nothing else to do. Where others compute too, it is what the cores spent: the seconds of the worker that worked
-longest, or of this process if those are more. What is computed must be the same bytes each time.
+longest, or of this process if those are more. `overhead` is what all processes spent beside what one does without
+workers, `longest_share` how much of it the busiest did: their product is what a core still has to do. What is computed
+must be the same bytes each time.
 """
 
 import argparse
@@ -121,12 +123,13 @@ def spent(map: Map) -> list[float]:
     return [time.process_time(), *there]
 
 
-def timed(job: Callable[[Map], Any], map: Map) -> tuple[Any, float, float]:
-    """Return what a job gives, its seconds by the clock, and those that the cores spent on the busiest process."""
+def timed(job: Callable[[Map], Any], map: Map) -> tuple[Any, tuple[float, float, float]]:
+    """Return what a job gives, and its seconds: by the clock, of cores on the busiest process, and on all."""
     before, start = spent(map), time.perf_counter()
     result = job(map)
     seconds, after = time.perf_counter() - start, spent(map)
-    return result, seconds, max(late - early for early, late in zip(before, after, strict=True))
+    cores = [late - early for early, late in zip(before, after, strict=True)]
+    return result, (seconds, max(cores), sum(cores))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -150,12 +153,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         work, rows = jobs(given.steps, given.jobs), []
         print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
         for name, job in work.items():
-            times: dict[str, list[tuple[float, float]]] = {each: [] for each in pools}
+            times: dict[str, list[tuple[float, float, float]]] = {each: [] for each in pools}
             results = []
             for _ in range(given.rounds):
                 for each, pool in pools.items():
-                    result, *seconds = timed(job, pool)
-                    times[each].append((seconds[0], seconds[1]))
+                    result, seconds = timed(job, pool)
+                    times[each].append(seconds)
                     results.append(result)
             assert all(_same(results[0], other) for other in results[1:]), f"{name} depends on who computes"
             best = {each: [min(column) for column in zip(*seen, strict=True)] for each, seen in times.items()}
@@ -163,9 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 {
                     "job": name, "workers": each, "seconds": clock, "ratio_to_none": best["none"][0] / clock,
                     "core_seconds": core, "core_ratio_to_none": best["none"][1] / core,
+                    "overhead": every / best["none"][2], "longest_share": core / every,
                     **{f"ratio_to_{one}": best[one][0] / clock for one in best if one == "1"},
                 }
-                for each, (clock, core) in best.items()
+                for each, (clock, core, every) in best.items()
             ]  # fmt: skip
             print(pd.DataFrame(rows[-len(best) :]).round(2).to_string(index=False), flush=True)
     finally:

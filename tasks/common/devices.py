@@ -51,7 +51,8 @@ def computing() -> Computing:
 
     # Nothing but arithmetic tells whether denormal numbers are flushed: the smallest one is 0 then.
     flushing = not torch.tensor([1e-45]).mul(1.0).item()
-    return Computing(_asked, _precision, torch.get_num_threads(), flushing)
+    # What `auto` came to here, which elsewhere it may not come to.
+    return Computing(str(device()) if _used else _asked, _precision, torch.get_num_threads(), flushing)
 
 
 def device() -> "torch.device":

@@ -1,35 +1,31 @@
-"""The library's `map` on Dask's workers: processes of this machine, or of others that a scheduler knows.
+"""Who computes what is independent: Dask's workers, processes of this machine or of others that a scheduler knows.
 
 What a call gives depends on the call alone: each begins with a fresh copy of what it reads, on as many threads and with
 the same settings of floating-point numbers as the process that asked. So a call whose worker is lost is made again by
 another one, and the bytes are those of a run without workers, however many there are. One call at a time is made in a
-process, for the library sets modes and seeds that are the process's.
+process, for the library sets modes and seeds that are the process's. Ray's workers, of `on_ray`, are asked for alike.
 """
 
-import hashlib
 import logging
+import operator
 import os
 import pickle
 import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property, partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pruning.core.workers import Item, Map, Result, in_turn
-from tasks.common.devices import Computing, computing
+from tasks.common.calls import KEPT, how, made, received, sent
+from tasks.common.on_ray import SCHEME, RayPool
 from tasks.common.parameters import Unexpected
 
 ASKED = "PRUNING_WORKERS"
 """The variable that says what `--workers` says, also to stages that `dvc repro` runs."""
-KEPT = 4
-"""Results for each worker that may wait for an earlier one, since they are given in the order of their items."""
 PATIENCE_SECONDS = 20.0
 """How long a scheduler, and the first of its workers, may take to answer."""
 LARGE = "10 GiB"
@@ -37,27 +33,30 @@ LARGE = "10 GiB"
 
 
 def checked(asked: str) -> str:
-    """Return what `--workers` asks for: a number of processes of this machine, or a scheduler's address.
+    """Return what `--workers` asks for: a number of processes of this machine, or a scheduler's or cluster's address.
 
     Raises:
         Unexpected: If it is neither, or nobody listens at the address.
     """
-    if asked.isdecimal() and int(asked) > 0:
+    number = asked.removeprefix(SCHEME)
+    if number.isdecimal() and int(number) > 0:
         return asked
-    address = urlsplit(asked)
+    address = urlsplit(asked if "://" in asked else asked.replace(":", "://", 1))
     try:
-        known = address.scheme in ("tcp", "tls") and bool(address.hostname) and bool(address.port)
+        known = address.scheme in ("tcp", "tls", "ray") and bool(address.hostname) and bool(address.port)
     except ValueError:  # a port that is no number
         known = False
     if not known:
         raise Unexpected(
-            f"Expected for workers a number from 1 on, or a scheduler's address as tcp://host:8786, got {asked!r}."
+            "Expected for workers a number from 1 on, or a scheduler's address as tcp://host:8786 (of Ray ray:4 or "
+            f"ray:host:6379), got {asked!r}."
         )
     try:
         socket.create_connection((address.hostname or "", address.port or 0), PATIENCE_SECONDS).close()
     except OSError as error:
+        start = "ray start --head" if address.scheme == "ray" else "dask scheduler"
         raise Unexpected(
-            f"Expected a scheduler at {asked}, got none ({error.strerror or error}); start one with `dask scheduler`."
+            f"Expected a scheduler at {asked}, got none ({error.strerror or error}); start one with `{start}`."
         ) from error
     return asked
 
@@ -69,12 +68,12 @@ def workers(asked: str | None) -> Iterator[Map]:
     Workers are started, or their scheduler is spoken to, when there is something to compute.
 
     Raises:
-        Unexpected: If it is no number of processes and no address, nobody listens there, or Dask is missing.
+        Unexpected: If it is no number of processes and no address, nobody listens there, or Dask (or Ray) is missing.
     """
     if not asked:
         yield in_turn
         return
-    pool = Pool(checked(asked))
+    pool = RayPool(checked(asked)) if asked.startswith(SCHEME) else Pool(checked(asked))
     try:
         yield pool
     finally:
@@ -89,7 +88,7 @@ def asked_of(asked: str | None) -> Iterator[dict[str, str]]:
         Unexpected: As of `workers`.
     """
     with workers(asked) as map:
-        yield {ASKED: map.address} if isinstance(map, Pool) else {}
+        yield {ASKED: map.address} if isinstance(map, Pool | RayPool) else {}
 
 
 class Pool:
@@ -122,19 +121,20 @@ class Pool:
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the function of each item, in their order."""
-        client, how = self._client, How(computing(), code())
-        sent, copies = _sent(function), dict[str | None, Any]()
+        client, copies = self._client, dict[str | None, Any]()
+        content = sent(partial(made, *how(), sent(function)))
         waiting: deque[Any] = deque()
         busy: dict[Any, str | None] = {}
         try:
             for item in items:
-                content, place = _sent(item), self._free(busy)
+                given, place = sent(item), self._free(busy)
                 if place not in copies:
+                    # Of Python's own functions alone, so that the scheduler needs none of this code, which reads them.
                     # A task and not a scattered copy, which would be gone with the worker that has it; and one for
                     # each, for a worker that falls silent keeps those waiting that fetch from it.
                     there = {"workers": place, "allow_other_workers": True} if place else {}
-                    copies[place] = client.submit(_same, sent, pure=False, **there)
-                call = client.submit(_made, how, copies[place], content, pure=False)  # is made where the copy is
+                    copies[place] = client.submit(pickle.loads, content, pure=False, **there)
+                call = client.submit(operator.call, copies[place], given, pure=False)  # is made where the copy is
                 waiting.append(call)
                 busy[call] = place
                 while waiting and (waiting[0].done() or len(waiting) > KEPT * self.workers):
@@ -195,7 +195,7 @@ class Pool:
 
     def _received(self, call: Any) -> Any:
         with self._in_sentences():
-            return pickle.loads(call.result())  # noqa: S301 - from workers that the user trusts with the code
+            return received(call.result())
 
     @contextmanager
     def _in_sentences(self) -> Iterator[None]:
@@ -214,60 +214,11 @@ class Pool:
                 f"Expected the scheduler at {self.asked} until the work is done, got a closed connection; start it "
                 "again, then run the same command."
             ) from error
-        except RuntimeError as error:
-            if isinstance(error.__cause__, ImportError):
-                raise Unexpected(
-                    f"Expected workers that run in a clone of this code, got one without it ({error.__cause__})."
-                ) from error
-            raise
-
-
-def _sent(value: Any) -> bytes:
-    """Return anything as bytes."""
-    try:
-        return bytes(import_module("cloudpickle").dumps(value))
-    except (TypeError, AttributeError, pickle.PicklingError) as error:
-        raise Unexpected(
-            f"Expected what can be sent to workers, got what cannot ({error}); leave --workers out."
-        ) from error
-
-
-def _same(content: bytes) -> bytes:
-    return content
-
-
-_ONE_AT_A_TIME = threading.Lock()
-
-
-@dataclass(frozen=True)
-class How:
-    """What a call's bytes depend on beside the call: the process's settings, and the code."""
-
-    computing: Computing
-    code: str
-
-
-def _made(how: How, function: bytes, item: bytes) -> bytes:
-    """Call a function on a worker."""
-    if how.code != code():
-        raise Unexpected(
-            f"Expected workers that run this code, got one on {socket.gethostname()} with other code or packages; "
-            "bring its clone up to date and start it again."
-        )
-    with _ONE_AT_A_TIME:
-        how.computing.apply()
-        return _sent(pickle.loads(function)(pickle.loads(item)))  # noqa: S301 - from whoever runs the workers
-
-
-@cache
-def code() -> str:
-    """Return what tells the code that results depend on from other code: every file of it, and PyTorch's version."""
-    import torch
-
-    root, digest = Path(__file__).parents[2], hashlib.sha256(torch.__version__.encode())
-    for file in sorted(path for room in ("pruning", "tasks") for path in (root / room).rglob("*.py")):
-        digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
-    return digest.hexdigest()
+        except ImportError as error:
+            raise Unexpected(
+                f"Expected workers that run in a clone of this code, with its packages, got one without it ({error}); "
+                "start it there."
+            ) from error
 
 
 def asked_for(words: Sequence[str]) -> tuple[str | None, list[str]]:

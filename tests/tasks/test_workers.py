@@ -3,9 +3,12 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +25,20 @@ from pruning.data.windows import Windows
 from pruning.repair.reconstruction import reconstruct
 from pruning.signals.gradients import gradients
 from tasks.__main__ import main
-from tasks.common.devices import computing
-from tasks.common.workers import ASKED, How, _made, asked_for, checked, workers
+from tasks.common.calls import CODE, OWN, how, made, own_code, sent
+from tasks.common.devices import compute_on, computing, device
+from tasks.common.tokens import Stored
+from tasks.common.workers import ASKED, asked_for, checked, workers
+from tests.flows.serving import free_port
+from tests.projects import ENVIRONMENT, ROOT, copy
 from tests.tiny import text, tiny
 
 dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
 ABLATION = Ablation(neurons="all", tokens=60, most=120, tolerance=0.1, words=8, seed=1)
 SILENT_SECONDS = 10
 """A busy machine lets a worker be silent for seconds."""
+PATIENT_SECONDS = 600.0
+"""How long what is slow on a busy machine may take."""
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +113,7 @@ def seen(folder: Path, number: int) -> bool:
     if number:
         (folder / str(number)).touch()
         return True
-    late = time.monotonic() + 60
+    late = time.monotonic() + PATIENT_SECONDS
     while not (folder / "6").exists() and time.monotonic() < late:
         time.sleep(0.02)
     return (folder / "6").exists()
@@ -172,15 +181,95 @@ def test_what_dask_gives_up_is_said_in_a_sentence(pool: Any) -> None:
     ):
         with pytest.raises(ValueError, match=f"^{sentence}"):
             pool._received(Answer(error))
-    lacking = RuntimeError("Error during deserialization of the task graph.")
-    lacking.__cause__ = ModuleNotFoundError("No module named 'tasks'")
-    with pytest.raises(ValueError, match=r"a clone of this code, got one without it \(No module named 'tasks'\)"):
-        pool._received(Answer(lacking))
+    with pytest.raises(ValueError, match=r"a clone of this code, .* got one without it \(No module named 'tasks'\)"):
+        pool._received(Answer(ModuleNotFoundError("No module named 'tasks'")))
 
 
-def test_a_worker_with_other_code_computes_nothing() -> None:
-    with pytest.raises(ValueError, match=r"^Expected workers that run this code, got one on .* with other code"):
-        _made(How(computing(), "other"), b"", b"")
+@pytest.mark.parametrize(
+    ("differing", "said"),
+    [
+        ({CODE: "other"}, r"other code in pruning/ or tasks/"),
+        ({OWN: "other"}, r"other code in own/"),
+        ({"torch": "1.0"}, r"torch .* instead of 1\.0"),
+        ({"abacus": "1.0"}, r"abacus none instead of 1\.0"),
+    ],
+)
+def test_a_worker_with_other_code_or_packages_computes_nothing(differing: dict[str, str], said: str) -> None:
+    origins, _ = how()
+    with pytest.raises(
+        ValueError, match=rf"^Expected workers with this code and its packages, got one on .* with {said}"
+    ):
+        made(origins | differing, b"unread", b"unread", b"unread")
+
+
+def test_a_worker_without_what_a_call_needs_says_so() -> None:
+    lacking = b"cnowhere\nabacus\n."
+    with pytest.raises(ValueError, match=r"have what a call needs, .* without \(No module named 'nowhere'\)"):
+        made(*how(), lacking, b"unread")
+
+
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    flushing = computing().flushing
+    yield
+    compute_on("auto", float32="highest")
+    torch.set_flush_denormal(flushing)
+
+
+@pytest.mark.usefixtures("as_before")
+def test_a_worker_without_the_device_of_the_process_that_asks_says_so() -> None:
+    settings = sent(replace(computing(), device="cuda:99", flushing=True))
+    with pytest.raises(ValueError, match=r"compute as this process, got one on .* cannot: Expected compute\.device"):
+        made(how()[0], settings, b"unread", b"unread")
+
+
+@pytest.mark.usefixtures("as_before")
+def test_what_auto_came_to_is_what_workers_compute_on() -> None:
+    compute_on("auto", float32="highest")
+    assert computing().device == "auto"
+    chosen = str(device())
+    assert computing().device == chosen
+
+
+def test_the_code_of_own_models_goes_with_calls_that_may_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert OWN not in how()[0]
+    monkeypatch.setitem(sys.modules, "own.network", sys)
+    assert how()[0][OWN] == own_code()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="several addresses of one machine, as Linux has them")
+def test_a_worker_elsewhere_needs_the_code_alone_and_the_scheduler_not_even_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.common.workers.PATIENCE_SECONDS", PATIENT_SECONDS)
+    clone, scheduler = tmp_path / "clone", f"tcp://127.0.0.2:{free_port()}"
+    for name in ("pruning", "tasks"):
+        copy(ROOT / name, clone / name)
+    bare = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONPATH"}
+    own = bare | {"PYTHONPATH": str(clone), "TMPDIR": str(clone), "HOME": str(clone)}
+    module, quiet = [sys.executable, "-m"], "--no-dashboard"
+    text_of_file = Windows(Stored([text(400).numpy()], beside=tmp_path), first=0, batch=3, bptt=6)
+    with ExitStack() as started:
+        for folder, environment, words in (
+            (tmp_path, bare, ["distributed.cli.dask_scheduler", quiet, "--host", scheduler]),
+            (clone, own, ["distributed.cli.dask_worker", scheduler, quiet, "--no-nanny", "--host", "127.0.0.3"]),
+        ):
+            process = subprocess.Popen([*module, *words], cwd=folder, env=environment, stderr=subprocess.DEVNULL)
+            started.callback(process.wait)
+            started.callback(process.terminate)
+        late = time.monotonic() + PATIENT_SECONDS
+        while not listened_to(scheduler) and time.monotonic() < late:
+            time.sleep(0.1)
+        with workers(scheduler) as there:
+            assert list(there(os.path.abspath, ["here"])) == [str(clone / "here")]
+            assert gradients(tiny(), text_of_file, batches=9, map=there).equals(gradients(tiny(), windows(), batches=9))
+
+
+def listened_to(address: str) -> bool:
+    try:
+        return checked(address) == address
+    except ValueError:
+        return False
 
 
 def test_what_cannot_be_sent_is_said_before_anything_is_computed(pool: Map) -> None:

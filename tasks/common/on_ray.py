@@ -1,0 +1,108 @@
+"""The library's `map` on Ray's workers: processes of this machine, or of a cluster that it belongs to.
+
+What a call gives depends on the call alone, as on Dask's workers (see `workers`). Ray makes one call at a time in a
+process, hands it to another one if that ends, and keeps what is sent for every machine of the cluster.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+from pruning.core.workers import Item, Result
+from tasks.common.calls import KEPT, how, made, received, sent
+from tasks.common.parameters import Unexpected
+
+SCHEME = "ray:"
+"""What `--workers` begins with: `ray:4` are processes of this machine, `ray:host:6379` is a cluster."""
+MOST_ENDED = 10
+"""How many processes may end on one call, the next time on another."""
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+"""Nothing is told to Ray's makers; an accelerator is not hidden from calls, which ask for a core alone."""
+
+
+class RayPool:
+    """A `Map` of Ray's.
+
+    Raises:
+        Unexpected: If Ray is missing.
+    """
+
+    def __init__(self, asked: str) -> None:
+        self.asked = asked if asked.startswith(f"{SCHEME}//") else asked.removeprefix(SCHEME)  # Ray's client has //
+        os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+        try:
+            self._package = import_module("ray")
+        except ModuleNotFoundError as error:
+            raise Unexpected(
+                f"Expected the package {error.name} for workers of {asked}, got none; `make install EXTRA=ray` "
+                "installs it."
+            ) from error
+
+    @property
+    def workers(self) -> int:
+        """How many compute side by side."""
+        return int(self.asked) if self.asked.isdecimal() else max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+
+    @property
+    def address(self) -> str:
+        """Where other processes of this machine reach the same workers."""
+        return f"{SCHEME}{self._ray.get_runtime_context().gcs_address}"
+
+    def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield the function of each item, in their order."""
+        ray, (origins, settings) = self._ray, how()
+        call = ray.remote(num_cpus=1, max_retries=MOST_ENDED)(made)
+        content = ray.put(sent(function))
+        waiting: deque[Any] = deque()
+        busy: list[Any] = []
+        try:
+            for item in items:
+                if len(busy) >= self.workers:
+                    _, busy = ray.wait(busy)
+                busy.append(call.remote(origins, settings, content, sent(item)))
+                waiting.append(busy[-1])
+                while waiting and (waiting[0] not in busy or len(waiting) > KEPT * self.workers):
+                    yield self._received(waiting.popleft())
+            while waiting:
+                yield self._received(waiting.popleft())
+        finally:
+            for left in waiting:
+                ray.cancel(left)
+
+    def close(self) -> None:
+        """Let go of what was started."""
+        if self.__dict__.pop("_ray", None):
+            self._package.shutdown()
+
+    @cached_property
+    def _ray(self) -> Any:
+        here = {"num_cpus": int(self.asked), "include_dashboard": False} if self.asked.isdecimal() else {}
+        threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))  # which Ray would set to 1
+        try:
+            self._package.init(
+                "local" if here else self.asked,
+                log_to_driver=False,
+                logging_level="CRITICAL",
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
+                **here,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise Unexpected(
+                f"Expected a cluster of Ray's at {self.asked} that this machine belongs to, got none "
+                f"({str(error).partition(chr(10))[0].rstrip('.')}); join it with `ray start --address {self.asked}`."
+            ) from error
+        return self._package
+
+    def _received(self, call: Any) -> Any:
+        try:
+            return received(self._ray.get(call))
+        except self._package.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except self._package.exceptions.RayError as error:
+            raise Unexpected(
+                f"Expected a worker to finish its part, got {MOST_ENDED} that ended on it or a cluster that ended "
+                f"({type(error).__name__}); see whether they have memory enough, and run the same command again."
+            ) from error

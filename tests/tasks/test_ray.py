@@ -1,0 +1,84 @@
+"""Work that goes to Ray's processes: the bytes of a run without them, also where one is killed."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pruning.ablation.oracle import Ablation, oracle
+from pruning.core.workers import Map
+from pruning.data.windows import Windows
+from pruning.signals.gradients import gradients
+from tasks.common.workers import checked, workers
+from tests.tiny import text, tiny
+
+ABLATION = Ablation(neurons="all", tokens=60, most=120, tolerance=0.1, words=8, seed=1)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Map]:
+    """Two processes."""
+    pytest.importorskip("ray", reason="ray is in no environment of ours: `make install EXTRA=ray`")
+    with workers("ray:2") as two:
+        yield two
+
+
+def test_rays_workers_give_the_bytes_of_none(pool: Map) -> None:
+    model, windows = tiny(widths=(5, 4, 7), dtype=torch.float32), Windows(text(400), first=0, batch=3, bptt=6)
+    assert pool.workers == 2
+    assert oracle(model, windows, ABLATION, map=pool).equals(oracle(model, windows, ABLATION))
+    assert gradients(model, windows, batches=9, map=pool).equals(gradients(model, windows, batches=9))
+
+
+def ended_once(mark: Path, number: int) -> int:
+    """End the process that comes to the third number first."""
+    if number == 2 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number**2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
+def test_what_one_of_rays_workers_was_killed_in_is_made_by_another(pool: Map, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    assert list(pool(partial(ended_once, mark), range(12))) == [number**2 for number in range(12)]
+    assert mark.exists()
+
+
+def refused(number: int) -> int:
+    raise ValueError(f"Expected another number than {number}.")
+
+
+def test_what_a_call_on_ray_refuses_is_said_as_if_it_ran_here(pool: Map) -> None:
+    with pytest.raises(ValueError, match=r"^Expected another number than 1\.$"):
+        list(pool(refused, [1, 2]))
+
+
+@pytest.mark.parametrize("asked", ["ray:0", "ray:", "ray", "ray:host", "ray:host:many", "rays:4"])
+def test_what_is_no_number_and_no_address_of_rays_is_refused(asked: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^Expected for workers a number .* \(of Ray ray:4 or .*\), got '{asked}'\.$"
+    ):
+        checked(asked)
+
+
+def test_a_cluster_of_rays_that_nobody_started_is_refused_before_anything_begins() -> None:
+    with pytest.raises(ValueError, match=r"^Expected a scheduler at ray:127\.0\.0\.1:1, got none .*`ray start --head`"):
+        checked("ray:127.0.0.1:1")
+
+
+def test_without_the_package_workers_of_rays_are_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"^Expected the package ray for workers of ray:2, got none"), workers("ray:2"):
+        pass
+
+
+def test_other_processes_can_ask_for_the_same_workers_of_rays(pool: Any) -> None:
+    assert pool.address.startswith("ray:")
+    assert checked(pool.address) == pool.address
