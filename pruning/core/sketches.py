@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pruning.core.statistics import Covariance, Moments
+from pruning.core.statistics import Covariance, Moments, scale_of
 
 SHORTENED = 0.2
 """Which share of the directions is shortened when others go."""
@@ -83,6 +83,24 @@ class Sketch(Covariance):
     def variance(self) -> Tensor:
         """Unbiased variance, (n,), which is exact; zero where fewer than two samples were seen."""
         return self.moments.variance
+
+    def precision(self, ridge: float, *, correlation: bool = False) -> Tensor:
+        """Return the diagonal of the inverse of the covariance plus a ridge, (n,), in n · rank² operations.
+
+        With D = diag(d) + ridge and the singular values s and vectors v of R D^-½ it is
+        (1 − Σ v² + Σ v² / (1 + s²)) / D (Woodbury's identity).
+        """
+        rows, left = self.factors(centred=True)
+        if correlation:
+            deviation = self.variance.sqrt()
+            rows = torch.where(self.varies, rows / deviation, 0)
+            left = torch.where(self.varies, left / self.variance, 1)
+        alone = left + ridge * (1 if correlation else scale_of(self.variance))
+        _, values, vectors = torch.linalg.svd(rows / alone.sqrt(), full_matrices=False)
+        told = vectors.square()
+        rest = (1 - told.sum(0)).clamp(min=0)
+        precision: Tensor = (rest + told.T @ (1 / (1 + values.square()))) / alone
+        return precision
 
     def factors(self, *, centred: bool) -> tuple[Tensor, Tensor]:
         """Return R (directions, n) and d (n,) so that RᵀR + diag(d) is the covariance, or the second moment."""

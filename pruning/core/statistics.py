@@ -17,6 +17,8 @@ from pruning.core.devices import finest
 
 ROUNDING = 1e-10
 """Relative spread below which a float64 variable counts as constant: far above its rounding, far below float32's."""
+TOGETHER = 1024
+"""Columns of half an inverse that are made together; narrower matrices are inverted at once."""
 
 
 @dataclass
@@ -136,13 +138,26 @@ class Covariance:
     @property
     def varies(self) -> Tensor:
         """Whether each variable's standard deviation is more than what rounding its mean leaves, (n,)."""
-        return self.products.diagonal() > self.count * (ROUNDING * self.mean).square()
+        return self.moments.squares > self.count * (ROUNDING * self.mean).square()
 
     @property
     def correlation(self) -> Tensor:
         """Pearson correlation, (n, n); zero with and 1 on the diagonal for a variable that never varies."""
-        inverse = torch.where(self.varies, self.products.diagonal().rsqrt(), 0)
+        inverse = torch.where(self.varies, self.moments.squares.rsqrt(), 0)
         return (self.products * inverse[:, None] * inverse[None, :]).fill_diagonal_(1).clamp(-1, 1)
+
+    def precision(self, ridge: float, *, correlation: bool = False) -> Tensor:
+        """Return the diagonal of the inverse of the covariance plus a ridge on its diagonal, (n,).
+
+        Its inverse is what of each variable's variance the others do not explain linearly.
+
+        Args:
+            ridge: What is added to each variance, relative to their mean; as it is where nothing varies.
+            correlation: Whether it is of the correlation.
+        """
+        matrix = self.correlation if correlation else self.matrix
+        added = ridge * scale_of(matrix.diagonal())
+        return inverse_diagonal(matrix + added * torch.eye(len(matrix), dtype=matrix.dtype))
 
 
 @dataclass
@@ -287,14 +302,26 @@ def quantile(values: Tensor, share: float) -> Tensor:
 def inverse_diagonal(matrix: Tensor) -> Tensor:
     """Return the diagonal of the inverse of a symmetric positive definite matrix, (n,).
 
-    Half of an inverse is enough: with A = L Lᵀ it is Σ_k (L⁻¹)_ki².
+    Half of an inverse is enough: with A = L Lᵀ it is Σ_k (L⁻¹)_ki². Of a wide matrix L⁻¹ is made some columns at a
+    time, without their rows of zeros: fewer operations, the same digits, and no third matrix.
     """
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed:  # not positive definite within rounding
         whole: Tensor = torch.linalg.inv(matrix)
         return whole.diagonal().clone()
-    half: Tensor = torch.linalg.solve_triangular(factor, torch.eye(len(matrix), dtype=matrix.dtype), upper=False)
-    return half.square_().sum(0)
+    parts = []
+    for start in range(0, len(matrix), TOGETHER):
+        rest = factor[start:, start:]
+        some = torch.eye(len(rest), min(TOGETHER, len(rest)), dtype=matrix.dtype)
+        half: Tensor = torch.linalg.solve_triangular(rest, some, upper=False)
+        parts.append(half.square_().sum(0))
+    return torch.cat(parts)
+
+
+def scale_of(variances: Tensor) -> Tensor:
+    """Return the mean of variances, by which a ridge is measured; 1 where nothing varies."""
+    mean = variances.mean()
+    return torch.where(mean > 0, mean, 1.0)
 
 
 class Mergeable(Protocol):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pruning.core.neurons import NeuronLayer, PrunableModule, Slice, expect_finite, expect_neurons, named_tensors
-from pruning.core.statistics import Covariance, inverse_diagonal, jackknife_error, merged, quantile
+from pruning.core.statistics import Covariance, jackknife_error, merged, quantile
 from pruning.core.tables import table
 from pruning.signals.activations import Covariances
 from pruning.signals.scaling import signal_rows, weighted
@@ -16,6 +16,8 @@ from pruning.signals.schemas import COOPERATIVE
 
 RIDGE = 1e-6
 """Added to the correlation's diagonal, so that duplicated neurons do not make it singular."""
+TOGETHER = 512
+"""Neurons whose shared partners are counted together."""
 
 
 def cooperative(model: PrunableModule, covariances: Covariances, *, strong: float) -> pd.DataFrame:
@@ -75,7 +77,7 @@ def components_of(state: Covariance, coupling: Tensor | None, strong: float) -> 
     others = max(len(edges) - 1, 1)
     return {
         "connection_strength": edges.sum(1) / others,
-        "uniqueness": _uniqueness(state, correlation),
+        "uniqueness": _uniqueness(state),
         "degree_centrality": partners.sum(1).double() / others,
         "cooperative_ability": _clustering(edges, partners),
     }
@@ -139,13 +141,22 @@ def _clustering(edges: Tensor, partners: Tensor) -> Tensor:
     a_ij says whether i and j are partners and k_i = Σ_j a_ij; as [A²]_ij counts the partners that i and j share, the
     numerator is Σ_j e_ij a_ij [A²]_ij. It is 0 with fewer than two partners.
     """
-    joined = partners.float()  # whose products are counts below 2²⁴, so exact
-    shared, weights = joined @ joined, edges * partners
+    shared, weights = _shared(partners), edges * partners
     pairs = weights.sum(1) * (partners.sum(1) - 1)
     return torch.where(pairs > 0, (weights * shared).sum(1) / pairs, 0)
 
 
-def _uniqueness(state: Covariance, correlation: Tensor) -> Tensor:
+def _shared(partners: Tensor) -> Tensor:
+    """Return how many partners each two neurons share, (width, width): half of it is counted, for it is symmetric."""
+    joined = partners.float()  # whose products are counts below 2²⁴, so exact
+    shared = torch.empty_like(joined)
+    for start in range(0, len(joined), TOGETHER):
+        rows = slice(start, start + TOGETHER)
+        shared[rows, start:] = joined[rows] @ joined[:, start:]
+        shared[rows.stop :, rows] = shared[rows, rows.stop :].T
+    return shared
+
+
+def _uniqueness(state: Covariance) -> Tensor:
     """Return the share of each neuron's variance that the others do not explain linearly, (width,)."""
-    precision = inverse_diagonal(correlation + RIDGE * torch.eye(len(correlation), dtype=correlation.dtype))
-    return torch.where(state.varies, (1 / precision).clamp(0, 1), 0)
+    return torch.where(state.varies, (1 / state.precision(RIDGE, correlation=True)).clamp(0, 1), 0)

@@ -88,3 +88,31 @@ def test_only_layers_more_than_twice_as_wide_as_the_rank_are_sketched():
     assert [type(groups[0]) for groups in layers.values()] == [Covariance, Sketch]
     assert rank_of(layers) == 4
     assert rank_of({"narrow": layers["narrow"]}) is None
+
+
+@pytest.mark.parametrize("correlation", [False, True])
+@pytest.mark.parametrize("rank", [1, 3, 6])
+@pytest.mark.parametrize("ridge", [1e-6, 1e-2])
+def test_what_the_others_leave_unexplained_is_by_the_inverse_of_the_sketchs_own_matrix(ridge, rank, correlation):
+    values = samples(90, 5, noise=0.1)
+    values[:, 4] = 3.0  # never varies
+    sketch = state_of(Sketch.empty(WIDTH, rank), values)
+    matrix = sketch.correlation if correlation else sketch.matrix
+    expected = torch.linalg.inv(matrix + ridge * matrix.diagonal().mean() * torch.eye(WIDTH)).diagonal()
+    assert torch.allclose(sketch.precision(ridge, correlation=correlation), expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("state", [Covariance.empty(WIDTH), Sketch.empty(WIDTH, 2)])
+def test_where_nothing_varies_the_precision_is_that_of_the_ridge_alone(state):
+    state.update(torch.ones(5, WIDTH))
+    assert torch.allclose(state.precision(0.25), torch.full((WIDTH,), 4.0, dtype=torch.float64))
+    assert torch.allclose(state.precision(0.25, correlation=True), torch.full((WIDTH,), 0.8, dtype=torch.float64))
+
+
+def test_the_precision_of_a_sketch_is_known_without_a_number_for_each_pair(monkeypatch):
+    sketch = state_of(Sketch.empty(WIDTH, 2), samples(90))
+    monkeypatch.delattr(Sketch, "products")
+    monkeypatch.delattr(Covariance, "matrix")
+    monkeypatch.delattr(Covariance, "correlation")
+    assert (sketch.precision(1e-4) > 0).all()
+    assert (sketch.precision(1e-4, correlation=True) > 0).all()

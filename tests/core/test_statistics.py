@@ -6,7 +6,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.core.statistics import Covariance, Histogram, Moments, entropy, jackknife_error, merged
+from pruning.core.statistics import (
+    Covariance,
+    Histogram,
+    Moments,
+    entropy,
+    inverse_diagonal,
+    jackknife_error,
+    merged,
+)
 from tests.tiny import binned_by_hand, entropy_by_hand
 
 SIZE = 3
@@ -140,3 +148,10 @@ def test_merging_many_states_equals_the_whole():
     parts = batches([3, 1, 4, 2])
     states = [state_of(EMPTY["covariance"], [part]) for part in parts]
     torch.testing.assert_close(merged(states).products, state_of(EMPTY["covariance"], parts).products)
+
+
+def test_an_inverse_made_some_columns_at_a_time_has_the_diagonal_of_the_whole(monkeypatch):
+    monkeypatch.setattr("pruning.core.statistics.TOGETHER", 3)
+    values = torch.randn(40, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = torch.linalg.inv(values.T @ values).diagonal()
+    torch.testing.assert_close(inverse_diagonal(values.T @ values), expected, rtol=1e-12, atol=0)

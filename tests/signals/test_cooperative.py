@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from pruning.core import statistics
 from pruning.core.neurons import NeuronLayer, Slice
+from pruning.core.sketches import Sketch
 from pruning.core.statistics import Covariance
 from pruning.data.windows import Windows
 from pruning.signals.activations import activations
-from pruning.signals.cooperative import _clustering, _strong, components_of, cooperative, recurrent_coupling
+from pruning.signals.cooperative import _clustering, _shared, _strong, components_of, cooperative, recurrent_coupling
 from pruning.signals.schemas import COOPERATIVE
 from tests.tiny import tensors_of, text, tiny, twin_of, weighted_by_hand
 
@@ -201,6 +202,24 @@ def test_neurons_are_wired_by_every_weight_between_them_and_no_other(owned, read
         for j in range(3):
             between = [matrix[a, b] for to, at in ((i, j), (j, i)) for a in rows[to] for b in columns[at]]
             assert found[i, j] == pytest.approx(sum(w.square().sum() for w in between) ** 0.5)
+
+
+@pytest.mark.parametrize("rank", [3, 20])
+def test_of_few_directions_the_components_are_those_of_the_matrix_that_these_make(rank, independent):
+    values = independent @ torch.randn(4, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    values[:, :4] += independent.square()
+    sketch = Sketch.empty(9, rank)
+    sketch.update(values)
+    made = Covariance(sketch.count, sketch.mean, sketch.products)
+    for name, expected in components_of(made, None, 0.5).items():
+        torch.testing.assert_close(components_of(sketch, None, 0.5)[name], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_partners_that_are_shared_are_counted_half_of_them_at_a_time_and_not_otherwise(monkeypatch):
+    monkeypatch.setattr("pruning.signals.cooperative.TOGETHER", 4)
+    half = torch.rand(11, 11, generator=torch.Generator().manual_seed(0)).triu(1) > 0.5
+    partners = half | half.T
+    assert torch.equal(_shared(partners), partners.float() @ partners.float())
 
 
 def test_a_layer_of_one_neuron_has_no_edges():
