@@ -107,6 +107,8 @@ def measure(
         return weights(separate, **settings), covariances
     if name == "cooperative":
         return cooperative(separate, covariances, **settings), covariances
+    if name == "criteria":
+        settings.setdefault("rank", rank_of(covariances))
     if name == "surgeon":
         damping = settings.pop("damping")
         moments = sensitivities(

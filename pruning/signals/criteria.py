@@ -14,7 +14,7 @@ from pruning.core.devices import twice_differentiable
 from pruning.core.modes import evaluating, thawed
 from pruning.core.neurons import NeuronLayer, PrunableModule, expect_finite, gather, named_tensors
 from pruning.core.progress import Track, silently
-from pruning.core.statistics import entropy, inverse_diagonal, jackknife_error, merged
+from pruning.core.statistics import entropy, jackknife_error, merged
 from pruning.core.tables import table, unmeasured
 from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
@@ -37,6 +37,7 @@ def criteria(
     classes: int,
     ridge: float,
     seed: int,
+    rank: int | None = None,
     track: Track = silently,
     map: Map = in_turn,
 ) -> pd.DataFrame:
@@ -65,6 +66,9 @@ def criteria(
         classes: Groups of predicted token types, for `mutual_information`.
         ridge: Added to the diagonal of the outputs' covariance, relative to its mean, for `kfac_obs`.
         seed: Seed of the labels sampled from the model.
+        rank: Of layers more than twice as wide, how many directions of the outputs' covariance are kept, beside exact
+            variances (see `Sketch`), and as many times width numbers instead of width² for each group of text. It
+            changes `kfac_obs` and `pagerank` alone, and errors where the groups are more. None: exact covariances.
         track: Shows progress.
         map: Who computes: each worker reads some groups.
 
@@ -80,13 +84,13 @@ def criteria(
     left_out = [(layer.name, layer.width) for layer in model.layers() if layer not in layers]
     if not layers:
         return unmeasured(CRITERIA_TABLE, left_out)
-    most = min(groups_that_fit(layers), count)
+    most = min(groups_that_fit(layers, rank), count)
     with evaluating(model), thawed(model):
         first: Any = next((batch for batch in islice(windows, count) if model.count(batch[1])), None)
         if first is None:
             filled([], "criteria")  # which says so
         parts, fisher = partition(model, first, bins=bins, classes=classes), model.objective(first[1]).drawn
-        reading = _Reading(model, layers, parts, seed)
+        reading = _Reading(model, layers, parts, seed, rank)
         read = [*in_stretches(map, reading, windows, count, most, track=track, what="criteria")]
     groups = by_layer(layers, [evidence for evidence in read if evidence])
     rows = [_rows(model, layer, filled(groups[layer.name], "criteria"), ridge) for layer in layers]
@@ -104,12 +108,14 @@ class _Reading:
         layers: Those that are measured.
         partition: How outputs and predictions are binned.
         seed: Of the labels sampled from the model.
+        rank: Of the covariances of wide layers.
     """
 
     model: Measurable
     layers: Sequence[NeuronLayer]
     partition: Partition
     seed: int
+    rank: int | None
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -124,7 +130,13 @@ class _Reading:
                 state = self.model.passed(batch[0], state)
                 continue
             evidence, state = gather_evidence(
-                self.model, self.layers, batch, state, partition=self.partition, generator=generator
+                self.model,
+                self.layers,
+                batch,
+                state,
+                partition=self.partition,
+                generator=generator,
+                rank=self.rank,
             )
             found = {name: found[name].merge(new) if found else new for name, new in evidence.items()}
         return found, Drawn(state, generator.get_state())
@@ -165,25 +177,19 @@ def known_of(wiring: Wiring, evidence: Evidence, ridge: float) -> Known:
         ridge: Relative addition to the diagonal of the covariance before it is inverted.
     """
     states, joint = evidence.states, evidence.joint
+    alone = states.moments
     return Known(
         own=wiring.own,
         columns=wiring.columns,
         totals=evidence.totals,
         tokens=evidence.tokens,
-        mean_square=states.products.diagonal() / states.count + states.mean.square(),
-        variance=states.matrix.diagonal(),
+        mean_square=alone.squares / states.count + alone.mean.square(),
+        variance=alone.variance,
         reading=evidence.readers / evidence.tokens,
-        precision=_precision(states.matrix, ridge),
+        precision=states.precision(ridge),
         entropies=(entropy(joint.sum(2)), entropy(joint.sum(1)), entropy(joint.flatten(1))),
         edges=edges_of(states.correlation.abs(), wiring.coupling),
     )
-
-
-def _precision(matrix: Tensor, ridge: float) -> Tensor:
-    """Return the diagonal of the inverse of a covariance plus a ridge, relative to the diagonal's mean."""
-    mean = matrix.diagonal().mean()
-    added = ridge * (mean if mean > 0 else 1.0)
-    return inverse_diagonal(matrix + added * torch.eye(len(matrix), dtype=matrix.dtype))
 
 
 def _rows(model: PrunableModule, layer: NeuronLayer, groups: list[Evidence], ridge: float) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from pruning.core.devices import twice_differentiable
 from pruning.core.hooks import at_targets
 from pruning.core.modes import carried, derivatives
 from pruning.core.neurons import NeuronLayer, gather
+from pruning.core.sketches import covariance_of
 from pruning.core.statistics import Covariance
 from pruning.models.answers import detached
 from pruning.models.base import Measurable
@@ -143,6 +144,7 @@ def gather_evidence(
     *,
     partition: Partition,
     generator: torch.Generator,
+    rank: int | None = None,
 ) -> tuple[dict[str, Evidence], Any]:
     """Return one window's evidence for each layer, and the state to carry on from.
 
@@ -162,7 +164,7 @@ def gather_evidence(
         counted = _at_outputs(wanted, hidden.shape, model.example_dim)
         reading = sampled * counted.view(*hidden.shape[:2], 1)
         kept = hidden.flatten(0, 1)[counted]
-        states = Covariance.empty(layer.width)
+        states = covariance_of(layer.width, rank)
         states.update(kept)
         evidence[layer.name] = Evidence(
             count,
@@ -216,28 +218,37 @@ def _derivatives(
     """Return the derivatives of a window's summed loss, the outputs, (n, values), and the state."""
     names = {piece.parameter for layer in layers for piece in layer.owned}
     weights = {name: parameter for name, parameter in model.named_parameters() if name in names}
-    objective = model.objective(targets)
+    count, objective = model.count(targets), model.objective(targets)
     with twice_differentiable():
         outputs, offsets, after = model.tapped(inputs, state)
         true, gradients, curved = _true(objective.likelihood_loss(outputs, targets), weights, offsets)
-        loss = objective.fisher_loss(outputs, targets, generator)
-        sampled = derivatives(loss, [*weights.values(), *offsets.values()])
-    count = model.count(targets)
-    sums = {
-        "snip": {name: (w * gradients[name]).abs() for name, w in weights.items()},
-        "grasp": {name: w * curved[name] / count for name, w in weights.items()},
-        "weight_sampled": {
-            name: (w * g).square() for (name, w), g in zip(weights.items(), sampled[: len(weights)], strict=True)
-        },
-    }
-    by_weight = {
-        layer.name: {
-            total: gather(layer.owned, values).detach().cpu().double().sum(1) for total, values in sums.items()
+        sums = {
+            "snip": _over_own(layers, weights, gradients, lambda w, g: (w * g).abs()),
+            "grasp": _over_own(layers, weights, curved, lambda w, c: w * c / count),
         }
-        for layer in layers
-    }
-    by_output = {"true": true, "sampled": dict(zip(offsets, sampled[len(weights) :], strict=True))}
+        del gradients, curved  # each as large as the model
+        loss = objective.fisher_loss(outputs, targets, generator)
+        found = derivatives(loss, [*weights.values(), *offsets.values()])
+    slopes = dict(zip(weights, found, strict=False))
+    sums["weight_sampled"] = _over_own(layers, weights, slopes, lambda w, g: (w * g).square())
+    by_weight = {layer.name: {total: values[layer.name] for total, values in sums.items()} for layer in layers}
+    by_output = {"true": true, "sampled": dict(zip(offsets, found[len(weights) :], strict=True))}
     return _Derivatives(by_output, by_weight), objective.rows(detached(outputs), targets), after
+
+
+def _over_own(
+    layers: Sequence[NeuronLayer],
+    weights: Mapping[str, Tensor],
+    slopes: Mapping[str, Tensor],
+    term: Callable[[Tensor, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Return the sums over each neuron's own weights by layer, (width,); terms are made of one layer at a time."""
+    sums = {}
+    for layer in layers:
+        names = {piece.parameter for piece in layer.owned}
+        terms = {name: term(weights[name].detach(), slopes[name]) for name in names}
+        sums[layer.name] = gather(layer.owned, terms).cpu().double().sum(1)
+    return sums
 
 
 def _true(

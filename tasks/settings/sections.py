@@ -199,6 +199,7 @@ class Criteria(Section):
     bins: Annotated[int, Field(ge=2, le=65536)]
     classes: Annotated[int, Field(ge=2, le=65536)]
     ridge: Ridge
+    rank: Count | None
     seed: Seed
 
 

@@ -348,6 +348,23 @@ def test_one_window_is_too_few_to_know_an_error():
         criteria(model_of("untied"), WINDOWS, **{**SETTINGS, "batches": 1})
 
 
+def test_with_as_many_directions_as_tokens_every_criterion_is_as_by_exact_covariances():
+    model, windows = tiny(widths=(48,), family="tanh"), Windows(text(31), first=0, batch=2, bptt=5)
+    exact, few = (criteria(model, windows, **SETTINGS, rank=rank) for rank in (None, 20))
+    for name in exact.columns[2:]:
+        if exact[name].dtype == "float64":
+            np.testing.assert_allclose(few[name], exact[name], rtol=1e-6, atol=1e-12, err_msg=name)
+
+
+def test_few_directions_change_what_rests_on_the_covariance_and_nothing_else():
+    model = tiny(widths=(9, 4), family="tanh")
+    exact, few = (criteria(model, WINDOWS, **SETTINGS, rank=rank).set_index("layer") for rank in (None, 3))
+    one, other = exact.loc["rnn.0"], few.loc["rnn.0"]
+    changed = [name for name in CRITERIA if not np.allclose(one[name], other[name], rtol=1e-12, atol=0)]
+    assert changed == ["kfac_obs", "pagerank"]
+    assert few.loc["rnn.1"].equals(exact.loc["rnn.1"])  # of which the rank is no less than half
+
+
 def test_neurons_that_say_nothing_have_finite_criteria():
     model = tiny(widths=(4, 3))
     for parameter in model.lstm.parameters():
