@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.ablation.oracle import Ablation, oracle
+from pruning.ablation.oracle import Ablation, neurons_to_measure, oracle
 from pruning.core.hooks import record
 from pruning.core.modes import derivatives
 from pruning.core.neurons import NeuronLayer, expect_finite
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean, merged
-from pruning.core.tables import table, unmeasured
+from pruning.core.tables import rows_of, table, unmeasured
 from pruning.core.workers import Map, in_turn
 from pruning.data.windows import Batches
 from pruning.models.base import LanguageModel, Measurable, expect_measurable
@@ -47,6 +47,8 @@ class Intervention:
         seed: Seed of the words drawn.
         most: Of a network that is none of the families, where every neuron costs a reading: from how many neurons on
             nothing is measured, and a warning says so. None for no limit.
+        neurons: How many are removed, drawn as in `Ablation`; of the others the labels alone are looked at, and they
+            have no importance. `all` for every one.
     """
 
     tokens: int = 3000
@@ -55,6 +57,7 @@ class Intervention:
     words: int | Literal["all"] = 64
     seed: int = 1
     most: int | None = None
+    neurons: int | Literal["all"] = "all"
 
 
 @dataclass
@@ -115,6 +118,9 @@ def intervention(
     - of the label term L counts f L with 1 − f = E[error² of L] / E[(L − μ)²], μ being the layer's mean and the error
       that between eight stretches of the text; or `label_share` of it.
 
+    Of a wide network that is none of the families a sample can be removed (`neurons`), each for a reading. Each layer's
+    own then say how far its numbers are trusted, and a neuron that was not removed has no divergence and no importance.
+
     It predicts the removal of *one* neuron. To choose a set that is repaired afterwards, `surgeon` is better.
 
     >>> import torch, pruning
@@ -142,7 +148,8 @@ def intervention(
     expect_finite(model)
     settings = settings or Intervention()
     layers = [(layer.name, layer.width) for layer in model.layers()]
-    count = sum(width for _, width in layers)
+    chosen = neurons_to_measure(model.layers(), settings.neurons, settings.seed)
+    count = sum(map(len, chosen.values()))
     if settings.most is not None and count > settings.most and not isinstance(model, LanguageModel):
         logger.warning(
             "Not measured: intervention, because each of %d neurons costs a reading and at most %d are to be removed.",
@@ -150,10 +157,11 @@ def intervention(
             settings.most,
         )
         return unmeasured(INTERVENTION, layers)
-    ablation = Ablation(neurons="all", tokens=settings.tokens, words=settings.words, seed=settings.seed)
-    frame = oracle(model, windows, ablation, track=track, map=map)[
+    ablation = Ablation(neurons=settings.neurons, tokens=settings.tokens, words=settings.words, seed=settings.seed)
+    removed = oracle(model, windows, ablation, track=track, map=map)[
         ["layer", "neuron", "divergence", "divergence_error"]
     ]
+    frame = rows_of(*zip(*layers, strict=True)).merge(removed, on=["layer", "neuron"], how="left")
     pulls = label_pulls(model, labelled, settings.batches, track, map)
     layers_of = frame["layer"].to_numpy(dtype=str)
     for layer in model.layers():  # the table's rows are sorted by name, as `model.layers()` need not be
@@ -164,20 +172,20 @@ def intervention(
 
 
 def _expected(rows: pd.DataFrame, groups: Sequence[_Pull], share: float | None) -> dict[str, np.ndarray]:
-    """Return a layer's further columns."""
+    """Return a layer's further columns, by what its neurons that were removed say; not numbers for the others."""
     whole = merged(groups)
     measured, error = rows["divergence"].to_numpy(), rows["divergence_error"].to_numpy()
-    curvature = whole.squares.mean.numpy() / 2
+    curvature, removed = whole.squares.mean.numpy() / 2, np.isfinite(measured)
     weight, companion = 1.0, curvature
-    if curvature.sum() > 0 and measured.sum() > 0:
-        companion = curvature * (measured.sum() / curvature.sum())
+    if curvature[removed].sum() > 0 and measured[removed].sum() > 0:
+        companion = curvature * (measured[removed].sum() / curvature[removed].sum())
         middle = (measured + companion) / 2
         weight = _trusted(measured - companion, DEPENDENT**0.5 * error, middle)
     divergence = weight * measured + (1 - weight) * companion if weight < 1 else measured
     term = whole.terms.mean.numpy()
     factor = share
     if factor is None:
-        scale = np.maximum(divergence, max(divergence.mean(), 0) * LEAST)
+        scale = np.maximum(divergence, max(divergence[removed].mean(), 0) * LEAST)
         varies = scale > 0
         mean = float(np.average(term[varies], weights=1 / scale[varies])) if varies.any() else 0.0
         between = _between(groups) if len(groups) > 1 else whole.terms.standard_error.numpy()

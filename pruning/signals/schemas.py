@@ -95,7 +95,7 @@ INTERVENTION = Table(
         "layer": LAYER,
         "neuron": NEURON,
         **missing(
-            "the network is none of the families and has more neurons than were to be removed",
+            "the neuron was not to be removed: `neurons`, or `most` of a network that is none of the families",
             {
                 "divergence": Column("number", "nat/token", "how far the answers move without it; needs no label"),
                 "divergence_error": Column("number", "nat/token", "standard error of the divergence"),

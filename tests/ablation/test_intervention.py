@@ -196,6 +196,35 @@ def test_a_network_of_too_many_neurons_is_left_out_and_a_family_never(caplog):
     assert intervention(tiny(), windows(), windows(1), Intervention(tokens=32, most=1))["importance"].notna().all()
 
 
+def test_of_a_sample_the_numbers_are_those_of_its_removal_and_the_others_have_none():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, inputs = (
+            nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 2)).double(),
+            torch.randn(8, 3).double(),
+        )
+    targets = torch.arange(8) % 2
+    model, batches = adapt(network, inputs, loss=nn.CrossEntropyLoss()), [(inputs[i::2], targets[i::2]) for i in (0, 1)]
+    whole = intervention(model, batches, batches, Intervention(label_share=0.5))
+    some = intervention(model, batches, batches, Intervention(label_share=0.5, neurons=3, most=3))
+    removed = some["importance"].notna()
+    assert removed.sum() == 3
+    assert some["neuron"].tolist() == list(range(7))
+    assert some[removed].equals(whole[removed])
+    assert some["label_term"].equals(whole["label_term"])
+    assert some.loc[~removed, ["divergence", "divergence_error", "standard_error"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("share", [None, 1.0])
+def test_a_sample_of_a_familys_neurons_says_by_itself_how_far_it_is_trusted(share):
+    settings = Intervention(tokens=10**6, words="all", label_share=share, neurons=6)
+    table = intervention(tiny(widths=(9, 8), spread=0.8), windows(), windows(1), settings)
+    removed = table["importance"].notna()
+    assert removed.groupby(table["layer"]).sum().tolist() == [3, 3]
+    assert table["trusted"].between(0, 1).all()
+    assert (table.loc[removed, "importance"] != table.loc[removed, "label_term"]).all()
+
+
 def test_too_few_labelled_batches_are_refused():
     with pytest.raises(ValueError, match="Expected at least two batches with targets for `intervention`, got 1"):
         intervention(tiny(), windows(), windows(), Intervention(tokens=10**6, batches=1))
