@@ -4,7 +4,8 @@
 in float32, untrained) with PyTorch's own modules, discovers it, and prints a row for each part: processor seconds and
 what it held at most on top of the network, of which `discover` itself keeps a copy. Each part is a process of its own,
 forked from one that holds the discovered network; states that it reads (covariances, of `--rank` directions) are made
-there before. Signals read `--batches` batches of 2 × 128 tokens.
+there before. Signals read `--batches` batches of 2 × 128 tokens. `oracle` and `intervention`, which read the network
+anew for each neuron, remove two of each layer, on the first 64 tokens of each batch.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 
 from benchmarks.growth import table_of
 from benchmarks.scale import own_memory, watched
+from pruning.ablation.intervention import Intervention, intervention
+from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.neurons import select
 from pruning.discovery import Discovered, discover
 from pruning.experiment.measured import MEASURED
@@ -37,7 +40,10 @@ from pruning.signals.activations import Covariances
 from pruning.signals.schemas import SIGNALS
 
 TYPES, STEPS, EXAMPLES = 8_000, 128, 2
-SIGNALS_OF_IT = tuple(name for name in MEASURED if name != "intervention")  # which costs a reading for each neuron
+EACH, FEW = 2, 64
+"""Neurons of each layer that are removed, and tokens of each batch that this is measured on."""
+REMOVING = ("oracle", "intervention")
+SIGNALS_OF_IT = tuple(name for name in MEASURED if name not in REMOVING)
 PARTS = (
     "discover",
     *SIGNALS_OF_IT,
@@ -48,6 +54,7 @@ PARTS = (
     "ridge",
     "ridge, a layer",
     "imitate",
+    *REMOVING,
 )
 
 
@@ -76,7 +83,7 @@ class Transformer(nn.Module):
 def work_of(part: str, model: Adapted, data: list[tuple[Tensor, Tensor]], rank: int) -> Callable[[], object]:
     """Return what is to be measured of a part, all that it reads being made."""
     effort: dict[str, dict[str, Any]] = {name: dict(settings) for name, settings in USUAL.items()}
-    effort["activations"]["rank"] = rank
+    effort["activations"]["rank"] = effort["criteria"]["rank"] = rank
     effort["hessian"] = {"probes": 2, "stability": 0.0}
     frame = table_of(model)
     allocation = Allocation(retain=0.5, floor=1, scope="global")
@@ -113,6 +120,15 @@ def work_of(part: str, model: Adapted, data: list[tuple[Tensor, Tensor]], rank: 
     return lambda: measure(part, model, data, covariances, effort=effort, seed=1)
 
 
+def removing(part: str, model: Adapted, data: list[tuple[Tensor, Tensor]]) -> Callable[[], object]:
+    """Return the same of what removes some neurons, each alone."""
+    few = [(inputs[:1, :FEW], targets[:1, :FEW]) for inputs, targets in data]
+    neurons, tokens = EACH * len(model.layers()), len(few) * FEW
+    if part == "oracle":
+        return lambda: oracle(model, few, Ablation(neurons=neurons, tokens=tokens, seed=1))
+    return lambda: intervention(model, few, few, Intervention(neurons=neurons, tokens=tokens, seed=1))
+
+
 def on_top(work: Callable[[], object]) -> tuple[float, float, object]:
     """Return the processor seconds of some work, the MB that the process held at most on top, and what it gave."""
     before = own_memory()
@@ -127,7 +143,8 @@ def _measured(
     try:
         model = adapt(found, data[0][0], loss=nn.CrossEntropyLoss())
         start = time.perf_counter()
-        seconds, memory, _ = on_top(work_of(part, model, data, given.rank))
+        work = removing(part, model, data) if part in REMOVING else work_of(part, model, data, given.rank)
+        seconds, memory, _ = on_top(work)
         line.send((seconds, memory, time.perf_counter() - start, ""))
     except Exception as error:  # one part that fails leaves the others their rows
         line.send((0.0, 0.0, 0.0, f"{type(error).__name__}: {error}"))
