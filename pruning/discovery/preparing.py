@@ -1,6 +1,8 @@
 """A user's network as a copy that can be cut: unwrapped, its parameters plain, stand-ins where widths must differ."""
 
+import dis
 from collections.abc import Callable, Iterable, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -24,12 +26,53 @@ def simplified(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     network = _unwrapped(forgetful(copied(model, sharing=_can_share(model))))
     folded = fold(network)
     for module in network.modules():
+        begun = begun_with(type(module))
         for name, value in list(vars(module).items()):
+            if name in begun and type(value) is Tensor:  # a state that the last call left
+                setattr(module, name, begun[name])
+                continue
             number = type(value) is Tensor and not value.ndim and not value.is_floating_point()
             if type(value) is Tensor and not name.startswith("_") and not number:  # it is cut as a buffer is
                 delattr(module, name)
                 module.register_buffer(name, value)
     return network, folded
+
+
+def begun_with(kind: type[nn.Module]) -> dict[str, float]:
+    """Return the attributes that `forward`, or a method that it calls, sets to a plain number: how a state begins.
+
+    A tensor that stands there is what the call before has left, as of a membrane potential (`self.potential = 0.0`).
+
+    >>> class Neuron(nn.Module):
+    ...     def forward(self, inputs):
+    ...         self.potential = self.spikes = 0.0
+    ...         for current in inputs:
+    ...             self.potential = self.potential + current
+    ...         return self.potential
+    >>> begun_with(Neuron)
+    {'potential': 0.0, 'spikes': 0.0}
+    """
+    numbers: dict[str, float] = {}
+    names, seen = ["forward"], {"__init__"}
+    while names:
+        name = names.pop()
+        method = getattr(kind, name, None)
+        if name in seen or not isinstance(method, FunctionType) or method.__module__.startswith("torch."):
+            continue
+        seen.add(name)
+        names += method.__code__.co_names
+        value: Any = None
+        for instruction in dis.get_instructions(method):
+            operation = instruction.opname
+            if operation.startswith("LOAD_CONST") or operation == "LOAD_SMALL_INT":
+                value = instruction.argval
+            elif operation == "STORE_ATTR" and type(value) in (int, float):
+                numbers[instruction.argval] = value
+            elif operation == "UNPACK_SEQUENCE" and type(value) is tuple and len(set(value)) == 1:
+                value = value[0]  # a, b = 0.0, 0.0
+            elif not operation.startswith(("LOAD_FAST", "COPY", "STORE_ATTR")):
+                value = None
+    return numbers
 
 
 def _can_share(model: nn.Module) -> bool:

@@ -49,6 +49,36 @@ def a_function_over_modules_of_its_network() -> Made:
     return Stream(), (floats(5, 3),)
 
 
+class Potentials(nn.Module):
+    """A spiking network as it is written plainly: its potentials begin as numbers, and stay behind as tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def begin(self) -> None:
+        self.first, self.second = 0.0, 0.0
+        self.steps = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.begin()
+        total: Any = 0.0
+        for current in inputs:
+            self.first = 0.9 * self.first + self.inner(current)
+            self.second = 0.5 * self.second + torch.sigmoid(8 * (self.first - 0.2))
+            self.steps = self.steps + torch.ones(())
+            total = total + self.out(self.second)
+        return total / self.steps
+
+
+@idiom(inner=6)
+def potentials_that_begin_as_numbers_and_that_a_call_has_left_as_tensors() -> Made:
+    network = Potentials()
+    with torch.no_grad():
+        network(floats(4, 2, 3).float())
+    return network, (floats(4, 5, 3),)
+
+
 class Hooked(nn.Module):
     """Features that a hook stores in the network, which reads them later."""
 
