@@ -30,15 +30,25 @@ def run(words: Sequence[str]) -> Answer:
     keep = parameters.prune.retain if given.keep is None else given.keep
     trained = _trained(parameters)
     settings = recommended(keep, given.epochs, trained)
+    if parameters.model.source:
+        settings["finetune.dropout"] = None  # which its code says
     now = {name: reduce(getattr, name.split("."), parameters) for name in settings}
     changes = {name: value for name, value in settings.items() if value != now[name]}
-    rows = [{"setting": name, "now": f"{now[name]}", "recommended": f"{value}"} for name, value in settings.items()]
+    rows = [
+        {"setting": name, "now": _written(now[name]), "recommended": _written(value)}
+        for name, value in settings.items()
+    ]
     title = f"To keep {keep:.0%} of the neurons,\nwith {_times(given.epochs, 'epoch')} of training"
     said = _said(parameters, given.epochs, trained)
-    command = " ".join(["dvc exp run", *(f"-S {name}={value}" for name, value in changes.items())])
+    command = " ".join(["dvc exp run", *(f"-S {name}={_written(value)}" for name, value in changes.items())])
     hint = f"try it: {command}" if changes else f"{PARAMETERS} has them all"
     values = {"variant": VARIANT, "settings": settings, "changes": changes}
     return Answer(values, [shown_table(title, rows), *said], [hint])
+
+
+def _written(value: object) -> str:
+    """Return a value as params.yaml has it."""
+    return "null" if value is None else f"{value}"
 
 
 def _trained(parameters: Parameters) -> float:
@@ -51,8 +61,8 @@ def _said(parameters: Parameters, epochs: float, trained: float) -> list[Rendera
     recipe, passes = recipe_for(epochs, trained), "" if parameters.model.source else f" ({_times(trained, 'pass')})"
     which = f"{'trained to the end' if trained >= SETTLED else 'trained briefly'}{passes}"
     said = [f"the variant to take is `{VARIANT}`; for a dense model {which}, see {recipe.page}"]
-    if epochs > recipe.most:
-        said.append(f"more than {_times(recipe.most, 'epoch')} made such models worse")
+    if parameters.model.source:
+        said.append("what was measured was fine-tuned without dropout; what yours has is in its code")
     if VARIANT not in parameters.variants:
         said.append(f"{PARAMETERS} has no such variant; add `{VARIANT}: {{by: surgeon, scope: absolute}}`")
     return [*said]

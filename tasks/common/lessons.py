@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning.data.windows import Batches
+from pruning.models import describe, rebuild
 from pruning.models.base import LanguageModel, Measurable
 from pruning.training.distillation import Teacher
 from pruning.training.loop import Recipe
@@ -16,13 +17,25 @@ AS_TRAINED = ("type", "softmax", "sampled")
 
 @dataclass(frozen=True)
 class Lessons:
-    """How to train, on what, judged by what, and beside which teacher (None: by the labels alone)."""
+    """How to train, on what, judged by what, and beside which teacher (None: by the labels alone).
+
+    Attributes:
+        dropout: Of what is trained; None: its own.
+    """
 
     recipe: Recipe
     train: Batches
     valid: Batches
     teacher: Teacher | None
     seed: int
+    dropout: float | None = None
+
+    def begun(self, model: Measurable) -> Measurable:
+        """Return the model as it is to be trained, with the dropout that is asked for."""
+        if self.dropout is None or not isinstance(model, LanguageModel):
+            return model
+        config, tensors = describe(model)
+        return rebuild(config | {"dropout": self.dropout}, tensors).to(model.device)
 
 
 def read_lessons(job: Job, dense: Measurable) -> Lessons:
@@ -31,7 +44,8 @@ def read_lessons(job: Job, dense: Measurable) -> Lessons:
     teacher = Teacher.of(dense, share=settings.pop("distillation"), temperature=settings.pop("temperature"))
     shape, seed = {name: settings.pop(name) for name in ("batch", "bptt")}, settings.pop("seed")
     train, valid = (read_batches(job, split, **shape) for split in ("train", "valid"))
-    return Lessons(Recipe(**settings), train, valid, teacher, seed)
+    dropout = settings.pop("dropout")
+    return Lessons(Recipe(**settings), train, valid, teacher, seed, dropout)
 
 
 def learning(job: Job, **usual: object) -> dict[str, Any]:

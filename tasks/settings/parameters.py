@@ -26,6 +26,16 @@ class Parameters(Sections):
         return self
 
     @model_validator(mode="after")
+    def dropout_is_the_models(self) -> "Parameters":
+        """Refuse a dropout for a model of the user's own, whose code says it."""
+        if self.model.source and self.finetune.dropout is not None:
+            raise ValueError(
+                f"Expected finetune.dropout: null with model.source, as a model of your own says its dropout itself, "
+                f"got {self.finetune.dropout:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def control_exists(self) -> "Parameters":
         """Refuse a control that is no variant."""
         if self.compare.control not in self.variants:

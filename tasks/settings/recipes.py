@@ -23,35 +23,47 @@ class Recipe:
         epochs: Passes over the training text from which on it is the one to take.
         settings: Names as `dvc exp run -S` takes them → values, beside those that say the budget itself.
         page: Where it was measured.
-        most: Passes beyond which more made models worse.
     """
 
     settled: bool
     epochs: float
     settings: Mapping[str, Any]
     page: str
-    most: float = math.inf
 
 
 RECIPES = (
     Recipe(
         settled=False,
         epochs=0.0,
-        settings={"reconstruct.repair": "imitate", "finetune.learning_rate": 1e-3, "finetune.distillation": 0.5},
+        settings={
+            "reconstruct.repair": "imitate",
+            "finetune.learning_rate": 1e-3,
+            "finetune.distillation": 0.5,
+            "finetune.dropout": None,
+        },
         page="docs/results/default-run.md",
     ),
     Recipe(
         settled=False,
         epochs=0.5,
-        settings={"reconstruct.repair": "ridge", "finetune.learning_rate": 2e-3, "finetune.distillation": 0.0},
+        settings={
+            "reconstruct.repair": "ridge",
+            "finetune.learning_rate": 2e-3,
+            "finetune.distillation": 0.0,
+            "finetune.dropout": None,
+        },
         page="docs/results/while-training.md",
     ),
     Recipe(
         settled=True,
         epochs=0.0,
-        settings={"reconstruct.repair": "imitate", "finetune.learning_rate": 2e-3, "finetune.distillation": 0.7},
+        settings={
+            "reconstruct.repair": "imitate",
+            "finetune.learning_rate": 8e-3,
+            "finetune.distillation": 0.7,
+            "finetune.dropout": 0.0,
+        },
         page="docs/results/budgets.md",
-        most=1.0,
     ),
 )
 """For each kind of dense model, by rising budgets."""
@@ -60,8 +72,8 @@ RECIPES = (
 def recipe_for(epochs: float, trained: float) -> Recipe:
     """Return the recipe for so many passes, of a dense model that was trained for so many.
 
-    >>> recipe_for(1, 0.35).settings["finetune.distillation"], recipe_for(3, 30).most
-    (0.0, 1.0)
+    >>> recipe_for(1, 0.35).settings["finetune.distillation"], recipe_for(3, 30).settings["finetune.dropout"]
+    (0.0, 0.0)
 
     Args:
         epochs: Of the budget.
@@ -89,6 +101,5 @@ def recommended(keep: float, epochs: float, trained: float) -> dict[str, Any]:
     if not 0 < epochs < math.inf or (epochs > 1 and epochs != round(epochs)):
         raise Unexpected(f"Expected --epochs of part of an epoch (0.25) or of whole ones (1, 3), got {epochs:g}.")
     recipe = recipe_for(epochs, trained)
-    passes = min(epochs, recipe.most)
-    budget = {"finetune.epochs": max(1, round(passes)), "finetune.portion": float(min(1, passes))}
+    budget = {"finetune.epochs": max(1, round(epochs)), "finetune.portion": float(min(1, epochs))}
     return {"prune.retain": keep, **budget, **recipe.settings}

@@ -343,6 +343,7 @@ class Finetune(Learning):
     type: options.TrainingType | None
     softmax: options.Softmax | None
     sampled: Count | None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None
     distillation: Annotated[float, Field(ge=0, le=1)]
     temperature: Temperature
 

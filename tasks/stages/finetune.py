@@ -12,8 +12,9 @@ from tasks.common.tables import write_table
 
 def run(job: Job) -> pd.DataFrame | None:
     """Write the fine-tuned model and its history; return how long a training token took."""
-    model, dense = read_model(job.input("reconstruct/model")), read_model(job.input("train/model"))
+    dense = read_model(job.input("train/model"))
     lessons = read_lessons(job, dense)
+    model = lessons.begun(read_model(job.input("reconstruct/model")))
     given = (lessons.train, lessons.valid, lessons.recipe, lessons.seed, lessons.teacher)
     last, timing = train_to_the_end(job, model, *given)
     if not job.writes:

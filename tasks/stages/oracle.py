@@ -52,7 +52,7 @@ def _repair_of(job: Job, model: Measurable) -> Repair:
 
 def _finetuned(lessons: Lessons, portion: float, track: Track, model: Measurable) -> Measurable:
     """Return the model after fine-tuning as `finetune` does it, on a portion of the text of its own."""
-    recipe = replace(lessons.recipe, portion=portion, epochs=1)
+    recipe, model = replace(lessons.recipe, portion=portion, epochs=1), lessons.begun(model)
     learning = train(
         model,
         lessons.train,

@@ -36,9 +36,13 @@ def values(**sections: dict[str, object]) -> Any:
     return read
 
 
-def recipe(dense: Measurable, **sections: dict[str, object]) -> Recipe:
+def asked(dense: Measurable, **sections: dict[str, object]) -> lessons.Lessons:
     read = values(**sections)
-    return lessons.read_lessons(Job(read_stage("finetune", "dense", read), checked(read), silently), dense).recipe
+    return lessons.read_lessons(Job(read_stage("finetune", "dense", read), checked(read), silently), dense)
+
+
+def recipe(dense: Measurable, **sections: dict[str, object]) -> Recipe:
+    return asked(dense, **sections).recipe
 
 
 def how(recipe: Recipe) -> dict[str, object]:
@@ -60,6 +64,15 @@ def test_a_model_of_the_users_own_has_all_its_outputs_at_once_whatever_training_
         torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)), torch.zeros(2, 3)
     )
     assert how(recipe(own, train=TRAINED)) == TRAINED | {"softmax": "full"}
+
+
+def test_a_model_is_trained_with_the_dropout_that_fine_tuning_asks_for_and_else_with_its_own() -> None:
+    model = tiny(dropout=0.4)
+    assert asked(model).begun(model) is model
+    other, inputs = asked(model, finetune={"dropout": 0.0}).begun(model), torch.ones(5, 2, dtype=torch.long)
+    for _ in range(2):  # in training too, where the model itself draws each time
+        torch.testing.assert_close(other.train()(inputs)[0], model.eval()(inputs)[0], rtol=0, atol=0)
+    assert model.config.dropout == 0.4
 
 
 def test_the_experiments_extra_training_follows_too() -> None:

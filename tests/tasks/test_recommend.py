@@ -1,6 +1,7 @@
 """What is recommended for a budget of training: settings that params.yaml takes, for every budget there is."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ def test_every_recipe_is_settings_that_the_pipeline_takes_and_names_a_page_that_
 def test_the_page_tells_what_the_code_recommends() -> None:
     page = (ROOT / "docs/results/while-training.md").read_text(encoding="utf-8")
     for recipe in RECIPES:
-        repair, rate, share = recipe.settings.values()
-        assert f"| `{repair}` | {1000 * rate:g}e-3 | {share} |" in page
+        repair, rate, share, dropout = recipe.settings.values()
+        written = "null" if dropout is None else dropout
+        assert f"| `{repair}` | {1000 * rate:g}e-3 | {share} | {written} |" in page
     assert page.count("e-3 | 0.") == len(RECIPES)
 
 
@@ -67,13 +69,29 @@ def test_a_brief_budget_is_that_share_of_an_epoch_and_a_long_one_whole_epochs(he
     assert here.is_dir()
 
 
-def test_a_dense_model_trained_to_the_end_is_given_one_epoch_whatever_there_is_time_for(
+def test_what_a_dense_model_trained_to_the_end_teaches_is_learnt_at_a_high_rate_without_dropout(
     here: Path, capsys: Said
 ) -> None:
-    set_parameters(here, {"train": {"epochs": 30, "portion": 1.0}})
-    assert asked(capsys, "--epochs", "10")["settings"]["finetune.epochs"] == 1
-    assert main(["recommend", "--epochs", "10"]) == 0
-    assert "more than 1 epoch made such models worse" in capsys.readouterr().out
+    set_parameters(here, {"train": {"epochs": 30, "portion": 1.0, "dropout": 0.45}})
+    settings = asked(capsys, "--epochs", "3")["settings"]
+    assert [settings[f"finetune.{name}"] for name in ("epochs", "dropout", "learning_rate")] == [3, 0.0, 8e-3]
+    assert main(["recommend", "--epochs", "0.25"]) == 0
+    assert re.search(r"finetune\.dropout +null +0\.0", capsys.readouterr().out)
+    set_parameters(here, {"train": {"epochs": 1, "portion": 0.35}, "finetune": {"dropout": 0.0}})
+    assert main(["recommend", "--epochs", "1"]) == 0
+    assert "-S finetune.dropout=null" in capsys.readouterr().out
+
+
+def test_a_model_of_the_users_own_says_its_dropout_itself(here: Path, capsys: Said) -> None:
+    (here / "own").mkdir()
+    (here / "own/net.py").write_text("def model(): ...\n", encoding="utf-8")
+    set_parameters(here, {"model": {"source": "own.net:model"}})
+    assert asked(capsys, "--epochs", "3")["settings"]["finetune.dropout"] is None
+    assert main(["recommend", "--epochs", "3"]) == 0
+    assert "fine-tuned without dropout; what yours has is in its code" in capsys.readouterr().out
+    set_parameters(here, {"finetune": {"dropout": 0.0}})
+    assert main(["recommend"]) == 1
+    assert "Expected finetune.dropout: null with model.source" in capsys.readouterr().err
 
 
 def test_the_command_is_said_that_tries_it_and_a_missing_variant_is_named(here: Path, capsys: Said) -> None:
