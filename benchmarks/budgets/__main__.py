@@ -120,7 +120,7 @@ def tuning_of(name: str) -> tuple[dict[int, Tuning], Repair]:
         return TUNINGS[name], Repair()
     known = json.loads(Path(name).read_text(encoding="utf-8"))
     tuning = {int(epochs): Tuning(**settings) for epochs, settings in known["tuning"].items()}
-    return TUNINGS["slow"] | tuning, Repair(**known["repair"])
+    return TUNINGS["high"] | tuning, Repair(**known["repair"])
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -152,7 +152,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--tuning",
-        default="slow",
+        default="high",
         help=f"how to fine-tune: {', '.join(TUNINGS)}, or a file of benchmarks.budgets.search",
     )
     parser.add_argument(

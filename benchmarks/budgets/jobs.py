@@ -52,6 +52,7 @@ class Tuning(NamedTuple):
 
 
 TUNINGS = {
+    "high": {1: Tuning(8e-3), 3: Tuning(8e-3), 10: Tuning(8e-3)},
     "fast": {1: Tuning(2e-3), 3: Tuning(2.5e-3, 0.5), 10: Tuning(3e-3, 1.0)},
     "slow": {1: Tuning(1e-3), 3: Tuning(1e-3, 0.3), 10: Tuning(1e-3, 0.7)},
 }
@@ -73,7 +74,7 @@ class Repair(NamedTuple):
 
     tokens: int = 2_000_000
     rate: float = 8e-3
-    outputs: float = 0.0
+    outputs: float = 0.5
     outputs_rate: float = 2e-3
 
 

@@ -28,9 +28,9 @@ KEEP = 0.5
 DENSE, REPAIRED = Job("dense", 0), Job("surgeon", 0, KEEP)
 REPAIRS = [Repair(outputs=share, outputs_rate=rate) for share in (1.0, 0.5) for rate in (1e-3, 2e-3, 4e-3)]
 TUNED = {
-    1: [Tuning(rate, *rest) for rate in (5e-4, 1e-3, 2e-3, 4e-3) for rest in ((0.0, 0.7), (0.0, 1.0), (0.3, 0.7))],
-    3: [Tuning(rate, *rest) for rate in (5e-4, 1e-3, 2e-3) for rest in ((0.3, 0.7), (0.0, 1.0), (0.6, 0.7))],
-    10: [Tuning(rate, *rest) for rate in (3e-4, 1e-3) for rest in ((0.5, 0.7), (0.2, 0.9), (1.0, 0.5))],
+    1: [Tuning(rate, *rest) for rate in (2e-3, 4e-3, 8e-3, 1.6e-2) for rest in ((0.0, 0.7), (0.0, 1.0), (0.3, 0.7))],
+    3: [Tuning(rate, *rest) for rate in (4e-3, 8e-3, 1.6e-2) for rest in ((0.0, 0.7), (0.0, 1.0), (0.3, 0.7))],
+    10: [Tuning(rate, *rest) for rate in (4e-3, 8e-3) for rest in ((0.0, 0.7), (0.0, 0.9), (0.3, 0.7))],
 }
 """Epochs → what is tried: the highest learning rate, the share of the dropout, and the share of the dense model."""
 
@@ -82,7 +82,7 @@ def search(plan: Plan, dense: Path, pool: Executor, until: float) -> tuple[dict[
     for epochs, plans in trials.items():
         top = min(plans, key=lambda each: valid_of(each, tuned(epochs)))
         known = math.isfinite(valid_of(top, tuned(epochs)))
-        tuning[str(epochs)] = (top.tuning[epochs] if known else TUNINGS["slow"][epochs])._asdict()
+        tuning[str(epochs)] = (top.tuning[epochs] if known else TUNINGS["high"][epochs])._asdict()
     return {"repair": best.repair._asdict(), "tuning": tuning}, all(ends) and len(ends) > len(repairs)
 
 
