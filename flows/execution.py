@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import IO
 
 from flows.stages import GraphStage
+from flows.warm import FOLDER, Warm
+from tasks import VARIABLES
 
 RAN, UP_TO_DATE, RESTORED = "Ran", "Up to date", "Restored"
 """What DVC can have done with a stage."""
@@ -72,11 +75,19 @@ class Commands:
     """
 
     def __init__(self, root: Path, variables: Mapping[str, str] | None = None) -> None:
-        self._root, self._variables = root, variables or {}
+        self._root, self._environment = root, _environment(variables or {})
         self._running: set[subprocess.Popen[str]] = set()
+        self._warm: Warm | None = None
         self._lock = threading.Lock()
         self._ended = False
         self._ending = threading.Event()
+
+    def warm_up(self) -> None:
+        """Let what starts from now on begin with the imports made (flows/warm.py): worth it for two stages or more."""
+        if sys.platform == "linux" and FOLDER not in self._environment:
+            with suppress(OSError):  # no place for a socket; it is a matter of time alone
+                self._warm = Warm(self._environment)
+                self._environment = _environment({**self._environment, **self._warm.variables})
 
     def wait(self, seconds: float) -> None:
         """Wait, or until the flow ends."""
@@ -123,6 +134,8 @@ class Commands:
             _signal_group(process, signal.SIGTERM)
         for process in running:
             self._end(process)
+        if self._warm:
+            self._warm.close()
 
     def _start(self, command: list[str]) -> subprocess.Popen[str]:
         with self._lock:
@@ -131,7 +144,7 @@ class Commands:
             process = subprocess.Popen(
                 [sys.executable, "-I", str(GUARD), *command],
                 cwd=self._root,
-                env={**_environment(), **self._variables},
+                env=self._environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -237,15 +250,17 @@ def what_dvc_did(address: str, lines: list[str]) -> str:
     return RAN
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment of a command.
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a command, with variables of its own.
 
     It does not divide the cores among stages that run side by side, as by OMP_NUM_THREADS: the order of a sum, and so
     its last bits, depends on the number of threads, and a stage's bytes must not depend on who runs it.
     """
+    seen = {**VARIABLES, **os.environ, **variables}
     # `python` in a stage's command is the one that runs this flow, also where its environment is not activated.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}  # unbuffered: a line is logged when it is written
+    places = [seen.get(FOLDER), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    path = os.pathsep.join(filter(None, places))
+    return {**seen, "PATH": path, "PYTHONUNBUFFERED": "1"}  # unbuffered: a line is logged when it is written
 
 
 def _read(stream: IO[str], lines: list[str], log: Log) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from pruning.core.progress import silently
+from tasks import VARIABLES
 from tasks.common.blame import blaming
 from tasks.common.devices import compute_on
 from tasks.common.interruption import INTERRUPTED
@@ -26,12 +27,8 @@ from tasks.shown.asking import COMMANDS, HELP, answer
 from tasks.shown.console import log_to_console, say, track
 from tasks.shown.wording import nearest
 
-# Threads that wait by spinning starve whatever else runs: two trainings side by side then crawl at a tenth of their
-# speed. Read when torch is first imported; it changes no result.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-# With it cuBLAS gives the same bytes each time; read when CUDA is first used.
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+for _name, _value in VARIABLES.items():
+    os.environ.setdefault(_name, _value)
 
 ON_CPU = {"device": "cpu", "float32": "highest"}
 """Where stages compute whose numbers come from weights and tables alone, whatever the device of the others."""

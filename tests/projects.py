@@ -1,5 +1,7 @@
 """A tiny copy of the project: the real stages on a text of a few thousand words, in a folder of its own."""
 
+import atexit
+import functools
 import hashlib
 import os
 import pickle
@@ -14,8 +16,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from flows.warm import FOLDER, Warm
 from tests.tiny import VOCABULARY
-from tests.warm import warm
 
 ROOT = Path(__file__).parent.parent
 CODE = ("pruning", "tasks", "learned", "own", "experiment", "dvc.yaml", "params.yaml", "constraints.txt")
@@ -140,9 +142,12 @@ def set_parameters(folder: Path, changes: Mapping[str, Any], replace: tuple[str,
     yaml.dump(values, path)
 
 
+@functools.cache
 def warmed() -> Mapping[str, str]:
     """Return the environment in which stages and DVC begin with PyTorch imported."""
-    return warm(tuple(ENVIRONMENT.items()))
+    warm = Warm(ENVIRONMENT)
+    atexit.register(warm.close)
+    return {**ENVIRONMENT, **warm.variables, "PATH": f"{warm.variables[FOLDER]}{os.pathsep}{ENVIRONMENT['PATH']}"}
 
 
 def run(command: list[str], folder: Path, *, fails: bool = False) -> subprocess.CompletedProcess[str]:

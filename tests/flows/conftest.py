@@ -11,6 +11,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows.pipeline import pipeline
+from flows.warm import FOLDER
 from tests.flow_project import behave, make_project
 from tests.flows.serving import answers, free_port, running, wait_for
 from tests.projects import warmed
@@ -28,7 +29,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def _here() -> Iterator[None]:
     """Let the flows of this process find the same programs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", warmed()["PATH"])
+        patch.setenv(FOLDER, warmed()[FOLDER])
         yield
 
 
