@@ -1,6 +1,7 @@
 """How every test runs: one thread that sleeps when idle, few examples and always the same ones."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is imported
@@ -29,6 +30,13 @@ def _denormals() -> Iterator[None]:
     """Undo the setting of the process that a stage makes where a test runs one in this process."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def without_own_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process be one that has read no model of the user's own, whatever tests before have read."""
+    for name in [name for name in sys.modules if name.startswith("own.")]:
+        monkeypatch.delitem(sys.modules, name)
 
 
 @pytest.fixture(scope="session")

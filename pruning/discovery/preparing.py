@@ -57,7 +57,7 @@ def begun_with(kind: type[nn.Module]) -> dict[str, float]:
     while names:
         name = names.pop()
         method = getattr(kind, name, None)
-        if name in seen or not isinstance(method, FunctionType) or method.__module__.startswith("torch."):
+        if name in seen or not isinstance(method, FunctionType) or f"{method.__module__}".startswith("torch."):
             continue
         seen.add(name)
         names += method.__code__.co_names

@@ -34,7 +34,7 @@ def wait_for(condition: Callable[[], Any], seconds: float) -> Any:
 
 
 @contextmanager
-def _hearing(number: signal.Signals) -> Iterator[None]:
+def hearing(number: signal.Signals) -> Iterator[None]:
     """Within the context, what is started does not ignore a signal."""
     before = signal.signal(number, signal.default_int_handler)
     try:
@@ -49,7 +49,7 @@ def running(command: list[str], environment: dict[str, str], folder: Path) -> It
 
     A shell lets what it starts in the background ignore an interrupt, and children inherit that: the command hears it.
     """
-    with (folder / "output.txt").open("w") as output, _hearing(signal.SIGINT):
+    with (folder / "output.txt").open("w") as output, hearing(signal.SIGINT):
         process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=output, text=True, start_new_session=True
         )

@@ -324,6 +324,7 @@ def test_a_flow_with_workers_that_are_none_says_so_before_any_stage(project: Pat
     state = pipeline(workers="many", return_state=True)
     assert state.is_failed()
     assert state.message == (
-        "Expected for workers a number from 1 on, or a scheduler's address as tcp://host:8786, got 'many'."
+        "Expected for workers a number from 1 on, or a scheduler's address as tcp://host:8786 "
+        "(of Ray ray:4 or ray:host:6379), got 'many'."
     )
     assert not log(project)

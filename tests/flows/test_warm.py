@@ -11,7 +11,7 @@ import pytest
 from flows.execution import CommandError, Commands
 from flows.warm import FOLDER
 from tests.flow_project import alive
-from tests.flows.serving import wait_for
+from tests.flows.serving import hearing, wait_for
 from tests.projects import warmed
 
 PROGRAM = """
@@ -71,7 +71,7 @@ def test_what_a_program_leaves_behind_is_ended_with_it(folder: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_signal_to_who_asks_ends_what_was_asked_for(folder: Path, number: signal.Signals) -> None:
-    with subprocess.Popen(
+    with hearing(signal.SIGINT), subprocess.Popen(
         ["python", "-m", "tasks", "sleep"], cwd=folder, env={**warmed(), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     ) as asking:  # fmt: skip

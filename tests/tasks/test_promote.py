@@ -103,7 +103,7 @@ def test_a_program_is_told_how_each_variant_was_judged(again: Path) -> None:
     ("words", "expected"),
     [
         (["--cost", "latncy"], "cost"),
-        (["--within", "-1"], "tolerance"),
+        (["--within", "-1"], "within"),
         (["--within", "much"], "within"),
     ],
 )

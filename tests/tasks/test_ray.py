@@ -18,6 +18,7 @@ from pruning.signals.gradients import gradients
 from tasks.common.workers import checked, workers
 from tests.tiny import text, tiny
 
+pytestmark = pytest.mark.usefixtures("without_own_models")
 ABLATION = Ablation(neurons="all", tokens=60, most=120, tolerance=0.1, words=8, seed=1)
 
 

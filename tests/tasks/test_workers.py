@@ -34,6 +34,7 @@ from tests.projects import ENVIRONMENT, ROOT, copy
 from tests.tiny import text, tiny
 
 dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+pytestmark = pytest.mark.usefixtures("without_own_models")
 ABLATION = Ablation(neurons="all", tokens=60, most=120, tolerance=0.1, words=8, seed=1)
 SILENT_SECONDS = 10
 """A busy machine lets a worker be silent for seconds."""
