@@ -21,11 +21,12 @@ def main(address: str, name: str, *words: str) -> None:
             waiting.connect(address)
         except OSError:
             os.execv(sys.executable, [sys.executable, *(["-m", "dvc"] if name == "dvc" else []), *words])  # noqa: S606 - as asked
-        asked = json.dumps([name, words, os.getcwd(), dict(os.environ)]).encode()
+        heeded = signal.getsignal(signal.SIGINT) != signal.SIG_IGN  # as by what a shell runs in the background
+        asked = json.dumps([name, words, os.getcwd(), dict(os.environ), heeded]).encode()
         files = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))]
         waiting.sendmsg([len(asked).to_bytes(4, "big")], files)
         waiting.sendall(asked)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGTERM, *([signal.SIGINT] if heeded else [])):
             signal.signal(number, lambda number, _: waiting.sendall(number.to_bytes(4, "big")))
         try:
             ended = waiting.recv(4)

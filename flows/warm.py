@@ -141,8 +141,11 @@ def _end_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def _run(files: "array.array[int]", name: str, words: list[str], folder: str, environment: dict[str, str]) -> None:
-    """Become the process that was asked for."""
+def _run(
+    files: "array.array[int]", name: str, words: list[str], folder: str, environment: dict[str, str], heeded: bool
+) -> None:
+    """Become the process that was asked for, which heeds an interrupt if who asks does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler if heeded else signal.SIG_IGN)
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
