@@ -70,7 +70,6 @@ SPELLED = (
     ),
 )
 """What of the program is another where the tokens are sub-words: what stands there, and what does instead."""
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
 SAID = ("lowercase", "pattern", "first", "unknown")
 """What the card says of how text is read, beside the rule."""
 SHAPES = ((1, 1), (7, 3), (35, 32), (100, 10))
@@ -250,7 +249,7 @@ def _report(
         "made_with": {
             "python": platform.python_version(),
             "threads": torch.get_num_threads(),
-            **{name: version(name) for name in ("torch", *NEEDED)},
+            **{name: version(name) for name in ("torch", *TARGETS["onnx"].packages)},
         },
     }
 
