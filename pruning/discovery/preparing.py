@@ -26,13 +26,13 @@ def simplified(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     network = _unwrapped(forgetful(copied(model, sharing=_can_share(model))))
     folded = fold(network)
     for module in network.modules():
-        begun = begun_with(type(module))
-        for name, value in list(vars(module).items()):
-            if name in begun and type(value) is Tensor:  # a state that the last call left
+        tensors = {name: value for name, value in vars(module).items() if type(value) is Tensor}
+        begun = begun_with(type(module)) if tensors else {}
+        for name, value in tensors.items():
+            number = not value.ndim and not value.is_floating_point()
+            if name in begun:  # a state that the last call left
                 setattr(module, name, begun[name])
-                continue
-            number = type(value) is Tensor and not value.ndim and not value.is_floating_point()
-            if type(value) is Tensor and not name.startswith("_") and not number:  # it is cut as a buffer is
+            elif not name.startswith("_") and not number:  # it is cut as a buffer is
                 delattr(module, name)
                 module.register_buffer(name, value)
     return network, folded
