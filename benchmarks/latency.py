@@ -26,9 +26,7 @@ from tasks.commands.runtimes import load_onnx
 from tasks.shown.console import track
 
 DENSE = (256, 256)
-CHOSEN = (104, 152)
-"""Neurons that the surgeon keeps of each layer at 50%, rounded to eights: its own choice is 104 and 152."""
-ROUNDED = {
+ROUNDED = {  # what the surgeon keeps of each layer at 50%
     "as chosen, less one": (103, 151),
     "multiples of 8": (104, 152),
     "multiples of 16": (96, 160),

@@ -22,8 +22,6 @@ from pruning.fusion.learned import BOOTSTRAPS, bootstrapped, interval, learn, me
 from pruning.fusion.weights import without_noise
 from pruning.signals.schemas import BESIDE, CRITERIA, SIGNALS
 
-ALONE = (*SIGNALS, *BESIDE, *CRITERIA)
-"""Single signals that precision and stability are told of; `traditional` is `hessian`."""
 KIND = {**dict.fromkeys((*SIGNALS, *BESIDE), "signal"), **dict.fromkeys(CRITERIA, "criterion")}
 
 

@@ -1,6 +1,5 @@
 """Pruning in one line: blocks and neurons chosen, cut, their readers repaired, and what came of it as a short table."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, get_args
@@ -24,8 +23,6 @@ from pruning.steps.comparing import COMPARED, differences, distance
 from pruning.steps.given import like, limited, read_once
 from pruning.steps.measuring import Importance
 from pruning.steps.shallow import gone_of, remaining, shortened_model
-
-logger = logging.getLogger(__name__)
 
 SCOPES = ("measured", *get_args(Scope))
 REPAIRS = get_args(Repair)

@@ -1,6 +1,5 @@
 """Fine-tuning in one line: a pruned network trained on its loss, the best epoch kept."""
 
-import logging
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +12,6 @@ from pruning.models.base import Measurable
 from pruning.steps.given import measurable
 from pruning.training.distillation import Teacher
 from pruning.training.loop import Recipe, train
-
-logger = logging.getLogger(__name__)
 
 USUAL = Recipe(epochs=3, learning_rate=1e-3, portion=1.0, warmup=0.1, weight_decay=0.01, clip=1.0, patience=3)
 """How a pruned network is trained where nothing else is said."""

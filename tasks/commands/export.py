@@ -70,8 +70,6 @@ SPELLED = (
     ),
 )
 """What of the program is another where the tokens are sub-words: what stands there, and what does instead."""
-SAID = ("lowercase", "pattern", "first", "unknown")
-"""What the card says of how text is read, beside the rule."""
 SHAPES = ((1, 1), (7, 3), (35, 32), (100, 10))
 """Steps × columns of the windows that files are checked on, each followed by a second one."""
 SPIKING = 0.8

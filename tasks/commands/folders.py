@@ -1,9 +1,7 @@
 """Folders that a user names: a command replaces there what it made itself, as its list of it says, and nothing else."""
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,13 +17,12 @@ MANIFEST = ".made.json"
 Listed = Mapping[str, list[str]]
 
 
-def check_folder(folder: Path, command: str, *, growing: str | None = None) -> None:
+def check_folder(folder: Path, command: str) -> None:
     """Refuse to write where anything stands that the command did not make, or that was changed since.
 
     Args:
         folder: What the user named.
         command: Who is going to write there.
-        growing: A folder in it to which the command adds and from which it takes nothing.
 
     Raises:
         Unexpected: With one sentence that names the first such file.
@@ -36,47 +33,11 @@ def check_folder(folder: Path, command: str, *, growing: str | None = None) -> N
         return
     listed = _listed(folder, command)
     for name, path in sorted(_entries(folder).items()):
-        if growing is not None and listed is not None and Path(name).parts[0] == growing:
-            continue
         if not _is_listed(name, path, listed):
             raise Unexpected(
                 f"Expected a new or empty folder, or an earlier {command} as it was written, "
                 f"got {folder} with {name!r} in it; move that away, or name another folder with --to."
             )
-
-
-def claim(folder: Path, command: str, *, growing: str) -> None:
-    """Make the folder the command's own, unless it is so already: new, or empty until now."""
-    if _listed(folder, command) is None:
-        check_folder(folder, command)
-        with refusing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        _write_manifest(folder, command, {}, growing)
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask so too out of a folder for the length of a `with`; a kill ends it as well.
-
-    Raises:
-        Unexpected: If another one is at work there.
-    """
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        _lock(place, folder)
-        yield
-    finally:
-        os.close(place)
-
-
-def _lock(place: int, folder: Path) -> None:
-    try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Unexpected(
-            f"Expected one command at a time to write to {folder}, got another that is at work there; "
-            "wait for it, or name another folder with --to."
-        ) from None
 
 
 @contextmanager
@@ -102,30 +63,6 @@ def replacing_folder(folder: Path, command: str) -> Iterator[Path]:
                 earlier.rename(folder)
             raise
         _remove_made(earlier, command)
-
-
-@contextmanager
-def adding(folder: Path, command: str, *, growing: str) -> Iterator[Path]:
-    """Yield an empty folder whose files then take the places of those that the command had made in `folder`.
-
-    Raises:
-        Unexpected: As `check_folder`, before and after the work.
-    """
-    claim(folder, command, growing=growing)
-    check_folder(folder, command, growing=growing)
-    with refusing(folder), _aside(folder.resolve()) as aside:
-        yield aside
-        new = _digests(aside)
-        check_folder(folder, command, growing=growing)
-        before = _listed(folder, command) or {}
-        both = {name: [*before.get(name, []), *([new[name]] if name in new else [])] for name in {**before, **new}}
-        _write_manifest(folder, command, both, growing)  # first, so that a kill leaves nothing that is not listed
-        for name in new:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (aside / name).replace(folder / name)
-        for name in before.keys() - new.keys():
-            (folder / name).unlink(missing_ok=True)
-        _write_manifest(folder, command, {name: [digest] for name, digest in new.items()}, growing)
 
 
 @contextmanager
@@ -194,7 +131,7 @@ def _listed(folder: Path, command: str) -> Listed | None:
         return None
 
 
-def _write_manifest(folder: Path, command: str, files: Listed, growing: str | None = None) -> None:
-    content = {"made_by": command, "files": dict(sorted(files.items())), **({"growing": growing} if growing else {})}
+def _write_manifest(folder: Path, command: str, files: Listed) -> None:
+    content = {"made_by": command, "files": dict(sorted(files.items()))}
     with replacing(folder / MANIFEST) as aside:
         aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,14 +1,11 @@
 """Folders that a user names: replaced where the command made them, refused where anything else is in them."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tasks.commands.folders import MANIFEST, adding, check_folder, claim, replacing_folder
+from tasks.commands.folders import MANIFEST, check_folder, replacing_folder
 from tasks.common.parameters import Unexpected
 
 Change = Callable[[Path], object]
@@ -88,9 +85,8 @@ def test_a_folder_that_another_command_made_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_at_the_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "named").write_text("mine")
-    for command in (write, lambda folder: claim(folder, "experiment", growing="cells")):
-        with pytest.raises(Unexpected, match=r"Expected a folder to write to, got the file .*named\."):
-            command(tmp_path / "named")
+    with pytest.raises(Unexpected, match=r"Expected a folder to write to, got the file .*named\."):
+        write(tmp_path / "named")
     assert (tmp_path / "named").read_text() == "mine"
 
 
@@ -108,55 +104,3 @@ def test_work_that_fails_leaves_the_earlier_folder_and_what_stands_beside_it(tmp
     with pytest.raises(Unexpected, match=r"Expected to write .*named, got No space left on device; make room"):
         fail()
     assert contents(tmp_path) == before
-
-
-def add(folder: Path, **texts: str) -> None:
-    with adding(folder, "experiment", growing="cells") as aside:
-        for name, text in texts.items():
-            (aside / name).write_text(text)
-
-
-def test_a_folder_that_grows_keeps_its_cells_and_drops_only_what_was_made_before(tmp_path: Path) -> None:
-    folder = tmp_path / "named"
-    add(folder, report="one", table="one")
-    (folder / "cells/one").mkdir(parents=True)
-    (folder / "cells/one/x").write_text("cell")
-    add(folder, report="two")
-    assert set(contents(folder)) == {"report", "cells", "cells/one", "cells/one/x", MANIFEST}
-    assert (folder / "report").read_text() == "two"
-    for name, sentence in (("mine", "with 'mine' in it"), ("report", "with 'report' in it")):
-        before = (folder / "report").read_text()
-        (folder / name).write_text("mine")
-        with pytest.raises(Unexpected, match=sentence):
-            add(folder, report="three")
-        assert (folder / name).read_text() == "mine"
-        (folder / "mine").unlink(missing_ok=True)
-        (folder / "report").write_text(before)
-    add(folder, report="four")
-    assert [path.name for path in tmp_path.iterdir()] == ["named"]
-
-
-def test_a_kill_while_files_are_replaced_leaves_a_folder_that_the_next_run_finishes(tmp_path: Path) -> None:
-    folder = tmp_path / "named"
-    add(folder, a="one", b="one")
-    code = f"""
-import os, pathlib
-from tasks.commands.folders import adding
-replace, count = pathlib.Path.replace, []
-def dying(self, target):
-    if "new" in self.parts:
-        count.append(self)
-        if len(count) == 2:
-            os.kill(os.getpid(), 9)
-    return replace(self, target)
-pathlib.Path.replace = dying
-with adding(pathlib.Path({str(folder)!r}), "experiment", growing="cells") as aside:
-    (aside / "a").write_text("two")
-    (aside / "b").write_text("two")
-"""
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
-    assert {(folder / name).read_text() for name in "ab"} == {"one", "two"}
-    check_folder(folder, "experiment", growing="cells")
-    add(folder, a="three", b="three")
-    assert {(folder / name).read_text() for name in "ab"} == {"three"}
-    assert json.loads((folder / MANIFEST).read_text())["made_by"] == "experiment"
