@@ -18,12 +18,14 @@ _TWICE: ContextVar[bool] = ContextVar("twice", default=False)
 
 
 class _Unrolling(TorchFunctionMode):
-    """Runs recurrent layers by what can be differentiated twice at the least cost."""
+    """Runs recurrent layers, and what else has no second derivative, by what has one, at the least cost."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         name = getattr(function, "__name__", "")
+        if name == "hardsigmoid":  # MobileNet's; of its kernel's gradient there is no derivative
+            return nn.functional.relu6((args[0] if args else (kwargs or {})["input"]) + 3) / 6
         if name not in KINDS or function is not getattr(torch._VF, name) or not torch.is_grad_enabled():
             return function(*args, **(kwargs or {}))
         if not _in_one_direction(args):

@@ -158,3 +158,14 @@ def test_outside_the_context_nothing_is_unrolled(monkeypatch):
     with contextlib.suppress(RuntimeError), twice_differentiable():
         raise RuntimeError
     layer_of("lstm")(inputs_of())
+
+
+def test_mobilenets_gate_has_the_second_derivatives_of_what_it_is_made_of():
+    inputs = torch.linspace(-4, 4, 7, dtype=torch.float64, requires_grad=True)
+    expected = [(nn.functional.relu6(inputs + 3) / 6).square().sum(), ((inputs > -3) & (inputs < 3)).double() / 18]
+    with twice_differentiable():
+        found = nn.Hardsigmoid()(inputs).square().sum()
+        (gradient,) = torch.autograd.grad(found, inputs, create_graph=True)
+        (curvature,) = torch.autograd.grad(gradient.sum(), inputs)
+    torch.testing.assert_close(found, expected[0])
+    torch.testing.assert_close(curvature, expected[1])
