@@ -260,6 +260,10 @@ def convolution(call: Call) -> Any:
         return call.unknown([v for v in call.args if isinstance(v, (Value, Address))])
     shape = call.shape()
     channel = len(shape) - (len(weight.shape) - 2) - 1
+    if _is_across(value, weight, channel, padding, shape):
+        call.even([value])
+        call.freeze([weight, bias], f"{call.place} applies it to each neuron alike")
+        return call.value(value.places.narrow(channel, 0, 1).expand(shape))
     _as_channels(call, value, channel)
     rows = column(call.into.place(weight, 0), 0)
     call.into.owning[weight.name, 0] = None
@@ -279,6 +283,17 @@ def convolution(call: Call) -> Any:
     call.positions.mark(rows, "conv")
     view = [len(rows) if dim == channel else 1 for dim in range(len(shape))]
     return call.value(rows.view(view).expand(shape))
+
+
+def _is_across(value: Value, weight: Address, channel: int, padding: Any, shape: Sequence[int]) -> bool:
+    """Return whether neurons run along other dimensions than that of channels, in which the kernel is one place long.
+
+    A mixer of tokens that is written as a convolution takes each token for a channel.
+    """
+    across = [dim for dim in range(channel + 1, len(shape)) if varies(value.places, dim)]
+    alone = all(weight.shape[dim - channel + 1] == 1 and shape[dim] == value.places.shape[dim] for dim in across)
+    bordered = any(size not in (0, "valid") for size in flat([padding]))
+    return bool(across) and alone and not bordered and not varies(value.places, channel)
 
 
 def _as_channels(call: Call, value: Value, channel: int) -> None:

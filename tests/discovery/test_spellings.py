@@ -151,6 +151,20 @@ def tokens_mixed_by_neurons_of_their_own() -> Made:
     return Network(run, **parts), (floats(2, 3, 8, 8),)
 
 
+@spelling({"enter": 8, "inner": 6, "mix": 5}, {"enter", "inner"})
+def tokens_mixed_and_gated_by_convolutions_of_one_place() -> Made:
+    def run(self: Any, image: Tensor) -> Tensor:
+        stream = self.enter(image).flatten(2).transpose(1, 2)
+        stream = stream + self.unmix(F.gelu(self.mix(self.first(stream))))
+        kept, gate = F.gelu(self.inner(stream)).chunk(2, -1)
+        return self.out((stream + self.outer(kept * self.among(self.second(gate)))).mean(1))
+
+    parts = {"enter": nn.Conv2d(3, 8, 4, 4), "first": nn.LayerNorm(8), "mix": nn.Conv1d(4, 5, 1)}
+    parts |= {"unmix": nn.Conv1d(5, 4, 1), "inner": nn.Linear(8, 12), "second": nn.LayerNorm(6)}
+    parts |= {"among": nn.Conv1d(4, 4, 1), "outer": nn.Linear(6, 8), "out": nn.Linear(8, 2)}
+    return Network(run, **parts), (floats(2, 3, 8, 8),)
+
+
 class Adapted(nn.Module):
     """A linear map to which the product of two small matrices is added at each call."""
 
