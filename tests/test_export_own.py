@@ -200,6 +200,30 @@ def test_steps_that_a_networks_own_code_counts_are_as_many_as_in_the_example() -
         program(real(7, 5, 3))
 
 
+def test_sizes_of_a_pruned_networks_own_code_follow_beside_sizes_that_are_left_free() -> None:
+    def run(self: Any, x: Tensor) -> Tensor:
+        state = torch.zeros(x.shape[0], 6)
+        for step in x.unbind(1):
+            state = torch.tanh(self.enter(step) + self.back(state))
+        return self.out(state)
+
+    network = Network(run, enter=nn.Linear(3, 6), back=nn.Linear(6, 6), out=nn.Linear(6, 2))
+    model = select(pruning.discover(network, real(2, 4, 3)), {"enter": torch.tensor([4, 1])})
+    inputs = real(7, 4, 3)
+    torch.testing.assert_close(pruning.program_of(model).module()(inputs), model(inputs))
+
+
+def test_where_pytorch_cannot_leave_an_images_sides_free_the_examples_are() -> None:
+    def run(self: Any, x: Tensor) -> Tensor:
+        image = torch.relu(self.enter(x))
+        image = nn.functional.avg_pool2d(image, image.size(3))
+        return self.out(image.view(image.size(0), -1))
+
+    network = Network(run, enter=nn.Conv2d(3, 6, 3, stride=2, padding=1), out=nn.Linear(6, 2))
+    program, inputs = pruning.program_of(network, real(2, 3, 8, 8)).module(), real(7, 3, 8, 8)
+    torch.testing.assert_close(program(inputs), network(inputs))
+
+
 def remembering(self: Any, x: Tensor) -> Tensor:
     outputs, state = self.rnn(x, self.state)
     self.state = state.detach()

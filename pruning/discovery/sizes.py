@@ -58,6 +58,8 @@ def numbered(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], change
             return tuple(found) if isinstance(value, tuple) else found
         if isinstance(value, int) and not isinstance(value, bool):
             return change(next(counter), value)
+        if isinstance(value, torch.SymInt):  # a size that `torch.export` leaves free: no number, but in its place
+            next(counter)
         return value
 
     first = _AT.get(name, 1)

@@ -35,7 +35,8 @@ def program_of(model: nn.Module, inputs: Any = None) -> ExportedProgram:
 
     `torch.export.load` needs nothing of this library. Every dimension of the inputs is free that the network leaves
     free: of examples, of steps also where a recurrent layer of PyTorch's reads them, which is one fused operation.
-    Where its own code loops over steps, these are as many as in the example. Packed sequences stay padded, as long as
+    Where its own code loops over steps, these are as many as in the example. Where PyTorch cannot leave free all that
+    could be, an image's sides say, the examples are free alone. Packed sequences stay padded, as long as
     they came, zeros behind their lengths. A language model of a built-in family is a program
     `(tokens, state) → (logits, state)`, and both are free.
 
@@ -160,16 +161,24 @@ def _of_two(network: nn.Module, example: Inputs) -> Inputs:
 
 
 def _exported(network: nn.Module, example: Inputs, *, strict: bool) -> ExportedProgram:
-    """Return a network as a graph, each dimension free that can be."""
+    """Return a network as a graph, each dimension free that can be: any of them, or else the first alone."""
+    failed: list[Exception] = []
+    for free in (None, 0):
+        try:
+            return _with_free(network, example, free, strict=strict)
+        except Exception as error:  # whatever PyTorch, or a user's code, says of numbers that are not known yet
+            failed.append(error)
+    raise ValueError(f"Expected a network that torch.export can follow, got {said(failed[0])}.") from failed[0]
+
+
+def _with_free(network: nn.Module, example: Inputs, free: int | None, *, strict: bool) -> ExportedProgram:
+    """Return a network as a graph, one dimension of each input free, or all of them."""
     shapes = ShapesCollection()  # type: ignore[no-untyped-call]
     for tensor in (leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)):
-        shapes[tensor] = dict.fromkeys(range(tensor.ndim), Dim.AUTO)
-    free: Any = shapes
-    try:
-        with uncached(network), evaluating(network), torch.no_grad(), Padding():
-            return torch.export.export(network, *example, dynamic_shapes=free, strict=strict)
-    except Exception as error:  # whatever PyTorch, or a user's code, says of numbers that are not known yet
-        raise ValueError(f"Expected a network that torch.export can follow, got {said(error)}.") from error
+        shapes[tensor] = {dim: Dim.AUTO if free in (None, dim) else Dim.STATIC for dim in range(tensor.ndim)}
+    dynamic: Any = shapes
+    with uncached(network), evaluating(network), torch.no_grad(), Padding():
+        return torch.export.export(network, *example, dynamic_shapes=dynamic, strict=strict)
 
 
 class _Lengths(TorchFunctionMode):
