@@ -40,7 +40,7 @@ from pruning.models.losses import kind_of_loss, objective_of
 from pruning.models.metrics import Metric, metrics_of
 from pruning.models.objectives import Criterion, Objective
 from pruning.models.parting import some_of
-from pruning.models.tapping import tapping
+from pruning.models.tapping import Taps, tapping, with_recurrent_readers
 from pruning.models.use import Use, one_loss
 
 
@@ -282,15 +282,19 @@ class Adapted(Measurable):
         zeros = {name: torch.zeros_like(values, requires_grad=True) for name, values in read.items()}
         apart.give(zeros)
         with tapping(self, frozenset(apart.uses)) as found, apart if zeros else nullcontext():
-            outputs, state = self.predicted(inputs, state)
+            outputs, after = self.predicted(inputs, state)
+        if self._scatters(found):
+            return self.tapped(inputs, state)
         zeros |= found.zeros
-        return outputs, {layer.name: zeros[layer.name] for layer in self.layers() if layer.name in zeros}, state
+        return outputs, {layer.name: zeros[layer.name] for layer in self.layers() if layer.name in zeros}, after
 
     def outputs(self, inputs: Any, state: Any = None) -> dict[str, Tensor]:
         """Return each layer's outputs by layer, (steps, examples, width), see `tapped`."""
         apart = self._each_reader(inputs)
         with torch.no_grad(), tapping(self, frozenset(apart.uses)) as found, apart if apart.uses else nullcontext():
             self.read(inputs, state)
+        if self._scatters(found):
+            return self.outputs(inputs, state)
         return found.outputs | {name: uses.outputs() for name, uses in apart.uses.items() if uses.values}
 
     def _each_reader(self, inputs: Any) -> Apart:
@@ -298,11 +302,18 @@ class Adapted(Measurable):
         if self._scattered is None:
             with torch.no_grad(), tapping(self) as found:
                 self.read(inputs)
-            self._scattered = frozenset(layer.name for layer in self.layers() if layer.name not in found.zeros)
+            names = (layer.name for layer in self.layers() if layer.name not in found.zeros)
+            self._scattered = with_recurrent_readers(self, names)
         layers = [layer for layer in self.layers() if layer.name in self._scattered]
         first = next((part for part in tensors_in(inputs) if part.ndim > self.example_dim), None)
         examples = 0 if first is None else first.shape[self.example_dim]
         return Apart(self, layers, examples, self.example_dim)
+
+    def _scatters(self, found: Taps) -> bool:
+        """Return whether a batch shows that readers of a layer read different numbers, which in another were equal."""
+        before = self._scattered or frozenset()
+        self._scattered = with_recurrent_readers(self, before | found.reasons.keys())
+        return self._scattered != before
 
     def objective(self, targets: Any) -> Objective:
         """Return what the network is for, which its loss says, and for one that is not known the targets' kind."""

@@ -1,8 +1,8 @@
 """What is added to the outputs of a layer in a network that nobody here wrote, so that all its readers see it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -27,13 +27,15 @@ class Taps:
     zeros: dict[str, Tensor]
     outputs: dict[str, Tensor]
     reasons: dict[str, str]
+    _read: dict[str, tuple[Slice, Tensor]] = field(default_factory=dict)
 
 
 @contextmanager
 def tapping(model: Measurable, without: frozenset[str] = frozenset()) -> Iterator[Taps]:
     """Within the context, add zeros to each layer's outputs; collect them and the outputs, (steps, examples, width).
 
-    A layer that several modules read has the same zeros added to what each of them reads. No hook is left behind.
+    A layer that several modules read has the same zeros added to what each of them reads, unless they read different
+    numbers of it: other steps, say. No hook is left behind.
     """
     found = Taps({}, {}, {})
     with ExitStack() as handles:
@@ -57,6 +59,16 @@ def tapping(model: Measurable, without: frozenset[str] = frozenset()) -> Iterato
         found.outputs.pop(name, None)
 
 
+def with_recurrent_readers(model: Measurable, names: Iterable[str]) -> frozenset[str]:
+    """Return layers that no one place shows, and the recurrent ones that read them: these are not to run again here."""
+    known, layers = set(names), model.layers()
+    recurrent = [layer for layer in layers if isinstance(model.get_submodule(layer.output), nn.RNNBase)]
+    for _ in recurrent:
+        read = {piece.parameter for layer in layers if layer.name in known for piece in layer.read}
+        known |= {layer.name for layer in recurrent if any(name.startswith(f"{layer.output}.") for name in read)}
+    return frozenset(known)
+
+
 def _tap(found: Taps, layer: NeuronLayer, piece: Slice, example_dim: int, first: bool, values: Tensor) -> Tensor | None:
     """Return the zeros to add to values that hold the layer's outputs, the same ones at each of its readers.
 
@@ -76,7 +88,18 @@ def _tap(found: Taps, layer: NeuronLayer, piece: Slice, example_dim: int, first:
     if layer.name not in found.zeros:
         found.outputs[layer.name] = place.arranged(values.detach())
         found.zeros[layer.name] = torch.zeros_like(found.outputs[layer.name], requires_grad=True)
+        found._read[layer.name] = piece, values
+    elif not _is_read_alike(found, layer.name, place, values):
+        found.reasons[layer.name] = f"{piece.parameter} reads other numbers of it than its first reader"
+        return None
     return place.restored(found.zeros[layer.name])
+
+
+def _is_read_alike(found: Taps, name: str, place: Place, values: Tensor) -> bool:
+    """Return whether a further reader of a layer reads what its first one does: all steps, not one of them, say."""
+    piece, first = found._read[name]
+    same = replace(piece, parameter="", bias="") == replace(place.piece, parameter="", bias="")
+    return (same and values is first) or torch.equal(place.arranged(values.detach()), found.outputs[name])
 
 
 def _backwards(model: Measurable, name: str) -> int | None:

@@ -58,6 +58,17 @@ def cell(kind):
     return lambda: (Net(stepped, cell=getattr(nn, kind)(4, 6), out=nn.Linear(6, 3)), (draw(4, 5, 4),))
 
 
+def whole_and_by_steps(net, x):
+    read, _ = net.rnn(net.emb(x))
+    state = sum(net.step(net.emb(x)[:, step]).tanh() for step in range(x.shape[1]))
+    return net.out(torch.cat([read[:, -1], state], 1))
+
+
+def now_and_then(net, x):
+    hidden = net.first(x).tanh()
+    return net.out((net.now(hidden[:, 1:]) * net.then(hidden[:, :-1])).tanh().mean(1))
+
+
 def stream():
     layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True, dropout=0.0)
     encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
@@ -84,6 +95,20 @@ CASES = {
         (draw(4, 2, 6, 6),),
     ),
     "the stream of a Transformer": lambda: (stream(), (torch.randint(9, (4, 5)),)),
+    "one reader of a whole sequence and one of each step": lambda: (
+        Net(
+            whole_and_by_steps,
+            emb=nn.Embedding(9, 5),
+            rnn=nn.GRU(5, 4, batch_first=True),
+            step=nn.Linear(5, 3),
+            out=nn.Linear(7, 3),
+        ),
+        (torch.randint(9, (4, 5)),),
+    ),
+    "readers of equally many other steps": lambda: (
+        Net(now_and_then, first=nn.Linear(4, 6), now=nn.Linear(6, 5), then=nn.Linear(6, 5), out=nn.Linear(5, 3)),
+        (draw(4, 5, 4),),
+    ),
     "operations on parameters": lambda: (
         Net(by_operations, first=nn.Linear(4, 6), second=nn.Linear(6, 3)),
         (draw(4, 4),),
