@@ -15,7 +15,7 @@ from pruning.core.hooks import record
 from pruning.core.modes import derivatives
 from pruning.core.neurons import NeuronLayer, expect_finite
 from pruning.core.progress import Track, silently
-from pruning.core.statistics import ClusteredMean, merged
+from pruning.core.statistics import ClusteredMean
 from pruning.core.tables import rows_of, table, unmeasured
 from pruning.core.workers import Map, in_turn
 from pruning.data.windows import Batches
@@ -28,6 +28,9 @@ DEPENDENT = 2.0
 """Variance of a divergence, over what it would be if columns of neighbouring windows did not depend on each other."""
 LEAST = 0.1
 """Share of a layer's mean divergence below which a neuron's scale does not fall."""
+
+COUNTS = ""
+"""What no layer is called: under this name stands how many targets of each column count."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,30 +65,50 @@ class Intervention:
 
 @dataclass
 class _Pull:
-    """What labels of some text say of one layer's gates, mergeable.
+    """What labels of some text say of one layer's gates.
 
     Attributes:
         terms: −∂L/∂m, nat/token; a batch is a cluster.
-        squares: Σ s² / n, nat/token, s being the gate's gradient in one column of a window; 0 where they are not known.
+        squares: Σ s², s being the gate's gradient in one column of a window, (width,); 0 where columns are not known.
+        stretches: −Σ s of each of `GROUPS` stretches of the text as it runs, (GROUPS, width).
+        tokens: Of each stretch, (GROUPS,).
     """
 
     terms: ClusteredMean
-    squares: ClusteredMean
+    squares: Tensor
+    stretches: Tensor
+    tokens: Tensor
 
     @classmethod
     def empty(cls, width: int) -> Self:
         """Return the state that has seen nothing."""
-        return cls(ClusteredMean.empty(width), ClusteredMean.empty(width))
+        squares, stretches, tokens = (torch.zeros(s, dtype=torch.float64) for s in (width, (GROUPS, width), GROUPS))
+        return cls(ClusteredMean.empty(width), squares, stretches, tokens)
 
-    def update(self, gates: Tensor, weight: float) -> None:
-        """Take in a batch: what `_gates` says of it, (2, width), and how much it counts."""
-        count = torch.tensor([weight], dtype=torch.float64)
-        self.terms.update(-weight * gates[:1], count)
-        self.squares.update(weight * gates[1:], count)
+    def update(self, gates: Tensor, weight: float, counts: Tensor, places: Tensor) -> None:
+        """Take in what `_gates` says of a batch, (1 + columns, width), whose columns are of the stretches at `places`.
 
-    def merge(self, other: Self) -> Self:
-        """Return the state of both texts together."""
-        return type(self)(self.terms.merge(other.terms), self.squares.merge(other.squares))
+        Args:
+            gates: ∂L/∂m, and s of each column.
+            weight: What the batch counts.
+            counts: What each column counts, (columns,).
+            places: (columns,).
+        """
+        whole = gates.double()
+        self.terms.update(-weight * whole[:1], torch.tensor([weight], dtype=torch.float64))
+        slopes = whole[1:]
+        self.squares += slopes.square().sum(0)
+        self.stretches.index_add_(0, places, -slopes if len(slopes) else -weight * whole)
+        self.tokens.index_add_(0, places, counts.double())
+
+    @property
+    def between(self) -> np.ndarray:
+        """Standard error of the terms from how far stretches of the text differ, (width,)."""
+        read = self.tokens > 0
+        means = (self.stretches[read] / self.tokens[read, None]).numpy()
+        if len(means) < 2:
+            return self.terms.standard_error.numpy()
+        return np.asarray(means.std(axis=0, ddof=1) / np.sqrt(len(means)))
 
 
 def intervention(
@@ -116,7 +139,7 @@ def intervention(
       D̂ = w D + (1 − w) c C with c = ΣD / ΣC and 1 − w = 2 E[error² of D] / E[(D − c C)²], the error being doubled since
       neighbouring windows are of one document;
     - of the label term L counts f L with 1 − f = E[error² of L] / E[(L − μ)²], μ being the layer's mean and the error
-      that between eight stretches of the text; or `label_share` of it.
+      that between eight consecutive stretches of the text, which sees how far documents differ; or `label_share` of it.
 
     Of a wide network that is none of the families a sample can be removed (`neurons`), each for a reading. Each layer's
     own then say how far its numbers are trusted, and a neuron that was not removed has no divergence and no importance.
@@ -171,32 +194,30 @@ def intervention(
     return table(INTERVENTION, frame[list(INTERVENTION.columns)])
 
 
-def _expected(rows: pd.DataFrame, groups: Sequence[_Pull], share: float | None) -> dict[str, np.ndarray]:
+def _expected(rows: pd.DataFrame, pull: _Pull, share: float | None) -> dict[str, np.ndarray]:
     """Return a layer's further columns, by what its neurons that were removed say; not numbers for the others."""
-    whole = merged(groups)
     measured, error = rows["divergence"].to_numpy(), rows["divergence_error"].to_numpy()
-    curvature, removed = whole.squares.mean.numpy() / 2, np.isfinite(measured)
+    curvature, removed = (pull.squares / pull.terms.tokens).numpy() / 2, np.isfinite(measured)
     weight, companion = 1.0, curvature
     if curvature[removed].sum() > 0 and measured[removed].sum() > 0:
         companion = curvature * (measured[removed].sum() / curvature[removed].sum())
         middle = (measured + companion) / 2
         weight = _trusted(measured - companion, DEPENDENT**0.5 * error, middle)
     divergence = weight * measured + (1 - weight) * companion if weight < 1 else measured
-    term = whole.terms.mean.numpy()
+    term, term_error = pull.terms.mean.numpy(), pull.terms.standard_error.numpy()
     factor = share
     if factor is None:
         scale = np.maximum(divergence, max(divergence[removed].mean(), 0) * LEAST)
         varies = scale > 0
         mean = float(np.average(term[varies], weights=1 / scale[varies])) if varies.any() else 0.0
-        between = _between(groups) if len(groups) > 1 else whole.terms.standard_error.numpy()
-        factor = _trusted(term - mean, between, np.sqrt(scale))
+        factor = _trusted(term - mean, pull.between, np.sqrt(scale))
     return {
         "curvature": curvature,
         "label_term": term,
-        "label_error": whole.terms.standard_error.numpy(),
+        "label_error": term_error,
         "trusted": np.full(len(term), factor),
         "importance": divergence + factor * term,
-        "standard_error": np.hypot(weight * error, factor * whole.terms.standard_error.numpy()),
+        "standard_error": np.hypot(weight * error, factor * term_error),
     }
 
 
@@ -208,12 +229,6 @@ def _trusted(deviations: np.ndarray, errors: np.ndarray, scale: np.ndarray) -> f
     return max(0.0, 1 - noise / spread) if spread > 0 else 0.0
 
 
-def _between(groups: Sequence[_Pull]) -> np.ndarray:
-    """Return the standard error of the label term from how far stretches of text differ, (width,)."""
-    means = np.stack([group.terms.mean.numpy() for group in groups])
-    return np.asarray(means.std(axis=0, ddof=1) / np.sqrt(len(means)))
-
-
 def label_terms(
     model: Measurable, labelled: Batches, batches: int, track: Track, map: Map = in_turn
 ) -> dict[str, ClusteredMean]:
@@ -222,41 +237,50 @@ def label_terms(
     Raises:
         ValueError: If fewer than two batches have targets.
     """
-    return {name: merged(groups).terms for name, groups in label_pulls(model, labelled, batches, track, map).items()}
+    return {name: pull.terms for name, pull in label_pulls(model, labelled, batches, track, map).items()}
 
 
 def label_pulls(
     model: Measurable, labelled: Batches, batches: int, track: Track, map: Map = in_turn
-) -> dict[str, list[_Pull]]:
-    """Return what labels say of every layer's gates, in consecutive stretches of the text.
+) -> dict[str, _Pull]:
+    """Return what labels say of every layer's gates.
+
+    The columns of windows run on from one to the next, so that the text is all of the first column, then all of the
+    second: in C columns of W windows, column c of window i is of stretch ⌊(c W + i) · 8 / (C W)⌋. Were a stretch some
+    windows with all of their columns, it would have a part of every document, and none would differ as documents do.
 
     Raises:
         ValueError: If fewer than two batches have targets.
     """
     pairs, layers, read = model.pairs(labelled), model.layers(), 0
     count = min(batches, len(pairs))
-    pulls = {layer.name: [_Pull.empty(layer.width) for _ in range(min(GROUPS, count))] for layer in layers}
+    pulls = {layer.name: _Pull.empty(layer.width) for layer in layers}
     each = gates_of_each(model, layers, pairs, count, track=track, what="intervention", map=map, gates=_gates)
     for index, gates in enumerate(each):
         if gates is None:
             continue
         weight, values = gates
-        for name, groups in pulls.items():
-            groups[index * len(groups) // count].update(values[name], weight)
+        counts = values[COUNTS]
+        places = (torch.arange(len(counts)) * count + index) * GROUPS // (len(counts) * count)
+        for name, pull in pulls.items():
+            pull.update(values[name], weight, counts, places)
         read += 1
     if read < 2:
         raise ValueError(f"Expected at least two batches with targets for `intervention`, got {read}.")
-    return {name: [group for group in groups if group.terms.tokens.any()] for name, groups in pulls.items()}
+    return pulls
 
 
 def _gates(
     model: Measurable, layers: Sequence[NeuronLayer], inputs: Any, targets: Any, state: Any
 ) -> tuple[dict[str, Tensor], Any]:
-    """Return ∂L/∂m and Σ s² / n of a window, (2, width) by layer, and the state; s leaves out what it read before."""
+    """Return ∂L/∂m, and s of each column, nat, of a window, (1 + columns, width) by layer, their counts, and the state.
+
+    s leaves out what the window read before. A batch whose columns are not known counts as one, without s.
+    """
+    weight = model.weight(targets)
     if not isinstance(model, LanguageModel):
         gates, after = gate_gradients(model, layers, inputs, targets, state)
-        return {name: torch.stack([values, torch.zeros_like(values)]) for name, values in gates.items()}, after
-    weight = model.weight(targets)
+        return {COUNTS: torch.tensor([weight]), **{name: values[None] for name, values in gates.items()}}, after
     outputs: dict[str, Tensor] = {}
     with record(model, layers, outputs.__setitem__):  # with derivatives' kernels, as whoever passes over it does
         after = model.read(inputs, state)
@@ -266,8 +290,10 @@ def _gates(
     loss = model.objective(targets).likelihood_loss(logits, targets) / weight
     slopes = derivatives(loss, [*weights.values(), *taps.values()])
     products = {name: w.detach() * g for (name, w), g in zip(weights.items(), slopes, strict=False)}
-    squares = {
-        name: (outputs[name].detach().view_as(g) * g).sum(0).square().sum(0) * weight
+    columns = {
+        name: (outputs[name].detach().view_as(g) * g).sum(0) * weight
         for name, g in zip(taps, slopes[len(weights) :], strict=True)
     }
-    return {name: torch.stack([values, squares[name]]) for name, values in gate_sums(layers, products).items()}, after
+    counts = model.objective(targets).counted(targets).view_as(targets).sum(0)
+    sums = gate_sums(layers, products)
+    return {COUNTS: counts, **{name: torch.cat([s[None], columns[name]]) for name, s in sums.items()}}, after

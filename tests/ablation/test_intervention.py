@@ -68,7 +68,7 @@ def expected_by_hand(divergence, error, columns, slopes, groups, tokens):
         error: Its standard error.
         columns: Gate gradients, [window][column][neuron].
         slopes: Mean gate gradient, [window][neuron].
-        groups: The stretch of text that each window is of.
+        groups: The stretch of text that each column of each window is of, [window][column].
         tokens: Of each window.
     """
     neurons, total = range(len(divergence)), sum(tokens)
@@ -86,10 +86,11 @@ def expected_by_hand(divergence, error, columns, slopes, groups, tokens):
     mean = sum(x / s for x, s in zip(term, scales, strict=True)) / sum(1 / s for s in scales)
     explained = noise = 0.0
     for i in neurons:
-        means = [
-            np.average([-w[i] for w, of in zip(slopes, groups, strict=True) if of == g])  # windows are equally long
-            for g in sorted(set(groups))
-        ]
+        stretches = {}
+        for window, count, places in zip(columns, tokens, groups, strict=True):
+            for column, place in zip(window, places, strict=True):  # columns are equally long
+                stretches.setdefault(place, []).append((-column[i], count / len(window)))
+        means = [sum(s for s, _ in parts) / sum(n for _, n in parts) for parts in stretches.values()]
         explained += (term[i] - mean) ** 2 / scales[i]
         noise += np.var(means, ddof=1) / len(means) / scales[i]
     trusted = max(0, 1 - noise / explained)
@@ -102,7 +103,8 @@ def test_importance_curvature_and_trust_are_those_of_loops_over_columns_and_stre
     model, labelled = tiny("untied", WIDTHS[2], family), Windows(text(320, seed=1), first=0, batch=4, bptt=4)
     table = intervention(model, windows(), labelled, SETTINGS)
     columns, slopes = columns_by_hand(model, [*labelled]), gradients_by_hand(model, labelled)
-    groups = [index * 8 // len(labelled) for index in range(len(labelled))]
+    order = [(column, index) for column in range(4) for index in range(len(labelled))]  # as the text runs
+    groups = [[order.index((column, index)) * 8 // len(order) for column in range(4)] for index in range(len(labelled))]
     for place, layer in enumerate(model.layers()):
         rows = table[table["layer"] == layer.name]
         expected = expected_by_hand(
@@ -127,6 +129,18 @@ def test_a_share_of_the_label_term_that_is_given_is_what_counts_of_it():
     assert (tables[0.5]["trusted"] == 0.5).all()
     errors = tables[0.5]["standard_error"] ** 2 - tables[0.0]["standard_error"] ** 2
     np.testing.assert_allclose(errors, (0.5 * tables[0.0]["label_error"]) ** 2, atol=1e-14)
+
+
+def test_text_whose_documents_differ_is_trusted_less_than_the_same_lines_shuffled():
+    """Two kinds of document, one in each half: windows of four columns hold both, whatever their step."""
+    model, lines = tiny(spread=0.5), text(1600).view(2, -1, 8).clone()
+    lines[0] %= 3  # words that the other half hardly has
+    mixed = lines.flatten(0, 1)[torch.randperm(lines.shape[1] * 2, generator=torch.Generator().manual_seed(1))]
+    parted, shuffled = (
+        intervention(model, windows(), Windows(read.flatten(), first=0, batch=4, bptt=4), SETTINGS)["trusted"].mean()
+        for read in (lines, mixed)
+    )
+    assert parted < shuffled - 0.05
 
 
 def test_labels_that_are_noise_alone_are_hardly_trusted_and_many_labels_are():
