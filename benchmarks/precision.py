@@ -39,7 +39,8 @@ def said(folder: Path, subject: Subject | None, tokens: int) -> pd.DataFrame | N
 
     def made() -> pd.DataFrame:
         assert subject is not None
-        return intervention(subject.model, subject.calibration(), subject.labels(), Intervention(tokens=tokens))
+        read, settings = subject.calibration(), Intervention(tokens=tokens)
+        return intervention(subject.model, read, subject.labels(), settings, trained=read)
 
     name = f"intervention-{tokens}"
     return table(folder, name, made) if subject or (folder / f"{name}.parquet").is_file() else None

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 import torch
+from scipy.optimize import nnls
 from torch import Tensor
 
 from pruning.ablation.oracle import Ablation, neurons_to_measure, oracle
@@ -102,10 +103,15 @@ class _Pull:
         self.tokens.index_add_(0, places, counts.double())
 
     @property
+    def apart(self) -> np.ndarray:
+        """The term by each stretch that was read, (stretches, width)."""
+        read = self.tokens > 0
+        return (self.stretches[read] / self.tokens[read, None]).numpy()
+
+    @property
     def between(self) -> np.ndarray:
         """Standard error of the terms from how far stretches of the text differ, (width,)."""
-        read = self.tokens > 0
-        means = (self.stretches[read] / self.tokens[read, None]).numpy()
+        means = self.apart
         if len(means) < 2:
             return self.terms.standard_error.numpy()
         return np.asarray(means.std(axis=0, ddof=1) / np.sqrt(len(means)))
@@ -117,6 +123,7 @@ def intervention(
     labelled: Batches,
     settings: Intervention | None = None,
     *,
+    trained: Batches | None = None,
     track: Track = silently,
     map: Map = in_turn,
 ) -> pd.DataFrame:
@@ -141,6 +148,12 @@ def intervention(
     - of the label term L counts f L with 1 − f = E[error² of L] / E[(L − μ)²], μ being the layer's mean and the error
       that between eight consecutive stretches of the text, which sees how far documents differ; or `label_share` of it.
 
+    Text that the model was trained on (`trained`) tells of many more documents, though of ones that it has seen. With T
+    its label term, a T + b L counts in place of f L: each stretch's own term is predicted from T and from the other
+    stretches, a and b ≥ 0 by least squares over the layer's neurons, all less their mean and over √D (stacking, Wolpert
+    1992; Breiman 1996). Where a model has learnt its text by heart, T does not tell what other text says, and a is near
+    0. `label_term` is then (a T + b L) / (a + b), and a + b of it is trusted.
+
     Of a wide network that is none of the families a sample can be removed (`neurons`), each for a reading. Each layer's
     own then say how far its numbers are trusted, and a neuron that was not removed has no divergence and no importance.
 
@@ -161,6 +174,8 @@ def intervention(
         windows: Any text (or other batches), such as the training's: its labels are not used.
         labelled: Text that the model was not trained on, nor is to be judged by.
         settings: How much of both is read.
+        trained: Text with labels that the model was trained on, no part of `labelled`; as many of its batches are read.
+            `windows` may be it. Left out where `label_share` is given.
         track: Shows progress.
         map: Who computes: each worker removes its share of the neurons, and differentiates some labelled batches.
 
@@ -185,16 +200,19 @@ def intervention(
         ["layer", "neuron", "divergence", "divergence_error"]
     ]
     frame = rows_of(*zip(*layers, strict=True)).merge(removed, on=["layer", "neuron"], how="left")
-    pulls = label_pulls(model, labelled, settings.batches, track, map)
+    pulls, seen = label_pulls(model, labelled, settings.batches, track, map), {}
+    if trained is not None and settings.label_share is None:
+        seen = label_pulls(model, trained, min(settings.batches, len(model.pairs(labelled))), track, map)
     layers_of = frame["layer"].to_numpy(dtype=str)
     for layer in model.layers():  # the table's rows are sorted by name, as `model.layers()` need not be
         rows = np.flatnonzero(layers_of == layer.name)
-        for name, values in _expected(frame.iloc[rows], pulls[layer.name], settings.label_share).items():
+        known = (pulls[layer.name], seen.get(layer.name), settings.label_share)
+        for name, values in _expected(frame.iloc[rows], *known).items():
             frame.loc[rows, name] = values
     return table(INTERVENTION, frame[list(INTERVENTION.columns)])
 
 
-def _expected(rows: pd.DataFrame, pull: _Pull, share: float | None) -> dict[str, np.ndarray]:
+def _expected(rows: pd.DataFrame, pull: _Pull, seen: _Pull | None, share: float | None) -> dict[str, np.ndarray]:
     """Return a layer's further columns, by what its neurons that were removed say; not numbers for the others."""
     measured, error = rows["divergence"].to_numpy(), rows["divergence_error"].to_numpy()
     curvature, removed = (pull.squares / pull.terms.tokens).numpy() / 2, np.isfinite(measured)
@@ -208,9 +226,14 @@ def _expected(rows: pd.DataFrame, pull: _Pull, share: float | None) -> dict[str,
     factor = share
     if factor is None:
         scale = np.maximum(divergence, max(divergence[removed].mean(), 0) * LEAST)
-        varies = scale > 0
-        mean = float(np.average(term[varies], weights=1 / scale[varies])) if varies.any() else 0.0
-        factor = _trusted(term - mean, pull.between, np.sqrt(scale))
+        if seen is None or len(pull.apart) < 2:
+            factor = _trusted(_less_mean(term, scale), pull.between, np.sqrt(scale))
+        else:
+            beside, own = _weights(seen.terms.mean.numpy(), pull.apart, scale)
+            factor = beside + own
+            if factor:
+                term = (beside * seen.terms.mean.numpy() + own * term) / factor
+                term_error = np.hypot(beside * seen.terms.standard_error.numpy(), own * term_error) / factor
     return {
         "curvature": curvature,
         "label_term": term,
@@ -227,6 +250,22 @@ def _trusted(deviations: np.ndarray, errors: np.ndarray, scale: np.ndarray) -> f
     spread = float(np.square(deviations[varies] / scale[varies]).sum())
     noise = float(np.square(errors[varies] / scale[varies]).sum())
     return max(0.0, 1 - noise / spread) if spread > 0 else 0.0
+
+
+def _less_mean(term: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return what a layer's terms, whose variances go with `scale`, have beyond their mean; (..., width)."""
+    varies = scale > 0
+    return term - np.average(term[..., varies], weights=1 / scale[varies], axis=-1)[..., None] if varies.any() else term
+
+
+def _weights(seen: np.ndarray, apart: np.ndarray, scale: np.ndarray) -> tuple[float, float]:
+    """Return what the term of text that was seen, (width,), and that of stretches, (stretches, width), count, ≥ 0."""
+    varies = scale > 0
+    others = (apart.sum(0) - apart) / (len(apart) - 1)
+    given = (np.broadcast_to(seen, apart.shape), others, apart)
+    both, own, wanted = ((_less_mean(g, scale) / np.sqrt(np.where(varies, scale, 1)))[:, varies].ravel() for g in given)
+    weights, _ = nnls(np.stack([both, own], 1), wanted)
+    return float(weights[0]), float(weights[1])
 
 
 def label_terms(

@@ -119,6 +119,7 @@ def measure(
         return gradients(separate, judged, **settings, track=track, map=map), covariances
     if name == "intervention":
         removing = Intervention(**settings, seed=seed)
-        return intervention(separate, windows, judged, removing, track=track, map=map), covariances
+        trained = None if judged is windows else windows
+        return intervention(separate, windows, judged, removing, trained=trained, track=track, map=map), covariances
     measured = hessian if name == "hessian" else criteria
     return measured(separate, judged, **settings, seed=seed, track=track, map=map), covariances

@@ -39,18 +39,23 @@ def calibration_batches(job: Job) -> Batches:
     return read_batches(job, "train", **job.settings("calibration"))
 
 
-def labelled_batches(job: Job) -> Batches:
-    """Return what signals read that look at labels: text held out from training if there is any, else `calibration`'s.
+def held_out_batches(job: Job) -> Batches | None:
+    """Return the text held out from training, None where there is none.
 
     It is the split `calibration` of the corpus, or of a model of the user's own.
     """
     source = job.settings("model")["source"]
     if source:
-        held_out = read_own(source).calibration
-        return calibration_batches(job) if held_out is None else held_out
+        return read_own(source).calibration
     if not len(read_tokens(job.input("prepare/corpus"), HELD_OUT)):
-        return calibration_batches(job)
+        return None
     return read_windows(job, HELD_OUT, **job.settings("calibration"))
+
+
+def labelled_batches(job: Job) -> Batches:
+    """Return what signals read that look at labels: text held out from training, else that of `calibration`."""
+    held_out = held_out_batches(job)
+    return calibration_batches(job) if held_out is None else held_out
 
 
 def first_token(vocabulary: Path) -> int:

@@ -60,6 +60,36 @@ def columns_by_hand(model, read):
     return found
 
 
+def stretches_by_hand(columns, groups, tokens, i):
+    """Return −Σ s / n of one neuron in each stretch of the text, in no order."""
+    stretches = {}
+    for window, count, places in zip(columns, tokens, groups, strict=True):
+        for column, place in zip(window, places, strict=True):  # columns are equally long
+            stretches.setdefault(place, []).append((-column[i], count / len(window)))
+    return [sum(s for s, _ in parts) / sum(n for _, n in parts) for parts in stretches.values()]
+
+
+def weights_by_hand(seen, stretches, scales):
+    """Return a, b ≥ 0 of Σ (L_g − a T − b L_others)² / D, the best of those that leave out none, one or both."""
+
+    def less_mean(values):
+        mean = sum(v / s for v, s in zip(values, scales, strict=True)) / sum(1 / s for s in scales)
+        return [(v - mean) / s**0.5 for v, s in zip(values, scales, strict=True)]
+
+    rows, wanted = [], []
+    for g, of in enumerate(stretches):
+        others = [sum(s[i] for k, s in enumerate(stretches) if k != g) / (len(stretches) - 1) for i in range(len(of))]
+        rows += zip(less_mean(seen), less_mean(others), strict=True)
+        wanted += less_mean(of)
+    found = []
+    for used in ([], [0], [1], [0, 1]):
+        weights = np.zeros(2)
+        weights[used] = np.linalg.lstsq(np.array(rows)[:, used], np.array(wanted), rcond=None)[0]
+        if (weights >= 0).all():
+            found.append((sum((np.array(rows) @ weights - wanted) ** 2), *weights))
+    return min(found)[1:]
+
+
 def expected_by_hand(divergence, error, columns, slopes, groups, tokens):
     """Return importance, curvature and what is trusted of the label term, neuron by neuron.
 
@@ -86,11 +116,7 @@ def expected_by_hand(divergence, error, columns, slopes, groups, tokens):
     mean = sum(x / s for x, s in zip(term, scales, strict=True)) / sum(1 / s for s in scales)
     explained = noise = 0.0
     for i in neurons:
-        stretches = {}
-        for window, count, places in zip(columns, tokens, groups, strict=True):
-            for column, place in zip(window, places, strict=True):  # columns are equally long
-                stretches.setdefault(place, []).append((-column[i], count / len(window)))
-        means = [sum(s for s, _ in parts) / sum(n for _, n in parts) for parts in stretches.values()]
+        means = stretches_by_hand(columns, groups, tokens, i)
         explained += (term[i] - mean) ** 2 / scales[i]
         noise += np.var(means, ddof=1) / len(means) / scales[i]
     trusted = max(0, 1 - noise / explained)
@@ -117,6 +143,48 @@ def test_importance_curvature_and_trust_are_those_of_loops_over_columns_and_stre
         )
         for name, values in zip(("importance", "curvature", "trusted"), expected, strict=True):
             np.testing.assert_allclose(rows[name], values, rtol=1e-6, atol=1e-12, err_msg=name)
+
+
+def test_text_that_was_trained_on_counts_as_far_as_it_tells_what_stretches_of_other_text_say():
+    model, labelled = (
+        tiny("untied", WIDTHS[2], "lstm", spread=0.5),
+        Windows(text(320, seed=1), first=0, batch=4, bptt=4),
+    )
+    table, alone = (
+        intervention(model, windows(), labelled, SETTINGS, trained=trained)
+        for trained in (Windows(text(320, seed=2), first=0, batch=4, bptt=4), None)
+    )
+    columns, slopes = columns_by_hand(model, [*labelled]), gradients_by_hand(model, labelled)
+    seen = gradients_by_hand(model, Windows(text(320, seed=2), first=0, batch=4, bptt=4))
+    order = [(column, index) for column in range(4) for index in range(len(labelled))]  # as the text runs
+    groups = [[order.index((column, index)) * 8 // len(order) for column in range(4)] for index in range(len(labelled))]
+    counts, counted = [window.targets.numel() for window in labelled], []
+    for place, layer in enumerate(model.layers()):
+        rows, known = (t[t["layer"] == layer.name] for t in (table, alone))
+        divergence = (known["importance"] - known["trusted"] * known["label_term"]).to_numpy()
+        scales, neurons = np.maximum(divergence, divergence.mean() / 10), range(layer.width)
+        apart = [stretches_by_hand([[c[place] for c in w] for w in columns], groups, counts, i) for i in neurons]
+        terms = [-np.mean([window[place][i] for window in seen]) for i in neurons]
+        own = [-np.mean([window[place][i] for window in slopes]) for i in neurons]
+        a, b = weights_by_hand(terms, [*zip(*apart, strict=True)], scales)
+        counted.append(a)
+        np.testing.assert_allclose(rows["trusted"], a + b, rtol=1e-6)
+        expected = divergence + a * np.array(terms) + b * np.array(own)
+        np.testing.assert_allclose(rows["importance"], expected, rtol=1e-6)
+        np.testing.assert_allclose(rows["importance"], divergence + rows["trusted"] * rows["label_term"], rtol=1e-6)
+    assert max(counted) > 0
+
+
+def test_of_text_that_says_the_same_the_label_term_stays_what_it_is_and_none_is_read_where_a_share_is_given():
+    model, labelled = tiny(spread=0.5), Windows(text(320), first=0, batch=4, bptt=4)
+    usual, beside = (
+        intervention(model, windows(), labelled, SETTINGS, trained=trained) for trained in (None, labelled)
+    )
+    assert (beside["trusted"] > usual["trusted"]).all()
+    np.testing.assert_allclose(beside["label_term"], usual["label_term"], rtol=1e-9)
+    share = Intervention(tokens=10**6, words="all", label_share=0.5)
+    one, other = (intervention(model, windows(), labelled, share, trained=trained) for trained in (None, windows(2)))
+    assert one.equals(other)
 
 
 def test_a_share_of_the_label_term_that_is_given_is_what_counts_of_it():
