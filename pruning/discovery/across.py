@@ -4,7 +4,19 @@ from dataclasses import replace
 
 import torch
 
+from pruning.core.neurons import NeuronLayer, Slice
 from pruning.discovery.structure import Structure, apart
+
+
+def _pieces(layer: NeuronLayer) -> tuple[Slice, ...]:
+    return (*layer.owned, *layer.read, *layer.buffers)
+
+
+def _meet(one: Slice, other: Slice) -> bool:
+    """Return whether two slices have places of a parameter in common along the same dimension."""
+    same = (one.parameter, one.dim) == (other.parameter, other.dim)
+    apart = any(a.length is not None and a.start + a.length <= b.start for a, b in ((one, other), (other, one)))
+    return same and not apart
 
 
 def crossing(found: Structure) -> list[str]:
@@ -20,12 +32,11 @@ def crossing(found: Structure) -> list[str]:
 
 def joined(one: Structure, other: Structure, prefix: str) -> Structure:
     """Return what is known with the layers whose neurons run across the others', none of which cuts what these cut."""
-    pieces = ((p.parameter, p.dim) for layer in one.layers for p in (*layer.owned, *layer.read, *layer.buffers))
-    taken, shift = set(pieces), len(one.owners[0])
+    taken, shift = [piece for layer in one.layers for piece in _pieces(layer)], len(one.owners[0])
     chosen = [
         number
         for number, layer in enumerate(other.layers)
-        if taken.isdisjoint((p.parameter, p.dim) for p in (*layer.owned, *layer.read, *layer.buffers))
+        if not any(_meet(piece, another) for piece in _pieces(layer) for another in taken)
     ]
     if not chosen:
         return one

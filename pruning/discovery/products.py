@@ -255,11 +255,11 @@ def convolution(call: Call) -> Any:
         if transposed:
             call.args = (*call.args[:5], 0, groups, 1)
             return transposed_convolution(call)
-    value = call.as_value(value)
     if not isinstance(weight, Address) or len(weight.extent) != len(weight.shape):
         return call.unknown([v for v in call.args if isinstance(v, (Value, Address))])
     shape = call.shape()
     channel = len(shape) - (len(weight.shape) - 2) - 1
+    value = call.as_value(value, [channel])
     if _is_across(value, weight, channel, padding, shape):
         call.even([value])
         call.freeze([weight, bias], f"{call.place} applies it to each neuron alike")
@@ -315,11 +315,11 @@ def _grouped(call: Call, seen: Tensor, rows: Tensor, groups: int) -> None:
 def transposed_convolution(call: Call) -> Any:
     """`conv_transpose(x (N, C, …), W (in, out / groups, …), b, stride, padding, output padding, groups, dilation)`."""
     value, weight, bias, *_, groups, _ = call.args[:8]
-    value = call.as_value(value)
     if not isinstance(weight, Address) or len(weight.extent) != len(weight.shape):
         return call.unknown([v for v in call.args if isinstance(v, (Value, Address))])
     shape = call.shape()
     channel = len(shape) - (len(weight.shape) - 2) - 1
+    value = call.as_value(value, [channel])
     _as_channels(call, value, channel)
     seen, functions = (column(part, channel) for part in (value.places, value.functions))
     call.into.owning[weight.name, 1] = None

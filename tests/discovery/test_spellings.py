@@ -165,6 +165,36 @@ def tokens_mixed_and_gated_by_convolutions_of_one_place() -> Made:
     return Network(run, **parts), (floats(2, 3, 8, 8),)
 
 
+@spelling({"image": 8, "enter": 6})
+def a_learned_image_that_is_enlarged_and_scaled_by_channels() -> Made:
+    def run(self: Any, style: Tensor) -> Tensor:
+        image = F.interpolate(self.image.repeat(len(style), 1, 1, 1), scale_factor=2, mode="bilinear")
+        return self.out(torch.relu(self.enter(image * self.style(style)[:, :, None, None])))
+
+    parts = {"image": grid(1, 8, 3, 3), "style": nn.Linear(4, 8), "enter": nn.Conv2d(8, 6, 3)}
+    return Network(run, **parts, out=nn.Conv2d(6, 1, 3)), (floats(3, 4),)
+
+
+@spelling({"image": 8, "enter": 6})
+def a_learned_image_that_is_convolved() -> Made:
+    def run(self: Any, style: Tensor) -> Tensor:
+        image = torch.relu(self.enter(self.image.expand(len(style), -1, -1, -1)))
+        return self.out(image * self.style(style)[:, :, None, None])
+
+    parts = {"image": grid(1, 8, 3, 3), "style": nn.Linear(4, 6), "enter": nn.ConvTranspose2d(8, 6, 2)}
+    return Network(run, **parts, out=nn.Conv2d(6, 1, 3)), (floats(3, 4),)
+
+
+@spelling({"enter": 5, "cross": 6}, {"enter"})
+def neurons_across_others_that_one_matrix_reads_beside_them() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        fields = self.enter(inputs)
+        crossed = torch.relu(self.cross(fields.transpose(1, 2))).sum(1)
+        return self.out(torch.cat([crossed, fields.mean(1)], 1))
+
+    return Network(run, enter=nn.Linear(3, 5), cross=nn.Linear(4, 6), out=nn.Linear(11, 2)), (floats(3, 4, 3),)
+
+
 class Adapted(nn.Module):
     """A linear map to which the product of two small matrices is added at each call."""
 
