@@ -78,8 +78,8 @@ def spatial(call: Call) -> Any:
     """Pass channels on where only what lies behind them (the places of an image) is pooled, padded or resized."""
     value = call.args[0]
     if isinstance(value, Address) and "pad" not in call.name:  # an image that is learned
-        places = next(int(letter) for letter in call.name if letter.isdigit())
-        value = call.as_value(value, [len(value.extent) - places - 1])
+        behind = next(int(letter) for letter in call.name if letter.isdigit())
+        value = call.as_value(value, [len(value.extent) - behind - 1])
     if not isinstance(value, Value):
         return call.unknown([value])
     shape, pads = call.shape(), call.args[1] if "pad" in call.name else None

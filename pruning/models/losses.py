@@ -84,4 +84,5 @@ def _have_rows(shape: torch.Size, targets: Tensor) -> bool:
         return False
     if targets.ndim == len(shape) - 1:
         return shape[-1] > 1 or shape[1] > 1
-    return targets.ndim == 1 and len(shape) > 2 and shape[-1] > 1
+    flat = targets.ndim == 1 and len(shape) > 2 and shape[-1] > 1
+    return flat and len(targets) > max(shape[:-1])  # else one for each example, which a spiking network's steps share

@@ -82,6 +82,8 @@ def _tap(found: Taps, layer: NeuronLayer, piece: Slice, example_dim: int, first:
         found.reasons[layer.name] = "it runs more than once in a batch"
     elif dims[0] == dims[1]:
         found.reasons[layer.name] = f"its outputs {tuple(values.shape)} have no dimension of examples"
+    elif piece.start + (piece.length or 0) > values.shape[dims[1]]:
+        found.reasons[layer.name] = f"{piece.parameter} reads something else than what its module is given"
     if layer.name in found.reasons:
         return None
     place = Place(piece, layer.width, values.shape, dims)
@@ -123,10 +125,12 @@ def _places(model: Measurable, layer: NeuronLayer) -> list[tuple[str, Slice]]:
     """Return the modules that show the layer's outputs, and where in them: its own module, or all that read it."""
     if layer.seen is None:
         return [(layer.output, Slice("", dim=layer.along))]
-    return [
-        (piece.parameter.rpartition(".")[0], replace(piece, dim=1 - model.get_parameter(piece.parameter).ndim))
-        for piece in layer.read
-    ]
+    places = []
+    for piece in layer.read:
+        shape = model.get_parameter(piece.parameter).shape
+        length = shape[piece.dim] - piece.start if piece.length is None else piece.length
+        places.append((piece.parameter.rpartition(".")[0], replace(piece, dim=1 - len(shape), length=length)))
+    return places
 
 
 def _reason(model: Measurable, layer: NeuronLayer) -> str:

@@ -69,6 +69,24 @@ def now_and_then(net, x):
     return net.out((net.now(hidden[:, 1:]) * net.then(hidden[:, :-1])).tanh().mean(1))
 
 
+class Driven(nn.Module):
+    """A cell of parameters of its own, whose module is given something else than what they read."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.back = nn.Parameter(draw(6, 4)), nn.Parameter(draw(6, 6))
+
+    def forward(self, values, state):
+        return torch.tanh(F.linear(values, self.enter) + F.linear(state, self.back))
+
+
+def driven(net, x):
+    state = x.new_zeros(len(x), 6)
+    for step in x.unbind(1):
+        state = net.cell(step, state)
+    return net.out(state)
+
+
 def stream():
     layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True, dropout=0.0)
     encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
@@ -108,6 +126,10 @@ CASES = {
     "readers of equally many other steps": lambda: (
         Net(now_and_then, first=nn.Linear(4, 6), now=nn.Linear(6, 5), then=nn.Linear(6, 5), out=nn.Linear(5, 3)),
         (draw(4, 5, 4),),
+    ),
+    "a cell of parameters that read something else than its module is given": lambda: (
+        Net(driven, cell=Driven(), out=nn.Linear(6, 3)),
+        (draw(4, 3, 4),),
     ),
     "operations on parameters": lambda: (
         Net(by_operations, first=nn.Linear(4, 6), second=nn.Linear(6, 3)),

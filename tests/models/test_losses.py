@@ -357,3 +357,32 @@ def test_pytorchs_loss_of_the_same_batch_is_the_models():
         (inputs, targets), *_ = model.pairs(batches)
         found = model.loss(inputs, targets)[0].item()
         assert found == pytest.approx(expected(model.module, batches[0][0]).item(), rel=1e-9)
+
+
+class Stepping(nn.Module):
+    """The answers of each of some steps to the same input, (steps, examples, classes), as a spiking network's are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(FEATURES, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        potential, outputs = torch.zeros(()), []
+        for _ in range(2):
+            potential = 0.8 * potential + self.inner(x)
+            outputs.append(self.outer(potential.tanh()))
+        return torch.stack(outputs)
+
+
+def test_a_loss_over_steps_with_a_class_for_each_example_is_measured_whatever_the_batch():
+    def rate(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.stack([F.cross_entropy(step, targets) for step in outputs]).mean()
+
+    network = made(Stepping)
+    data = [(drawn(size, FEATURES, seed=size), torch.arange(size) % 3) for size in (5, 5, 3)]
+    model = adapt(network, data[0][0], loss=rate)
+    for inputs, targets in data:
+        torch.testing.assert_close(model.loss(inputs, targets)[0], rate(network(inputs), targets))
+        assert int(model.counted(targets).sum()) == len(targets)
+    table = LABELLED["gradients"](model, data)
+    assert table["importance"].gt(0).all()
