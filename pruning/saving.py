@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pruning.core.neurons import PrunableModule
 from pruning.core.stepping import stepping
+from pruning.core.words import described
 from pruning.discovery.discovered import Discovered
 from pruning.discovery.plans import filled, plan_of, planned, tensors_of, unsaved_types
 from pruning.discovery.running import copied
@@ -96,7 +97,7 @@ def save(model: PrunableModule, folder: str | Path) -> None:
         TypeError: If the model is a network by itself, which does not know what it was.
         ValueError: If the disk refuses, or the network is not one that `discover` found the neurons of.
     """
-    model = _pruned(model)
+    model, path = _pruned(model), _folder(folder)
     if isinstance(model, Discovered):
         plain = plainly(model)
         network, plan = plain.network, plan_of(model, plain.places, plain.numbers)
@@ -112,7 +113,7 @@ def save(model: PrunableModule, folder: str | Path) -> None:
         "types": unsaved_types(network),
     }
     try:
-        _write(Path(folder), plan, {name: tensors[name] for name in first.values()})
+        _write(path, plan, {name: tensors[name] for name in first.values()})
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"Expected a folder that can be written to at {folder}, got {reason}.") from error
@@ -147,9 +148,12 @@ def restore(network: nn.Module, folder: str | Path) -> nn.Module:
         folder: What `save` wrote.
 
     Raises:
+        TypeError: If the network is no module, or the folder no name.
         ValueError: If the folder is missing, damaged, half-written or of another version, or the network is another.
     """
     plan, tensors = saved(folder)
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"Expected the user's own network, built anew, got {described(network)}.")
     try:
         smaller = _resized(network, plan)
         filled_in = filled(smaller, tensors, plan["trained"])
@@ -171,8 +175,16 @@ def saved(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         ValueError: If the folder is missing, damaged, half-written or of another version.
     """
-    plan = _plan(Path(folder))
-    return plan, _tensors(Path(folder), plan)
+    path = _folder(folder)
+    plan = _plan(path)
+    return plan, _tensors(path, plan)
+
+
+def _folder(folder: Any) -> Path:
+    """Return a folder's path; refuse what names none, such as arguments the other way round."""
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(f"Expected a folder's name, got {described(folder)}; the network comes first, then the folder.")
+    return Path(folder)
 
 
 def _resized(network: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
@@ -198,7 +210,7 @@ def _pruned(model: Any) -> PrunableModule:
         model = model.network
     if not isinstance(model, PrunableModule):
         raise TypeError(
-            f"Expected what `discover`, `select`, `reconstruct` or `adapt` gave, got {type(model).__name__}; "
+            f"Expected what `discover`, `select`, `reconstruct` or `adapt` gave, got {described(model)}; "
             "hand that over, not the network in it."
         )
     return model

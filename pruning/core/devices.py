@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from numbers import Integral
 from typing import Any, TypeVar
 
 import torch
@@ -135,12 +136,26 @@ def _place(device: torch.device) -> tuple[Any, ...]:
     return () if device.type == "mps" else (device,)
 
 
+def expect_seed(seed: Any) -> None:
+    """Refuse what random numbers cannot begin from.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If it is below 0.
+    """
+    if not isinstance(seed, Integral):
+        raise TypeError(f"Expected a whole number as seed, such as 1, got {seed!r}.")
+    if seed < 0:
+        raise ValueError(f"Expected a seed from 0, got {seed}.")
+
+
 @contextmanager
 def seeded(module: nn.Module, seed: int) -> Iterator[None]:
     """Within the context, what is drawn where the module lives comes from `seed`; random states are then as before.
 
     `torch.manual_seed` would seed every other device too, whose state nobody here puts back.
     """
+    expect_seed(seed)
     with drawing(module):
         torch.default_generator.manual_seed(seed)
         for device in accelerators_of(module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pruning.core.devices import expect_seed
 from pruning.core.nested import kind_of, parts_of, tensors_in
 
 Split = Callable[[Any], tuple[Any, Any]]
@@ -157,7 +158,7 @@ class Pairs:
             as before; None leaves the order to the global random state.
 
     Raises:
-        TypeError: If the batches can be read only once.
+        TypeError: If the batches can be read only once, or are one tensor, dictionary or text.
     """
 
     def __init__(self, batches: Iterable[Any], split: Split, most: int | None = None, seed: int | None = None) -> None:
@@ -165,6 +166,13 @@ class Pairs:
             what = kind_of(batches)
             advice = f"; give DataLoader({what}, batch_size=32)" if isinstance(batches, Dataset) else ""
             raise TypeError(f"Expected batches, such as a DataLoader or a list, got {what}{advice}.")
+        if seed is not None:
+            expect_seed(seed)
+        if isinstance(batches, Tensor | Mapping | str | bytes):  # which can be iterated over, though not by batches
+            advice = "tensor.split(32)" if isinstance(batches, Tensor) else "[batch]"
+            raise TypeError(
+                f"Expected batches, such as a DataLoader or a list, got {kind_of(batches)} alone; give {advice}."
+            )
         if isinstance(batches, Iterator):
             raise TypeError(
                 f"Expected batches that can be read again, such as a DataLoader or a list, got {kind_of(batches)}, "

@@ -28,6 +28,7 @@ from torch.utils import _pytree as pytree
 from pruning.core.arguments import given_as
 from pruning.core.devices import drawing
 from pruning.core.nested import kind_of, tensors_in
+from pruning.core.words import described, said
 from pruning.discovery.across import crossing, joined
 from pruning.discovery.attention import Attention
 from pruning.discovery.computed import computed_in, plainly
@@ -70,10 +71,12 @@ def discover(model: nn.Module, example_inputs: Any) -> Discovered:
             samples do; every part of the model that shall be pruned must take part in the answer.
 
     Raises:
-        TypeError: If there is no tensor in the inputs.
+        TypeError: If it is no module, or there is no tensor in the inputs.
         ValueError: If the model does not run on the inputs, or computes something else once its recurrent layers and
             attention are replaced; the sentence says why.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"Expected a network, an nn.Module, got {described(model)}.")
     if not isinstance(example_inputs, tuple | Mapping) and next(tensors_in(example_inputs), None) is None:
         raise TypeError(
             f"Expected inputs with a tensor in them, got {kind_of(example_inputs)}; an object that holds its tensors "
@@ -159,7 +162,7 @@ def _compare(model: nn.Module, network: nn.Module, inputs: Inputs, computed: Seq
         what = "runs on the example inputs"
         if _runs(copied(model).eval(), inputs):
             what = "computes no gradients in its forward, for it is followed in torch.inference_mode"
-        raise ValueError(f"Expected a model that {what}, got {_said(error)}.") from error
+        raise ValueError(f"Expected a model that {what}, got {said(error)}.") from error
     names = [name or "it" for name, module in network.named_modules() if isinstance(module, (Recurrent, Attention))]
     if not names and not computed:
         return
@@ -169,7 +172,7 @@ def _compare(model: nn.Module, network: nn.Module, inputs: Inputs, computed: Seq
     try:
         found = _outputs(network, inputs)
     except Exception as error:  # whatever a user's code raises
-        raise ValueError(f"Expected {what}, got {_said(error)}; ask nothing else of it than its class says.") from error
+        raise ValueError(f"Expected {what}, got {said(error)}; ask nothing else of it than its class says.") from error
     if [part.shape for part in found] != [part.shape for part in expected]:
         raise ValueError(f"Expected {what}, got outputs of other shapes; ask for its class by `isinstance` alone.")
     if not all(map(close, found, expected)):
@@ -194,8 +197,3 @@ def _runs(network: nn.Module, inputs: Inputs) -> bool:
     except Exception:
         return False
     return True
-
-
-def _said(error: Exception) -> str:
-    """Return an error's kind and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(".")

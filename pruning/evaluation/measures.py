@@ -87,13 +87,15 @@ def loss_of(
         what: What the progress is called.
 
     Raises:
-        ValueError: If no target counts.
+        ValueError: If there is no batch, or no target counts.
         FloatingPointError: If a weight or the loss is not finite.
     """
     expect_measurable(model)
     if finite:
         expect_finite(model)
     windows = model.pairs(windows)
+    if not len(windows):
+        raise ValueError("Expected at least one batch to evaluate on, got none.")
     total, tokens, weight, state = 0.0, 0, 0.0, None
     totals: dict[str, float] = {}
     running = {name: Running(metric) for name, metric in model.measured_by().items()}

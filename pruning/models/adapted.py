@@ -14,6 +14,7 @@ from pruning.core.memory import kept
 from pruning.core.modes import evaluating, still, untouched
 from pruning.core.nested import tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule
+from pruning.core.words import described, said
 from pruning.data.batches import TARGETS, Form, Pair, Pairs, Split
 from pruning.data.windows import Windows
 from pruning.discovery import Discovered, discover
@@ -216,7 +217,20 @@ class Adapted(Measurable):
 
         Each batch, or the first of a stream, finds what they kept at first, and what they keep now stays as it is.
         """
-        network, given = self.network, on(self.device, inputs)
+        try:
+            return self._answer(on(self.device, inputs), state)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a user's code raises
+            if (read := described(inputs)) == (known := described(self.use.inputs)):
+                raise
+            raise ValueError(
+                f"Expected batches that the network runs on, such as {known}, got {read}, on which it raises "
+                f"{said(error)}."
+            ) from error
+
+    def _answer(self, given: Any, state: Any) -> tuple[Any, Any]:
+        network = self.network
         if not isinstance(network, Discovered) or not network.remembered:
             return self.use.call(network, given, state)
         own, before = (state["call"], state["modules"]) if self.use.stream and state else (state, None)

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -186,9 +187,12 @@ def card_of(
         words: The text of each token, of a language model.
 
     Raises:
+        TypeError: For a neuron that is no number.
         ValueError: For an unknown layer or neuron.
     """
     place = _layer(model, layer)
+    if not isinstance(neuron, Integral):
+        raise TypeError(f"Expected a neuron of {place.name} by its number, got {neuron!r}.")
     if not 0 <= neuron < place.width:
         raise ValueError(f"Expected a neuron of {place.name} from 0 to {place.width - 1}, got {neuron}.")
     rows = importance[importance["layer"] == place.name].set_index("neuron")

@@ -191,6 +191,11 @@ class _Refit:
                                 joint = torch.cat([joint, beside[1] * sample.beside[1]], 1)
                             _take(sample.folds, joint, repeats, _fold_of(index, count))
                 first = False
+        if not all(fold.mean.isfinite().all() for sample in found.values() for fold in sample.folds):
+            raise FloatingPointError(
+                f"Expected finite numbers of layer {self.layer.name} to refit its readers by, got others; "
+                "look for inputs that are not finite."
+            )
         return found
 
     def _beside(self, piece: Slice, read: Read) -> tuple[str, Tensor] | None:

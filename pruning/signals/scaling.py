@@ -39,7 +39,11 @@ def weighted(components: Mapping[str, Tensor], shares: Mapping[str, float]) -> T
     """
     for name, values in components.items():
         if not values.isfinite().all():
-            raise ValueError(f"Expected finite values of {name}, got {int((~values.isfinite()).sum())} others.")
+            others = int((~values.isfinite()).sum())
+            raise ValueError(
+                f"Expected finite values of {name}, got {others} others; look for weights or inputs that are "
+                "not finite."
+            )
     return torch.stack([share * scaled(components[name]) for name, share in shares.items()]).sum(0)
 
 

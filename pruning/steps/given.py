@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from pruning.core.arguments import forward_places
-from pruning.core.nested import kind_of
 from pruning.core.neurons import PrunableModule
+from pruning.core.words import described
 from pruning.data.batches import Pairs
 from pruning.discovery.discovered import Discovered
 from pruning.models.adapted import Adapted, adapt
@@ -41,7 +41,7 @@ def measurable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
     if isinstance(network, Measurable):
         return network
     if not isinstance(network, nn.Module):
-        raise TypeError(f"Expected a network, or what `pruning.discover` found in one, got {kind_of(network)}.")
+        raise TypeError(f"Expected a network, or what `pruning.discover` found in one, got {described(network)}.")
     inputs = _known_inputs(network)
     if inputs is None:
         inputs = first_inputs(network, data, given.get("split"))

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,17 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pruning.core.devices import seeded
+from pruning.core.devices import expect_seed, seeded
 from pruning.core.neurons import Keep
 from pruning.core.options import FIRING
 from pruning.core.progress import Track, silently
-from pruning.core.words import table_of
+from pruning.core.words import described, table_of
 from pruning.core.workers import Map, in_turn
 from pruning.data.batches import Unlabelled
 from pruning.experiment.measuring import USUAL, measure
 from pruning.fusion.fused import fuse
 from pruning.fusion.fusing import Fusing
+from pruning.fusion.schemas import CHOICES
 from pruning.models.base import Measurable
 from pruning.models.examples import Unjudged
 from pruning.pictures.card import NeuronCard, card_of
@@ -104,10 +106,10 @@ class Importance:
                 `{"kind": "memory", "value": "512KiB", "target": "int8"}`.
 
         Raises:
+            TypeError: For what is no share.
             ValueError: For an unknown layer, scope, or a share outside (0, 1].
         """
-        if not isinstance(share, Mapping | int | float):
-            raise TypeError(f"Expected a share of the neurons, or shares by layer, to keep, got {share!r}.")
+        _expect_shares(share)
         named = list(share) if isinstance(share, Mapping) else layers
         rows = self.table[self.table["layer"].isin(self._layers(named))]
         if isinstance(budget, Mapping):
@@ -287,6 +289,9 @@ def importance(
     Raises:
         ValueError: For an unknown signal, fewer than two batches, or a signal that needs labels and has none.
     """
+    expect_seed(seed)
+    if by is not None and by not in CHOICES:
+        raise ValueError(f"Unknown importance {by!r}; known: {list(CHOICES)}.")
     data = read_once(data, batches)
     with torch.random.fork_rng(devices=[]):  # whoever reads a `DataLoader` draws
         model = measurable(found, data, loss, call=call, split=split, example_dim=example_dim)
@@ -311,7 +316,12 @@ def importance(
                 )
             except (RuntimeError, NotImplementedError) as error:
                 if name not in TWICE or not any(part in str(error) for part in ONCE):
-                    raise
+                    if "does not require grad" not in str(error):
+                        raise
+                    raise ValueError(
+                        f"Expected a loss whose gradient {name} can follow to the weights, got one that does not "
+                        "depend on them; detach nothing, and freeze nothing that is measured."
+                    ) from error
                 left_out[name] = "the loss cannot be differentiated twice"
                 logger.warning("Not measured: %s, because %s.", name, left_out[name])
     fused = [name for name in SIGNALS if name in tables and (name in names or len(tables) == 1)]
@@ -346,6 +356,19 @@ def _names(model: Measurable, pairs: Any, signals: Sequence[str] | None) -> tupl
     alone = "it needs targets, and the batches have none"
     reasons = dict.fromkeys(needing, alone if isinstance(first[1], Unlabelled) else labelled)
     return [name for name in signals or usual if name in WITHOUT_LABELS], reasons
+
+
+def _expect_shares(keep: Any) -> None:
+    """Refuse what is neither a share of the neurons nor shares by layer."""
+    for where, share in keep.items() if isinstance(keep, Mapping) else [("", keep)]:
+        of = f" of layer {where!r}" if where else ""
+        if not isinstance(share, Real) or isinstance(share, bool):
+            raise TypeError(
+                f"Expected a share{of} to keep, such as 0.5, or shares by layer, got {described(share)}; "
+                "pruning.select takes kept neurons by their numbers."
+            )
+        if not 0 < float(share) <= 1:
+            raise ValueError(f"Expected a share{of} to keep in (0, 1], got {share}.")
 
 
 def _is_keep(keep: Any) -> bool:

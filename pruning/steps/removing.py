@@ -11,7 +11,7 @@ from pruning.core.neurons import Keep, NeuronLayer
 from pruning.core.options import Repair, Scope
 from pruning.core.progress import Track, silently
 from pruning.core.sketches import rank_of
-from pruning.core.words import table_of
+from pruning.core.words import described, table_of
 from pruning.evaluation.measures import Size, size_of
 from pruning.models.adapted import Adapted
 from pruning.models.base import Measurable
@@ -139,7 +139,7 @@ def prune(
         if name not in names:
             raise ValueError(f"Unknown {what} {name!r}; known: {list(names)}.")
     if not isinstance(importance, Importance):
-        raise TypeError(f"Expected what `pruning.importance` gave, got {type(importance).__name__}.")
+        raise TypeError(f"Expected what `pruning.importance` gave, got {described(importance)}.")
     dense = like(importance.model, found).decoupled()
     pairs = importance.data if data is None else limited(dense, read_once(data, COMPARED), COMPARED, seed)
     start, gone = dense, list[str]()

@@ -59,7 +59,7 @@ def finetune(
 
     Raises:
         ValueError: If there is no loss, or a loss without targets.
-        FloatingPointError: If the loss stops being a number.
+        FloatingPointError: If the loss stops being a number; the network is then as it was.
     """
     model: Any = measurable(smaller, data, loss)
     if epochs is not None:
@@ -67,9 +67,16 @@ def finetune(
     if learning_rate is not None:
         recipe = replace(recipe, learning_rate=learning_rate)
     guide = None if teacher is None else _guide(teacher, model, data)
-    *_, last = train(
-        model, data, data if valid is None else valid, recipe=recipe, seed=seed, teacher=guide, track=track
-    )
+    if recipe.epochs < 1:
+        raise ValueError(f"Expected at least 1 epoch to fine-tune for, got {recipe.epochs}.")
+    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    try:
+        *_, last = train(
+            model, data, data if valid is None else valid, recipe=recipe, seed=seed, teacher=guide, track=track
+        )
+    except FloatingPointError:  # by now its weights may be no numbers either
+        model.load_state_dict(before)
+        raise
     model.load_state_dict(last.best())
     model.eval()
     result = smaller if isinstance(smaller, Measurable) else model

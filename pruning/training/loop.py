@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Protocol, get_args
 
 import numpy as np
@@ -31,6 +32,16 @@ UNREAD = 32
 up to as many steps later."""
 AT_ONCE = ("cpu",)
 """Kinds of devices on which nothing waits, so that each loss is read at once."""
+BOUNDS: dict[str, tuple[Any, float, float]] = {
+    "epochs": (Integral, 0, math.inf),
+    "portion": (Real, 0, 1),
+    "learning_rate": (Real, 0, math.inf),
+    "warmup": (Real, 0, 1),
+    "weight_decay": (Real, 0, math.inf),
+    "clip": (Real, 0, math.inf),
+    "patience": (Integral, 0, math.inf),
+}
+"""What numbers of a recipe may be: their kind, the least and the most."""
 CHECKPOINTED = ("exp_avg", "exp_avg_sq", "step")
 """What AdamW remembers of each parameter."""
 
@@ -72,7 +83,15 @@ class Recipe:
     sampled: int = 8192
 
     def __post_init__(self) -> None:
-        """Refuse an unknown type or softmax, and a sample of none."""
+        """Refuse an unknown type or softmax, a sample of none, and numbers that nothing can be learnt by."""
+        for name, (kind, least, most) in BOUNDS.items():
+            number = getattr(self, name)
+            if not isinstance(number, kind):
+                whole = "whole " if kind is Integral else ""
+                raise TypeError(f"Expected {name} as a {whole}number to train by, got {number!r}.")
+            if not least <= number <= most:
+                bounds = f"from {least:g}" if most == math.inf else f"in [{least:g}, {most:g}]"
+                raise ValueError(f"Expected {name} {bounds} to train by, got {number}.")
         for name, known in (("type", get_args(TrainingType)), ("softmax", get_args(Softmax))):
             if getattr(self, name) not in known:
                 raise ValueError(f"Unknown {name} {getattr(self, name)!r} to train by; known: {list(known)}.")
@@ -146,7 +165,8 @@ def train(
 
     Raises:
         FloatingPointError: If the loss stops being a number.
-        ValueError: If every parameter is frozen, another process ended, or batches cannot be shared among them.
+        ValueError: If there is no batch, every parameter is frozen, another process ended, or batches cannot be shared
+            among them.
     """
     expect_measurable(model)
     expect_learning(model)
@@ -155,9 +175,11 @@ def train(
     together.expect(windows, "training text")
     together.expect(valid, "validation text")
     together.begin(model)
-    loop = Loop(
-        model, optimizer_of(model, recipe), model.pairs(windows), recipe, teacher, seed, track, together=together
-    )
+    batches = model.pairs(windows)
+    for what, given in (("train on", batches), ("validate on", model.pairs(valid))):
+        if not len(given):
+            raise ValueError(f"Expected at least one batch to {what}, got none.")
+    loop = Loop(model, optimizer_of(model, recipe), batches, recipe, teacher, seed, track, together=together)
     state = resume or Trained({}, pd.DataFrame(), finished=False)
     if resume:
         restore(model, loop.optimizer, resume.tensors)

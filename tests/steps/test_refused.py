@@ -1,0 +1,193 @@
+"""What cannot be at the front door is refused in one sentence that says what was given."""
+
+import math
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pruning
+
+torch.manual_seed(0)
+X = torch.randn(32, 4)
+CLASSES = X.argmax(1) % 3
+BATCHES = list(zip(X.split(16), CLASSES.split(16), strict=True))
+NARROW = [(X[:16, :3], CLASSES[:16])] * 2
+NOT_NUMBERS = [(X * math.nan, CLASSES)] * 2
+LOSS = nn.CrossEntropyLoss()
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+FOUND = pruning.discover(network(), X)
+MEASURED = pruning.importance(FOUND, BATCHES, LOSS, signals=["weights"])
+SMALLER = pruning.prune(FOUND, MEASURED, repair="none")
+
+
+def measured(data: Any = BATCHES, loss: Any = LOSS, **how: Any) -> Any:
+    return pruning.importance(FOUND, data, loss, **{"signals": ["weights", "gradients"], **how})
+
+
+def pruned(keep: Any = 0.5, **how: Any) -> Any:
+    return pruning.prune(FOUND, MEASURED, keep, **how)
+
+
+def finetuned(data: Any = BATCHES, **how: Any) -> Any:
+    return pruning.finetune(deepcopy(SMALLER), data, **how)
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    **{
+        f"to discover {said}": (
+            lambda given=given: pruning.discover(given, X),
+            TypeError,
+            f"Expected a network, an nn.Module, got {said}.",
+        )
+        for given, said in (
+            (None, "nothing"),
+            (nn.Linear, "the class Linear"),
+            ("net", "str"),
+            ([], "an empty list"),
+        )
+    },
+    "to measure a class": (
+        lambda: pruning.importance(nn.Linear, BATCHES, LOSS),
+        TypeError,
+        "Expected a network, or what `pruning.discover` found in one, got the class Linear.",
+    ),
+    "to measure on one tensor": (
+        lambda: measured(X),
+        TypeError,
+        "Expected batches, such as a DataLoader or a list, got Tensor alone; give tensor.split(32).",
+    ),
+    "to measure on one batch by names": (
+        lambda: measured({"input": X, "labels": CLASSES}),
+        TypeError,
+        "got a dict of ['input', 'labels'] alone; give [batch].",
+    ),
+    "to measure on batches that the network cannot read": (
+        lambda: measured(NARROW),
+        ValueError,
+        "Expected batches that the network runs on, such as float32 (32, 4), got float32 (16, 3), on which it raises "
+        "RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x3 and 4x8).",
+    ),
+    "to measure on what is no number": (lambda: measured(NOT_NUMBERS), ValueError, "inputs that are not finite."),
+    "to measure by a loss of nothing": (
+        lambda: measured(loss=lambda outputs, targets: LOSS(outputs.detach(), targets)),
+        ValueError,
+        "Expected a loss whose gradient gradients can follow to the weights, got one that does not depend on them;",
+    ),
+    **{
+        f"to measure from the seed {seed!r}": (lambda seed=seed: measured(seed=seed), kind, said)
+        for seed, kind, said in (
+            ("a", TypeError, "Expected a whole number as seed, such as 1, got 'a'."),
+            (1.5, TypeError, "Expected a whole number as seed, such as 1, got 1.5."),
+            (-1, ValueError, "Expected a seed from 0, got -1."),
+        )
+    },
+    **{
+        f"to keep {said}": (
+            lambda keep=keep: pruned(keep),
+            TypeError,
+            f"Expected a share to keep, such as 0.5, or shares by layer, got {said};",
+        )
+        for keep, said in ((True, "bool"), (None, "nothing"), ("half", "str"), ([1, 2], "a list of int and int"))
+    },
+    **{
+        f"to keep {keep} of all": (
+            lambda keep=keep: pruned(keep),
+            ValueError,
+            "Expected a share to keep in (0, 1], got",
+        )
+        for keep in (0, -1, 50, math.nan)
+    },
+    "to keep numbers of a layer": (
+        lambda: pruned({"0": torch.tensor([1, 2])}),
+        TypeError,
+        "Expected a share of layer '0' to keep, such as 0.5, or shares by layer, got int64 (2,);",
+    ),
+    "to repair on what is no number": (
+        lambda: pruned(data=NOT_NUMBERS),
+        FloatingPointError,
+        "Expected finite numbers of layer 0 to refit its readers by, got others; look for inputs that are not finite.",
+    ),
+    "to repair on batches that the network cannot read": (
+        lambda: pruned(data=NARROW),
+        ValueError,
+        "got float32 (16, 3)",
+    ),
+    "to train on nothing": (lambda: finetuned([]), ValueError, "Expected at least one batch to train on, got none."),
+    "to validate on nothing": (
+        lambda: finetuned(valid=[]),
+        ValueError,
+        "Expected at least one batch to validate on, got none.",
+    ),
+    **{
+        f"to train with {name} {number!r}": (lambda how={name: number}: finetuned(**how), kind, said)
+        for name, number, kind, said in (
+            ("epochs", 0, ValueError, "Expected at least 1 epoch to fine-tune for, got 0."),
+            ("epochs", 1.5, TypeError, "Expected epochs as a whole number to train by, got 1.5."),
+            ("learning_rate", -1, ValueError, "Expected learning_rate from 0 to train by, got -1."),
+            ("learning_rate", math.nan, ValueError, "Expected learning_rate from 0 to train by, got nan."),
+            ("learning_rate", "fast", TypeError, "Expected learning_rate as a number to train by, got 'fast'."),
+        )
+    },
+    "to evaluate on nothing": (
+        lambda: pruning.evaluate(SMALLER, []),
+        ValueError,
+        "Expected at least one batch to evaluate on, got none.",
+    ),
+    "to evaluate on batches that the network cannot read": (
+        lambda: pruning.evaluate(SMALLER, NARROW),
+        ValueError,
+        "Expected batches that the network runs on, such as float32 (32, 4), got float32 (16, 3),",
+    ),
+    "to save nothing": (lambda: pruning.save(None, "folder"), TypeError, "or `adapt` gave, got nothing;"),
+    "to save into a number": (lambda: pruning.save(SMALLER, 3), TypeError, "Expected a folder's name, got int;"),
+    "to restore the other way round": (
+        lambda: pruning.restore("folder", network()),
+        TypeError,
+        "Expected a folder's name, got Sequential; the network comes first, then the folder.",
+    ),
+    "a neuron by its name": (
+        lambda: MEASURED.card("0", "a"),
+        TypeError,
+        "Expected a neuron of 0 by its number, got 'a'.",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_is_refused_in_a_sentence(what: str) -> None:
+    ask, kind, sentence = REFUSED[what]
+    with pytest.raises(kind, match=re.escape(sentence)) as refusal:
+        ask()
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_unknown_importance_is_refused_before_any_work() -> None:
+    with pytest.raises(ValueError, match="Unknown importance 'hesian'; known:"):
+        measured(iter(()), by="hesian")
+
+
+@pytest.mark.parametrize("given", [None, nn.Linear])
+def test_what_is_no_network_is_not_restored(tmp_path: Path, given: Any) -> None:
+    pruning.save(SMALLER, tmp_path)
+    with pytest.raises(TypeError, match="Expected the user's own network, built anew, got"):
+        pruning.restore(given, tmp_path)
+
+
+def test_a_network_whose_fine_tuning_breaks_is_left_as_it_was() -> None:
+    smaller = deepcopy(SMALLER)
+    before = deepcopy(smaller.state_dict())
+    with pytest.raises(FloatingPointError, match="Expected a finite training loss, got nan at step"):
+        pruning.finetune(smaller, [*BATCHES, *NOT_NUMBERS], LOSS)
+    assert all(torch.equal(before[name], tensor) for name, tensor in smaller.state_dict().items())
