@@ -18,6 +18,7 @@ from tasks.commands.tracking import records, sending
 from tasks.commands.tracking.identity import differences, identity, named
 from tasks.commands.tracking.pipeline import SIZES, evaluated
 from tasks.commands.tracking.store import PLACES
+from tasks.common.pipeline import flat
 from tasks.common.reading import read_yaml
 from tests.results import (
     QUIET,
@@ -90,11 +91,11 @@ def test_the_pipeline_holds_every_setting_the_comparison_and_the_plots(logged: P
 
 def test_a_variant_holds_its_effective_settings_its_final_numbers_and_its_tables(logged: Path) -> None:
     dense, random = runs(logged)["dense"].data, runs(logged)["random"].data
-    usual = {"floor": "8", "multiple": "8", "rate": "fixed", "scope": "global", "tied": "project"}
-    repair = read_yaml(logged / "params.yaml")["reconstruct"]
-    expected = {"by": "fused", "retain": "1.0", **usual, **{name: str(value) for name, value in repair.items()}}
-    assert dense.params == expected
-    assert random.params["retain"] == "0.5"
+    sections = {name: read_yaml(logged / "params.yaml")[name] for name in ("prune", "reconstruct", "finetune")}
+    settings = {name: str(value) for name, value in flat(sections).items() if value is not None}
+    assert dense.params == {**settings, "by": "fused", "prune.retain": "1.0"}
+    assert random.params["prune.retain"] == "0.5"
+    assert random.params["finetune.learning_rate"] != random.params["reconstruct.learning_rate"]
     measured: dict[str, Any] = {
         "retention": 0.5,
         "neurons": 4,
@@ -211,6 +212,12 @@ def test_the_list_of_runs_shows_what_matters_of_each_variant_rounded(logged: Pat
     assert view["selectedColumns"][:5] == [f"tags.`{name}`" for name in shown]
     found = client(logged).search_runs([experiment(logged).experiment_id], view["searchFilter"])
     assert {run.data.tags["variant"] for run in found} == set(VARIANTS)
+
+
+def test_the_experiment_says_what_its_metrics_mean(logged: Path) -> None:
+    about = experiment(logged).tags["mlflow.note.content"]
+    assert "pJ/token" in about
+    assert "`retention` | share of the neurons that stayed" in about
 
 
 def test_a_folder_that_moves_keeps_its_artifacts_also_one_whose_database_is_older(again: Path, tmp_path: Path) -> None:

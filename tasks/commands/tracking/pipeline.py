@@ -72,8 +72,8 @@ def _variant(state: State, variant: str) -> Record:
     stages = [state.stage(name, variant) for name in ("prune", "reconstruct", "finetune", "evaluate")]
     prune, reconstruct, finetune, evaluate = stages
     parameters, own = state.parameters, state.parameters.variants[variant].model_dump()
-    sections = (parameters.prune.model_dump(), parameters.reconstruct.model_dump())
-    settings = {name: value for section in sections for name, value in settings_of(section, own).items()}
+    sections = {each.name: getattr(parameters, each.name).model_dump() for each in (prune, reconstruct, finetune)}
+    settings = flat({name: settings_of(section, own) for name, section in sections.items()})
     tables = {"evaluation": state.table(evaluate, "evaluation"), "retention": state.table(prune, "retention")}
     compare = state.stage("compare")
     compared = state.table(compare, "comparison").set_index("variant")

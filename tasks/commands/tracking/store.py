@@ -68,7 +68,7 @@ def unreachable(error: Exception) -> str:
 def _experiment(client: Any, store: str) -> str:
     """Return the experiment's number, made if there is none, with the views that its pages open with."""
     experiment = client.get_experiment_by_name(PROJECT)
-    tags = {"mlflow.experimentKind": "custom_model_development"}
+    tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": ABOUT}
     tags |= {f"mlflow.sharedViewState.{name}": json.dumps(view) for name, view in VIEWS.items()}
     if experiment is None:
         here = None if store.startswith("http") else ARTIFACTS.resolve().as_uri()
@@ -101,6 +101,22 @@ def _make_relative(database: Path) -> None:
             connection.execute(change, (str(ARTIFACTS), len(place) + 1, len(place), place))
 
 
+ABOUT = """One run for the whole pipeline, one for training, one for each variant: some neurons removed, the network \
+repaired and fine-tuned.
+
+| metric | means |
+|---|---|
+| `perplexity_<phase>_<split>` | e to the loss in nat/token, after each phase |
+| `<phase>_change` | of the perplexity, relative to the dense network |
+| `retention` | share of the neurons that stayed |
+| `parameters`, `multiply_adds` | what they cost, multiply-adds for one token |
+| `synaptic_operations`, `energy` | of spikes, for one token; pJ/token |
+| `latency_ms_batch_<n>`, `speed_up_batch_<n>` | of one step with so many columns, beside the dense network's |
+| `waited_batch_<n>` | share of its time that the measurement waited for a core |
+| `seconds_<stage>` | what a stage took |
+| `curves/…` | by step: losses in nat/token, the learning rate |
+"""
+"""What the experiment's page says of itself."""
 PIPELINE, TRAINING, VARIANT, FAILED = "pipeline", "training", "variant", "failed stage"
 """What a run's tag `kind` says that it is of."""
 LISTED = {"listed": "yes"}
