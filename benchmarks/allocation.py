@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from benchmarks import asked
 from benchmarks.transfer import signals
 from pruning.core.neurons import select
 from pruning.data.windows import Windows
@@ -73,8 +74,8 @@ def main() -> None:
     """Print one line for each share and way: mean over seeds ± largest deviation."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.allocation")
     parser.add_argument("--by", default="fused", help="column of the table of importances")
-    parser.add_argument("--tokens", type=int, default=20_000, help="tokens of each split that are read")
-    parser.add_argument("--seeds", type=int, default=1, help="calibrations; more than one are the experiment's")
+    parser.add_argument("--tokens", type=asked.count, default=20_000, help="tokens of each split that are read")
+    parser.add_argument("--seeds", type=asked.count, default=1, help="calibrations; more than one are the experiment's")
     given = parser.parse_args()
     corpus, first = (
         read_table(Path("data/prepare/corpus.parquet")),

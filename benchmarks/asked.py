@@ -70,6 +70,14 @@ def there(word: str) -> Path:
     return path
 
 
+def results(word: str) -> Path:
+    """Return a folder of results of the pipeline, which `make run` leaves in `data`."""
+    path = Path(word)
+    if not path.is_dir():
+        raise ArgumentTypeError(f"Expected a folder of results, got {'a file' if path.exists() else 'none'} at {path}.")
+    return path
+
+
 def file(word: str) -> Path:
     """Return a file that can be written; its folder may be missing."""
     path = Path(word)

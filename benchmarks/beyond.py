@@ -7,11 +7,11 @@ measure it shares: perplexity on the validation split after a closed-form repair
 import argparse
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks import asked
 from benchmarks.repair import CALIBRATION, SENSITIVE, STATES, Bench, Calibrated, calibrated, chosen, opened
 from pruning.core.hooks import record
 from pruning.core.modes import carried, evaluating
@@ -259,11 +259,13 @@ def _cell(bench: Bench, name: str, model: Callable[[], LanguageModel], **also: f
 def main() -> None:
     """Measure every cell that is missing; the cells are the report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.beyond", description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--corpus", type=Path, required=True, help="a folder of published splits")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a dense LSTM, its vocabulary beside it")
-    parser.add_argument("--keep", type=float, nargs="+", choices=list(STEPS), default=list(STEPS))
-    parser.add_argument("--seeds", type=int, default=1, help="seeds of calibration")
-    parser.add_argument("--results", type=Path, default=Path("beyond.jsonl"), help="where cells are kept")
+    parser.add_argument("--corpus", type=asked.splits, required=True, help="a folder of published splits")
+    parser.add_argument(
+        "--checkpoint", type=asked.checkpoint, required=True, help="a dense LSTM, its vocabulary beside it"
+    )
+    parser.add_argument("--keep", type=asked.share, nargs="+", choices=list(STEPS), default=list(STEPS))
+    parser.add_argument("--seeds", type=asked.count, default=1, help="seeds of calibration")
+    parser.add_argument("--results", type=asked.file, default="beyond.jsonl", help="where cells are kept")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     bench = opened(given.corpus, given.checkpoint, given.results)

@@ -17,6 +17,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from benchmarks import asked
 from pruning.core.modes import carried
 from pruning.core.statistics import Moments
 from pruning.data.corpus import END_OF_LINE
@@ -103,12 +104,12 @@ def probes_to(stability: float, traces: Tensor, scale: Tensor) -> str:
 def main() -> None:
     """Print a row for each method and layer."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.curvature")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="what a finished run left")
-    parser.add_argument("--columns", type=int, default=32)
-    parser.add_argument("--bptt", type=int, default=35)
-    parser.add_argument("--reference", type=int, default=600, help="probes that ranks are compared with")
-    parser.add_argument("--rounds", type=int, default=15, help="turns in which costs are measured")
-    parser.add_argument("--probes", type=int, default=60, help="probes of each method")
+    parser.add_argument("--data", type=asked.results, default="data", help="what a finished run left")
+    parser.add_argument("--columns", type=asked.count, default=32)
+    parser.add_argument("--bptt", type=asked.count, default=35)
+    parser.add_argument("--reference", type=asked.count, default=600, help="probes that ranks are compared with")
+    parser.add_argument("--rounds", type=asked.count, default=15, help="turns in which costs are measured")
+    parser.add_argument("--probes", type=asked.count, default=60, help="probes of each method")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     model, windows = read(given.data, given.columns, given.bptt)

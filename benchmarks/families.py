@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks import asked
 from pruning.core.modes import carried
 from pruning.evaluation.measures import next_token_loss
 from pruning.models import build
@@ -174,13 +175,13 @@ def ratios(runs: Mapping[str, Callable[[int], None]], times: int, rounds: int) -
 def main() -> None:
     """Print tokens/s of each family, fused and in the plain loop, their ratio, and one spiking layer's time."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.families")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4, help="optimisation steps of a round")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--bptt", type=int, default=35)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--vocabulary", type=int, default=6000)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=asked.count, default=5)
+    parser.add_argument("--steps", type=asked.count, default=4, help="optimisation steps of a round")
+    parser.add_argument("--batch", type=asked.count, default=32)
+    parser.add_argument("--bptt", type=asked.count, default=35)
+    parser.add_argument("--width", type=asked.count, default=128)
+    parser.add_argument("--vocabulary", type=asked.count, default=6000)
+    parser.add_argument("--threads", type=asked.count, default=torch.get_num_threads())
     parser.add_argument("--libraries", action="store_true", help="compare one spiking layer with other libraries'")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

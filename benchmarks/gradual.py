@@ -12,10 +12,10 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
+from benchmarks import asked
 from pruning.core.modes import carried, evaluating
 from pruning.core.neurons import Keep, select
 from pruning.core.progress import Item
@@ -134,17 +134,19 @@ class Trial:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gradual")
-    parser.add_argument("--corpus", type=Path, required=True, help="folder of published splits")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="safetensors file, its vocabulary beside it")
-    parser.add_argument("--portion", type=float, default=1.0, help="share of the epoch")
-    parser.add_argument("--keep", type=float, nargs="+", default=[0.75, 0.5, 0.35], help="shares of neurons")
-    parser.add_argument("--penalty", type=float, default=2.0, help="strength of the group lasso")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--dropout", type=float, default=0.2)
-    parser.add_argument("--begin", type=float, default=0.05, help="share of the steps before the first removal")
-    parser.add_argument("--end", type=float, default=0.5, help="share of the steps after which all have left")
-    parser.add_argument("--every", type=int, default=10, help="steps between removals")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--corpus", type=asked.splits, required=True, help="folder of published splits")
+    parser.add_argument(
+        "--checkpoint", type=asked.checkpoint, required=True, help="safetensors file, its vocabulary beside it"
+    )
+    parser.add_argument("--portion", type=asked.share, default=1.0, help="share of the epoch")
+    parser.add_argument("--keep", type=asked.share, nargs="+", default=[0.75, 0.5, 0.35], help="shares of neurons")
+    parser.add_argument("--penalty", type=asked.amount, default=2.0, help="strength of the group lasso")
+    parser.add_argument("--learning-rate", type=asked.amount, default=1e-3)
+    parser.add_argument("--dropout", type=asked.part, default=0.2)
+    parser.add_argument("--begin", type=asked.part, default=0.05, help="share of the steps before the first removal")
+    parser.add_argument("--end", type=asked.share, default=0.5, help="share of the steps after which all have left")
+    parser.add_argument("--every", type=asked.count, default=10, help="steps between removals")
+    parser.add_argument("--seed", type=asked.index, default=1)
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     bench = _bench(given)

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks import asked
 from pruning.ablation.intervention import Intervention, intervention
 from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.neurons import select
@@ -177,10 +178,10 @@ def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
 def main() -> None:
     """Print a row for each part."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth")
-    parser.add_argument("--widths", type=int, nargs="+", default=[512, 1024, 2048])
-    parser.add_argument("--depth", type=int, default=2, help="layers of the models of different widths")
-    parser.add_argument("--depths", type=int, nargs="+", default=[12, 24])
-    parser.add_argument("--width", type=int, default=256, help="units of the models of different depths")
+    parser.add_argument("--widths", type=asked.count, nargs="+", default=[512, 1024, 2048])
+    parser.add_argument("--depth", type=asked.count, default=2, help="layers of the models of different widths")
+    parser.add_argument("--depths", type=asked.count, nargs="+", default=[12, 24])
+    parser.add_argument("--width", type=asked.count, default=256, help="units of the models of different depths")
     parser.add_argument("--parts", nargs="+", choices=list(PROMISED), default=list(PROMISED))
     given = parser.parse_args()
     logging.getLogger("pruning").addHandler(logging.NullHandler())  # that rankings are not stable is known

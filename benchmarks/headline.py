@@ -36,6 +36,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmarks import asked
 from benchmarks.device.facts import cpu_name
 from benchmarks.resumable import Bench, Kept, OutOfTime, Sizes, Training, ends, replaced
 from pruning.core.devices import twin_of
@@ -302,8 +303,8 @@ def machine(device: torch.device) -> str:
 
 def commit_of() -> str:
     """Return the commit that is checked out, or that there is none."""
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or "unknown"
+    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return told.stdout.strip() or "unknown"
 
 
 def texts_of(folder: Path, sizes: Sizes) -> tuple[dict[str, Tensor], int, int]:
@@ -325,24 +326,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m benchmarks.headline", description=__doc__.split("\n", maxsplit=1)[0]
     )
     there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    parser.add_argument("--corpus", type=Path, required=True, help="folder of published splits")
-    parser.add_argument("--state", type=Path, required=True, help="folder of what is known so far; up to 1 GB")
-    parser.add_argument("--to", type=Path, required=True, help="Markdown file of the report; two files beside it")
-    parser.add_argument("--seconds", type=float, default=690.0, help="for all of it, however often it is interrupted")
-    parser.add_argument("--limit", type=float, default=570.0, help="seconds of this process")
-    parser.add_argument("--every", type=float, default=30.0, help="seconds between two times that training is kept")
-    parser.add_argument("--epochs", type=int, nargs=2, default=[0, 0], help="of both trainings; 0: as many as fit")
-    parser.add_argument("--share", type=float, help="of the published parameters that may stay; by default a tenth")
-    parser.add_argument("--rank", type=int, help="size of the pruned model's embedding")
+    parser.add_argument("--corpus", type=asked.splits, required=True, help="folder of published splits")
+    parser.add_argument("--state", type=asked.folder, required=True, help="folder of what is known so far; up to 1 GB")
+    parser.add_argument("--to", type=asked.file, required=True, help="Markdown file of the report; two files beside it")
+    parser.add_argument(
+        "--seconds", type=asked.amount, default=690.0, help="for all of it, however often it is interrupted"
+    )
+    parser.add_argument("--limit", type=asked.amount, default=570.0, help="seconds of this process")
+    parser.add_argument(
+        "--every", type=asked.amount, default=30.0, help="seconds between two times that training is kept"
+    )
+    parser.add_argument(
+        "--epochs", type=asked.index, nargs=2, default=[0, 0], help="of both trainings; 0: as many as fit"
+    )
+    parser.add_argument(
+        "--share", type=asked.share, help="of the published parameters that may stay; by default a tenth"
+    )
+    parser.add_argument("--rank", type=asked.count, help="size of the pruned model's embedding")
     parser.add_argument("--control", action="store_true", help="then train the same widths from new weights")
     parser.add_argument("--quick", action="store_true", help="toy size, to try the script")
-    parser.add_argument("--device", default=str(there or "cpu"))
+    parser.add_argument("--device", type=asked.device, default=str(there or "cpu"))
     parser.add_argument("--commit", default=None, help="of this code; by default git's")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=asked.index, default=1)
     given = parser.parse_args(arguments)
     torch.set_flush_denormal(True)
-    asked = {name: of for name in ("share", "rank") if (of := getattr(given, name)) is not None}
-    sizes, kept = replace(QUICK if given.quick else Sizes(), **asked), Kept(given.state)
+    different = {name: of for name in ("share", "rank") if (of := getattr(given, name)) is not None}
+    sizes, kept = replace(QUICK if given.quick else Sizes(), **different), Kept(given.state)
     texts, end_of_line, types = texts_of(given.corpus, sizes)
     given.to.parent.mkdir(parents=True, exist_ok=True)
     commit, command = (

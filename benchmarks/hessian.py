@@ -11,13 +11,13 @@ import logging
 import time
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks import asked
 from pruning.core.neurons import NeuronLayer
 from pruning.data.corpus import END_OF_LINE
 from pruning.data.windows import Windows
@@ -122,15 +122,19 @@ def rank_twice(model: LanguageModel, windows: Sequence[Windows], *, probes: int,
 def main() -> None:
     """Print the ratio and the stability of the ranking."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hessian")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a dense model, its vocabulary beside it")
-    parser.add_argument("--corpus", type=Path, required=True, help="a folder of published splits")
-    parser.add_argument("--columns", type=int, default=32, help="columns of a window")
-    parser.add_argument("--bptt", type=int, default=35, help="steps of a window")
-    parser.add_argument("--neurons", type=int, default=8, help="neurons that the peer is measured on")
-    parser.add_argument("--peer", type=int, default=20, help="probes that it gives each")
-    parser.add_argument("--ours", type=int, default=40, help="probes of ours")
-    parser.add_argument("--probes", type=int, default=1000, help="budget of each ranking; 0 leaves rankings out")
-    parser.add_argument("--stability", type=float, default=0.9, help="stability that the rankings are to have")
+    parser.add_argument(
+        "--checkpoint", type=asked.checkpoint, required=True, help="a dense model, its vocabulary beside it"
+    )
+    parser.add_argument("--corpus", type=asked.splits, required=True, help="a folder of published splits")
+    parser.add_argument("--columns", type=asked.count, default=32, help="columns of a window")
+    parser.add_argument("--bptt", type=asked.count, default=35, help="steps of a window")
+    parser.add_argument("--neurons", type=asked.count, default=8, help="neurons that the peer is measured on")
+    parser.add_argument("--peer", type=asked.count, default=20, help="probes that it gives each")
+    parser.add_argument("--ours", type=asked.count, default=40, help="probes of ours")
+    parser.add_argument(
+        "--probes", type=asked.index, default=1000, help="budget of each ranking; 0 leaves rankings out"
+    )
+    parser.add_argument("--stability", type=asked.share, default=0.9, help="stability that the rankings are to have")
     given = parser.parse_args()
     logging.getLogger("pruning").addHandler(logging.NullHandler())
     torch.manual_seed(1)

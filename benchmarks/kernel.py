@@ -10,13 +10,13 @@ run, and its 95% interval over neurons.
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from benchmarks import asked
 from pruning.core.modes import evaluating
 from pruning.core.neurons import NeuronLayer
 from pruning.data.corpus import END_OF_LINE
@@ -79,9 +79,9 @@ def _parts(layer: NeuronLayer, rows: Mapping[str, list[Tensor]]) -> Tensor:
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel", description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--data", type=Path, default=Path("data"), help="of a finished default run")
-    parser.add_argument("--outputs", type=int, default=48, help="that the kernel is of")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--data", type=asked.results, default="data", help="of a finished default run")
+    parser.add_argument("--outputs", type=asked.count, default=48, help="that the kernel is of")
+    parser.add_argument("--seed", type=asked.index, default=1)
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     model = read_model(given.data / "train/model").cpu()

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks import asked
 from benchmarks.growth import table_of
 from benchmarks.scale import own_memory, watched
 from pruning.ablation.intervention import Intervention, intervention
@@ -153,12 +154,12 @@ def _measured(
 def main() -> None:
     """Print a row for each part."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.large")
-    parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--width", type=int, default=1280)
-    parser.add_argument("--heads", type=int, default=20)
-    parser.add_argument("--batches", type=int, default=2)
-    parser.add_argument("--rank", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--layers", type=asked.count, default=24)
+    parser.add_argument("--width", type=asked.count, default=1280)
+    parser.add_argument("--heads", type=asked.count, default=20)
+    parser.add_argument("--batches", type=asked.count, default=2)
+    parser.add_argument("--rank", type=asked.count, default=32)
+    parser.add_argument("--threads", type=asked.count, default=1)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     given = parser.parse_args()
     logging.getLogger("pruning").addHandler(logging.NullHandler())

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import asked
 from pruning.evaluation.latency import Latency, latencies
 from pruning.export import onnx_of
 from pruning.models import build
@@ -88,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.latency", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("--repeats", type=int, default=300, help="steps that are timed of each model")
+    parser.add_argument("--repeats", type=asked.count, default=300, help="steps that are timed of each model")
     parser.add_argument("--kernel", action="store_true", help="PyTorch's kernel for sequences, too")
     given = parser.parse_args()
     torch.set_flush_denormal(True)

@@ -25,7 +25,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks import asked
 from benchmarks.catalogue import TIMM, TORCHVISION, TRANSFORMERS, Inputs, Network, of
 from benchmarks.rival import torch_pruned
 from benchmarks.specialised import SPECIALISED
@@ -311,17 +311,18 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--to", type=Path, help="the page that is written")
+    parser.add_argument("--to", type=asked.file, help="the page that is written")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=NETWORKS, help="look at these alone")
-    asked = parser.parse_args()
+    given = parser.parse_args()
     rows = []
-    for name in asked.only or NETWORKS:
+    for name in given.only or NETWORKS:
         rows.append(separately(name, NETWORKS[name]))
         sys.stdout.write(f"{row(rows[-1])}\n")
         sys.stdout.flush()
     sys.stdout.write(f"{summed(rows)}\n")
-    if asked.to:
-        asked.to.write_text(page(rows), encoding="utf-8")
+    if given.to:
+        given.to.parent.mkdir(parents=True, exist_ok=True)
+        given.to.write_text(page(rows), encoding="utf-8")
 
 
 def tell(name: str, network: Network, sender: Connection) -> None:

@@ -9,13 +9,13 @@ between them, also as a share of the estimate's standard error, and how far thei
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
 
+from benchmarks import asked
 from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.neurons import mask
 from pruning.core.statistics import ClusteredMean
@@ -64,13 +64,15 @@ class Masked:
 def main() -> None:
     """Print both costs, their ratio, and how far the numbers are apart."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.oracle")
-    parser.add_argument("--corpus", type=Path, required=True, help="a folder of published splits")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a dense model, its vocabulary beside it")
-    parser.add_argument("--batch", type=int, default=10)
-    parser.add_argument("--bptt", type=int, default=50)
-    parser.add_argument("--windows", type=int, default=4, help="windows that are measured")
-    parser.add_argument("--peers", type=int, default=4, help="neurons of each layer that the peer measures")
-    parser.add_argument("--words", type=int, default=64)
+    parser.add_argument("--corpus", type=asked.splits, required=True, help="a folder of published splits")
+    parser.add_argument(
+        "--checkpoint", type=asked.checkpoint, required=True, help="a dense model, its vocabulary beside it"
+    )
+    parser.add_argument("--batch", type=asked.count, default=10)
+    parser.add_argument("--bptt", type=asked.count, default=50)
+    parser.add_argument("--windows", type=asked.count, default=4, help="windows that are measured")
+    parser.add_argument("--peers", type=asked.count, default=4, help="neurons of each layer that the peer measures")
+    parser.add_argument("--words", type=asked.count, default=64)
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     model, vocabulary = read_checkpoint(given.checkpoint).decoupled("untie"), read_vocabulary(given.checkpoint)

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks import asked
 from benchmarks.removals import Subject, kept, read, table
 from pruning.ablation.intervention import Intervention, intervention
 from pruning.fusion.learned import bootstrapped, interval, learn, measured, within_layers
@@ -184,9 +185,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.precision", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("--into", type=Path, nargs="+", required=True, help="folders of dense models")
+    parser.add_argument("--into", type=asked.there, nargs="+", required=True, help="folders of dense models")
     parser.add_argument("--kept", action="store_true", help="report what is there, and measure nothing")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", type=asked.device, default="cpu")
     parser.add_argument("--alternating", action="store_true", help="label every other piece, judge by those between")
     given = parser.parse_args()
     torch.set_flush_denormal(True)

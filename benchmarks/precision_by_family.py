@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks import asked
 from benchmarks.dense_models import HELD, KINDS
 from benchmarks.precision import MEASURED, Truth, learned, said
 from benchmarks.removals import kept, measure
@@ -162,11 +163,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.precision_by_family", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="folders of text")
-    parser.add_argument("--into", type=Path, required=True, help="the folder of all dense models")
+    parser.add_argument("--corpus", type=asked.there, nargs="+", required=True, help="folders of text")
+    parser.add_argument("--into", type=asked.folder, required=True, help="the folder of all dense models")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="families")
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--width", type=asked.count, default=64)
+    parser.add_argument("--seeds", type=asked.index, nargs="+", default=[1, 2, 3])
     parser.add_argument("--kept", action="store_true", help="report what is there, and measure nothing")
     given = parser.parse_args()
     torch.set_flush_denormal(True)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import asked
 from benchmarks.families import WOKEN
 from pruning.core.neurons import Keep, select
 from pruning.data.corpus import END_OF_LINE
@@ -111,10 +112,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.pruned_families", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("--corpus", type=Path, required=True, help="a folder with ptb.{train,valid,test}.txt")
+    parser.add_argument("--corpus", type=asked.splits, required=True, help="a folder with ptb.{train,valid,test}.txt")
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--results", type=Path, default=Path("pruned_families.jsonl"), help="where rows are kept")
+    parser.add_argument("--seeds", nargs="+", type=asked.index, default=[1, 2, 3])
+    parser.add_argument("--results", type=asked.file, default="pruned_families.jsonl", help="where rows are kept")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     vocabulary = vocabulary_of(given.corpus)

@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from benchmarks import asked
 from benchmarks.peers import PlainLoop, StackedLSTM
 from benchmarks.resumable import replaced
 from pruning.data.corpus import END_OF_LINE, number, published_lines, published_names
@@ -174,17 +175,17 @@ def show_quality(folder: Path, text: Text, ways: Sequence[str], seeds: Sequence[
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quicker")
-    parser.add_argument("--rounds", type=int, default=5, help="turns that count")
-    parser.add_argument("--steps", type=int, default=8, help="of a turn")
-    parser.add_argument("--batches", type=int, nargs="+", default=[20, 64])
+    parser.add_argument("--rounds", type=asked.count, default=5, help="turns that count")
+    parser.add_argument("--steps", type=asked.count, default=8, help="of a turn")
+    parser.add_argument("--batches", type=asked.count, nargs="+", default=[20, 64])
     parser.add_argument("--teacher", action="store_true", help="beside a teacher")
     parser.add_argument("--quality", action="store_true", help="how good, in place of how fast; the rest is of it")
-    parser.add_argument("--corpus", type=Path, default=Path("data/prepare"))
-    parser.add_argument("--vocabulary", type=int, default=10**6, help="most types, of published splits")
-    parser.add_argument("--tokens", type=int, default=150_000, help="that are trained on")
-    parser.add_argument("--state", type=Path, default=Path("data/.quicker"), help="folder of what is known so far")
+    parser.add_argument("--corpus", type=asked.there, default="data/prepare")
+    parser.add_argument("--vocabulary", type=asked.count, default=10**6, help="most types, of published splits")
+    parser.add_argument("--tokens", type=asked.count, default=150_000, help="that are trained on")
+    parser.add_argument("--state", type=asked.folder, default="data/.quicker", help="folder of what is known so far")
     parser.add_argument("--only", nargs="+", default=list(WAYS), metavar="WAY", help="such as 'float32, sampled 300'")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=asked.index, nargs="+", default=[1, 2, 3])
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     if given.quality:

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from benchmarks import asked
 from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.modes import carried
 from pruning.core.options import Curvature as Method
@@ -144,13 +145,15 @@ def mean_of(tensors: list[Tensor]) -> Tensor:
 def main() -> None:
     """Measure what is missing, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ranks")
-    parser.add_argument("--corpus", type=Path, required=True, help="a folder of published splits")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a dense model, its vocabulary beside it")
-    parser.add_argument("--into", type=Path, required=True, help="where parts are kept")
+    parser.add_argument("--corpus", type=asked.splits, required=True, help="a folder of published splits")
+    parser.add_argument(
+        "--checkpoint", type=asked.checkpoint, required=True, help="a dense model, its vocabulary beside it"
+    )
+    parser.add_argument("--into", type=asked.folder, required=True, help="where parts are kept")
     parser.add_argument("--only", nargs="+", help="the parts to measure")
-    parser.add_argument("--probes", type=int, default=400, help="of each run and method")
-    parser.add_argument("--part", type=int, default=100, help="probes of a part")
-    parser.add_argument("--tokens", type=int, default=10_000, help="that each half's removal is measured on")
+    parser.add_argument("--probes", type=asked.count, default=400, help="of each run and method")
+    parser.add_argument("--part", type=asked.count, default=100, help="probes of a part")
+    parser.add_argument("--tokens", type=asked.count, default=10_000, help="that each half's removal is measured on")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     given.into.mkdir(parents=True, exist_ok=True)

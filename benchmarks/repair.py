@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from benchmarks import asked
 from pruning.core.neurons import Keep
 from pruning.core.tables import rows_of
 from pruning.data.corpus import END_OF_LINE
@@ -181,17 +182,21 @@ def finetuned(bench: Bench, model: LanguageModel, recipe: Recipe, seed: int, *, 
 def main() -> None:
     """Measure every cell that is missing and print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.repair", description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--corpus", type=Path, required=True, help="a folder of published splits")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a dense model, its vocabulary beside it")
-    parser.add_argument("--keep", type=float, nargs="+", default=[0.75, 0.5, 0.35], help="shares of neurons to keep")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of calibration")
-    parser.add_argument("--finetune", type=int, default=1, help="seeds that are fine-tuned; 0 for none")
+    parser.add_argument("--corpus", type=asked.splits, required=True, help="a folder of published splits")
+    parser.add_argument(
+        "--checkpoint", type=asked.checkpoint, required=True, help="a dense model, its vocabulary beside it"
+    )
+    parser.add_argument(
+        "--keep", type=asked.share, nargs="+", default=[0.75, 0.5, 0.35], help="shares of neurons to keep"
+    )
+    parser.add_argument("--seeds", type=asked.count, default=3, help="seeds of calibration")
+    parser.add_argument("--finetune", type=asked.index, default=1, help="seeds that are fine-tuned; 0 for none")
     choices = ["surgeon", "random", "traditional"]
     parser.add_argument("--choices", nargs="+", choices=choices, default=choices, help="all but the first: one seed")
     trained = ["surgeon", "random", "scratch"]
-    parser.add_argument("--epochs", type=int, default=1, help="of models trained from scratch")
+    parser.add_argument("--epochs", type=asked.count, default=1, help="of models trained from scratch")
     parser.add_argument("--trained", nargs="+", choices=trained, default=trained, help="what is trained for an epoch")
-    parser.add_argument("--results", type=Path, default=Path("repair.jsonl"), help="where cells are kept")
+    parser.add_argument("--results", type=asked.file, default="repair.jsonl", help="where cells are kept")
     parser.add_argument("--choose", action="store_true", help="measure settings on held-out training text instead")
     given = parser.parse_args()
     torch.set_flush_denormal(True)

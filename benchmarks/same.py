@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
+from benchmarks import asked
+
 TIMES = {"timing", "latency", "costs", "cost"}
 """Stems of files that hold measured times."""
 
@@ -21,12 +23,9 @@ TIMES = {"timing", "latency", "costs", "cost"}
 def main() -> int:
     """Print what differs and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("before", type=Path)
-    parser.add_argument("after", type=Path)
+    parser.add_argument("before", type=asked.results)
+    parser.add_argument("after", type=asked.results)
     given = parser.parse_args()
-    for folder in (given.before, given.after):
-        if not folder.is_dir():
-            parser.error(f"Expected a folder of results, got {folder}, which is none.")
     before, after = (set(files_of(folder)) for folder in (given.before, given.after))
     lines = [f"only before: {path}" for path in sorted(before - after)]
     lines += [f"only after: {path}" for path in sorted(after - before)]

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import asked
+
 TYPES, VOCABULARY, STRETCH = 250_000, 10_000, 2**16
 LENGTHS = (1_000_000, 3_000_000, 10_000_000)
 
@@ -194,7 +196,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale")
     parser.add_argument("--softmax", action="store_true", help="the step with 250,000 types, in place of the text")
-    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="tokens")
+    parser.add_argument("--lengths", type=asked.count, nargs="+", default=LENGTHS, help="tokens")
     given = parser.parse_args()
     if given.softmax:
         steps = 4

@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import torch
 
+from benchmarks import asked
 from pruning.data.windows import Windows
 from pruning.models import build
 from pruning.models.base import Measurable
@@ -99,7 +100,7 @@ def seconds(model: Measurable, windows: Windows, rounds: int) -> dict[str, float
 def main() -> None:
     """Print a row for each network."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.second")
-    parser.add_argument("--rounds", type=int, default=5, help="turns that count")
+    parser.add_argument("--rounds", type=asked.count, default=5, help="turns that count")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     print("| network | steps | probe, own | probe | × | criteria, own | criteria | × |")

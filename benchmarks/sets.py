@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks import asked
 from benchmarks.repair import CALIBRATION, SENSITIVE, STATES, Bench, opened
 from pruning.core.modes import carried, differentiating, evaluating
 from pruning.core.neurons import Keep
@@ -347,13 +348,17 @@ def report(bench: Bench, keeps: list[float]) -> None:
 def main() -> None:
     """Measure every cell that is missing and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sets", description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--data", type=Path, help="results of a run with a language model")
-    parser.add_argument("--corpus", type=Path, help="or a folder of published splits")
-    parser.add_argument("--checkpoint", type=Path, help="and a dense model, its vocabulary beside it")
-    parser.add_argument("--keep", type=float, nargs="+", default=[0.75, 0.5, 0.35], help="shares of neurons to keep")
-    parser.add_argument("--search", type=float, nargs="*", default=[0.5], help="shares that sets are measured at")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="seeds of calibration to measure")
-    parser.add_argument("--results", type=Path, default=Path("sets.jsonl"), help="where cells are kept")
+    parser.add_argument("--data", type=asked.results, help="results of a run with a language model")
+    parser.add_argument("--corpus", type=asked.splits, help="or a folder of published splits")
+    parser.add_argument("--checkpoint", type=asked.checkpoint, help="and a dense model, its vocabulary beside it")
+    parser.add_argument(
+        "--keep", type=asked.share, nargs="+", default=[0.75, 0.5, 0.35], help="shares of neurons to keep"
+    )
+    parser.add_argument("--search", type=asked.share, nargs="*", default=[0.5], help="shares that sets are measured at")
+    parser.add_argument(
+        "--seeds", type=asked.index, nargs="*", default=[0, 1, 2], help="seeds of calibration to measure"
+    )
+    parser.add_argument("--results", type=asked.file, default="sets.jsonl", help="where cells are kept")
     given = parser.parse_args()
     if (given.data is None) == (given.checkpoint is None):
         parser.error("Expected either --data, or --corpus and --checkpoint.")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks import asked
 from benchmarks.growth import measured
 from pruning.data.windows import Windows
 from pruning.evaluation.measures import loss_of
@@ -78,13 +79,15 @@ def quality(corpus: Path, checkpoint: Path, ranks: Sequence[int], keep: float, s
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sketches")
-    parser.add_argument("--width", type=int, default=8192)
-    parser.add_argument("--ranks", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--width", type=asked.count, default=8192)
+    parser.add_argument("--ranks", type=asked.count, nargs="+", default=[64, 256])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--corpus", type=Path, help="a folder of published splits; with it, quality is measured")
-    parser.add_argument("--checkpoint", type=Path, help="a model of its words")
-    parser.add_argument("--keep", type=float, default=0.5, help="share of the neurons that stay")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--corpus", type=asked.splits, help="a folder of published splits; with it, quality is measured"
+    )
+    parser.add_argument("--checkpoint", type=asked.there, help="a model of its words")
+    parser.add_argument("--keep", type=asked.share, default=0.5, help="share of the neurons that stay")
+    parser.add_argument("--seed", type=asked.index, default=1)
     given = parser.parse_args()
     if given.corpus:
         quality(given.corpus, given.checkpoint, given.ranks, given.keep, given.seed)

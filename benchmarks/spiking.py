@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks import asked
 from benchmarks.resumable import replaced
 from pruning.core.neurons import Keep, select
 from pruning.data.corpus import END_OF_LINE
@@ -281,12 +282,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.spiking", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("--data", type=Path, default=Path("data"), help="of a default run")
-    parser.add_argument("--state", type=Path, required=True, help="folder of what is known so far")
+    parser.add_argument("--data", type=asked.results, default="data", help="of a default run")
+    parser.add_argument("--state", type=asked.folder, required=True, help="folder of what is known so far")
     parser.add_argument("--families", nargs="+", default=["mixed", "snn"], choices=["mixed", "snn"])
-    parser.add_argument("--least-rates", type=float, nargs="+", default=[0.0, 0.02])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--portion", type=float, help="of the training text; params.yaml's by default")
+    parser.add_argument("--least-rates", type=asked.amount, nargs="+", default=[0.0, 0.02])
+    parser.add_argument("--seeds", type=asked.index, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--portion", type=asked.share, help="of the training text; params.yaml's by default")
     parser.add_argument("--dense", action="store_true", help="prune nothing")
     given = parser.parse_args()
     torch.set_flush_denormal(True)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks import asked
 from benchmarks.removals import CALIBRATION, TOKENS, Subject, kept, read, table
 from pruning.data.windows import Windows
 from pruning.selection.allocation import Allocation
@@ -119,8 +120,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.stability", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("--into", type=Path, nargs="+", required=True, help="folders of dense models")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--into", type=asked.there, nargs="+", required=True, help="folders of dense models")
+    parser.add_argument("--device", type=asked.device, default="cpu")
     parser.add_argument("--pieces", action="store_true", help="by divergence and label term instead of the surgeon")
     given = parser.parse_args()
     torch.set_flush_denormal(True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import asked
 from benchmarks.removals import Subject, kept, measure
 from pruning.data.corpus import END_OF_LINE
 
@@ -61,14 +62,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.subjects", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("--into", type=Path, required=True, help="the folder of this dense model")
+    parser.add_argument("--into", type=asked.folder, required=True, help="the folder of this dense model")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--checkpoint", type=Path, help="a dense model, its vocabulary beside it")
-    source.add_argument("--data", type=Path, help="the data of a run of the pipeline")
+    source.add_argument("--checkpoint", type=asked.checkpoint, help="a dense model, its vocabulary beside it")
+    source.add_argument("--data", type=asked.results, help="the data of a run of the pipeline")
     source.add_argument("--train", metavar="KIND-WIDTH-SEED", help="a small model to train, such as gru-96-1")
-    parser.add_argument("--corpus", type=Path, help="published splits, or any text for --train")
+    parser.add_argument("--corpus", type=asked.there, help="published splits, or any text for --train")
     parser.add_argument("--only", nargs="*", default=[], help="texts, pieces, `signals` or `criteria`")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", type=asked.device, default="cpu")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
 

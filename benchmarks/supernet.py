@@ -12,12 +12,12 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
+from benchmarks import asked
 from benchmarks.repair import CALIBRATION, SENSITIVE, STATES, Bench
 from pruning.core.neurons import Keep
 from pruning.fusion.calibration import removal_curves
@@ -148,10 +148,12 @@ def main() -> None:
     from tasks.common.windows import first_token
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.supernet", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data", type=Path, default=Path("data"), help="results of a run with train.family: mixed")
-    parser.add_argument("--keep", type=float, nargs="+", default=[0.5, 0.35], help="shares of neurons to keep")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of calibration to measure")
-    parser.add_argument("--results", type=Path, default=Path("supernet.jsonl"), help="where cells are kept")
+    parser.add_argument("--data", type=asked.results, default="data", help="results of a run with train.family: mixed")
+    parser.add_argument("--keep", type=asked.share, nargs="+", default=[0.5, 0.35], help="shares of neurons to keep")
+    parser.add_argument(
+        "--seeds", type=asked.index, nargs="+", default=[0, 1, 2], help="seeds of calibration to measure"
+    )
+    parser.add_argument("--results", type=asked.file, default="supernet.jsonl", help="where cells are kept")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     dense = read_model(given.data / "train/model")

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from benchmarks import asked
+
 WINDOWS, VOCABULARY, WIDTH, LAYERS, DROPOUT, BATCH, BPTT = 60, 10_000, 256, 2, 0.2, 20, 35
 
 CORPUS = Path("data/prepare/corpus.parquet")
@@ -73,9 +75,9 @@ def _work(loop: str, steps: int, line: Connection) -> None:
 def main() -> None:
     """Print tokens/s of each loop and the two ratios."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
-    parser.add_argument("--warmup", type=int, default=5, help="rounds before, in which denormal numbers appear")
-    parser.add_argument("--steps", type=int, default=40, help=f"steps of a round, at most {WINDOWS}")
+    parser.add_argument("--rounds", type=asked.count, default=5, help="rounds that count")
+    parser.add_argument("--warmup", type=asked.index, default=5, help="rounds before, in which denormal numbers appear")
+    parser.add_argument("--steps", type=asked.count, default=40, help=f"steps of a round, at most {WINDOWS}")
     given = parser.parse_args()
     speeds: dict[str, list[float]] = {"ours": [], "plain": [], "example": []}
     context, lines = multiprocessing.get_context("spawn"), {}

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks import asked
 from benchmarks.dense_models import HELD, KINDS, chosen_sets, covariances, kept, read_corpus, scores_of
 from pruning.ablation.oracle import split_half_reliability
 from pruning.fusion.fused import Weighing, to_plain
@@ -239,15 +240,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.transfer", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("--corpus", nargs=2, type=Path, required=True, help="two folders of text")
-    parser.add_argument("--widths", nargs="+", type=int, default=[64, 128], help="units a layer")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="of training and of what is drawn")
-    parser.add_argument("--kept", type=Path, default=Path("transfer"), help="where models' measurements are kept")
+    parser.add_argument("--corpus", nargs=2, type=asked.there, required=True, help="two folders of text")
+    parser.add_argument("--widths", nargs="+", type=asked.count, default=[64, 128], help="units a layer")
+    parser.add_argument("--seeds", nargs="+", type=asked.index, default=[1], help="of training and of what is drawn")
+    parser.add_argument("--kept", type=asked.folder, default="transfer", help="where models' measurements are kept")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="measure these models, and nothing else")
     parser.add_argument("--known", action="store_true", help="report what is kept, and measure nothing")
     parser.add_argument("--without", choices=list(PARTS), default=next(iter(PARTS)), help="what is left out together")
     parser.add_argument("--sets", action="store_true", help="also what the sets of transferred weights lose")
-    parser.add_argument("--weights", type=Path, help="where to write weights that all models teach")
+    parser.add_argument("--weights", type=asked.file, help="where to write weights that all models teach")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     models = {model.name: model for model in planned(given.corpus, given.widths, given.seeds)}

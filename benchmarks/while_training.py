@@ -29,6 +29,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from benchmarks import asked
 from benchmarks.resumable import replaced
 from pruning.core.neurons import select
 from pruning.data.corpus import END_OF_LINE
@@ -205,14 +206,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.while_training", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("--data", type=Path, default=Path("data"), help="of a finished default run")
-    parser.add_argument("--state", type=Path, required=True, help="folder of what is known so far")
-    parser.add_argument("--epochs", type=int, nargs="+", default=[1, 3], help="passes over the text, of all rounds")
-    parser.add_argument("--keep", type=float, nargs="+", default=[0.5, 0.25], help="shares of the neurons")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--data", type=asked.results, default="data", help="of a finished default run")
+    parser.add_argument("--state", type=asked.folder, required=True, help="folder of what is known so far")
+    parser.add_argument(
+        "--epochs", type=asked.count, nargs="+", default=[1, 3], help="passes over the text, of all rounds"
+    )
+    parser.add_argument("--keep", type=asked.share, nargs="+", default=[0.5, 0.25], help="shares of the neurons")
+    parser.add_argument("--seeds", type=asked.index, nargs="+", default=[1, 2, 3])
     parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=[*WAYS])
-    parser.add_argument("--portion", type=float, default=1.0, help="of the training text, for a short try")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--portion", type=asked.share, default=1.0, help="of the training text, for a short try")
+    parser.add_argument("--learning-rate", type=asked.amount, default=2e-3)
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     given.state.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks import asked
 from pruning.data.windows import Windows
 from pruning.experiment.measured import MEASURED
 from pruning.experiment.measuring import USUAL, measure
@@ -72,7 +73,7 @@ def table_like(width: int) -> pd.DataFrame:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--width", type=asked.count, default=1024)
     parser.add_argument("--part", choices=PARTS, help="this one alone, here; its numbers as JSON")
     given = parser.parse_args()
     if given.part:

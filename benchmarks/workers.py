@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from benchmarks import asked
 from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.workers import Map, in_turn
 from pruning.data.windows import Windows
@@ -138,9 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.workers")
     parser.add_argument("--jobs", nargs="+", default=names, choices=names, metavar="JOB", help=", ".join(names))
     parser.add_argument("--workers", nargs="+", default=["1", "2"], metavar="N", help="numbers of workers")
-    parser.add_argument("--rounds", type=int, default=1, help="turns of which the fastest is taken")
-    parser.add_argument("--steps", type=int, default=12, help="training steps of a cell")
-    parser.add_argument("--into", help="a file that the table is also written into")
+    parser.add_argument("--rounds", type=asked.count, default=1, help="turns of which the fastest is taken")
+    parser.add_argument("--steps", type=asked.count, default=12, help="training steps of a cell")
+    parser.add_argument("--into", type=asked.file, help="a file that the table is also written into")
     given = parser.parse_args(arguments)
     compute_on("cpu", float32="highest")
     torch.set_num_threads(1)

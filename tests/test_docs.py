@@ -63,6 +63,19 @@ def test_a_page_names_only_commands_that_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
+def test_a_page_names_only_options_that_exist(name: str) -> None:
+    code = "\n".join(re.findall(r"^```.*?^```|(?<!`)`[^`\n]+`(?!`)", text_of(name), flags=re.MULTILINE | re.DOTALL))
+    called = r"python -m ((?:tasks|flows|benchmarks|deploy|examples)(?:\.\w+)*)([^\n`#|;&]*)"
+    for module, words in re.findall(called, code.replace("\\\n", " ")):
+        command = next(iter(re.findall(r"^ ([a-z_]+)", words)), "")
+        homes = [f"{module.replace('.', '/')}.py", f"{module.replace('.', '/')}/__main__.py", "tasks/common/workers.py"]
+        homes += ["tasks/shown/asking.py", f"tasks/commands/{command}.py"] if module == "tasks" else []
+        source = "\n".join((ROOT / home).read_text(encoding="utf-8") for home in homes if (ROOT / home).is_file())
+        options = set(re.findall(r"(?<= )--[a-z-]+", words)) - {"--help"}
+        assert [option for option in options if f'"{option}"' not in source] == [], module + words
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_a_page_names_only_parameters_that_exist(name: str) -> None:
     for section, field in re.findall(r"-S '?([a-z_]+)\.([a-z_]+)=", text_of(name)):
         assert field in VALUES[section], f"{section}.{field}"

@@ -33,6 +33,7 @@ from typing import get_args
 
 import torch
 
+from benchmarks import asked
 from benchmarks.budgets.jobs import (
     CALIBRATION,
     TUNINGS,
@@ -129,26 +130,33 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m benchmarks.budgets", description=__doc__.split("\n", maxsplit=1)[0]
     )
     there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    parser.add_argument("--corpus", type=Path, required=True, help="folder of published splits")
-    parser.add_argument("--state", type=Path, required=True, help="folder of what is known so far")
-    parser.add_argument("--to", type=Path, required=True, help="Markdown file of the tables; a CSV file beside it")
-    parser.add_argument("--epochs", type=int, default=30, help="of the dense model")
+    parser.add_argument("--corpus", type=asked.splits, required=True, help="folder of published splits")
+    parser.add_argument("--state", type=asked.folder, required=True, help="folder of what is known so far")
     parser.add_argument(
-        "--tuned", type=int, nargs="+", default=[1, 3, 10], choices=[1, 3, 10], help="epochs after the repair"
+        "--to", type=asked.file, required=True, help="Markdown file of the tables; a CSV file beside it"
+    )
+    parser.add_argument("--epochs", type=asked.count, default=30, help="of the dense model")
+    parser.add_argument(
+        "--tuned", type=asked.count, nargs="+", default=[1, 3, 10], choices=[1, 3, 10], help="epochs after the repair"
     )
     parser.add_argument(
-        "--keep", type=float, nargs="+", default=[0.75, 0.5, 0.35, 0.25], choices=[*WIDTHS], help="shares of units"
+        "--keep",
+        type=asked.share,
+        nargs="+",
+        default=[0.75, 0.5, 0.35, 0.25],
+        choices=[*WIDTHS],
+        help="shares of units",
     )
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=asked.count, default=3)
     parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=[*WAYS], help="what is made; what it needs too")
     parser.add_argument("--family", choices=FAMILIES, default="lstm", help="of all models")
-    parser.add_argument("--dropout", type=float, default=0.45, help="of the dense model")
+    parser.add_argument("--dropout", type=asked.part, default=0.45, help="of the dense model")
     parser.add_argument(
-        "--imitation", type=int, default=Repair().tokens, help="tokens that the repair reads, of training text"
+        "--imitation", type=asked.count, default=Repair().tokens, help="tokens that the repair reads, of training text"
     )
-    parser.add_argument("--batch", type=int, help="columns of the training text")
+    parser.add_argument("--batch", type=asked.count, help="columns of the training text")
     parser.add_argument(
-        "--rate", type=float, default=4e-3, help="highest learning rate of what is trained from new weights"
+        "--rate", type=asked.amount, default=4e-3, help="highest learning rate of what is trained from new weights"
     )
     parser.add_argument(
         "--tuning",
@@ -161,11 +169,13 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--softmax", choices=["full", "chunked"], default="full", help="there; chunked is faster on processors"
     )
-    parser.add_argument("--limit", type=float, default=math.inf, help="seconds of this process after which it stops")
-    parser.add_argument("--workers", type=int, default=1, help="processes side by side")
+    parser.add_argument(
+        "--limit", type=asked.amount, default=math.inf, help="seconds of this process after which it stops"
+    )
+    parser.add_argument("--workers", type=asked.count, default=1, help="processes side by side")
     parser.add_argument("--alone", action="store_true", help="on a GPU: without NVIDIA's multi-process service")
     parser.add_argument("--quick", action="store_true", help="toy size, to try the script")
-    parser.add_argument("--device", default=str(there or "cpu"))
+    parser.add_argument("--device", type=asked.device, default=str(there or "cpu"))
     parser.add_argument("--commit", default=None, help="of this code; by default git's")
     return parser.parse_args(arguments)
 

@@ -19,6 +19,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks import asked
 from benchmarks.budgets.__main__ import QUICK, STRONG
 from benchmarks.budgets.jobs import TUNINGS, Job, Plan, Repair, Tuning, begin, done, work
 from benchmarks.headline import RESUME, texts_of
@@ -124,14 +125,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.budgets.search", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("--corpus", type=Path, required=True, help="folder of published splits")
-    parser.add_argument("--dense", type=Path, required=True, help="file of the dense model")
-    parser.add_argument("--state", type=Path, required=True, help="folder of what is known so far")
-    parser.add_argument("--to", type=Path, required=True, help="file for --tuning; a Markdown file of all beside it")
-    parser.add_argument("--limit", type=float, default=math.inf, help="seconds after which nothing begins")
-    parser.add_argument("--workers", type=int, default=1, help="processes side by side")
+    parser.add_argument("--corpus", type=asked.splits, required=True, help="folder of published splits")
+    parser.add_argument("--dense", type=asked.there, required=True, help="file of the dense model")
+    parser.add_argument("--state", type=asked.folder, required=True, help="folder of what is known so far")
+    parser.add_argument(
+        "--to", type=asked.file, required=True, help="file for --tuning; a Markdown file of all beside it"
+    )
+    parser.add_argument("--limit", type=asked.amount, default=math.inf, help="seconds after which nothing begins")
+    parser.add_argument("--workers", type=asked.count, default=1, help="processes side by side")
     parser.add_argument("--quick", action="store_true", help="toy size, to try the script")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", type=asked.device, default="cpu")
     options = parser.parse_args(arguments)
     sizes = QUICK if options.quick else STRONG
     texts, end_of_line, types = texts_of(options.corpus, sizes)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import asked
 from benchmarks.device.facts import facts
 from benchmarks.device.foreign import foreign
 from benchmarks.device.numbers import double, single, tensor_cores
@@ -69,12 +70,14 @@ def main() -> None:
     """Run the parts, print what they found, and exit with 1 if any failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.device", description=__doc__.split("\n", maxsplit=1)[0])
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    parser.add_argument("--device", default=str(found or "cpu"), help="cpu, cuda, cuda:1, mps; whatever is there")
+    parser.add_argument(
+        "--device", type=asked.device, default=str(found or "cpu"), help="cpu, cuda, cuda:1, mps; whatever is there"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny models, to try the script")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="which parts to run")
-    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds after which nothing more is begun")
-    parser.add_argument("--packages", type=Path, help="a folder of packages that are not installed")
-    parser.add_argument("--to", type=Path, help="a Markdown file for the report")
+    parser.add_argument("--limit", type=asked.amount, default=LIMIT, help="seconds after which nothing more is begun")
+    parser.add_argument("--packages", type=asked.there, help="a folder of packages that are not installed")
+    parser.add_argument("--to", type=asked.file, help="a Markdown file for the report")
     given = parser.parse_args()
     if given.packages:
         sys.path.insert(0, str(given.packages))
