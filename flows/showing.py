@@ -24,8 +24,12 @@ def show(commands: Commands, stages: Mapping[str, GraphStage], outcomes: Mapping
     done = [stage for stage in stages.values() if outcomes[stage.address].state not in (FAILED, NOT_STARTED)]
     if plots := [picture for stage in done for plot in stage.plots for picture in _pictures(plot)]:
         report = "\n".join(_try(commands, "report", "--markdown"))
-        create_markdown_artifact(key="comparison", markdown=report, description="What each variant is worth, and what it costs.")
-        create_markdown_artifact(key="plots", markdown="\n\n".join(map(_embedded, plots)), description="The pictures of the comparison.")
+        create_markdown_artifact(
+            key="comparison", markdown=report, description="What each variant is worth, and what it costs."
+        )
+        create_markdown_artifact(
+            key="plots", markdown="\n\n".join(map(_embedded, plots)), description="The pictures of the comparison."
+        )
     for page in (page for stage in done for page in stage.pages):
         create_markdown_artifact(key=page.stem, markdown=page.read_text("utf-8"), description="The whole report.")
     if len(done) == len(stages):

@@ -75,6 +75,14 @@ def test_a_page_names_only_options_that_exist(name: str) -> None:
         assert [option for option in options if f'"{option}"' not in source] == [], module + words
 
 
+def test_the_columns_that_a_page_drops_from_dvcs_table_are_those_of_files_and_times() -> None:
+    (pattern,) = re.findall(r"dvc exp show .*--drop '(.+)'", text_of("docs/guides/change-something.md"))
+    dropped = [
+        name for name in ("Created", "pruning/core", "data/train/model", "prune.retain") if re.match(pattern, name)
+    ]
+    assert dropped == ["Created", "pruning/core", "data/train/model"]  # DVC looks from a name's start
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_names_only_parameters_that_exist(name: str) -> None:
     for section, field in re.findall(r"-S '?([a-z_]+)\.([a-z_]+)=", text_of(name)):

@@ -52,7 +52,9 @@ def retention(comparison: pd.DataFrame, path: pd.DataFrame | None = None) -> "Pi
     handles = [whole.plot([], [], marker, color=INK, label=phase)[0] for phase, marker in MARKERS.items()]
     lines, labels = close.get_legend_handles_labels()
     picture.legend([*lines, *handles], [*labels, *MARKERS], loc="outside lower center", ncols=3)
-    picture.suptitle(f"Test {measure} by the share of neurons kept")
+    shares = comparison["retention"].to_numpy(dtype=float)
+    moved = "" if np.array_equal(_dodged(shares), shares) else "; equal shares side by side"
+    picture.suptitle(f"Test {measure} by the share of neurons kept{moved}")
     return picture
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from operator import length_hint
 from typing import Any, Protocol, get_args
 
 import numpy as np
@@ -175,11 +176,12 @@ def train(
     together.expect(windows, "training text")
     together.expect(valid, "validation text")
     together.begin(model)
-    batches = model.pairs(windows)
-    for what, given in (("train on", batches), ("validate on", model.pairs(valid))):
-        if not len(given):
+    for what, given in (("train on", windows), ("validate on", valid)):
+        if not length_hint(given, 1):  # what does not know its length is not read for it
             raise ValueError(f"Expected at least one batch to {what}, got none.")
-    loop = Loop(model, optimizer_of(model, recipe), batches, recipe, teacher, seed, track, together=together)
+    loop = Loop(
+        model, optimizer_of(model, recipe), model.pairs(windows), recipe, teacher, seed, track, together=together
+    )
     state = resume or Trained({}, pd.DataFrame(), finished=False)
     if resume:
         restore(model, loop.optimizer, resume.tensors)
