@@ -7,6 +7,8 @@ import math
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+from pruning.data.corpus import published_names
+
 
 def count(word: str) -> int:
     """Return a whole number from 1 on, of something that is done or made."""
@@ -44,10 +46,8 @@ def part(word: str) -> float:
 
 def splits(word: str) -> Path:
     """Return a folder that holds published splits of a text."""
-    from tasks.stages.prepare import published_files  # a second, and only where a text is named
-
     folder = there(word)
-    if not published_files(folder):
+    if not folder.is_dir() or not published_names(path.name for path in folder.iterdir()):
         raise ArgumentTypeError(f"Expected published train, valid and test files in {folder}, got none.")
     return folder
 
