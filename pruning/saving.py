@@ -210,7 +210,7 @@ def _pruned(model: Any) -> PrunableModule:
         model = model.network
     if not isinstance(model, PrunableModule):
         raise TypeError(
-            f"Expected what `discover`, `select`, `reconstruct` or `adapt` gave, got {described(model)}; "
+            f"Expected what `discover`, `select`, `reconstruct` or `adapt` gave, got {type(model).__name__}; "
             "hand that over, not the network in it."
         )
     return model

@@ -22,7 +22,8 @@ def described(value: Any) -> str:
     if isinstance(value, list | tuple) and parts_of(value):
         return f"a {type(value).__name__} of {' and '.join(described(part) for part in list(value)[:4])}"
     if isinstance(value, Mapping):
-        return f"a {type(value).__name__} of {', '.join(f'{name}: {described(part)}' for name, part in value.items())}"
+        parts = [f"{name}: {described(part)}" for name, part in list(value.items())[:4]]
+        return f"a {type(value).__name__} of {', '.join(parts)}"
     return kind_of(value)
 
 

@@ -150,7 +150,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "Expected batches that the network runs on, such as float32 (32, 4), got float32 (16, 3),",
     ),
-    "to save nothing": (lambda: pruning.save(None, "folder"), TypeError, "or `adapt` gave, got nothing;"),
+    "to save nothing": (lambda: pruning.save(None, "folder"), TypeError, "or `adapt` gave, got NoneType;"),
     "to save into a number": (lambda: pruning.save(SMALLER, 3), TypeError, "Expected a folder's name, got int;"),
     "to restore the other way round": (
         lambda: pruning.restore("folder", network()),
