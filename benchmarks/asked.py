@@ -7,6 +7,8 @@ import math
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+import torch
+
 from pruning.data.corpus import published_names
 
 
@@ -98,10 +100,11 @@ def folder(word: str) -> Path:
 
 def device(word: str) -> str:
     """Return a device of PyTorch's that this machine has."""
-    from tasks.common.devices import devices_there
-
-    known = devices_there()
-    if word not in (*known, *(name.partition(":")[0] for name in known)):
+    known = ["cpu"]
+    if torch.accelerator.is_available():
+        kind = str(torch.accelerator.current_accelerator()).partition(":")[0]
+        known += [kind, *(f"{kind}:{number}" for number in range(torch.accelerator.device_count()))]
+    if word not in known:
         raise ArgumentTypeError(f"Expected one of the devices {known}, which are here, got {word!r}.")
     return word
 

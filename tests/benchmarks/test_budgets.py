@@ -152,11 +152,14 @@ def test_a_trial_that_the_time_does_not_reach_is_not_begun(tmp_path: Path) -> No
     assert not [*tmp_path.iterdir()]
 
 
-def test_the_stage_reads_files_that_exist_and_every_setting_of_its_own_file() -> None:
+def test_the_stage_reads_files_that_exist_and_every_setting_of_its_own_file(tmp_path: Path) -> None:
     folder = ROOT / "benchmarks/budgets"
     yaml = YAML(typ="safe")
     stage, settings = yaml.load(folder / "dvc.yaml")["stages"]["budgets"], yaml.load(folder / "params.yaml")
     assert all((ROOT / place).exists() for place in stage["deps"][1:])
     assert set(re.findall(r"\$\{(\w+)\}", stage["cmd"])) == set(settings)
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").touch()
+    settings["corpus"] = tmp_path
     words = re.sub(r"\$\{(\w+)\}", lambda found: str(settings[found[1]]), stage["cmd"]).partition("budgets ")[2]
     assert options(shlex.split(re.sub(r"\$\(.*?\)", "code", words))).ways == [*WAYS]
