@@ -3,6 +3,8 @@ export PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
+# A run and the tests are hundreds of processes: what one has compiled is there for the others, whatever the shell says.
+export PYTHONDONTWRITEBYTECODE =
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 BASE ?= main

@@ -20,7 +20,7 @@ from flows.warm import FOLDER, Warm
 from tests.tiny import VOCABULARY
 
 ROOT = Path(__file__).parent.parent
-CODE = ("pruning", "tasks", "learned", "own", "experiment", "dvc.yaml", "params.yaml", "constraints.txt")
+CODE = ("pruning", "tasks", "learned", "own", "experiment", "dvc.yaml", "params.yaml", "constraints.txt", ".dvcignore")
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -163,10 +163,11 @@ def stage(folder: Path, *words: str, fails: bool = False) -> subprocess.Complete
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file or a folder, compiled Python left out."""
+    """Copy a file or a folder with its times, so that what Python compiled for it is good for the copy too."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+        half_compiled = shutil.ignore_patterns("*.pyc.*")  # by a test beside this one
+        shutil.copytree(source, target, ignore=half_compiled, dirs_exist_ok=True)
     else:
         shutil.copy2(source, target)
 

@@ -460,8 +460,7 @@ def test_dvc_shows_the_metrics(finished: Path) -> None:
 
 
 def test_metrics_are_there_in_every_commit_in_experiments_and_in_a_fresh_clone(touched: Path, tmp_path: Path) -> None:
-    for name in (".gitignore", ".dvcignore"):
-        copy(ROOT / name, touched / name)
+    copy(ROOT / ".gitignore", touched / ".gitignore")
     (touched / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
     committing = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", "commit", "--quiet"]
     run(["dvc", "config", "core.no_scm", "false"], touched)
