@@ -7,8 +7,10 @@ import os
 import pickle
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -155,6 +157,40 @@ def run(command: list[str], folder: Path, *, fails: bool = False) -> subprocess.
     done = subprocess.run(command, cwd=folder, env=warmed(), capture_output=True, text=True, check=False)
     assert (done.returncode != 0) == fails, f"{command} in {folder}:\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def started(command: list[str], folder: Path) -> "subprocess.Popen[bytes]":
+    """Start a command in the folder that a test is to kill."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=folder, env=warmed(), start_new_session=True, **quiet)
+
+
+def kill(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """End what was started there by `kill -9`, and wait for all that it had started to go with it."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_for_none(folder)
+
+
+def wait_for_none(folder: Path) -> None:
+    """Wait until no stage and no DVC works in the folder, which may be the moment after who asked for it was killed."""
+    deadline = time.monotonic() + 10
+    while _working(folder):
+        assert time.monotonic() < deadline, "a process outlived who asked for it"
+        time.sleep(0.05)
+
+
+def _working(folder: Path) -> list[int]:
+    """Return the processes of stages and DVC, warm or not, whose working directory is the folder."""
+    processes = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            here, words = link.resolve() == folder.resolve(), (link.parent / "cmdline").read_bytes()
+        except (PermissionError, FileNotFoundError, ProcessLookupError):
+            continue  # ended while we looked, or not ours
+        if here and any(word in words for word in (b"tasks", b"dvc", b"warm.py")):
+            processes.append(int(link.parent.name))
+    return processes
 
 
 def stage(folder: Path, *words: str, fails: bool = False) -> subprocess.CompletedProcess[str]:

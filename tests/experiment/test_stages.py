@@ -5,7 +5,6 @@ import html
 import json
 import os
 import re
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -36,16 +35,18 @@ from tasks.experiment.inputs import DividedText, read_calibration, read_dense
 from tasks.experiment.tracking import TABLES
 from tasks.settings.parameters import checked as checked_parameters
 from tests.projects import (
-    ENVIRONMENT,
     ROOT,
     TINY_EXPERIMENT,
     copy,
     digests,
+    kill,
     run,
     sent,
     set_parameters,
     stage,
+    started,
     tiny_project,
+    warmed,
 )
 from tests.tasks.test_published import stacked
 
@@ -61,16 +62,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:
 def killed(tmp_path_factory):
     """A tiny project whose experiment `kill -9` ended after some prunings of a stage."""
     folder = tiny_project(tmp_path_factory.mktemp("experiment") / "project", train=UNTIED)
-    process = subprocess.Popen(
-        REPRO, cwd=folder, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = started(REPRO, folder)
     deadline = time.monotonic() + 600
     while len(list(folder.glob("data/experiment/.partial/prune_text@0-*/*.json"))) < 2:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process, folder)
     stage(folder, "check")
     return folder
 
@@ -357,7 +355,7 @@ def test_without_sets_the_report_leaves_joint_removal_out(touched):
 
 
 def test_the_flow_finds_all_up_to_date_and_logs_one_parent_and_a_child_for_each_choice(touched, tmp_path):
-    environment = {**ENVIRONMENT, "PREFECT_HOME": str(tmp_path / "prefect")}
+    environment = {**warmed(), "PREFECT_HOME": str(tmp_path / "prefect")}
     environment = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
     command = [sys.executable, "-m", "flows.experiment"]
     before = digests(touched)

@@ -1,8 +1,6 @@
 """The stages on files: alone, killed, with wrong files and wrong values, and what makes which of them stale."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -20,7 +18,20 @@ from pruning.signals.schemas import BESIDE, SIGNALS
 from tasks.__main__ import main
 from tasks.common.pipeline import Stage, read_stage
 from tasks.common.tables import read_table, write_table
-from tests.projects import ENVIRONMENT, ROOT, copy, digests, run, sent, set_parameters, stage, tiny_project
+from tests.projects import (
+    ENVIRONMENT,
+    ROOT,
+    copy,
+    digests,
+    kill,
+    run,
+    sent,
+    set_parameters,
+    stage,
+    started,
+    tiny_project,
+    wait_for_none,
+)
 from tests.schemas import TABLES
 
 YAML_FILE = YAML(typ="safe")
@@ -278,15 +289,12 @@ def test_a_pipeline_killed_again_and_again_ends_with_the_bytes_of_an_undisturbed
     finished: Path, tmp_path: Path
 ) -> None:
     folder = tiny_project(tmp_path / "project")
-    for patience in (3.0, 5.5, 7.0):
-        process = subprocess.Popen(
-            ["dvc", "repro"], cwd=folder, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL
-        )
+    for patience in (1.0, 2.5, 4.0):
+        process = started(["dvc", "repro"], folder)
         try:
             process.wait(patience)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kill(process, folder)
         stage(folder, "check")
     run(["dvc", "repro"], folder)
     assert digests(folder) == digests(finished)
@@ -348,22 +356,7 @@ def test_a_stage_dies_with_the_dvc_that_started_it(tmp_path: Path, shell: str) -
         time.sleep(0.05)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 10
-    while _processes(folder):
-        assert time.monotonic() < deadline, "the stage outlived the dvc that started it"
-        time.sleep(0.05)
-
-
-def _processes(folder: Path) -> list[int]:
-    """Return the processes whose working directory is the folder."""
-    found = []
-    for link in Path("/proc").glob("[0-9]*/cwd"):
-        try:
-            if link.resolve() == folder.resolve() and b"tasks" in (link.parent / "cmdline").read_bytes():
-                found.append(int(link.parent.name))
-        except (PermissionError, FileNotFoundError, ProcessLookupError):
-            continue  # ended while we looked, or not ours
-    return found
+    wait_for_none(folder)
 
 
 def test_a_swapped_table_is_refused_by_name(touched: Path) -> None:
