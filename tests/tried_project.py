@@ -4,15 +4,15 @@ from pathlib import Path
 
 from tests.projects import ROOT, copy, run
 
-STAGE = """
-import json, sys
+TASKS = """
+import sys
 from pathlib import Path
 from ruamel.yaml import YAML
 import pandas as pd
 from pruning.evaluation.schemas import EVALUATION
 from tasks.common.parameters import settings_of
 from tasks.common.tables import write_table
-name, values = sys.argv[1], YAML(typ="safe").load(Path("params.yaml"))
+name, values = sys.argv[2], YAML(typ="safe").load(Path("params.yaml"))
 own = values["variants"][name]
 settings = settings_of({**values["prune"], "repair": values["reconstruct"]["repair"]}, own)
 lost = {"random": 40, "hessian": 30, "fused": 20, "surgeon": 12}[own["by"]]
@@ -28,8 +28,8 @@ stages:
   evaluate:
     foreach: ${variants}
     do:
-      cmd: python stage.py ${key}
-      deps: [stage.py]
+      cmd: python -m tasks evaluate ${key}
+      deps: [tasks/__main__.py]
       params: [prune, reconstruct, "variants.${key}"]
       outs: ["data/evaluate/${key}/evaluation.parquet"]
 """
@@ -45,15 +45,15 @@ variants:
 
 def make_tried(root: Path) -> Path:
     """Write the project into a folder, run it, commit it, and return it."""
-    root.mkdir(exist_ok=True)
-    for name, text in {"stage.py": STAGE, "dvc.yaml": PIPELINE, "params.yaml": PARAMETERS}.items():
+    copy(ROOT / "tasks", root / "tasks")  # as whose own the stage is run, and soon
+    for name, text in {"tasks/__main__.py": TASKS, "dvc.yaml": PIPELINE, "params.yaml": PARAMETERS}.items():
         (root / name).write_text(text)
     run(["git", "init", "--quiet", "--initial-branch=main"], root)
     for name, value in {"user.name": "a", "user.email": "a@b", "commit.gpgsign": "false"}.items():
         run(["git", "config", name, value], root)
     run(["dvc", "init", "--quiet"], root)
     copy(ROOT / ".dvc/config", root / ".dvc/config")
-    (root / ".gitignore").write_text("/data\n")
+    (root / ".gitignore").write_text("/data\n__pycache__\n")
     run(["dvc", "repro"], root)
     run(["git", "add", "."], root)
     run(["git", "commit", "--quiet", "-m", "one"], root)
