@@ -17,7 +17,7 @@ from tests.flows.serving import answers, free_port, running, wait_for
 from tests.projects import warmed
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What other processes see: this code, this Python, a home of their own for Prefect, and no server."""
     kept = {name: value for name, value in warmed().items() if not name.startswith("PREFECT_")}
@@ -25,7 +25,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**kept, "PREFECT_HOME": home, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _here() -> Iterator[None]:
     """Let the flows of this process find the same programs."""
     with pytest.MonkeyPatch.context() as patch:
@@ -33,7 +33,7 @@ def _here() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real server with its scheduler, which the flows of this process use too."""
     port = free_port()
@@ -59,7 +59,7 @@ def client(server: str) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def first(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A project that was run once, not to be changed, and the state that its flow run ended in."""
     assert server
