@@ -1,8 +1,9 @@
 """How every test runs: one thread that sleeps when idle, few examples and always the same ones."""
 
+import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is imported
 
@@ -23,6 +24,17 @@ settings.load_profile("tiny")
 def pytest_xdist_auto_num_workers() -> int:
     """Return one process more than there are cores: a third of the time of those that start servers is waiting."""
     return (os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage among the modules and tests that are read here and last: a million objects each time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)
