@@ -15,7 +15,7 @@ from pruning.repair.following import Pupil
 from pruning.repair.imitation import Imitation, imitate
 from tests.tiny import tiny
 
-IMITATION = Imitation(tokens=3000, learning_rate=0.02, warmup=0.1, clip=1.0)
+IMITATION = Imitation(tokens=1500, learning_rate=0.02, warmup=0.1, clip=1.0)
 
 
 class Loaded:
