@@ -7,7 +7,7 @@ reference is the same network with that operation done on the neurons that are l
 import contextlib
 import itertools
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -60,18 +60,16 @@ def proved(
     layers = model.layers()
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
-    if prover.failure(layers, numbers) or prover.with_share(SHARE).failure(layers, numbers):
-        prover.share = 0.0
+    if prover.failure(layers, numbers) or prover.failure(layers, numbers, share=SHARE):
         numbers, reasons = _each(prover, layers)
         layers = [layer for layer in layers if layer.name not in reasons]
         if layers and prover.failure(layers, numbers):
             layers, more = _together(prover, layers, numbers)
             reasons |= more
-    if layers and (numbers or reasons) and prover.with_share(SHARE).failure(layers, numbers):
-        alone = {layer.name: what for layer in layers if (what := prover.failure([layer], numbers))}
-        layers, more = _together(prover, [layer for layer in layers if layer.name not in alone], numbers)
+    if layers and (numbers or reasons) and prover.failure(layers, numbers, share=SHARE):
+        alone = {layer.name: what for layer in layers if (what := prover.failure([layer], numbers, share=SHARE))}
+        layers, more = _together(prover, [layer for layer in layers if layer.name not in alone], numbers, share=SHARE)
         reasons |= alone | more
-    prover.share = 0.0
     numbers = [number for number in numbers if number.layer in {layer.name for layer in layers}]
     inexact = prover.inexact(layers, numbers)
     layers = [_said(layer, exact=layer.exact and layer.name not in inexact) for layer in layers]
@@ -105,13 +103,13 @@ def _each(prover: "Prover", layers: Sequence[NeuronLayer]) -> tuple[list[Number]
 
 
 def _together(
-    prover: "Prover", layers: Sequence[NeuronLayer], numbers: Sequence[Number]
+    prover: "Prover", layers: Sequence[NeuronLayer], numbers: Sequence[Number], *, share: float = 0.0
 ) -> tuple[list[NeuronLayer], dict[str, str]]:
     """Return the layers that can be cut together, the first ones first, and why the others cannot."""
     kept: list[NeuronLayer] = []
     reasons: dict[str, str] = {}
     for layer in layers:
-        if failure := prover.failure([*kept, layer], numbers):
+        if failure := prover.failure([*kept, layer], numbers, share=share):
             reasons[layer.name] = f"together with {kept[-1].name}, {failure}" if kept else failure
         else:
             kept.append(layer)
@@ -132,7 +130,7 @@ class Prover:
     ) -> None:
         self.model, self.remembers = model, remembers
         self.found, self.inputs, self.states, self.cached = found, inputs, states, cached
-        self.lean, self.share = True, 0.0
+        self.lean = True
 
     @cached_property
     def finer(self) -> "Prover | None":
@@ -153,27 +151,22 @@ class Prover:
             return None
         return finer if all(part.dtype != torch.float32 for part in found) else None
 
-    def with_share(self, share: float) -> "Prover":
-        """Return this one, which from now on removes so large a share of the neurons."""
-        self.share = share
-        return self
+    def failure(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number], *, share: float = 0.0) -> str:
+        """Return why removing neurons of these layers, and a share of each, differs from what it should be; else ''."""
+        return self._failure(self.some(layers, share), numbers)
 
-    def failure(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> str:
-        """Return why removing neurons of these layers differs from what it should be; empty if it does not."""
-        failure, lean = self._failure(layers, numbers, lean=self.lean)
+    def _failure(self, keep: Keep, numbers: Sequence[Number]) -> str:
+        failure, lean = self._tried(keep, numbers, lean=self.lean)
         if not failure or not lean:
             return failure
-        again, _ = self._failure(layers, numbers, lean=False)
+        again, _ = self._tried(keep, numbers, lean=False)
         self.lean = bool(again)  # code that reads a weight outside of its module reads it next time, too
         return again
 
-    def _failure(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number], *, lean: bool) -> tuple[str, bool]:
-        """Return what `failure` does, and whether large weights were cut only while they were needed."""
-        names = {layer.name for layer in layers}
-        model = Discovered(
-            self.model.network, self.model.layers(), {}, [number for number in numbers if number.layer in names]
-        )
-        keep = self.some(layers)
+    def _tried(self, keep: Keep, numbers: Sequence[Number], *, lean: bool) -> tuple[str, bool]:
+        """Return what `_failure` does, and whether large weights were cut only while they were needed."""
+        followed = [number for number in numbers if number.layer in keep]
+        model = Discovered(self.model.network, self.model.layers(), {}, followed)
         try:
             smaller, lean = thinned(model, keep, lean=lean)
             if self.cached:
@@ -183,20 +176,11 @@ class Prover:
             what = str(error).strip().partition(chr(10))[0]
             return f"its model's own code counts on its width{_line(error)}: {what}", lean
         del smaller
-        return self._difference(layers, numbers, keep, found, lean=lean), lean
+        return self._difference(keep, numbers, found, lean=lean), lean
 
-    def _difference(
-        self,
-        layers: Sequence[NeuronLayer],
-        numbers: Sequence[Number],
-        keep: Keep,
-        found: Sequence[Tensor],
-        *,
-        lean: bool,
-    ) -> str:
+    def _difference(self, keep: Keep, numbers: Sequence[Number], found: Sequence[Tensor], *, lean: bool) -> str:
         """Return how what a smaller model gives differs from what it should be; empty if it does not."""
-        names = {layer.name for layer in layers}
-        blends = [blend for blend in self.found.blends if self._concerns(blend, names)]
+        blends = [blend for blend in self.found.blends if self._concerns(blend, keep)]
         mode = Still({blend.index: self._instead(blend, keep) for blend in blends})
         try:
             expected, rounding = self.masked(keep, mode, lean=lean)
@@ -207,8 +191,7 @@ class Prover:
         if len(found) == len(expected) and all(close(a, b, rounding) for a, b in zip(found, expected, strict=True)):
             return ""
         if self.finer and len(found) == len(expected) and all(map(_near, found, expected)):
-            self.finer.share = self.share
-            return self.finer.failure(layers, numbers)
+            return self.finer._failure(keep, numbers)
         return "without some of its neurons the model computes something else than where nobody reads them"
 
     def needed(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> list[Number]:
@@ -217,7 +200,7 @@ class Prover:
             self.failure(layers, numbers)
         return [n for n in numbers if not isinstance(n, Size) or (n.attribute, n.place) in calls]
 
-    def some(self, layers: Sequence[NeuronLayer]) -> Keep:
+    def some(self, layers: Sequence[NeuronLayer], share: float) -> Keep:
         """Return all neurons but the first ones, the last one first; not as many of one layer as of the next.
 
         Code that counts on two layers being equally wide would not be seen if both lost as many. Where a share goes the
@@ -225,19 +208,20 @@ class Prover:
         """
         places = {layer.name: place for place, layer in enumerate(self.model.layers())}
         return {
-            layer.name: torch.arange(layer.width - 1, self._gone(layer, places[layer.name]) - 1, -1) for layer in layers
+            layer.name: torch.arange(layer.width - 1, self._gone(layer, places[layer.name], share) - 1, -1)
+            for layer in layers
         }
 
-    def _gone(self, layer: NeuronLayer, place: int) -> int:
+    def _gone(self, layer: NeuronLayer, place: int, share: float) -> int:
         """Return how many neurons go of a layer, which is the so many-th."""
         most = layer.width * 2 // 3
-        if not self.share:
+        if not share:
             return min(1 + place % 3, max(1, most))
-        return min(3 - place % 3 + int(self.share * layer.width), max(1, most - place % 2))
+        return min(3 - place % 3 + int(share * layer.width), max(1, most - place % 2))
 
     def inexact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> set[str]:
         """Return those of the layers of which removing neurons does not equal masking them."""
-        blended = [layer for layer in layers if any(self._concerns(blend, {layer.name}) for blend in self.found.blends)]
+        blended = [layer for layer in layers if any(self._concerns(blend, [layer.name]) for blend in self.found.blends)]
         if not blended or self._is_exact(blended, numbers):
             return set()
         if len(blended) == 1:
@@ -245,7 +229,7 @@ class Prover:
         return {layer.name for layer in blended if not self._is_exact([layer], numbers)}
 
     def _is_exact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> bool:
-        keep = self.some(layers)
+        keep = self.some(layers, 0.0)
         numbers = [number for number in numbers if number.layer in keep]
         model = Discovered(self.model.network, self.model.layers(), {}, numbers)
         smaller, _ = thinned(model, keep, lean=self.lean)
@@ -270,7 +254,7 @@ class Prover:
             return self.outputs(model, mode)
         return outputs, mode.rounding
 
-    def _concerns(self, blend: Blend, names: set[str]) -> bool:
+    def _concerns(self, blend: Blend, names: Collection[str]) -> bool:
         layers = torch.unique(self.found.owners[0][blend.places]).tolist()
         known = self.found.layers
         return any(number >= 0 and known[number].name in names for number in layers)
