@@ -82,9 +82,9 @@ class Commands:
         self._ended = False
         self._ending = threading.Event()
 
-    def warm_up(self) -> None:
-        """Let what starts from now on begin with the imports made (flows/warm.py): worth it for two stages or more."""
-        if sys.platform == "linux" and FOLDER not in self._environment:
+    def warm_up(self, stages: int) -> None:
+        """Let what starts from now on begin with the imports made (flows/warm.py), which two stages or more repay."""
+        if stages > 1 and sys.platform == "linux" and FOLDER not in self._environment:
             with suppress(OSError):  # no place for a socket; it is a matter of time alone
                 self._warm = Warm(self._environment)
                 self._environment = _environment({**self._environment, **self._warm.variables})

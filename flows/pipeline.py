@@ -106,8 +106,7 @@ def _reproduced(
         with Sharing(commands, get_run_logger().warning) if share else nullcontext() as sharing:
             pull = sharing is not None and sharing.fetch()
             stale = set(stages) if force else changed(commands, stages)
-            if len(stale) > 1:
-                commands.warm_up()
+            commands.warm_up(len(stale))
             call_run(about, f"{len(stale)} of {len(stages)} stages")
             ran = sharing.made if sharing else None
             task_of = _task_maker(commands, stale, values, force=force, pull=pull)

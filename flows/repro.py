@@ -40,8 +40,7 @@ def repro(root: Path, targets: list[str] | None, *, jobs: int, force: bool = Fal
     """
     commands, stages = Commands(root), read_stages(root, targets)
     stale = set(stages) if force else changed(commands, stages)
-    if len(stale) > 1:
-        commands.warm_up()
+    commands.warm_up(len(stale))
 
     def work(stage: GraphStage) -> str:
         return reproduce(commands, stage, lambda line: _say(stage, line), force=force)

@@ -100,7 +100,7 @@ def test_what_a_flow_starts_is_warm_from_then_on_and_the_warm_process_ends_with_
     monkeypatch.delenv(FOLDER)
     commands = Commands(folder)
     try:
-        commands.warm_up()  # what is asked before the imports are made waits for them
+        commands.warm_up(2)  # what is asked before the imports are made waits for them
         lines = commands.run("Stage 'say'", ["python", "-m", "tasks", "say"], lambda _: None)
         assert json.loads(lines[0])[-1] is True
         assert commands._warm
