@@ -15,7 +15,7 @@ from tasks.common.devices import compute_on
 from tasks.common.job import Job
 from tasks.common.models import CONFIG, read_language_model, read_model
 from tasks.common.parameters import Unexpected
-from tasks.common.pipeline import PARAMETERS, read_stage
+from tasks.common.pipeline import PARAMETERS, expect_variant, read_stage
 from tasks.common.reading import read_yaml
 from tasks.settings.parameters import checked
 from tasks.shown.asking import Words
@@ -86,9 +86,7 @@ def used(given: argparse.Namespace) -> Used:
 
 def check_words(variant: str | None, phase: str, variants: list[str]) -> None:
     """Refuse a variant or a phase that there is not."""
-    if variant not in variants:
-        got = f"{variant!r}.{nearest(variant, variants)}" if variant else "none."
-        raise Unexpected(f"Expected a variant, one of {variants}, got {got}")
+    expect_variant(variant, variants)
     if phase not in PHASES:
         raise Unexpected(f"Unknown phase {phase!r}; known: {list(PHASES)}.{nearest(phase, PHASES)}")
 

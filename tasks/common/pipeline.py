@@ -74,12 +74,22 @@ def read_stage(name: str, variant: str | None, parameters: Mapping[str, Any], fo
     if name not in stages:
         raise Unexpected(f"Unknown stage {name!r}; known: {list(stages)}.{nearest(name, stages)}")
     known = _variants(stages[name], parameters)
-    if known and variant not in known:
-        got = f"{variant!r}.{nearest(variant, known)}" if variant else "none."
-        raise Unexpected(f"Expected a variant for stage {name}, one of {known}, got {got}")
-    if not known and variant is not None:
+    if known:
+        expect_variant(variant, known, f" for stage {name}")
+    elif variant is not None:
         raise Unexpected(f"Expected no variant for stage {name}, got {variant!r}.")
     return _stage(folder, name, variant, stages[name], parameters)
+
+
+def expect_variant(variant: str | None, known: list[str], what_for: str = "") -> None:
+    """Refuse a variant that there is not, or that was not named.
+
+    Raises:
+        Unexpected: What is known and the nearest of it.
+    """
+    if variant not in known:
+        got = f"{variant!r}.{nearest(variant, known)}" if variant else "none."
+        raise Unexpected(f"Expected a variant{what_for}, one of {known}, got {got}")
 
 
 def read_stages(parameters: Mapping[str, Any], folder: str = "") -> list[Stage]:
