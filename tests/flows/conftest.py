@@ -40,7 +40,7 @@ def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     command = ["prefect", "server", "start", "--no-ui", "--port", str(port)]
     with running(command, environment, tmp_path_factory.mktemp("server")):
         address = f"http://127.0.0.1:{port}/api"
-        wait_for(lambda: answers(f"{address}/health"), 120)
+        wait_for(lambda: answers(f"{address}/health"), 600)  # on a busy machine
         home = Path(environment["PREFECT_HOME"])
         with temporary_settings({PREFECT_API_URL: address, PREFECT_HOME: home}):
             yield address
