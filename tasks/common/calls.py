@@ -23,6 +23,10 @@ from tasks.common.parameters import Unexpected
 CODE, OWN = "code in pruning/ or tasks/", "code in own/"
 KEPT = 4
 """Results for each worker that may wait for an earlier one, since they are given in the order of their items."""
+LOOK_SECONDS = 20.0
+"""After how long without a result it is looked whether there are workers at all."""
+LOST_SECONDS = 300.0
+"""How long all workers may be gone, for whoever started them to start them again."""
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn")
 """What results are computed with."""
 

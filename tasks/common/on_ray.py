@@ -5,6 +5,7 @@ process, hands it to another one if that ends, and keeps what is sent for every 
 """
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -12,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from pruning.core.workers import Item, Result
-from tasks.common.calls import KEPT, how, made, received, sent
+from tasks.common.calls import KEPT, LOOK_SECONDS, LOST_SECONDS, how, made, received, sent
 from tasks.common.parameters import Unexpected
 
 SCHEME = "ray:"
@@ -61,7 +62,7 @@ class RayPool:
         try:
             for item in items:
                 if len(busy) >= self.workers:
-                    _, busy = ray.wait(busy)
+                    busy = self._others(busy)
                 busy.append(call.remote(origins, settings, content, sent(item)))
                 waiting.append(busy[-1])
                 while waiting and (waiting[0] not in busy or len(waiting) > KEPT * self.workers):
@@ -96,7 +97,23 @@ class RayPool:
             ) from error
         return self._package
 
+    def _others(self, calls: list[Any]) -> list[Any]:
+        """Wait until one of the calls has ended, as long as somebody can make them, and return the others."""
+        late = time.monotonic() + LOST_SECONDS
+        while True:
+            ended, others = self._ray.wait(calls, timeout=LOOK_SECONDS)
+            if ended:
+                return list(others)
+            if self._ray.cluster_resources().get("CPU", 0) >= 1:
+                late = time.monotonic() + LOST_SECONDS
+            elif time.monotonic() > late:
+                raise Unexpected(
+                    f"Expected a cluster of Ray's with a core at {self.asked}, got none within {LOST_SECONDS:g} s; "
+                    f"start a node of it with `ray start` where this code is."
+                )
+
     def _received(self, call: Any) -> Any:
+        self._others([call])
         try:
             return received(self._ray.get(call))
         except self._package.exceptions.RayTaskError as error:

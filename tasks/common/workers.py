@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pruning.core.workers import Item, Map, Result, in_turn
-from tasks.common.calls import KEPT, how, made, received, sent
+from tasks.common.calls import KEPT, LOOK_SECONDS, LOST_SECONDS, how, made, received, sent
 from tasks.common.on_ray import SCHEME, RayPool
 from tasks.common.parameters import Unexpected
 
@@ -121,19 +121,24 @@ class Pool:
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the function of each item, in their order."""
-        client, copies = self._client, dict[str | None, Any]()
+        client = self._client
         content = sent(partial(made, *how(), sent(function)))
         waiting: deque[Any] = deque()
-        busy: dict[Any, str | None] = {}
+        busy: dict[Any, int] = {}
+        here: frozenset[str] = frozenset()
+        copies: dict[int, Any] = {}
         try:
             for item in items:
-                given, place = sent(item), self._free(busy)
+                given = sent(item)
+                place, there = self._free(busy)
+                if there != here:  # whoever came is to have a copy, too, and nobody two
+                    here, copies = there, {}
                 if place not in copies:
                     # Of Python's own functions alone, so that the scheduler needs none of this code, which reads them.
                     # A task and not a scattered copy, which would be gone with the worker that has it; and one for
-                    # each, for a worker that falls silent keeps those waiting that fetch from it.
-                    there = {"workers": place, "allow_other_workers": True} if place else {}
-                    copies[place] = client.submit(pickle.loads, content, pure=False, **there)
+                    # each, for a worker that falls silent keeps those waiting that fetch from it. Dask gives it to
+                    # whoever has nothing to do. It is tied to nobody: Dask forgets what is, once nobody is left.
+                    copies[place] = client.submit(pickle.loads, content, pure=False)
                 call = client.submit(operator.call, copies[place], given, pure=False)  # is made where the copy is
                 waiting.append(call)
                 busy[call] = place
@@ -153,7 +158,12 @@ class Pool:
     @cached_property
     def _client(self) -> Any:
         # Dask's variables let malloc hand back what is freed at once, which makes training half as slow again.
-        settings = {"admin.large-graph-warning-threshold": LARGE, "nanny.pre-spawn-environ": {}}
+        # A worker that ends is started again, which takes long on a busy machine: Dask would soon give it up for good.
+        settings = {
+            "admin.large-graph-warning-threshold": LARGE,
+            "nanny.pre-spawn-environ": {},
+            "deploy.lost-worker-timeout": f"{LOST_SECONDS} s",
+        }
         self._dask.config.set({f"distributed.{name}": value for name, value in settings.items()})
         address = self.asked
         try:
@@ -173,29 +183,49 @@ class Pool:
             client.wait_for_workers(1, timeout=PATIENCE_SECONDS)
         except (OSError, TimeoutError) as error:
             self.close()
-            raise Unexpected(
-                f"Expected a scheduler with workers at {address}, got none within {PATIENCE_SECONDS:g} s; start some "
-                f"with `python -m dask worker {address} --nthreads 1` where this code is."
-            ) from error
+            raise _nobody(address, PATIENCE_SECONDS) from error
         return client
 
-    def _free(self, busy: dict[Any, str | None]) -> str | None:
-        """Wait for a worker that computes none of the busy calls, and return its address; None where there is none.
+    def _free(self, busy: dict[Any, int]) -> tuple[int, frozenset[str]]:
+        """Wait until fewer calls are busy than there are workers; return a place without one, and who the workers are.
 
         Calls that have ended are no longer busy. None is sent ahead: it would wait for its worker, though another one
         is free.
         """
-        with self._in_sentences(), self._client.as_current():
-            while True:
-                free = [address for address in self._client.nthreads() if address not in busy.values()]
-                if free or not busy:
-                    return free[0] if free else None
-                for call in self._distributed.wait([*busy], return_when="FIRST_COMPLETED").done:
+        with self._in_sentences():
+            while len(busy) >= max(1, len(here := frozenset(self._client.nthreads()))):
+                for call in self._ended([*busy]):
                     del busy[call]
+        return min({*range(len(busy) + 1)}.difference(busy.values())), here
+
+    def _ended(self, calls: Sequence[Any]) -> set[Any]:
+        """Wait until some of the calls have ended, and return these."""
+        with self._client.as_current():
+            while True:
+                try:
+                    return set(self._distributed.wait(calls, LOOK_SECONDS, "FIRST_COMPLETED").done)
+                except TimeoutError:
+                    self._expect_somebody()
 
     def _received(self, call: Any) -> Any:
+        """Return what a call gives; should what it gave be lost with its worker, it is made again."""
+        seconds = LOOK_SECONDS
         with self._in_sentences():
-            return received(call.result())
+            while True:
+                try:
+                    return received(call.result(seconds))
+                except TimeoutError:
+                    if call.status == "error":  # it is the call's own
+                        raise
+                    self._expect_somebody()
+                    seconds *= 2  # lest a result that takes long to come begins to come again and again
+
+    def _expect_somebody(self) -> None:
+        """Wait until there is a worker, as there mostly is; Dask hands it what is to be done."""
+        try:
+            self._client.wait_for_workers(1, timeout=LOST_SECONDS)
+        except TimeoutError as error:
+            raise _nobody(self.address, LOST_SECONDS) from error
 
     @contextmanager
     def _in_sentences(self) -> Iterator[None]:
@@ -219,6 +249,13 @@ class Pool:
                 f"Expected workers that run in a clone of this code, with its packages, got one without it ({error}); "
                 "start it there."
             ) from error
+
+
+def _nobody(address: str, seconds: float) -> Unexpected:
+    return Unexpected(
+        f"Expected a scheduler with workers at {address}, got none within {seconds:g} s; start some with "
+        f"`python -m dask worker {address} --nthreads 1` where this code is."
+    )
 
 
 def asked_for(words: Sequence[str]) -> tuple[str | None, list[str]]:

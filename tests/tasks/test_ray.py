@@ -3,9 +3,11 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.workers import Map
 from pruning.data.windows import Windows
 from pruning.signals.gradients import gradients
+from tasks.common.on_ray import RayPool
 from tasks.common.workers import checked, workers
 from tests.tiny import text, tiny
 
@@ -50,6 +53,46 @@ def test_what_one_of_rays_workers_was_killed_in_is_made_by_another(pool: Map, tm
     mark = tmp_path / "mark"
     assert list(pool(partial(ended_once, mark), range(12))) == [number**2 for number in range(12)]
     assert mark.exists()
+
+
+def ended_together(folder: Path, number: int) -> int:
+    """End both processes that make the first calls, once both are being made."""
+    if number < 2 and not (folder / f"{number} ended").exists():
+        (folder / str(number)).touch()
+        while not (folder / str(1 - number)).exists():
+            time.sleep(0.02)
+        (folder / f"{number} ended").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number**2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
+def test_all_of_rays_workers_may_be_killed_at_once(pool: Map, tmp_path: Path) -> None:
+    assert list(pool(partial(ended_together, tmp_path), range(5))) == [number**2 for number in range(5)]
+    assert all((tmp_path / f"{number} ended").exists() for number in range(2))
+
+
+class Deserted:
+    """A cluster of Ray's whose machines are all gone."""
+
+    def wait(self, calls: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        time.sleep(timeout)
+        return [], calls
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"memory": 1.0}
+
+
+def test_a_cluster_of_rays_that_nobody_comes_back_to_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    for name in ("LOOK_SECONDS", "LOST_SECONDS"):
+        monkeypatch.setattr(f"tasks.common.on_ray.{name}", 0.01)
+    there = RayPool("ray:host:6379")
+    there._ray = Deserted()
+    with pytest.raises(
+        ValueError, match=r"^Expected a cluster of Ray's with a core at host:6379, got none within 0\.01"
+    ):
+        there._received("call")
 
 
 def refused(number: int) -> int:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -109,6 +109,66 @@ def test_a_worker_that_is_killed_or_falls_silent_in_its_work_changes_no_result(p
     assert (tmp_path / "mark").exists()
 
 
+def ended_together(folder: Path, workers: int, number: int) -> int:
+    """End each process that makes one of the first calls, once all of these are being made."""
+    if number < workers and not (folder / f"{number} ended").exists():
+        (folder / str(number)).touch()
+        late = time.monotonic() + PATIENT_SECONDS
+        while not all((folder / str(other)).exists() for other in range(workers)) and time.monotonic() < late:
+            time.sleep(0.02)
+        (folder / f"{number} ended").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number**2
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Fail, in place of waiting for ever, after longer than anything takes."""
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"Expected an end within {seconds:g} s.")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
+@pytest.mark.parametrize("count", [1, 2])
+def test_all_workers_may_be_killed_at_once_and_the_only_one_too(
+    pool: Map, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr("tasks.common.workers.LOST_SECONDS", PATIENT_SECONDS)
+    there = partial(ended_together, tmp_path, count)
+    with at_most(2 * PATIENT_SECONDS), workers("1") if count == 1 else nullcontext(pool) as asked:
+        assert list(asked(there, range(5))) == [number**2 for number in range(5)]
+    assert all((tmp_path / f"{number} ended").exists() for number in range(count))
+
+
+def test_where_no_worker_comes_back_it_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOOK_SECONDS", "LOST_SECONDS"):
+        monkeypatch.setattr(f"tasks.common.workers.{name}", 0.1)
+    kind = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "protocol": "tcp", "dashboard_address": None}
+    with (
+        at_most(PATIENT_SECONDS),
+        distributed.LocalCluster(**kind) as cluster,
+        distributed.Client(cluster) as started,
+        workers(cluster.scheduler_address) as asked,
+    ):
+        started.wait_for_workers(1)
+        assert asked.workers == 1
+        started.retire_workers()
+        for items in ([-1], [-1, -2, -3]):  # as what is asked for last is waited for, and before the next is asked
+            with pytest.raises(
+                ValueError, match=r"^Expected a scheduler with workers at tcp.*, got none within 0\.1 s"
+            ):
+                list(asked(abs, items))
+
+
 def seen(folder: Path, number: int) -> bool:
     """Leave a mark, or wait for that of the last one; say whether it was there in time."""
     if number:
@@ -165,10 +225,12 @@ def test_what_a_call_refuses_is_said_as_if_it_ran_here(pool: Map) -> None:
 class Answer:
     """What Dask holds of a call that gave no result."""
 
+    status = "error"
+
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def result(self) -> None:
+    def result(self, _: float) -> None:
         raise self.error
 
 
