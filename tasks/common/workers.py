@@ -28,6 +28,8 @@ ASKED = "PRUNING_WORKERS"
 """The variable that says what `--workers` says, also to stages that `dvc repro` runs."""
 PATIENCE_SECONDS = 20.0
 """How long a scheduler, and the first of its workers, may take to answer."""
+MOST = 64
+"""As many processes as this a machine of few cores may be asked for, too; each holds PyTorch and the model."""
 LARGE = "10 GiB"
 """What Dask need not warn of: models are sent once, as part of the graph, so that they outlive every worker."""
 
@@ -36,10 +38,16 @@ def checked(asked: str) -> str:
     """Return what `--workers` asks for: a number of processes of this machine, or a scheduler's or cluster's address.
 
     Raises:
-        Unexpected: If it is neither, or nobody listens at the address.
+        Unexpected: If it is neither, or more processes than a machine can hold, or nobody listens at the address.
     """
     number = asked.removeprefix(SCHEME)
-    if number.isdecimal() and int(number) > 0:
+    if number.isdecimal() and (digits := number.lstrip("0")):
+        cores = os.cpu_count() or 1
+        if len(digits) > 9 or int(digits) > max(MOST, cores):  # Python reads no number of thousands of digits
+            raise Unexpected(
+                f"Expected for workers at most {max(MOST, cores)} processes of this machine, which has {cores} cores, "
+                f"got {asked}; {cores} make use of all of them."
+            )
         return asked
     address = urlsplit(asked if "://" in asked else asked.replace(":", "://", 1))
     try:

@@ -348,6 +348,18 @@ def test_what_is_no_number_and_no_address_is_refused(asked: str) -> None:
         checked(asked)
 
 
+@pytest.mark.parametrize("asked", ["1000000", "ray:1000000", "9" * 5000])
+def test_more_processes_than_a_machine_can_hold_are_refused(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    with pytest.raises(
+        ValueError, match=rf"^Expected for workers at most 64 processes .* 2 cores, got {asked}; 2 make"
+    ):
+        checked(asked)
+    assert checked("64") == "64"
+    monkeypatch.setattr("os.cpu_count", lambda: 96)
+    assert checked("ray:096") == "ray:096"
+
+
 def test_a_stage_says_in_a_sentence_that_nobody_listens_before_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
