@@ -26,7 +26,7 @@ def blaming(wanted: str, advice: str = "", *, about: str = "") -> Iterator[None]
 
     Args:
         wanted: What was expected: `Expected <wanted>, got …`.
-        advice: What to do, unless what happened says it.
+        advice: What to do, unless what the user's code raised says it.
         about: What is added to a refusal of the library's own, which does not know whose model it refuses.
     """
     try:
@@ -35,11 +35,10 @@ def blaming(wanted: str, advice: str = "", *, about: str = "") -> Iterator[None]
         raise
     except BaseException as error:
         if _is_refusal(error):
-            raise Unexpected(f"{_line(str(error))}{f' ({about})' if about else ''}.") from error
-        advised = _advice(error) or advice
-        raise Unexpected(
-            f"Expected {wanted}, got {_said(error)}{_place(error)}{f'; {advised}' if advised else ''}."
-        ) from error
+            said, advised = f"{_line(str(error))}{f' ({about})' if about else ''}", advice
+        else:
+            said, advised = f"Expected {wanted}, got {_said(error)}{_place(error)}", _advice(error) or advice
+        raise Unexpected(f"{said}{f'; {advised}' if advised else ''}.") from error
 
 
 def _is_refusal(error: BaseException) -> bool:
