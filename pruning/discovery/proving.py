@@ -41,7 +41,9 @@ from pruning.discovery.values import Blend
 _LIBRARIES = (f"{torch.__path__[0]}/", __file__.removesuffix("discovery/proving.py"), contextlib.__file__)
 """Where code lies that is not the user's."""
 SHARE = 0.25
-"""Which share of its neurons a layer loses at last: one neuron less tells nothing of code that halves things."""
+"""Which share of its neurons a layer loses after the first round: one less tells nothing of code that halves things."""
+BASE = 16
+"""In how many ways a wide layer loses neurons."""
 
 
 def proved(
@@ -60,21 +62,49 @@ def proved(
     layers = model.layers()
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
-    if prover.failure(layers, numbers) or prover.failure(layers, numbers, share=SHARE):
+    rounds = _rounds(layers)
+    if any(prover.failure(layers, numbers, number=each) for each in rounds):
         numbers, reasons = _each(prover, layers)
         layers = [layer for layer in layers if layer.name not in reasons]
         if layers and prover.failure(layers, numbers):
             layers, more = _together(prover, layers, numbers)
             reasons |= more
-    if layers and (numbers or reasons) and prover.failure(layers, numbers, share=SHARE):
-        alone = {layer.name: what for layer in layers if (what := prover.failure([layer], numbers, share=SHARE))}
-        layers, more = _together(prover, [layer for layer in layers if layer.name not in alone], numbers, share=SHARE)
-        reasons |= alone | more
+    for each in rounds[1:] if numbers or reasons else []:
+        if layers and prover.failure(layers, numbers, number=each):
+            alone = {layer.name: what for layer in layers if (what := prover.failure([layer], numbers, number=each))}
+            layers = [layer for layer in layers if layer.name not in alone]
+            layers, more = _together(prover, layers, numbers, number=each)
+            reasons |= alone | more
     numbers = [number for number in numbers if number.layer in {layer.name for layer in layers}]
     inexact = prover.inexact(layers, numbers)
     layers = [_said(layer, exact=layer.exact and layer.name not in inexact) for layer in layers]
     places = [(path[len(PREFIX) :], name) for path, name in prover.remembers]
     return Discovered(model.network, layers, {}, numbers, model.folded, remembered=places), reasons
+
+
+def _rounds(layers: Sequence[NeuronLayer]) -> list[int]:
+    """Return as many rounds as it takes for any two layers of one width to lose unequal numbers in one of them."""
+    placed = [(layer.width, place) for place, layer in enumerate(layers) if layer.width > 1]
+    rounds = [0, 1]
+    while len({(width, *(_gone(width, place, each) for each in rounds)) for width, place in placed}) < len(placed):
+        rounds.append(len(rounds))
+    return rounds
+
+
+def _gone(width: int, place: int, number: int) -> int:
+    """Return how many neurons of a layer, the so many-th, go in a round: the digits of its place, one a round.
+
+    Code that counts on two layers being equally wide would not be seen if both lost as many in every round. After the
+    first round a share goes, too, and the other one loses more: halves of an odd width (`chunk`) are as wide as two
+    layers of which the second lost more.
+    """
+    if width < 4:  # two stay of three, for one fits wherever there are several
+        return min(width - 1, 1 if not number else (place >> (number - 1)) & 1)
+    most, base = width * 2 // 3, max(2, min(BASE, width * 2 // 5))
+    if not number:
+        return 1 + place % base
+    digit = (place + place // base if number == 1 else place // base**number) % base
+    return max(1, min(1 + int(SHARE * width), most - base + 1)) + base - 1 - digit
 
 
 def _said(layer: NeuronLayer, *, exact: bool) -> NeuronLayer:
@@ -103,13 +133,13 @@ def _each(prover: "Prover", layers: Sequence[NeuronLayer]) -> tuple[list[Number]
 
 
 def _together(
-    prover: "Prover", layers: Sequence[NeuronLayer], numbers: Sequence[Number], *, share: float = 0.0
+    prover: "Prover", layers: Sequence[NeuronLayer], numbers: Sequence[Number], *, number: int = 0
 ) -> tuple[list[NeuronLayer], dict[str, str]]:
     """Return the layers that can be cut together, the first ones first, and why the others cannot."""
     kept: list[NeuronLayer] = []
     reasons: dict[str, str] = {}
     for layer in layers:
-        if failure := prover.failure([*kept, layer], numbers, share=share):
+        if failure := prover.failure([*kept, layer], numbers, number=number):
             reasons[layer.name] = f"together with {kept[-1].name}, {failure}" if kept else failure
         else:
             kept.append(layer)
@@ -151,9 +181,9 @@ class Prover:
             return None
         return finer if all(part.dtype != torch.float32 for part in found) else None
 
-    def failure(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number], *, share: float = 0.0) -> str:
-        """Return why removing neurons of these layers, and a share of each, differs from what it should be; else ''."""
-        return self._failure(self.some(layers, share), numbers)
+    def failure(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number], *, number: int = 0) -> str:
+        """Return why removing neurons of these layers in a round differs from what it should be; else ''."""
+        return self._failure(self.some(layers, number), numbers)
 
     def _failure(self, keep: Keep, numbers: Sequence[Number]) -> str:
         failure, lean = self._tried(keep, numbers, lean=self.lean)
@@ -200,24 +230,13 @@ class Prover:
             self.failure(layers, numbers)
         return [n for n in numbers if not isinstance(n, Size) or (n.attribute, n.place) in calls]
 
-    def some(self, layers: Sequence[NeuronLayer], share: float) -> Keep:
-        """Return all neurons but the first ones, the last one first; not as many of one layer as of the next.
-
-        Code that counts on two layers being equally wide would not be seen if both lost as many. Where a share goes the
-        other one loses more: halves of an odd width (`chunk`) are as wide as two layers of which the second lost more.
-        """
+    def some(self, layers: Sequence[NeuronLayer], number: int) -> Keep:
+        """Return all neurons but the first ones, the last one first; all in order where none goes, see `_gone`."""
         places = {layer.name: place for place, layer in enumerate(self.model.layers())}
-        return {
-            layer.name: torch.arange(layer.width - 1, self._gone(layer, places[layer.name], share) - 1, -1)
-            for layer in layers
-        }
-
-    def _gone(self, layer: NeuronLayer, place: int, share: float) -> int:
-        """Return how many neurons go of a layer, which is the so many-th."""
-        most = layer.width * 2 // 3
-        if not share:
-            return min(1 + place % 3, max(1, most))
-        return min(3 - place % 3 + int(share * layer.width), max(1, most - place % 2))
+        gone = {layer.name: _gone(layer.width, places[layer.name], number) for layer in layers}
+        gone = {name: max(1, count) for name, count in gone.items()} if len(layers) == 1 else gone
+        left = {layer.name: torch.arange(gone[layer.name], layer.width) for layer in layers}
+        return {name: kept.flip(0) if gone[name] else kept for name, kept in left.items()}
 
     def inexact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> set[str]:
         """Return those of the layers of which removing neurons does not equal masking them."""
@@ -229,7 +248,7 @@ class Prover:
         return {layer.name for layer in blended if not self._is_exact([layer], numbers)}
 
     def _is_exact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> bool:
-        keep = self.some(layers, 0.0)
+        keep = self.some(layers, 0)
         numbers = [number for number in numbers if number.layer in keep]
         model = Discovered(self.model.network, self.model.layers(), {}, numbers)
         smaller, _ = thinned(model, keep, lean=self.lean)

@@ -6,7 +6,9 @@ from torch import nn
 
 from pruning.core.neurons import mask, select
 from pruning.discovery import discover
+from pruning.discovery.proving import _gone
 from pruning.discovery.running import close
+from tests.foreign import floats
 
 INFINITE = float("inf")
 
@@ -49,3 +51,49 @@ def test_numbers_beside_one_that_is_not_finite_are_still_compared(other):
     assert not close(torch.tensor([other, 1.0]), torch.tensor([other, 2.0]))
     assert not close(torch.tensor([other, 1.0]), torch.tensor([3.0, 1.0]))
     assert not close(torch.tensor([3.0, 1.0]), torch.tensor([other, 1.0]))
+
+
+class Biased(nn.Module):
+    """Attention that adds biases to its scores: those that it is given, or else makes as many as it has heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.inner, self.outer = 3, nn.Linear(6, 36), nn.Linear(12, 6)
+
+    def forward(self, steps: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        query, key, value = self.inner(steps).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        scores = query @ key.mT
+        bias = torch.zeros((1, self.heads, *scores.shape[-2:]), dtype=scores.dtype) if bias is None else bias
+        return steps + self.outer(((scores + bias).softmax(-1) @ value).transpose(1, 2).flatten(2)), bias
+
+
+class Stacked(nn.Module):
+    """Two of them, of which the second gets the biases that the first made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.one, self.two, self.leave = nn.Linear(2, 6), Biased(), Biased(), nn.Linear(6, 2)
+
+    def forward(self, steps: torch.Tensor) -> torch.Tensor:
+        steps, bias = self.one(self.enter(steps).tanh(), None)
+        return self.leave(self.two(steps, bias)[0])
+
+
+def test_layers_that_can_be_cut_run_however_unequally_they_are():
+    torch.manual_seed(0)
+    inputs = floats(2, 5, 2)
+    found = discover(Stacked().double().eval(), inputs)
+    heads = [layer.name for layer in found.layers() if layer.kind == "head"]
+    for one in (1, 2, 3):
+        for other in (1, 2, 3):
+            keep = {name: torch.arange(left) for name, left in zip(heads, (one, other), strict=False)}
+            torch.testing.assert_close(select(found, keep)(inputs), mask(found, keep)(inputs))
+
+
+@pytest.mark.parametrize("width", [2, 3, 4, 7, 16, 64])
+def test_any_two_layers_of_one_width_lose_unequal_numbers_in_one_of_the_rounds(width):
+    layers, rounds = range(40), range(8)
+    lost = [tuple(_gone(width, place, number) for number in rounds) for place in layers]
+    assert len(set(lost)) == len(lost)
+    assert all(count <= max(1, width * 2 // 3) for counts in lost for count in counts)
+    assert width == 2 or all(width - count > 1 for counts in lost for count in counts)
