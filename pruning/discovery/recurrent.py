@@ -253,6 +253,8 @@ class Narrowed(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that PyTorch gives it
         """Return W times the parts that are read, plus the bias."""
+        if tuple(self.parts) == ((0, input.shape[-1]),):  # all of it, by the operations that a plain layer has
+            return super().forward(input)
         return super().forward(torch.cat([input.narrow(-1, start, length) for start, length in self.parts], dim=-1))
 
 

@@ -158,6 +158,30 @@ def states_made_one_by_one_of_cells_that_are_as_wide_as_each_other() -> Made:
     return Cells(), (floats(5, 4, 3),)
 
 
+class Bridged(nn.Module):
+    """A decoder that begins with both directions' last states, mapped, and attends to what the encoder gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.bridge = nn.GRU(3, 5, bidirectional=True), nn.Linear(10, 6)
+        self.cell, self.scores, self.out = nn.GRUCell(6, 6), nn.Linear(10, 6, bias=False), nn.Linear(6, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs, last = self.encoder(inputs)
+        state = torch.tanh(self.bridge(torch.cat([last[0], last[1]], -1)))
+        read, found = self.scores(outputs), torch.zeros_like(state)
+        for _ in range(2):
+            state = self.cell(found, state)
+            shares = torch.einsum("sbh,bh->bs", read, state).softmax(1)
+            found = torch.einsum("bs,sbh->bh", shares, read)
+        return self.out(state + found)
+
+
+@idiom(encoder__0=5, encoder__0_reverse=5, bridge=6)
+def a_decoder_that_begins_with_both_directions_and_attends_by_einsum() -> Made:
+    return Bridged(), (floats(4, 3, 3),)
+
+
 class Messages(nn.Module):
     """Messages between nodes, added into zeros that are as many as the nodes' own neurons."""
 
