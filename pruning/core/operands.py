@@ -1,10 +1,11 @@
 """Seeing what a parameter is multiplied with where a network's own code does that, and no module shows it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -22,7 +23,8 @@ Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 def operands(model: nn.Module, hooks: Mapping[str, Hook], along: Mapping[str, int] | None = None) -> Iterator[None]:
     """Within the context, call each parameter's hook with what it is multiplied with, and with the product.
 
-    What is summed over lies along the last dimension of what the hook is given. Views of the parameter count as it.
+    What is summed over lies along the last dimension of what the hook is given, complex numbers as two of each, one
+    after the other. Views of the parameter count as it, and so does what is computed of it number by number.
     Where `along` says which dimension of a parameter reads, products that sum over another one are none of it: a tied
     decoder reads by the rows of a matrix whose columns read something else.
 
@@ -39,7 +41,8 @@ def operands(model: nn.Module, hooks: Mapping[str, Hook], along: Mapping[str, in
         told = along is not None and name in along and parameter.ndim == 2  # others are read by several dimensions
         stride = parameter.stride(along[name]) if told and along else None
         watched.setdefault(_storage(parameter), []).append(_Watched(module, hook, stride))
-    with _Products(watched):
+    weights = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    with _Products(watched, weights):
         yield
 
 
@@ -60,9 +63,9 @@ class _Watched:
 class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A mode that calls hooks where a product has one of some tensors as a factor."""
 
-    def __init__(self, watched: Mapping[int, list[_Watched]]) -> None:
+    def __init__(self, watched: Mapping[int, list[_Watched]], weights: Collection[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._watched = watched
+        self._watched, self._weights = dict(watched), set(weights)
 
     def __torch_dispatch__(
         self, operation: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -73,17 +76,38 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name in _CONVOLUTIONS:
             channels = args[0].movedim(1 - args[1].ndim, -1)
             for one in self._watched.get(_storage(args[1]), ()):
-                one.hook(one.module, (channels,), product)
+                one.hook(one.module, (_numbers(channels),), product)
         if first is not None:
             left, right = args[first : first + 2]
             summed = -1 if name == "linear" or right.ndim == 1 else -2
             for one in self._watched.get(_storage(right), ()):
                 if one.reads(right, summed):
-                    one.hook(one.module, (left,), product)
+                    one.hook(one.module, (_numbers(left),), product)
             for one in self._watched.get(_storage(left), ()):
                 if one.reads(left, -1):
-                    one.hook(one.module, (right.mT if right.ndim > 1 else right,), product)
+                    one.hook(one.module, (_numbers(right.mT if right.ndim > 1 else right),), product)
+        elif isinstance(product, Tensor):
+            self._follow(args, product)
         return product
+
+    def _follow(self, args: tuple[Any, ...], result: Tensor) -> None:
+        """Know what is computed of weights alone as weights, and as the one of its shape that is watched."""
+        memory, sources = _storage(result), [part for part in args if isinstance(part, Tensor)]
+        if any(_storage(part) == memory for part in sources):
+            return  # a view
+        self._watched.pop(memory, None)  # what lay there before is gone
+        self._weights.discard(memory)
+        if sources and all(not part.ndim or _storage(part) in self._weights for part in sources):
+            self._weights.add(memory)
+            of_shape = [_storage(part) for part in sources if part.shape == result.shape]
+            known = next((self._watched[one] for one in of_shape if one in self._watched), None)
+            if known is not None:
+                self._watched[memory] = known
+
+
+def _numbers(factor: Tensor) -> Tensor:
+    """Return real and imaginary parts of complex numbers, one after the other; others as they are."""
+    return torch.view_as_real(factor).movedim(-1, 0) if factor.is_complex() else factor
 
 
 def _storage(tensor: Tensor) -> int:

@@ -157,8 +157,8 @@ def read_by(network: nn.Module, names: Iterable[str]) -> None:
     for name in names:
         above, _, own = name.removeprefix(PREFIX).rpartition(".")
         module = network.get_submodule(above)
-        buffer = module._buffers.get(own)
-        if buffer is not None:
+        if own in dict(module.named_buffers(recurse=False)):
+            buffer = module.get_buffer(own)
             delattr(module, own)
             module.register_parameter(own, nn.Parameter(buffer, requires_grad=False))
 

@@ -155,8 +155,8 @@ def _layer(
         for reading in readings.get(axis, [])
         if bool((reading.functions[places[0]] != UNREAD).any())
     ]
-    if groups.reason:
-        return groups.reason
+    if reason := groups.reason or _compiled(axes, model, prefix):
+        return reason
     parameters = dict(model.named_parameters())
     own = sorted((axis for axis in all_own if axis not in readings), key=lambda axis: axis[0] not in parameters)
     if not all_own:
@@ -199,6 +199,13 @@ def _layer(
     )
 
 
+def _compiled(axes: Iterable[Axis], model: nn.Module, prefix: str) -> str:
+    """Return why a parameter of these is in a module that TorchScript compiled; empty if none is."""
+    scripted = [path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    inside = next((name for name, _ in axes for path in scripted if name.startswith(f"{path}.")), None)
+    return f"{inside.removeprefix(prefix)} {COMPILED}" if inside else ""
+
+
 def _slices(axis: Axis, places: Indices) -> tuple[Slice, ...]:
     """Return the slices that hold these neurons along an axis; none if they lie in no regular order.
 
@@ -236,17 +243,25 @@ def _observed(
         module = model.get_submodule(reading.module)
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and "weight_hh" in reading.axis[0]:
             return Observed(reading.module)
-    for reading in read:
-        module, shown = model.get_submodule(reading.module), found.shown.get((reading.module, True))
-        piece = next(piece for piece in slices if (piece.parameter, piece.dim) == reading.axis)
-        known = isinstance(module, _READERS) or type(module).__name__ == "Conv1D"
-        if known and reading.module in found.called and piece.dim == _reading_dim(module):
-            return Observed(reading.module, replace(piece, dim=1 - model.get_parameter(piece.parameter).ndim))
-        dim = 1 - model.get_parameter(piece.parameter).ndim
+    pieces = [next(piece for piece in slices if (piece.parameter, piece.dim) == reading.axis) for reading in read]
+    entering = [_reads_its_input(reading, piece, found, model) for reading, piece in zip(read, pieces, strict=True)]
+    for reading, piece, known in zip(read, pieces, entering, strict=True):
+        dim, shown = 1 - model.get_parameter(piece.parameter).ndim, found.shown.get((reading.module, True))
+        if known:
+            elsewhere = next((other.axis[0] for other, enters in zip(read, entering, strict=True) if not enters), "")
+            within = f"{elsewhere} {UNSEEN}" if elsewhere else ""
+            return Observed(reading.module, replace(piece, dim=dim), obstacle=within)
         if shown is not None and shown.dim == dim and torch.equal(shown.functions, reading.functions):
             within = f"{reading.axis[0]} {UNSEEN}" if len(read) > 1 else ""  # other readers may be in the same module
             return Observed(reading.module, replace(piece, dim=dim), obstacle=within)
     return _given(read, groups, found)
+
+
+def _reads_its_input(reading: Reading, piece: Slice, found: Propagation, model: nn.Module) -> bool:
+    """Return whether what a parameter reads is known to be its module's first input, as of PyTorch's own modules."""
+    module = model.get_submodule(reading.module)
+    known = isinstance(module, _READERS) or type(module).__name__ == "Conv1D"
+    return known and reading.module in found.called and piece.dim == _reading_dim(module)
 
 
 def _reading_dim(module: nn.Module) -> int:
@@ -372,3 +387,4 @@ def _unread_because(found: Structure, name: str, owner: str, *, single: bool) ->
 
 
 IDLE = "what the model returns does not depend on it"
+COMPILED = "is in what TorchScript compiled, which takes no other weights"

@@ -20,6 +20,7 @@ ADVICE: dict[str, str] = {
     "a row for each type of the embedding": "its rows are the vocabulary, which `discover` leaves",
     "not known to keep neurons apart": "compute the same with operations that keep them apart",
     "mixes all of it": "compute the same for each neuron by itself",
+    "TorchScript compiled": "give `discover` the module that was compiled, and compile what comes of it",
     "is tied to": "give it a weight of its own",
     "it is tied": "give its reader a weight of its own",
     "outside of any module": "read it by an `nn.Linear`",

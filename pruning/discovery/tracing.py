@@ -275,6 +275,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
             elif isinstance(value, Address):
                 for dim, size in enumerate(value.shape):
                     if size > 1:
+                        self.found.owning[value.name, dim] = None
                         self.found.positions.freeze(self.found.place(value, dim), "the model returns it")
             else:
                 self.found.positions.freeze(value.places, "the model returns it")

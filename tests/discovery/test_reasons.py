@@ -1,5 +1,6 @@
 """What is said of what cannot be pruned: each sentence where it is true."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,12 @@ def first(run: Run, module: str = "one", inputs: Tensor = LINE, **parts: Any) ->
     return Network(run, **{"one": nn.Linear(inputs.shape[-1], 6), "out": nn.Linear(6, 2), **parts}), inputs, module
 
 
+def compiled(module: nn.Module) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(module)
+
+
 def shared_key(self: Any, inputs: Tensor) -> Tensor:
     queries = self.one(inputs).unflatten(-1, (-1, 2)).transpose(1, 2)
     heads = F.scaled_dot_product_attention(queries, *self.two(inputs)[:, None].chunk(2, -1))
@@ -33,6 +40,10 @@ FIXED.register_buffer("made", floats(6, 3))
 OTHER = nn.Parameter(floats(3, 6))
 REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
     "the model returns it": lambda: first(lambda s, x: s.one(x)),
+    "model returns it": lambda: first(lambda s, x: (s.out(s.one(x)), s.two), "two", two=nn.Parameter(floats(4, 4))),
+    "is in what TorchScript compiled, which takes no other weights": lambda: first(
+        lambda s, x: s.out(s.inner(x)), "inner", inner=compiled(nn.Linear(3, 6))
+    ),
     "nothing reads it by weights of its own": lambda: first(lambda s, x: s.out(x @ s.two) + s.one(x).sum(), two=OTHER),
     "what the model returns does not depend on it": lambda: first(
         lambda s, x: (s.three(s.one(x)), s.out(x @ s.two))[1], two=OTHER, three=nn.Linear(6, 2)

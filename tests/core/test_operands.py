@@ -1,0 +1,33 @@
+"""What parameters are multiplied with, where these are computed with before they are."""
+
+import torch
+from torch import Tensor, nn
+
+from pruning.core.operands import operands
+
+
+def seen_of(run, **weights: Tensor) -> list[Tensor]:
+    """Return what `w` is multiplied with while a function runs on the weights."""
+    model, seen = nn.ParameterDict(weights), list[Tensor]()
+    with torch.no_grad(), operands(model, {"w": lambda _, inputs, __: seen.append(inputs[0])}):
+        run(model)
+    return seen
+
+
+def test_a_matrix_that_is_computed_of_a_parameter_number_by_number_is_known_by_it():
+    inputs = torch.tensor([[1.0, 2.0]])
+    weights = {"w": torch.ones(3, 2), "scale": torch.full((3, 1), 2.0)}
+    (read,) = seen_of(lambda own: inputs @ (own["w"].exp() * own["scale"]).T, **weights)
+    assert torch.equal(read, inputs)
+
+
+def test_complex_numbers_that_are_read_are_two_real_ones():
+    inputs = torch.tensor([[1 + 2j, 3 - 1j]])
+    weights = {"w": torch.ones(3, 2), "other": torch.ones(3, 2)}
+    (read,) = seen_of(lambda own: inputs @ torch.complex(own["w"], own["other"]).T, **weights)
+    assert read.tolist() == [[[1.0, 3.0]], [[2.0, -1.0]]]
+
+
+def test_what_is_computed_of_inputs_too_is_no_weight():
+    inputs = torch.ones(3, 2)
+    assert not seen_of(lambda own: (own["w"] * inputs) @ torch.ones(2, 4), w=torch.ones(3, 2))
