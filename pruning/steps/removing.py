@@ -42,9 +42,9 @@ class Report:
         gone: Residual blocks that went as a whole.
         by: What neurons were chosen by.
         scope: How they were shared out.
-        repair: How readers were repaired.
-        apart: Scope → how far outputs then are from the dense network's, in units of the loss; of those compared, and
-            once the network has `imitated`.
+        repair: How readers were repaired; `none` where that left the outputs closer to the dense network's.
+        apart: Scope → how far outputs then are from the dense network's, in units of the loss; of those compared, once
+            the network has `imitated`, and `unrepaired` where the repair took them further off than the cut alone did.
     """
 
     keep: Keep
@@ -113,7 +113,8 @@ def prune(
         keep: Share of the neurons that stay; or layer → share, the others staying whole.
         depth: Share of the residual blocks that stay, see `pruning.depth`, or names of those that go. They go first,
             and the neurons are then taken from what is left, in the order that was measured on the whole network.
-        repair: `none`, `mean`, `ridge` (in closed form), or `imitate` (ridge, then the dense network's outputs).
+        repair: `none`, `mean`, `ridge` (in closed form), or `imitate` (ridge, then the dense network's outputs). Where
+            the outputs are further from the dense network's on the data than without it, the readers stay as they were.
         data: Batches for the repair, labels or none, by default those that the importance was measured on.
         scope: `layer`: each layer keeps that share; `global` or `absolute`: all layers are ranked together, by
             importance relative to the layer's mean, or as it is; `measured`: whichever of one share a layer and one
@@ -163,28 +164,36 @@ def prune(
         }
         distances = {each: apart(model, dense, pairs) for each, model in smaller.items()}
         best = min(distances, key=distances.__getitem__)
-        pruned = smaller[best]
+        pruned, repaired = smaller[best], repair
+        if repair != "none":  # of few examples a refit may learn what is not so
+            cut = reconstruct(start, candidates[best], repair="none", **read)
+            plain = apart(cut, dense, pairs)
+            if plain < distances[best]:
+                pruned, distances["unrepaired"] = cut, plain
+                repaired = repair if repair == "imitate" else "none"
         if repair == "imitate":
             how_to = imitation or _usual(dense, pairs)
-            pruned = imitate(pruned, dense, pairs, imitation=how_to, track=track)
-            distances = {**distances, "imitated": apart(pruned, dense, pairs)}
-        return _Cut(pruned, candidates[best], best, distances)
+            taught, before = imitate(pruned, dense, pairs, imitation=how_to, track=track), min(distances.values())
+            distances["imitated"] = apart(taught, dense, pairs)
+            pruned = taught if distances["imitated"] <= before else pruned
+        return _Cut(pruned, candidates[best], best, repaired, distances)
 
     with seeded(dense, seed):
-        pruned, kept, best, distances = made(budget) if budget is None else met(made, budget, pairs)
+        pruned, kept, best, repaired, distances = made(budget) if budget is None else met(made, budget, pairs)
     ordered = [layer.name for layer in start.layers()]
     widths = dict(zip(ordered, zip(start.widths(), pruned.widths(), strict=True), strict=True))
     sizes = size_of(dense), size_of(pruned)
-    pruned.report = Report(kept, widths, *sizes, importance.by, best, repair, distances, gone)
+    pruned.report = Report(kept, widths, *sizes, importance.by, best, repaired, distances, gone)
     return pruned
 
 
 class _Cut(NamedTuple):
-    """A network without some neurons, repaired; which it kept, how they were shared out, and the scopes' distances."""
+    """A network without some neurons; which it kept, how they were shared out and repaired, and the distances."""
 
     model: Measurable
     kept: Keep
     scope: str
+    repair: str
     apart: dict[str, float]
 
 
