@@ -37,7 +37,7 @@ from pruning.models.calling import (
 )
 from pruning.models.classes import Classes, class_numbers
 from pruning.models.examples import has_own_loss, own_loss
-from pruning.models.losses import kind_of_loss, objective_of
+from pruning.models.losses import judges_softmax, kind_of_loss, objective_of
 from pruning.models.metrics import Metric, metrics_of
 from pruning.models.objectives import Criterion, Objective
 from pruning.models.parting import some_of
@@ -131,9 +131,12 @@ def _once_run(model: "Adapted", use: Use) -> Use:
         return use
     with evaluating(model), untouched(model), torch.no_grad():
         outputs, _ = model.predicted(use.inputs)
-    if own:
+    if own or use.criterion is None:
         return use if has_own_loss(outputs) else replace(use, criterion=None)
-    return replace(use, shape=main_of(outputs).shape if has_main(outputs) else torch.Size())
+    main = main_of(outputs) if has_main(outputs) else None
+    if main is None or isinstance(use.criterion, Objective) or not judges_softmax(use.criterion, main):
+        return replace(use, shape=torch.Size())
+    return replace(use, shape=main.shape)
 
 
 def arguments_for(
@@ -206,7 +209,10 @@ class Adapted(Measurable):
 
     def pair_of(self, batch: Any) -> Pair:
         """Return a batch of any form as inputs and targets, `Unlabelled` where it has none."""
-        return batch if isinstance(batch, Pair) else Pair(*(self.use.split or self.form.pair)(batch))
+        if isinstance(batch, Pair):
+            return batch
+        inputs, targets = (self.use.split or self.form.pair)(batch)
+        return Pair(inputs, self.form.unlabelled(inputs) if targets is None else targets)
 
     def read(self, inputs: Any, state: Any = None) -> Any:
         """Run the network and return the state."""

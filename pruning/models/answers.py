@@ -81,8 +81,13 @@ def amounts_in(answer: Any, example_dim: int = 0) -> list[Tensor]:
     if isinstance(answer, Mapping):
         answer = {name: part for name, part in answer.items() if name != "loss"}
     elif parts_of(answer) is None and not isinstance(answer, Tensor | PackedSequence):
-        answer = main_of(answer)
-    if isinstance(answer, list | tuple) and not isinstance(answer, PackedSequence) and isinstance(answer[0], Tensor):
+        answer = main_of(answer) if has_main(answer) else ()  # of a distribution it is not known what its numbers are
+    if (
+        isinstance(answer, list | tuple)
+        and answer
+        and not isinstance(answer, PackedSequence)
+        and isinstance(answer[0], Tensor)
+    ):
         steps = answer[0].shape[: example_dim + 1]
         answer = [part for part in answer if isinstance(part, Tensor) and part.shape[: example_dim + 1] == steps]
     numbers = (tensor for tensor in tensors_in(answer) if tensor.is_floating_point() or tensor.is_complex())

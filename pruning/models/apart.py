@@ -135,7 +135,7 @@ class Place:
         """Return what `arranged` gave in its place in a tensor of the whole shape, zeros around it."""
         piece, examples = self.piece, self.shape[self.dims[0]]
         others = [size for dim, size in enumerate(self.shape) if dim not in self.dims]
-        parts = arranged.view(-1, self.length // self.width // piece.size, piece.size, examples, self.width)
+        parts = arranged.reshape(-1, self.length // self.width // piece.size, piece.size, examples, self.width)
         own = parts.permute(3, 0, 1, 4, 2).reshape(examples, *others, self.length)
         whole = F.pad(own, (piece.start, self.shape[self.dims[1]] - piece.start - self.length))
         return whole.movedim((0, -1), self.dims)

@@ -68,8 +68,9 @@ class Examples(Objective):
 
     def mean(self, outputs: Any, targets: Any) -> Tensor:
         """See `Objective.mean`."""
-        device = next(tensors_in(outputs)).device
-        wanted = None if isinstance(targets, Unlabelled) else placed(targets, device)
+        first = next(tensors_in(outputs), None)  # a distribution holds none that is known
+        unlabelled = isinstance(targets, Unlabelled)
+        wanted = None if unlabelled else targets if first is None else placed(targets, first.device)
         if not several(outputs):
             return single(self.criterion(outputs, wanted))
         return single(first_taken(self.criterion, (outputs, wanted), *_main(outputs, wanted)))

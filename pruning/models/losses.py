@@ -1,5 +1,6 @@
 """Which objective a loss is: those of PyTorch by what they are, any other by what it judges."""
 
+import math
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def objective_of(
     """Return what a network is for that is judged by this criterion on such targets.
 
     A criterion that is not known judges classes where targets are whole numbers that the outputs have a row of logits
-    for, else examples.
+    for and it judges the rows by their softmax, see `judges_softmax`; else examples.
 
     >>> objective_of(nn.MSELoss(), torch.zeros(3)).metrics
     {'mean_squared_error': 'lower', 'mean_absolute_error': 'lower'}
@@ -55,7 +56,7 @@ def objective_of(
         targets: Of a batch.
         example_dim: The dimension of outputs and targets that runs over examples.
         steps_first: Whether the network carries a state, so that the first dimension runs over steps.
-        shape: Of the network's outputs for other examples, if it is known.
+        shape: Of the network's outputs for other examples, if it is known; of no dimension where they are no logits.
     """
     if isinstance(criterion, Objective):
         return criterion
@@ -76,6 +77,48 @@ def objective_of(
         return kind(criterion)
     classes = numbers and (shape is None or _have_rows(shape, whole))
     return Classes(criterion) if classes else Examples(criterion, example_dim)
+
+
+def judges_softmax(criterion: Criterion, outputs: Tensor) -> bool:
+    """Return whether a criterion of class numbers that is not known may judge rows of outputs by their softmax.
+
+    Such a loss is the same whatever is added to all logits of a row, or its outputs are log-probabilities. Thresholds
+    of an ordinal scale, or a logit of yes or no for each class, are other numbers then. Class numbers are drawn here;
+    whatever cannot take these is not known to judge otherwise.
+
+    >>> logits = torch.tensor([[2.0, 1.0, 0.0]])
+    >>> judges_softmax(lambda logits, numbers: F.multi_margin_loss(logits, numbers), logits)
+    True
+    >>> judges_softmax(lambda logits, numbers: F.softplus(-logits)[numbers > 0].sum() + logits.sum(), logits)
+    False
+
+    Args:
+        criterion: (outputs, targets) → their mean loss.
+        outputs: The main output, (…, classes) or (examples, classes, …).
+    """
+    if outputs.ndim < 2 or not outputs.is_floating_point():
+        return True
+    generator = torch.Generator().manual_seed(0)
+    for dim in (-1, 1):
+        rows = outputs.movedim(dim, -1).detach()
+        numbers = torch.randint(rows.shape[-1], rows.shape[:-1], generator=generator)
+        by = torch.rand(rows.shape[:-1], generator=generator, dtype=torch.float64).to(rows) + 0.5
+        judged = [_loss(criterion, outputs.detach() + more, numbers) for more in (0, by.unsqueeze(dim))]
+        if all(loss is not None for loss in judged):
+            one, other = (float(loss) for loss in judged if loss is not None)
+            same = abs(one - other) <= 1e-3 * max(abs(one), abs(other)) or math.isnan(one) or math.isnan(other)
+            return same or bool(rows.logsumexp(-1).abs().max() < 0.01)
+    return True
+
+
+def _loss(criterion: Criterion, outputs: Tensor, numbers: Tensor) -> Tensor | None:
+    """Return the loss of class numbers, whatever it draws being the same each time; None if it cannot be told."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        try:
+            return Classes(criterion).mean(outputs, numbers)
+        except Exception:  # whatever a user's code raises
+            return None
 
 
 def _have_rows(shape: torch.Size, targets: Tensor) -> bool:

@@ -31,7 +31,7 @@ class Use:
         split: What makes (inputs, targets) of a batch, if its author says so.
         metrics: What is reported beside the loss.
         stream: Whether each batch goes on where the one before it ended, also where the modules keep the state.
-        shape: Of the main output for `inputs`, where it is known.
+        shape: Of the main output for `inputs`, where it is known; () where the loss takes it for no logits.
     """
 
     inputs: Any

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from pruning.core.devices import expect_seed, seeded
+from pruning.core.modes import evaluating
 from pruning.core.neurons import Keep
 from pruning.core.options import FIRING
 from pruning.core.progress import Track, silently
 from pruning.core.words import described, table_of
 from pruning.core.workers import Map, in_turn
-from pruning.data.batches import Unlabelled
+from pruning.data.batches import Pair, Unlabelled
 from pruning.experiment.measuring import USUAL, measure
 from pruning.fusion.fused import fuse
 from pruning.fusion.fusing import Fusing
@@ -345,7 +346,7 @@ def _names(model: Measurable, pairs: Any, signals: Sequence[str] | None) -> tupl
     if first is None:
         raise ValueError("Expected at least one batch, got none.")
     unjudged = isinstance(model.objective(first[1]), Unjudged)
-    if not (unjudged or isinstance(first[1], Unlabelled)):
+    if not (unjudged or isinstance(first[1], Unlabelled)) or (not unjudged and _judges_alone(model, first)):
         return list(signals or usual), {}
     needing = [name for name in signals or usual if name not in WITHOUT_LABELS]
     if signals and needing:
@@ -369,6 +370,17 @@ def _expect_shares(keep: Any) -> None:
             )
         if not 0 < float(share) <= 1:
             raise ValueError(f"Expected a share{of} to keep in (0, 1], got {share}.")
+
+
+def _judges_alone(model: Measurable, first: Pair) -> bool:
+    """Return whether the loss takes what the network gives and no targets, as one that compares embeddings."""
+    with torch.no_grad(), evaluating(model), seeded(model, 0):
+        outputs, _ = model.predicted(first.inputs)
+        try:
+            model.judged(outputs, first.targets)
+        except Exception:  # whatever a user's code raises that is given no targets
+            return False
+    return True
 
 
 def _is_keep(keep: Any) -> bool:

@@ -41,6 +41,24 @@ def by_operations(net, x):
     return mixed + hidden @ net.second.weight.T + torch.addmm(net.second.bias, again, net.second.weight.mT)
 
 
+def of_low_rank(net, x):
+    hidden = x.new_zeros(len(x), 6)
+    for step in range(x.shape[1]):
+        given, before = x[:, step] @ net.one.T @ net.two.T, hidden @ net.three.T @ net.four.T
+        hidden = torch.tanh(given + before)
+    return net.out(hidden)
+
+
+def at_two_paces(net, x):
+    read = net.enter(x).tanh()
+    return net.out(torch.cat([net.slow(read[:, ::2])[0][:, -1], net.fast(read)[0][:, -1]], 1))
+
+
+def turned(net, x):
+    read = net.enter(x).tanh()
+    return net.out(read[:, -1]) + (net.other(read.flip(1)) * x[..., :3]).sum(1)
+
+
 def draw(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 
@@ -130,6 +148,31 @@ CASES = {
     "a cell of parameters that read something else than its module is given": lambda: (
         Net(driven, cell=Driven(), out=nn.Linear(6, 3)),
         (draw(4, 3, 4),),
+    ),
+    "a cell of matrices of low rank": lambda: (
+        Net(
+            of_low_rank,
+            one=nn.Parameter(draw(2, 4)),
+            two=nn.Parameter(draw(6, 2)),
+            three=nn.Parameter(draw(3, 6)),
+            four=nn.Parameter(draw(6, 3)),
+            out=nn.Linear(6, 3),
+        ),
+        (draw(4, 5, 4),),
+    ),
+    "recurrent layers at two paces": lambda: (
+        Net(
+            at_two_paces,
+            enter=nn.Linear(4, 6),
+            slow=nn.GRU(6, 5, batch_first=True),
+            fast=nn.GRU(6, 5, batch_first=True),
+            out=nn.Linear(10, 3),
+        ),
+        (draw(4, 6, 4),),
+    ),
+    "readers of the steps in two orders": lambda: (
+        Net(turned, enter=nn.Linear(4, 6), other=nn.Linear(6, 3), out=nn.Linear(6, 3)),
+        (draw(4, 5, 4),),
     ),
     "operations on parameters": lambda: (
         Net(by_operations, first=nn.Linear(4, 6), second=nn.Linear(6, 3)),

@@ -1,0 +1,129 @@
+"""Losses of users on class numbers that are no classes, on answers that hold no numbers, and without targets."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+from torch.nn import functional as F
+
+import pruning
+from pruning.models.classes import Classes
+from pruning.models.examples import Examples
+from pruning.models.losses import judges_softmax
+from tests.foreign import floats
+
+
+class Grades(nn.Module):
+    """Thresholds that share one direction: how likely a grade is above each of three (CORAL, Cao et al. 2020)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.along, self.thresholds = nn.Linear(4, 8), nn.Linear(8, 1, bias=False), nn.Parameter(floats(3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.along(self.inner(inputs).relu()) + self.thresholds
+
+
+def ordinal(outputs: Tensor, grades: Tensor) -> Tensor:
+    above = (grades[:, None] > torch.arange(outputs.shape[1])).to(outputs)
+    return F.binary_cross_entropy_with_logits(outputs, above, reduction="none").sum(1).mean()
+
+
+def focal(outputs: Tensor, classes: Tensor) -> Tensor:
+    likely = outputs.log_softmax(-1).gather(1, classes[:, None])
+    return -((1 - likely.exp()) ** 2 * likely).mean()
+
+
+def of_probabilities(outputs: Tensor, classes: Tensor) -> Tensor:
+    return F.nll_loss(outputs, classes)
+
+
+def by_steps(outputs: Tensor, classes: Tensor) -> Tensor:
+    return F.cross_entropy(outputs.transpose(1, 2), classes)
+
+
+def unable(outputs: Tensor, classes: Tensor) -> Tensor:
+    raise TypeError(f"Expected triples, got {outputs.shape} and {classes.shape}.")
+
+
+LOGITS, STEPS = floats(5, 3), floats(4, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "expected"),
+    [
+        (focal, LOGITS, True),
+        (nn.MultiMarginLoss(), LOGITS, True),
+        (of_probabilities, LOGITS.log_softmax(-1), True),
+        (by_steps, STEPS, True),
+        (lambda outputs, classes: F.cross_entropy(outputs, classes), STEPS.movedim(-1, 1), True),
+        (unable, LOGITS, True),
+        (ordinal, LOGITS, False),
+        (lambda outputs, classes: F.mse_loss(outputs, F.one_hot(classes, 3).to(outputs)), LOGITS, False),
+    ],
+)
+def test_a_loss_judges_classes_where_it_judges_rows_by_their_softmax(loss, outputs, expected):
+    assert judges_softmax(loss, outputs) is expected
+
+
+def grades():
+    return [(floats(6, 4, seed=seed), (torch.arange(6) + seed) % 4) for seed in range(4)]
+
+
+def test_grades_that_share_one_direction_are_told_apart_though_their_softmax_never_changes():
+    torch.manual_seed(0)
+    network = Grades().double()
+    model = pruning.adapt(network, grades()[0][0], loss=ordinal)
+    assert type(model.objective(grades()[0][1])) is Examples
+    found = pruning.discover(network, grades()[0][0])
+    importance = pruning.importance(found, grades(), ordinal)
+    assert not importance.left_out
+    assert pruning.prune(found, importance, keep=0.5, repair="none", scope="layer").report.apart["layer"] > 1e-4
+    assert type(pruning.adapt(network, grades()[0][0], loss=focal).objective(grades()[0][1])) is Classes
+
+
+class Likely(nn.Module):
+    """Gives a distribution, in which no tensors are known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.mean = nn.Linear(4, 8), nn.Linear(8, 1)
+
+    def forward(self, inputs: Tensor) -> Normal:
+        return Normal(self.mean(self.inner(inputs).tanh()), 0.5)
+
+
+class Towers(nn.Module):
+    """How alike each of some inputs is to each of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = (nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)) for _ in range(2))
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        return F.normalize(self.one(one), dim=-1) @ F.normalize(self.other(other), dim=-1).T
+
+
+def alike(scores: Tensor, _: None = None) -> Tensor:
+    places = torch.arange(len(scores))
+    return F.cross_entropy(scores, places) + F.cross_entropy(scores.T, places)
+
+
+@pytest.mark.parametrize("name", ["a distribution", "no targets", "targets that are none"])
+def test_a_loss_goes_through_the_front_door_with(name):
+    torch.manual_seed(0)
+    split = None
+    if name == "a distribution":
+        network, data = Likely(), [(floats(6, 4, seed=seed), floats(6, 1, seed=seed)) for seed in range(4)]
+        found = pruning.discover(network.double(), data[0][0])
+        loss = lambda answer, targets: -answer.log_prob(targets).mean()  # noqa: E731
+    else:
+        network, data = Towers(), [(floats(6, 4, seed=seed), floats(6, 4, seed=9 + seed)) for seed in range(4)]
+        found, loss = pruning.discover(network.double(), data[0]), alike
+        split = (lambda batch: (batch, None)) if name == "targets that are none" else None
+    importance = pruning.importance(found, data, loss, split=split)
+    assert not importance.left_out
+    smaller = pruning.prune(found, importance, keep=0.5)
+    before = pruning.evaluate(smaller, data).mean
+    pruning.finetune(smaller, data, epochs=2, learning_rate=1e-2)
+    assert pruning.evaluate(smaller, data).mean < before
