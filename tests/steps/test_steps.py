@@ -338,11 +338,11 @@ REFUSED = {
     ),
     "a share of all": (
         lambda: pruning.prune(measured().model, measured(), keep=50),
-        r"Expected retain in \(0, 1\], got 50.",
+        r"Expected a share to keep in \(0, 1\], got 50.",
     ),
     "a word": (
         lambda: pruning.prune(measured().model, measured(), keep="half"),
-        "Expected a share of the neurons, or shares by layer, to keep, got 'half'.",
+        "Expected a share to keep, such as 0.5, or shares by layer, got str",
     ),
     "nothing that can be pruned": (
         lambda: pruning.importance(
