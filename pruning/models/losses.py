@@ -83,8 +83,8 @@ def judges_softmax(criterion: Criterion, outputs: Tensor) -> bool:
     """Return whether a criterion of class numbers that is not known may judge rows of outputs by their softmax.
 
     Such a loss is the same whatever is added to all logits of a row, or its outputs are log-probabilities. Thresholds
-    of an ordinal scale, or a logit of yes or no for each class, are other numbers then. Class numbers are drawn here;
-    whatever cannot take these is not known to judge otherwise.
+    of an ordinal scale, or a logit of yes or no for each class, are other numbers then. Numbers of the
+    first two classes are drawn here; whatever cannot take these is not known to judge otherwise.
 
     >>> logits = torch.tensor([[2.0, 1.0, 0.0]])
     >>> judges_softmax(lambda logits, numbers: F.multi_margin_loss(logits, numbers), logits)
@@ -101,7 +101,7 @@ def judges_softmax(criterion: Criterion, outputs: Tensor) -> bool:
     generator = torch.Generator().manual_seed(0)
     for dim in (-1, 1):
         rows = outputs.movedim(dim, -1).detach()
-        numbers = torch.randint(rows.shape[-1], rows.shape[:-1], generator=generator)
+        numbers = torch.randint(2, rows.shape[:-1], generator=generator)  # a row may be longer than there are classes
         by = torch.rand(rows.shape[:-1], generator=generator, dtype=torch.float64).to(rows) + 0.5
         judged = [_loss(criterion, outputs.detach() + more, numbers) for more in (0, by.unsqueeze(dim))]
         if all(loss is not None for loss in judged):

@@ -42,6 +42,11 @@ def by_steps(outputs: Tensor, classes: Tensor) -> Tensor:
     return F.cross_entropy(outputs.transpose(1, 2), classes)
 
 
+def of_directions(outputs: Tensor, classes: Tensor) -> Tensor:
+    """Judge embeddings by how near they are to the direction of their class, of which there are two."""
+    return F.cross_entropy(F.normalize(outputs) @ F.normalize(floats(3, 2), dim=0), classes)
+
+
 def unable(outputs: Tensor, classes: Tensor) -> Tensor:
     raise TypeError(f"Expected triples, got {outputs.shape} and {classes.shape}.")
 
@@ -59,6 +64,7 @@ LOGITS, STEPS = floats(5, 3), floats(4, 5, 3)
         (lambda outputs, classes: F.cross_entropy(outputs, classes), STEPS.movedim(-1, 1), True),
         (unable, LOGITS, True),
         (ordinal, LOGITS, False),
+        (of_directions, LOGITS, False),
         (lambda outputs, classes: F.mse_loss(outputs, F.one_hot(classes, 3).to(outputs)), LOGITS, False),
     ],
 )
