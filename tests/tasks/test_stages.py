@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import grimp
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from pruning.ablation.intervention import Intervention, intervention
+from pruning.core.progress import silently
 from pruning.core.workers import Spread
 from pruning.models import build
 from pruning.signals.schemas import BESIDE, SIGNALS
 from tasks.__main__ import main
+from tasks.common.job import Job
+from tasks.common.models import read_model
 from tasks.common.pipeline import Stage, read_stage
 from tasks.common.tables import read_table, write_table
+from tasks.common.windows import calibration_batches, held_out_batches
+from tasks.settings.parameters import checked
 from tests.projects import (
     ENVIRONMENT,
     ROOT,
@@ -103,6 +110,23 @@ def test_stages_whose_parts_go_to_workers_write_the_same_bytes(touched: Path, mo
             path.unlink()
         assert main([*words]) == 0
     assert digests(touched) == before
+
+
+def test_labels_held_out_from_training_are_weighed_beside_those_of_the_text_that_was_read(
+    touched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(touched)
+    set_parameters(touched, {"corpus": {"calibration": 0.25}})
+    for name in ("prepare", "train", "intervention"):
+        assert main([name]) == 0
+    found = described(touched, "intervention", None, monkeypatch)
+    job = Job(found, checked(YAML_FILE.load(Path("params.yaml"))), silently)
+    model, settings = read_model(job.input("train/model")).decoupled(), Intervention(**job.settings("intervention"))
+    read, held_out = calibration_batches(job), held_out_batches(job)
+    written = read_table(job.output("intervention"))
+    beside, without = (intervention(model, read, held_out, settings, trained=text) for text in (read, None))
+    assert np.allclose(written["importance"], beside["importance"])
+    assert not np.allclose(written["importance"], without["importance"])
 
 
 def test_pictures_of_all_and_of_each_variant_stand_beside_the_comparison(finished: Path) -> None:
