@@ -346,7 +346,7 @@ def _names(model: Measurable, pairs: Any, signals: Sequence[str] | None) -> tupl
     if first is None:
         raise ValueError("Expected at least one batch, got none.")
     unjudged = isinstance(model.objective(first[1]), Unjudged)
-    if not (unjudged or isinstance(first[1], Unlabelled)) or (not unjudged and _judges_alone(model, first)):
+    if not unjudged and (not isinstance(first[1], Unlabelled) or _judges_alone(model, first)):
         return list(signals or usual), {}
     needing = [name for name in signals or usual if name not in WITHOUT_LABELS]
     if signals and needing:

@@ -66,9 +66,9 @@ def finetune(
         recipe = replace(recipe, epochs=epochs, patience=epochs)
     if learning_rate is not None:
         recipe = replace(recipe, learning_rate=learning_rate)
-    guide = None if teacher is None else _guide(teacher, model, data)
     if recipe.epochs < 1:
         raise ValueError(f"Expected at least 1 epoch to fine-tune for, got {recipe.epochs}.")
+    guide = None if teacher is None else _guide(teacher, model, data)
     before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     try:
         *_, last = train(
