@@ -39,7 +39,7 @@ from pruning.discovery.preparing import forgetful, narrow, persist, read_by, rep
 from pruning.discovery.propagation import Propagation
 from pruning.discovery.proving import proved
 from pruning.discovery.recurrent import Narrowed, Recurrent
-from pruning.discovery.running import Inputs, Seeing, canonical, close, copied, running, uncached
+from pruning.discovery.running import Arguments, Inputs, Seeing, canonical, close, copied, running, uncached
 from pruning.discovery.structure import reasons_of, structure_of
 from pruning.discovery.tracing import propagated
 from pruning.discovery.values import GIVEN, Reading
@@ -47,7 +47,7 @@ from pruning.discovery.values import GIVEN, Reading
 __all__ = ["Attention", "Discovered", "Narrowed", "Recurrent", "discover"]
 
 
-def discover(model: nn.Module, example_inputs: Any) -> Discovered:
+def discover(model: nn.Module, example_inputs: Any, *, also: Sequence[Any] = ()) -> Discovered:
     """Return the model with its layers of neurons found, ready for every signal, choice and cut.
 
     Recurrent states keep the shape that they have in the model, whatever the widths become: see `Recurrent`.
@@ -69,21 +69,20 @@ def discover(model: nn.Module, example_inputs: Any) -> Discovered:
         example_inputs: What it is called with: a tensor, positional arguments in a tuple, arguments by name in a
             dictionary, or a structure that is one argument (a packed sequence, a named tuple, a list of bags). A few
             samples do; every part of the model that shall be pruned must take part in the answer.
+        also: Further example inputs, each as the first: of a model whose calls take several paths (by task, language
+            or length, or an early exit) one for each path. What any of them reads goes with the neurons. Blocks and
+            experts are looked for with the first alone.
 
     Raises:
-        TypeError: If it is no module, or there is no tensor in the inputs.
+        TypeError: If it is no module, there is no tensor in the inputs, or `also` is no list of inputs.
         ValueError: If the model does not run on the inputs, or computes something else once its recurrent layers and
             attention are replaced; the sentence says why.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"Expected a network, an nn.Module, got {described(model)}.")
-    if not isinstance(example_inputs, tuple | Mapping) and next(tensors_in(example_inputs), None) is None:
-        raise TypeError(
-            f"Expected inputs with a tensor in them, got {kind_of(example_inputs)}; an object that holds its tensors "
-            "in another way is given in a tuple."
-        )
-    arguments = given_as(model, example_inputs)
-    inputs: Inputs = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
+    if not isinstance(also, list | tuple) or hasattr(also, "_fields"):
+        raise TypeError(f"Expected further example inputs in a list, also=[...], got {kind_of(also)}.")
+    inputs: Inputs = tuple(_call(model, each) for each in (example_inputs, *also))
     network, folded = simplified(model)
     computed = computed_in(network, inputs)
     folded |= {f"{path}.weight": f"{type(network.get_submodule(path)).__name__}, in each call" for path in computed}
@@ -121,6 +120,17 @@ def discover(model: nn.Module, example_inputs: Any) -> Discovered:
         shapes, {name: names[name] for name in shapes}, tuple(model.layers()), inputs, frozenset(found.states), plans
     )
     return Discovered(network, model.layers(), reasons, model.numbers, model.folded, origin, model.remembered)
+
+
+def _call(model: nn.Module, example_inputs: Any) -> Arguments:
+    """Return example inputs as what the model is called with."""
+    if not isinstance(example_inputs, tuple | Mapping) and next(tensors_in(example_inputs), None) is None:
+        raise TypeError(
+            f"Expected inputs with a tensor in them, got {kind_of(example_inputs)}; an object that holds its tensors "
+            "in another way is given in a tuple."
+        )
+    arguments = given_as(model, example_inputs)
+    return ((), arguments) if isinstance(arguments, dict) else (arguments, {})
 
 
 def _followed(network: nn.Module, inputs: Inputs) -> Propagation:
@@ -190,10 +200,11 @@ def _outputs(network: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 def _runs(network: nn.Module, inputs: Inputs) -> bool:
     """Return whether a network runs on these inputs outside of inference mode."""
-    args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
+    inputs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
     try:
-        with drawing(network):
-            network(*args, **kwargs)
+        for args, kwargs in inputs:
+            with drawing(network):
+                network(*args, **kwargs)
     except Exception:
         return False
     return True

@@ -95,7 +95,7 @@ class Discovered(Beginning):
         """Return the experts that can go as a whole, with their rows of the router, looked for when asked for."""
         if self._experts is None:
             with uncached(self.network):
-                self._experts = experts_of(self.network, placed(self.network, self._origin.inputs))
+                self._experts = experts_of(self.network, placed(self.network, self._origin.inputs[:1]))
         return list(self._experts)
 
     def cut_without(self, names: Iterable[str]) -> Cut:
@@ -106,7 +106,7 @@ class Discovered(Beginning):
         for name in names:
             if name not in known and name not in experts:
                 raise ValueError(f"Unknown block {name!r}; known: {[*known, *experts]}.")
-        inputs = placed(self.network, self._origin.inputs)
+        inputs = placed(self.network, self._origin.inputs[:1])
         with uncached(self.network):
             prover = BlockProver(self.network, streams, inputs, self._origin.states)
             gone = [known[name] for name in names if name in known]
@@ -123,7 +123,7 @@ class Discovered(Beginning):
     def _residual(self) -> tuple[Streams, list[Block]]:
         """Return what a run of the network told of its streams, and the blocks."""
         if self._found is None:
-            inputs = placed(self.network, self._origin.inputs)
+            inputs = placed(self.network, self._origin.inputs[:1])
             with uncached(self.network):
                 streams = Streams.of(self.network, inputs)
                 blocks = proved_blocks(self.network, streams, inputs, self._origin.states)

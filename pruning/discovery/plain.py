@@ -62,7 +62,7 @@ def _is_real(part: object) -> bool:
 
 
 def _run(network: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
-    with running(network, inputs, Seeing(), calls=2) as (_, found):
+    with running(network, inputs, Seeing(), turns=2) as (_, found):
         return [tensor.clone() for tensor in found]
 
 

@@ -263,9 +263,9 @@ class Prover:
 
     def outputs(self, model: nn.Module, mode: Still) -> tuple[list[Tensor], float]:
         """Return what a model gives but for its states, which lie elsewhere in a smaller one, and its rounding."""
-        calls = 2 if self.remembers else 1
-        with running(model, self.inputs, mode, calls=calls) as (_, found):
-            each = len(found) // calls
+        turns = 2 if self.remembers else 1
+        with running(model, self.inputs, mode, turns=turns) as (_, found):
+            each = len(found) // turns
             own = (tensor.clone() for place, tensor in enumerate(found) if place % each not in self.states)
             outputs = list(own)
         if mode.drew and not mode.spread and any(bool(part.isnan().any()) for part in outputs):

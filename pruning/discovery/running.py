@@ -16,8 +16,10 @@ from pruning.core.rebinding import rebind
 from pruning.discovery.operations import RULES
 from pruning.discovery.values import flat
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """What a network is called with: positional arguments and arguments by name."""
+Inputs = tuple[Arguments, ...]
+"""The calls by which a network is known: of most it is one; of some, each takes a path that others do not."""
 MEMORIES = "_memories"
 """Where the modules of `spikingjelly` keep their potentials."""
 
@@ -28,7 +30,7 @@ _RANDOM = ("rand", "randn", "rand_like", "randn_like", "bernoulli", "normal")
 
 @contextmanager
 def running(
-    network: nn.Module, inputs: Inputs, mode: "Seeing", prefix: str = "", *, calls: int = 1, training: bool = False
+    network: nn.Module, inputs: Inputs, mode: "Seeing", prefix: str = "", *, turns: int = 1, training: bool = False
 ) -> Iterator[tuple[nn.Module, list[Tensor]]]:
     """Run a copy of the network on copies of the inputs within a mode; yield that copy and the tensors that it gives.
 
@@ -36,24 +38,25 @@ def running(
 
     Args:
         network: It is left as it was.
-        inputs: What it is called with.
-        mode: What sees its operations, counting from 1 in each call.
+        inputs: What it is called with, call after call; what they give is yielded as if it were of one.
+        mode: What sees its operations, counting from 1 in each turn.
         prefix: What its parameters' names are preceded by.
-        calls: How often it is called, one time after the other; what each call gives is yielded.
+        turns: How often these calls are made, one time after the other; what each turn gives is yielded.
         training: Whether it runs as it does while it is trained.
     """
     traced = copied(network, sharing=True).train(training)
-    args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
+    inputs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer of a Transformer
     try:
         with seeded(network, 0), full_precision(), torch.inference_mode():
-            mode.begin(traced, (args, kwargs), prefix)
+            mode.begin(traced, inputs, prefix)
             given = []
-            for _ in range(calls):
+            for _ in range(turns):
                 mode.index = 0
-                with mode:
-                    given += tensors_in(traced(*args, **kwargs))
+                for args, kwargs in inputs:
+                    with mode:
+                        given += tensors_in(traced(*args, **kwargs))
             yield traced, given
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

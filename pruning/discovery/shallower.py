@@ -33,7 +33,8 @@ def without_blocks(found: Discovered, names: Iterable[str]) -> tuple[Discovered,
         entries = follow_lengths(network, lengths, inputs)
         fewer = {cut.moved(part.mixture.around): (part.mixture.count, len(part.gone)) for part in cut.experts}
         entries = (*entries, *follow_lengths(network, fewer, inputs, EXPERTS))
-    smaller = discover(network, inputs[1] or inputs[0])
+    first, *also = [named or places for places, named in inputs]
+    smaller = discover(network, first, also=also)
     smaller.folded = {name: what for name, what in found.folded.items() if cut.holds(name)}
     smaller.earlier = Earlier(plan_of(found, (), ()), cut, entries)
     return smaller, cut

@@ -29,7 +29,7 @@ ADVICE: dict[str, str] = {
     "share it": "it stays; what reads or gives the rest can go",
     "uses its single number for all": "its neurons are one number; there is nothing to remove",
     "applies it to each neuron alike": "it stays as long as that dimension does",
-    "do not reach it": "give example inputs that use it",
+    "do not reach it": "give example inputs that use it, further ones as `also=[...]`",
 }
 """Part of a reason → what a user can do about it; the first that fits is said."""
 INEXACT = "not exact: what is computed over all neurons (statistics, say), or drawn, differs where some are gone"

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from pruning.core.modes import evaluating
-from pruning.discovery.running import Inputs, Remembering, Seeing, close, copied, running, uncached
+from pruning.discovery.running import Arguments, Remembering, Seeing, close, copied, running, uncached
 from pruning.export.calls import inputs_of, outputs_of, plain_of, said, single
 from pruning.export.language_models import dimensions, initial_state, largest_difference
 from pruning.export.packed import Padding
@@ -134,14 +134,14 @@ def _captured(model: nn.Module, inputs: Any, *, onnx: bool) -> tuple[ExportedPro
     return program, {}
 
 
-def _remembers(network: nn.Module, example: Inputs) -> bool:
+def _remembers(network: nn.Module, example: Arguments) -> bool:
     """Return whether a network keeps something from call to call."""
     mode = Remembering()
-    with running(network, example, mode) as (run, _):
+    with running(network, (example,), mode) as (run, _):
         return bool(mode.places(run))
 
 
-def _of_two(network: nn.Module, example: Inputs) -> Inputs:
+def _of_two(network: nn.Module, example: Arguments) -> Arguments:
     """Return the example with two of what there is one of, a constant to PyTorch, wherever the network runs so."""
     dims = max((leaf.ndim for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)), default=0)
     for chosen in (range(dims), *([dim] for dim in range(dims))):
@@ -153,14 +153,14 @@ def _of_two(network: nn.Module, example: Inputs) -> Inputs:
 
         more = pytree.tree_map(doubled, example)
         try:
-            with running(network, more, Seeing()):
+            with running(network, (more,), Seeing()):
                 example = more
         except Exception:  # noqa: S112 - whatever a user's code says of more than one
             continue
     return example
 
 
-def _exported(network: nn.Module, example: Inputs, *, strict: bool) -> ExportedProgram:
+def _exported(network: nn.Module, example: Arguments, *, strict: bool) -> ExportedProgram:
     """Return a network as a graph, each dimension free that can be: any of them, or else the first alone."""
     failed: list[Exception] = []
     for free in (None, 0):
@@ -171,7 +171,7 @@ def _exported(network: nn.Module, example: Inputs, *, strict: bool) -> ExportedP
     raise ValueError(f"Expected a network that torch.export can follow, got {said(failed[0])}.") from failed[0]
 
 
-def _with_free(network: nn.Module, example: Inputs, free: int | None, *, strict: bool) -> ExportedProgram:
+def _with_free(network: nn.Module, example: Arguments, free: int | None, *, strict: bool) -> ExportedProgram:
     """Return a network as a graph, one dimension of each input free, or all of them."""
     shapes = ShapesCollection()  # type: ignore[no-untyped-call]
     for tensor in (leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)):
@@ -196,7 +196,7 @@ class _Lengths(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _freest(program: ExportedProgram, network: nn.Module, example: Inputs) -> ExportedProgram:
+def _freest(program: ExportedProgram, network: nn.Module, example: Arguments) -> ExportedProgram:
     """Return the program that leaves more dimensions free: the given one, or one of the code as it is read."""
     try:
         other = _exported(network, example, strict=True)

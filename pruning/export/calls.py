@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from pruning.core.devices import seeded
 from pruning.discovery.discovered import Discovered
-from pruning.discovery.running import Inputs, tensors_in, uncached
+from pruning.discovery.running import Arguments, tensors_in, uncached
 from pruning.models.adapted import Adapted, arguments_for
 from pruning.models.deploying import Plain, plainly
 
@@ -21,11 +21,11 @@ def plain_of(model: nn.Module) -> Plain:
         network = network.network
     plain = plainly(network) if isinstance(network, Discovered) else Plain(network)
     if plain.inputs is None and isinstance(model, Adapted):
-        return Plain(plain.network, inputs=called_with(arguments_for(model)))
+        return Plain(plain.network, inputs=(called_with(arguments_for(model)),))
     return plain
 
 
-def inputs_of(plain: Plain, inputs: Any) -> Inputs:
+def inputs_of(plain: Plain, inputs: Any) -> Arguments:
     """Return what a network is called with: what is given, or what it was discovered or adapted with.
 
     Raises:
@@ -35,10 +35,10 @@ def inputs_of(plain: Plain, inputs: Any) -> Inputs:
         return called_with(inputs)
     if plain.inputs is None:
         raise ValueError(f"Expected example inputs to export {type(plain.network).__name__} with, got none.")
-    return plain.inputs
+    return plain.inputs[0]
 
 
-def called_with(inputs: Any) -> Inputs:
+def called_with(inputs: Any) -> Arguments:
     """Return inputs as positional arguments and arguments by name."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
@@ -52,7 +52,7 @@ def single(value: Any) -> Any:
     return value.detach().cpu().float() if value.is_floating_point() else value.detach().cpu()
 
 
-def outputs_of(network: nn.Module, example: Inputs) -> list[Tensor]:
+def outputs_of(network: nn.Module, example: Arguments) -> list[Tensor]:
     """Return the tensors that a network gives."""
     args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, example)
     with seeded(network, 0), uncached(network), torch.no_grad():

@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from pruning.core.modes import evaluating
-from pruning.discovery.running import Inputs, close, copied, tensors_in, uncached
+from pruning.discovery.running import Arguments, close, copied, tensors_in, uncached
 from pruning.evaluation.memory import Trace, stored, traced_call
 from pruning.export.calls import called_with, inputs_of, outputs_of, plain_of, said, single
 from pruning.export.language_models import initial_state
@@ -88,7 +88,7 @@ def fixed(model: nn.Module, inputs: Any = None) -> Fixed:
     return Fixed(flat, example, returned if nested else None, states, trace)
 
 
-def _call(model: nn.Module, plain: Plain, inputs: Any) -> tuple[Inputs, int]:
+def _call(model: nn.Module, plain: Plain, inputs: Any) -> tuple[Arguments, int]:
     """Return what a network is called with, and how many tensors of it are a state."""
     if inputs is None and isinstance(model, LanguageModel):
         state = initial_state(model, 1)
@@ -112,7 +112,7 @@ def _traced(network: nn.Module, example: tuple[Tensor, ...], states: int) -> Tra
 class _Flat(nn.Module):
     """A network called with tensors alone, what else it takes being fixed."""
 
-    def __init__(self, network: nn.Module, called: Inputs) -> None:
+    def __init__(self, network: nn.Module, called: Arguments) -> None:
         super().__init__()
         self.network = network
         leaves, self.spec = pytree.tree_flatten(called)

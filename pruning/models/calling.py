@@ -75,7 +75,7 @@ def _of(model: nn.Module, inputs: Any) -> Any:
 def arguments_of(network: nn.Module, inputs: Any) -> tuple[Any, ...] | Mapping[str, Any]:
     """Return the arguments that inputs are of a network's forward, by place or by name."""
     origin = network.origin if isinstance(network, Discovered) else None
-    places, named = origin.inputs if origin is not None else ((), {})
+    places, named = origin.inputs[0] if origin is not None else ((), {})
     return given_as(own_module(network), inputs, None if named else places)
 
 

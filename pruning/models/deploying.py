@@ -114,7 +114,7 @@ def _widths(network: nn.Module, left: Sequence[str]) -> dict[Kind, int]:
 
 def _begins(network: nn.Module, inputs: Inputs, widths: Mapping[Kind, int]) -> bool:
     """Return whether a network that makes the first state elsewhere than in forward makes it as wide as it now is."""
-    arguments, _ = inputs
+    arguments, _ = inputs[0]
     if not callable(getattr(network, "init_hidden", None)):
         return True
     try:

@@ -53,7 +53,7 @@ def _known_inputs(network: nn.Module) -> Any:
     origin = network.origin if isinstance(network, Discovered) else None
     if origin is None:
         return None
-    places, named = origin.inputs
+    places, named = origin.inputs[0]
     if named:
         return dict(named)
     several = len(places) > 1 and takes_state(network, places[:-1])
