@@ -383,8 +383,9 @@ def _unread_because(found: Structure, name: str, owner: str, *, single: bool) ->
     """Return why nothing is known of a parameter's neurons."""
     if name in found.touched:
         return "it is a single number" if single else "no neurons run along it"
-    return IDLE if owner in found.called else "the example inputs do not reach it"
+    return IDLE if owner in found.called else UNREACHED
 
 
 IDLE = "what the model returns does not depend on it"
+UNREACHED = "the example inputs do not reach it"
 COMPILED = "is in what TorchScript compiled, which takes no other weights"

@@ -15,6 +15,7 @@ from pruning.models.adapted import Adapted, adapt
 from pruning.models.base import Measurable
 from pruning.models.batches import first_inputs
 from pruning.models.calling import own_module, takes_state
+from pruning.steps.paths import found_by_all_paths
 
 
 def measurable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
@@ -23,7 +24,8 @@ def measurable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
     Args:
         network: A module, what `discover` found in it, or a model that was adapted before, whose loss stays unless
             there is another.
-        data: Batches; the first one says what the network is given, where nothing else does.
+        data: Batches; the first one says what the network is given, where nothing else does, and where it leaves
+            parts of the network out, others may.
         loss: See `pruning.adapt`.
         how: Further arguments of `adapt`, those that are None left out.
 
@@ -45,7 +47,9 @@ def measurable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
     inputs = _known_inputs(network)
     if inputs is None:
         inputs = first_inputs(network, data, given.get("split"))
-    return adapt(network, inputs, loss=loss, **given)
+    model = adapt(network, inputs, loss=loss, **given)
+    found = None if isinstance(network, PrunableModule) else found_by_all_paths(network, model, data)
+    return model if found is None else adapt(found, inputs, loss=loss, **given)
 
 
 def _known_inputs(network: nn.Module) -> Any:

@@ -109,6 +109,19 @@ def test_a_network_of_several_paths_is_measured_repaired_saved_and_restored(tmp_
         torch.testing.assert_close(restored(X, task), smaller.module(X, task))
 
 
+def test_the_front_door_finds_what_only_later_batches_call() -> None:
+    torch.manual_seed(1)
+    tags = [((torch.randn(3, 4, 3), "tag"), torch.zeros(3, dtype=torch.long)) for _ in range(2)]
+    kinds = [((torch.randn(3, 4, 3), "kind"), torch.tensor([0, 1, 1])) for _ in range(2)]
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs if outputs.ndim == 2 else outputs[:, -1], targets)
+
+    importance = pruning.importance(Tasks(), [*tags, *kinds], loss, signals=["weights"], by="fused")
+    smaller = pruning.prune(importance.model, importance, keep=0.5, repair="mean", data=[*tags, *kinds])
+    assert [smaller.module(X, task).shape for task in ("tag", "kind")] == [(2, 4, 5), (2, 2)]
+
+
 def test_blocks_that_several_paths_run_through_are_found_and_go() -> None:
     class Deep(Tasks):
         def __init__(self) -> None:
