@@ -46,8 +46,8 @@ def main(words: Sequence[str]) -> Shown:
     frequent = Counter((asked.data / "ptb.train.txt").read_text(encoding="utf-8").split()).most_common(WORDS - 2)
     vocabulary = {word: number for number, (word, _) in enumerate(frequent, start=2)} | {"<eos>": 1}
     read, judged = (windows(asked.data / f"ptb.{split}.txt", vocabulary) for split in ("train", "valid"))
-    read, judged = (read[:96], judged[:32]) if asked.quick else (read, judged[:512])
-    batches = [(rows[:, :-1], rows[:, 1:]) for rows in read.split(BATCH)]
+    read, judged = (read[:32], judged[:8]) if asked.quick else (read, judged[:512])
+    batches = [(rows[:, :-1], rows[:, 1:]) for rows in read.split(4 if asked.quick else BATCH)]
 
     def perplexity(other: nn.Module) -> float:
         with torch.no_grad():
@@ -55,7 +55,7 @@ def main(words: Sequence[str]) -> Shown:
         return torch.stack(losses).mean().exp().item()
 
     torch.manual_seed(1)
-    network = fitted(llama(words=WORDS, steps=STEPS), batches, loss_of, epochs=1, rate=3e-3)
+    network = fitted(llama(words=len(vocabulary) + 1, steps=STEPS), batches, loss_of, epochs=1, rate=3e-3)
     shown = Shown(f"Llama, {len(read) * STEPS:,} words to fit on", {"perplexity": perplexity})
     shown.row("dense", network)
     rivals, some = {"dense": network}, batches[:4] if asked.quick else batches[:32]
