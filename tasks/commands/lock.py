@@ -81,7 +81,8 @@ def hash_of(path: Path) -> str:
 
 def is_whole(lock: Path = LOCK) -> bool:
     """Return whether a lock file is all that DVC wrote."""
-    return _problem(lock, lock.read_bytes(), _outputs(lock)) is None
+    content = lock.read_bytes()
+    return not _torn(_text(content)) and _problem(lock, content, _outputs(lock)) is None
 
 
 def mend(lock: Path = LOCK) -> None:
@@ -131,12 +132,8 @@ def _mend(lock: Path, content: bytes, outputs: Outputs) -> None:
 def _problem(lock: Path, content: bytes, outputs: Outputs) -> str | None:
     """Return what a lock file lacks, to follow its name, None if nothing."""
     text = _text(content)
-    if not text.strip():
-        return "is empty"
-    if not text.endswith("\n"):
-        return "ends within a line"
-    if not text.startswith(HEADER):
-        return "does not begin as DVC begins it"
+    if torn := _torn(text):
+        return torn
     committed, copy = _committed_text(lock), _copy(lock)
     if text == committed or (copy.is_file() and copy.read_bytes() == content):
         return None
@@ -155,6 +152,15 @@ def _problem(lock: Path, content: bytes, outputs: Outputs) -> str | None:
         if name not in entries and paths and all(path.exists() for path in paths)
     ]
     return f"says nothing of stage {there[0]}, whose results are there" if there else None
+
+
+def _torn(text: str) -> str | None:
+    """Return what a lock file lacks whatever its pipeline is, to follow its name, None if nothing."""
+    if not text.strip():
+        return "is empty"
+    if not text.endswith("\n"):
+        return "ends within a line"
+    return None if text.startswith(HEADER) else "does not begin as DVC begins it"
 
 
 def _entries(text: str, outputs: Outputs) -> dict[str, str]:
