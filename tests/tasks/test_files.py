@@ -1,9 +1,8 @@
 """Files that a disk, a kill or a hand has changed: each is refused in one sentence that names it."""
 
 import json
+import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from tasks.common.parameters import Unexpected
 from tasks.common.tables import read_table, write_table
 from tasks.common.writing import replacing
 from tasks.experiment.published import read_checkpoint
-from tests.projects import ENVIRONMENT, ROOT, TINY, set_parameters, write_text
+from tests.projects import ROOT, TINY, set_parameters, write_text
 from tests.schemas import TABLES
 from tests.tasks.test_published import stacked
 from tests.tiny import FAMILIES, tiny
@@ -295,22 +294,20 @@ def test_a_table_that_is_not_of_the_models_neurons_is_refused(
 
 @pytest.mark.parametrize("words", [["train"], ["weights"], ["activations"], ["fuse"], ["prune", "enhanced"]])
 def test_a_full_disk_is_one_sentence_with_the_files_name_and_leaves_what_was_there(
-    project: Path, words: list[str]
+    project: Path, capsys: Said, words: list[str]
 ) -> None:
     before = {path: path.read_bytes() for path in (project / "data").rglob("*") if path.is_file()}
+    _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     # The kernel refuses every write beyond the first kilobyte of a file, as a full disk does.
-    limited = f"ulimit -f 1; exec {sys.executable} -m tasks {' '.join(words)}"
-    done = subprocess.run(
-        ["bash", "-c", limited],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.startswith("Expected to write data/"), done.stderr
-    assert "make room on the disk" in done.stderr
-    assert done.stderr.count("\n") == 1
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, most))
+    try:
+        assert main(words) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = capsys.readouterr().err
+    assert said.startswith("Expected to write data/"), said
+    assert "make room on the disk" in said
+    assert said.count("\n") == 1
     assert {path: path.read_bytes() for path in (project / "data").rglob("*") if path.is_file()} == before
 
 

@@ -29,7 +29,7 @@ from tasks.own import adapted, read_own
 from tasks.settings.parameters import Parameters, checked
 from tasks.shown.wording import sentence
 from tasks.stages.prepare import read_texts
-from tests.projects import ENVIRONMENT, ROOT, TINY, copy, run, set_parameters, tiny_project, write_text
+from tests.projects import ENVIRONMENT, ROOT, TINY, copy, run, set_parameters, stage, tiny_project, write_text
 
 Change = Callable[[Path], Any]
 """What is done to a project to make it wrong."""
@@ -852,11 +852,7 @@ def test_the_first_stage_that_dvc_starts_refuses_what_a_later_one_would(tmp_path
 def test_the_command_itself_says_so_in_one_line(project: Path, change: tuple[Change, str], expected: str) -> None:
     change[0](project)
     before = contents(project)
-    environment = {**ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tasks", "check"],
-        cwd=project, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = stage(project, "check", fails=True)
     assert done.returncode == 1
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1
