@@ -1,8 +1,8 @@
 """The stages on files: alone, killed, with wrong files and wrong values, and what makes which of them stale."""
 
+import functools
 import json
 import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -69,15 +69,30 @@ def described(folder: Path, name: str, variant: str | None, monkeypatch: pytest.
     return read_stage(name, variant, YAML_FILE.load(Path("params.yaml")))
 
 
+@functools.cache
+def refusing() -> list[Path]:
+    """Return the modules that what refuses wrong values imports."""
+    modules = grimp.build_graph("pruning", "tasks").find_upstream_modules("tasks.settings.parameters")
+    return [path for module in modules if (path := Path(module.replace(".", "/") + ".py")) and (ROOT / path).is_file()]
+
+
 def alone(finished: Path, folder: Path, found: Stage) -> Path:
     """Copy only what dvc.yaml says the stage depends on, and what changes no result."""
     inits = [path.relative_to(finished) for path in finished.glob("[pt]*/**/__init__.py*")]
-    refusing = grimp.build_graph("pruning", "tasks").find_upstream_modules("tasks.settings.parameters")
-    inits += [path for module in refusing if (path := Path(module.replace(".", "/") + ".py")) and path.is_file()]
     inits += [Path("tasks/settings"), Path("tasks/shown"), Path("tasks/__main__.py")]
-    for path in (*found.dependencies, *inits, Path("dvc.yaml"), Path("params.yaml")):
+    for path in (*found.dependencies, *inits, *refusing(), Path("dvc.yaml"), Path("params.yaml")):
         copy(finished / path, folder / path)
     return folder
+
+
+def sentence_of(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the one line with which a command refuses, as `python -m tasks` runs it, here in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(words) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
 
 
 def stale(folder: Path) -> set[str]:
@@ -313,15 +328,18 @@ def test_a_pipeline_killed_again_and_again_ends_with_the_bytes_of_an_undisturbed
     finished: Path, tmp_path: Path
 ) -> None:
     folder = tiny_project(tmp_path / "project")
+    command = ["dvc", "repro", "fuse"]  # what comes after it no kill would meet
     for patience in (1.0, 2.5, 4.0):
-        process = started(["dvc", "repro"], folder)
+        process = started(command, folder)
         try:
             process.wait(patience)
         except subprocess.TimeoutExpired:
             kill(process, folder)
         stage(folder, "check")
-    run(["dvc", "repro"], folder)
-    assert digests(folder) == digests(finished)
+    run(command, folder)
+    made, whole = digests(folder), digests(finished)
+    assert "data/fuse/importance.parquet" in made
+    assert made == {path: whole[path] for path in made}
 
 
 @pytest.mark.parametrize("size", [0, 5, 300, 1500])
@@ -354,12 +372,11 @@ def test_training_killed_after_an_epoch_goes_on_from_it(
     folder = alone(finished, tmp_path / "alone", described(finished, "train", None, monkeypatch))
     set_parameters(folder, {"train": {"epochs": 12, "patience": 12}})
     copy(folder, tmp_path / "undisturbed")
-    process = subprocess.Popen([sys.executable, "-m", "tasks", "train"], cwd=folder, env=ENVIRONMENT)
+    process = started(["python", "-m", "tasks", "train"], folder)
     while not list((folder / "data").glob(".partial/train-*/tensors.safetensors")):
         assert process.poll() is None, "training ended before it could be killed"
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    kill(process, folder)
     assert not (folder / "data/train/model").exists()
     assert "going on after" in stage(folder, "train").stdout
     stage(tmp_path / "undisturbed", "train")
@@ -368,46 +385,42 @@ def test_training_killed_after_an_epoch_goes_on_from_it(
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
-def test_a_stage_dies_with_the_dvc_that_started_it(tmp_path: Path, shell: str) -> None:
-    folder = tiny_project(tmp_path / "project", train={"epochs": 500, "patience": 500})
-    for name in ("sotu", "prepare"):
-        run(["dvc", "repro", "--single-item", name], folder)
+def test_a_stage_dies_with_the_dvc_that_started_it(touched: Path, shell: str) -> None:
+    set_parameters(touched, {"train": {"epochs": 500, "patience": 500}})
     process = subprocess.Popen(
-        ["dvc", "repro", "--single-item", "train"], cwd=folder, env={**ENVIRONMENT, "SHELL": shell}
+        ["dvc", "repro", "--single-item", "train"], cwd=touched, env={**ENVIRONMENT, "SHELL": shell}
     )
-    while not list(folder.glob("data/.partial/train-*/tensors.safetensors")):
+    while not list(touched.glob("data/.partial/train-*/tensors.safetensors")):
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()
     process.wait()
-    wait_for_none(folder)
+    wait_for_none(touched)
 
 
-def test_a_swapped_table_is_refused_by_name(touched: Path) -> None:
+def test_a_swapped_table_is_refused_by_name(touched: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy(touched / "data/weights/weights.parquet", touched / "data/gradients/gradients.parquet")
-    said = stage(touched, "fuse", fails=True).stderr
+    said = sentence_of(touched, ["fuse"], capsys)
     assert said == "Expected the table 'gradients' in data/gradients/gradients.parquet, got 'weights'.\n"
 
 
-def test_a_file_that_is_no_table_is_refused(touched: Path) -> None:
+def test_a_file_that_is_no_table_is_refused(touched: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (touched / "data/weights/weights.parquet").write_text("no table")
-    assert (
-        "Expected a Parquet file at data/weights/weights.parquet, got a damaged one or"
-        in stage(touched, "fuse", fails=True).stderr
+    assert "Expected a Parquet file at data/weights/weights.parquet, got a damaged one or" in sentence_of(
+        touched, ["fuse"], capsys
     )
 
 
-def test_a_damaged_model_is_refused(touched: Path) -> None:
+def test_a_damaged_model_is_refused(touched: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (touched / "data/train/model/model.safetensors").write_bytes(b"damaged")
-    assert (
-        "Expected weights in data/train/model/model.safetensors, got a damaged"
-        in stage(touched, "weights", fails=True).stderr
+    assert "Expected weights in data/train/model/model.safetensors, got a damaged" in sentence_of(
+        touched, ["weights"], capsys
     )
 
 
-def test_a_missing_input_is_named(touched: Path) -> None:
+def test_a_missing_input_is_named(touched: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (touched / "data/weights/weights.parquet").unlink()
-    assert "Expected the table data/weights/weights.parquet" in stage(touched, "fuse", fails=True).stderr
+    assert "Expected the table data/weights/weights.parquet" in sentence_of(touched, ["fuse"], capsys)
 
 
 def test_a_failed_stage_leaves_the_earlier_result_whole(touched: Path) -> None:
@@ -447,19 +460,21 @@ def test_a_budget_chooses_a_model_on_the_path_and_writes_it(touched: Path, budge
     assert sum(chosen["widths"]) <= sum(dense["widths"])
 
 
-def test_a_budget_that_nothing_meets_gets_one_sentence_and_leaves_no_file(touched: Path) -> None:
-    said = stage(touched, "choose", "--latency", "1e-9", "--to", "chosen", fails=True).stderr
+def test_a_budget_that_nothing_meets_gets_one_sentence_and_leaves_no_file(
+    touched: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = sentence_of(touched, ["choose", "--latency", "1e-9", "--to", "chosen"], capsys)
     assert said.startswith("Expected --latency of at least ")
-    assert said.count("\n") == 1
     assert not (touched / "chosen").exists()
 
 
 @pytest.mark.parametrize("place", ["data", ".", "data/train/model", "own", "params.yaml"])
-def test_a_choice_never_takes_the_place_of_anything_else(touched: Path, place: str) -> None:
+def test_a_choice_never_takes_the_place_of_anything_else(
+    touched: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
     before = {path: path.read_bytes() for path in touched.rglob("*") if path.is_file()}
-    said = stage(touched, "choose", "--within", "1000", "--to", place, fails=True).stderr
+    said = sentence_of(touched, ["choose", "--within", "1000", "--to", place], capsys)
     assert said.startswith("Expected a ")
-    assert said.count("\n") == 1
     assert {path: path.read_bytes() for path in touched.rglob("*") if path.is_file()} == before
 
 
@@ -560,12 +575,10 @@ def _change(shown: dict[str, Any]) -> float:
     ],
 )
 def test_a_wrong_value_gets_one_sentence_before_any_work(
-    touched: Path, section: str, field: str, value: Any, sentence: str
+    touched: Path, capsys: pytest.CaptureFixture[str], section: str, field: str, value: Any, sentence: str
 ) -> None:
     set_parameters(touched, {section: {field: value}})
-    done = stage(touched, "check", fails=True)
-    assert sentence in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert sentence in sentence_of(touched, ["check"], capsys)
 
 
 @pytest.mark.parametrize(
@@ -577,14 +590,14 @@ def test_a_wrong_value_gets_one_sentence_before_any_work(
         ({"train.txt": b"a b\n", "valid.txt": b"", "test.txt": b"a"}, "Expected text in the valid split, got none."),
     ],
 )
-def test_a_wrong_corpus_gets_one_sentence(touched: Path, files: dict[str, bytes], sentence: str) -> None:
+def test_a_wrong_corpus_gets_one_sentence(
+    touched: Path, capsys: pytest.CaptureFixture[str], files: dict[str, bytes], sentence: str
+) -> None:
     for path in (touched / "text").iterdir():
         path.unlink()
     for name, content in files.items():
         (touched / "text" / name).write_bytes(content)
-    done = stage(touched, "prepare", fails=True)
-    assert sentence in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert sentence in sentence_of(touched, ["prepare"], capsys)
 
 
 @pytest.mark.parametrize(
@@ -598,8 +611,10 @@ def test_a_wrong_corpus_gets_one_sentence(touched: Path, files: dict[str, bytes]
         (["report", "dense"], "Expected no more words after 'report', got 'dense'."),
     ],
 )
-def test_a_wrong_command_gets_one_sentence(finished: Path, words: list[str], sentence: str) -> None:
-    assert sentence in stage(finished, *words, fails=True).stderr
+def test_a_wrong_command_gets_one_sentence(
+    finished: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    assert sentence in sentence_of(finished, words, capsys)
 
 
 def test_outside_the_project_the_sentence_says_where_to_go(finished: Path, tmp_path: Path) -> None:
