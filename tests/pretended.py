@@ -14,7 +14,6 @@ from typing import Any, Self
 import pytest
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -116,7 +115,7 @@ class _Mode(TorchDispatchMode):
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any], waits: list[str] | None) -> Any:
-    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = _tensors((args, *kwargs.values()))
     there = [tensor for tensor in tensors if isinstance(tensor, Pretended)]
     here = [tensor for tensor in tensors if not isinstance(tensor, Pretended)]
     target = kwargs.get("device")
@@ -132,8 +131,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any], waits: list[str] | None) 
     def plain(leaf: Any) -> Any:
         return leaf.held if isinstance(leaf, Pretended) else leaf
 
-    own = pytree.tree_map(plain, kwargs) | ({} if target is None else {"device": torch.device("cpu")})
-    found = KERNELS.get(func, func)(*pytree.tree_map(plain, args), **own)
+    own = {name: _mapped(plain, value) for name, value in kwargs.items()}
+    own |= {} if target is None else {"device": torch.device("cpu")}
+    found = KERNELS.get(func, func)(*_mapped(plain, args), **own)
     if func is aten._to_copy.default and target is not None and there and not elsewhere and found is there[0].held:
         found = found.clone()
 
@@ -142,12 +142,26 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any], waits: list[str] | None) 
             return leaf
         return raw.get(id(leaf)) or (Pretended(leaf) if elsewhere else leaf) if id(leaf) not in raw else raw[id(leaf)]
 
-    results = [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
-    if elsewhere and not MODULE.float64 and any(leaf.dtype == torch.float64 for leaf in results):
+    if elsewhere and not MODULE.float64 and any(leaf.dtype == torch.float64 for leaf in _tensors(found)):
         raise TypeError(f"Cannot convert to float64 as the {NAME} framework doesn't support float64 ({func}).")
     if func is aten.copy_.default:
         return args[0]
-    return pytree.tree_map(wrapped, found)
+    return _mapped(wrapped, found)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Return the tensors among an operation's arguments or results, which are tuples and lists of them at most."""
+    if isinstance(value, (tuple, list)):
+        return [tensor for part in value for tensor in _tensors(part)]
+    return [value] if isinstance(value, Tensor) else []
+
+
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    """Return arguments or results each of which is changed, in the place where it is."""
+    if isinstance(value, (tuple, list)):
+        parts = [_mapped(change, part) for part in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    return change(value)
 
 
 def _count(func: Any, args: Any, kwargs: Any, there: list[Any], here: list[Any], waits: list[str]) -> None:
