@@ -1,8 +1,13 @@
 """A tiny DVC project for the flow's tests: a diamond, a foreach stage, a plot, and a stand-in for `tasks`."""
 
+import os
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.projects import ROOT, copy, run
 
@@ -106,6 +111,31 @@ def make_repository(root: Path) -> Path:
     run(["git", "add", "."], root)
     run(["git", "commit", "--quiet", "-m", "one"], root)
     return root
+
+
+def prefect_home(temporary: pytest.TempPathFactory) -> Path:
+    """Return a new home of Prefect's, its database's tables made where a server of this run of tests has made them."""
+    home = temporary.mktemp("prefect")
+    if (tables := _tables(temporary)).exists():
+        shutil.copy(tables, home / "prefect.db")
+    return home
+
+
+def keep_tables(home: Path, temporary: pytest.TempPathFactory) -> None:
+    """Keep the database that a server has just made by a hundred migrations, which take seconds."""
+    tables = _tables(temporary)
+    if tables.exists():
+        return
+    aside = tables.with_suffix(f".{os.getpid()}")
+    with closing(sqlite3.connect(home / "prefect.db")) as made, closing(sqlite3.connect(aside)) as kept:
+        made.backup(kept)
+    aside.replace(tables)
+
+
+def _tables(temporary: pytest.TempPathFactory) -> Path:
+    """Return where the database lies that all processes of a run of tests begin with."""
+    folder = temporary.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "prefect.db"
 
 
 def behave(root: Path, stage: str, behaviour: str) -> None:

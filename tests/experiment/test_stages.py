@@ -34,6 +34,7 @@ from tasks.experiment import calibrate, costs, joint, prepare, prune, report, se
 from tasks.experiment.inputs import DividedText, read_calibration, read_dense
 from tasks.experiment.tracking import TABLES
 from tasks.settings.parameters import checked as checked_parameters
+from tests.flow_project import prefect_home
 from tests.projects import (
     ROOT,
     TINY_EXPERIMENT,
@@ -354,8 +355,8 @@ def test_without_sets_the_report_leaves_joint_removal_out(touched):
     assert read_table(touched / "data/experiment/report/precision.parquet")["joint"].isna().all()
 
 
-def test_the_flow_finds_all_up_to_date_and_logs_one_parent_and_a_child_for_each_choice(touched, tmp_path):
-    environment = {**warmed(), "PREFECT_HOME": str(tmp_path / "prefect")}
+def test_the_flow_finds_all_up_to_date_and_logs_one_parent_and_a_child_for_each_choice(touched, tmp_path_factory):
+    environment = {**warmed(), "PREFECT_HOME": str(prefect_home(tmp_path_factory))}
     environment = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
     command = [sys.executable, "-m", "flows.experiment"]
     before = digests(touched)

@@ -12,7 +12,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows.pipeline import pipeline
 from flows.warm import FOLDER
-from tests.flow_project import behave, make_project
+from tests.flow_project import behave, keep_tables, make_project, prefect_home
 from tests.flows.serving import answers, free_port, running, wait_for
 from tests.projects import warmed
 
@@ -21,7 +21,7 @@ from tests.projects import warmed
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What other processes see: this code, this Python, a home of their own for Prefect, and no server."""
     kept = {name: value for name, value in warmed().items() if not name.startswith("PREFECT_")}
-    home = str(tmp_path_factory.mktemp("prefect"))
+    home = str(prefect_home(tmp_path_factory))
     return {**kept, "PREFECT_HOME": home, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}
 
 
@@ -42,6 +42,7 @@ def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
         address = f"http://127.0.0.1:{port}/api"
         wait_for(lambda: answers(f"{address}/health"), 600)  # on a busy machine
         home = Path(environment["PREFECT_HOME"])
+        keep_tables(home, tmp_path_factory)
         with temporary_settings({PREFECT_API_URL: address, PREFECT_HOME: home}):
             yield address
             APILogWorker.drain_all(timeout=10)  # the last lines, while there is a server to take them
