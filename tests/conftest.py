@@ -11,14 +11,31 @@ import pytest
 import torch
 from hypothesis import settings
 
+from flows.warm import FOLDER
 from pruning.data.windows import Windows
 from pruning.models.base import LanguageModel
 from pruning.training.loop import train
+from tests.projects import SHARED, warmed
 from tests.tiny import recipe, text, tiny
 
 torch.set_num_threads(1)
 settings.register_profile("tiny", max_examples=8, deadline=None, derandomize=True, database=None)
 settings.load_profile("tiny")
+
+LONGEST = ("tests/tasks/test_stages.py", "tests/experiment/test_stages.py", "tests/flows/test_pipeline.py")
+"""Files that take minutes, which begin: a process that came to one last would work alone when the others have ended."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the imports of stages and DVC once for all processes of a run of everything, while they collect tests."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if whole and config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        os.environ[SHARED] = warmed()[FOLDER]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files begin, all others following in their order."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -31,6 +31,8 @@ ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
 }
 """What other processes of a test see: this Python, and the code of stages, which is not installed."""
+SHARED = "PRUNING_TESTS_WARM"
+"""The variable that names the folder of programs which all processes of a run of tests share: tests/conftest.py."""
 TINY: dict[str, dict[str, Any]] = {
     "corpus": {"source": "text", "vocabulary": 60},
     "train": {"embedding": 8, "widths": [10, 8], "decoder": "tied", "batch": 4, "bptt": 8, "epochs": 2},
@@ -147,9 +149,12 @@ def set_parameters(folder: Path, changes: Mapping[str, Any], replace: tuple[str,
 @functools.cache
 def warmed() -> Mapping[str, str]:
     """Return the environment in which stages and DVC begin with PyTorch imported."""
-    warm = Warm(ENVIRONMENT)
-    atexit.register(warm.close)
-    return {**ENVIRONMENT, **warm.variables, "PATH": f"{warm.variables[FOLDER]}{os.pathsep}{ENVIRONMENT['PATH']}"}
+    folder = os.environ.get(SHARED)
+    if not folder:
+        warm = Warm(ENVIRONMENT)
+        atexit.register(warm.close)
+        folder = warm.variables[FOLDER]
+    return {**ENVIRONMENT, FOLDER: folder, "PATH": f"{folder}{os.pathsep}{ENVIRONMENT['PATH']}"}
 
 
 def run(command: list[str], folder: Path, *, fails: bool = False) -> subprocess.CompletedProcess[str]:
