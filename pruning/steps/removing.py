@@ -42,7 +42,8 @@ class Report:
         gone: Residual blocks that went as a whole.
         by: What neurons were chosen by.
         scope: How they were shared out.
-        repair: How readers were repaired; `none` where that left the outputs closer to the dense network's.
+        repair: How the readers of what is returned were repaired: what was asked for, or, where that left the outputs
+            further from the dense network's, what came before it (`imitate` → `ridge` → `none`).
         apart: Scope → how far outputs then are from the dense network's, in units of the loss; of those compared, once
             the network has `imitated`, and `unrepaired` where the repair took them further off than the cut alone did.
     """
@@ -154,28 +155,29 @@ def prune(
     adapted = isinstance(dense, Adapted)
     read: dict[str, Any] = {"data": pairs, "rank": rank_of(states)} if adapted else {"covariances": states}
     tried = _compared(importance, keep, scope)
+    closed = "ridge" if repair == "imitate" else repair
     budget = importance.budget(budget) if isinstance(budget, Mapping) else budget
 
     def made(budget: Budget | None) -> _Cut:
         candidates = {each: importance.keep(keep, scope=each, budget=budget, **how) for each in tried}
         smaller = {
-            each: reconstruct(start, kept, repair="ridge" if repair == "imitate" else repair, **read)
+            each: reconstruct(start, kept, repair=closed, **read)
             for each, kept in track([*candidates.items()], "repair")
         }
         distances = {each: apart(model, dense, pairs) for each, model in smaller.items()}
         best = min(distances, key=distances.__getitem__)
-        pruned, repaired = smaller[best], repair
+        pruned, nearest, repaired = smaller[best], distances[best], closed
         if repair != "none":  # of few examples a refit may learn what is not so
             cut = reconstruct(start, candidates[best], repair="none", **read)
             plain = apart(cut, dense, pairs)
-            if plain < distances[best]:
-                pruned, distances["unrepaired"] = cut, plain
-                repaired = repair if repair == "imitate" else "none"
+            if plain < nearest:
+                pruned, nearest, repaired = cut, plain, "none"
+                distances["unrepaired"] = plain
         if repair == "imitate":
-            how_to = imitation or _usual(dense, pairs)
-            taught, before = imitate(pruned, dense, pairs, imitation=how_to, track=track), min(distances.values())
+            taught = imitate(pruned, dense, pairs, imitation=imitation or _usual(dense, pairs), track=track)
             distances["imitated"] = apart(taught, dense, pairs)
-            pruned = taught if distances["imitated"] <= before else pruned
+            if distances["imitated"] <= nearest:
+                pruned, repaired = taught, "imitate"
         return _Cut(pruned, candidates[best], best, repaired, distances)
 
     with seeded(dense, seed):

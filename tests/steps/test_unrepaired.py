@@ -1,5 +1,7 @@
 """A repair that leaves a network further from the dense one than the cut alone did is not what is returned."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -33,3 +35,31 @@ def test_what_is_repaired_is_no_further_from_the_dense_network_than_what_is_cut(
         assert torch.equal(smaller(data[0]), cut(data[0]))
     else:
         assert smaller.report.apart["imitated"] <= smaller.report.apart["unrepaired"]
+        assert smaller.report.repair == "imitate"
+
+
+@pytest.mark.parametrize(("helps", "told"), [(True, "ridge"), (False, "none")])
+def test_the_report_names_the_repair_of_what_is_returned_where_imitation_was_not(helps, told, monkeypatch):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+    data = [floats(6, 3, seed=seed) for seed in range(3)]
+    found = pruning.discover(network, data[0])
+    importance = pruning.importance(found, data)
+    honest = removing.reconstruct
+
+    def misled(model, keep, *, repair, **how):
+        smaller = honest(model, keep, repair=repair, **how)
+        if repair != "none" and not helps:
+            smaller.module[2].weight.data.mul_(-9)
+        return smaller
+
+    def astray(student, *_, **__):
+        taught = copy.deepcopy(student)
+        taught.module[2].weight.data.mul_(-9)
+        return taught
+
+    monkeypatch.setattr(removing, "reconstruct", misled)
+    monkeypatch.setattr(removing, "imitate", astray)
+    smaller = pruning.prune(found, importance, keep=0.5, repair="imitate")
+    assert smaller.report.repair == told
+    assert torch.equal(smaller(data[0]), pruning.prune(found, importance, keep=0.5, repair=told)(data[0]))
