@@ -38,7 +38,8 @@ from pruning.signals.schemas import CRITERIA, SIGNALS
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
 from pruning.signals.weights import weights
-from pruning.training.loop import Recipe, train
+from pruning.training.loop import train
+from pruning.training.recipes import Recipe
 from tasks.common.models import read_language_model, write_model
 from tasks.shown.console import track
 from tasks.stages.prepare import read_texts

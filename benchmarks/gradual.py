@@ -24,7 +24,8 @@ from pruning.data.windows import Windows
 from pruning.models.base import LanguageModel
 from pruning.signals.gradients import gate_gradients
 from pruning.training.gradual import most_important, prune_gradually, pruned, renewed
-from pruning.training.loop import Recipe, Trained, steps_an_epoch, train
+from pruning.training.loop import Trained, steps_an_epoch, train
+from pruning.training.recipes import Recipe
 from pruning.training.thinning import Schedule, Thinning
 from tasks.experiment.published import read_checkpoint, read_splits, read_vocabulary
 

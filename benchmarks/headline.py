@@ -57,7 +57,8 @@ from pruning.signals.activations import Covariances, activations
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import removal_order
 from pruning.training.distillation import Teacher
-from pruning.training.loop import Loop, Recipe, Trained, after_epoch, restore, train, validated
+from pruning.training.loop import Loop, Trained, after_epoch, restore, train, validated
+from pruning.training.recipes import Recipe
 
 RESUME = 75
 """The exit code that says: run the same command again."""

@@ -35,7 +35,8 @@ from pruning.signals.activations import Covariances, activations
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
 from pruning.training.distillation import Teacher
-from pruning.training.loop import Recipe, train
+from pruning.training.loop import train
+from pruning.training.recipes import Recipe
 from tasks.experiment.published import read_splits
 from tasks.shown.console import track
 

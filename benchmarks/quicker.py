@@ -32,7 +32,8 @@ from pruning.evaluation.measures import loss_of
 from pruning.models import build
 from pruning.models.base import LanguageModel
 from pruning.training.distillation import Teacher
-from pruning.training.loop import Recipe, train
+from pruning.training.loop import train
+from pruning.training.recipes import Recipe
 
 VOCABULARY, WIDTH, LAYERS, DROPOUT, BPTT = 10_000, 256, 2, 0.2, 35
 WAYS = (

@@ -39,7 +39,8 @@ from pruning.signals.hessian import hessian
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
 from pruning.training.distillation import Teacher
-from pruning.training.loop import Recipe, train
+from pruning.training.loop import train
+from pruning.training.recipes import Recipe
 from tasks.experiment.published import read_checkpoint, read_splits, read_vocabulary
 from tasks.shown.console import track
 

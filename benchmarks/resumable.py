@@ -19,7 +19,8 @@ from pruning.core.devices import twin_of, wait_for
 from pruning.data.windows import Windows
 from pruning.evaluation.measures import loss_of, size_of
 from pruning.models.base import LanguageModel
-from pruning.training.loop import Recipe, Trained
+from pruning.training.loop import Trained
+from pruning.training.recipes import Recipe
 
 KEEPING = 1.04
 """What an epoch takes with all that is kept between, over what its steps and its validation take."""

@@ -79,7 +79,8 @@ def model() -> Any:
 
 def trained(folder: Path) -> None:
     """Take training steps all over the text: one window in so many that there are 100."""
-    from pruning.training.loop import Recipe, train
+    from pruning.training.loop import train
+    from pruning.training.recipes import Recipe
 
     whole = windows(folder)
     recipe = Recipe(
@@ -171,7 +172,8 @@ def step_of(softmax: str, kind: str, steps: int) -> None:
 
     from pruning.data.windows import Windows
     from pruning.models import build
-    from pruning.training.loop import Recipe, train
+    from pruning.training.loop import train
+    from pruning.training.recipes import Recipe
 
     torch.manual_seed(1)
     random = np.random.default_rng(1)

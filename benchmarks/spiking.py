@@ -41,7 +41,8 @@ from pruning.selection.spending import met
 from pruning.signals.activations import Covariances, activations
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
-from pruning.training.loop import Recipe, train
+from pruning.training.loop import train
+from pruning.training.recipes import Recipe
 from tasks.common.reading import read_yaml
 
 CALIBRATION, JUDGED = 30, 20

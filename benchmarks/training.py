@@ -26,7 +26,8 @@ def steps_of(loop: str) -> Callable[[int], None]:
     from benchmarks.peers import NaiveLoop, PlainLoop, StackedLSTM
     from pruning.data.windows import Windows
     from pruning.models import build
-    from pruning.training.loop import Recipe, train
+    from pruning.training.loop import train
+    from pruning.training.recipes import Recipe
     from tasks.common.tables import read_table
 
     torch.manual_seed(1)

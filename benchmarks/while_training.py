@@ -40,7 +40,8 @@ from pruning.models.base import LanguageModel
 from pruning.steps.iterating import Rounds, prune_iteratively
 from pruning.training.distillation import Teacher
 from pruning.training.gradual import prune_gradually, pruned
-from pruning.training.loop import Recipe, steps_an_epoch, train
+from pruning.training.loop import steps_an_epoch, train
+from pruning.training.recipes import Recipe
 from pruning.training.thinning import Schedule, Thinning
 from tasks.common.models import read_model
 

@@ -29,7 +29,7 @@ from pruning.experiment.trials import Selection, Texts, Treatment, prune_and_tra
 from pruning.models import build
 from pruning.models.base import LanguageModel
 from pruning.repair.imitation import Imitation
-from pruning.training.loop import Recipe
+from pruning.training.recipes import Recipe
 from tasks.common.devices import compute_on
 from tasks.common.workers import Pool
 

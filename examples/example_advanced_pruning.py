@@ -47,7 +47,8 @@ from pruning.models import build
 from pruning.models.base import LanguageModel
 from pruning.models.checkpoint import unstacked
 from pruning.repair.imitation import Imitation
-from pruning.training.loop import Recipe, train
+from pruning.training.loop import train
+from pruning.training.recipes import Recipe
 
 MODES = ("compare", "traditional", "enhanced", "ablation", "stability")
 STEPS = ("weights", "weights+activations", "weights+activations+gradients", "simple")

@@ -93,7 +93,7 @@ from .steps.teaching import evaluate as evaluate
 from .steps.teaching import finetune as finetune
 from .training.distillation import Teacher as Teacher
 from .training.gradual import prune_gradually as prune_gradually
-from .training.loop import Recipe as Recipe
 from .training.loop import train as train
+from .training.recipes import Recipe as Recipe
 from .training.thinning import Schedule as Schedule
 from .training.thinning import Thinning as Thinning

@@ -17,7 +17,7 @@ from pruning.signals.cooperative import cooperative
 from pruning.signals.gradients import gradients
 from pruning.signals.hessian import hessian
 from pruning.signals.weights import weights
-from pruning.training.loop import Recipe
+from pruning.training.recipes import Recipe
 
 VOCABULARY, EMBEDDING = 20, 6
 WIDTHS = {1: (6,), 2: (7, 6), 3: (5, 8, 6)}

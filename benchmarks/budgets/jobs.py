@@ -27,7 +27,8 @@ from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct
 from pruning.signals.activations import Covariances, activations
 from pruning.training.distillation import Teacher
-from pruning.training.loop import Recipe, train
+from pruning.training.loop import train
+from pruning.training.recipes import Recipe
 
 CALIBRATION = 60
 """Windows of training text that the order and the closed-form repair are measured on, without labels."""

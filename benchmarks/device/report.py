@@ -102,7 +102,7 @@ def made(family: str, *, vocabulary: int, width: int, decoder: str = "untied", d
 
 def recipe(epochs: int, portion: float, rate: float = 4e-3) -> Any:
     """Return how to train."""
-    from pruning.training.loop import Recipe
+    from pruning.training.recipes import Recipe
 
     return Recipe(
         epochs=epochs, portion=portion, learning_rate=rate, warmup=0.05, weight_decay=0.01, clip=0.5, patience=9

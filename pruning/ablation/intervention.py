@@ -14,13 +14,13 @@ from torch import Tensor
 from pruning.ablation.oracle import Ablation, neurons_to_measure, oracle
 from pruning.core.hooks import record
 from pruning.core.modes import derivatives
-from pruning.core.neurons import NeuronLayer, expect_finite
+from pruning.core.neurons import NeuronLayer
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean
 from pruning.core.tables import rows_of, table, unmeasured
 from pruning.core.workers import Map, in_turn
 from pruning.data.windows import Batches
-from pruning.models.base import LanguageModel, Measurable, expect_measurable
+from pruning.models.base import LanguageModel, Measurable, expect_ready
 from pruning.signals.gradients import gate_gradients, gate_sums, gates_of_each
 from pruning.signals.jackknife import GROUPS
 from pruning.signals.schemas import INTERVENTION
@@ -182,8 +182,7 @@ def intervention(
     Raises:
         ValueError: If there are fewer than two windows of either.
     """
-    expect_measurable(model)
-    expect_finite(model)
+    expect_ready(model)
     settings = settings or Intervention()
     layers = [(layer.name, layer.width) for layer in model.layers()]
     chosen = neurons_to_measure(model.layers(), settings.neurons, settings.seed)

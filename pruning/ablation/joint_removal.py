@@ -12,13 +12,13 @@ from torch import Tensor
 from pruning.ablation.losses import ClusterLosses, _first, cluster_losses
 from pruning.ablation.schemas import JOINT_REMOVAL
 from pruning.core.devices import twin_of
-from pruning.core.neurons import Keep, expect_finite, select
+from pruning.core.neurons import Keep, select
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean
 from pruning.core.tables import table
 from pruning.core.workers import Map, in_turn
 from pruning.data.windows import Batches
-from pruning.models.base import Measurable, expect_measurable
+from pruning.models.base import Measurable, expect_ready
 
 Repair = Callable[[Any, Keep], Any]
 
@@ -98,8 +98,7 @@ def joint_removal(
     Raises:
         ValueError: If the text is a single column of a window, or a single batch.
     """
-    expect_measurable(model)
-    expect_finite(model)
+    expect_ready(model)
     text = _first(model, windows, tokens)
     dense, samples = cluster_losses(model, text), sum(model.count(targets) for _, targets in text)
     if sum(int((counts > 0).sum()) for _, counts in dense) < 2:

@@ -16,14 +16,14 @@ from pruning.ablation.losses import _dense_loss, _first, cluster_comparison
 from pruning.ablation.schemas import ORACLE
 from pruning.core.devices import moved
 from pruning.core.modes import evaluating
-from pruning.core.neurons import NeuronLayer, expect_finite, masking
+from pruning.core.neurons import NeuronLayer, masking
 from pruning.core.options import check_most
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean, merged
 from pruning.core.tables import table
 from pruning.core.workers import Map, computed, dealt, in_turn
 from pruning.data.windows import IGNORED, Batches, Window, Windows
-from pruning.models.base import LanguageModel, Measurable, State, expect_measurable
+from pruning.models.base import LanguageModel, Measurable, State, expect_ready
 
 COLUMNS, MANY_COLUMNS = 320, 4096
 """Columns of one batch of models side by side, on a CPU and on an accelerator, which is idle at few: large enough for
@@ -133,8 +133,7 @@ def oracle(
     Raises:
         ValueError: If there are fewer than two windows of text after the pilot.
     """
-    expect_measurable(model)
-    expect_finite(model)
+    expect_ready(model)
     layers, tokens = model.layers(), ablation.tokens
     chosen = neurons_to_measure(layers, ablation.neurons, ablation.seed)
     if not isinstance(model, LanguageModel) or not isinstance(windows, Windows):

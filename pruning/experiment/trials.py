@@ -27,7 +27,8 @@ from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances
 from pruning.training.distillation import Teacher
-from pruning.training.loop import Recipe, train
+from pruning.training.loop import train
+from pruning.training.recipes import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

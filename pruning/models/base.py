@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pruning.core.devices import moved
 from pruning.core.hooks import record
 from pruning.core.modes import carried
-from pruning.core.neurons import PrunableModule, expect_neurons
+from pruning.core.neurons import PrunableModule, expect_finite, expect_neurons
 from pruning.core.options import Decoupling
 from pruning.data.windows import IGNORED, Batches
 from pruning.models.answers import detached
@@ -195,6 +195,17 @@ def expect_measurable(model: object) -> None:
         "Expected a network that knows its loss and its batches, got one whose neurons alone are known; "
         "`pruning.adapt(network, inputs, loss=…)` makes one."
     )
+
+
+def expect_ready(model: nn.Module) -> None:
+    """Refuse a network of which nothing true can be measured.
+
+    Raises:
+        TypeError: If it does not know what a batch of it is.
+        FloatingPointError: If a parameter is not finite everywhere, or a buffer is NaN somewhere.
+    """
+    expect_measurable(model)
+    expect_finite(model)
 
 
 class LanguageModel(Measurable):

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from pruning.core.hooks import recorded
 from pruning.core.modes import evaluating
-from pruning.core.neurons import NeuronLayer, expect_finite
+from pruning.core.neurons import NeuronLayer
 from pruning.core.progress import Track, silently
 from pruning.core.sketches import covariance_of
 from pruning.core.statistics import Covariance, Histogram, Moments
 from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
-from pruning.models.base import Measurable, expect_measurable
+from pruning.models.base import Measurable, expect_ready
 from pruning.models.objectives import Objective
 from pruning.signals.jackknife import by_layer, expect_several, filled, grouped_table, groups_that_fit, state_after
 from pruning.signals.scaling import weighted
@@ -140,11 +140,10 @@ def activations(
     Raises:
         ValueError: If there are fewer than two windows.
     """
-    expect_measurable(model)
+    expect_ready(model)
     windows, layers = model.pairs(windows), model.layers()
     count = min(activation_samples, len(windows))
     expect_several(count, "activations")
-    expect_finite(model)
     reading = _Reading(model, layers, bins, _scales(model, layers, windows), rank)
     most = min(groups_that_fit(layers, rank), count)
     with reading.running():

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from pruning.core.devices import twice_differentiable
 from pruning.core.modes import evaluating, thawed
-from pruning.core.neurons import NeuronLayer, PrunableModule, expect_finite, gather, named_tensors
+from pruning.core.neurons import NeuronLayer, PrunableModule, gather, named_tensors
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import entropy, jackknife_error, merged
 from pruning.core.tables import table, unmeasured
 from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
-from pruning.models.base import Measurable, expect_measurable
+from pruning.models.base import Measurable, expect_ready
 from pruning.signals.cooperative import edges_of, recurrent_coupling
 from pruning.signals.drawing import Drawn, drawing_passed
 from pruning.signals.evidence import Evidence, Partition, gather_evidence, partition
@@ -75,11 +75,10 @@ def criteria(
     Raises:
         ValueError: If there is only one window, whose spread nothing tells.
     """
-    expect_measurable(model)
+    expect_ready(model)
     windows = model.pairs(windows)
     count = min(batches, len(windows))
     expect_several(count, "criteria")
-    expect_finite(model)
     layers = tappable(model, windows, "criteria")
     left_out = [(layer.name, layer.width) for layer in model.layers() if layer not in layers]
     if not layers:

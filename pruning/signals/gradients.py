@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from pruning.core.modes import carried, derivatives, differentiating, thawed
-from pruning.core.neurons import NeuronLayer, expect_finite, gather
+from pruning.core.neurons import NeuronLayer, gather
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments
 from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
-from pruning.models.base import Measurable, expect_measurable
+from pruning.models.base import Measurable, expect_ready
 from pruning.signals.jackknife import GROUPS, expect_several, filled, grouped_table, state_after
 from pruning.signals.scaling import weighted
 from pruning.signals.schemas import GRADIENTS
@@ -106,11 +106,10 @@ def gradients(
     Raises:
         ValueError: If there are fewer than two windows.
     """
-    expect_measurable(model)
+    expect_ready(model)
     windows, layers = model.pairs(windows), model.layers()
     count = min(batches, len(windows))
     expect_several(count, "gradients")
-    expect_finite(model)
     groups = [[Flow.empty(layer.width) for _ in range(min(GROUPS, count))] for layer in layers]
     for index, gates in enumerate(gates_of_each(model, layers, windows, count, track=track, what="gradients", map=map)):
         for layer, flows in zip(layers, groups, strict=True):

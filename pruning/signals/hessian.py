@@ -13,13 +13,13 @@ from torch import Tensor
 
 from pruning.core import options
 from pruning.core.modes import carried, thawed
-from pruning.core.neurons import PrunableModule, expect_finite, gather, named_tensors
+from pruning.core.neurons import PrunableModule, gather, named_tensors
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments, merged
 from pruning.core.tables import table
 from pruning.core.workers import Map, in_turn, one_by_one
 from pruning.data.windows import Batches, endless
-from pruning.models.base import Measurable, expect_measurable
+from pruning.models.base import Measurable, expect_ready
 from pruning.signals.curvature import Curvature
 from pruning.signals.drawing import Drawn
 from pruning.signals.scaling import signal_rows
@@ -100,10 +100,9 @@ def hessian(
     Raises:
         ValueError: For fewer than two probes, an unknown method, or `gauss_newton` where the loss draws no targets.
     """
-    expect_measurable(model)
+    expect_ready(model)
     if probes < 2:
         raise ValueError(f"Expected at least two probes for hessian, whose spread is its error, got {probes}.")
-    expect_finite(model)
     layers = model.layers()
     squares = mean_squares(model)
     groups = {layer.name: [Moments.empty(layer.width) for _ in range(GROUPS)] for layer in layers}

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from pruning.core.hooks import at_targets
 from pruning.core.modes import carried, derivatives, differentiating, evaluating
-from pruning.core.neurons import NeuronLayer, expect_finite
+from pruning.core.neurons import NeuronLayer
 from pruning.core.progress import Track, silently
 from pruning.core.sketches import covariance_of
 from pruning.core.statistics import Covariance
 from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
-from pruning.models.base import Measurable, expect_measurable
+from pruning.models.base import Measurable, expect_ready
 from pruning.signals.drawing import Drawn, drawing_passed
 from pruning.signals.jackknife import by_layer, groups_that_fit
 
@@ -82,8 +82,7 @@ def sensitivities(
         track: Shows progress.
         map: Who computes: each worker reads some groups.
     """
-    expect_measurable(model)
-    expect_finite(model)
+    expect_ready(model)
     windows = model.pairs(windows)
     layers, count = tappable(model, windows, "surgeon"), min(batches, len(windows))
     found = Sensitivities()

@@ -24,7 +24,8 @@ from pruning.signals.activations import activations
 from pruning.signals.sensitivity import sensitivities
 from pruning.signals.surgeon import surgeon
 from pruning.training.distillation import Teacher
-from pruning.training.loop import Recipe, Trained, steps_an_epoch, train
+from pruning.training.loop import Trained, steps_an_epoch, train
+from pruning.training.recipes import Recipe
 
 BINS = 16
 """Of the histograms that activations are counted in, which the order does not need."""

@@ -11,7 +11,8 @@ from pruning.models.adapted import Adapted
 from pruning.models.base import Measurable
 from pruning.steps.given import measurable
 from pruning.training.distillation import Teacher
-from pruning.training.loop import Recipe, train
+from pruning.training.loop import train
+from pruning.training.recipes import Recipe
 
 USUAL = Recipe(epochs=3, learning_rate=1e-3, portion=1.0, warmup=0.1, weight_decay=0.01, clip=1.0, patience=3)
 """How a pruned network is trained where nothing else is said."""

@@ -8,16 +8,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.core.neurons import Keep, NeuronLayer, Slice, cut, expect_finite, gather, named_tensors, select
+from pruning.core.neurons import Keep, NeuronLayer, Slice, cut, gather, named_tensors, select
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Windows
-from pruning.models.base import LanguageModel, State, expect_measurable
+from pruning.models.base import LanguageModel, State, expect_ready
 from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.gradients import gate_sums
 from pruning.training.loop import (
     Loop,
-    Recipe,
     Trained,
     after_epoch,
     expect_learning,
@@ -27,6 +26,7 @@ from pruning.training.loop import (
     under,
     validated,
 )
+from pruning.training.recipes import Recipe
 from pruning.training.thinning import Thinning
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -92,9 +92,8 @@ def prune_gradually(
         ValueError: If every parameter is frozen.
         FloatingPointError: If the loss or a gradient stops being a number.
     """
-    expect_measurable(model)
+    expect_ready(model)
     expect_learning(model)
-    expect_finite(model)
     state = resume or Trained({}, pd.DataFrame(), finished=False)
     layers, steps = model.layers(), recipe.epochs * steps_an_epoch(recipe, windows)
     left = partial(thinning.neurons_left, steps=steps, widths=[layer.width for layer in layers])

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable
 from pruning.training.distillation import Teacher
-from pruning.training.loop import Recipe, Trained, train
+from pruning.training.loop import Trained, train
+from pruning.training.recipes import Recipe
 from pruning.training.together import by_itself
 from tasks.common.job import Job, seconds
 from tasks.common.tables import read_parquet, write_parquet

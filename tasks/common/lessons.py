@@ -7,7 +7,7 @@ from pruning.data.windows import Batches
 from pruning.models import describe, rebuild
 from pruning.models.base import LanguageModel, Measurable
 from pruning.training.distillation import Teacher
-from pruning.training.loop import Recipe
+from pruning.training.recipes import Recipe
 from tasks.common.job import Job
 from tasks.common.windows import read_batches
 

@@ -14,7 +14,7 @@ from pruning.experiment.trials import Losses, Pruning, Selection, Texts, Treatme
 from pruning.experiment.variants import CONTROL
 from pruning.models.base import LanguageModel
 from pruning.repair.imitation import Imitation
-from pruning.training.loop import Recipe
+from pruning.training.recipes import Recipe
 from tasks.common.checkpoints import forget
 from tasks.common.job import Job
 from tasks.common.lessons import AS_TRAINED, learning

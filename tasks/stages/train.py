@@ -10,7 +10,8 @@ from pruning.evaluation.measures import loss_of
 from pruning.models import build
 from pruning.models import settings as settings_of
 from pruning.models.base import LanguageModel
-from pruning.training.loop import Recipe, Trained
+from pruning.training.loop import Trained
+from pruning.training.recipes import Recipe
 from pruning.training.schemas import HISTORY
 from tasks.common.checkpoints import forget, train_to_the_end
 from tasks.common.devices import device

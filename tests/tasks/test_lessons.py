@@ -8,7 +8,7 @@ import torch
 import pruning
 from pruning.core.progress import silently
 from pruning.models.base import Measurable
-from pruning.training.loop import Recipe
+from pruning.training.recipes import Recipe
 from tasks.common import lessons
 from tasks.common.job import Job
 from tasks.common.pipeline import EXPERIMENT, read_stage
