@@ -55,21 +55,6 @@ def parts_of(value: Any) -> dict[Any, Any] | None:
     return None
 
 
-def kind_of(value: Any) -> str:
-    """Return in words what a value is: its class, and of several parts theirs.
-
-    >>> kind_of((1, "a")), kind_of(None)
-    ('a tuple of int and str', 'nothing')
-    """
-    parts = parts_of(value)
-    if parts is None:
-        return "nothing" if value is None else type(value).__name__
-    if isinstance(value, list | tuple):
-        several = [type(part).__name__ for part in list(value)[:4]]
-        return f"a {type(value).__name__} of {' and '.join(several)}" if several else f"an empty {type(value).__name__}"
-    return f"a {type(value).__name__} of {list(parts)}"
-
-
 def numbers_in(entry: Any) -> list[float]:
     """Return every number of tensors, arrays or numbers, however they are nested in lists.
 

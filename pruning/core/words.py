@@ -1,39 +1,40 @@
-"""What was given and what went wrong, in words for a sentence; and rows of words as a table."""
+"""What was given, in words for a sentence; and rows of words as a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
 
-from pruning.core.nested import kind_of, parts_of
+from pruning.core.nested import parts_of
+
+SHOWN = 4
+"""Parts of what was given that a sentence tells of."""
 
 
 def described(value: Any) -> str:
     """Return in words what was given where something else was expected: of a class its name, of tensors their forms.
 
     >>> import torch
-    >>> described((torch.ones(2, 3), 1)), described(dict)
-    ('a tuple of float32 (2, 3) and int', 'the class dict')
+    >>> described({"x": torch.ones(2, 3), "more": 1})
+    'a dict of x: a tensor (2, 3) of float32, more: int'
+    >>> described((None, [])), described(dict)
+    ('a tuple of nothing and an empty list', 'the class dict')
     """
+    if value is None:
+        return "nothing"
     if isinstance(value, type):
         return f"the class {value.__name__}"
+    kind = type(value).__name__
     if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    if isinstance(value, list | tuple) and parts_of(value):
-        return f"a {type(value).__name__} of {' and '.join(described(part) for part in list(value)[:4])}"
-    if isinstance(value, Mapping):
-        parts = [f"{name}: {described(part)}" for name, part in list(value.items())[:4]]
-        return f"a {type(value).__name__} of {', '.join(parts)}"
-    return kind_of(value)
-
-
-def said(error: Exception) -> str:
-    """Return an error's kind and the first line of what it says, without the stop at its end.
-
-    >>> said(ValueError("Expected more."))
-    'ValueError: Expected more'
-    """
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(".")
+        return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    if (parts := parts_of(value)) is None:
+        return kind
+    each = [(name, described(part)) for name, part in islice(parts.items(), SHOWN)]
+    more = ["…"] if len(parts) > SHOWN else []
+    if isinstance(value, list | tuple):
+        return f"a {kind} of {' and '.join([part for _, part in each] + more)}" if each else f"an empty {kind}"
+    return f"a {kind} of {', '.join([f'{name}: {part}' for name, part in each] + more)}" if each else f"an empty {kind}"
 
 
 def table_of(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pruning.core.devices import expect_seed
-from pruning.core.nested import kind_of, parts_of, tensors_in
+from pruning.core.nested import parts_of, tensors_in
+from pruning.core.words import described
 
 Split = Callable[[Any], tuple[Any, Any]]
 """Batch → (inputs, targets)."""
@@ -88,7 +89,7 @@ class Form:
         first = 1 if nested or self.arguments == 0 else min(self.arguments, len(batch))
         if not batch or (not nested and len(batch) < self.arguments):
             raise TypeError(
-                f"Expected batches with the network's {self.arguments} inputs, got {kind_of(batch)}; "
+                f"Expected batches with the network's {self.arguments} inputs, got {described(batch)}; "
                 "let `split` say what of a batch is what."
             )
         inputs = batch[0] if first == 1 else batch[:first]
@@ -111,7 +112,7 @@ class Form:
         several, rest = list(parts)[: self.together], list(parts)[self.together :]
         if len(several) < self.together or not all(isinstance(part, Tensor) for part in several):
             raise TypeError(
-                f"Expected batches of {self.together} inputs, which the loss compares, got {kind_of(parts)}; "
+                f"Expected batches of {self.together} inputs, which the loss compares, got {described(parts)}; "
                 "let `split` say what of a batch is what."
             )
         return [torch.cat(several, dim=self.example_dim), *rest]
@@ -127,7 +128,7 @@ class Form:
             if len(alone) != 1 or self.arguments != 1:
                 raise TypeError(
                     f"Expected batches whose parts are called as the network's arguments, {list(self.names)}, "
-                    f"got {kind_of(batch)}; let `split` say what of a batch is what."
+                    f"got {described(batch)}; let `split` say what of a batch is what."
                 )
             return alone[0], self.unlabelled(alone[0]) if targets is None else targets
         return inputs, self.unlabelled(inputs) if targets is None else targets
@@ -140,7 +141,7 @@ class Form:
         """
         first = next(tensors_in(inputs), None)
         if first is None:
-            raise TypeError(f"Expected tensors in a batch, got {kind_of(inputs)}; let `split` take them apart.")
+            raise TypeError(f"Expected tensors in a batch, got {described(inputs)}; let `split` take them apart.")
         sizes = getattr(inputs, "batch_sizes", None)  # of a packed sequence
         if sizes is not None:
             return Unlabelled(int(sizes[0]))
@@ -163,7 +164,7 @@ class Pairs:
 
     def __init__(self, batches: Iterable[Any], split: Split, most: int | None = None, seed: int | None = None) -> None:
         if not isinstance(batches, Iterable):
-            what = kind_of(batches)
+            what = described(batches)
             advice = f"; give DataLoader({what}, batch_size=32)" if isinstance(batches, Dataset) else ""
             raise TypeError(f"Expected batches, such as a DataLoader or a list, got {what}{advice}.")
         if seed is not None:
@@ -171,11 +172,11 @@ class Pairs:
         if isinstance(batches, Tensor | Mapping | str | bytes):  # which can be iterated over, though not by batches
             advice = "tensor.split(32)" if isinstance(batches, Tensor) else "[batch]"
             raise TypeError(
-                f"Expected batches, such as a DataLoader or a list, got {kind_of(batches)} alone; give {advice}."
+                f"Expected batches, such as a DataLoader or a list, got {described(batches)} alone; give {advice}."
             )
         if isinstance(batches, Iterator):
             raise TypeError(
-                f"Expected batches that can be read again, such as a DataLoader or a list, got {kind_of(batches)}, "
+                f"Expected batches that can be read again, such as a DataLoader or a list, got {described(batches)}, "
                 "which ends after once; give `list(…)` of it."
             )
         self.batches, self.split, self.most, self.seed = batches, split, most, seed

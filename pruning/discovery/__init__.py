@@ -27,8 +27,9 @@ from torch.utils import _pytree as pytree
 
 from pruning.core.arguments import given_as
 from pruning.core.devices import drawing
-from pruning.core.nested import kind_of, tensors_in
-from pruning.core.words import described, said
+from pruning.core.faults import said
+from pruning.core.nested import tensors_in
+from pruning.core.words import described
 from pruning.discovery.across import crossing, joined
 from pruning.discovery.attention import Attention
 from pruning.discovery.computed import computed_in, plainly
@@ -81,7 +82,7 @@ def discover(model: nn.Module, example_inputs: Any, *, also: Sequence[Any] = ())
     if not isinstance(model, nn.Module):
         raise TypeError(f"Expected a network, an nn.Module, got {described(model)}.")
     if not isinstance(also, list | tuple) or hasattr(also, "_fields"):
-        raise TypeError(f"Expected further example inputs in a list, also=[...], got {kind_of(also)}.")
+        raise TypeError(f"Expected further example inputs in a list, also=[...], got {described(also)}.")
     inputs: Inputs = tuple(_call(model, each) for each in (example_inputs, *also))
     network, folded = simplified(model)
     computed = computed_in(network, inputs)
@@ -126,7 +127,7 @@ def _call(model: nn.Module, example_inputs: Any) -> Arguments:
     """Return example inputs as what the model is called with."""
     if not isinstance(example_inputs, tuple | Mapping) and next(tensors_in(example_inputs), None) is None:
         raise TypeError(
-            f"Expected inputs with a tensor in them, got {kind_of(example_inputs)}; an object that holds its tensors "
+            f"Expected inputs with a tensor in them, got {described(example_inputs)}; an object that holds its tensors "
             "in another way is given in a tuple."
         )
     arguments = given_as(model, example_inputs)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pruning.core.faults import said
 from pruning.core.modes import evaluating
 from pruning.core.nested import tensors_in
 from pruning.core.neurons import named_buffers
@@ -183,8 +184,7 @@ def from_shapes_alone() -> Iterator[None]:
         yield
     except Exception as error:  # whatever a user's code says of numbers that are not there
         raise ValueError(
-            "Expected a network whose memory can be counted from shapes alone, "
-            f"got {type(error).__name__}: {str(error).strip().partition(chr(10))[0].removesuffix('.')}."
+            f"Expected a network whose memory can be counted from shapes alone, got {said(error)}."
         ) from error
 
 

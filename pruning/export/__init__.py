@@ -18,9 +18,10 @@ from torch.fx.experimental.symbolic_shapes import free_symbols
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from pruning.core.faults import said
 from pruning.core.modes import evaluating
 from pruning.discovery.running import Arguments, Remembering, Seeing, close, copied, running, uncached
-from pruning.export.calls import inputs_of, outputs_of, plain_of, said, single
+from pruning.export.calls import inputs_of, outputs_of, plain_of, single
 from pruning.export.language_models import dimensions, initial_state, largest_difference
 from pruning.export.packed import Padding
 from pruning.export.recurrences import OPSET, check_known, fused, standing

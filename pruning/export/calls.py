@@ -57,8 +57,3 @@ def outputs_of(network: nn.Module, example: Arguments) -> list[Tensor]:
     args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, example)
     with seeded(network, 0), uncached(network), torch.no_grad():
         return tensors_in(network(*args, **kwargs))
-
-
-def said(error: Exception) -> str:
-    """Return an error's kind and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(".")

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from pruning.core.faults import said
 from pruning.core.modes import evaluating
 from pruning.discovery.running import Arguments, close, copied, tensors_in, uncached
 from pruning.evaluation.memory import Trace, stored, traced_call
-from pruning.export.calls import called_with, inputs_of, outputs_of, plain_of, said, single
+from pruning.export.calls import called_with, inputs_of, outputs_of, plain_of, single
 from pruning.export.language_models import initial_state
 from pruning.export.packed import Padding
 from pruning.export.unrolled import unrolled

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.core.devices import moved, twice_differentiable, unfused
+from pruning.core.faults import said
 from pruning.core.memory import kept
 from pruning.core.modes import evaluating, still, untouched
 from pruning.core.nested import tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule
-from pruning.core.words import described, said
+from pruning.core.words import described
 from pruning.data.batches import TARGETS, Form, Pair, Pairs, Split
 from pruning.data.windows import Windows
 from pruning.discovery import Discovered, discover

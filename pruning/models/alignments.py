@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.core.devices import differentiated_twice, moved
-from pruning.core.nested import kind_of, parts_of, tensors_in
+from pruning.core.nested import parts_of, tensors_in
+from pruning.core.words import described
 from pruning.data.batches import Unlabelled
 from pruning.models.answers import main_of
 from pruning.models.objectives import Objective, counting_all, setting, single
@@ -39,7 +40,7 @@ class Alignments(Objective):
             return counting_all(targets)
         parts = list(tensors_in(targets))
         if not parts:
-            raise ValueError(f"Expected labels and their lengths as targets for CTC, got {kind_of(targets)}.")
+            raise ValueError(f"Expected labels and their lengths as targets for CTC, got {described(targets)}.")
         return torch.ones(len(parts[-1] if len(parts) > 1 else parts[0]), dtype=torch.bool)
 
     def rows(self, outputs: Any, targets: Any) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.core.devices import moved
-from pruning.core.nested import kind_of, parts_of
+from pruning.core.nested import parts_of
+from pruning.core.words import described
 from pruning.data.batches import Unlabelled
 from pruning.models.answers import amounts_in, as_real, main_of
 from pruning.models.objectives import Direction, Objective, counting_all, is_one_of, single
@@ -54,7 +55,7 @@ class Amounts(Objective):
         if isinstance(targets, Unlabelled):
             return counting_all(targets)
         if not isinstance(targets, Tensor):
-            raise ValueError(f"Expected one tensor of targets for the loss {self.name}, got {kind_of(targets)}.")
+            raise ValueError(f"Expected one tensor of targets for the loss {self.name}, got {described(targets)}.")
         return torch.ones(self._targets_in(targets.shape), dtype=torch.bool, device=targets.device)
 
     def _targets_in(self, shape: torch.Size) -> int:
@@ -135,7 +136,7 @@ class Gaussian(Squared):
         pair: list[Any] = by_name if len(by_name) == 2 else list(parts.values())[:2]
         if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
             raise TypeError(
-                f"Expected (mean, variance) from the network for the loss {self.name}, got {kind_of(outputs)}; "
+                f"Expected (mean, variance) from the network for the loss {self.name}, got {described(outputs)}; "
                 "let `call` return both."
             )
         return pair[0], pair[1]
@@ -231,7 +232,7 @@ def like(outputs: Tensor, targets: Any) -> Tensor:
         ValueError: If they are of another shape.
     """
     if not isinstance(targets, Tensor):
-        raise ValueError(f"Expected targets of the outputs' shape {tuple(outputs.shape)}, got {kind_of(targets)}.")
+        raise ValueError(f"Expected targets of the outputs' shape {tuple(outputs.shape)}, got {described(targets)}.")
     targets = targets if outputs.is_complex() else as_real(targets)
     _expect_alike(outputs, targets)
     return moved(targets, outputs.device).to(outputs.dtype).reshape(outputs.shape)

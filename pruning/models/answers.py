@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from pruning.core.nested import kind_of, mapped, parts_of, tensors_in
+from pruning.core.nested import mapped, parts_of, tensors_in
+from pruning.core.words import described
 
 MAIN = ("logits", "out", "output", "outputs", "prediction", "predictions")
 """What the main one of several outputs is called."""
@@ -33,7 +34,7 @@ def main_of(answer: Any) -> Tensor:
     tensors = list(tensors_in(parts))
     main = parts[place] if place is not None else tensors[0] if len(tensors) == 1 else None
     if not isinstance(main, Tensor) or not main.ndim:
-        got = "a number" if isinstance(main, Tensor) else kind_of(answer)
+        got = "a number" if isinstance(main, Tensor) else described(answer)
         raise TypeError(
             f"Expected one tensor of outputs, such as logits (…, classes), from the network, got {got}; "
             "`call` can say where it is, and a loss of your own is given all of it."

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from pruning.core.devices import moved
-from pruning.core.nested import kind_of
+from pruning.core.words import described
 from pruning.data.batches import Unlabelled
 from pruning.data.windows import IGNORED
 from pruning.models.answers import main_of
@@ -226,7 +226,7 @@ def class_numbers(targets: Any) -> Tensor:
     if isinstance(targets, PackedSequence):
         targets = targets.data
     if not isinstance(targets, Tensor):
-        raise ValueError(f"Expected class numbers in one tensor as targets, got {kind_of(targets)}.")
+        raise ValueError(f"Expected class numbers in one tensor as targets, got {described(targets)}.")
     if targets.is_floating_point():
         raise ValueError(
             f"Expected class numbers as targets, got {targets.dtype}; use `targets.long()`, or a loss of numbers, "

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.core.nested import kind_of, parts_of, tensors_in
+from pruning.core.nested import parts_of, tensors_in
+from pruning.core.words import described
 from pruning.data.batches import Unlabelled
 from pruning.models.amounts import squared_distance, squares_from_drawn
 from pruning.models.answers import amounts_in, main_of, several
@@ -50,7 +51,7 @@ class Examples(Objective):
             if part.shape[dim] % max(1, examples) == 0:  # as many rows for each example, of other outputs left out
                 parts.append(part.movedim(dim, 0).reshape(max(1, examples), -1))
         if not parts:
-            raise TypeError(f"Expected outputs with a row for each of {examples} examples, got {kind_of(outputs)}.")
+            raise TypeError(f"Expected outputs with a row for each of {examples} examples, got {described(outputs)}.")
         return torch.cat(parts, dim=1)
 
     def counted(self, targets: Any) -> Tensor:
@@ -59,7 +60,7 @@ class Examples(Objective):
             return counting_all(targets)
         first = next(tensors_in(targets), None)
         if first is None:
-            raise ValueError(f"Expected tensors as targets for the loss {self.name}, got {kind_of(targets)}.")
+            raise ValueError(f"Expected tensors as targets for the loss {self.name}, got {described(targets)}.")
         count = first.shape[self._dim(first)] if first.ndim else 1
         return torch.ones(count, dtype=torch.bool, device=first.device)
 
@@ -107,7 +108,7 @@ class Embeddings(Examples):
             return list(embeddings[0].chunk(count))
         if len(embeddings) < count:
             raise TypeError(
-                f"Expected {count} embeddings from the network for the loss {self.name}, got {kind_of(outputs)}; "
+                f"Expected {count} embeddings from the network for the loss {self.name}, got {described(outputs)}; "
                 f"give it a batch of {count} inputs, or let `call` return them."
             )
         return embeddings[:count]
@@ -188,7 +189,7 @@ def own_loss(answer: Any, _: Any = None) -> Tensor:
     loss = _loss_in(answer)
     if not isinstance(loss, Tensor):
         raise ValueError(
-            f"Expected a network that gives its own loss, got {kind_of(answer)}; give `loss`, or batches with the "
+            f"Expected a network that gives its own loss, got {described(answer)}; give `loss`, or batches with the "
             "labels under the name that the network's forward has for them."
         )
     return loss if not loss.ndim else loss.mean()

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pruning.core.devices import moved
-from pruning.core.nested import kind_of, mapped
+from pruning.core.nested import mapped
+from pruning.core.words import described
 from pruning.models.amounts import like
 from pruning.models.answers import detached, main_of
 from pruning.models.objectives import Direction
@@ -167,7 +168,7 @@ def _metric(name: str, measure: Any) -> Metric:
     better = getattr(measure, "higher_is_better", None)
     if better is None:
         raise ValueError(
-            f"Expected which numbers of the metric {name!r} are better, got {kind_of(measure)} alone; give "
+            f"Expected which numbers of the metric {name!r} are better, got {described(measure)} alone; give "
             f"pruning.Metric({name}, better='lower') or better='higher'."
         )
     return Metric(measure, "higher" if better else "lower")

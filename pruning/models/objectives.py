@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pruning.core.devices import moved
-from pruning.core.nested import kind_of, mapped
+from pruning.core.nested import mapped
+from pruning.core.words import described
 from pruning.data.batches import Unlabelled
 
 Criterion = Callable[..., Tensor]
@@ -171,7 +172,7 @@ def single(loss: Any) -> Tensor:
         ValueError: If it is none.
     """
     if not isinstance(loss, Tensor):
-        raise ValueError(f"Expected a criterion that gives one number as a tensor, got {kind_of(loss)}.")
+        raise ValueError(f"Expected a criterion that gives one number as a tensor, got {described(loss)}.")
     if loss.numel() != 1:
         raise ValueError(f"Expected a criterion that gives one number, got {tuple(loss.shape)}.")
     return loss.reshape(())

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruning.core.nested import kind_of
+from pruning.core.words import described
 from pruning.data.batches import TARGETS, Split
 from pruning.models.calling import Call, forward_names
 from pruning.models.examples import own_loss
@@ -54,7 +54,7 @@ def one_loss(network: nn.Module, loss: Any, criterion: Any) -> Criterion | Objec
         return own_loss if set(forward_names(network)[0]) & set(TARGETS) else None
     if not callable(loss) and not isinstance(loss, Objective):
         raise TypeError(
-            f"Expected a loss (outputs, targets) → one number, such as nn.CrossEntropyLoss(), got {kind_of(loss)}."
+            f"Expected a loss (outputs, targets) → one number, such as nn.CrossEntropyLoss(), got {described(loss)}."
         )
     if isinstance(loss, type):
         raise TypeError(f"Expected a loss, got the class {loss.__name__}; make one: {loss.__name__}().")

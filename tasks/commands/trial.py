@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.modes import evaluating
-from pruning.core.nested import kind_of, tensors_in
+from pruning.core.nested import tensors_in
+from pruning.core.words import described
 from pruning.data.batches import TARGETS, Pair, Split, Unlabelled
 from pruning.data.corpus import HELD_OUT, SPLITS
 from pruning.data.windows import IGNORED
@@ -115,10 +116,10 @@ def _looked_at(user_model: UserModel, split: str, taken_apart: Split, source: st
             pairs.append(Pair(*taken_apart(batch)))
         inputs, targets = pairs[-1]
         if targets is None or (isinstance(targets, Unlabelled) and not is_one_of(user_model.judge, TRIPLE)):
-            raise Unexpected(f"Expected inputs and targets in {place}, got {kind_of(batch)}.")
+            raise Unexpected(f"Expected inputs and targets in {place}, got {described(batch)}.")
         tensors = list(tensors_in(inputs))
         if not tensors:
-            raise Unexpected(f"Expected inputs that are tensors in {place}, got {kind_of(inputs)}.")
+            raise Unexpected(f"Expected inputs that are tensors in {place}, got {described(inputs)}.")
         for tensor in (*tensors, *tensors_in(targets)):
             if not tensor.numel():
                 raise Unexpected(f"Expected examples in {place}, got a tensor of shape {tuple(tensor.shape)}.")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from pruning.core.faults import in_one_line, said
 from tasks.common.parameters import Unexpected
 
 OWN = Path("own")
@@ -14,8 +15,6 @@ OWN = Path("own")
 PACKAGES = Path(__file__).parent.parent.parent
 COMPILED = re.compile(r"operator (\w+)::\w+ does not exist|(\w+)\.so[.\d]*: undefined symbol", re.ASCII)
 """What Python says of a package (torchvision, torchaudio) whose compiled part does not fit the PyTorch there is."""
-LONGEST = 300
-"""Characters of a message that a sentence repeats."""
 
 
 @contextmanager
@@ -35,10 +34,10 @@ def blaming(wanted: str, advice: str = "", *, about: str = "") -> Iterator[None]
         raise
     except BaseException as error:
         if _is_refusal(error):
-            said, advised = f"{_line(str(error))}{f' ({about})' if about else ''}", advice
+            what, advised = f"{in_one_line(str(error))}{f' ({about})' if about else ''}", advice
         else:
-            said, advised = f"Expected {wanted}, got {_said(error)}{_place(error)}", _advice(error) or advice
-        raise Unexpected(f"{said}{f'; {advised}' if advised else ''}.") from error
+            what, advised = f"Expected {wanted}, got {_raised(error)}{_place(error)}", _advice(error) or advice
+        raise Unexpected(f"{what}{f'; {advised}' if advised else ''}.") from error
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -50,14 +49,13 @@ def _is_refusal(error: BaseException) -> bool:
     return ours and isinstance(error, ValueError | TypeError | FloatingPointError) and str(error).startswith(words)
 
 
-def _said(error: BaseException) -> str:
+def _raised(error: BaseException) -> str:
     """Return what was raised in words."""
     if isinstance(error, SystemExit):
         return f"a call of sys.exit({error.code!r})"
     if isinstance(error, SyntaxError):
         return f"a syntax error ({error.msg})"
-    text = _line(str(error))
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return said(error)
 
 
 def _place(error: BaseException) -> str:
@@ -84,8 +82,3 @@ def _advice(error: BaseException) -> str:
         package = compiled[1] or compiled[2].removeprefix("lib")
         return f"its {package} is built for another PyTorch than {version('torch')}, so install both from one index"
     return ""
-
-
-def _line(text: str) -> str:
-    line = " ".join(text.split()).rstrip(".")
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"

@@ -147,5 +147,5 @@ def test_what_no_example_reaches_is_named_with_what_to_do() -> None:
 
 
 def test_further_inputs_that_are_no_list_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"Expected further example inputs in a list, also=\[...\], got Tensor"):
+    with pytest.raises(TypeError, match=r"Expected further example inputs in a list, also=\[...\], got a tensor"):
         pruning.discover(Tasks(), X, also=X)  # type: ignore[arg-type]

@@ -246,7 +246,7 @@ WRONG = {
     ),
     "one output for two": (
         lambda: judged(Encoder, X[0], [(X[0], X[0][:, :3])], nn.GaussianNLLLoss()),
-        r"Expected \(mean, variance\) from the network for the loss GaussianNLLLoss, got Tensor; let `call` return",
+        r"Expected \(mean, variance\) .* for the loss GaussianNLLLoss, got a tensor .*; let `call` return",
     ),
     "scores for log-probabilities": (
         lambda: judged(Encoder, X[0], [(drawn(5, 4, FEATURES, seed=1), SPOKEN, LENGTHS, SIZES)], nn.CTCLoss()),
@@ -263,7 +263,7 @@ WRONG = {
     ),
     "two inputs for three": (
         lambda: judged(Encoder, X[0], [(X[0], X[0])], nn.TripletMarginLoss()),
-        r"Expected batches of 3 inputs, which the loss compares, got a tuple of Tensor and Tensor; let `split` say",
+        r"of 3 inputs, which the loss compares, got a tuple of a tensor .* and a tensor .*; let `split`",
     ),
     "no labels": (
         lambda: judged(Encoder, X[0], X, nn.MSELoss()),
@@ -275,7 +275,7 @@ WRONG = {
     ),
     "names of nothing": (
         lambda: judged(Encoder, X[0], [{"pixels": X[0], "more": X[0], "labels": Y[0]}], nn.CrossEntropyLoss()),
-        r"called as the network's arguments, \['x'\], got a dict of \['pixels', 'more', 'labels'\]; let `split`",
+        r"called as the network's arguments, \['x'\], got a dict of pixels: .*, more: .*, labels: .*; let `split`",
     ),
     "a batch that is a word": (
         lambda: judged(Encoder, X[0], ["word"], nn.CrossEntropyLoss()),
@@ -291,7 +291,7 @@ WRONG = {
     ),
     "several outputs for one": (
         lambda: judged(SureByName, X[0], [(X[0], X[0][:, :2])], nn.MSELoss()),
-        r"from the network, got a dict of \['variance', 'mean'\]; `call` can say where it is",
+        r"from the network, got a dict of variance: .*, mean: .*; `call` can say where it is",
     ),
 }
 

@@ -66,18 +66,19 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "to measure on one tensor": (
         lambda: measured(X),
         TypeError,
-        "Expected batches, such as a DataLoader or a list, got Tensor alone; give tensor.split(32).",
+        "Expected batches, such as a DataLoader or a list, got a tensor (32, 4) of float32 alone; give "
+        "tensor.split(32).",
     ),
     "to measure on one batch by names": (
         lambda: measured({"input": X, "labels": CLASSES}),
         TypeError,
-        "got a dict of ['input', 'labels'] alone; give [batch].",
+        "got a dict of input: a tensor (32, 4) of float32, labels: a tensor (32,) of int64 alone; give [batch].",
     ),
     "to measure on batches that the network cannot read": (
         lambda: measured(NARROW),
         ValueError,
-        "Expected batches that the network runs on, such as float32 (32, 4), got float32 (16, 3), on which it raises "
-        "RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x3 and 4x8).",
+        "Expected batches that the network runs on, such as a tensor (32, 4) of float32, got a tensor (16, 3) of "
+        "float32, on which it raises RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x3 and 4x8).",
     ),
     "to measure on what is no number": (lambda: measured(NOT_NUMBERS), ValueError, "inputs that are not finite."),
     "to measure by a loss of nothing": (
@@ -112,7 +113,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "to keep numbers of a layer": (
         lambda: pruned({"0": torch.tensor([1, 2])}),
         TypeError,
-        "Expected a share of layer '0' to keep, such as 0.5, or shares by layer, got int64 (2,);",
+        "Expected a share of layer '0' to keep, such as 0.5, or shares by layer, got a tensor (2,) of int64;",
     ),
     "to repair on what is no number": (
         lambda: pruned(data=NOT_NUMBERS),
@@ -122,7 +123,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "to repair on batches that the network cannot read": (
         lambda: pruned(data=NARROW),
         ValueError,
-        "got float32 (16, 3)",
+        "got a tensor (16, 3) of float32",
     ),
     "to train on nothing": (lambda: finetuned([]), ValueError, "Expected at least one batch to train on, got none."),
     "to validate on nothing": (
@@ -148,7 +149,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "to evaluate on batches that the network cannot read": (
         lambda: pruning.evaluate(SMALLER, NARROW),
         ValueError,
-        "Expected batches that the network runs on, such as float32 (32, 4), got float32 (16, 3),",
+        "Expected batches that the network runs on, such as a tensor (32, 4) of float32, got a tensor (16, 3) of",
     ),
     "to save nothing": (lambda: pruning.save(None, "folder"), TypeError, "or `adapt` gave, got NoneType;"),
     "to save into a number": (lambda: pruning.save(SMALLER, 3), TypeError, "Expected a folder's name, got int;"),

@@ -653,7 +653,7 @@ OWN_MODELS: dict[str, tuple[Change, str]] = {
     ),
     "inputs alone": (
         returns("test=[inputs for inputs, _ in examples()]"),
-        "Expected inputs and targets in batch 0 of test (own.mine:build), got Tensor.",
+        "Expected inputs and targets in batch 0 of test (own.mine:build), got a tensor (8, 5) of float32.",
     ),
     "a loader that fails": (
         own("""
