@@ -17,8 +17,8 @@ from pruning.models import FAMILIES
 from pruning.repair.reconstruction import REPAIRS
 from pruning.signals.schemas import SIGNALS
 from tasks.experiment.settings import Experiment
+from tasks.settings.choosing import Variant
 from tasks.settings.parameters import Parameters
-from tasks.settings.sections import Variant
 from tests.projects import ROOT
 from tests.schemas import TABLES
 
@@ -120,7 +120,7 @@ def test_every_section_of_the_experiments_parameters_is_read_by_a_stage_and_no_t
 
 
 def test_the_words_that_settings_may_hold_are_said_in_the_library_alone() -> None:
-    source = (ROOT / "tasks/settings/sections.py").read_text(encoding="utf-8")
+    source = "".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / "tasks/settings").glob("*.py")))
     precision = '"highest", "high", "medium"'  # of the process, which the library leaves alone
     known = {'"all"', precision, "CHOICES", "*SIGNALS, *LEARNABLE"}
     assert set(re.findall(r"Literal\[([^]]*)]", source)) == known

@@ -7,7 +7,8 @@ from pydantic import model_validator
 
 from tasks.common.parameters import settings_of
 from tasks.settings.bounds import validated
-from tasks.settings.sections import Sections, check_measures
+from tasks.settings.choosing import check_measures
+from tasks.settings.sections import Sections
 from tasks.shown.wording import nearest
 
 

@@ -14,8 +14,8 @@ from pruning.selection.allocation import Allocation
 from tasks.common.models import read_model
 from tasks.common.parameters import Unexpected, settings_of
 from tasks.common.tables import read_table
+from tasks.settings.choosing import Prune
 from tasks.settings.parameters import checked
-from tasks.settings.sections import Prune
 from tasks.stages import prune
 from tests.projects import ROOT
 from tests.tiny import text, tiny

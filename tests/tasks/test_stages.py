@@ -228,6 +228,7 @@ def test_an_edited_module_makes_stale_the_stages_that_need_its_room(
 def test_what_only_refuses_or_is_shown_makes_nothing_stale(touched: Path) -> None:
     for module in (
         "tasks/settings/sections.py",
+        "tasks/settings/signals.py",
         "tasks/shown/console.py",
         "tasks/shown/wording.py",
         "tasks/__main__.py",
