@@ -7,7 +7,7 @@ from tasks.commands.tracking.identity import differences, identity, named
 from tasks.commands.tracking.journal import Journal, left_behind
 from tasks.commands.tracking.records import system_metrics
 from tasks.commands.tracking.sending import log_metrics
-from tasks.commands.tracking.store import FAILED, LISTED, opened, unreachable
+from tasks.commands.tracking.store import DESCRIPTION, FAILED, LISTED, opened, unreachable
 from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import PARAMETERS
 from tasks.common.reading import read_yaml
@@ -53,7 +53,7 @@ def _log(client: Any, experiment: str, journal: Journal, tags: Mapping[str, str]
         **LISTED,
         "stage": journal.address,
         "last line": journal.lines[-1] if journal.lines else "",
-        "mlflow.note.content": f"The stage {ended}. Its last lines:\n\n```text\n{lines}\n```",
+        DESCRIPTION: f"The stage {ended}. Its last lines:\n\n```text\n{lines}\n```",
     }
     name = named(f"{journal.address} {ended}", tags, differing, variant)
     start, end = int(journal.started * 1000), int(journal.ended * 1000)

@@ -11,7 +11,7 @@ from tasks.commands.plain_text import read_reading, vocabulary_lines
 from tasks.commands.tracking.journal import samples_of
 from tasks.commands.tracking.records import Exported, Record
 from tasks.commands.tracking.state import State
-from tasks.commands.tracking.store import LISTED, TRAINING, VARIANT
+from tasks.commands.tracking.store import DESCRIPTION, LISTED, TRAINING, VARIANT
 from tasks.commands.tracking.store import PIPELINE as WHOLE
 from tasks.common.job import Job
 from tasks.common.latency import BATCHES, busy, in_milliseconds
@@ -44,7 +44,7 @@ def _pipeline(state: State) -> Record:
         WHOLE,
         flat(state.values),
         metrics,
-        tags={"kind": WHOLE, **state.device(*ran)},
+        tags={"kind": WHOLE, DESCRIPTION: "All settings, the comparison and its pictures.", **state.device(*ran)},
         tables={"comparison": comparison},
         files=files,
         system=samples_of(state, *ran),
@@ -57,7 +57,12 @@ def _training(state: State) -> Record:
         name=stage.name,
         params=flat({stage.name: state.values[stage.name]}),
         metrics=_dense(state) | state.seconds(stage),
-        tags={"kind": TRAINING, "dvc.model": state.hashes[stage.outputs["model"]], **state.device(stage)},
+        tags={
+            "kind": TRAINING,
+            DESCRIPTION: "The dense model, from which every variant starts.",
+            "dvc.model": state.hashes[stage.outputs["model"]],
+            **state.device(stage),
+        },
         curves=state.table(stage, "history"),
         likelihood=any(name.startswith("perplexity") for name in _dense(state)),
         files={
@@ -81,6 +86,7 @@ def _variant(state: State, variant: str) -> Record:
     latency, perplexity = _latency(state, variant), evaluated(tables["evaluation"])
     models = {phase: made.outputs["model"] for phase, made in zip(PHASES, (prune, reconstruct, finetune), strict=True)}
     pictures = [picture for picture in _pictures(compare) if picture.stem.endswith(f"-{variant}")]
+    listed = _listed(state, compared, latency, variant)
     return Record(
         name=variant,
         params={"by": own["by"], **{name: value for name, value in settings.items() if value is not None}},
@@ -93,7 +99,8 @@ def _variant(state: State, variant: str) -> Record:
             **state.device(*stages),
             "machine": " ".join(busy(state.table(state.stage("timing"), "latency")))
             or "quiet while latency was measured",
-            **_listed(state, compared, latency, variant),
+            **listed,
+            DESCRIPTION: _described(listed, state.parameters.compare.control),
         },
         curves=state.table(finetune, "history"),
         likelihood=measure_of(tables["evaluation"]) == "perplexity",
@@ -118,6 +125,15 @@ def _listed(state: State, compared: pd.DataFrame, latency: Mapping[str, float], 
         "speed-up": f"{latency[name]:.2f}{error} ×",
         "parameters": f"{row['parameters']:,} ({row['parameters'] / float(compared['parameters'][control]):.0%})",
     }
+
+
+def _described(listed: Mapping[str, str], control: str) -> str:
+    """Return a variant in a sentence, by what the list of runs shows of it."""
+    speed, size, phases = listed["speed-up"], listed["parameters"], listed["perplexity by phase"]
+    return (
+        f"{listed['retention']} of the neurons stay (chosen by: {listed['chosen by']}). On the test text {phases} once "
+        f"pruned, repaired, fine-tuned; {speed} as fast as {control}; {size} parameters."
+    )
 
 
 def _exported(state: State, evaluate: Stage, folder: Path) -> Exported:

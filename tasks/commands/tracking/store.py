@@ -68,7 +68,7 @@ def unreachable(error: Exception) -> str:
 def _experiment(client: Any, store: str) -> str:
     """Return the experiment's number, made if there is none, with the views that its pages open with."""
     experiment = client.get_experiment_by_name(PROJECT)
-    tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": ABOUT}
+    tags = {"mlflow.experimentKind": "custom_model_development", DESCRIPTION: ABOUT}
     tags |= {f"mlflow.sharedViewState.{name}": json.dumps(view) for name, view in VIEWS.items()}
     if experiment is None:
         here = None if store.startswith("http") else ARTIFACTS.resolve().as_uri()
@@ -119,6 +119,8 @@ repaired and fine-tuned.
 """What the experiment's page says of itself."""
 PIPELINE, TRAINING, VARIANT, FAILED = "pipeline", "training", "variant", "failed stage"
 """What a run's tag `kind` says that it is of."""
+DESCRIPTION = "mlflow.note.content"
+"""The tag that MLflow shows as the description of a run or an experiment."""
 LISTED = {"listed": "yes"}
 """The tag of what the list of runs shows: variants, and stages that failed."""
 COLUMNS = {
