@@ -15,6 +15,13 @@ NARROWEST, GAP = 12, 2
 """Letters that a word has before it is folded, and how far columns stand apart."""
 
 
+class _Head(str):
+    """The head of a column: it stands at the foot of its row, as cells of the others stand at the top of theirs."""
+
+    __slots__ = ()
+    vertical = "bottom"  # which Rich asks each cell for
+
+
 def shown_table(title: str, rows: Sequence[Row], *, words: int = 1) -> Table:
     """Return rows of cells as a table.
 
@@ -36,9 +43,8 @@ def shown_table(title: str, rows: Sequence[Row], *, words: int = 1) -> Table:
         is_word = number < words
         least = max(cell_len(line) for text in (head, *(row[head] for row in rows)) for line in text.split("\n"))
         table.add_column(
-            head,
+            _Head(head),
             justify="left" if is_word else "right",
-            vertical="bottom",
             overflow="fold",
             no_wrap=not is_word,
             min_width=min(least, NARROWEST) if is_word else least,

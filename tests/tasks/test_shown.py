@@ -149,3 +149,15 @@ def test_stages_stand_in_the_order_in_which_dvc_runs_them_so_that_their_numbers_
             needed = [output for output in outputs if output.is_relative_to(path) or path.is_relative_to(output)]
             assert set(needed) <= set(made), f"{stage.address} stands before what makes {path}"
         made.extend(stage.outputs.values())
+
+
+def test_where_words_fold_a_rows_cells_begin_on_its_first_line_and_heads_end_on_their_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "34")
+    row = {"experiment": "lousy-chis", "what differs": "compare.control random", "dense\nms": "117.7"}
+    print_all([shown_table("Experiments", [row], words=2)])
+    _, above, below, _, first, second, *_ = capsys.readouterr().out.splitlines()
+    assert (above.split(), below.split()) == (["dense"], ["experiment", "what", "differs", "ms"])
+    assert first.split() == ["lousy-chis", "compare.control", "117.7"]
+    assert second.split() == ["random"]
