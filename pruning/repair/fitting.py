@@ -34,7 +34,7 @@ class Fit:
     intercept: Tensor
 
     def moved(self, lost: Tensor, some: slice = slice(None)) -> Tensor:
-        """Return what readers of kept outputs, or of some of them, gain by what they lose, (removed, b, n)."""
+        """Return what readers of kept outputs, or of some of them, gain by what they lose, (kept, b, n)."""
         return torch.einsum("pk,pbn->kbn", self.slopes[:, some].to(lost), lost)
 
 
@@ -58,7 +58,7 @@ class LowRank:
         return self.left.T @ self.right
 
     def moved(self, lost: Tensor, some: slice = slice(None)) -> Tensor:
-        """Return what readers of kept outputs, or of some of them, gain by what they lose, (removed, b, n)."""
+        """Return what readers of kept outputs, or of some of them, gain by what they lose, (kept, b, n)."""
         along = torch.einsum("rp,pbn->rbn", self.left.to(lost), lost)
         return torch.einsum("rk,rbn->kbn", self.right[:, some].to(lost), along)
 

@@ -223,7 +223,7 @@ def _descend(
     imitation: Imitation,
     track: Track,
 ) -> None:
-    """Lower a loss by Adam, one batch a step; a batch without a loss is passed over."""
+    """Lower a loss by the asked for optimizer, one batch a step; a batch without a loss is passed over."""
     optimizers = _optimizers(learner, learning, imitation)
     unread: list[Tensor] = []
     every = 1 if learning[0].device.type in AT_ONCE else UNREAD
@@ -259,12 +259,12 @@ def _optimizers(
     known = {id(p) for p in mixing}
     others = [p for p in learning if id(p) not in known]
     groups = [[{"params": [p], "pace": paces.get(p, 1.0)} for p in some] for some in (others, mixing)]
-    found: list[torch.optim.Optimizer] = []
+    optimizers: list[torch.optim.Optimizer] = []
     if others:
-        found.append(Adam(groups[0]))
+        optimizers.append(Adam(groups[0]))
     if mixing:
-        found.append(torch.optim.Muon(groups[1], weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
-    return found
+        optimizers.append(torch.optim.Muon(groups[1], weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
 
 
 def _expect_finite_losses(losses: Sequence[Tensor], last: int, rate: float) -> None:

@@ -110,7 +110,8 @@ def activations(
       0 or 1, it is the firing rate, even where all fire all the time;
     - magnitude: mean |h|;
     - variance: of h;
-    - entropy: of the histogram of h with `bins` bins between ±4 RMS (nat, at most log bins);
+    - entropy: of the histogram of h in `bins` bins, whose inner edges lie evenly from −4 to 4 of that RMS and whose
+      outer bins are open (nat, at most log bins);
     - range: max h − min h.
 
     The importance is their weighted sum after scaling within the layer; its standard error is the jackknife over

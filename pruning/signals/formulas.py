@@ -218,7 +218,7 @@ def kfac_trace(known: Known) -> "Tensor":
 
 @criterion("nat/token", "K-FAC's loss increase once other neurons have made up for it")
 def kfac_obs(known: Known) -> "Tensor":
-    """Return ½ E[γ²]_jj / [C⁻¹]_jj (nat/token): the K-FAC loss increase once the others' columns have made up for it.
+    """Return ½ E[γ_j²] / [C⁻¹]_jj (nat/token): the K-FAC loss increase once the others' columns have made up for it.
 
     C is the outputs' covariance plus a ridge; 1 / [C⁻¹]_jj is the variance of h_j that the other neurons and a bias
     leave unexplained. Source: Hassibi, Stork & Wolff 1993; Martens & Grosse 2015.

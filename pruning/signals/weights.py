@@ -22,7 +22,8 @@ def weights(model: PrunableModule, *, threshold: float, bins: int) -> pd.DataFra
     - variance: Σ (w − w̄)² / n;
     - nonzero_ratio: share of |w| > `threshold` × the layer's root mean square weight, so that it can differ between
       neurons of a dense layer;
-    - entropy: −Σ p log p of the histogram of w with `bins` bins between ±4 RMS of the layer (nat, at most log bins);
+    - entropy: −Σ p log p of the histogram of w in `bins` bins, whose inner edges lie evenly from −4 to 4 RMS of the
+      layer and whose outer bins are open (nat, at most log bins);
     - effective_rank: exp of the entropy of the normalised singular values of its gate × input matrix (Roy &
       Vetterli 2007), between 1 and its number of gates. Matrices with as many gates compute the same gates and stand
       side by side; others, a skip connection beside a GRU, say, are blocks on the diagonal, so that all their
