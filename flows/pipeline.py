@@ -107,7 +107,7 @@ def _reproduced(
             pull = sharing is not None and sharing.fetch()
             stale = set(stages) if force else changed(commands, stages)
             commands.warm_up(len(stale))
-            call_run(about, f"{len(stale)} of {len(stages)} stages")
+            call_run(about, f"{len(stale)} of {len(stages)} stages to run")
             ran = sharing.made if sharing else None
             task_of = _task_maker(commands, stale, values, force=force, pull=pull)
 
