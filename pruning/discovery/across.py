@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from pruning.core.neurons import NeuronLayer, Slice
+from pruning.discovery.positions import Axis
 from pruning.discovery.structure import Structure, apart
 
 
@@ -19,19 +20,29 @@ def _meet(one: Slice, other: Slice) -> bool:
     return same and not apart
 
 
-def crossing(found: Structure) -> list[str]:
-    """Return the parameters that compute neurons where others may run across these; none if nothing crosses them.
+CROSSED = ("each neuron alike", "each with each", "uses it for several", "uses its single number for all")
+"""In the reasons of what would have neurons if those of others did not run across it."""
+
+
+def crossing(found: Structure) -> set[Axis]:
+    """Return where neurons lie, and places that stay, across which others may run; none if nothing crosses them.
 
     A mixer of tokens is applied to each channel alike: its own neurons run along another dimension than the channels.
+    And a fast weight is a product of keys, of which none can go, and of values, of which some can.
     """
-    crossed = any(
-        part in reason for reason in found.reasons.values() for part in ("each neuron alike", "each with each")
-    )
-    return [piece.parameter for layer in found.layers for piece in layer.owned] if crossed else []
+    if not any(part in reason for reason in found.reasons.values() for part in CROSSED):
+        return set()
+    made = {(piece.parameter, piece.dim) for layer in found.layers for piece in layer.owned}
+    return made | {axis for axis, reason in found.refused.items() if not any(part in reason for part in CROSSED)}
 
 
 def joined(one: Structure, other: Structure, prefix: str) -> Structure:
     """Return what is known with the layers whose neurons run across the others', none of which cuts what these cut."""
+    reasons = {
+        module: other.reasons.get(module, reason) if any(part in reason for part in CROSSED) else reason
+        for module, reason in one.reasons.items()
+    }
+    one = replace(one, reasons=reasons)
     taken, shift = [piece for layer in one.layers for piece in _pieces(layer)], len(one.owners[0])
     chosen = [
         number

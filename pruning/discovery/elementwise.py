@@ -20,7 +20,7 @@ def elementwise(call: Call) -> Any:
     inputs = [value for value in flat((call.args, call.kwargs)) if isinstance(value, (Value, Address))]
     values = [value for value in inputs if isinstance(value, Value) and _fits(value.places, shape)]
     addresses = [value for value in inputs if isinstance(value, Address) and _fits(value.coordinates[0], shape)]
-    if addresses and all(value.free for value in values) and _widened(addresses, shape):
+    if addresses and all(value.free for value in values) and (_widened(addresses, shape) or _whole(addresses, shape)):
         return _of_parameters(call, addresses)
     for address in [address for address in addresses if _gives_width(address, values, len(shape))]:
         addresses.remove(address)
@@ -52,6 +52,11 @@ def _widened(addresses: Sequence[Address], shape: Sequence[int]) -> bool:
     whole = max(addresses, key=lambda address: torch.Size(address.extent).numel())
     several = sum(size > 1 for size in whole.extent) > 1
     return several and math.prod(whole.extent) < math.prod(shape) and _fits(whole.coordinates[0], shape)
+
+
+def _whole(addresses: Sequence[Address], shape: Sequence[int]) -> bool:
+    """Return whether one of these parameters is a matrix of this shape, combined with numbers that the code makes."""
+    return any(tuple(address.extent) == tuple(shape) and len(address.running()) > 1 for address in addresses)
 
 
 def _gives_width(address: Address, values: Sequence[Value], ndim: int) -> list[int]:
@@ -93,14 +98,15 @@ def _of_parameters(call: Call, addresses: Sequence[Address]) -> Any:
         offset = len(whole.extent) - len(address.extent)
         for axis in range(len(address.extent)):
             dims, own = address.dims(axis), whole.dims(axis + offset)
-            if address.name == whole.name or not dims:
+            if not dims or (address.name == whole.name and dims == own):
                 continue
             if len(dims) > 1 or len(own) > 1:
                 return call.unknown(addresses)
             call.positions.link(call.into.place(address, dims[0]), call.into.place(whole, own[0]))
             call.into.owning[address.name, dims[0]] = None
             call.into.owning.setdefault((whole.name, own[0]))
-        if address.name != whole.name and tuple(address.extent) == call.shape():
+        other = address.name != whole.name or not all(map(torch.equal, address.coordinates, whole.coordinates))
+        if other and tuple(address.extent) == call.shape():  # its own transpose, say
             beside.append(address)
     product = call.name.strip("_") in ("mul", "multiply", "div", "divide", "true_divide")
     return whole if product or not beside else replace(whole, beside=(*whole.beside, *beside))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call
-from pruning.discovery.values import Address, Value, nobody
+from pruning.discovery.values import MADE, Address, Value, nobody
 
 
 def between(call: Call, one: Value, other: Value) -> Value:
@@ -21,9 +21,23 @@ def between(call: Call, one: Value, other: Value) -> Value:
     whole = (*whole[:-1], 1, whole[-1]) if vectors[0] else whole
     left = left.expand(*whole[:-2], *left.shape[-2:])
     right = right.expand(*whole[:-2], *right.shape[-2:])
+    for made, part, dim in ((one, right, -2), (other, left, -1)):
+        if made.free:
+            return _with_made(call, part, dim, whole).shaped(shape)
     heads = any(varies(part, dim) for part in (left, right) for dim in range(part.ndim - 2))
     found = _of_heads(call, left, right, whole) if heads else _of_matrices(call, left, right, whole)
     return found.shaped(shape)
+
+
+def _with_made(call: Call, part: Tensor, dim: int, shape: Sequence[int]) -> Value:
+    """Pass on neurons that are not summed over in a product with what the code made, as a state begins with zeros.
+
+    What it made is as wide as there are neurons, whether these are summed over or meet what comes of it.
+    """
+    rest = part.narrow(dim, 0, 1)
+    if any(varies(rest, other) for other in range(rest.ndim)):
+        return call.value(rest.expand(shape))
+    return Value(nobody(shape), torch.tensor(MADE).expand(tuple(shape)))
 
 
 def _of_heads(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:

@@ -255,6 +255,7 @@ def convolution(call: Call) -> Any:
         if transposed:
             call.args = (*call.args[:5], 0, groups, 1)
             return transposed_convolution(call)
+    call.means = " by kernels that are computed in each call" if isinstance(weight, Value) else ""
     if not isinstance(weight, Address) or len(weight.extent) != len(weight.shape):
         return call.unknown([v for v in call.args if isinstance(v, (Value, Address))])
     shape = call.shape()

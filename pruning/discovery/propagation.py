@@ -3,7 +3,7 @@
 An operation for which there is no rule is probed: see `probing`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,7 @@ class Propagation:
         called: The modules that are called, and not only asked for their parameters.
         touched: The parameters and buffers that what the network returns is computed from.
         met: Those that some operation read.
+        silent: Axes whose neurons stay whatever comes of it, so that they are nobody's.
         counted: Numbers that calls are told in the network's code, by module, call and place, each as often as it
             counts something else.
     """
@@ -64,12 +65,15 @@ class Propagation:
     called: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
     met: set[str] = field(default_factory=set)
+    silent: Collection[Axis] = ()
     counted: dict[tuple[str, str, int], list[Counted]] = field(default_factory=dict)
     _functions: dict[tuple[str, str, int], int] = field(default_factory=dict)
     _calls: dict[tuple[int, str], int] = field(default_factory=dict)
 
     def place(self, address: Address, dim: int) -> Tensor:
         """Return the numbers of an address's places along one dimension of the whole."""
+        if (address.name, dim) in self.silent:
+            return nobody(address.extent)
         (distinct,) = compact(address.coordinates[dim])  # a whole weight would be as large again
         first = self.positions.number((address.name, dim), address.shape[dim])
         return (first + distinct).expand(address.extent)
@@ -77,6 +81,8 @@ class Propagation:
     def axis(self, address: Address, dim: int) -> Tensor:
         """Return the numbers of all places along one dimension of a parameter, (size,)."""
         size = address.shape[dim]
+        if (address.name, dim) in self.silent:
+            return nobody((size,))
         return self.positions.number((address.name, dim), size) + torch.arange(size)
 
     def show(self, module: str, value: Value, *, entering: bool) -> None:
@@ -111,9 +117,11 @@ class Call:
         module: The path of the module that called it.
         module_type: That module's class.
         alone: Whether nothing needs the last of several things that it gave.
+        means: By what it mixes neurons, where it does, for a sentence.
     """
 
     alone = False
+    means = ""
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
@@ -213,7 +221,7 @@ class Call:
                 self.positions.link(one, one if result is None else result)
             found.append(result if result is None or not into_made else _filled(result))
         for blended in told.mixed:
-            self.positions.freeze(blended, f"{self.place} mixes all of it")
+            self.positions.freeze(blended, f"{self.place} mixes all of it{self.means}")
         each = iter(found)
         return mapped(self.outputs, lambda tensor: self.value(_or_nobody(next(each), tensor)))
 
@@ -224,7 +232,7 @@ class Call:
                 one = blended.narrow(dim, 0, 1).expand(blended.shape)
                 again = owners(self.target, arguments, [one if p is blended else p for p in places], self.outputs)
                 if again is not None and not again.mixed:
-                    self.positions.mix(blended, dim, f"{self.place} mixes all of it")
+                    self.positions.mix(blended, dim, f"{self.place} mixes all of it{self.means}")
                     return again
         return told
 

@@ -63,13 +63,21 @@ def running(
 
 
 def tensors_in(given: object) -> list[Tensor]:
-    """Return the tensors that an answer consists of, in order, also where it is an object that has them."""
-    leaves = pytree.tree_leaves(given)
-    found = (
-        list(vars(leaf).values()) if not isinstance(leaf, Tensor) and hasattr(leaf, "__dict__") else [leaf]
-        for leaf in leaves
-    )
-    return [part for parts in found for part in pytree.tree_leaves(parts) if isinstance(part, Tensor)]
+    """Return the tensors that an answer consists of, in order, also where it is an object that has them.
+
+    So have distributions, which may consist of others.
+    """
+    found: list[Tensor] = []
+    seen: set[int] = set()
+    waiting = pytree.tree_leaves(given)
+    while waiting:
+        leaf = waiting.pop(0)
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif hasattr(leaf, "__dict__") and not isinstance(leaf, nn.Module | type) and id(leaf) not in seen:
+            seen.add(id(leaf))
+            waiting = [*pytree.tree_leaves(list(vars(leaf).values())), *waiting]
+    return found
 
 
 def copied(module: nn.Module, *, sharing: bool = False, replacing: Mapping[int, Tensor] | None = None) -> Any:

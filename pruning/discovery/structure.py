@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ class Structure:
         called: The modules that are called.
         touched: The parameters that what the network returns is computed from.
         sizes: The numbers that calls in the network's code are told and that count neurons, or what it makes.
+        refused: Where places that something computes stay → why.
     """
 
     layers: list[NeuronLayer]
@@ -38,6 +39,7 @@ class Structure:
     called: frozenset[str] = frozenset()
     touched: frozenset[str] = frozenset()
     sizes: tuple[Size, ...] = ()
+    refused: Mapping[Axis, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
     made: list[tuple[NeuronLayer, Groups]] = []
     reasons: dict[str, str] = {}
     others: dict[str, str] = {}
+    refused: dict[Axis, str] = {}
     for alike in found.positions.groups():
         groups = _regular(alike)
         layer = _layer(groups, found, readings, model, prefix)
@@ -79,16 +82,16 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
                 layer = replace(layer, silenced=_unread(layer.owned, layer.read))
             made.append((layer, groups))
             continue
-        for axis in groups.places:
-            if axis in found.owning:
-                (others if layer.startswith(_ENTERING) else reasons).setdefault(_owner(axis, prefix), layer)
+        for axis in (axis for axis in groups.places if axis in found.owning):
+            refused.setdefault(axis, layer)
+            (others if layer.startswith(_ENTERING) else reasons).setdefault(_owner(axis, prefix), layer)
     order = list(found.owning)
     made.sort(key=lambda pair: min(order.index((piece.parameter, piece.dim)) for piece in pair[0].owned))
     layers = apart([layer for layer, _ in made], prefix)
     owners = _owners(found, [groups for _, groups in made], len(members))
     called = frozenset(module.removeprefix(prefix) for module in found.called)
     sizes = tuple(told_sizes(found, layers, owners))
-    return Structure(layers, others | reasons, owners, blends, called, frozenset(found.touched), sizes)
+    return Structure(layers, others | reasons, owners, blends, called, frozenset(found.touched), sizes, refused)
 
 
 def _blended(found: Propagation) -> tuple[Tensor, list[Blend]]:

@@ -19,6 +19,7 @@ ADVICE: dict[str, str] = {
     "reads the model's inputs": "its inputs stay; neurons of a layer put between them and it could go",
     "a row for each type of the embedding": "its rows are the vocabulary, which `discover` leaves",
     "not known to keep neurons apart": "compute the same with operations that keep them apart",
+    "by kernels that are computed": "give it kernels that are parameters",
     "mixes all of it": "compute the same for each neuron by itself",
     "TorchScript compiled": "give `discover` the module that was compiled, and compile what comes of it",
     "is tied to": "give it a weight of its own",

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from pruning.discovery.operations import follow
+from pruning.discovery.positions import Axis
 from pruning.discovery.propagation import Call, Propagation, carry, normalised
 from pruning.discovery.recurrent import Recurrent
 from pruning.discovery.running import Inputs, Seeing, kept_tensors, name_of, running, storage_of, written
@@ -18,7 +20,7 @@ from pruning.discovery.values import GIVEN, MADE, Address, Value, column, flat, 
 
 
 def propagated(
-    network: nn.Module, inputs: Inputs, prefix: str, without: Collection[str] = (), *, training: bool = False
+    network: nn.Module, inputs: Inputs, prefix: str, silent: Collection[Axis] = (), *, training: bool = False
 ) -> Propagation:
     """Return what running the network on these inputs tells about its neurons.
 
@@ -28,14 +30,14 @@ def propagated(
         network: It is left as it was.
         inputs: What it is called with.
         prefix: What its parameters' names are preceded by.
-        without: Parameters that are nobody's, as if they were numbers that the network is given.
+        silent: Where no neurons are looked for, as if parameters gave there what the network is given.
         training: Whether it runs as it does while it is trained.
     """
     seen = Needs()
     with running(network, inputs, seen, training=training) as (traced, outputs):
         needed = seen.needed([*outputs, *kept_tensors(traced).values()])
-    found = Propagation()
-    following = Following(found, needed, without, seen.beside)
+    found = Propagation(silent=silent)
+    following = Following(found, needed, seen.beside)
     with (
         Watching(following.told),
         running(network, inputs, following, prefix, training=training) as (traced, outputs),
@@ -81,11 +83,9 @@ class Needs(Seeing):  # type: ignore[no-untyped-call]
 class Following(Seeing):  # type: ignore[no-untyped-call]
     """Neurons followed through the operations of a network."""
 
-    def __init__(
-        self, found: Propagation, needed: set[int], without: Collection[str] = (), beside: Collection[int] = ()
-    ) -> None:
+    def __init__(self, found: Propagation, needed: set[int], beside: Collection[int] = ()) -> None:
         super().__init__()
-        self.found, self.needed, self.without, self.beside = found, needed, without, beside
+        self.found, self.needed, self.beside = found, needed, beside
         self._values: dict[int, Value | Address] = {}
         self._tensors: dict[int, list[Tensor]] = {}
         self._stack: list[tuple[str, nn.Module, int]] = []
@@ -96,9 +96,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         """Know parameters, buffers and kept tensors by their places, and inputs as nobody's; follow the modules."""
         self._kept, self._prefix = kept_tensors(network), prefix
         for name, tensor in self._kept.items():
-            nobodys = Value(nobody(tensor.shape), nobody(tensor.shape))
-            whole = Address.whole(prefix + name, tuple(tensor.shape))
-            self._know(tensor, nobodys if prefix + name in self.without else whole)
+            self._know(tensor, Address.whole(prefix + name, tuple(tensor.shape)))
         given = [tensor for tensor in pytree.tree_leaves(inputs) if isinstance(tensor, Tensor)]
         for place, tensor in enumerate(given):
             number = torch.tensor(GIVEN - place if tensor.is_floating_point() else 0)
@@ -113,6 +111,12 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self._entered += 1
             self._stack.append((path, module, self._entered))
+            if any(map(_is_wrapped, pytree.tree_leaves(inputs))):
+                raise ValueError(
+                    f"Expected modules that are called with whole batches, got {path or 'one'} called within "
+                    "torch.vmap or another transform of torch.func, where its inputs cannot be recorded; call it "
+                    "outside of that, with the batch in a dimension of its own."
+                )
             self.found.called.add(f"{self._prefix}{path}")
             self._show(path, inputs[:1], entering=True)
 
@@ -284,6 +288,10 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         if isinstance(value, Value) and value.padded:
             return True
         return storage_of(tensor) in self._states
+
+
+def _is_wrapped(value: Any) -> bool:
+    return isinstance(value, Tensor) and is_functorch_wrapped_tensor(value)
 
 
 def _along(found: Propagation, value: Value | Address, dim: int, end: int | None) -> Tensor:

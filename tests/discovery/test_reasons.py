@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributions as D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pruning
 from pruning.discovery.summary import ADVICE
 from tests.discovery.test_forms import Network
+from tests.discovery.test_spellings import made
 from tests.foreign import floats
 
 Run = Callable[..., Any]
@@ -62,6 +64,9 @@ REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
         lambda s, x: s.out(s.fixed(x)), "fixed", fixed=FIXED
     ),
     "sort mixes all of it": lambda: first(lambda s, x: s.out(s.one(x).argsort().to(x))),
+    "mixes all of it by kernels that are computed in each call": lambda: first(
+        lambda s, x: s.out(F.conv1d(s.one(x)[None], s.two(x).view(4, 4, 3), padding=1)[0]), "one", two=nn.Linear(3, 12)
+    ),
     "which is not known to keep neurons apart": lambda: first(
         lambda s, x: s.out(torch.masked_select(s.one(x), s.one(x) > 0)[:1].expand(4, 6))
     ),
@@ -73,9 +78,6 @@ REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
         lambda s, x: s.out(s.one(x) + s.rows[:, None]), "rows", rows=nn.Parameter(floats(4))
     ),
     "argmax says which of them it is": lambda: first(lambda s, x: s.out(s.one(x) + s.one(x).argmax(1)[:, None])),
-    "applies it to each neuron alike": lambda: first(
-        lambda s, x: s.out(s.alike(s.one(x).T).T), "alike", alike=nn.Linear(4, 4)
-    ),
     "each of its groups reads some of the model's inputs": lambda: first(
         lambda s, x: s.out(s.deep(x[..., None])[..., 0]), "deep", deep=nn.Conv1d(3, 6, 1, groups=3)
     ),
@@ -108,6 +110,41 @@ def test_the_reason_that_is_given_is_the_true_one(sentence):
     network, inputs, module = REASONS[sentence]()
     model = pruning.discover(network.double().eval(), (inputs,))
     assert sentence in model.unprunable[module]
+
+
+class Mixture(nn.Module):
+    """A mixture of Gaussians as an answer: a distribution of two others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.out = nn.Linear(3, 6), nn.Linear(6, 6)
+
+    def forward(self, inputs: Tensor) -> D.MixtureSameFamily:
+        shares, means, spreads = self.out(torch.tanh(self.one(inputs))).chunk(3, -1)
+        return D.MixtureSameFamily(D.Categorical(logits=shares), D.Normal(means, F.softplus(spreads)))
+
+
+def test_a_distribution_of_others_depends_on_what_these_do():
+    model = pruning.discover(Mixture().double().eval(), LINE)
+    assert [(layer.name, layer.width) for layer in model.layers()] == [("one", 6)]
+    assert model.unprunable == {"out": "the model returns it"}
+
+
+def test_modules_that_are_called_within_vmap_are_refused_by_name():
+    network = Network(
+        lambda s, x: torch.vmap(lambda row: s.out(s.one(row)))(x), one=nn.Linear(3, 6), out=nn.Linear(6, 2)
+    )
+    with pytest.raises(
+        ValueError, match=r"^Expected modules that are called with whole batches, got one called within"
+    ):
+        pruning.discover(network.double(), LINE)
+
+
+def test_what_others_seemed_to_cross_is_said_to_stay_for_its_own_reason():
+    network, inputs = made("channels_mixed_in_a_stream_in_which_steps_are_mixed")
+    reasons = pruning.discover(network, inputs).unprunable
+    assert "values of a fixed width" in reasons["steps"]
+    assert reasons["back"] == "the model returns it"
 
 
 def test_a_user_is_told_what_to_do_about_a_reason_where_something_can_be_done():

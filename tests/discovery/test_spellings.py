@@ -270,6 +270,62 @@ def spikes_where_a_threshold_that_stands_in_the_code_is_passed() -> Made:
     return Network(run, enter=nn.Linear(4, 8), back=grid(8, 8), out=nn.Linear(8, 2)), (3 * floats(5, 2, 4),)
 
 
+@spelling({"inner": 6})
+def channels_mixed_in_a_stream_in_which_steps_are_mixed() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        stream = inputs + torch.relu(self.steps(inputs.mT)).mT
+        stream = stream + self.back(torch.relu(self.inner(stream)))
+        return self.out(stream.mT)
+
+    parts = {"steps": nn.Linear(5, 5), "inner": nn.Linear(3, 6), "back": nn.Linear(6, 3)}
+    return Network(run, **parts, out=nn.Linear(5, 2)), (floats(4, 5, 3),)
+
+
+@spelling({"enter": 5, "values": 6})
+def fast_weights_that_begin_as_zeros_and_are_corrected_by_what_they_give() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        stream = torch.tanh(self.enter(inputs))
+        keys, values, asked = self.keys(stream), self.values(stream), self.asked(stream)
+        state, outputs = torch.zeros(len(inputs), 6, 6).to(inputs), []
+        for step in range(inputs.shape[1]):
+            known = torch.einsum("bkv,bk->bv", state, keys[:, step])
+            state = state + torch.einsum("bk,bv->bkv", keys[:, step], values[:, step] - known)
+            outputs.append(torch.einsum("bkv,bk->bv", state, asked[:, step]))
+        return self.out(torch.stack(outputs, 1))
+
+    parts = {name: nn.Linear(5, 6) for name in ("keys", "values", "asked")}
+    return Network(run, enter=nn.Linear(3, 5), **parts, out=nn.Linear(6, 2)), (floats(4, 3, 3),)
+
+
+@spelling({"queries": 2})
+def states_of_heads_that_begin_as_zeros_and_are_read_before_anything_is_written() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        parts = (self.queries(inputs), self.keys(inputs), self.values(inputs))
+        asked, keys, values = (part.unflatten(-1, (-1, 4)) for part in parts)
+        state, outputs = torch.zeros(len(inputs), 2, 4, 4).to(inputs), []
+        for step in range(inputs.shape[1]):
+            state = 0.9 * state - (state @ keys[:, step, :, :, None]) @ keys[:, step, :, None]
+            state = state + values[:, step, :, :, None] @ keys[:, step, :, None]
+            outputs.append((state @ asked[:, step, :, :, None]).flatten(1))
+        return self.out(torch.stack(outputs, 1))
+
+    parts = {name: nn.Linear(3, 8) for name in ("queries", "keys", "values")}
+    return Network(run, **parts, out=nn.Linear(8, 2)), (floats(4, 3, 3),)
+
+
+@spelling({"bias": 6})
+def a_recurrence_by_a_matrix_less_its_transpose() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        matrix = self.back - self.back.T - 0.1 * torch.eye(len(self.back)).to(inputs)
+        state = torch.zeros(len(inputs), len(self.back)).to(inputs)
+        for step in inputs.unbind(1):
+            state = state + 0.2 * torch.tanh(F.linear(state, matrix, self.bias) + self.enter(step))
+        return self.out(state)
+
+    parts = {"back": grid(6, 6), "bias": grid(6), "enter": nn.Linear(3, 6)}
+    return Network(run, **parts, out=nn.Linear(6, 2)), (floats(4, 3, 3),)
+
+
 def made(name: str) -> Made:
     with torch.random.fork_rng():
         torch.manual_seed(0)
