@@ -37,7 +37,7 @@ from pruning.models.calling import (
     usual_call,
 )
 from pruning.models.classes import Classes, class_numbers
-from pruning.models.examples import has_own_loss, own_loss
+from pruning.models.examples import has_own_loss, names_loss, own_loss
 from pruning.models.losses import judges_softmax, kind_of_loss, objective_of
 from pruning.models.metrics import Metric, metrics_of
 from pruning.models.objectives import Criterion, Objective
@@ -120,20 +120,21 @@ def adapt(
         if not network.layers():
             raise ValueError(f"Expected a model with a layer that can be pruned, got none: {network.unprunable}.")
     model = Adapted(network, use)
-    if kind_of_loss(loss) is None:
+    if loss is None or kind_of_loss(loss) is None:
         model.use = _once_run(model, use)
     return model
 
 
 def _once_run(model: "Adapted", use: Use) -> Use:
-    """Return a network's use with what a run tells: the shape of its main output, or that it gives no loss itself."""
+    """Return a network's use with what a run tells: the shape of its main output, or whether it gives a loss itself."""
     own = use.criterion is own_loss
-    if own and not set(names_given(model.network, use.inputs)) & set(TARGETS):
-        return use
     with evaluating(model), untouched(model), torch.no_grad():
         outputs, _ = model.predicted(use.inputs)
     if own or use.criterion is None:
-        return use if has_own_loss(outputs) else replace(use, criterion=None)
+        asked = not own or set(names_given(model.network, use.inputs)) & set(TARGETS)
+        gives = not asked or (has_own_loss(outputs) if own else names_loss(outputs))
+        shape = None if has_main(outputs) else torch.Size()
+        return replace(use, criterion=own_loss, shape=shape) if gives else replace(use, criterion=None)
     main = main_of(outputs) if has_main(outputs) else None
     if main is None or isinstance(use.criterion, Objective) or not judges_softmax(use.criterion, main):
         return replace(use, shape=torch.Size())

@@ -94,7 +94,8 @@ class Classes(Objective):
         if is_one_of(self.criterion, WEIGHTED):
             return single(_judged(self.criterion, rows, flat))
         whole = moved(targets, rows.device)
-        return single(first_taken(self.criterion, (rows, flat), (main_of(outputs), whole), (outputs, whole)))
+        forms = (rows, flat), (main_of(outputs), whole), (outputs, whole)
+        return single(first_taken(self.criterion, *forms, blamed=2))
 
     def likelihood_loss(self, outputs: Any, targets: Any) -> Tensor:
         """Return the cross-entropy, nat, whatever the criterion makes of it."""

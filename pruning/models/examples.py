@@ -180,6 +180,12 @@ def has_own_loss(answer: Any) -> bool:
     return isinstance(_loss_in(answer), Tensor)
 
 
+def names_loss(answer: Any) -> bool:
+    """Return whether one number that a network gives is called its loss, whatever its inputs are called."""
+    loss = (parts_of(answer) or {}).get("loss", getattr(answer, "loss", None))
+    return isinstance(loss, Tensor) and not loss.ndim and loss.is_floating_point()
+
+
 def own_loss(answer: Any, _: Any = None) -> Tensor:
     """Return the loss that a network gives beside its outputs.
 

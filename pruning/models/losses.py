@@ -65,7 +65,7 @@ def objective_of(
     whole = targets.data if isinstance(targets, PackedSequence) else targets
     numbers = isinstance(whole, Tensor) and not whole.is_floating_point()
     if criterion is own_loss:
-        return OwnClasses(criterion) if numbers else OwnExamples(criterion, example_dim)
+        return OwnClasses(criterion) if numbers and shape != torch.Size() else OwnExamples(criterion, example_dim)
     kind = kind_of_loss(criterion)
     if kind is Classes and isinstance(whole, Tensor) and not numbers and is_one_of(criterion, WEIGHTED[::2]):
         return Shares(criterion)

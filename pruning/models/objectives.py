@@ -188,17 +188,21 @@ def counting_all(targets: Unlabelled) -> Tensor:
     return torch.ones(targets.examples, dtype=torch.bool)
 
 
-def first_taken(criterion: Criterion, *forms: tuple[Any, ...]) -> Any:
+def first_taken(criterion: Criterion, *forms: tuple[Any, ...], blamed: int = 0) -> Any:
     """Return what a function of a user's gives for the first form of its arguments that it can take.
 
+    Args:
+        criterion: The function.
+        forms: Its arguments.
+        blamed: Which form tells its author most, where it takes none.
+
     Raises:
-        Exception: What it raised at the first form, if it takes none.
+        Exception: What it raised at the form that is blamed, if it takes none.
     """
-    first: Exception | None = None
+    errors: list[Exception] = []
     for form in forms:
         try:
             return criterion(*form)
         except Exception as error:  # whatever a user's code raises
-            first = first or error
-    assert first is not None  # noqa: S101 - for the type checker: there is a form
-    raise first
+            errors.append(error)
+    raise errors[blamed]

@@ -7,10 +7,12 @@ from torch.distributions import Normal
 from torch.nn import functional as F
 
 import pruning
+from pruning.models.adapted import adapt
 from pruning.models.classes import Classes
 from pruning.models.examples import Examples
 from pruning.models.losses import judges_softmax
 from tests.foreign import floats
+from tests.networks import made
 
 
 class Grades(nn.Module):
@@ -133,3 +135,47 @@ def test_a_loss_goes_through_the_front_door_with(name):
     before = pruning.evaluate(smaller, data).mean
     pruning.finetune(smaller, data, epochs=2, learning_rate=1e-2)
     assert pruning.evaluate(smaller, data).mean < before
+
+
+X, Y = [floats(4, 5), floats(4, 5) + 1], [torch.tensor([0, 1, 2, 1]), torch.tensor([2, 2, 0, 1])]
+
+
+class Judging(nn.Module):
+    """A network of two tasks that judges itself, its labels called as nobody else calls them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.tags, self.values = nn.Linear(5, 6), nn.Linear(6, 3), nn.Linear(6, 1)
+
+    def forward(self, x: Tensor, tags: Tensor) -> dict[str, Tensor]:
+        inner = torch.tanh(self.inner(x))
+        answer = {"tags": self.tags(inner), "values": self.values(inner)}
+        loss = F.cross_entropy(answer["tags"], tags) + answer["values"].square().mean()
+        return {**answer, "loss": loss}
+
+
+class Labelled(Judging):
+    """The same with labels called as usual."""
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return super().forward(x, labels)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Judging, "tags"), (Labelled, "labels")])
+def test_a_network_that_gives_several_outputs_and_its_loss_is_judged_by_that(kind, name):
+    network, batches = made(kind), [{"x": x, name: y} for x, y in zip(X, Y, strict=True)]
+    expected = sum(network(**batch)["loss"].item() for batch in batches) / len(batches)
+    found = pruning.discover(network, batches[0])
+    measured = pruning.importance(found, batches, signals=["gradients", "activations"])
+    assert not measured.left_out
+    assert pruning.evaluate(found, batches).mean == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_a_loss_of_all_outputs_raises_is_told_and_not_what_it_raises_of_the_logits_alone():
+    class Beside(Judging):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.tags(torch.tanh(self.inner(x))), "norms": x.norm(dim=1)}
+
+    model = adapt(made(Beside), X[0], loss=lambda outputs, _: outputs["logits"].sum() + outputs["norm"].mean())
+    with pytest.raises(KeyError, match=r"^'norm'$"):
+        model.judged(model.predicted(X[0])[0], Y[0])
