@@ -36,12 +36,12 @@ Predictions = dict[str, np.ndarray]
 
 
 def said(folder: Path, subject: Subject | None, tokens: int) -> pd.DataFrame | None:
-    """Return what the signal says of training text and of all labelled text; None where it is to be measured."""
+    """Return what the signal says of all labelled text beside training text; None where it is to be measured."""
 
     def made() -> pd.DataFrame:
         assert subject is not None
-        read, settings = subject.calibration(), Intervention(tokens=tokens)
-        return intervention(subject.model, read, subject.labels(), settings, trained=read)
+        labels, settings = subject.labels(), Intervention(tokens=tokens)
+        return intervention(subject.model, labels, labels, settings, trained=subject.calibration())
 
     name = f"intervention-{tokens}"
     return table(folder, name, made) if subject or (folder / f"{name}.parquet").is_file() else None

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from pruning.ablation.oracle import Ablation, neurons_to_measure, oracle
+from pruning.ablation.oracle import Ablation, batches_read, neurons_to_measure, oracle
 from pruning.core.hooks import record
 from pruning.core.modes import derivatives
 from pruning.core.neurons import NeuronLayer
@@ -46,7 +46,8 @@ class Intervention:
     Attributes:
         tokens: Tokens that every neuron's divergence is measured on.
         batches: At most so many labelled batches are read.
-        label_share: What the label term counts for; 0 leaves it out, None takes what its error leaves of it.
+        label_share: What the label term counts for; 0 leaves it out, None takes what its error leaves of it. With a
+            number the divergence counts whole.
         words: As in `Ablation`.
         seed: Seed of the words drawn.
         most: Of a network that is none of the families, where every neuron costs a reading: from how many neurons on
@@ -145,6 +146,11 @@ def intervention(
       one column of a window: half the gate's Fisher information, which the divergence is to second order. It is
       D̂ = w D + (1 − w) c C with c = ΣD / ΣC and 1 − w = 2 E[error² of D] / E[(D − c C)²], the error being doubled since
       neighbouring windows are of one document;
+    - of D̂ counts s D̂. With Δ the loss increase of the same removals on the same tokens, L their label term there and
+      sums over the layer's neurons, G = ΣD − Σ(Δ − L) is what the divergence has beyond a loss, and
+      1 − s = (1 − Σ error² of Δ / G²) G / ΣD, within [0, 1]. In smooth layers Δ − L ≈ D and s = 1. Where removal moves
+      spikes, answers also change at random: the divergence counts that, yet noise costs no more than the noise that
+      was there;
     - of the label term L counts f L with 1 − f = E[error² of L] / E[(L − μ)²], μ being the layer's mean and the error
       that between eight consecutive stretches of the text, which sees how far documents differ; or `label_share` of it.
 
@@ -171,11 +177,12 @@ def intervention(
 
     Args:
         model: A model whose layers have readers of their own.
-        windows: Any text (or other batches), such as the training's: its labels are not used.
+        windows: The text (or other batches) that neurons are removed on; best the first of `labelled`, since its labels
+            say how much of the divergence is a loss.
         labelled: Text that the model was not trained on, nor is to be judged by.
         settings: How much of both is read.
         trained: Text with labels that the model was trained on, no part of `labelled`; as many of its batches are read.
-            `windows` may be it. Left out where `label_share` is given.
+            Left out where `label_share` is given.
         track: Shows progress.
         map: Who computes: each worker removes its share of the neurons, and differentiates some labelled batches.
 
@@ -196,22 +203,26 @@ def intervention(
         return unmeasured(INTERVENTION, layers)
     ablation = Ablation(neurons=settings.neurons, tokens=settings.tokens, words=settings.words, seed=settings.seed)
     removed = oracle(model, windows, ablation, track=track, map=map)[
-        ["layer", "neuron", "divergence", "divergence_error"]
+        ["layer", "neuron", "divergence", "divergence_error", "loss_increase", "standard_error"]
     ]
     frame = rows_of(*zip(*layers, strict=True)).merge(removed, on=["layer", "neuron"], how="left")
-    pulls, seen = label_pulls(model, labelled, settings.batches, track, map), {}
+    pulls, seen, there = label_pulls(model, labelled, settings.batches, track, map), {}, {}
+    if settings.label_share is None:
+        there = label_terms(model, windows, batches_read(model, windows, settings.tokens), track, map)
     if trained is not None and settings.label_share is None:
         seen = label_pulls(model, trained, min(settings.batches, len(model.pairs(labelled))), track, map)
     layers_of = frame["layer"].to_numpy(dtype=str)
     for layer in model.layers():  # the table's rows are sorted by name, as `model.layers()` need not be
         rows = np.flatnonzero(layers_of == layer.name)
-        known = (pulls[layer.name], seen.get(layer.name), settings.label_share)
+        known = (pulls[layer.name], seen.get(layer.name), there.get(layer.name), settings.label_share)
         for name, values in _expected(frame.iloc[rows], *known).items():
             frame.loc[rows, name] = values
     return table(INTERVENTION, frame[list(INTERVENTION.columns)])
 
 
-def _expected(rows: pd.DataFrame, pull: _Pull, seen: _Pull | None, share: float | None) -> dict[str, np.ndarray]:
+def _expected(
+    rows: pd.DataFrame, pull: _Pull, seen: _Pull | None, there: ClusteredMean | None, share: float | None
+) -> dict[str, np.ndarray]:
     """Return a layer's further columns, by what its neurons that were removed say; not numbers for the others."""
     measured, error = rows["divergence"].to_numpy(), rows["divergence_error"].to_numpy()
     curvature, removed = (pull.squares / pull.terms.tokens).numpy() / 2, np.isfinite(measured)
@@ -221,6 +232,7 @@ def _expected(rows: pd.DataFrame, pull: _Pull, seen: _Pull | None, share: float 
         middle = (measured + companion) / 2
         weight = _trusted(measured - companion, DEPENDENT**0.5 * error, middle)
     divergence = weight * measured + (1 - weight) * companion if weight < 1 else measured
+    lost = 1.0 if there is None else _lost(rows[removed], there.mean.numpy()[removed])
     term, term_error = pull.terms.mean.numpy(), pull.terms.standard_error.numpy()
     factor = share
     if factor is None:
@@ -235,12 +247,22 @@ def _expected(rows: pd.DataFrame, pull: _Pull, seen: _Pull | None, share: float 
                 term_error = np.hypot(beside * seen.terms.standard_error.numpy(), own * term_error) / factor
     return {
         "curvature": curvature,
+        "divergence_share": np.full(len(term), lost),
         "label_term": term,
         "label_error": term_error,
         "trusted": np.full(len(term), factor),
-        "importance": divergence + factor * term,
-        "standard_error": np.hypot(weight * error, factor * term_error),
+        "importance": lost * divergence + factor * term,
+        "standard_error": np.hypot(lost * weight * error, factor * term_error),
     }
+
+
+def _lost(rows: pd.DataFrame, term: np.ndarray) -> float:
+    """Return the share of a layer's divergence that is a loss, by the increases, and label terms, of its removals."""
+    divergence, error = rows["divergence"].sum(), rows["standard_error"].to_numpy()
+    idle = divergence - (rows["loss_increase"].to_numpy() - term).sum()
+    if divergence <= 0 or idle <= 0:
+        return 1.0
+    return float(np.clip(1 - max(0.0, 1 - np.square(error).sum() / idle**2) * idle / divergence, 0, 1))
 
 
 def _trusted(deviations: np.ndarray, errors: np.ndarray, scale: np.ndarray) -> float:

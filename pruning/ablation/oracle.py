@@ -145,6 +145,13 @@ def oracle(
     return _oracle_table(chosen, *_measured(model, windows, passes, ablation, track, map))
 
 
+def batches_read(model: Measurable, windows: Batches, tokens: int) -> int:
+    """Return how many of `windows`' batches `oracle` reads for so many tokens, without a pilot."""
+    if isinstance(model, LanguageModel) and isinstance(windows, Windows):
+        return len(_first_windows(windows, tokens))
+    return len(_first(model, windows, tokens))
+
+
 def neurons_to_measure(layers: Sequence[NeuronLayer], neurons: int | Literal["all"], seed: int) -> dict[str, Tensor]:
     """Return which neurons of each layer to measure, ascending: a sample stratified by layer, at least two of each.
 

@@ -120,6 +120,6 @@ def measure(
     if name == "intervention":
         removing = Intervention(**settings, seed=seed)
         trained = None if judged is windows else windows
-        return intervention(separate, windows, judged, removing, trained=trained, track=track, map=map), covariances
+        return intervention(separate, judged, judged, removing, trained=trained, track=track, map=map), covariances
     measured = hessian if name == "hessian" else criteria
     return measured(separate, judged, **settings, seed=seed, track=track, map=map), covariances

@@ -14,5 +14,5 @@ def run(job: Job) -> None:
     settings = Intervention(**job.settings("intervention"))
     read, held_out = calibration_batches(job), held_out_batches(job)
     labelled, trained = (read, None) if held_out is None else (held_out, read)
-    measured = intervention(model, read, labelled, settings, trained=trained, track=job.track, map=job.map)
+    measured = intervention(model, labelled, labelled, settings, trained=trained, track=job.track, map=job.map)
     write_table(job.output("intervention"), measured, INTERVENTION)

@@ -14,6 +14,8 @@ from tests.signals.test_gradients import gradients_by_hand
 from tests.tiny import FAMILIES, WIDTHS, text, tiny
 
 SETTINGS = Intervention(tokens=10**6, words="all")
+ALL = Ablation(neurons="all", tokens=10**6, seed=1)
+DIVERGENCE_AND_NOISE = (("divergence", 1), ("standard_error", 2))
 
 
 class Relabelled(Windows):
@@ -90,12 +92,23 @@ def weights_by_hand(seen, stretches, scales):
     return min(found)[1:]
 
 
-def expected_by_hand(divergence, error, columns, slopes, groups, tokens):
+def share_by_hand(removed, terms):
+    """Return the share of a layer's divergence that is a loss, from rows of the oracle and label terms on its text."""
+    rows = removed.to_dict("records")
+    beyond = sum(row["loss_increase"] - term for row, term in zip(rows, terms, strict=True))
+    divergence, noise = (sum(row[name] ** power for row in rows) for name, power in DIVERGENCE_AND_NOISE)
+    idle = divergence - beyond
+    trusted = max(0, 1 - noise / idle**2) if idle > 0 else 0
+    return max(0, 1 - trusted * idle / divergence)
+
+
+def expected_by_hand(divergence, error, share, columns, slopes, groups, tokens):
     """Return importance, curvature and what is trusted of the label term, neuron by neuron.
 
     Args:
         divergence: Measured.
         error: Its standard error.
+        share: What counts of it.
         columns: Gate gradients, [window][column][neuron].
         slopes: Mean gate gradient, [window][neuron].
         groups: The stretch of text that each column of each window is of, [window][column].
@@ -120,7 +133,7 @@ def expected_by_hand(divergence, error, columns, slopes, groups, tokens):
         explained += (term[i] - mean) ** 2 / scales[i]
         noise += np.var(means, ddof=1) / len(means) / scales[i]
     trusted = max(0, 1 - noise / explained)
-    importance = [d + trusted * x for d, x in zip(completed, term, strict=True)]
+    importance = [share * d + trusted * x for d, x in zip(completed, term, strict=True)]
     return importance, curvature, trusted
 
 
@@ -129,13 +142,17 @@ def test_importance_curvature_and_trust_are_those_of_loops_over_columns_and_stre
     model, labelled = tiny("untied", WIDTHS[2], family), Windows(text(320, seed=1), first=0, batch=4, bptt=4)
     table = intervention(model, windows(), labelled, SETTINGS)
     columns, slopes = columns_by_hand(model, [*labelled]), gradients_by_hand(model, labelled)
+    removed, there = oracle(model, windows(), ALL), gradients_by_hand(model, windows())
     order = [(column, index) for column in range(4) for index in range(len(labelled))]  # as the text runs
     groups = [[order.index((column, index)) * 8 // len(order) for column in range(4)] for index in range(len(labelled))]
     for place, layer in enumerate(model.layers()):
         rows = table[table["layer"] == layer.name]
+        share = share_by_hand(removed[removed["layer"] == layer.name], -np.mean([w[place] for w in there], axis=0))
+        np.testing.assert_allclose(rows["divergence_share"], share, rtol=1e-6)
         expected = expected_by_hand(
             rows["divergence"].tolist(),
             rows["divergence_error"].tolist(),
+            share,
             [[column[place] for column in window] for window in columns],
             [window[place] for window in slopes],
             groups,
@@ -150,10 +167,9 @@ def test_text_that_was_trained_on_counts_as_far_as_it_tells_what_stretches_of_ot
         tiny("untied", WIDTHS[2], "lstm", spread=0.5),
         Windows(text(320, seed=1), first=0, batch=4, bptt=4),
     )
-    table, alone = (
-        intervention(model, windows(), labelled, SETTINGS, trained=trained)
-        for trained in (Windows(text(320, seed=2), first=0, batch=4, bptt=4), None)
-    )
+    trained = Windows(text(320, seed=2), first=0, batch=4, bptt=4)
+    table = intervention(model, windows(), labelled, SETTINGS, trained=trained)
+    alone = intervention(model, windows(), labelled, Intervention(tokens=10**6, words="all", label_share=0.0))
     columns, slopes = columns_by_hand(model, [*labelled]), gradients_by_hand(model, labelled)
     seen = gradients_by_hand(model, Windows(text(320, seed=2), first=0, batch=4, bptt=4))
     order = [(column, index) for column in range(4) for index in range(len(labelled))]  # as the text runs
@@ -161,7 +177,7 @@ def test_text_that_was_trained_on_counts_as_far_as_it_tells_what_stretches_of_ot
     counts, counted = [window.targets.numel() for window in labelled], []
     for place, layer in enumerate(model.layers()):
         rows, known = (t[t["layer"] == layer.name] for t in (table, alone))
-        divergence = (known["importance"] - known["trusted"] * known["label_term"]).to_numpy()
+        divergence = known["importance"].to_numpy()
         scales, neurons = np.maximum(divergence, divergence.mean() / 10), range(layer.width)
         apart = [stretches_by_hand([[c[place] for c in w] for w in columns], groups, counts, i) for i in neurons]
         terms = [-np.mean([window[place][i] for window in seen]) for i in neurons]
@@ -169,9 +185,11 @@ def test_text_that_was_trained_on_counts_as_far_as_it_tells_what_stretches_of_ot
         a, b = weights_by_hand(terms, [*zip(*apart, strict=True)], scales)
         counted.append(a)
         np.testing.assert_allclose(rows["trusted"], a + b, rtol=1e-6)
-        expected = divergence + a * np.array(terms) + b * np.array(own)
+        counted_divergence = rows["divergence_share"] * divergence
+        expected = counted_divergence + a * np.array(terms) + b * np.array(own)
         np.testing.assert_allclose(rows["importance"], expected, rtol=1e-6)
-        np.testing.assert_allclose(rows["importance"], divergence + rows["trusted"] * rows["label_term"], rtol=1e-6)
+        expected = counted_divergence + rows["trusted"] * rows["label_term"]
+        np.testing.assert_allclose(rows["importance"], expected, rtol=1e-6)
     assert max(counted) > 0
 
 
@@ -227,7 +245,7 @@ def test_the_divergence_does_not_depend_on_labels_and_is_the_oracles():
     other.labels = [window.targets.flip(1) for window in read]
     again = intervention(model, other, windows(1), SETTINGS)
     np.testing.assert_allclose(again["divergence"], table["divergence"], atol=1e-14)
-    measured = oracle(model, read, Ablation(neurons="all", tokens=10**6, seed=1))
+    measured = oracle(model, read, ALL)
     np.testing.assert_array_equal(table["divergence"], measured["divergence"])
 
 
@@ -243,6 +261,20 @@ def test_where_labels_are_what_the_model_expects_the_increase_is_the_divergence_
     table = intervention(model, drawn, drawn, SETTINGS)
     assert (table["label_term"].abs() <= 4 * table["label_error"]).all()
     assert (table["label_term"].abs() > 0).all()
+
+
+def test_all_of_the_divergence_counts_where_gates_scale_logits_or_labels_have_a_share_and_less_where_spikes_move():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+        inputs, targets = torch.randn(64, 3).double(), torch.randint(2, (64,))
+    batches = [(inputs[i::2], targets[i::2]) for i in (0, 1)]
+    table = intervention(adapt(network, inputs, loss=nn.CrossEntropyLoss()), batches, batches, SETTINGS)
+    np.testing.assert_allclose(table["divergence_share"], 1, rtol=1e-9)
+    spiking, whole = tiny(family="snn"), Intervention(tokens=10**6, words="all", label_share=1.0)
+    shares = [intervention(spiking, windows(), windows(1), given)["divergence_share"] for given in (SETTINGS, whole)]
+    assert shares[0].max() < 1
+    assert (shares[1] == 1).all()
 
 
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.MSELoss()])

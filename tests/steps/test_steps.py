@@ -64,7 +64,7 @@ def test_intervention_is_measured_where_it_is_named_with_labels_from_elsewhere()
     assert not ours.table["intervention"].equals(theirs.table["intervention"])
     model = pruning.adapt(network, data[:2][0], loss=nn.CrossEntropyLoss())
     read = [*loader()]
-    expected = pruning.intervention(model, read, held_out, pruning.Intervention(batches=100), trained=read)
+    expected = pruning.intervention(model, held_out, held_out, pruning.Intervention(batches=100), trained=read)
     np.testing.assert_allclose(theirs.table["intervention"], expected["importance"], atol=1e-7)
     ranked = ours.table[ours.table["layer"] == "one"].nlargest(12, "intervention")["neuron"]
     assert sorted(ranked) == ours.keep(0.5)["one"].tolist()

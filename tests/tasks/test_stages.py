@@ -139,7 +139,7 @@ def test_labels_held_out_from_training_are_weighed_beside_those_of_the_text_that
     model, settings = read_model(job.input("train/model")).decoupled(), Intervention(**job.settings("intervention"))
     read, held_out = calibration_batches(job), held_out_batches(job)
     written = read_table(job.output("intervention"))
-    beside, without = (intervention(model, read, held_out, settings, trained=text) for text in (read, None))
+    beside, without = (intervention(model, held_out, held_out, settings, trained=text) for text in (read, None))
     assert np.allclose(written["importance"], beside["importance"])
     assert not np.allclose(written["importance"], without["importance"])
 
