@@ -126,10 +126,10 @@ class _Refit:
         """Return whether the readers read something else once the layer is cut."""
         pruned = self._network(cut=True)
         _, inputs = next(iter(_inputs(self.dense, data)))
-        (own,) = [layer for layer in pruned.layers() if layer.name == self.layer.name]
+        readers = self._readers(pruned)
         with torch.no_grad(), evaluating(pruned):
-            found, _ = _read(pruned, own.read, inputs, None)
-        now = [read.of(piece)[0] for reads, piece in zip(found, own.read, strict=True) for read in reads]
+            by_reader, _ = _read(pruned, readers, inputs, None)
+        now = [read.of(piece)[0] for reads, piece in zip(by_reader, readers, strict=True) for read in reads]
         return len(now) != len(self._first) or any(
             one.shape != other.shape or not torch.allclose(one, other, rtol=0, atol=ALIKE * float(other.abs().max()))
             for one, other in zip(now, self._first, strict=True)
@@ -163,40 +163,44 @@ class _Refit:
     def _samples(self, data: Batches, rows: Tensor, readers: Sequence[int], *, cut: bool) -> dict[int, Sample]:
         """Return the moments of what each of some readers reads, by its number."""
         dense, pruned = _copy(self.dense), self._network(cut=cut)
-        (own,) = [layer for layer in pruned.layers() if layer.name == self.layer.name]
-        count = len(data)
-        found: dict[int, Sample] = {}
+        pieces, count = self._readers(pruned), len(data)
+        samples: dict[int, Sample] = {}
         states: tuple[Any, Any] = (None, None)
         first = True
         with torch.no_grad(), evaluating(dense), evaluating(pruned):
             for index, inputs in _inputs(self.dense, data):
                 wanted, one = _read(dense, self.layer.read, inputs, states[0])
-                given, other = _read(pruned, own.read, inputs, states[1])
+                given, other = _read(pruned, pieces, inputs, states[1])
                 states = carried(one), carried(other)
                 if first and not cut:
                     self._first = []
                 for number, (x, y) in enumerate(zip(wanted, given, strict=True)):
                     for target, source in zip(x, y, strict=False):
                         values, repeats = target.of(self.layer.read[number])
-                        own_values, _ = source.of(own.read[number])
-                        kept = own_values if cut else own_values[:, self.kept]
+                        kept, _ = source.of(pieces[number])
+                        kept = kept if cut else kept[:, self.kept]
                         if first and not cut:
                             self._first.append(kept.clone())
                         if number in readers and len(kept) == len(values):
-                            beside = self._beside(own.read[number], source)
-                            if number not in found:
-                                found[number] = _sample(len(rows), kept, target.constant, beside, self.rank)
-                            sample, joint = found[number], self._joint(values, kept, rows)
+                            beside = self._beside(pieces[number], source)
+                            if number not in samples:
+                                samples[number] = _sample(len(rows), kept, target.constant, beside, self.rank)
+                            sample, joint = samples[number], self._joint(values, kept, rows)
                             if beside is not None and sample.beside is not None:
                                 joint = torch.cat([joint, beside[1] * sample.beside[1]], 1)
                             _take(sample.folds, joint, repeats, _fold_of(index, count))
                 first = False
-        if not all(fold.mean.isfinite().all() for sample in found.values() for fold in sample.folds):
+        if not all(fold.mean.isfinite().all() for sample in samples.values() for fold in sample.folds):
             raise FloatingPointError(
                 f"Expected finite numbers of layer {self.layer.name} to refit its readers by, got others; "
                 "look for inputs that are not finite."
             )
-        return found
+        return samples
+
+    def _readers(self, network: PrunableModule) -> Sequence[Slice]:
+        """Return where a network holds the readers of this layer."""
+        (layer,) = [layer for layer in network.layers() if layer.name == self.layer.name]
+        return layer.read
 
     def _beside(self, piece: Slice, read: Read) -> tuple[str, Tensor] | None:
         """Return another parameter whose product is added to a reader's, and what it reads, (samples, places)."""
@@ -285,10 +289,10 @@ def _copy(model: Model) -> Model:
 
 def _read(model: PrunableModule, pieces: Sequence[Slice], inputs: Any, state: Any) -> tuple[list[list[Read]], Any]:
     """Return what each of the pieces reads while the model runs, and the state to carry on from."""
-    found: list[list[Read]] = [[] for _ in pieces]
-    with Reading(model, pieces, lambda number, read: found[number].append(read)):
+    by_piece: list[list[Read]] = [[] for _ in pieces]
+    with Reading(model, pieces, lambda number, read: by_piece[number].append(read)):
         after = _run(model, inputs, state)
-    return found, after
+    return by_piece, after
 
 
 def _run(model: PrunableModule, inputs: Any, state: Any) -> Any:
