@@ -281,3 +281,24 @@ def test_a_deployed_network_is_scripted_where_the_original_could_be() -> None:
     with pytest.warns(DeprecationWarning, match="torch.jit.script"):
         scripted = torch.jit.script(deployed)
     torch.testing.assert_close(scripted(real(5, 9, 3)), deployed(real(5, 9, 3)))
+
+
+def test_a_state_that_goes_in_and_out_has_the_width_in_a_graph_that_it_had():
+    class Stepped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.out = nn.GRUCell(3, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+            h = self.cell(x, h)
+            return self.out(h), h
+
+    smaller = select(pruning.discover(Stepped(), (real(3, 3), real(3, 6))), {"cell": torch.tensor([4, 1])})
+    graph, program = pruning.onnx_of(smaller), pruning.program_of(smaller)
+    names, given = [one.name for one in graph.graph.input], (real(5, 3), real(5, 6))
+    run = onnxruntime.InferenceSession(graph.SerializeToString()).run
+    told = run(None, dict(zip(names, (part.numpy() for part in given), strict=True)))
+    assert told[1].shape == (5, 6)
+    for answers in (program.module()(*given), map(torch.from_numpy, told)):
+        for one, other in zip(answers, smaller(*given), strict=True):
+            torch.testing.assert_close(one, other)

@@ -34,24 +34,29 @@ from pruning.discovery.across import crossing, joined
 from pruning.discovery.attention import Attention
 from pruning.discovery.computed import computed_in, plainly
 from pruning.discovery.discovered import PREFIX, Discovered
+from pruning.discovery.feeding import StateNames, feeding_of, settled
 from pruning.discovery.learning import trained_too
 from pruning.discovery.origins import Origin
 from pruning.discovery.preparing import forgetful, narrow, persist, read_by, replaced, shapes_of, simplified
 from pruning.discovery.propagation import Propagation
 from pruning.discovery.proving import proved
 from pruning.discovery.recurrent import Narrowed, Recurrent
-from pruning.discovery.running import Arguments, Inputs, Seeing, canonical, close, copied, running, uncached
+from pruning.discovery.running import Inputs, Seeing, canonical, close, copied, running, uncached
+from pruning.discovery.states import Arguments, Feeding
 from pruning.discovery.structure import reasons_of, structure_of
 from pruning.discovery.tracing import propagated
 from pruning.discovery.values import GIVEN, Reading
 
-__all__ = ["Attention", "Discovered", "Narrowed", "Recurrent", "discover"]
+__all__ = ["Attention", "Discovered", "Narrowed", "Recurrent", "StateNames", "discover"]
 
 
-def discover(model: nn.Module, example_inputs: Any, *, also: Sequence[Any] = ()) -> Discovered:
+def discover(
+    model: nn.Module, example_inputs: Any, *, also: Sequence[Any] = (), carried: StateNames = ()
+) -> Discovered:
     """Return the model with its layers of neurons found, ready for every signal, choice and cut.
 
-    Recurrent states keep the shape that they have in the model, whatever the widths become: see `Recurrent`.
+    Recurrent states keep the shape that they have in the model, whatever the widths become: see `Recurrent`, and
+    `Boundary` for those that forward takes and gives back.
 
     >>> from pruning.core.neurons import select
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -73,6 +78,9 @@ def discover(model: nn.Module, example_inputs: Any, *, also: Sequence[Any] = ())
         also: Further example inputs, each as the first: of a model whose calls take several paths (by task, language
             or length, or an early exit) one for each path. What any of them reads goes with the neurons. Blocks and
             experts are looked for with the first alone.
+        carried: The names of arguments of forward that are a state, whose new value the model gives back, where that is
+            not seen from what they are called and from what reads them; in a dictionary, each with where it is among
+            the outputs.
 
     Raises:
         TypeError: If it is no module, there is no tensor in the inputs, or `also` is no list of inputs.
@@ -94,11 +102,15 @@ def discover(model: nn.Module, example_inputs: Any, *, also: Sequence[Any] = ())
     modes = {name: module.training for name, module in network.named_modules()}
     with uncached(network) as cached:
         found = _followed(network.eval(), inputs)
-        trained_too(network, inputs, PREFIX, found)
+        feeding = feeding_of(network, inputs, found, [carried] if isinstance(carried, str) else carried)
+        if feeding is not None:
+            found = _followed(network, inputs, feeding)
+            settled(found, feeding, lambda other: _followed(network, inputs, other))
+        trained_too(network, inputs, PREFIX, found, feeding)
         read_by(network, [reading.axis[0] for reading in found.readings])
         structure = structure_of(found, Discovered(network, [], {}), PREFIX)
         if others := crossing(structure):
-            across = propagated(network, inputs, PREFIX, others)
+            across = propagated(network, inputs, PREFIX, others, feeding=feeding)
             structure = joined(structure, structure_of(across, Discovered(network, [], {}), PREFIX), PREFIX)
         for reading in found.readings:
             read = ((p.parameter, p.dim) for layer in structure.layers for p in layer.read)
@@ -108,9 +120,10 @@ def discover(model: nn.Module, example_inputs: Any, *, also: Sequence[Any] = ())
         model, refuted = proved(
             Discovered(network, structure.layers, {}, folded=folded),
             structure,
-            _beginning(inputs, found),
+            _beginning(inputs if feeding is None else feeding.alike(), found),
             found.states,
             cached,
+            feeding,
         )
     network = copied(network)  # what it shared with the user's model becomes its own
     for name, module in network.named_modules():
@@ -134,10 +147,10 @@ def _call(model: nn.Module, example_inputs: Any) -> Arguments:
     return ((), arguments) if isinstance(arguments, dict) else (arguments, {})
 
 
-def _followed(network: nn.Module, inputs: Inputs) -> Propagation:
+def _followed(network: nn.Module, inputs: Inputs, feeding: Feeding | None = None) -> Propagation:
     """Return what a run tells, its recurrent layers even where their states are read as wide as they are."""
     while True:
-        found = propagated(network, inputs, PREFIX)
+        found = propagated(network, inputs, PREFIX, feeding=feeding)
         wide = {name for reading in found.readings if not _can_narrow(network, reading) for name in reading.padded}
         even = [module for module in map(network.get_submodule, found.even | wide) if isinstance(module, Recurrent)]
         if all(module.even for module in even):

@@ -16,7 +16,7 @@ from pruning.discovery.beginning import Beginning
 from pruning.discovery.blocks import Block
 from pruning.discovery.configured import Entry, follow_widths
 from pruning.discovery.experts import Expert, experts_of, run_apart
-from pruning.discovery.following import Number, Size
+from pruning.discovery.following import Carried, Number, Size
 from pruning.discovery.origins import Earlier, Origin
 from pruning.discovery.plain import placed
 from pruning.discovery.recurrent import Narrowed, Recurrent
@@ -174,7 +174,8 @@ class Discovered(Beginning):
     def summary(self) -> str:
         """Return as text what was found: each layer, what of the network is within reach, and why the rest stays."""
         told = ((n.module, str(n)) for n in self.numbers if isinstance(n, Size))
-        return summary(self, self._layers, self.unprunable, self.folded, told)
+        carried = ((n.attribute, n.layer) for n in self.numbers if isinstance(n, Carried))
+        return summary(self, self._layers, self.unprunable, self.folded, told, carried)
 
     def __str__(self) -> str:
         """Return what was found; `repr` shows the modules."""

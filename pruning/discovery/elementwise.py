@@ -27,7 +27,7 @@ def elementwise(call: Call) -> Any:
         values.append(call.as_value(address, _gives_width(address, values, len(shape))))
     if not values:
         return _of_parameters(call, addresses)
-    if all(value.free for value in values) and all(address.coordinates[0].numel() == 1 for address in addresses):
+    if _made(values, shape) and all(address.coordinates[0].numel() == 1 for address in addresses):
         return call.fresh(made=True)
     result = _together([value.places.expand(shape) for value in values])
     for address in addresses:
@@ -45,6 +45,18 @@ def elementwise(call: Call) -> Any:
         call.positions.mark(result, "random")
     found = call.value(result, padded=padded)
     return mapped(call.outputs, lambda _: found)
+
+
+def _made(values: Sequence[Value], shape: Sequence[int]) -> bool:
+    """Return whether what the code made gives the width: all of it is made, or the rest is one number for each example.
+
+    So a state that begins as zeros is set back where an episode ended: `state * mask[:, None]`.
+    """
+    fixed = [value.places for value in values if not value.free]
+    if not fixed or len(fixed) == len(values) or any(bool(places.any()) for places in fixed):
+        return not fixed
+    last = [places.shape[-1] if places.ndim else 1 for places in fixed]
+    return shape[-1] > 1 and set(last) == {1}
 
 
 def _widened(addresses: Sequence[Address], shape: Sequence[int]) -> bool:

@@ -1,14 +1,15 @@
 """Numbers in a network's own modules, and in the calls of their code, that follow the widths of layers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pruning.core.neurons import NeuronLayer
+from pruning.core.neurons import NeuronLayer, Slice
 from pruning.discovery.sizes import Sizing
+from pruning.discovery.states import Boundary, Edge, State
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,51 @@ class Kept(Number):
         setattr(network.get_submodule(self.module), self.attribute, self.number)
 
 
+@dataclass(frozen=True)
+class Carried(Number):
+    """Where a state that forward takes and gives back holds a layer's neurons: `attribute` is the argument.
+
+    Attributes:
+        place: At which place the argument stands.
+        width: The layer's width before any neuron was removed.
+        part: Which of the argument's tensors it is.
+        output: Which of the tensors that the network gives its new value is.
+        dim: The dimension that neurons run along, counted from the last.
+        size: How long that was.
+        start: Where along it the layer's neurons begin, `factor` places each.
+    """
+
+    place: int
+    width: int
+    part: int
+    output: int
+    dim: int
+    size: int
+    start: int
+
+    @classmethod
+    def of(cls, edge: Edge, layer: NeuronLayer, piece: Slice) -> "Iterator[Carried]":
+        """Yield where a state holds a layer's neurons: once for each of the stacked copies that it holds."""
+        state, width = edge.state, layer.width
+        for block in range(piece.blocks):
+            start = piece.start + block * piece.size * width
+            own = (width, state.part, state.output, edge.dim, edge.size, start)
+            yield cls("", state.argument, state.place, layer.name, piece.size, *own)
+
+    def set(self, network: nn.Module, widths: Mapping[str, int]) -> None:
+        """Let the network take and give the state with as many neurons as are left."""
+        state = State(self.attribute, self.place, self.part, self.output)
+        cuts = Boundary.of(network.get_submodule(self.module)).cuts
+        known = {edge: own for edge, own in cuts.items() if edge.state == state and edge.dim == self.dim}
+        edge, own = next(iter(known.items()), (Edge(state, self.dim, self.size), {}))
+        before, _ = own.get(self.start, (self.width * self.factor, 0))  # of a network that was pruned before
+        cuts[edge] = {**own, self.start: (before, widths[self.layer] * self.factor)}
+
+
 def number_of(plan: Mapping[str, Any]) -> Number:
     """Return a number as it was from its values by name."""
+    if "output" in plan:
+        return Carried(**plan)
     if "counts" not in plan:
         return Kept(**plan) if "number" in plan else Number(**plan)
     return Size(**{**plan, "counts": tuple(tuple(count) for count in plan["counts"])})

@@ -9,10 +9,13 @@ from torch import Tensor, nn
 from pruning.discovery.positions import Axis, Indices
 from pruning.discovery.propagation import Propagation
 from pruning.discovery.running import Inputs, kept_tensors
+from pruning.discovery.states import Feeding
 from pruning.discovery.tracing import propagated
 
 
-def trained_too(network: nn.Module, inputs: Inputs, prefix: str, found: Propagation) -> None:
+def trained_too(
+    network: nn.Module, inputs: Inputs, prefix: str, found: Propagation, feeding: Feeding | None = None
+) -> None:
     """Let parameters that only training reads go with the neurons that they belong to then.
 
     The network runs once more, as it does while it is trained, if some of its parameters took no part in the first run.
@@ -23,13 +26,14 @@ def trained_too(network: nn.Module, inputs: Inputs, prefix: str, found: Propagat
         inputs: What it is called with.
         prefix: What its parameters' names are preceded by.
         found: What the network tells otherwise; it gets to know more.
+        feeding: If its state goes from call to call: how.
     """
     tensors = {prefix + name: tensor for name, tensor in kept_tensors(network).items()}
     if all(prefix + name in found.met for name, _ in network.named_parameters()):
         return
     more = None
     with contextlib.suppress(Exception):  # code that cannot be trained on these inputs says so when it is
-        more = propagated(network, inputs, prefix, training=True)
+        more = propagated(network, inputs, prefix, training=True, feeding=feeding)
     if more is None:
         return
     new = more.met - found.met

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pruning.discovery.positions import Axis, Positions, compact, varies
 from pruning.discovery.probing import Told, owners
 from pruning.discovery.sizes import Counted
+from pruning.discovery.states import Edge
 from pruning.discovery.values import (
     GIVEN,
     MADE,
@@ -51,6 +52,8 @@ class Propagation:
         silent: Axes whose neurons stay whatever comes of it, so that they are nobody's.
         counted: Numbers that calls are told in the network's code, by module, call and place, each as often as it
             counts something else.
+        given: The places of each of the model's outputs, counted as they lie flat, in the last call.
+        carried: Places of states that go from call to call, numbered as a parameter's are → where they go in and out.
     """
 
     positions: Positions = field(default_factory=Positions)
@@ -67,6 +70,8 @@ class Propagation:
     met: set[str] = field(default_factory=set)
     silent: Collection[Axis] = ()
     counted: dict[tuple[str, str, int], list[Counted]] = field(default_factory=dict)
+    given: dict[int, Tensor] = field(default_factory=dict)
+    carried: dict[Axis, Edge] = field(default_factory=dict)
     _functions: dict[tuple[str, str, int], int] = field(default_factory=dict)
     _calls: dict[tuple[int, str], int] = field(default_factory=dict)
 

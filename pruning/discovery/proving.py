@@ -34,6 +34,7 @@ from pruning.discovery.running import (
     running,
 )
 from pruning.discovery.sizes import noted
+from pruning.discovery.states import Feeding
 from pruning.discovery.structure import Structure
 from pruning.discovery.thinning import silenced, thinned
 from pruning.discovery.values import Blend
@@ -47,7 +48,12 @@ BASE = 16
 
 
 def proved(
-    model: Discovered, found: Structure, inputs: Inputs, states: set[int], cached: Sequence[str] = ()
+    model: Discovered,
+    found: Structure,
+    inputs: Inputs,
+    states: set[int],
+    cached: Sequence[str] = (),
+    feeding: Feeding | None = None,
 ) -> tuple[Discovered, dict[str, str]]:
     """Return the model with the layers that can be cut, and why the others cannot after all.
 
@@ -57,8 +63,9 @@ def proved(
         inputs: What it is called with.
         states: Which of its outputs, counted as they lie flat, are recurrent states.
         cached: The modules whose configuration asks for a cache, which is switched off now.
+        feeding: If its state goes from call to call: how.
     """
-    prover = Prover(*generic(model, inputs), found, inputs, states, cached)
+    prover = Prover(*generic(model, inputs), found, inputs, states, cached, feeding)
     layers = model.layers()
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
@@ -75,7 +82,7 @@ def proved(
             layers = [layer for layer in layers if layer.name not in alone]
             layers, more = _together(prover, layers, numbers, number=each)
             reasons |= alone | more
-    numbers = [number for number in numbers if number.layer in {layer.name for layer in layers}]
+    numbers = [number for number in (*found.carried, *numbers) if number.layer in {layer.name for layer in layers}]
     inexact = prover.inexact(layers, numbers)
     layers = [_said(layer, exact=layer.exact and layer.name not in inexact) for layer in layers]
     places = [(path[len(PREFIX) :], name) for path, name in prover.remembers]
@@ -157,8 +164,9 @@ class Prover:
         inputs: Inputs,
         states: set[int],
         cached: Sequence[str] = (),
+        feeding: Feeding | None = None,
     ) -> None:
-        self.model, self.remembers = model, remembers
+        self.model, self.remembers, self.feeding = model, remembers, feeding
         self.found, self.inputs, self.states, self.cached = found, inputs, states, cached
         self.lean = True
 
@@ -174,6 +182,7 @@ class Prover:
             self.found,
             inputs,
             self.states,
+            feeding=self.feeding,
         )
         try:
             found, _ = finer.outputs(finer.model.double(), Still())
@@ -195,7 +204,7 @@ class Prover:
 
     def _tried(self, keep: Keep, numbers: Sequence[Number], *, lean: bool) -> tuple[str, bool]:
         """Return what `_failure` does, and whether large weights were cut only while they were needed."""
-        followed = [number for number in numbers if number.layer in keep]
+        followed = [number for number in (*self.found.carried, *numbers) if number.layer in keep]
         model = Discovered(self.model.network, self.model.layers(), {}, followed)
         try:
             smaller, lean = thinned(model, keep, lean=lean)
@@ -263,8 +272,8 @@ class Prover:
 
     def outputs(self, model: nn.Module, mode: Still) -> tuple[list[Tensor], float]:
         """Return what a model gives but for its states, which lie elsewhere in a smaller one, and its rounding."""
-        turns = 2 if self.remembers else 1
-        with running(model, self.inputs, mode, turns=turns) as (_, found):
+        turns = self.feeding.calls if self.feeding else 2 if self.remembers else 1
+        with running(model, self.inputs, mode, turns=1 if self.feeding else turns, feeding=self.feeding) as (_, found):
             each = len(found) // turns
             own = (tensor.clone() for place, tensor in enumerate(found) if place % each not in self.states)
             outputs = list(own)

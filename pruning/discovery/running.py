@@ -14,10 +14,9 @@ from pruning.core.devices import full_precision, seeded
 from pruning.core.memory import Place
 from pruning.core.rebinding import rebind
 from pruning.discovery.operations import RULES
+from pruning.discovery.states import STEPS, Arguments, Feeding
 from pruning.discovery.values import flat
 
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-"""What a network is called with: positional arguments and arguments by name."""
 Inputs = tuple[Arguments, ...]
 """The calls by which a network is known: of most it is one; of some, each takes a path that others do not."""
 MEMORIES = "_memories"
@@ -30,7 +29,14 @@ _RANDOM = ("rand", "randn", "rand_like", "randn_like", "bernoulli", "normal")
 
 @contextmanager
 def running(
-    network: nn.Module, inputs: Inputs, mode: "Seeing", prefix: str = "", *, turns: int = 1, training: bool = False
+    network: nn.Module,
+    inputs: Inputs,
+    mode: "Seeing",
+    prefix: str = "",
+    *,
+    turns: int = 1,
+    training: bool = False,
+    feeding: Feeding | None = None,
 ) -> Iterator[tuple[nn.Module, list[Tensor]]]:
     """Run a copy of the network on copies of the inputs within a mode; yield that copy and the tensors that it gives.
 
@@ -43,6 +49,7 @@ def running(
         prefix: What its parameters' names are preceded by.
         turns: How often these calls are made, one time after the other; what each turn gives is yielded.
         training: Whether it runs as it does while it is trained.
+        feeding: If the network's state goes from call to call: how. All these calls are one turn.
     """
     traced = copied(network, sharing=True).train(training)
     inputs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
@@ -54,9 +61,13 @@ def running(
             given = []
             for _ in range(turns):
                 mode.index = 0
-                for args, kwargs in inputs:
-                    with mode:
-                        given += tensors_in(traced(*args, **kwargs))
+                for before, start in ((None, one) for one in inputs) if feeding is None else feeding.rows(inputs):
+                    args, kwargs = start
+                    for _ in range(1 if before is None else STEPS):
+                        with mode:
+                            outputs = traced(*args, **kwargs)
+                        given += tensors_in(outputs)
+                        args, kwargs = feeding.after(before, outputs) if feeding and before else start
             yield traced, given
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

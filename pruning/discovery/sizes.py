@@ -23,7 +23,7 @@ _AT = {**dict.fromkeys(_BY_SIZES, 1), **dict.fromkeys(MADE_BY, 0)}
 _PARTED = {"split", "chunk"}
 SIZED = _BY_SIZES | _PARTED | {"unflatten", "layer_norm", "narrow", "__getitem__"}
 """Functions that are told sizes."""
-_SKIPPED = (f"{torch.__path__[0]}/", __file__)
+_SKIPPED = (f"{torch.__path__[0]}/", __file__, __file__.replace("sizes.py", "states.py"))
 """Where code lies whose lines say nothing of a call."""
 
 
@@ -230,17 +230,42 @@ def noted() -> Iterator[set[tuple[str, int]]]:
         _NOTED = before
 
 
-class Sizing:
-    """What a module calls as its `forward`: its own, with other sizes in some of its calls.
+class Standing:
+    """What a module calls in the place of its own `forward`, which it calls.
 
     Attributes:
         module: The module.
+        inner: What stood there before; None for the method of its class.
+    """
+
+    def __init__(self, module: nn.Module, inner: Callable[..., Any] | None) -> None:
+        self.module, self.inner = module, inner
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The module's own `forward`, whose arguments it takes."""
+        return self.inner or type(self.module).forward.__get__(self.module)
+
+    @property
+    def __code__(self) -> CodeType:
+        """The code of this, as that of a function or a method: `torch.export` asks for it."""
+        return type(self).__call__.__code__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the module's own `forward` does."""
+        return self.__wrapped__(*args, **kwargs)
+
+
+class Sizing(Standing):
+    """What a module calls as its `forward`: its own, with other sizes in some of its calls.
+
+    Attributes:
         sizes: Call → which of its numbers → what it is to be.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.module, self.sizes = module, dict[str, dict[int, int]]()
-        self._inner: Callable[..., Any] | None = vars(module).get("forward")
+        super().__init__(module, vars(module).get("forward"))
+        self.sizes = dict[str, dict[int, int]]()
 
     @staticmethod
     def of(module: nn.Module) -> "Sizing":
@@ -249,16 +274,6 @@ class Sizing:
         if not isinstance(forward, Sizing):
             forward = vars(module)["forward"] = Sizing(module)
         return forward
-
-    @property
-    def __wrapped__(self) -> Callable[..., Any]:
-        """The module's own `forward`, whose arguments it takes."""
-        return self._inner or type(self.module).forward.__get__(self.module)
-
-    @property
-    def __code__(self) -> CodeType:
-        """The code of this, as that of a function or a method: `torch.export` asks for it."""
-        return type(self).__call__.__code__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the module's own `forward` does."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.neurons import TIED, UNSEEN, NeuronLayer, Slice
-from pruning.discovery.following import Size
+from pruning.discovery.following import Carried, Size
 from pruning.discovery.numbers import told_sizes
 from pruning.discovery.positions import Axis, Groups, Indices, varies
 from pruning.discovery.propagation import Propagation
@@ -30,6 +30,7 @@ class Structure:
         touched: The parameters that what the network returns is computed from.
         sizes: The numbers that calls in the network's code are told and that count neurons, or what it makes.
         refused: Where places that something computes stay → why.
+        carried: Where states that go from call to call hold their neurons.
     """
 
     layers: list[NeuronLayer]
@@ -40,6 +41,7 @@ class Structure:
     touched: frozenset[str] = frozenset()
     sizes: tuple[Size, ...] = ()
     refused: Mapping[Axis, str] = field(default_factory=dict)
+    carried: tuple[Carried, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,15 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
     owners = _owners(found, [groups for _, groups in made], len(members))
     called = frozenset(module.removeprefix(prefix) for module in found.called)
     sizes = tuple(told_sizes(found, layers, owners))
-    return Structure(layers, others | reasons, owners, blends, called, frozenset(found.touched), sizes, refused)
+    carried = tuple(
+        one
+        for layer, (_, groups) in zip(layers, made, strict=True)
+        for axis in (axis for axis in groups.places if axis in found.carried)
+        for piece in _slices(axis, groups.places[axis])
+        for one in Carried.of(found.carried[axis], layer, piece)
+    )
+    touched = frozenset(found.touched)
+    return Structure(layers, others | reasons, owners, blends, called, touched, sizes, refused, carried)
 
 
 def _blended(found: Propagation) -> tuple[Tensor, list[Blend]]:

@@ -10,7 +10,8 @@ from pruning.core.neurons import NeuronLayer, Slice
 from pruning.core.words import table_of
 
 ADVICE: dict[str, str] = {
-    "the model returns it": "its width is that of the answer; neurons that it reads can go, its own cannot",
+    "the model returns it": "its width is that of the answer; neurons that it reads can go, its own cannot; if it "
+    "is a state that the next call is given, `discover(…, carried=argument)` says so",
     "own code counts on its width": "let the code read sizes from a module's number or a tensor's shape, not as halves",
     "computes something else than where nobody reads them": "look for a width, an order or a scale in the code",
     "topk mixes all of it": "of a router, whole experts can go with their rows: see `found.experts()`",
@@ -47,6 +48,7 @@ def summary(
     unprunable: Mapping[str, str],
     folded: Mapping[str, str],
     told: Iterable[tuple[str, str]] = (),
+    carried: Iterable[tuple[str, str]] = (),
 ) -> str:
     """Return what was found, as text.
 
@@ -56,6 +58,7 @@ def summary(
         unprunable: Module, in the user's network → why it is none.
         folded: Parameter → what computed it.
         told: Modules in whose code calls are told sizes that follow, each with such a call.
+        carried: Arguments of forward that are a state, each with a layer whose neurons are in it.
     """
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     whole = max(sum(sizes.values()), 1)
@@ -79,14 +82,24 @@ def summary(
         lines.append(f"  {', '.join(modules)} ({own / whole:.1%}): {reason}{'; ' + advice if advice else ''}")
     if folded:
         lines += ["", "folded into parameters:", *(f"  {name}: {what}" for name, what in folded.items())]
-    calls: dict[str, dict[str, None]] = {}
-    for module, call in told:
-        calls.setdefault(module or "the network", {})[call] = None
-    if calls:
-        lines += ["", "called with sizes that follow, by a mode of PyTorch's in which these modules now run:"]
-        lines += [f"  {module}: {', '.join(own)}" for module, own in calls.items()]
+    lines += _listed(
+        "called with sizes that follow, by a mode of PyTorch's in which these modules now run:",
+        ((module or "the network", call) for module, call in told),
+    )
+    lines += _listed(
+        "states that forward takes and gives back, as wide as they were, the neurons of these first and zeros behind:",
+        carried,
+    )
     lines += ["", WHOLE]
     return "\n".join(lines)
+
+
+def _listed(what: str, pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Return lines: what is listed, then each first with all its seconds; none of nothing."""
+    several: dict[str, dict[str, None]] = {}
+    for one, other in pairs:
+        several.setdefault(one, {})[other] = None
+    return ["", what, *(f"  {one}: {', '.join(others)}" for one, others in several.items())] if several else []
 
 
 def _row(network: nn.Module, layer: NeuronLayer) -> list[str]:

@@ -11,16 +11,23 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from pruning.discovery.operations import follow
-from pruning.discovery.positions import Axis
+from pruning.discovery.positions import Axis, varies
 from pruning.discovery.propagation import Call, Propagation, carry, normalised
 from pruning.discovery.recurrent import Recurrent
 from pruning.discovery.running import Inputs, Seeing, kept_tensors, name_of, running, storage_of, written
 from pruning.discovery.sizes import Counted, Watching, counted_dims, numbered, parts_told
+from pruning.discovery.states import Edge, Feeding, State
 from pruning.discovery.values import GIVEN, MADE, Address, Value, column, flat, nobody, squeezed
 
 
 def propagated(
-    network: nn.Module, inputs: Inputs, prefix: str, silent: Collection[Axis] = (), *, training: bool = False
+    network: nn.Module,
+    inputs: Inputs,
+    prefix: str,
+    silent: Collection[Axis] = (),
+    *,
+    training: bool = False,
+    feeding: Feeding | None = None,
 ) -> Propagation:
     """Return what running the network on these inputs tells about its neurons.
 
@@ -32,15 +39,17 @@ def propagated(
         prefix: What its parameters' names are preceded by.
         silent: Where no neurons are looked for, as if parameters gave there what the network is given.
         training: Whether it runs as it does while it is trained.
+        feeding: If the network's state goes from call to call: how; its inputs are those of this.
     """
     seen = Needs()
-    with running(network, inputs, seen, training=training) as (traced, outputs):
+    inputs = inputs if feeding is None else feeding.inputs
+    with running(network, inputs, seen, training=training, feeding=feeding) as (traced, outputs):
         needed = seen.needed([*outputs, *kept_tensors(traced).values()])
     found = Propagation(silent=silent)
-    following = Following(found, needed, seen.beside)
+    following = Following(found, needed, seen.beside, feeding)
     with (
         Watching(following.told),
-        running(network, inputs, following, prefix, training=training) as (traced, outputs),
+        running(network, inputs, following, prefix, training=training, feeding=feeding) as (traced, outputs),
     ):
         following.carry(traced, prefix)
         following.finish(outputs)
@@ -83,9 +92,11 @@ class Needs(Seeing):  # type: ignore[no-untyped-call]
 class Following(Seeing):  # type: ignore[no-untyped-call]
     """Neurons followed through the operations of a network."""
 
-    def __init__(self, found: Propagation, needed: set[int], beside: Collection[int] = ()) -> None:
+    def __init__(
+        self, found: Propagation, needed: set[int], beside: Collection[int] = (), feeding: Feeding | None = None
+    ) -> None:
         super().__init__()
-        self.found, self.needed, self.beside = found, needed, beside
+        self.found, self.needed, self.beside, self.feeding = found, needed, beside, feeding
         self._values: dict[int, Value | Address] = {}
         self._tensors: dict[int, list[Tensor]] = {}
         self._stack: list[tuple[str, nn.Module, int]] = []
@@ -101,6 +112,10 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         for place, tensor in enumerate(given):
             number = torch.tensor(GIVEN - place if tensor.is_floating_point() else 0)
             self._know(tensor, Value(nobody(tensor.shape), number.expand(tensor.shape)))
+        states = () if self.feeding is None else self.feeding.states
+        for begun in (state.among(*arguments) for state in states for arguments in inputs):
+            if begun is not None:  # it is as wide as its neurons are many, as what the code makes is
+                self._know(begun, Value(nobody(begun.shape), torch.tensor(MADE).expand(begun.shape)))
         for path, module in network.named_modules():
             if isinstance(module, torch.jit.ScriptModule):  # whose operations are seen, and whose calls are not
                 continue
@@ -130,7 +145,8 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
             return
         for state in flat([outputs[1]]):
             if isinstance(module, Recurrent):
-                self._states.add(storage_of(state))
+                if not module.even or self.feeding is None:  # else it is as wide as the neurons are many
+                    self._states.add(storage_of(state))
             elif isinstance(above, Recurrent) and not above.even:
                 value = self.value(state)
                 if isinstance(value, Value):
@@ -273,9 +289,17 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         """Note that what the network returns stays; a whole recurrent state is returned only to be given back."""
         values = [self.value(tensor) for tensor in outputs]
         states = [self._is_state(tensor, value) for tensor, value in zip(outputs, values, strict=True)]
+        fed = {} if self.feeding is None else {state.output: state for state in self.feeding.states}
+        each = len(outputs) if self.feeding is None else len(outputs) // self.feeding.calls
         for index, (value, state) in enumerate(zip(values, states, strict=True)):
+            output = index % each
+            if isinstance(value, Value):
+                self.found.given[output] = value.places
             if state and not all(states) and not self.found.begun & self.found.used:
-                self.found.states.add(index)
+                self.found.states.add(output)
+            elif isinstance(value, Value) and output in fed:
+                self.found.states.add(output)
+                self._carry(fed[output], value)
             elif isinstance(value, Address):
                 for dim, size in enumerate(value.shape):
                     if size > 1:
@@ -283,6 +307,20 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
                         self.found.positions.freeze(self.found.place(value, dim), "the model returns it")
             else:
                 self.found.positions.freeze(value.places, "the model returns it")
+
+    def _carry(self, state: State, value: Value) -> None:
+        """Let places of a state belong with the neurons that they hold, so that it is known where these lie in it."""
+        dims = [dim for dim in range(value.places.ndim) if varies(value.places, dim)]
+        if not dims:
+            return
+        last, positions = dims[-1], self.found.positions
+        for dim in dims[:-1]:  # several layers in one tensor, as wide as each other
+            positions.link(value.places, value.places.narrow(dim, 0, 1).expand(value.places.shape))
+        size = value.places.shape[last]
+        edge = Edge(state, last - value.places.ndim, size)
+        places = positions.number((str(state), edge.dim), size) + torch.arange(size)
+        positions.link(places, column(value.places, last))
+        self.found.carried[str(state), edge.dim] = edge
 
     def _is_state(self, tensor: Tensor, value: Value | Address) -> bool:
         if isinstance(value, Value) and value.padded:

@@ -20,7 +20,8 @@ from torch.utils import _pytree as pytree
 
 from pruning.core.faults import said
 from pruning.core.modes import evaluating
-from pruning.discovery.running import Arguments, Remembering, Seeing, close, copied, running, uncached
+from pruning.discovery.running import Remembering, Seeing, close, copied, running, uncached
+from pruning.discovery.states import Arguments
 from pruning.export.calls import inputs_of, outputs_of, plain_of, single
 from pruning.export.language_models import dimensions, initial_state, largest_difference
 from pruning.export.packed import Padding

@@ -9,7 +9,8 @@ from torch.utils import _pytree as pytree
 
 from pruning.core.devices import seeded
 from pruning.discovery.discovered import Discovered
-from pruning.discovery.running import Arguments, tensors_in, uncached
+from pruning.discovery.running import tensors_in, uncached
+from pruning.discovery.states import Arguments
 from pruning.models.adapted import Adapted, arguments_for
 from pruning.models.deploying import Plain, plainly
 

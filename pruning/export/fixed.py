@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 
 from pruning.core.faults import said
 from pruning.core.modes import evaluating
-from pruning.discovery.running import Arguments, close, copied, tensors_in, uncached
+from pruning.discovery.running import close, copied, tensors_in, uncached
+from pruning.discovery.states import Arguments
 from pruning.evaluation.memory import Trace, stored, traced_call
 from pruning.export.calls import called_with, inputs_of, outputs_of, plain_of, single
 from pruning.export.language_models import initial_state

@@ -18,7 +18,7 @@ from pruning.core.neurons import Keep, NeuronLayer, PrunableModule
 from pruning.core.words import described
 from pruning.data.batches import TARGETS, Form, Pair, Pairs, Split
 from pruning.data.windows import Windows
-from pruning.discovery import Discovered, discover
+from pruning.discovery import Discovered, StateNames, discover
 from pruning.models.answers import has_main, main_of
 from pruning.models.apart import Apart
 from pruning.models.base import Measurable
@@ -56,6 +56,7 @@ def adapt(
     split: Split | None = None,
     example_dim: int | None = None,
     stream: bool = False,
+    carried: StateNames = (),
     criterion: Criterion | None = None,
 ) -> "Adapted":
     """Return a model that signals, fusion, repair, training and evaluation can handle, whoever wrote the network.
@@ -98,6 +99,8 @@ def adapt(
             1 for a network with `init_hidden` that is not `batch_first`, else 0.
         stream: Whether each batch goes on where the one before it ended, so that a state in the network's attributes is
             carried over.
+        carried: Which arguments of forward are a state that the network gives back, where `discover` cannot tell; see
+            there.
         criterion: The older name of `loss`.
 
     Raises:
@@ -116,7 +119,7 @@ def adapt(
         stream=stream,
     )
     if not isinstance(network, PrunableModule):
-        network = discover(network, usual_arguments(network, inputs, dim))
+        network = discover(network, usual_arguments(network, inputs, dim), carried=carried)
         if not network.layers():
             raise ValueError(f"Expected a model with a layer that can be pruned, got none: {network.unprunable}.")
     model = Adapted(network, use)

@@ -1,6 +1,7 @@
 """How a network is run on one batch after the other, and where its answer and its state are."""
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from inspect import Parameter, signature
 from typing import Any
@@ -13,6 +14,8 @@ from pruning.core.devices import moved
 from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import NeuronLayer, PrunableModule, Slice
 from pruning.discovery import Discovered
+from pruning.discovery.following import Carried
+from pruning.discovery.states import parts
 
 Call = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
 """(network, inputs, state or None) → (outputs, state to carry on from)."""
@@ -28,7 +31,8 @@ class Caller:
     Inputs in a tuple or list are the network's arguments, in a dictionary its keyword arguments, unless forward takes
     these as one (see `given_as`); others are one argument. A network with `init_hidden` whose forward takes one
     argument more than the inputs has the state for it:
-    `init_hidden(examples)` at first, and where the number of examples changes; then what it returned beside its output.
+    `init_hidden(examples)` at first, and where the number of examples changes; then what it returned beside its output:
+    what was found to be its state, else the second of what it returned.
 
     Attributes:
         example_dim: The dimension of the first argument that runs over examples.
@@ -54,8 +58,17 @@ class Caller:
             return answer, None
         if len(answer) < 2:
             return answer[0], None
-        outputs = answer[0] if len(answer) == 2 else (answer[0], *answer[2:])
-        return outputs, {examples: answer[1]}
+        place = _state_in(network, answer)
+        others = (*answer[:place], *answer[place + 1 :])
+        return others[0] if len(others) == 1 else others, {examples: answer[place]}
+
+
+def _state_in(network: nn.Module, answer: Sequence[Any]) -> int:
+    """Return which part of what a network gave is its state."""
+    numbers = network.numbers if isinstance(network, Discovered) else ()
+    first = min((number.output for number in numbers if isinstance(number, Carried)), default=None)
+    ends = itertools.accumulate(len(parts(part)) for part in answer)
+    return 1 if first is None else next((place for place, end in enumerate(ends) if first < end), 1)
 
 
 def answered(model: PrunableModule, inputs: Any) -> Any:

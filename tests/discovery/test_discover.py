@@ -519,23 +519,29 @@ def test_a_summary_says_what_was_found_what_it_reaches_and_why_the_rest_stays():
     assert "(network): Summed(" in repr(discovered)
 
 
-def test_a_state_that_is_read_besides_being_carried_keeps_its_neurons_where_they_are():
+@pytest.mark.parametrize("attends", [False, True])
+def test_a_recurrent_layers_state_that_goes_in_and_out_may_be_read_besides(attends: bool):
     class Attending(nn.Module):
-        def __init__(self, *, attends: bool) -> None:
+        def __init__(self) -> None:
             super().__init__()
             self.score, self.rnn, self.out = nn.Linear(9, 4), nn.GRU(3, 6), nn.Linear(6, 2)
-            self.attends = attends
 
         def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-            if self.attends:  # by the state that the call before gave, in which neurons lie as they lay
+            if attends:  # by the state that the call before gave
                 inputs = inputs * self.score(torch.cat([inputs[0], state[0]], dim=1)).softmax(1)[:, :1]
             outputs, state = self.rnn(inputs, state)
             return self.out(outputs), state
 
-    inputs = (floats(4, 2, 3), floats(1, 2, 6))
-    assert [layer.name for layer in pruning.discover(Attending(attends=False).double(), inputs).layers()] == ["rnn.0"]
-    attending = pruning.discover(Attending(attends=True).double(), inputs)
-    assert (attending.layers(), attending.unprunable["rnn.0"]) == ([], "the model returns it")
+    inputs, kept = (floats(4, 2, 3), floats(1, 2, 6)), torch.tensor([5, 0, 2])
+    found = pruning.discover(Attending().double(), inputs)
+    assert [layer.name for layer in found.layers()] == ["rnn.0"]
+    masked, smaller = mask(found, {"rnn.0": kept}), pruning.select(found, {"rnn.0": kept})
+    whole, state = inputs[1], torch.cat([inputs[1][..., kept], inputs[1][..., :3]], dim=-1)
+    for _ in range(3):
+        (one, whole), (other, state) = masked(inputs[0], whole), smaller(inputs[0], state)
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-13)
+        torch.testing.assert_close(state[..., :3], whole[..., kept], rtol=0, atol=1e-13)
+        assert (state.shape, bool(state[..., 3:].any())) == ((1, 2, 6), False)
 
 
 def test_a_model_that_computes_gradients_in_its_forward_is_refused_in_one_sentence():
