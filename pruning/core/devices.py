@@ -93,7 +93,12 @@ def wait_for(device: torch.device) -> None:
 
 def accelerators_of(module: nn.Module) -> list[torch.device]:
     """Return the devices besides the CPU on which a module's parameters and buffers live."""
-    devices = {tensor.device for tensors in (module.parameters(), module.buffers()) for tensor in tensors}
+    return accelerators_among((*module.parameters(), *module.buffers()))
+
+
+def accelerators_among(tensors: Iterable[Tensor]) -> list[torch.device]:
+    """Return the devices besides the CPU on which some of the tensors live."""
+    devices = {tensor.device for tensor in tensors}
     return sorted((device for device in devices if device.type not in ("cpu", "meta")), key=str)
 
 
@@ -151,19 +156,31 @@ def expect_seed(seed: Any) -> None:
 
 @contextmanager
 def seeded(module: nn.Module, seed: int) -> Iterator[None]:
-    """Within the context, what is drawn where the module lives comes from `seed`; random states are then as before.
+    """Within the context, what is drawn where the module lives comes from `seed`; random states are then as before."""
+    with seeded_on(accelerators_of(module), seed):
+        yield
 
-    `torch.manual_seed` would seed every other device too, whose state nobody here puts back.
+
+@contextmanager
+def seeded_on(devices: Iterable[torch.device], seed: int) -> Iterator[None]:
+    """Within the context, what is drawn on the CPU and these devices comes from `seed`; states are then as before.
+
+    `torch.manual_seed` would seed every other device too, whose state nobody here puts back, and keep a traceback of
+    each call for every kind of device that was not used yet: milliseconds, and memory that grows.
     """
     expect_seed(seed)
-    with drawing(module):
+    devices = list(devices)
+    states = RandomStates(devices)
+    try:
         torch.default_generator.manual_seed(seed)
-        for device in accelerators_of(module):
+        for device in devices:
             if device.type == "mps":
                 torch.mps.manual_seed(seed)
             else:
                 torch.get_device_module(device).default_generators[device.index].manual_seed(seed)
         yield
+    finally:
+        states.restore()
 
 
 @contextmanager

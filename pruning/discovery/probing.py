@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pruning.core.devices import accelerators_among, seeded_on
+
 DRAWS = 4
 """How often each change is tried, with other and larger numbers: a maximum or a threshold may hide one."""
 
@@ -128,8 +130,7 @@ def _run(operation: Any, leaves: list[Any], layout: Any) -> list[Tensor] | None:
     """Return what the operation gives for copies of these arguments, its random numbers always the same."""
     copies = [leaf.clone() if _is_tensor(leaf) else leaf for leaf in leaves]
     args, kwargs = pytree.tree_unflatten(copies, layout)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded_on(accelerators_among(filter(_is_tensor, copies)), 0):
         try:
             found = operation(*args, **kwargs)
         except Exception:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from pruning.core.devices import accelerators_among, seeded_on
 from pruning.models.alignments import CTC, Alignments
 from pruning.models.amounts import SHARES, Amounts, Gaussian, Labels, Squared
 from pruning.models.classes import WEIGHTED, Classes, Shares
@@ -113,8 +114,7 @@ def judges_softmax(criterion: Criterion, outputs: Tensor) -> bool:
 
 def _loss(criterion: Criterion, outputs: Tensor, numbers: Tensor) -> Tensor | None:
     """Return the loss of class numbers, whatever it draws being the same each time; None if it cannot be told."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    with seeded_on(accelerators_among([outputs]), 0), torch.no_grad():
         try:
             return Classes(criterion).mean(outputs, numbers)
         except Exception:  # whatever a user's code raises

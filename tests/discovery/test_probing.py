@@ -54,3 +54,16 @@ def test_a_threshold_hides_no_neuron_whichever_side_of_it_its_number_is():
     assert told is not None
     assert torch.equal(told.owners[0][0], places)
     assert not told.mixed
+
+
+def test_what_draws_draws_the_same_for_every_probe_and_no_other_device_is_seeded(monkeypatch):
+    def every_device(_):
+        raise AssertionError("devices were seeded that no tensor lives on")
+
+    monkeypatch.setattr(torch, "manual_seed", every_device)
+    numbers = floats(3, 4)
+    before = torch.get_rng_state()
+    probe = owners(lambda x: x + torch.rand(3, 4), ((numbers,), {}), [NUMBERS], numbers)
+    assert torch.equal(probe.owners[0][0], NUMBERS)
+    assert probe.mixed == []
+    assert torch.equal(torch.get_rng_state(), before)
