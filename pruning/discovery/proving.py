@@ -6,6 +6,7 @@ reference is the same network with that operation done on the neurons that are l
 
 import contextlib
 import itertools
+import math
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -91,22 +92,31 @@ def proved(
 
 def _rounds(layers: Sequence[NeuronLayer]) -> list[int]:
     """Return as many rounds as it takes for any two layers of one width to lose unequal numbers in one of them."""
-    placed = [(layer.width, place) for place, layer in enumerate(layers) if layer.width > 1]
-    rounds = [0, 1]
-    while len({(width, *(_gone(width, place, each) for each in rounds)) for width, place in placed}) < len(placed):
+    placed, count = [(layer.width, place) for place, layer in enumerate(layers) if layer.width > 1], len(layers)
+    rounds = list(range(1 + (_coded(count) if any(width < 4 for width, _ in placed) else 1)))
+    lost = lambda width, place: (width, *(_gone(width, place, each, count) for each in rounds))  # noqa: E731
+    while len({lost(*each) for each in placed}) < len(placed):
         rounds.append(len(rounds))
     return rounds
 
 
-def _gone(width: int, place: int, number: int) -> int:
-    """Return how many neurons of a layer, the so many-th, go in a round: the digits of its place, one a round.
+def _coded(count: int) -> int:
+    """Return in how many rounds so many layers lose a neuron in half of them each, no two in the same ones."""
+    return next(rounds for rounds in itertools.count(2, 2) if math.comb(rounds, rounds // 2) >= count)
+
+
+def _gone(width: int, place: int, number: int, count: int) -> int:
+    """Return how many neurons of a layer, the so many-th of some, go in a round: the digits of its place, one a round.
 
     Code that counts on two layers being equally wide would not be seen if both lost as many in every round. After the
     first round a share goes, too, and the other one loses more: halves of an odd width (`chunk`) are as wide as two
-    layers of which the second lost more.
+    layers of which the second lost more. Of two layers of two neurons each loses more in some round: a single one fits
+    wherever there are several, and not the other way round.
     """
-    if width < 4:  # two stay of three, for one fits wherever there are several
-        return min(width - 1, 1 if not number else (place >> (number - 1)) & 1)
+    if width < 4:  # two stay of three
+        rounds = _coded(count)
+        codes = itertools.combinations(range(1, rounds + 1), rounds // 2)
+        return min(width - 1, int(not number or number in next(itertools.islice(codes, place, None))))
     most, base = width * 2 // 3, max(2, min(BASE, width * 2 // 5))
     if not number:
         return 1 + place % base
@@ -242,7 +252,7 @@ class Prover:
     def some(self, layers: Sequence[NeuronLayer], number: int) -> Keep:
         """Return all neurons but the first ones, the last one first; all in order where none goes, see `_gone`."""
         places = {layer.name: place for place, layer in enumerate(self.model.layers())}
-        gone = {layer.name: _gone(layer.width, places[layer.name], number) for layer in layers}
+        gone = {layer.name: _gone(layer.width, places[layer.name], number, len(places)) for layer in layers}
         gone = {name: max(1, count) for name, count in gone.items()} if len(layers) == 1 else gone
         left = {layer.name: torch.arange(gone[layer.name], layer.width) for layer in layers}
         return {name: kept.flip(0) if gone[name] else kept for name, kept in left.items()}
