@@ -94,8 +94,13 @@ def _rounds(layers: Sequence[NeuronLayer]) -> list[int]:
     """Return as many rounds as it takes for any two layers of one width to lose unequal numbers in one of them."""
     placed, count = [(layer.width, place) for place, layer in enumerate(layers) if layer.width > 1], len(layers)
     rounds = list(range(1 + (_coded(count) if any(width < 4 for width, _ in placed) else 1)))
-    lost = lambda width, place: (width, *(_gone(width, place, each, count) for each in rounds))  # noqa: E731
-    while len({lost(*each) for each in placed}) < len(placed):
+
+    def alike() -> bool:
+        """Return whether two layers of one width lose as many in each round."""
+        lost = {(width, *(_gone(width, place, each, count) for each in rounds)) for width, place in placed}
+        return len(lost) < len(placed)
+
+    while alike():
         rounds.append(len(rounds))
     return rounds
 
@@ -157,7 +162,8 @@ def _together(
     reasons: dict[str, str] = {}
     for layer in layers:
         if failure := prover.failure([*kept, layer], numbers, number=number):
-            reasons[layer.name] = f"together with {kept[-1].name}, {failure}" if kept else failure
+            by = (one.name for one in kept if prover.failure([one, layer], numbers, number=number))
+            reasons[layer.name] = f"together with {next(by, kept[-1].name)}, {failure}" if kept else failure
         else:
             kept.append(layer)
     return kept, reasons
