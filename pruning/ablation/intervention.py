@@ -14,7 +14,7 @@ from torch import Tensor
 from pruning.ablation.oracle import Ablation, batches_read, neurons_to_measure, oracle
 from pruning.core.hooks import record
 from pruning.core.modes import derivatives
-from pruning.core.neurons import NeuronLayer
+from pruning.core.neurons import NeuronLayer, real_pairs
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean
 from pruning.core.tables import rows_of, table, unmeasured
@@ -349,7 +349,7 @@ def _gates(
     logits, taps, _ = model.tapped(inputs, state)
     loss = model.objective(targets).likelihood_loss(logits, targets) / weight
     slopes = derivatives(loss, [*weights.values(), *taps.values()])
-    products = {name: w.detach() * g for (name, w), g in zip(weights.items(), slopes, strict=False)}
+    products = {name: real_pairs(w.detach()) * g for (name, w), g in zip(weights.items(), slopes, strict=False)}
     columns = {
         name: (outputs[name].detach().view_as(g) * g).sum(0) * weight
         for name, g in zip(taps, slopes[len(weights) :], strict=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.devices import RandomStates, accelerators_of, seeded, without_cudnn
+from pruning.core.neurons import real_pairs
 
 
 def carried(state: Any) -> Any:
@@ -72,6 +73,8 @@ def derivatives(
 ) -> tuple[Tensor, ...]:
     """Return the derivative by each tensor, zeros where nothing depends on it: code need not use all that it has.
 
+    Of complex numbers it is the derivative by both their parts: see `real_pairs`.
+
     Args:
         of: One number, or several tensors with the vectors `along` that their derivatives are multiplied by.
         by: Tensors that derivatives are taken by.
@@ -84,8 +87,8 @@ def derivatives(
     alone = isinstance(of, Tensor)  # a loss that depends on nothing is an error, which PyTorch says
     pairs = [(one, vector) for one, vector in zip(several, vectors, strict=True) if alone or one.requires_grad]
     if not pairs or not tensors:
-        return tuple(map(torch.zeros_like, tensors))
-    return torch.autograd.grad(
+        return tuple(torch.zeros_like(real_pairs(tensor)) for tensor in tensors)
+    slopes = torch.autograd.grad(
         [one for one, _ in pairs],
         tensors,
         grad_outputs=[vector for _, vector in pairs],
@@ -94,6 +97,7 @@ def derivatives(
         allow_unused=True,
         materialize_grads=True,
     )
+    return tuple(map(real_pairs, slopes))
 
 
 @contextmanager

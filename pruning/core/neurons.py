@@ -236,12 +236,22 @@ def gather(slices: Iterable[Slice], tensors: Tensors) -> Tensor:
     """Return what the slices hold for each neuron, as (width, n).
 
     The same call serves weights, gradients, Fisher sums and Hessian products, for all are shaped like parameters.
+    A complex weight is two numbers.
 
     >>> gather([Slice("w", dim=0, blocks=2)], {"w": torch.tensor([[1.0], [2.0], [3.0], [4.0]])})
     tensor([[1., 3.],
             [2., 4.]])
     """
-    return torch.cat([piece.split(tensors[piece.parameter]).flatten(1) for piece in slices], dim=1)
+    return torch.cat([piece.split(real_pairs(tensors[piece.parameter])).flatten(1) for piece in slices], dim=1)
+
+
+def real_pairs(tensor: Tensor) -> Tensor:
+    """Return a view of complex numbers as two real ones each, (…, n, 2) of (…, n); others as they are.
+
+    >>> real_pairs(torch.tensor([1 + 2j, 3j])).tolist()
+    [[1.0, 2.0], [0.0, 3.0]]
+    """
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def select(model: Model, keep: Keep) -> Model:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.optim.adam import adam
 
+from pruning.core.neurons import real_pairs
+
 MARK = "__dynamo_disable"
 """What PyTorch remembers at a function that is never compiled: what to call in its place."""
 
@@ -49,10 +51,10 @@ class _Fused(torch.optim.Adam):
                 states = [self.state[parameter] or self._begun(parameter) for parameter in learning]
                 beta1, beta2 = group["betas"]
                 adam(
-                    learning,
-                    [parameter.grad for parameter in learning],
-                    [state["exp_avg"] for state in states],
-                    [state["exp_avg_sq"] for state in states],
+                    [real_pairs(parameter) for parameter in learning],
+                    [real_pairs(parameter.grad) for parameter in learning],
+                    [real_pairs(state["exp_avg"]) for state in states],
+                    [real_pairs(state["exp_avg_sq"]) for state in states],
                     [],
                     [state["step"] for state in states],
                     fused=True,

@@ -32,6 +32,7 @@ from pruning.core.nested import tensors_in
 from pruning.core.words import described
 from pruning.discovery.across import crossing, joined
 from pruning.discovery.attention import Attention
+from pruning.discovery.beginning import DIFFERENTIATING
 from pruning.discovery.computed import computed_in, plainly
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.feeding import StateNames, feeding_of, settled
@@ -183,10 +184,11 @@ def _compare(model: nn.Module, network: nn.Module, inputs: Inputs, computed: Seq
     try:
         expected = _outputs(given, inputs)
     except Exception as error:  # whatever a user's code raises
-        what = "runs on the example inputs"
-        if _runs(copied(model).eval(), inputs):
-            what = "computes no gradients in its forward, for it is followed in torch.inference_mode"
-        raise ValueError(f"Expected a model that {what}, got {said(error)}.") from error
+        if not _runs(copied(model).eval(), inputs):
+            raise ValueError(f"Expected a model that runs on the example inputs, got {said(error)}.") from error
+        for one in (given, network):
+            setattr(one, DIFFERENTIATING, True)
+        expected = _outputs(given, inputs)
     names = [name or "it" for name, module in network.named_modules() if isinstance(module, (Recurrent, Attention))]
     if not names and not computed:
         return

@@ -5,12 +5,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from pruning.core.memory import Kept, Place, copies, keeping, kept
 from pruning.core.nested import mapped
 from pruning.core.neurons import PrunableModule
 from pruning.core.rebinding import rebind
+
+DIFFERENTIATING = "_differentiating"
+"""The attribute that marks a network which takes gradients in its forward."""
 
 
 class Beginning(PrunableModule):
@@ -46,9 +50,12 @@ class Beginning(PrunableModule):
             yield
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the network does."""
+        """Return what the network does, which may need gradients to do it."""
         self.first()
-        return self.network(*args, **kwargs)
+        if torch.is_grad_enabled() or not differentiates(self.network):
+            return self.network(*args, **kwargs)
+        with torch.enable_grad():
+            return mapped(Tensor.detach, self.network(*args, **kwargs))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return what is saved: of what modules keep from call to call, what they kept at first."""
@@ -75,3 +82,8 @@ class Beginning(PrunableModule):
             vars(twin).update(copy.deepcopy(vars(self), memo))
         rebind(twin, memo)
         return twin
+
+
+def differentiates(network: nn.Module) -> bool:
+    """Return whether a network is marked as one that takes gradients in its forward, as of an energy by positions."""
+    return any(DIFFERENTIATING in vars(module) for module in network.modules())

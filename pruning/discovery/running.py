@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pruning.core.devices import full_precision, seeded
 from pruning.core.memory import Place
 from pruning.core.rebinding import rebind
+from pruning.discovery.beginning import differentiates
 from pruning.discovery.operations import RULES
 from pruning.discovery.states import STEPS, Arguments, Feeding
 from pruning.discovery.values import flat
@@ -40,7 +41,8 @@ def running(
 ) -> Iterator[tuple[nn.Module, list[Tensor]]]:
     """Run a copy of the network on copies of the inputs within a mode; yield that copy and the tensors that it gives.
 
-    In inference mode PyTorch hands operations to a mode as they were called, so that a linear map or an LSTM is one.
+    In inference mode PyTorch hands operations to a mode as they were called, so that a linear map or an LSTM is one. A
+    network that `differentiates` runs with gradients.
 
     Args:
         network: It is left as it was.
@@ -56,7 +58,8 @@ def running(
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer of a Transformer
     try:
-        with seeded(network, 0), full_precision(), torch.inference_mode():
+        followed = torch.enable_grad() if differentiates(network) else torch.inference_mode()
+        with seeded(network, 0), full_precision(), followed:
             mode.begin(traced, inputs, prefix)
             given = []
             for _ in range(turns):

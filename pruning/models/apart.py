@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pruning.core.neurons import NeuronLayer, PrunableModule, Slice
+from pruning.core.neurons import NeuronLayer, PrunableModule, Slice, real_pairs
 from pruning.core.reading import Reading, letters, previous
 
 Input = tuple[int, int, tuple[int, ...], int]
@@ -90,13 +90,14 @@ class Apart(Reading):
         along, uses = along % values.ndim, self.uses[layer.name]
         example = self.example_dim
         known = not packed and example < values.ndim and example != along and values.shape[example] == self.examples
-        wide = values if known else values.unsqueeze(0)
+        wide = real_pairs(values if known else values.unsqueeze(0))  # of a complex number each part is a step
         dims = (example, along) if known else (0, along + 1)
         place = Place(piece, layer.width, wide.shape, dims)
         if not uses.zeros:
             uses.values.append(place.arranged(wide.detach()))
             return 0.0
         found = place.restored(uses.zeros.pop(0))
+        found = torch.view_as_complex(found.contiguous()) if values.is_complex() else found
         return found if known else found.squeeze(0)
 
     def _recurrent(self, function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:

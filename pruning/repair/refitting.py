@@ -101,7 +101,8 @@ class _Refit:
         self.done = dict(done)
         self.removed = removed_neurons(layer, {layer.name: kept})
         names = {name for piece in layer.read for name in (piece.parameter, piece.bias) if name}
-        self.tensors = {name: dense.get_parameter(name).detach().cpu().double() for name in names}
+        whole = {name: dense.get_parameter(name).detach().cpu() for name in names}
+        self.tensors = {name: tensor.double() for name, tensor in whole.items() if not tensor.is_complex()}
         self.seen: set[int] = set()
         self._added: dict[int, dict[str, Tensor]] = {}  # by each reader's fit to each parameter
         self._first: list[Tensor] = []
@@ -110,10 +111,15 @@ class _Refit:
         """Refit the readers, or only some, on what they read in the network so far, this layer cut or not."""
         everything = cut or bool(self.done)
         rows = torch.arange(self.layer.width) if everything else self.removed
-        samples = self._samples(data, rows, only or range(len(self.layer.read)), cut=cut)
+        readers = [number for number in only or range(len(self.layer.read)) if self._is_real(number)]
+        samples = self._samples(data, rows, readers, cut=cut) if readers else {}
         self.seen |= set(samples)
         for number, sample in samples.items():
             self._fit(number, sample, rows)
+
+    def _is_real(self, number: int) -> bool:
+        """Return whether a reader's weights are real numbers: complex ones are cut, and not refitted."""
+        return self.layer.read[number].parameter in self.tensors
 
     def in_turn(self) -> list[list[int]]:
         """Return the readers by turns: first those that compute the layer's neurons, for what others read follows."""
@@ -140,6 +146,8 @@ class _Refit:
         for number, piece in enumerate(self.layer.read):
             if piece in self.layer.tied:
                 why = "it computes the neurons as well as reading them"
+            elif not self._is_real(number):
+                why = "its weights are complex numbers"
             elif number not in self.seen:
                 why = "no operation that is known was seen to read by it"
             else:

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from pruning.core import options
 from pruning.core.devices import finest, twice_differentiable
 from pruning.core.modes import derivatives, differentiating, evaluating
-from pruning.core.neurons import NeuronLayer, gather
+from pruning.core.neurons import NeuronLayer, gather, real_pairs
 from pruning.models.base import Measurable
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class Curvature:
         """Return ±1 for each number of each parameter."""
         return {
             name: torch.randint(0, 2, p.shape, generator=self.generator).to(p) * 2 - 1
-            for name, p in self.parameters.items()
+            for name, p in ((name, real_pairs(p)) for name, p in self.parameters.items())
         }
 
     def _mistrusted(
@@ -188,7 +188,7 @@ def operations_behind(tensor: Tensor) -> set[str]:
 
 def step_of(parameters: Iterable[Tensor]) -> float:
     """Return how far weights are moved to take differences of gradients: `STEP` × ∛ε × their root mean square."""
-    whole = [parameter.detach() for parameter in parameters]
+    whole = [real_pairs(parameter.detach()) for parameter in parameters]
     norm = torch.stack([tensor.float().norm().cpu() for tensor in whole]).norm().item()
     size = math.sqrt(norm**2 / sum(tensor.numel() for tensor in whole)) or 1.0
     return STEP * math.cbrt(max(torch.finfo(tensor.dtype).eps for tensor in whole)) * size
@@ -201,7 +201,7 @@ def _moved_by(parameters: Mapping[str, Tensor], signs: Mapping[str, Tensor], ste
     with torch.no_grad():
         try:
             for name, parameter in parameters.items():
-                parameter.add_(signs[name], alpha=step)
+                real_pairs(parameter).add_(signs[name], alpha=step)
             with torch.enable_grad():
                 yield
         finally:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pruning.core.devices import twice_differentiable
 from pruning.core.hooks import at_targets
 from pruning.core.modes import carried, derivatives
-from pruning.core.neurons import NeuronLayer, gather
+from pruning.core.neurons import NeuronLayer, gather, real_pairs
 from pruning.core.sketches import covariance_of
 from pruning.core.statistics import Covariance
 from pruning.models.answers import detached
@@ -246,7 +246,7 @@ def _over_own(
     sums = {}
     for layer in layers:
         names = {piece.parameter for piece in layer.owned}
-        terms = {name: term(weights[name].detach(), slopes[name]) for name in names}
+        terms = {name: term(real_pairs(weights[name].detach()), slopes[name]) for name in names}
         sums[layer.name] = gather(layer.owned, terms).cpu().double().sum(1)
     return sums
 

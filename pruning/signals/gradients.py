@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pruning.core.modes import carried, derivatives, differentiating, thawed
-from pruning.core.neurons import NeuronLayer, gather
+from pruning.core.neurons import NeuronLayer, gather, real_pairs
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Moments
 from pruning.core.workers import Map, in_stretches, in_turn
@@ -198,7 +198,7 @@ def gate_gradients(
     parameters = {name: parameter for name, parameter in model.named_parameters() if name in read}
     loss, state = model.loss(inputs, targets, state)
     slopes = derivatives(loss, parameters.values())
-    products = {name: w.detach() * g for (name, w), g in zip(parameters.items(), slopes, strict=True)}
+    products = {name: real_pairs(w.detach()) * g for (name, w), g in zip(parameters.items(), slopes, strict=True)}
     return gate_sums(layers, products), state
 
 

@@ -6,7 +6,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.core.neurons import NeuronLayer, PrunableModule, expect_finite, expect_neurons, gather, named_tensors
+from pruning.core.neurons import (
+    NeuronLayer,
+    PrunableModule,
+    expect_finite,
+    expect_neurons,
+    gather,
+    named_tensors,
+    real_pairs,
+)
 from pruning.core.statistics import Histogram, entropy
 from pruning.core.tables import table
 from pruning.signals.scaling import signal_rows, weighted
@@ -103,5 +111,5 @@ def _gate_matrices(layer: NeuronLayer, tensors: Mapping[str, Tensor]) -> list[Te
     """
     found: dict[int, list[Tensor]] = {}
     for piece in [piece for piece in layer.owned if tensors[piece.parameter].ndim > 1] or layer.owned:
-        found.setdefault(piece.blocks, []).append(piece.split(tensors[piece.parameter]))
+        found.setdefault(piece.blocks, []).append(piece.split(real_pairs(tensors[piece.parameter])))
     return [torch.cat(matrices, dim=2).cpu().double() for matrices in found.values()]

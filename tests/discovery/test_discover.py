@@ -544,7 +544,7 @@ def test_a_recurrent_layers_state_that_goes_in_and_out_may_be_read_besides(atten
         assert (state.shape, bool(state[..., 3:].any())) == ((1, 2, 6), False)
 
 
-def test_a_model_that_computes_gradients_in_its_forward_is_refused_in_one_sentence():
+def test_a_model_that_computes_gradients_in_its_forward_is_followed_with_them():
     class Slope(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -552,7 +552,15 @@ def test_a_model_that_computes_gradients_in_its_forward_is_refused_in_one_senten
 
         def forward(self, inputs: Tensor) -> Tensor:
             inputs = inputs.detach().requires_grad_()
-            return torch.autograd.grad(self.second(self.first(inputs).tanh()).sum(), inputs)[0]
+            energy = self.second(self.first(inputs).tanh()).sum()
+            return torch.autograd.grad(energy, inputs, create_graph=True)[0]
 
-    with pytest.raises(ValueError, match="computes no gradients in its forward, for it is followed in torch"):
-        pruning.discover(Slope().double(), floats(4, 3))
+    model = Slope().double()
+    found = pruning.discover(model, floats(4, 3))
+    assert [(layer.name, layer.width, layer.exact) for layer in found.layers()] == [("first", 6, True)]
+    assert torch.equal(found(floats(4, 3)), model(floats(4, 3)))
+    keep = {"first": torch.tensor([4, 1, 0])}
+    torch.testing.assert_close(select(found, keep)(floats(4, 3)), mask(found, keep)(floats(4, 3)))
+    data = [(floats(4, 3, seed=seed), floats(4, 3, seed=seed + 9)) for seed in range(3)]
+    half = pruning.prune(model, pruning.importance(model, data, nn.MSELoss()), keep=0.5)
+    assert half.module.first.out_features == 3

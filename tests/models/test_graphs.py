@@ -1,13 +1,16 @@
 """Networks whose examples cannot be taken apart, nodes of a graph, and networks that give complex numbers."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
 import pruning
+from tests.foreign import floats
 
 
 class Messages(nn.Module):
@@ -112,3 +115,39 @@ def test_neurons_that_say_complex_numbers_are_cut_and_not_measured() -> None:
     torch.testing.assert_close(pruning.select(found, keep)(data[0]), pruning.mask(found, keep)(data[0]))
     with pytest.raises(TypeError, match="Expected real numbers from the neurons of layer 0, got complex ones"):
         pruning.importance(found, data)
+
+
+class Waves(nn.Module):
+    """A layer of neurons that is read in frequencies, by complex weights or by the same ones as real pairs."""
+
+    def __init__(self, *, pairs: bool) -> None:
+        super().__init__()
+        self.enter, self.out = nn.Linear(2, 6), nn.Linear(4, 1)
+        start = floats(6, 4, 3, 2) / 3
+        self.waves = nn.Parameter(start if pairs else torch.view_as_complex(start))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        read = torch.fft.rfft(torch.tanh(self.enter(inputs)), dim=1)
+        waves = self.waves if self.waves.is_complex() else torch.view_as_complex(self.waves)
+        turned = torch.einsum("bki,iok->bko", read, waves)
+        return self.out(torch.fft.irfft(turned, n=inputs.shape[1], dim=1))
+
+
+def test_complex_weights_are_measured_and_trained_as_two_real_ones_each(caplog: pytest.LogCaptureFixture) -> None:
+    data = [(floats(3, 4, 2, seed=seed), floats(3, 4, 1, seed=seed + 9)) for seed in range(3)]
+    rows, losses = [], []
+    for pairs in (False, True):
+        torch.manual_seed(0)
+        network = Waves(pairs=pairs).double()
+        names = ["weights", "hessian", "activations", "gradients", "surgeon", "intervention"]
+        importance = pruning.importance(network, data, nn.MSELoss(), signals=names)
+        assert pairs or importance.table["surgeon"].notna().all()  # pairs become complex in no way that it follows
+        rows.append(importance.table.set_index(["layer", "neuron"])[[*names[:4], "intervention", "fused"]])
+        chosen = dataclasses.replace(importance, by="gradients")
+        smaller = pruning.prune(network, chosen, keep={"enter": 0.5}, scope="layer", repair="ridge")
+        pruning.finetune(smaller, data, epochs=2, learning_rate=1e-2)
+        losses.append(pruning.evaluate(smaller, data).mean)
+    assert len(rows[0]) == 10
+    assert "waves, which reads layer enter, because its weights are complex numbers" in caplog.text
+    pd.testing.assert_frame_equal(*rows, rtol=1e-9)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
