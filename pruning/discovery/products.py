@@ -264,7 +264,10 @@ def convolution(call: Call) -> Any:
     if _is_across(value, weight, channel, padding, shape):
         call.even([value])
         call.freeze([weight, bias], f"{call.place} applies it to each neuron alike")
-        return call.value(value.places.narrow(channel, 0, 1).expand(shape))
+        places = value.places
+        for dim in (dim for dim in range(len(shape)) if not varies(places, dim)):
+            places = places.narrow(dim, 0, 1)
+        return call.value(places.expand(shape))
     _as_channels(call, value, channel)
     rows = column(call.into.place(weight, 0), 0)
     call.into.owning[weight.name, 0] = None
@@ -289,11 +292,13 @@ def convolution(call: Call) -> Any:
 def _is_across(value: Value, weight: Address, channel: int, padding: Any, shape: Sequence[int]) -> bool:
     """Return whether neurons run along other dimensions than that of channels, in which the kernel is one place long.
 
-    A mixer of tokens that is written as a convolution takes each token for a channel.
+    A mixer of tokens that is written as a convolution takes each token for a channel; a filter over the time of each
+    neuron (a synapse's response) takes each neuron for an example.
     """
-    across = [dim for dim in range(channel + 1, len(shape)) if varies(value.places, dim)]
-    alone = all(weight.shape[dim - channel + 1] == 1 and shape[dim] == value.places.shape[dim] for dim in across)
-    bordered = any(size not in (0, "valid") for size in flat([padding]))
+    across = [dim for dim in range(len(shape)) if dim != channel and varies(value.places, dim)]
+    behind = [dim for dim in across if dim > channel]
+    alone = all(weight.shape[dim - channel + 1] == 1 and shape[dim] == value.places.shape[dim] for dim in behind)
+    bordered = bool(behind) and any(size not in (0, "valid") for size in flat([padding]))
     return bool(across) and alone and not bordered and not varies(value.places, channel)
 
 
