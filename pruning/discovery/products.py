@@ -333,7 +333,7 @@ def transposed_convolution(call: Call) -> Any:
     if groups == 1:
         rows = column(call.into.place(weight, 1), 1)
         if not value.free:
-            call.read(seen, functions, weight, 0, name, padding=True, padded=value.padded)
+            call.read(seen, functions, weight, 0, name, padding=True, padded=value.padded, product=True)
     else:
         call.even([value])
         entering = column(call.into.place(weight, 0), 0)

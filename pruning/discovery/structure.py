@@ -308,16 +308,22 @@ def _given(read: Sequence[Reading], groups: Groups, found: Propagation) -> Obser
 
 
 def _in_operand(reading: Reading, neurons: Tensor, members: Tensor, found: Propagation) -> Slice | None:
-    """Return where what a product reads holds the neurons; None if that is no product, or they are a part of it."""
+    """Return where what a product reads holds the neurons; None if that is no product, or they lie apart in it."""
     others = [one for one in found.readings if one.axis[0] == reading.axis[0]]
     same = all(one.axis == reading.axis and torch.equal(one.seen, reading.seen) for one in others)
     if not reading.product or not same:
         return None
-    groups = members[reading.seen]
+    places = (torch.isin(members[reading.seen], neurons) & (reading.seen > 0)).nonzero().flatten()
+    start, length = int(places[0]), len(places)
+    if int(places[-1]) - start + 1 != length:
+        return None
+    groups = members[reading.seen][start : start + length]
     size = int((groups == groups[0]).long().cumprod(0).sum())
     blocks = len(groups) // (size * len(neurons))
     regular = torch.equal(groups, neurons.repeat_interleave(size).repeat(blocks))
-    return Slice(reading.axis[0], -1, blocks, size=size) if regular and bool((reading.seen > 0).all()) else None
+    whole = length == len(reading.seen)
+    part = {} if whole else {"start": start, "length": length}
+    return Slice(reading.axis[0], -1, blocks, size=size, **part) if regular else None
 
 
 def _obstacle(read: Sequence[Reading], groups: Groups, prefix: str, tied: Sequence[Axis]) -> str:
