@@ -48,7 +48,7 @@ def owners(
     expected = _run(operation, leaves, layout)
     if expected is None or len(expected) != len([leaf for leaf in pytree.tree_leaves(outputs) if _is_tensor(leaf)]):
         return None
-    found: list[list[Tensor]] = [[] for _ in expected]
+    found: list[list[tuple[Tensor, bool]]] = [[] for _ in expected]
     mixed: list[Tensor] = []
     for place, whose in enumerate(places):
         if whose is None or not bool(whose.any()):
@@ -57,10 +57,16 @@ def owners(
         if told is None:
             return None
         for own, (owner, blended) in zip(found, told, strict=True):
-            own.append(owner)
-            if bool(blended):
+            own.append((owner, blended))
+            if blended:
                 mixed.append(whose)
-    return Told(found, mixed)
+    return Told([_apart(own) for own in found], mixed)
+
+
+def _apart(told: list[tuple[Tensor, bool]]) -> list[Tensor]:
+    """Return to whom a result belongs by each argument: not to what is mixed, where all of it is another's."""
+    another = any(not blended and bool((owner > 0).all()) for owner, blended in told)
+    return [torch.zeros_like(owner) if blended and another else owner for owner, blended in told]
 
 
 def _of_argument(

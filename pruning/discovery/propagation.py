@@ -231,7 +231,12 @@ class Call:
         return mapped(self.outputs, lambda tensor: self.value(_or_nobody(next(each), tensor)))
 
     def _told_apart(self, told: Told, arguments: Any, places: list[Tensor | None]) -> Told:
-        """Return what a probe tells once what lies along one dimension is taken as one, where that is all it mixes."""
+        """Return what a probe tells once what lies along one dimension is taken as one, where that is all it mixes.
+
+        What only says where others' results are taken from (`grid_sample`'s coordinates) stays, and binds none of them.
+        """
+        if all(any(bool((one > 0).all()) for one in own) for own in told.owners):
+            return told
         for blended in told.mixed[:1] if len(told.mixed) == 1 else ():
             for dim in (dim for dim in range(blended.ndim) if varies(blended, dim)):
                 one = blended.narrow(dim, 0, 1).expand(blended.shape)

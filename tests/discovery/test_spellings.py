@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import pruning
+from pruning.core.hooks import record
 from pruning.core.neurons import mask, select
 from tests.discovery.test_forms import Made, Network, answers
 from tests.discovery.test_kinds import grid
@@ -326,6 +327,42 @@ def a_recurrence_by_a_matrix_less_its_transpose() -> Made:
     return Network(run, **parts, out=nn.Linear(6, 2)), (floats(4, 3, 3),)
 
 
+@spelling({"one": 6})
+def spikes_that_a_filter_over_time_takes_for_examples() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        spikes = (self.one(inputs) > 0.2).to(inputs)
+        examples, neurons, steps = spikes.shape
+        traces = F.conv1d(F.pad(spikes.reshape(-1, 1, steps), (3, 0)), self.response)
+        return self.two(traces.reshape(examples, neurons, steps))
+
+    return Network(run, one=nn.Conv1d(4, 6, 1), two=nn.Conv1d(6, 2, 1), response=grid(1, 1, 4)), (floats(3, 4, 7),)
+
+
+@spelling({"kernels.down": 5, "kernels.deep": 7, "kernels.up": 4})
+def kernels_in_a_dictionary_that_a_decoder_enlarges_and_concatenates_by() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        kernels = self.kernels
+        skipped = torch.tanh(F.conv2d(inputs, kernels["down"], padding=1))
+        deep = torch.tanh(F.conv2d(F.max_pool2d(skipped, 2), kernels["deep"]))
+        large = torch.tanh(F.conv_transpose2d(deep, kernels["up"], stride=2))
+        return F.conv2d(torch.cat([skipped, large], 1), kernels["out"])
+
+    shapes = {"down": (5, 3, 3, 3), "deep": (7, 5, 1, 1), "up": (7, 4, 2, 2), "out": (2, 9, 1, 1)}
+    kernels = nn.ParameterDict({name: nn.Parameter(grid(*shape)) for name, shape in shapes.items()})
+    return Network(run, kernels=kernels), (floats(2, 3, 6, 6),)
+
+
+@spelling({"see": 6, "inner": 5})
+def features_taken_where_the_features_say() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        seen = torch.tanh(self.see(inputs))
+        places = torch.tanh(self.where(seen)).permute(0, 2, 3, 1)
+        return self.out(torch.relu(self.inner(F.grid_sample(seen, places, align_corners=False))))
+
+    parts = {"see": nn.Conv2d(3, 6, 3), "where": nn.Conv2d(6, 2, 3, padding=1), "inner": nn.Conv2d(6, 5, 1)}
+    return Network(run, **parts, out=nn.Conv2d(5, 2, 1)), (floats(2, 3, 8, 8),)
+
+
 def made(name: str) -> Made:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -381,3 +418,16 @@ def test_a_state_that_a_number_for_each_example_resets_keeps_its_shape():
     torch.testing.assert_close(one[0], other[0], rtol=0, atol=1e-12)
     assert one[1].shape == (1, 2, 6)
     assert math.prod(one[1].shape) > int(one[1].count_nonzero())
+
+
+def test_neurons_that_products_by_a_dictionarys_parameters_read_are_recorded_where_they_lie():
+    network, inputs = made("kernels_in_a_dictionary_that_a_decoder_enlarges_and_concatenates_by")
+    model, recorded = pruning.discover(network, inputs), {}
+    with record(model, model.layers(), recorded.__setitem__):
+        model(*inputs)
+    kernels = network.kernels
+    skipped = torch.tanh(F.conv2d(*inputs, kernels["down"], padding=1))
+    deep = torch.tanh(F.conv2d(F.max_pool2d(skipped, 2), kernels["deep"]))
+    for name, values in {"deep": deep, "up": torch.tanh(F.conv_transpose2d(deep, kernels["up"], stride=2))}.items():
+        expected = values.movedim(1, -1).flatten(0, -2)
+        torch.testing.assert_close(recorded[f"kernels.{name}"].reshape(expected.shape), expected)
