@@ -302,3 +302,10 @@ def test_a_state_that_goes_in_and_out_has_the_width_in_a_graph_that_it_had():
     for answers in (program.module()(*given), map(torch.from_numpy, told)):
         for one, other in zip(answers, smaller(*given), strict=True):
             torch.testing.assert_close(one, other)
+
+
+def test_a_module_that_is_called_by_a_word_of_pythons_is_refused_by_that_word():
+    network = Network(lambda self, x: self.parts["in"](x), parts=nn.ModuleDict({"in": nn.Linear(3, 6)}))
+    for graph_of in (pruning.program_of, pruning.onnx_of):
+        with pytest.raises(ValueError, match="that PyTorch can write into code, got 'in', a word of Python's"):
+            graph_of(network, real(2, 3))

@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from keyword import iskeyword
 from typing import Any
 
 import torch
@@ -111,6 +112,12 @@ def _captured(model: nn.Module, inputs: Any, *, onnx: bool) -> tuple[ExportedPro
     if isinstance(model, LanguageModel) and inputs is None:
         return _language_model(model, onnx=onnx)
     plain = plain_of(model)
+    word = next((part for name in plain.network.state_dict() for part in name.split(".") if iskeyword(part)), None)
+    if word is not None:
+        raise ValueError(
+            f"Expected parameters with names that PyTorch can write into code, got {word!r}, a word of Python's own; "
+            "give what is called so another name."
+        )
     network = copied(plain.network)
     example = pytree.tree_map(single, inputs_of(plain, inputs))
     network = network.cpu().float().eval().requires_grad_(False)
