@@ -321,9 +321,8 @@ def _in_operand(reading: Reading, neurons: Tensor, members: Tensor, found: Propa
     size = int((groups == groups[0]).long().cumprod(0).sum())
     blocks = len(groups) // (size * len(neurons))
     regular = torch.equal(groups, neurons.repeat_interleave(size).repeat(blocks))
-    whole = length == len(reading.seen)
-    part = {} if whole else {"start": start, "length": length}
-    return Slice(reading.axis[0], -1, blocks, size=size, **part) if regular else None
+    part = None if length == len(reading.seen) else length
+    return Slice(reading.axis[0], -1, blocks, start=start, length=part, size=size) if regular else None
 
 
 def _obstacle(read: Sequence[Reading], groups: Groups, prefix: str, tied: Sequence[Axis]) -> str:
