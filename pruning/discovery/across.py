@@ -58,6 +58,12 @@ def joined(one: Structure, other: Structure, prefix: str) -> Structure:
     layers = [*one.layers, *(other.layers[number] for number in chosen)]
     names = {layer.name for layer in layers}
     sizes = [size for size in other.sizes if size.counts and all(name in names for name, *_ in size.counts)]
+    carried = (*one.carried, *(state for state in other.carried if state.layer in names))
     return replace(
-        one, layers=apart(layers, prefix), owners=owners, blends=[*one.blends, *blends], sizes=(*one.sizes, *sizes)
+        one,
+        layers=apart(layers, prefix),
+        owners=owners,
+        blends=[*one.blends, *blends],
+        sizes=(*one.sizes, *sizes),
+        carried=carried,
     )

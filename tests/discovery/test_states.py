@@ -149,6 +149,19 @@ class Episodes(nn.Module):
         return self.out(rnn_hxs), rnn_hxs
 
 
+class Matrix(nn.Module):
+    """Linear attention, step by step: its state is a matrix of what keys found and values said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(4, 7), nn.Linear(4, 7), nn.Linear(4, 6)
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = state + self.key(x).relu()[:, :, None] * self.value(x)[:, None]
+        return self.out((self.query(x).relu()[:, None] @ state).squeeze(1)), state
+
+
 class Learned(nn.Module):
     """A cell that begins where it learnt to."""
 
@@ -186,6 +199,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Any, ...]], C
         lambda: (floats(2, 4), torch.tensor([[1.0], [0.5]]), floats(2, 8)),
         {"out": [(0, 8)]},
     ),
+    "a matrix": (Matrix, lambda: (floats(2, 4), floats(2, 7, 6)), {"out": [(0, 6)]}),
     "a learned beginning": (
         Learned,
         lambda: (floats(2, 4), floats(2, 8)),
