@@ -52,7 +52,7 @@ __all__ = ["Attention", "Discovered", "Narrowed", "Recurrent", "StateNames", "di
 
 
 def discover(
-    model: nn.Module, example_inputs: Any, *, also: Sequence[Any] = (), carried: StateNames = ()
+    model: nn.Module, example_inputs: Any, *, also: Sequence[Any] = (), carried: StateNames | None = None
 ) -> Discovered:
     """Return the model with its layers of neurons found, ready for every signal, choice and cut.
 
@@ -81,7 +81,7 @@ def discover(
             experts are looked for with the first alone.
         carried: The names of arguments of forward that are a state, whose new value the model gives back, where that is
             not seen from what they are called and from what reads them; in a dictionary, each with where it is among
-            the outputs.
+            the outputs. An empty list if none is, as in a model that predicts the state of a world.
 
     Raises:
         TypeError: If it is no module, there is no tensor in the inputs, or `also` is no list of inputs.
@@ -131,9 +131,8 @@ def discover(
         module.training = modes.get(name, module.training)
     reasons = reasons_of(structure, refuted, model.layers(), Discovered(network, [], {}), PREFIX)
     plans = {path: one.plan() for path, one in computed.items()}
-    origin = Origin(
-        shapes, {name: names[name] for name in shapes}, tuple(model.layers()), inputs, frozenset(found.states), plans
-    )
+    layers, named = tuple(model.layers()), {name: names[name] for name in shapes}
+    origin = Origin(shapes, named, layers, inputs, frozenset(found.states), plans, carried)
     return Discovered(network, model.layers(), reasons, model.numbers, model.folded, origin, model.remembered)
 
 

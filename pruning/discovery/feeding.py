@@ -31,7 +31,9 @@ MEMORY = re.compile(r"c_?(?:t|in|\d+)*")
 """What an LSTM's memory is called beside another state; alone it may be a condition."""
 
 
-def feeding_of(network: nn.Module, inputs: Inputs, found: Propagation, carried: StateNames = ()) -> Feeding | None:
+def feeding_of(
+    network: nn.Module, inputs: Inputs, found: Propagation, carried: StateNames | None = None
+) -> Feeding | None:
     """Return how a network's state goes from call to call; None if it has none that it takes and gives back.
 
     An argument is a state if a recurrent cell begins with it, if it is called as states are (`NAMES`) and is not the
@@ -42,11 +44,14 @@ def feeding_of(network: nn.Module, inputs: Inputs, found: Propagation, carried: 
         network: It is left as it was.
         inputs: What it is called with, with or without a state.
         found: What one call tells.
-        carried: What its author says.
+        carried: What its author says; nothing is one if it is empty.
 
     Raises:
         ValueError: If its author says it of what is no argument, or nothing of its shape is given back.
     """
+    if carried is not None and not carried:
+        return None
+    carried = carried or ()
     names = _likely(network, inputs, found, carried)
     if not names:
         return None

@@ -6,6 +6,7 @@ from typing import Any
 
 from pruning.core.neurons import NeuronLayer
 from pruning.discovery.configured import Entry
+from pruning.discovery.feeding import StateNames
 from pruning.discovery.running import Inputs
 from pruning.discovery.shortening import Cut
 
@@ -21,6 +22,7 @@ class Origin:
         inputs: What it was called with.
         states: Which of its outputs, as they lie flat, are recurrent states.
         computed: Module that computed its weight in each call → how one is made that has it.
+        carried: What its author says of its states, see `pruning.discover`.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -29,6 +31,7 @@ class Origin:
     inputs: Inputs
     states: frozenset[int] = frozenset()
     computed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    carried: StateNames | None = None
 
 
 @dataclass(frozen=True)

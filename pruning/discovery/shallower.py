@@ -34,7 +34,7 @@ def without_blocks(found: Discovered, names: Iterable[str]) -> tuple[Discovered,
         fewer = {cut.moved(part.mixture.around): (part.mixture.count, len(part.gone)) for part in cut.experts}
         entries = (*entries, *follow_lengths(network, fewer, inputs, EXPERTS))
     first, *also = [named or places for places, named in inputs]
-    smaller = discover(network, first, also=also)
+    smaller = discover(network, first, also=also, carried=found.origin.carried)
     smaller.folded = {name: what for name, what in found.folded.items() if cut.holds(name)}
     smaller.earlier = Earlier(plan_of(found, (), ()), cut, entries)
     return smaller, cut

@@ -56,7 +56,7 @@ def adapt(
     split: Split | None = None,
     example_dim: int | None = None,
     stream: bool = False,
-    carried: StateNames = (),
+    carried: StateNames | None = None,
     criterion: Criterion | None = None,
 ) -> "Adapted":
     """Return a model that signals, fusion, repair, training and evaluation can handle, whoever wrote the network.

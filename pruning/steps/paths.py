@@ -37,7 +37,7 @@ def found_by_all_paths(network: nn.Module, model: Adapted, data: Any) -> Discove
     if not further:
         return None
     first, *also = (usual_arguments(network, inputs, model.use.example_dim) for inputs in (model.use.inputs, *further))
-    return discover(network, first, also=also)
+    return discover(network, first, also=also, carried=None if found.origin is None else found.origin.carried)
 
 
 def _further(model: Adapted, waiting: dict[str, nn.Module], batches: Iterable[Any]) -> Iterable[Any]:

@@ -346,6 +346,21 @@ def test_a_condition_that_is_shaped_as_an_output_is_no_state():
     assert [layer.name for layer in found.layers()] == ["read"]
 
 
+def test_a_worlds_state_is_data_and_answer_where_its_author_says_so():
+    class World(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.reward, self.change = nn.Linear(7, 9), nn.Linear(9, 1), nn.Linear(9, 5)
+
+        def forward(self, action: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            read = self.read(torch.cat([action, state], dim=-1)).relu()
+            return self.reward(read), state + self.change(read)
+
+    inputs = (floats(2, 2), floats(2, 5))
+    assert [layer.name for layer in pruning.discover(World().double(), inputs).layers()] == ["read", "change"]
+    assert [layer.name for layer in pruning.discover(World().double(), inputs, carried=[]).layers()] == ["read"]
+
+
 def test_which_of_two_outputs_is_the_state_is_asked_where_nothing_tells():
     class Reversed(Elman):
         def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
