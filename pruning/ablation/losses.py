@@ -170,19 +170,6 @@ def cluster_losses(model: Measurable, batches: Sequence[Any]) -> ClusterLosses:
     return losses
 
 
-def cluster_comparison(model: Measurable, outputs: Any, dense: Any, targets: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss increase, the divergence and the weight of each cluster of a batch, (clusters,), summed.
-
-    Args:
-        model: It knows the loss.
-        outputs: What it gave without some neurons.
-        dense: What it gave with all.
-        targets: Of the batch.
-    """
-    (ours, counts), (theirs, _) = (_by_cluster(model, given, targets) for given in (outputs, dense))
-    return ours - theirs, _divergence_by_cluster(model, outputs, dense, targets), counts
-
-
 def _divergence_by_cluster(model: Measurable, outputs: Any, dense: Any, targets: Any) -> Tensor:
     """Return the summed divergence of each cluster from what the dense model gave, (clusters,)."""
     if not isinstance(model, LanguageModel):
@@ -197,6 +184,7 @@ def _divergence_by_cluster(model: Measurable, outputs: Any, dense: Any, targets:
 
 
 def _by_cluster(model: Measurable, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the summed losses of the clusters of a batch and what each weighs, (clusters,)."""
     if not isinstance(model, LanguageModel):
         return model.judged(logits, targets, reduction="sum")[None], torch.tensor(
             [model.weight(targets)], dtype=torch.float64

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pruning.ablation.batched import Removals, removals
 from pruning.ablation.joint_removal import _others
-from pruning.ablation.losses import _dense_loss, _first, cluster_comparison
+from pruning.ablation.losses import _by_cluster, _dense_loss, _divergence_by_cluster, _first
 from pruning.ablation.schemas import ORACLE
 from pruning.core.devices import moved
 from pruning.core.modes import evaluating
@@ -260,19 +260,21 @@ def _read_masked(
     """Return what batches tell of models in which only `others` of a layer are read, those at these places."""
     even, odd, divergences = (ClusteredMean.empty(len(others)) for _ in range(3))
     states: dict[int, Any] = {}
-    state, dense = None, None
+    state, dense, loss = None, None, torch.empty(0)
     with evaluating(model), torch.no_grad():
         for index, place in track([*product(range(len(text)), places)], "oracle"):
             inputs, targets = text[index]
             if place == places[0]:
                 dense, state = model.predicted(inputs, state)
-            with masking(model, others[place]):
+                loss = _by_cluster(model, dense, targets)[0] if index in counted else loss
+            with masking(model, others[place]):  # a loss may take gradients, by the weights that gave the outputs
                 outputs, states[place] = model.predicted(inputs, states.get(place))
-            if index in counted:
-                increase, divergence, counts = cluster_comparison(model, outputs, dense, targets)
+                judged = _by_cluster(model, outputs, targets) if index in counted else None
+            if judged:
+                divergence = _divergence_by_cluster(model, outputs, dense, targets)
                 half, where = (even, odd)[counted.index(index) % 2], torch.tensor([place])
-                half.update(increase[:, None], counts, where)
-                divergences.update(divergence[:, None], counts, where)
+                half.update((judged[0] - loss)[:, None], judged[1], where)
+                divergences.update(divergence[:, None], judged[1], where)
     return even, odd, divergences
 
 

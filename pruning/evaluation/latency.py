@@ -14,6 +14,7 @@ import torch
 from pruning.core.devices import wait_for
 from pruning.core.modes import evaluating
 from pruning.core.progress import Track, silently
+from pruning.discovery.beginning import differentiates
 from pruning.models.base import Measurable
 
 
@@ -121,7 +122,8 @@ def _samples(
     """Return the seconds of each model's turns; those below zero warm up and are left out."""
     samples: dict[str, list[float]] = {name: [] for name in models}
     states: dict[str, Any] = dict.fromkeys(models)
-    with torch.inference_mode(), ExitStack() as modes:
+    followed = any(map(differentiates, models.values()))
+    with torch.no_grad() if followed else torch.inference_mode(), ExitStack() as modes:
         for model in models.values():
             modes.enter_context(evaluating(model))
         for turn in turns:

@@ -13,10 +13,10 @@ from pruning.core.devices import moved, twice_differentiable, unfused
 from pruning.core.faults import said
 from pruning.core.memory import kept
 from pruning.core.modes import evaluating, still, untouched
-from pruning.core.nested import tensors_in
+from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule
 from pruning.core.words import described
-from pruning.data.batches import TARGETS, Form, Pair, Pairs, Split
+from pruning.data.batches import TARGETS, Form, Pair, Pairs, Split, Unlabelled
 from pruning.data.windows import Windows
 from pruning.discovery import Discovered, StateNames, discover
 from pruning.models.answers import has_main, main_of
@@ -42,6 +42,7 @@ from pruning.models.losses import judges_softmax, kind_of_loss, objective_of
 from pruning.models.metrics import Metric, metrics_of
 from pruning.models.objectives import Criterion, Objective
 from pruning.models.parting import some_of
+from pruning.models.residuals import WithGradients, takes_gradients
 from pruning.models.tapping import Taps, tapping, with_recurrent_readers
 from pruning.models.use import Use, one_loss
 
@@ -217,7 +218,23 @@ class Adapted(Measurable):
         if isinstance(batch, Pair):
             return batch
         inputs, targets = (self.use.split or self.form.pair)(batch)
-        return Pair(inputs, self.form.unlabelled(inputs) if targets is None else targets)
+        pair = Pair(inputs, self.form.unlabelled(inputs) if targets is None else targets)
+        self._ask(pair)
+        return pair
+
+    def _ask(self, pair: Pair) -> None:
+        """Find out by the first batch, with targets or without, whether a loss that is not known takes gradients."""
+        use, labelled = self.use, not isinstance(pair.targets, Unlabelled)
+        unknown = kind_of_loss(use.criterion) is None and use.criterion is not own_loss
+        if use.differentiates or not unknown or labelled in use.asked:
+            return
+
+        def judged(gradients: bool) -> Tensor:
+            self.use = replace(use, differentiates=gradients)
+            with evaluating(self), untouched(self):
+                return self.judged(self.predicted(pair.inputs)[0], pair.targets)
+
+        self.use = replace(use, differentiates=takes_gradients(judged), asked=use.asked | {labelled})
 
     def read(self, inputs: Any, state: Any = None) -> Any:
         """Run the network and return the state."""
@@ -271,6 +288,10 @@ class Adapted(Measurable):
         Raises:
             TypeError: If the loss reads one output and none of those that the network gives is the main one.
         """
+        if self.use.differentiates and not torch.is_grad_enabled():
+            with torch.enable_grad():
+                outputs, state = self._called(inputs, state)
+            return outputs, mapped(Tensor.detach, state)
         outputs, state = self._called(inputs, state)
         kind = kind_of_loss(self.use.criterion)
         return outputs if kind is None or kind.whole else main_of(outputs), state
@@ -343,7 +364,8 @@ class Adapted(Measurable):
     def objective(self, targets: Any) -> Objective:
         """Return what the network is for, which its loss says, and for one that is not known the targets' kind."""
         use, first = self.use, self.use.carries and self.example_dim == 1
-        return objective_of(use.criterion, targets, example_dim=use.example_dim, steps_first=first, shape=use.shape)
+        loss = WithGradients(use.criterion) if use.differentiates and callable(use.criterion) else use.criterion
+        return objective_of(loss, targets, example_dim=use.example_dim, steps_first=first, shape=use.shape)
 
     def counted_in(self, outputs: Any, targets: Any) -> Tensor:
         """See `Measurable.counted_in`."""

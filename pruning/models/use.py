@@ -32,6 +32,8 @@ class Use:
         metrics: What is reported beside the loss.
         stream: Whether each batch goes on where the one before it ended, also where the modules keep the state.
         shape: Of the main output for `inputs`, where it is known; () where the loss takes it for no logits.
+        differentiates: Whether the loss takes gradients itself, of what the network gives by what that was made of.
+        asked: Whether that is known of batches with targets (True), and of those without (False).
     """
 
     inputs: Any
@@ -43,6 +45,8 @@ class Use:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     stream: bool = False
     shape: torch.Size | None = None
+    differentiates: bool = False
+    asked: frozenset[bool] = frozenset()
 
 
 def one_loss(network: nn.Module, loss: Any, criterion: Any) -> Criterion | Objective | None:
