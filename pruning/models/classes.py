@@ -32,8 +32,14 @@ WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss, F.cross_entropy, F.nll_loss)
 
 @dataclass(frozen=True)
 class Classes(Objective):
-    """One class for each target: logits (…, classes) or, as PyTorch has them for images, (examples, classes, …)."""
+    """One class for each target: logits (…, classes) or, as PyTorch has them for images, (examples, classes, …).
 
+    Attributes:
+        shape: Of the network's outputs for other examples, where a loss of a user's own judges them. Such a loss is
+            the one to say which numbers it ignores: those that no logit is of are taken for them.
+    """
+
+    shape: torch.Size | None = None
     metrics: ClassVar[Mapping[str, Direction]] = {"accuracy": "higher"}
     tempered = True
     drawn = "categorical"
@@ -68,7 +74,10 @@ class Classes(Objective):
             ValueError: If the targets are no class numbers.
         """
         flat = class_numbers(targets)
-        return flat.masked_fill(flat == setting(self.criterion, "ignore_index", IGNORED), IGNORED)
+        ignored = flat == setting(self.criterion, "ignore_index", IGNORED)
+        if self.shape is not None:
+            ignored |= (flat < 0) | (flat >= _most_classes(self.shape, targets))
+        return flat.masked_fill(ignored, IGNORED)
 
     def counted(self, targets: Any) -> Tensor:
         """See `Objective.counted`."""
@@ -234,6 +243,13 @@ def class_numbers(targets: Any) -> Tensor:
             "such as nn.MSELoss()."
         )
     return targets.flatten()
+
+
+def _most_classes(shape: torch.Size, targets: Any) -> int:
+    """Return how many logits rows of outputs of this shape have, the most that may be where both ends fit."""
+    inner = targets.shape[1:] if isinstance(targets, Tensor) else ()
+    last, second = (inner == rest for rest in (shape[1:-1], shape[2:]))
+    return max(shape[-1:] if last > second else shape[1:2] if second > last else (shape[-1], shape[1]))
 
 
 def _judged(criterion: Criterion, rows: Tensor, labels: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def objective_of(
     if kind is not None:
         return kind(criterion)
     classes = numbers and (shape is None or _have_rows(shape, whole))
-    return Classes(criterion) if classes else Examples(criterion, example_dim)
+    return Classes(criterion, shape) if classes else Examples(criterion, example_dim)
 
 
 def judges_softmax(criterion: Criterion, outputs: Tensor) -> bool:

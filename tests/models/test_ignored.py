@@ -17,6 +17,7 @@ from pruning.evaluation.energy import firing_rates
 from pruning.evaluation.measures import loss_of
 from pruning.fusion.calibration import removal_curves
 from pruning.models.adapted import adapt
+from pruning.models.classes import Classes
 from pruning.repair.imitation import Imitation, feature_metric, imitate
 from pruning.signals.activations import activations
 from pruning.signals.criteria import criteria
@@ -76,6 +77,39 @@ def numbers(table):
 def test_every_signal_of_padded_batches_is_that_of_the_batches_without_padding(signal):
     expected, found = (MEASURED[signal](classifier(), batches) for batches in (BATCHES[:6], padded(BATCHES[:6])))
     pd.testing.assert_frame_equal(numbers(found), numbers(expected), rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("number", [255, -1, IGNORED])
+def test_numbers_that_no_logit_is_of_are_those_that_a_users_own_loss_ignores(number):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 3, 1), nn.ReLU(), nn.Conv2d(3, 4, 1)).double()
+    generator, batches = torch.Generator().manual_seed(1), []
+    for _ in range(4):
+        classes = torch.randint(4, (2, 3, 5), generator=generator)
+        classes[:, 0] = number
+        batches.append((torch.randn(2, 2, 3, 5, generator=generator, dtype=torch.float64), classes))
+    known = nn.CrossEntropyLoss(ignore_index=number)
+    expected, found = (
+        adapt(network, batches[0][0], loss=loss) for loss in (known, lambda outputs, targets: known(outputs, targets))
+    )
+    assert (loss_of(found, batches).tokens, loss_of(found, batches).mean) == (80, loss_of(expected, batches).mean)
+    for signal in ("criteria", "surgeon", "oracle"):
+        pd.testing.assert_frame_equal(*(MEASURED[signal](model, batches) for model in (found, expected)))
+
+
+@pytest.mark.parametrize(
+    ("targets", "shape", "counted"),
+    [
+        (torch.tensor([0, 4, 5, -1]), (2, 5), [0, 1]),
+        (torch.tensor([[0, 7, 255]]), (2, 9, 3), [0, 1]),  # logits (examples, classes, steps), as PyTorch has them
+        (torch.tensor([[0, 2, 7]]), (2, 3, 9), [0, 1, 2]),  # logits (examples, steps, classes)
+        (torch.tensor([[0, 2, 7, 8, 9]]), (2, 3, 9), [0, 1, 2, 3]),  # of another length: as many as either end has
+        (torch.tensor([0, 8, 9]), (2, 3, 9), [0, 1]),  # flattened already
+    ],
+)
+def test_how_many_classes_there_are_is_told_by_the_outputs(targets, shape, counted):
+    labels = Classes(F.cross_entropy, torch.Size(shape)).labels(targets)
+    assert (labels != IGNORED).nonzero().flatten().tolist() == counted
 
 
 @pytest.mark.parametrize("signal", PADDED)
