@@ -29,6 +29,12 @@ DEPENDENT = 2.0
 """Variance of a divergence, over what it would be if columns of neighbouring windows did not depend on each other."""
 LEAST = 0.1
 """Share of a layer's mean divergence below which a neuron's scale does not fall."""
+SMOOTH = 0.1
+"""Standard error of a layer's curvature over its divergence as the share of the divergence that is a loss."""
+HALF, AROUND = 0.5, 0.25
+"""What each of two texts' label terms counts before they are compared, and the standard deviation around that."""
+CERTAIN = 1e-9
+"""Least variance of what a text's label term counts."""
 
 COUNTS = ""
 """What no layer is called: under this name stands how many targets of each column count."""
@@ -146,19 +152,22 @@ def intervention(
       one column of a window: half the gate's Fisher information, which the divergence is to second order. It is
       D̂ = w D + (1 − w) c C with c = ΣD / ΣC and 1 − w = 2 E[error² of D] / E[(D − c C)²], the error being doubled since
       neighbouring windows are of one document;
-    - of D̂ counts s D̂. With Δ the loss increase of the same removals on the same tokens, L their label term there and
-      sums over the layer's neurons, G = ΣD − Σ(Δ − L) is what the divergence has beyond a loss, and
-      1 − s = (1 − Σ error² of Δ / G²) G / ΣD, within [0, 1]. In smooth layers Δ − L ≈ D and s = 1. Where removal moves
-      spikes, answers also change at random: the divergence counts that, yet noise costs no more than the noise that
-      was there;
+    - of D̂ counts s (s D̂ + (1 − s) c C). With Δ the loss increase of the same removals on the same tokens, L their
+      label term there and sums over the layer's neurons, r = Σ(Δ − L) / ΣD of the divergence is a loss, and
+      1 − s = (1 − Σ error² of Δ / (ΣD − Σ(Δ − L))²) (1 − r′), within [0, 1]. In smooth layers Δ − L ≈ D and s = 1.
+      Where removal moves spikes, answers also change at random: the divergence counts that, yet noise costs no more
+      than the noise that was there. The curvature sees none of it. So r′ is the mean of r and of ΣC / ΣD (at most 1),
+      each by its variance: twice Σ error² of Δ / (ΣD)², and 0.1²; without curvature r′ = r, and s D̂ counts;
     - of the label term L counts f L with 1 − f = E[error² of L] / E[(L − μ)²], μ being the layer's mean and the error
       that between eight consecutive stretches of the text, which sees how far documents differ; or `label_share` of it.
 
     Text that the model was trained on (`trained`) tells of many more documents, though of ones that it has seen. With T
     its label term, a T + b L counts in place of f L: each stretch's own term is predicted from T and from the other
-    stretches, a and b ≥ 0 by least squares over the layer's neurons, all less their mean and over √D (stacking, Wolpert
-    1992; Breiman 1996). Where a model has learnt its text by heart, T does not tell what other text says, and a is near
-    0. `label_term` is then (a T + b L) / (a + b), and a + b of it is trusted.
+    stretches by least squares over the layer's neurons, all less their mean and over √D (stacking, Wolpert 1992;
+    Breiman 1996). Few documents leave these weights uncertain: with S their covariance when each stretch in turn is
+    left unpredicted (jackknife), a and b ≥ 0 are most probable given N(½, ¼²) of either before. Where a model has
+    learnt its text by heart, T does not tell what other text says, and a is near 0. `label_term` is then
+    (a T + b L) / (a + b), and a + b of it is trusted.
 
     Of a wide network that is none of the families a sample can be removed (`neurons`), each for a reading. Each layer's
     own then say how far its numbers are trusted, and a neuron that was not removed has no divergence and no importance.
@@ -226,13 +235,14 @@ def _expected(
     """Return a layer's further columns, by what its neurons that were removed say; not numbers for the others."""
     measured, error = rows["divergence"].to_numpy(), rows["divergence_error"].to_numpy()
     curvature, removed = (pull.squares / pull.terms.tokens).numpy() / 2, np.isfinite(measured)
-    weight, companion = 1.0, curvature
+    lost = 1.0 if there is None else _lost(rows[removed], there.mean.numpy()[removed], curvature[removed].sum())
+    weight, counted, companion = 1.0, 1.0, curvature
     if curvature[removed].sum() > 0 and measured[removed].sum() > 0:
         companion = curvature * (measured[removed].sum() / curvature[removed].sum())
         middle = (measured + companion) / 2
         weight = _trusted(measured - companion, DEPENDENT**0.5 * error, middle)
-    divergence = weight * measured + (1 - weight) * companion if weight < 1 else measured
-    lost = 1.0 if there is None else _lost(rows[removed], there.mean.numpy()[removed])
+        counted = lost * weight
+    divergence, calm = (w * measured + (1 - w) * companion if w < 1 else measured for w in (weight, counted))
     term, term_error = pull.terms.mean.numpy(), pull.terms.standard_error.numpy()
     factor = share
     if factor is None:
@@ -251,18 +261,28 @@ def _expected(
         "label_term": term,
         "label_error": term_error,
         "trusted": np.full(len(term), factor),
-        "importance": lost * divergence + factor * term,
-        "standard_error": np.hypot(lost * weight * error, factor * term_error),
+        "importance": lost * calm + factor * term,
+        "standard_error": np.hypot(lost * counted * error, factor * term_error),
     }
 
 
-def _lost(rows: pd.DataFrame, term: np.ndarray) -> float:
-    """Return the share of a layer's divergence that is a loss, by the increases, and label terms, of its removals."""
-    divergence, error = rows["divergence"].sum(), rows["standard_error"].to_numpy()
+def _lost(rows: pd.DataFrame, term: np.ndarray, curvature: float) -> float:
+    """Return the share of a layer's divergence that is a loss, by the increases, and label terms, of its removals.
+
+    Args:
+        rows: Of the neurons that were removed.
+        term: Their label terms on the same text.
+        curvature: Its sum over them; 0 where it is not known.
+    """
+    divergence, noise = rows["divergence"].sum(), np.square(rows["standard_error"].to_numpy()).sum()
     idle = divergence - (rows["loss_increase"].to_numpy() - term).sum()
     if divergence <= 0 or idle <= 0:
         return 1.0
-    return float(np.clip(1 - max(0.0, 1 - np.square(error).sum() / idle**2) * idle / divergence, 0, 1))
+    share = 1 - idle / divergence
+    if curvature > 0:
+        variance = DEPENDENT * noise / divergence**2
+        share = (SMOOTH**2 * share + variance * min(1, curvature / divergence)) / (SMOOTH**2 + variance)
+    return float(np.clip(1 - max(0.0, 1 - noise / idle**2) * (1 - share), 0, 1))
 
 
 def _trusted(deviations: np.ndarray, errors: np.ndarray, scale: np.ndarray) -> float:
@@ -281,11 +301,18 @@ def _less_mean(term: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 def _weights(seen: np.ndarray, apart: np.ndarray, scale: np.ndarray) -> tuple[float, float]:
     """Return what the term of text that was seen, (width,), and that of stretches, (stretches, width), count, ≥ 0."""
-    varies = scale > 0
-    others = (apart.sum(0) - apart) / (len(apart) - 1)
+    varies, count = scale > 0, len(apart)
+    others = (apart.sum(0) - apart) / (count - 1)
     given = (np.broadcast_to(seen, apart.shape), others, apart)
-    both, own, wanted = ((_less_mean(g, scale) / np.sqrt(np.where(varies, scale, 1)))[:, varies].ravel() for g in given)
-    weights, _ = nnls(np.stack([both, own], 1), wanted)
+    both, own, wanted = ((_less_mean(g, scale) / np.sqrt(np.where(varies, scale, 1)))[:, varies] for g in given)
+    known = np.stack([both, own], -1)
+    squares, products = known.swapaxes(1, 2) @ known, np.einsum("gna, gn -> ga", known, wanted)
+    predicted = [np.arange(count) != left for left in (*range(count), count)]  # without each stretch, and all
+    *each, fitted = (np.linalg.lstsq(squares[of].sum(0), products[of].sum(0), rcond=None)[0] for of in predicted)
+    variances, axes = np.linalg.eigh((count - 1) ** 2 / count * np.cov(each, rowvar=False))
+    precise = axes.T / np.sqrt(np.maximum(variances, CERTAIN))[:, None]
+    before = np.eye(2) / AROUND
+    weights, _ = nnls(np.concatenate([precise, before]), np.concatenate([precise @ fitted, before.sum(0) * HALF]))
     return float(weights[0]), float(weights[1])
 
 

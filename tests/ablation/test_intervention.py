@@ -72,34 +72,47 @@ def stretches_by_hand(columns, groups, tokens, i):
 
 
 def weights_by_hand(seen, stretches, scales):
-    """Return a, b ≥ 0 of Σ (L_g − a T − b L_others)² / D, the best of those that leave out none, one or both."""
+    """Return a, b ≥ 0, most probable by Σ (L_g − a T − b L_others)² / D over stretches, given N(½, ¼²) of either."""
 
     def less_mean(values):
         mean = sum(v / s for v, s in zip(values, scales, strict=True)) / sum(1 / s for s in scales)
         return [(v - mean) / s**0.5 for v, s in zip(values, scales, strict=True)]
 
-    rows, wanted = [], []
-    for g, of in enumerate(stretches):
-        others = [sum(s[i] for k, s in enumerate(stretches) if k != g) / (len(stretches) - 1) for i in range(len(of))]
-        rows += zip(less_mean(seen), less_mean(others), strict=True)
-        wanted += less_mean(of)
-    found = []
+    def fitted(left):
+        rows, wanted = [], []
+        for g, of in enumerate(stretches):
+            if g == left:
+                continue
+            rest = [s for k, s in enumerate(stretches) if k != g]
+            others = [sum(s[i] for s in rest) / len(rest) for i in range(len(of))]
+            rows += zip(less_mean(seen), less_mean(others), strict=True)
+            wanted += less_mean(of)
+        return np.linalg.lstsq(np.array(rows), np.array(wanted), rcond=None)[0]
+
+    each = [fitted(left) for left in range(len(stretches))]
+    mean = sum(each) / len(each)
+    variance = sum(np.outer(w - mean, w - mean) for w in each) * (len(each) - 1) / len(each)
+    known = np.linalg.inv(variance)
+    precision, center = known + np.eye(2) / 0.25**2, known @ fitted(None) + np.full(2, 0.5) / 0.25**2
+    possible = []
     for used in ([], [0], [1], [0, 1]):
         weights = np.zeros(2)
-        weights[used] = np.linalg.lstsq(np.array(rows)[:, used], np.array(wanted), rcond=None)[0]
+        weights[used] = np.linalg.solve(precision[np.ix_(used, used)], center[used])
         if (weights >= 0).all():
-            found.append((sum((np.array(rows) @ weights - wanted) ** 2), *weights))
-    return min(found)[1:]
+            possible.append((weights @ precision @ weights / 2 - center @ weights, *weights))
+    return min(possible)[1:]
 
 
-def share_by_hand(removed, terms):
+def share_by_hand(removed, terms, curvature):
     """Return the share of a layer's divergence that is a loss, from rows of the oracle and label terms on its text."""
     rows = removed.to_dict("records")
     beyond = sum(row["loss_increase"] - term for row, term in zip(rows, terms, strict=True))
     divergence, noise = (sum(row[name] ** power for row in rows) for name, power in DIVERGENCE_AND_NOISE)
     idle = divergence - beyond
     trusted = max(0, 1 - noise / idle**2) if idle > 0 else 0
-    return max(0, 1 - trusted * idle / divergence)
+    precise, precise_too = divergence**2 / (2 * noise), 1 / 0.1**2
+    share = (precise * beyond + precise_too * min(sum(curvature), divergence)) / divergence / (precise + precise_too)
+    return max(0, 1 - trusted * (1 - share))
 
 
 def expected_by_hand(divergence, error, share, columns, slopes, groups, tokens):
@@ -133,7 +146,8 @@ def expected_by_hand(divergence, error, share, columns, slopes, groups, tokens):
         explained += (term[i] - mean) ** 2 / scales[i]
         noise += np.var(means, ddof=1) / len(means) / scales[i]
     trusted = max(0, 1 - noise / explained)
-    importance = [share * d + trusted * x for d, x in zip(completed, term, strict=True)]
+    calm = [share * d + (1 - share) * ratio * c for d, c in zip(completed, curvature, strict=True)]
+    importance = [share * d + trusted * x for d, x in zip(calm, term, strict=True)]
     return importance, curvature, trusted
 
 
@@ -147,7 +161,9 @@ def test_importance_curvature_and_trust_are_those_of_loops_over_columns_and_stre
     groups = [[order.index((column, index)) * 8 // len(order) for column in range(4)] for index in range(len(labelled))]
     for place, layer in enumerate(model.layers()):
         rows = table[table["layer"] == layer.name]
-        share = share_by_hand(removed[removed["layer"] == layer.name], -np.mean([w[place] for w in there], axis=0))
+        share = share_by_hand(
+            removed[removed["layer"] == layer.name], -np.mean([w[place] for w in there], axis=0), rows["curvature"]
+        )
         np.testing.assert_allclose(rows["divergence_share"], share, rtol=1e-6)
         expected = expected_by_hand(
             rows["divergence"].tolist(),
