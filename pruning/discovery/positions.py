@@ -92,7 +92,10 @@ class Positions:
 
     def mix(self, places: Tensor, dim: int, what: str) -> None:
         """Say that something mixes all that lies along a dimension, so that it stays or goes as one."""
-        self.link(places, places.narrow(dim, 0, 1))
+        first = places.narrow(dim, 0, 1)
+        if not bool(first.all()):  # padded, which is nobody's
+            first = places.amax(dim, keepdim=True)
+        self.link(places, first)
         self._say("mixed", places, what)
 
     def hold(self, places: Tensor, dims: list[int], reason: str) -> None:

@@ -63,6 +63,9 @@ REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
     "no parameter computes it, only the buffer fixed.made": lambda: first(
         lambda s, x: s.out(s.fixed(x)), "fixed", fixed=FIXED
     ),
+    "avg_pool2d in norm mixes all of it": lambda: first(  # of channels that zeros are put before
+        lambda s, x: s.out(s.norm(s.one(x)[..., None])[..., 0]), norm=nn.LocalResponseNorm(3)
+    ),
     "sort mixes all of it": lambda: first(lambda s, x: s.out(s.one(x).argsort().to(x))),
     "mixes all of it by kernels that are computed in each call": lambda: first(
         lambda s, x: s.out(F.conv1d(s.one(x)[None], s.two(x).view(4, 4, 3), padding=1)[0]), "one", two=nn.Linear(3, 12)
