@@ -65,6 +65,8 @@ class Apart(Reading):
         name, kwargs = getattr(function, "__name__", ""), dict(kwargs or {})
         if name in _RECURRENT:
             return self._recurrent(function, list(args), kwargs)
+        if name == "einsum" and isinstance(args[1], list | tuple):  # its operands as one
+            args = (args[0], *args[1])
         given = _placed(args, kwargs) if name in _INPUTS else list(args)
         for weight, axis, path, along in _INPUTS.get(name, _nothing)(given):
             tensor = given[weight] if weight < len(given) else None

@@ -36,7 +36,7 @@ def by_operations(net, x):
     hidden = net.first(x).tanh()
     again = net.first(x + 1).tanh()
     mixed = torch.einsum("...i,oi->...o", hidden, net.second.weight) + torch.einsum(
-        "oi,ni->no", net.second.weight, again
+        "oi,ni->no", (net.second.weight, again)
     )
     return mixed + hidden @ net.second.weight.T + torch.addmm(net.second.bias, again, net.second.weight.mT)
 
