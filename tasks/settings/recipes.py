@@ -48,7 +48,7 @@ RECIPES = (
         epochs=0.5,
         settings={
             "reconstruct.repair": "ridge",
-            "finetune.learning_rate": 2e-3,
+            "finetune.learning_rate": 1.6e-2,
             "finetune.distillation": 0.0,
             "finetune.dropout": None,
         },
