@@ -24,8 +24,7 @@ def measurable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
     Args:
         network: A module, what `discover` found in it, or a model that was adapted before, whose loss stays unless
             there is another.
-        data: Batches; the first one says what the network is given, where nothing else does, and where it leaves
-            parts of the network out, others may.
+        data: Batches; the first one says what the network is given, where nothing else does.
         loss: See `pruning.adapt`.
         how: Further arguments of `adapt`, those that are None left out.
 
@@ -47,9 +46,16 @@ def measurable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
     inputs = _known_inputs(network)
     if inputs is None:
         inputs = first_inputs(network, data, given.get("split"))
-    model = adapt(network, inputs, loss=loss, **given)
-    found = None if isinstance(network, PrunableModule) else found_by_all_paths(network, model, data)
-    return model if found is None else adapt(found, inputs, loss=loss, **given)
+    return adapt(network, inputs, loss=loss, **given)
+
+
+def prunable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
+    """Return what `measurable` does, its neurons found by other batches too, where the first leaves parts out."""
+    model = measurable(network, data, loss, **how)
+    if isinstance(network, PrunableModule) or not isinstance(model, Adapted):
+        return model
+    found = found_by_all_paths(network, model, data)
+    return model if found is None else Adapted(found, model.use)
 
 
 def _known_inputs(network: nn.Module) -> Any:

@@ -35,7 +35,7 @@ from pruning.selection.budgets import Budget, budget_of
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances
 from pruning.signals.schemas import BESIDE, INTERVENTION, SIGNALS
-from pruning.steps.given import limited, measurable, read_once
+from pruning.steps.given import limited, prunable, read_once
 
 logger = logging.getLogger(__name__)
 
@@ -295,7 +295,7 @@ def importance(
         raise ValueError(f"Unknown importance {by!r}; known: {list(CHOICES)}.")
     data = read_once(data, batches)
     with torch.random.fork_rng(devices=[]):  # whoever reads a `DataLoader` draws
-        model = measurable(found, data, loss, call=call, split=split, example_dim=example_dim)
+        model = prunable(found, data, loss, call=call, split=split, example_dim=example_dim)
         pairs = limited(model, data, batches, seed)
         if not model.layers():
             raise ValueError(

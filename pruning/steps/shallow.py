@@ -16,7 +16,7 @@ from pruning.discovery.discovered import Discovered
 from pruning.discovery.shallower import without_blocks
 from pruning.discovery.shortening import Cut
 from pruning.models.adapted import Adapted
-from pruning.steps.given import limited, measurable, read_once
+from pruning.steps.given import limited, prunable, read_once
 from pruning.steps.measuring import Importance
 
 ORDERS = ("turns", "divergence", "influence", "loss_increase")
@@ -138,7 +138,7 @@ def depth(
         ValueError: If no residual block can go.
     """
     data = read_once(data, batches)
-    model = measurable(found, data, loss, call=call, split=split, example_dim=example_dim)
+    model = prunable(found, data, loss, call=call, split=split, example_dim=example_dim)
     pairs = limited(model, data, batches, seed)
     blocks = blocks_in(model)
     if not blocks:
