@@ -42,7 +42,7 @@ from pruning.discovery.preparing import forgetful, narrow, persist, read_by, rep
 from pruning.discovery.propagation import Propagation
 from pruning.discovery.proving import proved
 from pruning.discovery.recurrent import Narrowed, Recurrent
-from pruning.discovery.running import Inputs, Seeing, canonical, close, copied, running, uncached
+from pruning.discovery.running import Inputs, Seeing, canonical, close, copied, fresh, running, uncached
 from pruning.discovery.states import Arguments, Feeding
 from pruning.discovery.structure import reasons_of, structure_of
 from pruning.discovery.tracing import propagated
@@ -215,7 +215,7 @@ def _outputs(network: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 def _runs(network: nn.Module, inputs: Inputs) -> bool:
     """Return whether a network runs on these inputs outside of inference mode."""
-    inputs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
+    inputs = fresh(inputs)
     try:
         for args, kwargs in inputs:
             with drawing(network):

@@ -54,7 +54,7 @@ def running(
         feeding: If the network's state goes from call to call: how. All these calls are one turn.
     """
     traced = copied(network, sharing=True).train(training)
-    inputs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
+    inputs = fresh(inputs)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer of a Transformer
     try:
@@ -74,6 +74,11 @@ def running(
             yield traced, given
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def fresh(given: Any) -> Any:
+    """Return what a network is called with, its tensors copied, for the network's code may write into them."""
+    return pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, given)
 
 
 def tensors_in(given: object) -> list[Tensor]:

@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from pruning.core.devices import seeded
 from pruning.discovery.discovered import Discovered
-from pruning.discovery.running import tensors_in, uncached
+from pruning.discovery.running import fresh, tensors_in, uncached
 from pruning.discovery.states import Arguments
 from pruning.models.adapted import Adapted, arguments_for
 from pruning.models.deploying import Plain, plainly
@@ -55,6 +54,6 @@ def single(value: Any) -> Any:
 
 def outputs_of(network: nn.Module, example: Arguments) -> list[Tensor]:
     """Return the tensors that a network gives."""
-    args, kwargs = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, example)
+    args, kwargs = fresh(example)
     with seeded(network, 0), uncached(network), torch.no_grad():
         return tensors_in(network(*args, **kwargs))
