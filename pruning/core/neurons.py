@@ -15,6 +15,8 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pruning.core.options import expect_known
+
 Tensors = Mapping[str, Tensor]
 Keep = Mapping[str, Tensor]
 """Kept neurons of each layer: layer name → indices, on any device, in the order that the smaller layer will have."""
@@ -368,9 +370,8 @@ def _checked(model: PrunableModule, keep: Keep) -> list[NeuronLayer]:
     expect_neurons(model)
     layers = model.layers()
     widths = {layer.name: layer.width for layer in layers}
+    expect_known("layer", widths, *keep)
     for name, kept in keep.items():
-        if name not in widths:
-            raise ValueError(f"Unknown layer {name!r}; known: {list(widths)}.")
         if not isinstance(kept, Tensor) or kept.dtype not in WHOLE:
             what = str(kept.dtype) if isinstance(kept, Tensor) else type(kept).__name__
             raise TypeError(

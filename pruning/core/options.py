@@ -4,9 +4,9 @@ The library refuses by them what it is given, and whoever reads settings from a 
 this module imports nothing. `place` in a rule is what stands before the settings' names there, such as `train.`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import isclose
-from typing import Literal
+from typing import Any, Literal
 
 Tokens = Literal["words", "subwords"]
 """What the tokens of a text are."""
@@ -36,6 +36,27 @@ Numbers = Literal["float32", "int8"]
 """What a file holds its weights in."""
 ClosedForm = Literal["none", "mean", "ridge"]
 Repair = Literal["none", "mean", "ridge", "imitate"]
+
+
+def expect_known(what: str, known: Collection[Any], *names: Any, where: str = "") -> None:
+    """Refuse names that are none of those known.
+
+    >>> expect_known("repair", ["none", "ridge"], "rigde")
+    Traceback (most recent call last):
+    ValueError: Unknown repair 'rigde'; known: ['none', 'ridge'].
+
+    Args:
+        what: What they are names of.
+        known: The names that there are.
+        names: Those that were given.
+        where: What stands behind a name in the sentence.
+
+    Raises:
+        ValueError: For the first that is not known.
+    """
+    for name in names:
+        if name not in known:
+            raise ValueError(f"Unknown {what} {name!r}{where}; known: {list(known)}.")
 
 
 def check_halves(widths: Sequence[int], snn_widths: Sequence[int], place: str = "") -> None:

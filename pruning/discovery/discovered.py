@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pruning.core.memory import Place
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice, named_buffers
+from pruning.core.options import expect_known
 from pruning.discovery.attention import Attention
 from pruning.discovery.beginning import Beginning
 from pruning.discovery.blocks import Block
@@ -103,9 +104,7 @@ class Discovered(Beginning):
         streams, blocks = self._residual()
         known, names = {block.name: block for block in blocks}, list(names)
         experts = {one.name: one for one in self.experts()}
-        for name in names:
-            if name not in known and name not in experts:
-                raise ValueError(f"Unknown block {name!r}; known: {[*known, *experts]}.")
+        expect_known("block", [*known, *experts], *names)
         inputs = placed(self.network, self._origin.inputs[:1])
         with uncached(self.network):
             prover = BlockProver(self.network, streams, inputs, self._origin.states)

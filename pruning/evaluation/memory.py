@@ -15,7 +15,7 @@ from pruning.core.faults import said
 from pruning.core.modes import evaluating
 from pruning.core.nested import tensors_in
 from pruning.core.neurons import named_buffers
-from pruning.core.options import Numbers
+from pruning.core.options import Numbers, expect_known
 from pruning.core.units import in_bytes
 from pruning.core.words import table_of
 from pruning.models.base import Measurable, expect_measurable
@@ -91,8 +91,7 @@ def memory_of(model: Measurable, *, numbers: Numbers = "float32") -> Memory:
 
 def check_numbers(numbers: str) -> None:
     """Refuse numbers that are not known."""
-    if numbers not in NUMBERS:
-        raise ValueError(f"Unknown numbers {numbers!r}; known: {list(NUMBERS)}.")
+    expect_known("numbers", NUMBERS, numbers)
 
 
 def stored(model: nn.Module) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from pruning.ablation.intervention import Intervention, intervention
+from pruning.core.options import expect_known
 from pruning.core.progress import Track, silently
 from pruning.core.sketches import rank_of
 from pruning.core.workers import Map, in_turn
@@ -97,8 +98,7 @@ def measure(
     Raises:
         ValueError: For an unknown signal.
     """
-    if name not in MEASURED:
-        raise ValueError(f"Unknown signal {name!r}; known: {list(MEASURED)}.")
+    expect_known("signal", MEASURED, name)
     separate, settings = model.decoupled(), dict(effort[name])
     judged = windows if labelled is None else labelled
     if name == "activations":

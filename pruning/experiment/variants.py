@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pruning.core.options import expect_known
+
 FOLDS = 5
 """Parts that measured neurons are cut into where weights are learned."""
 
@@ -45,6 +47,5 @@ def choice_of(variant: str) -> Choice:
     Raises:
         ValueError: If there is no such variant.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown variant {variant!r}; known: {list(VARIANTS)}.")
+    expect_known("variant", VARIANTS, variant)
     return VARIANTS[variant]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pruning.core.options import Numbers
+from pruning.core.options import Numbers, expect_known
 from pruning.core.units import in_bytes
 from pruning.core.words import table_of
 from pruning.evaluation.memory import Memory, check_numbers
@@ -136,8 +136,7 @@ def exported(
         ModuleNotFoundError: If the target's packages are missing, in a sentence that names the extra.
     """
     check_numbers(numbers)
-    if target not in TARGETS:
-        raise ValueError(f"Unknown target {target!r}; known: {list(TARGETS)}.")
+    expect_known("target", TARGETS, target)
     with quietly():
         shapes = fixed(model, inputs)
         found = _made(model, shapes, target, numbers == "int8", inputs, converter)

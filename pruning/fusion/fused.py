@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pruning.core.options import expect_known
 from pruning.core.tables import table
 from pruning.fusion.calibration import by_curves, by_quantiles
 from pruning.fusion.fusing import CALIBRATIONS, Fusing
@@ -176,9 +177,7 @@ def from_plain(values: Mapping[str, Any], known: Sequence[str]) -> Weighing:
     if sorted(values) != sorted(fields) or values["transform"] not in TRANSFORMS or ALL not in values["shares"]:
         raise ValueError(f"Expected saved weights with {fields} and the layers' mean, got others: {sorted(values)}.")
     for layer, weights in values["shares"].items():
-        for name in weights:
-            if name not in known:
-                raise ValueError(f"Unknown signal {name!r} in the saved weights; known: {list(known)}.")
+        expect_known("signal", known, *weights, where=" in the saved weights")
         if min(weights.values()) < 0 or abs(sum(weights.values()) - 1) > 1e-6:
             raise ValueError(f"Expected saved weights of {layer!r} that are not negative and sum to 1, got {weights}.")
     return Weighing(
@@ -190,9 +189,8 @@ def _check(
     fusing: Fusing, oracle: pd.DataFrame | None, criteria: pd.DataFrame | None, weights: Mapping[str, Any] | None
 ) -> None:
     """Refuse a calibration that there is none of, and what was not measured."""
-    known, calibration = [*CALIBRATIONS, *_names_of(criteria)], fusing.calibration
-    if calibration not in known:
-        raise ValueError(f"Unknown calibration {calibration!r}; known: {known}.")
+    calibration = fusing.calibration
+    expect_known("calibration", [*CALIBRATIONS, *_names_of(criteria)], calibration)
     if oracle is None and (calibration == "oracle" or (fusing.strategy == "learned" and weights is None)):
         what = "calibration 'oracle'" if calibration == "oracle" else "fusion 'learned'"
         raise ValueError(f"Expected measured removals (the table `oracle`) for {what}, got none.")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from pruning.core.options import Calibrated, Strategy
+from pruning.core.options import Calibrated, Strategy, expect_known
 from pruning.signals.schemas import SIGNALS
 
 STRATEGIES, CALIBRATIONS = get_args(Strategy), get_args(Calibrated)
@@ -37,9 +37,7 @@ class Fusing:
 
     def __post_init__(self) -> None:
         expect_strategy(self.strategy)
-        for name in self.signals or ():
-            if name not in SIGNALS:
-                raise ValueError(f"Unknown signal {name!r}; known: {list(SIGNALS)}.")
+        expect_known("signal", SIGNALS, *(self.signals or ()))
         if self.signals is not None and not self.signals:
             raise ValueError(f"Expected at least one of the signals {list(SIGNALS)}, got none.")
 
@@ -51,5 +49,4 @@ def expect_strategy(name: str) -> None:
     Traceback (most recent call last):
     ValueError: Unknown fusion 'best'; known: ['simple', 'adaptive', 'learned'].
     """
-    if name not in STRATEGIES:
-        raise ValueError(f"Unknown fusion {name!r}; known: {list(STRATEGIES)}.")
+    expect_known("fusion", STRATEGIES, name)

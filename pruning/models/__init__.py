@@ -32,7 +32,7 @@ class Family:
     model: Callable[[Any], LanguageModel]
 
 
-FAMILIES: dict[options.Family, Family] = {
+FAMILIES: dict[str, Family] = {
     "lstm": Family(RecurrentConfig, LSTMLanguageModel),
     "gru": Family(RecurrentConfig, GRULanguageModel),
     "rnn": Family(RNNConfig, RNNLanguageModel),
@@ -71,8 +71,7 @@ def build(family: str, **config: Any) -> LanguageModel:
 
 def _known(family: str) -> Family:
     """Return a family, or refuse one that is not known."""
-    if family not in FAMILIES:
-        raise ValueError(f"Unknown family {family!r}; known: {sorted(FAMILIES)}.")
+    options.expect_known("family", sorted(FAMILIES), family)
     return FAMILIES[family]
 
 
@@ -100,9 +99,8 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Languag
     except RuntimeError as error:
         raise ValueError(f"Expected the weights of {dict(config)}, got others: {error}.") from error
     parameters = dict(model.named_parameters())
+    options.expect_known("parameter", parameters, *frozen, where=" among the frozen ones")
     for name in frozen:
-        if name not in parameters:
-            raise ValueError(f"Unknown parameter {name!r} among the frozen ones; known: {list(parameters)}.")
         parameters[name].requires_grad_(False)
     return model
 

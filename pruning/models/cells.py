@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pruning.core.devices import without_values
 from pruning.core.neurons import NeuronLayer, Slice
-from pruning.core.options import RecurrentCell
+from pruning.core.options import RecurrentCell, expect_known
 from pruning.core.stepping import one_step
 from pruning.models.spiking import LIF
 
@@ -67,8 +67,7 @@ def recurrent_cell(name: RecurrentCell) -> Cell:
     Raises:
         ValueError: For a name that is none of them.
     """
-    if name not in _RECURRENT:
-        raise ValueError(f"Unknown cell {name!r}; known: {sorted(_RECURRENT)}.")
+    expect_known("cell", sorted(_RECURRENT), name)
     make, gates = _RECURRENT[name]
     owned = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     return Cell(

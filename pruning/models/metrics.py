@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from pruning.core.devices import moved
 from pruning.core.nested import mapped
+from pruning.core.options import expect_known
 from pruning.core.words import described
 from pruning.models.amounts import like
 from pruning.models.answers import detached, main_of
@@ -36,8 +37,7 @@ class Metric:
 
     def __post_init__(self) -> None:
         """Refuse another direction, and what measures nothing."""
-        if self.better not in DIRECTIONS:
-            raise ValueError(f"Unknown direction {self.better!r} of a metric; known: {list(DIRECTIONS)}.")
+        expect_known("direction", DIRECTIONS, self.better, where=" of a metric")
         if not callable(self.measure) and not _is_updated(self.measure):
             raise TypeError(
                 "Expected a metric that is a function of (outputs, targets), or has update and compute, got "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.core.neurons import NeuronLayer, Slice, frozen_as
-from pruning.core.options import Decoder, Decoupling, check_tied
+from pruning.core.options import Decoder, Decoupling, check_tied, expect_known
 from pruning.models.base import LanguageModel, State
 from pruning.models.cells import Cell
 from pruning.models.spiking import LIF, SPIKE_SIZE
@@ -42,8 +42,7 @@ class RecurrentConfig:
     def __post_init__(self) -> None:
         if min(self.vocabulary, self.embedding, *(width for row in self.rows for width in row)) < 1:
             raise ValueError(f"Expected sizes of at least 1, got {self}.")
-        if self.decoder not in (known := get_args(Decoder)):
-            raise ValueError(f"Unknown decoder {self.decoder!r}; known: {list(known)}.")
+        expect_known("decoder", get_args(Decoder), self.decoder)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"Expected a dropout in [0, 1), got {self.dropout}.")
         check_tied(self.decoder, self.embedding, self.rows[-1])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import get_args
 
-from pruning.core.options import Nonlinearity
+from pruning.core.options import Nonlinearity, expect_known
 from pruning.models.cells import Cell, recurrent_cell
 from pruning.models.recurrent import RecurrentConfig, RecurrentLanguageModel
 
@@ -20,8 +20,7 @@ class RNNConfig(RecurrentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.nonlinearity not in (known := get_args(Nonlinearity)):
-            raise ValueError(f"Unknown nonlinearity {self.nonlinearity!r}; known: {sorted(known)}.")
+        expect_known("nonlinearity", sorted(get_args(Nonlinearity)), self.nonlinearity)
 
 
 class RNNLanguageModel(RecurrentLanguageModel[RNNConfig]):

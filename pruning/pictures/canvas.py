@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from pruning.core.options import expect_known
 from pruning.extras import needed
 
 if TYPE_CHECKING:
@@ -128,9 +129,7 @@ def shown_layers(names: Sequence[str], wanted: Sequence[str] | None, most: int) 
         ValueError: For an unknown layer.
     """
     if wanted is not None:
-        for name in wanted:
-            if name not in names:
-                raise ValueError(f"Unknown layer {name!r}; known: {list(names)}.")
+        expect_known("layer", names, *wanted)
         return list(wanted), ""
     if len(names) <= most:
         return list(names), ""

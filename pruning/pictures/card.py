@@ -14,6 +14,7 @@ from pruning.core.devices import without_values
 from pruning.core.hooks import record
 from pruning.core.modes import evaluating
 from pruning.core.neurons import NeuronLayer, named_tensors
+from pruning.core.options import expect_known
 from pruning.core.statistics import merged
 from pruning.core.words import table_of
 from pruning.models.base import LanguageModel, Measurable
@@ -259,8 +260,7 @@ def _layer(model: Measurable, layer: str | int) -> NeuronLayer:
         if not 0 <= int(layer) < len(layers):
             raise ValueError(f"Expected a layer from 0 to {len(layers) - 1}, got {layer}; they are {names}.")
         return layers[int(layer)]
-    if layer not in names:
-        raise ValueError(f"Unknown layer {layer!r}; known: {names}.")
+    expect_known("layer", names, layer)
     return layers[names.index(layer)]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from pruning.core.options import expect_known
 from pruning.pictures.canvas import FAINT, SIGNED, SMALL, WIDTH, drawn, sheet
 from pruning.pictures.importance import columns_of
 
@@ -40,9 +41,7 @@ def rank_correlations(
     Raises:
         ValueError: For an unknown column.
     """
-    for name in columns or ():
-        if name not in table.columns[2:]:
-            raise ValueError(f"Unknown importance {name!r}; known: {list(table.columns[2:])}.")
+    expect_known("importance", list(table.columns[2:]), *(columns or ()))
     names = list(columns or columns_of(table))
     frame = table[["layer", "neuron", *names]]
     if removals is not None:

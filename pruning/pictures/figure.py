@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from pruning.core.options import expect_known
 from pruning.pictures.canvas import style
 
 
@@ -30,9 +31,7 @@ class Picture(Figure):
             ValueError: For an unknown one.
         """
         unstamped = {"png": {"Software": None}, "svg": {"Date": None}}
-        known = sorted(self.canvas.get_supported_filetypes())
-        if kind not in known:
-            raise ValueError(f"Unknown kind of picture {kind!r}; known: {known}.")
+        expect_known("kind of picture", sorted(self.canvas.get_supported_filetypes()), kind)
         content = io.BytesIO()
         with style():
             self.savefig(content, format=kind, metadata=unstamped.get(kind))

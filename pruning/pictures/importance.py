@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pruning.core.neurons import Keep
+from pruning.core.options import expect_known
 from pruning.pictures.canvas import FAINT, KEPT, REMOVED, SMALL, WIDTH, drawn, few, sheet, short, shown_layers
 
 if TYPE_CHECKING:
@@ -58,9 +59,7 @@ def importance_by_layer(
     Raises:
         ValueError: For an unknown column or layer.
     """
-    for name in columns or ():
-        if name not in table.columns[2:]:
-            raise ValueError(f"Unknown importance {name!r}; known: {list(table.columns[2:])}.")
+    expect_known("importance", list(table.columns[2:]), *(columns or ()))
     names = list(columns or columns_of(table))
     rows, others = shown_layers(list(dict.fromkeys(table["layer"])), layers, MOST)
     values = {layer: table[table["layer"] == layer].sort_values("neuron") for layer in rows}

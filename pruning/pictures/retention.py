@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pruning.core.neurons import Keep
+from pruning.core.options import expect_known
 from pruning.evaluation.comparison import PHASES, measure_of
 from pruning.pictures.canvas import FAINT, INK, KEPT, REMOVED, SMALL, drawn, few, look, one, sheet, short, shown_layers
 from pruning.pictures.importance import kept_of
@@ -129,8 +130,7 @@ def removal(
     Raises:
         ValueError: For an unknown column or layer.
     """
-    if by not in table.columns[2:]:
-        raise ValueError(f"Unknown importance {by!r}; known: {list(table.columns[2:])}.")
+    expect_known("importance", list(table.columns[2:]), by)
     names, others = shown_layers(list(dict.fromkeys(removals["layer"])), layers, MOST)
     points = removals.merge(table[["layer", "neuron", by]], on=["layer", "neuron"])
     across = min(3, len(names))

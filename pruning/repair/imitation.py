@@ -12,6 +12,7 @@ from pruning.core.devices import moved, twin_of
 from pruning.core.modes import carried, differentiating, evaluating
 from pruning.core.neurons import PrunableModule, expect_finite, expect_neurons
 from pruning.core.optimizers import Adam
+from pruning.core.options import expect_known
 from pruning.core.progress import Track, silently
 from pruning.data.windows import IGNORED, Batches, Window, Windows, endless
 from pruning.models.base import LanguageModel, State
@@ -55,8 +56,7 @@ class Imitation:
 
     def __post_init__(self) -> None:
         """Refuse an unknown optimizer."""
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"Unknown optimizer {self.optimizer!r} to imitate by; known: {list(OPTIMIZERS)}.")
+        expect_known("optimizer", OPTIMIZERS, self.optimizer, where=" to imitate by")
 
 
 def imitate(

@@ -19,7 +19,7 @@ from pruning.core.neurons import (
     removed_neurons,
     select,
 )
-from pruning.core.options import ClosedForm
+from pruning.core.options import ClosedForm, expect_known
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import Covariance, merged
 from pruning.data.windows import Batches
@@ -101,8 +101,7 @@ def reconstruct(
         ValueError: Without data and covariances, for an unknown repair, a choice that is not a set of neurons, or a
             single group of text for `ridge`.
     """
-    if repair not in REPAIRS:
-        raise ValueError(f"Unknown repair {repair!r}; known: {list(REPAIRS)}.")
+    expect_known("repair", REPAIRS, repair)
     expect_neurons(model)
     expect_finite(model)
     smaller = select(model, keep)  # refuses a wrong choice before any work

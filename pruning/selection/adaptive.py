@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pruning.core.options import expect_known
+
 _FACTORS = {"rnn": 0.85, "snn": 1.15, "mixed": 1.0, "dense": 1.0, "conv": 1.0, "head": 1.0}
 
 
@@ -55,8 +57,7 @@ def adaptive_retention_rate(
     Raises:
         ValueError: For an unknown network type, no scores, or a score that is no finite number.
     """
-    if network_type not in thresholds.factors:
-        raise ValueError(f"Unknown network type {network_type!r}; known: {list(thresholds.factors)}.")
+    expect_known("network type", thresholds.factors, network_type)
     values = np.asarray(scores, dtype=float).ravel()
     if not len(values):
         raise ValueError("Expected at least one score, got none.")

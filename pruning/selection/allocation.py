@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-from pruning.core.options import HowMany, Scope, check_measures
+from pruning.core.options import HowMany, Scope, check_measures, expect_known
 from pruning.selection.budgets import Budget
 
 SCOPES, RATES = get_args(Scope), get_args(HowMany)
@@ -48,9 +48,8 @@ class Allocation:
     otherwise: str | None = None
 
     def __post_init__(self) -> None:
-        for what, name, names in (("scope", self.scope, SCOPES), ("rate", self.rate, RATES)):
-            if name not in names:
-                raise ValueError(f"Unknown {what} {name!r}; known: {list(names)}.")
+        expect_known("scope", SCOPES, self.scope)
+        expect_known("rate", RATES, self.rate)
         if not 0 < self.retain <= 1:
             raise ValueError(f"Expected retain in (0, 1], got {self.retain}.")
         if self.snn_ratio is not None and not 0 <= self.snn_ratio <= 1:

@@ -8,7 +8,7 @@ from typing import get_args
 
 import numpy as np
 
-from pruning.core.options import FIRING, BudgetKind, Numbers
+from pruning.core.options import FIRING, BudgetKind, Numbers, expect_known
 from pruning.core.units import byte_count
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable, expect_measurable
@@ -100,8 +100,7 @@ def budget_of(
     """
     expect_measurable(model)
     layers = tuple(layer.name for layer in model.layers())
-    if kind not in KINDS:
-        raise ValueError(f"Unknown budget {kind!r}; known: {list(KINDS)}.")
+    expect_known("budget", KINDS, kind)
     if kind == "latency":
         if latency is None:
             raise ValueError("Expected how long each choice of widths takes for a budget of latency, got nothing.")

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from pruning.core.neurons import Keep
+from pruning.core.options import expect_known
 from pruning.core.tables import table
 from pruning.selection.adaptive import adaptive_retention_rate
 from pruning.selection.allocation import Allocation
@@ -67,9 +68,7 @@ def retention(
         ValueError: For an unknown column or layer, importance that is not a number, bounds that leave no width, a
             budget that not even the narrowest widths meet, or a quota that its kind cannot fill.
     """
-    known = [column for column in importance.columns if column not in ("layer", "neuron")]
-    if by not in known:
-        raise ValueError(f"Unknown importance {by!r}; known: {known}.")
+    expect_known("importance", [name for name in importance.columns if name not in ("layer", "neuron")], by)
     scope, budget, quota, snn_ratio = allocation.scope, allocation.budget, allocation.quota, allocation.snn_ratio
     ordered = importance.sort_values(["layer", "neuron"], ignore_index=True)
     apart = _without_numbers(ordered, by, allocation.otherwise)
@@ -137,9 +136,7 @@ def _choices(sizes: Mapping[str, int], allocation: Allocation) -> dict[str, np.n
 def _of_layers(bound: int | Mapping[str, int], sizes: Mapping[str, int], what: str) -> dict[str, int]:
     """Return a bound for each layer, or for those that are named."""
     bounds = dict(bound) if isinstance(bound, Mapping) else dict.fromkeys(sizes, bound)
-    for layer in bounds:
-        if layer not in sizes:
-            raise ValueError(f"Unknown layer {layer!r} of a {what}; known: {list(sizes)}.")
+    expect_known("layer", sizes, *bounds, where=f" of a {what}")
     return bounds
 
 
@@ -272,8 +269,8 @@ def _ranked(frame: pd.DataFrame, wanted: int, floors: Mapping[str, int]) -> dict
 def _without_numbers(importance: pd.DataFrame, by: str, otherwise: str | None) -> list[str]:
     """Return the layers of which `by` has no numbers, if `otherwise` has them; refuse what else is not finite."""
     names = [column for column in importance.columns if column not in ("layer", "neuron")]
-    if otherwise is not None and otherwise not in names:
-        raise ValueError(f"Unknown importance {otherwise!r} at otherwise; known: {names}.")
+    if otherwise is not None:
+        expect_known("importance", names, otherwise, where=" at otherwise")
     missing = importance.loc[~np.isfinite(importance[by].to_numpy(float)), "layer"]
     wrong = [str(layer) for layer in missing.unique()]
     if not wrong:

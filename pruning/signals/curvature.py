@@ -55,8 +55,7 @@ class Curvature:
         method: options.Curvature,
         generator: torch.Generator,
     ) -> None:
-        if method not in (known := get_args(options.Curvature)):
-            raise ValueError(f"Unknown method {method!r} of hessian; known: {list(known)}.")
+        options.expect_known("method", get_args(options.Curvature), method, where=" of hessian")
         self.model, self.layers, self.method, self.generator = model, layers, method, generator
         self.parameters = owned_parameters(model, layers)
         self._trusted = False

@@ -14,7 +14,7 @@ from torch import nn
 from pruning.core.devices import expect_seed, seeded
 from pruning.core.modes import evaluating
 from pruning.core.neurons import Keep
-from pruning.core.options import FIRING
+from pruning.core.options import FIRING, expect_known
 from pruning.core.progress import Track, silently
 from pruning.core.words import described, table_of
 from pruning.core.workers import Map, in_turn
@@ -138,9 +138,7 @@ class Importance:
             exact = [layer.name for layer in every if layer.exact]
             return exact or [layer.name for layer in every]
         known = [layer.name for layer in every]
-        for name in named:
-            if name not in known:
-                raise ValueError(f"Unknown layer {name!r}; known: {known}.")
+        expect_known("layer", known, *named)
         return list(named)
 
     def plot(
@@ -170,8 +168,7 @@ class Importance:
             ValueError: For an unknown picture, column or layer.
             ModuleNotFoundError: Without matplotlib, which the extra `plots` brings.
         """
-        if what not in PICTURES:
-            raise ValueError(f"Unknown picture {what!r}; known: {list(PICTURES)}.")
+        expect_known("picture", PICTURES, what)
         columns = [by] if isinstance(by, str) else by
         if what == "correlations":
             return correlations(self.table, columns=columns)
@@ -291,8 +288,7 @@ def importance(
         ValueError: For an unknown signal, fewer than two batches, or a signal that needs labels and has none.
     """
     expect_seed(seed)
-    if by is not None and by not in CHOICES:
-        raise ValueError(f"Unknown importance {by!r}; known: {list(CHOICES)}.")
+    expect_known("importance", CHOICES, *([] if by is None else [by]))
     data = read_once(data, batches)
     with torch.random.fork_rng(devices=[]):  # whoever reads a `DataLoader` draws
         model = prunable(found, data, loss, call=call, split=split, example_dim=example_dim)
@@ -330,8 +326,7 @@ def importance(
     table = fuse(tables, fusing)
     measured = "surgeon" in tables and bool(tables["surgeon"]["importance"].notna().any())
     by = ("surgeon" if measured else "fused") if by is None else by
-    if by not in table.columns[2:]:
-        raise ValueError(f"Unknown importance {by!r}; known: {list(table.columns[2:])}.")
+    expect_known("importance", list(table.columns[2:]), by)
     return Importance(table, by, model, pairs, covariances, left_out)
 
 
@@ -339,9 +334,7 @@ def _names(model: Measurable, pairs: Any, signals: Sequence[str] | None) -> tupl
     """Return which signals to measure, and why others are not, as far as the first batch tells."""
     known = [*SIGNALS, *BESIDE]
     usual = [name for name in known if name != INTERVENTION.name]
-    for name in signals or ():
-        if name not in known:
-            raise ValueError(f"Unknown signal {name!r}; known: {known}.")
+    expect_known("signal", known, *(signals or ()))
     first = next(iter(pairs), None)
     if first is None:
         raise ValueError("Expected at least one batch, got none.")

@@ -8,7 +8,7 @@ from torch import nn
 
 from pruning.core.devices import seeded
 from pruning.core.neurons import Keep, NeuronLayer
-from pruning.core.options import Repair, Scope
+from pruning.core.options import Repair, Scope, expect_known
 from pruning.core.progress import Track, silently
 from pruning.core.sketches import rank_of
 from pruning.core.words import described, table_of
@@ -137,9 +137,8 @@ def prune(
     Raises:
         ValueError: For an unknown scope, repair or layer, or a network with other layers than those measured.
     """
-    for what, name, names in (("scope", scope, SCOPES), ("repair", repair, REPAIRS)):
-        if name not in names:
-            raise ValueError(f"Unknown {what} {name!r}; known: {list(names)}.")
+    expect_known("scope", SCOPES, scope)
+    expect_known("repair", REPAIRS, repair)
     if not isinstance(importance, Importance):
         raise TypeError(f"Expected what `pruning.importance` gave, got {described(importance)}.")
     dense = like(importance.model, found).decoupled()

@@ -9,6 +9,7 @@ import pandas as pd
 
 from pruning.ablation.depth import depth_table, in_turn
 from pruning.core.devices import seeded
+from pruning.core.options import expect_known
 from pruning.core.progress import Track, silently
 from pruning.core.words import table_of
 from pruning.discovery.blocks import Block
@@ -65,8 +66,7 @@ class Depth:
         """
         names = list(self.table["block"])
         blocks = [block for block in blocks_in(self.model) if block.name in names]
-        if by not in ORDERS:
-            raise ValueError(f"Unknown order {by!r}; known: {list(ORDERS)}.")
+        expect_known("order", ORDERS, by)
         chosen, count = _choice(blocks, keep, inner=inner)
         if by == "turns":
             with seeded(self.model, 1):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, get_args
 
-from pruning.core.options import Softmax, TrainingType
+from pruning.core.options import Softmax, TrainingType, expect_known
 
 BOUNDS: dict[str, tuple[Any, float, float]] = {
     "epochs": (Integral, 0, math.inf),
@@ -66,7 +66,6 @@ class Recipe:
                 bounds = f"from {least:g}" if most == math.inf else f"in [{least:g}, {most:g}]"
                 raise ValueError(f"Expected {name} {bounds} to train by, got {number}.")
         for name, known in (("type", get_args(TrainingType)), ("softmax", get_args(Softmax))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"Unknown {name} {getattr(self, name)!r} to train by; known: {list(known)}.")
+            expect_known(name, known, getattr(self, name), where=" to train by")
         if self.sampled < 1:
             raise ValueError(f"Expected at least 1 type for `sampled`, got {self.sampled}.")
