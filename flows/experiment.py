@@ -5,4 +5,4 @@ import sys
 from flows.pipeline import main
 
 if __name__ == "__main__":
-    sys.exit(main(["experiment/dvc.yaml", "--jobs", "1", *sys.argv[1:]]))
+    sys.exit(main(["experiment/dvc.yaml", "--jobs", "1", *sys.argv[1:]], "flows.experiment"))

@@ -206,9 +206,9 @@ def _final_state(outcomes: dict[str, Outcome], unshared: str | None) -> State[An
     return Completed(message=message, data=list(outcomes.values()))
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, module: str = "flows.pipeline") -> int:
     """Run the flow and return the exit code: 0, or 1 after a summary that names what failed."""
-    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Run what changed, watched.")
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description="Run what changed, watched.")
     parser.add_argument(
         "targets", nargs="*", help="stages, or files of stages, with all that they need; dvc.yaml by default"
     )

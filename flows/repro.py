@@ -26,6 +26,17 @@ from flows.execution import (
 from flows.order import run_in_order
 from flows.stages import GraphStage, read_stages
 
+ADVICE = (
+    "Running stage ",
+    "Updating lock file ",
+    "To track the changes with git, run:",
+    "\tgit add ",
+    "To enable auto staging, run:",
+    "\tdvc config core.autostage ",
+    "Use `dvc push` to send your updates",
+)
+"""Lines of DVC's that it says again for every stage, which says itself that it runs; only the flow's log keeps them."""
+
 _SAYING = threading.Lock()
 
 
@@ -71,6 +82,8 @@ def _outcome(stage: GraphStage, future: Future[str], seconds: float) -> Outcome:
 
 def _say(stage: GraphStage, line: str) -> None:
     """Print a line of a stage's, which stands among those of others: its own lines say so by themselves."""
+    if line.startswith(ADVICE):
+        return
     name = stage.address
     with _SAYING:
         sys.stdout.write(f"{line if line.startswith(name) else f'{name} | {line}'}\n")
