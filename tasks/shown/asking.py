@@ -35,6 +35,19 @@ COMMANDS = {
     "promote": "the best variant that is good and cheap enough, as MLflow's champion",
 }
 """Commands that are no stages, each a module of `tasks.commands`: they read results and change none."""
+EXAMPLES = {
+    "recommend": "--epochs 1 --keep 0.5",
+    "choose": "--within 2",
+    "generate": 'enhanced "my fellow americans"',
+    "score": 'enhanced "my fellow americans"',
+    "perplexity": "enhanced speech.txt",
+    "neuron": "lstm.0 2 --picture card.png",
+    "export": "enhanced --target onnx",
+    "front": "--cost parameters",
+    "track": "--failed",
+    "promote": "--within 3 --cost latency --at-most 80",
+}
+"""Words after those commands that take some, as their help shows them."""
 HELP, JSON, MARKDOWN = ("-h", "--help"), "--json", "--markdown"
 
 
@@ -57,7 +70,9 @@ class Words(argparse.ArgumentParser):
     """The words after a command; what is wrong with them is one sentence, as it is everywhere else."""
 
     def __init__(self, command: str, *, answers: bool = True) -> None:
-        super().__init__(prog=f"python -m tasks {command}", description=f"{command.capitalize()}: {COMMANDS[command]}.")
+        run = f"python -m tasks {command}"
+        example = f"example: {run} {EXAMPLES[command]}" if command in EXAMPLES else None
+        super().__init__(prog=run, description=f"{command.capitalize()}: {COMMANDS[command]}.", epilog=example)
         self._command = command
         if answers:
             how = self.add_mutually_exclusive_group()

@@ -8,7 +8,7 @@ import pytest
 from tasks.__main__ import main
 from tasks.common.pipeline import read_stages
 from tasks.common.reading import read_yaml
-from tasks.shown.asking import COMMANDS, Answer, Words
+from tasks.shown.asking import COMMANDS, EXAMPLES, Answer, Words
 from tasks.shown.tables import NARROWEST, plain, print_all, shown_table
 from tests.projects import ROOT
 
@@ -70,7 +70,11 @@ def test_help_of_a_stage_says_what_it_reads_and_writes(capsys: Said) -> None:
 def test_every_command_explains_its_words(capsys: Said, command: str) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
-    assert COMMANDS[command] in " ".join(capsys.readouterr().out.replace("-\n", "- ").split())
+    said = " ".join(capsys.readouterr().out.replace("-\n", "- ").split())
+    assert COMMANDS[command] in said
+    shown = EXAMPLES.get(command, "")
+    assert f"example: python -m tasks {command} {shown}" in said or not shown
+    assert not [word for word in shown.split() if word.startswith("--") and f"{word} " not in said]
 
 
 @pytest.mark.usefixtures("here")
