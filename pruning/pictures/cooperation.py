@@ -132,6 +132,7 @@ def _matrix(axes: "Axes", weights: np.ndarray, name: str) -> Any:
     width = len(weights) * several
     image = axes.imshow(weights, cmap="cividis", vmin=0, interpolation="nearest", extent=(0, width, width, 0))
     axes.grid(visible=False)
+    axes.locator_params(integer=True, min_n_ticks=2)  # there is no neuron 2.5
     of_several = "" if several == 1 else f", means of {several} × {several}"
     axes.set_title(f"{short(name, 20)}: all {len(weights) if several == 1 else width:,} neurons{of_several}")
     axes.set_xlabel("neurons, beside those they work with")

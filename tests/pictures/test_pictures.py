@@ -114,6 +114,11 @@ def blocks(width: int) -> torch.Tensor:
     return edges * (1 - torch.eye(width))
 
 
+def test_the_graph_of_cooperation_counts_whole_neurons():
+    matrix = cooperation({"one": torch.rand(20, 20)}).axes[0]
+    assert {float(tick).is_integer() for tick in (*matrix.get_xticks(), *matrix.get_yticks())} == {True}
+
+
 def test_the_graph_of_cooperation_shows_groups_as_squares_and_their_strongest_edges_as_lines():
     weights = blocks(20)
     order = grouped(weights.numpy())
