@@ -112,18 +112,20 @@ def test_a_pages_program_runs_as_it_stands(name: str) -> None:
         exec(block, {})  # noqa: S102 - the page's own words
 
 
-def test_the_readmes_program_makes_a_users_network_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["README.md", "docs/guides/choosing.md"])
+def test_a_page_makes_a_users_network_smaller(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
     network = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 3))
     inputs = torch.randn(16, 6)
     batches = [(part, part[:, :3].argmax(dim=1)) for part in torch.randn(64, 6).split(16)]
-    names = {"torch": torch, "network": network, "inputs": inputs, "train": batches, "valid": batches}
-    (block,) = blocks_of("README.md")
+    names = {"pruning": pruning, "torch": torch, "network": network, "inputs": inputs, "train": batches}
+    names["valid"] = batches
     monkeypatch.chdir(tmp_path)
-    exec(block, names)  # noqa: S102 - the README's own words
-    assert (tmp_path / "smaller/plan.json").is_file()
+    for block in blocks_of(name):
+        exec(block, names)  # noqa: S102 - the page's own words
     assert names["smaller"].module(inputs).shape == (16, 3)
-    assert names["smaller"].widths() == (10,)
+    assert name != "README.md" or names["smaller"].widths() == (10,)
+    assert (tmp_path / ("smaller/plan.json" if name == "README.md" else "error.png")).is_file()
 
 
 def words_of(text: str) -> list[str]:
