@@ -72,7 +72,9 @@ def test_a_project_is_reproduced_once_and_what_fails_then_is_named(
     assert repro.main([]) == 0
     first = capsys.readouterr().out
     assert first.splitlines()[-1] == "5 ran"
-    assert not [words for words in ("git add", "Updating lock", "dvc push", "autostage", "Running stage") if words in first]
+    assert not [
+        words for words in ("git add", "Updating lock", "dvc push", "autostage", "Running stage") if words in first
+    ]
     assert sorted(name for what, name, _ in log(root) if what == "end") == sorted(STAGES)
     behave(root, "left", "fail")
     assert repro.main(["bottom", "alone", "--jobs", "1"]) == 1
