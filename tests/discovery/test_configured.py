@@ -1,6 +1,7 @@
 """Configurations of `transformers` say the widths that are left, where they can, so that others save and load them."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,14 +62,20 @@ MODELS: dict[str, tuple[Callable[[], Any], str, dict[str, int]]] = {
 }
 
 
-def halved(name: str) -> tuple[Any, Any, dict[str, Tensor]]:
-    """Return a model without every other neuron of the layers that are asked for, the dense one, and their inputs."""
-    make, part, _ = MODELS[name]
+@cache
+def known(make: Callable[[], Any]) -> tuple[Any, Any, dict[str, Tensor]]:
+    """Return what was found in a model, the model, and its inputs; to be left as they are."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         dense = make().eval()
     inputs = {"input_ids": tokens(2, 7)} | ({"decoder_input_ids": tokens(2, 5)} if make is t5 else {})
-    found = pruning.discover(dense, inputs)
+    return pruning.discover(dense, inputs), dense, inputs
+
+
+def halved(name: str) -> tuple[Any, Any, dict[str, Tensor]]:
+    """Return a model without every other neuron of the layers that are asked for, the dense one, and their inputs."""
+    make, part, _ = MODELS[name]
+    found, dense, inputs = known(make)
     keep = {layer.name: torch.arange(0, layer.width, 2) for layer in found.layers() if part in layer.name}
     assert keep
     return select(found, keep), dense, inputs
@@ -107,7 +114,7 @@ def test_a_restored_model_has_the_configuration_of_the_saved_one(name: str, tmp_
 
 
 def test_a_second_cut_is_said_too_and_one_that_cannot_be_said_changes_nothing() -> None:
-    found = pruning.discover(llama().eval(), {"input_ids": tokens(2, 7)})
+    found, *_ = known(llama)
     inner = [layer.name for layer in found.layers() if "mlp" in layer.name]
     unequal = select(found, {inner[0]: torch.arange(7)})
     assert unequal.network.config.intermediate_size == 20
