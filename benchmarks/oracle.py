@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from benchmarks import asked
 from pruning.ablation.oracle import Ablation, oracle
-from pruning.core.neurons import mask
+from pruning.core.neurons import mask, others
 from pruning.core.statistics import ClusteredMean
 from pruning.data.corpus import END_OF_LINE
 from pruning.data.windows import IGNORED, Window, Windows
@@ -35,9 +35,8 @@ class Masked:
         self.names, self.models = [], []
         for layer in model.layers():
             for neuron in torch.randperm(layer.width, generator=generator)[:neurons].tolist():
-                others = torch.arange(layer.width)[torch.arange(layer.width) != neuron]
                 self.names.append((layer.name, neuron))
-                self.models.append(mask(model, {layer.name: others}))
+                self.models.append(mask(model, {layer.name: others(layer.width, [neuron])}))
         self.states: list[State | None] = [None] * len(self.models)
         self.found = ClusteredMean.empty(len(self.models))
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.core.neurons import NeuronLayer, mask, named_tensors
+from pruning.core.neurons import NeuronLayer, mask, named_tensors, others
 from pruning.models.base import LanguageModel, State
 from pruning.models.spiking import LIF
 
@@ -82,8 +82,7 @@ class OneByOne(Removals):
         """See `Removals.features`."""
         read_out = []
         for place, neuron in enumerate(self.neurons.tolist()):
-            others = torch.arange(self.layer.width)[torch.arange(self.layer.width) != neuron]
-            masked = mask(self.model, {self.layer.name: others})
+            masked = mask(self.model, {self.layer.name: others(self.layer.width, [neuron])})
             read, self.states[place] = masked.features(tokens, self.states[place])
             read_out.append(read.index_fill(2, self._read_by_decoder(neuron).to(read.device), 0))
         return torch.stack(read_out, dim=1)

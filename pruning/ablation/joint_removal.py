@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from pruning.ablation.losses import ClusterLosses, _first, cluster_losses
 from pruning.ablation.schemas import JOINT_REMOVAL
 from pruning.core.devices import twin_of
-from pruning.core.neurons import Keep, select
+from pruning.core.neurons import Keep, others, select
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean
 from pruning.core.tables import table
@@ -123,7 +121,7 @@ def _removed(
 ) -> list[dict[str, Any]]:
     """Return a set's row for each phase."""
     (name, removed), layers = named, model.layers()
-    keep = {layer.name: _others(layer.width, removed.get(layer.name, ())) for layer in layers}
+    keep = {layer.name: others(layer.width, removed.get(layer.name, ())) for layer in layers}
     smaller = select(model, keep)
     phases = {"pruned": (smaller, dense)}
     if repair is not None:
@@ -145,12 +143,6 @@ def _paired(pruned: ClusterLosses, dense: ClusterLosses) -> dict[str, float | in
     for (ours, counts), (theirs, _) in zip(pruned, dense, strict=True):
         increase.update((ours - theirs)[:, None], counts)
     return {"loss_increase": float(increase.mean), "standard_error": float(increase.standard_error)}
-
-
-def _others(width: int, removed: Sequence[int]) -> Tensor:
-    kept = torch.ones(width, dtype=torch.bool)
-    kept[torch.tensor(list(removed), dtype=torch.long)] = False
-    return kept.nonzero().flatten()
 
 
 def joint_sets(oracle: pd.DataFrame, *, sets: int, share: float, seed: int) -> dict[str, dict[str, list[int]]]:

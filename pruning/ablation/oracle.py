@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from pruning.ablation.batched import Removals, removals
-from pruning.ablation.joint_removal import _others
 from pruning.ablation.losses import _by_cluster, _dense_loss, _divergence_by_cluster, _first
 from pruning.ablation.schemas import ORACLE
 from pruning.core.devices import moved
 from pruning.core.modes import evaluating
-from pruning.core.neurons import NeuronLayer, masking
+from pruning.core.neurons import NeuronLayer, masking, others
 from pruning.core.options import check_most
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean, merged
@@ -237,9 +236,9 @@ def _masked(
     if len(counted) < 2:
         raise ValueError(f"Expected at least two batches with targets to measure removal on, got {len(counted)}.")
     layers = [(layer.name, layer.width, neuron) for layer in model.layers() for neuron in chosen[layer.name].tolist()]
-    others = [{name: _others(width, [neuron])} for name, width, neuron in layers]
-    shares = dealt(range(len(others)), map)
-    read = partial(_read_masked, model, text, counted, others)
+    left = [{name: others(width, [neuron])} for name, width, neuron in layers]
+    shares = dealt(range(len(left)), map)
+    read = partial(_read_masked, model, text, counted, left)
     return _together([*computed(map, read, shares, track=track, what="oracle")])
 
 
@@ -252,13 +251,13 @@ def _read_masked(
     model: Measurable,
     text: Sequence[Any],
     counted: Sequence[int],
-    others: Sequence[Mapping[str, Tensor]],
+    left: Sequence[Mapping[str, Tensor]],
     places: Sequence[int],
     *,
     track: Track,
 ) -> _Statistics:
-    """Return what batches tell of models in which only `others` of a layer are read, those at these places."""
-    even, odd, divergences = (ClusteredMean.empty(len(others)) for _ in range(3))
+    """Return what batches tell of models in which only those `left` of a layer are read, those at these places."""
+    even, odd, divergences = (ClusteredMean.empty(len(left)) for _ in range(3))
     states: dict[int, Any] = {}
     state, dense, loss = None, None, torch.empty(0)
     with evaluating(model), torch.no_grad():
@@ -267,7 +266,7 @@ def _read_masked(
             if place == places[0]:
                 dense, state = model.predicted(inputs, state)
                 loss = _by_cluster(model, dense, targets)[0] if index in counted else loss
-            with masking(model, others[place]):  # a loss may take gradients, by the weights that gave the outputs
+            with masking(model, left[place]):  # a loss may take gradients, by the weights that gave the outputs
                 outputs, states[place] = model.predicted(inputs, states.get(place))
                 judged = _by_cluster(model, outputs, targets) if index in counted else None
             if judged:

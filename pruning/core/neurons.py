@@ -360,9 +360,18 @@ def masking(model: PrunableModule, keep: Keep) -> Iterator[None]:
 
 def removed_neurons(layer: NeuronLayer, keep: Keep) -> Tensor:
     """Return the indices of the layer's neurons that are not in `keep`, ascending, on the CPU."""
-    removed = torch.ones(layer.width, dtype=torch.bool)
-    removed[keep.get(layer.name, torch.arange(layer.width)).cpu()] = False
-    return removed.nonzero().flatten()
+    return others(layer.width, keep[layer.name]) if layer.name in keep else torch.arange(0)
+
+
+def others(width: int, some: Tensor | Sequence[int]) -> Tensor:
+    """Return the neurons of a layer of this width beside some of them, ascending, on the CPU.
+
+    >>> others(5, [4, 0])
+    tensor([1, 2, 3])
+    """
+    left = torch.ones(width, dtype=torch.bool)
+    left[torch.as_tensor(some, dtype=torch.long).cpu()] = False
+    return left.nonzero().flatten()
 
 
 def _checked(model: PrunableModule, keep: Keep) -> list[NeuronLayer]:

@@ -40,8 +40,8 @@ def operands(model: nn.Module, hooks: Mapping[str, Hook], along: Mapping[str, in
         module, parameter = model.get_submodule(name.rpartition(".")[0]), model.get_parameter(name)
         told = along is not None and name in along and parameter.ndim == 2  # others are read by several dimensions
         stride = parameter.stride(along[name]) if told and along else None
-        watched.setdefault(_storage(parameter), []).append(_Watched(module, hook, stride))
-    weights = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        watched.setdefault(storage_of(parameter), []).append(_Watched(module, hook, stride))
+    weights = {storage_of(tensor) for tensor in (*model.parameters(), *model.buffers())}
     with _Products(watched, weights):
         yield
 
@@ -75,15 +75,15 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
         first = _PRODUCTS.get(name)
         if name in _CONVOLUTIONS:
             channels = args[0].movedim(1 - args[1].ndim, -1)
-            for one in self._watched.get(_storage(args[1]), ()):
+            for one in self._watched.get(storage_of(args[1]), ()):
                 one.hook(one.module, (_numbers(channels),), product)
         if first is not None:
             left, right = args[first : first + 2]
             summed = -1 if name == "linear" or right.ndim == 1 else -2
-            for one in self._watched.get(_storage(right), ()):
+            for one in self._watched.get(storage_of(right), ()):
                 if one.reads(right, summed):
                     one.hook(one.module, (_numbers(left),), product)
-            for one in self._watched.get(_storage(left), ()):
+            for one in self._watched.get(storage_of(left), ()):
                 if one.reads(left, -1):
                     one.hook(one.module, (_numbers(right.mT if right.ndim > 1 else right),), product)
         elif isinstance(product, Tensor):
@@ -92,14 +92,14 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _follow(self, args: tuple[Any, ...], result: Tensor) -> None:
         """Know what is computed of weights alone as weights, and as the one of its shape that is watched."""
-        memory, sources = _storage(result), [part for part in args if isinstance(part, Tensor)]
-        if any(_storage(part) == memory for part in sources):
+        memory, sources = storage_of(result), [part for part in args if isinstance(part, Tensor)]
+        if any(storage_of(part) == memory for part in sources):
             return  # a view
         self._watched.pop(memory, None)  # what lay there before is gone
         self._weights.discard(memory)
-        if sources and all(not part.ndim or _storage(part) in self._weights for part in sources):
+        if sources and all(not part.ndim or storage_of(part) in self._weights for part in sources):
             self._weights.add(memory)
-            of_shape = [_storage(part) for part in sources if part.shape == result.shape]
+            of_shape = [storage_of(part) for part in sources if part.shape == result.shape]
             known = next((self._watched[one] for one in of_shape if one in self._watched), None)
             if known is not None:
                 self._watched[memory] = known
@@ -110,5 +110,9 @@ def _numbers(factor: Tensor) -> Tensor:
     return torch.view_as_real(factor).movedim(-1, 0) if factor.is_complex() else factor
 
 
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+def storage_of(tensor: Tensor) -> int:
+    """Return a number of the memory that a tensor and its views share, also where no address is to be had."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # a sparse tensor has none
+        return id(tensor)

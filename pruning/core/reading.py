@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pruning.core.neurons import Slice
+from pruning.core.operands import storage_of
 
 Column = tuple[str, int]
 """A parameter, and the dimension of it that is summed over."""
@@ -106,12 +107,12 @@ class Reading(TorchFunctionMode):
 
     def _know(self, tensor: Tensor, columns: Sequence[Column | None]) -> None:
         known = _Known(weakref.ref(tensor), tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), columns)
-        self._known.setdefault(_memory(tensor), []).append(known)
+        self._known.setdefault(storage_of(tensor), []).append(known)
 
     def _column(self, tensor: Tensor, axis: int) -> Column | None:
         """Return which dimension of which parameter an axis of a tensor runs along, from end to end."""
         size, stride, first = tensor.shape[axis], tensor.stride(axis), tensor.storage_offset()
-        for known in self._known.get(_memory(tensor), ()):
+        for known in self._known.get(storage_of(tensor), ()):
             inside = known.first <= first < known.first + max(math.prod(known.shape), 1)
             if known.tensor() is None or not inside:
                 continue
@@ -129,8 +130,8 @@ class Reading(TorchFunctionMode):
         source = args[0] if args else None
         if not isinstance(source, Tensor) or not isinstance(copy, Tensor) or source.shape != copy.shape:
             return
-        if _memory(copy) != _memory(source) and self._known.get(_memory(source)):
-            self._known[_memory(copy)] = []  # what lay there before is gone
+        if storage_of(copy) != storage_of(source) and self._known.get(storage_of(source)):
+            self._known[storage_of(copy)] = []  # what lay there before is gone
             self._know(copy, [self._column(source, axis) for axis in range(source.ndim)])
 
 
@@ -143,11 +144,6 @@ class _Known:
     strides: tuple[int, ...]
     first: int
     columns: Sequence[Column | None]
-
-
-def _memory(tensor: Tensor) -> int:
-    """Return a number of the memory that a tensor and its views share, also where no address is to be had."""
-    return int(tensor.untyped_storage()._cdata)
 
 
 Use = tuple[Any, int, Tensor, dict[str, Any]]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pruning.core.statistics import Covariance, Moments, scale_of
+from pruning.core.statistics import Covariance, Moments, deviated, scale_of
 
 SHORTENED = 0.2
 """Which share of the directions is shortened when others go."""
@@ -47,11 +47,7 @@ class Sketch(Covariance):
 
     def update(self, batch: Tensor, repeats: Tensor | None = None) -> None:
         """Take in `batch`, (samples, n); `repeats`, (samples,), says how often each sample counts, if not once."""
-        values = batch.detach().cpu().double()
-        times = None if repeats is None else repeats.detach().cpu().double()
-        count = len(values) if times is None else int(times.sum())
-        mean = values.mean(0) if times is None else times @ values / max(count, 1)
-        deviations = values - mean if times is None else (values - mean) * times.sqrt()[:, None]
+        count, mean, deviations = deviated(batch.detach().cpu().double(), repeats)
         merged = self.merge(type(self)(count, mean, deviations.square().sum(0), deviations, self.rank))
         self.count, self.mean, self.squares, self.rows = merged.count, merged.mean, merged.squares, merged.rows
 

@@ -90,18 +90,8 @@ class Covariance:
 
     def update(self, batch: Tensor, repeats: Tensor | None = None) -> None:
         """Take in `batch`, (samples, n); `repeats`, (samples,), says how often each sample counts, if not once."""
-        values = finely(batch)
-        if repeats is None:
-            count, mean = len(values), values.mean(0)
-            deviations = values - mean
-            products = deviations.T @ deviations
-        else:
-            times = repeats.detach().to(values)
-            count = int(times.sum())
-            mean = times @ values / max(count, 1)
-            deviations = (values - mean) * times.sqrt()[:, None]
-            products = deviations.T @ deviations
-        merged = self.merge(type(self)(count, mean.cpu(), products.cpu()))
+        count, mean, deviations = deviated(finely(batch), repeats)
+        merged = self.merge(type(self)(count, mean.cpu(), (deviations.T @ deviations).cpu()))
         self.count, self.mean, self.products = merged.count, merged.mean, merged.products
 
     def merge(self, other: Self) -> Self:
@@ -272,6 +262,25 @@ def finely(values: Tensor) -> Tensor:
     """Return values in float64, where they are if that device has it: their sums are smaller than they are to move."""
     own = values.detach()
     return (own if finest(own.device) is torch.float64 else own.cpu()).double()
+
+
+def deviated(values: Tensor, repeats: Tensor | None) -> tuple[int, Tensor, Tensor]:
+    """Return how many samples there are, their mean, and each one's deviation times the root of how often it counts.
+
+    >>> deviated(torch.tensor([[1.0], [4.0]]), torch.tensor([2, 1]))[:2]
+    (3, tensor([2.]))
+
+    Args:
+        values: Samples, (samples, n).
+        repeats: How often each counts, (samples,); None for once.
+    """
+    if repeats is None:
+        mean = values.mean(0)
+        return len(values), mean, values - mean
+    times = repeats.detach().to(values)
+    count = int(times.sum())
+    mean = times @ values / max(count, 1)
+    return count, mean, (values - mean) * times.sqrt()[:, None]
 
 
 def entropy(masses: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.core.operands import storage_of
 from pruning.discovery.configured import EXPERTS
 from pruning.discovery.running import (
     Inputs,
@@ -17,7 +18,6 @@ from pruning.discovery.running import (
     name_of,
     redrawn,
     running,
-    storage_of,
 )
 from pruning.discovery.values import flat
 

@@ -176,14 +176,6 @@ def written(operation: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     return found
 
 
-def storage_of(tensor: Tensor) -> int:
-    """Return a number of the memory that a tensor lies in."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # a sparse tensor has none
-        return id(tensor)
-
-
 def kept_tensors(network: nn.Module) -> dict[str, Tensor]:
     """Return parameters, buffers and the tensors that modules keep in other attributes, each by one name."""
     found: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.core.operands import storage_of
 from pruning.discovery.absent import Form, form_of
-from pruning.discovery.running import Inputs, Seeing, kept_tensors, name_of, running, storage_of, written
+from pruning.discovery.running import Inputs, Seeing, kept_tensors, name_of, running, written
 from pruning.discovery.values import flat
 
 Terms = frozenset[int]

@@ -10,11 +10,13 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
+from pruning.core.nested import mapped
+from pruning.core.operands import storage_of
 from pruning.discovery.operations import follow
 from pruning.discovery.positions import Axis, varies
 from pruning.discovery.propagation import Call, Propagation, carry, normalised
 from pruning.discovery.recurrent import Recurrent
-from pruning.discovery.running import Inputs, Seeing, kept_tensors, name_of, running, storage_of, written
+from pruning.discovery.running import Inputs, Seeing, kept_tensors, name_of, running, written
 from pruning.discovery.sizes import Counted, Watching, counted_dims, numbered, parts_told
 from pruning.discovery.states import Edge, Feeding, State
 from pruning.discovery.values import GIVEN, MADE, Address, Value, column, flat, nobody, squeezed
@@ -256,12 +258,12 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         needed = self.index in self.needed or name_of(operation) == "detach"
         before = None
         if changed:  # what it was given is needed to probe it
-            before = _mapped((args, kwargs), lambda tensor: tensor.clone())
+            before = mapped(Tensor.clone, (args, kwargs))
         found = operation(*args, **kwargs)
         self.found.positions.quiet = not needed  # widths that it computes with must follow all the same
         call = Call(self.found, operation, self.index, found, before or (args, kwargs), self._stack)
         call.alone = self.index in self.beside
-        call.args, call.kwargs = normalised(operation, *_mapped((args, kwargs), lambda part: _whole(self.value(part))))
+        call.args, call.kwargs = normalised(operation, *mapped(lambda part: _whole(self.value(part)), (args, kwargs)))
         names = {value.name for value in flat((call.args, call.kwargs)) if isinstance(value, Address)}
         self.found.met |= names
         if needed:
@@ -366,14 +368,6 @@ def _reach(tensor: Tensor) -> int:
         return 0
     steps = ((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return int(tensor.storage_offset() + 1 + sum(steps))
-
-
-def _mapped(values: Any, change: Callable[[Tensor], Any]) -> Any:
-    if isinstance(values, (tuple, list)):
-        return type(values)(_mapped(value, change) for value in values)
-    if isinstance(values, dict):
-        return {name: _mapped(value, change) for name, value in values.items()}
-    return change(values) if isinstance(values, Tensor) else values
 
 
 def _each(values: Any, count: int) -> list[Any]:

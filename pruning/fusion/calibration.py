@@ -20,6 +20,7 @@ from pruning.core.neurons import mask
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches
 from pruning.evaluation.measures import loss_of
+from pruning.fusion.weights import variance_reliability
 from pruning.models.base import Measurable
 
 
@@ -121,6 +122,5 @@ def by_curves(scores: pd.DataFrame, by: str, curves: pd.DataFrame) -> np.ndarray
 
 def _without_noise(losses: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """Return the losses drawn towards their mean, so that they vary as much as the true ones."""
-    variance = losses.var()
-    true = np.clip(1 - np.mean(errors**2) / variance, 0, 1) if variance > 0 else 0.0
+    true = variance_reliability(losses, errors)
     return np.asarray(losses.mean() + np.sqrt(true) * (losses - losses.mean()))

@@ -22,7 +22,7 @@ from pruning.models.base import Measurable, expect_ready
 from pruning.training.distillation import Teacher
 from pruning.training.learning import expect_softmax, labels_loss, multiplying, taught_loss
 from pruning.training.recipes import Recipe
-from pruning.training.schedule import rate_at
+from pruning.training.schedule import paces_of, rate_at
 from pruning.training.together import Together, by_itself
 
 _States = tuple[Any, Any]
@@ -304,9 +304,7 @@ def steps_an_epoch(recipe: Recipe, windows: Batches) -> int:
 
 def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """Return AdamW that decays weight matrices, leaves biases alone, and goes at the pace of each module's `pace`."""
-    paces = {
-        p: float(getattr(module, "pace", 1)) for module in model.modules() for p in module.parameters(recurse=False)
-    }
+    paces = paces_of(model)
     groups = [
         {"params": group, "weight_decay": recipe.weight_decay if matrices else 0.0, "pace": pace}
         for pace in sorted(set(paces.values()))
