@@ -33,8 +33,10 @@ SMOOTH = 0.1
 """Standard error of a layer's curvature over its divergence as the share of the divergence that is a loss."""
 HALF, AROUND = 0.5, 0.25
 """What each of two texts' label terms counts before they are compared, and the standard deviation around that."""
+SURE = 0.5
+"""Standard deviation of what labels add to the divergence's share, before they are looked at."""
 CERTAIN = 1e-9
-"""Least variance of what a text's label term counts."""
+"""Least variance of what a predictor of a text's label term counts."""
 
 COUNTS = ""
 """What no layer is called: under this name stands how many targets of each column count."""
@@ -164,10 +166,13 @@ def intervention(
     Text that the model was trained on (`trained`) tells of many more documents, though of ones that it has seen. With T
     its label term, a T + b L counts in place of f L: each stretch's own term is predicted from T and from the other
     stretches by least squares over the layer's neurons, all less their mean and over √D (stacking, Wolpert 1992;
-    Breiman 1996). Few documents leave these weights uncertain: with S their covariance when each stretch in turn is
-    left unpredicted (jackknife), a and b ≥ 0 are most probable given N(½, ¼²) of either before. Where a model has
-    learnt its text by heart, T does not tell what other text says, and a is near 0. `label_term` is then
-    (a T + b L) / (a + b), and a + b of it is trusted.
+    Breiman 1996). A third predictor, with d, is what counts of the divergence, D̃ = s D̂ + (1 − s) c C: a model that is
+    too sure of its answers (Guo et al. 2017) gains by what any removal takes of that, in proportion to D̃, and where
+    L is drawn to 0 that is lost; so (s + d) D̃ counts. Few documents leave these weights uncertain: with S their
+    covariance when each stretch in turn is left unpredicted (jackknife), a, b and s + d ≥ 0 are most probable given
+    N(½, ¼²) of a and b and N(s, ½²) of s + d before, and are these means where a layer has too few neurons to tell.
+    Where a model has learnt its text by heart, T does not tell what other text says, and a is near 0. `label_term`
+    is then (a T + b L) / (a + b), a + b of it is trusted, and `divergence_share` is s + d.
 
     Of a wide network that is none of the families a sample can be removed (`neurons`), each for a reading. Each layer's
     own then say how far its numbers are trusted, and a neuron that was not removed has no divergence and no importance.
@@ -250,7 +255,7 @@ def _expected(
         if seen is None or len(pull.apart) < 2:
             factor = _trusted(_less_mean(term, scale), pull.between, np.sqrt(scale))
         else:
-            beside, own = _weights(seen.terms.mean.numpy(), pull.apart, scale)
+            beside, own, lost = _weights(seen.terms.mean.numpy(), pull.apart, calm, scale, lost)
             factor = beside + own
             if factor:
                 term = (beside * seen.terms.mean.numpy() + own * term) / factor
@@ -299,21 +304,29 @@ def _less_mean(term: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return term - np.average(term[..., varies], weights=1 / scale[varies], axis=-1)[..., None] if varies.any() else term
 
 
-def _weights(seen: np.ndarray, apart: np.ndarray, scale: np.ndarray) -> tuple[float, float]:
-    """Return what the term of text that was seen, (width,), and that of stretches, (stretches, width), count, ≥ 0."""
-    varies, count = scale > 0, len(apart)
+def _weights(
+    seen: np.ndarray, apart: np.ndarray, calm: np.ndarray, scale: np.ndarray, lost: float
+) -> tuple[float, float, float]:
+    """Return what the term of text that was seen, (width,), that of stretches, (stretches, width), and `calm` count.
+
+    All are ≥ 0. `lost` is what `calm` counts before labels are looked at.
+    """
+    varies, count, before = scale > 0, len(apart), np.array([HALF, HALF, lost])
     others = (apart.sum(0) - apart) / (count - 1)
-    given = (np.broadcast_to(seen, apart.shape), others, apart)
-    both, own, wanted = ((_less_mean(g, scale) / np.sqrt(np.where(varies, scale, 1)))[:, varies] for g in given)
-    known = np.stack([both, own], -1)
-    squares, products = known.swapaxes(1, 2) @ known, np.einsum("gna, gn -> ga", known, wanted)
+    given = (np.broadcast_to(seen, apart.shape), others, np.broadcast_to(calm, apart.shape), apart)
+    *known, wanted = ((_less_mean(g, scale) / np.sqrt(np.where(varies, scale, 1)))[:, varies] for g in given)
+    rows = np.stack(known, -1)
+    squares, products = rows.swapaxes(1, 2) @ rows, np.einsum("gna, gn -> ga", rows, wanted)
+    if np.linalg.matrix_rank(squares.sum(0)) < len(before):
+        return HALF, HALF, lost
     predicted = [np.arange(count) != left for left in (*range(count), count)]  # without each stretch, and all
     *each, fitted = (np.linalg.lstsq(squares[of].sum(0), products[of].sum(0), rcond=None)[0] for of in predicted)
     variances, axes = np.linalg.eigh((count - 1) ** 2 / count * np.cov(each, rowvar=False))
     precise = axes.T / np.sqrt(np.maximum(variances, CERTAIN))[:, None]
-    before = np.eye(2) / AROUND
-    weights, _ = nnls(np.concatenate([precise, before]), np.concatenate([precise @ fitted, before.sum(0) * HALF]))
-    return float(weights[0]), float(weights[1])
+    prior = np.diag(1 / np.array([AROUND, AROUND, SURE]))
+    shifted = fitted + np.array([0, 0, lost])
+    weights, _ = nnls(np.concatenate([precise, prior]), np.concatenate([precise @ shifted, prior @ before]))
+    return float(weights[0]), float(weights[1]), float(weights[2])
 
 
 def label_terms(

@@ -100,7 +100,7 @@ INTERVENTION = Table(
                 "divergence": Column("number", "nat/token", "how far the answers move without it; needs no label"),
                 "divergence_error": Column("number", "nat/token", "standard error of the divergence"),
                 "curvature": Column("number", "nat/token", "half the gate's Fisher information; 0 of other networks"),
-                "divergence_share": Column("number", "1", "share of the divergence that is a loss in this layer"),
+                "divergence_share": Column("number", "1", "what counts of the divergence in this layer"),
                 "label_term": Column("number", "nat/token", "first-order rise of the loss with true labels"),
                 "label_error": Column("number", "nat/token", "standard error of the label term"),
                 "trusted": Column("number", "1", "share of the label term that counts in this layer"),

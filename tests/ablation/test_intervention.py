@@ -71,8 +71,11 @@ def stretches_by_hand(columns, groups, tokens, i):
     return [sum(s for s, _ in parts) / sum(n for _, n in parts) for parts in stretches.values()]
 
 
-def weights_by_hand(seen, stretches, scales):
-    """Return a, b ≥ 0, most probable by Σ (L_g − a T − b L_others)² / D over stretches, given N(½, ¼²) of either."""
+def weights_by_hand(seen, stretches, calm, share, scales):
+    """Return a, b, s + d ≥ 0, most probable by Σ (L_g − a T − b L_others − d D)² / D over stretches.
+
+    Before that a and b are N(½, ¼²) and s + d is N(s, ½²).
+    """
 
     def less_mean(values):
         mean = sum(v / s for v, s in zip(values, scales, strict=True)) / sum(1 / s for s in scales)
@@ -85,7 +88,7 @@ def weights_by_hand(seen, stretches, scales):
                 continue
             rest = [s for k, s in enumerate(stretches) if k != g]
             others = [sum(s[i] for s in rest) / len(rest) for i in range(len(of))]
-            rows += zip(less_mean(seen), less_mean(others), strict=True)
+            rows += zip(less_mean(seen), less_mean(others), less_mean(calm), strict=True)
             wanted += less_mean(of)
         return np.linalg.lstsq(np.array(rows), np.array(wanted), rcond=None)[0]
 
@@ -93,10 +96,11 @@ def weights_by_hand(seen, stretches, scales):
     mean = sum(each) / len(each)
     variance = sum(np.outer(w - mean, w - mean) for w in each) * (len(each) - 1) / len(each)
     known = np.linalg.inv(variance)
-    precision, center = known + np.eye(2) / 0.25**2, known @ fitted(None) + np.full(2, 0.5) / 0.25**2
+    before, certain = np.array([0.5, 0.5, share]), np.diag([1 / 0.25**2, 1 / 0.25**2, 1 / 0.5**2])
+    precision, center = known + certain, known @ (fitted(None) + np.array([0, 0, share])) + certain @ before
     possible = []
-    for used in ([], [0], [1], [0, 1]):
-        weights = np.zeros(2)
+    for used in ([], [0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]):
+        weights = np.zeros(3)
         weights[used] = np.linalg.solve(precision[np.ix_(used, used)], center[used])
         if (weights >= 0).all():
             possible.append((weights @ precision @ weights / 2 - center @ weights, *weights))
@@ -186,6 +190,7 @@ def test_text_that_was_trained_on_counts_as_far_as_it_tells_what_stretches_of_ot
     trained = Windows(text(320, seed=2), first=0, batch=4, bptt=4)
     table = intervention(model, windows(), labelled, SETTINGS, trained=trained)
     alone = intervention(model, windows(), labelled, Intervention(tokens=10**6, words="all", label_share=0.0))
+    usual = intervention(model, windows(), labelled, SETTINGS)
     columns, slopes = columns_by_hand(model, [*labelled]), gradients_by_hand(model, labelled)
     seen = gradients_by_hand(model, Windows(text(320, seed=2), first=0, batch=4, bptt=4))
     order = [(column, index) for column in range(4) for index in range(len(labelled))]  # as the text runs
@@ -198,9 +203,12 @@ def test_text_that_was_trained_on_counts_as_far_as_it_tells_what_stretches_of_ot
         apart = [stretches_by_hand([[c[place] for c in w] for w in columns], groups, counts, i) for i in neurons]
         terms = [-np.mean([window[place][i] for window in seen]) for i in neurons]
         own = [-np.mean([window[place][i] for window in slopes]) for i in neurons]
-        a, b = weights_by_hand(terms, [*zip(*apart, strict=True)], scales)
+        share = float(usual.loc[usual["layer"] == layer.name, "divergence_share"].iloc[0])
+        assert share == 1  # what counts of the divergence is then what importance without labels is
+        a, b, counts_too = weights_by_hand(terms, [*zip(*apart, strict=True)], divergence, share, scales)
         counted.append(a)
         np.testing.assert_allclose(rows["trusted"], a + b, rtol=1e-6)
+        np.testing.assert_allclose(rows["divergence_share"], counts_too, rtol=1e-6)
         counted_divergence = rows["divergence_share"] * divergence
         expected = counted_divergence + a * np.array(terms) + b * np.array(own)
         np.testing.assert_allclose(rows["importance"], expected, rtol=1e-6)
@@ -265,15 +273,33 @@ def test_the_divergence_does_not_depend_on_labels_and_is_the_oracles():
     np.testing.assert_array_equal(table["divergence"], measured["divergence"])
 
 
+def answered(model, seed=0, sure=1.0):
+    """Return text whose labels are drawn from the model's answers, its logits divided by how much too sure it is."""
+    windows, state, noise = [*Windows(text(4000, seed=seed), first=0, batch=40, bptt=10)], None, torch.Generator()
+    drawn = Relabelled(text(4000, seed=seed), first=0, batch=40, bptt=10)
+    drawn.labels = []
+    noise.manual_seed(seed + 1)
+    with torch.no_grad():
+        for window in windows:
+            logits, state = model.logits(window.tokens, state)
+            chosen = torch.multinomial((logits / sure).softmax(-1), 1, generator=noise)
+            drawn.labels.append(chosen.view(window.tokens.shape))
+    return drawn
+
+
+def test_the_divergence_counts_less_in_a_model_that_is_too_sure_of_its_answers():
+    model, shares = tiny("untied", WIDTHS[2], "lstm", spread=2.0), []
+    for sure in (1.0, 2.0):
+        read, trained = answered(model, 0, sure), answered(model, 1, sure)
+        shares.append(intervention(model, read, read, SETTINGS, trained=trained)["divergence_share"])
+    np.testing.assert_allclose(shares[0], 1, atol=0.05)
+    assert (shares[1] < 0.9).all()
+
+
 def test_where_labels_are_what_the_model_expects_the_increase_is_the_divergence_alone():
     """Labels drawn from the model itself: E[p − y] = 0, so the label term is nothing but noise."""
-    model, drawn = tiny(spread=0.5), Relabelled(text(4000), first=0, batch=40, bptt=10)
-    with torch.no_grad():
-        state, targets, noise = None, [], torch.Generator().manual_seed(1)
-        for window in Windows(text(4000), first=0, batch=40, bptt=10):
-            logits, state = model.logits(window.tokens, state)
-            targets.append(torch.multinomial(logits.softmax(-1), 1, generator=noise).view(window.tokens.shape))
-    drawn.labels = targets
+    model = tiny(spread=0.5)
+    drawn = answered(model)
     table = intervention(model, drawn, drawn, SETTINGS)
     assert (table["label_term"].abs() <= 4 * table["label_error"]).all()
     assert (table["label_term"].abs() > 0).all()
