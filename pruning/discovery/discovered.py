@@ -348,7 +348,7 @@ def _agree_parts(network: nn.Module, before: Sequence[NeuronLayer], after: Seque
     """Let each reader of a padded state read of every part as much as is left."""
     for name, module in network.named_modules():
         if isinstance(module, Narrowed):
-            places = torch.cat([torch.arange(start, start + length) for start, length in module.parts])
+            places = torch.cat([torch.arange(start, start + length, device="cpu") for start, length in module.parts])
             parts = zip(_segments(before, name, len(places)), _segments(after, name, module.in_features), strict=True)
             module.parts = _runs(torch.cat([places[start : start + left] for (start, _), (_, left) in parts]))
 

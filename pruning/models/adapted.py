@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -12,15 +11,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from pruning.core.devices import moved, twice_differentiable, unfused
 from pruning.core.faults import said
 from pruning.core.memory import kept
-from pruning.core.modes import evaluating, still, untouched
+from pruning.core.modes import evaluating, still
 from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule
 from pruning.core.words import described
-from pruning.data.batches import TARGETS, Form, Pair, Pairs, Split, Unlabelled
+from pruning.data.batches import Form, Pair, Pairs, Split
 from pruning.data.windows import Windows
 from pruning.discovery import Discovered, StateNames, discover
 from pruning.models.answers import has_main, main_of
 from pruning.models.apart import Apart
+from pruning.models.asking import asked, once_run
 from pruning.models.base import Measurable
 from pruning.models.batches import form_of
 from pruning.models.calling import (
@@ -29,7 +29,6 @@ from pruning.models.calling import (
     begin,
     example_dim_of,
     held,
-    names_given,
     on,
     own_module,
     takes_state,
@@ -37,12 +36,11 @@ from pruning.models.calling import (
     usual_call,
 )
 from pruning.models.classes import Classes, class_numbers
-from pruning.models.examples import has_own_loss, names_loss, own_loss
-from pruning.models.losses import judges_softmax, kind_of_loss, objective_of
+from pruning.models.losses import kind_of_loss, objective_of
 from pruning.models.metrics import Metric, metrics_of
 from pruning.models.objectives import Criterion, Objective
 from pruning.models.parting import some_of
-from pruning.models.residuals import WithGradients, takes_gradients
+from pruning.models.residuals import WithGradients
 from pruning.models.tapping import Taps, tapping, with_recurrent_readers
 from pruning.models.use import Use, one_loss
 
@@ -125,24 +123,8 @@ def adapt(
             raise ValueError(f"Expected a model with a layer that can be pruned, got none: {network.unprunable}.")
     model = Adapted(network, use)
     if loss is None or kind_of_loss(loss) is None:
-        model.use = _once_run(model, use)
+        model.use = once_run(model, use)
     return model
-
-
-def _once_run(model: "Adapted", use: Use) -> Use:
-    """Return a network's use with what a run tells: the shape of its main output, or whether it gives a loss itself."""
-    own = use.criterion is own_loss
-    with evaluating(model), untouched(model), torch.no_grad():
-        outputs, _ = model.predicted(use.inputs)
-    if own or use.criterion is None:
-        asked = not own or set(names_given(model.network, use.inputs)) & set(TARGETS)
-        gives = not asked or (has_own_loss(outputs) if own else names_loss(outputs))
-        shape = None if has_main(outputs) else torch.Size()
-        return replace(use, criterion=own_loss, shape=shape) if gives else replace(use, criterion=None)
-    main = main_of(outputs) if has_main(outputs) else None
-    if main is None or isinstance(use.criterion, Objective) or not judges_softmax(use.criterion, main):
-        return replace(use, shape=torch.Size())
-    return replace(use, shape=main.shape)
 
 
 def arguments_for(
@@ -219,22 +201,8 @@ class Adapted(Measurable):
             return batch
         inputs, targets = (self.use.split or self.form.pair)(batch)
         pair = Pair(inputs, self.form.unlabelled(inputs) if targets is None else targets)
-        self._ask(pair)
+        self.use = asked(self, pair)
         return pair
-
-    def _ask(self, pair: Pair) -> None:
-        """Find out by the first batch, with targets or without, whether a loss that is not known takes gradients."""
-        use, labelled = self.use, not isinstance(pair.targets, Unlabelled)
-        unknown = kind_of_loss(use.criterion) is None and use.criterion is not own_loss
-        if use.differentiates or not unknown or labelled in use.asked:
-            return
-
-        def judged(gradients: bool) -> Tensor:
-            self.use = replace(use, differentiates=gradients)
-            with evaluating(self), untouched(self):
-                return self.judged(self.predicted(pair.inputs)[0], pair.targets)
-
-        self.use = replace(use, differentiates=takes_gradients(judged), asked=use.asked | {labelled})
 
     def read(self, inputs: Any, state: Any = None) -> Any:
         """Run the network and return the state."""
@@ -365,7 +333,9 @@ class Adapted(Measurable):
         """Return what the network is for, which its loss says, and for one that is not known the targets' kind."""
         use, first = self.use, self.use.carries and self.example_dim == 1
         loss = WithGradients(use.criterion) if use.differentiates and callable(use.criterion) else use.criterion
-        return objective_of(loss, targets, example_dim=use.example_dim, steps_first=first, shape=use.shape)
+        return objective_of(
+            loss, targets, example_dim=use.example_dim, steps_first=first, shape=use.shape, ignored=use.ignored
+        )
 
     def counted_in(self, outputs: Any, targets: Any) -> Tensor:
         """See `Measurable.counted_in`."""

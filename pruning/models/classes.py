@@ -37,9 +37,11 @@ class Classes(Objective):
     Attributes:
         shape: Of the network's outputs for other examples, where a loss of a user's own judges them. Such a loss is
             the one to say which numbers it ignores: those that no logit is of are taken for them.
+        ignored: Further numbers that it was seen to ignore, see `pruning.models.asking`.
     """
 
     shape: torch.Size | None = None
+    ignored: frozenset[int] = frozenset()
     metrics: ClassVar[Mapping[str, Direction]] = {"accuracy": "higher"}
     tempered = True
     drawn = "categorical"
@@ -62,10 +64,13 @@ class Classes(Objective):
                 f"Expected logits (…, classes) from the network, got {tuple(outputs.shape)}; "
                 "`call` can say where they are."
             )
-        if outputs.ndim > 2 and isinstance(targets, Tensor) and targets.shape != outputs.shape[:-1]:
-            outputs = outputs.movedim(1, -1) if targets.shape == outputs[:, 0].shape else outputs
-        rows: Tensor = outputs.flatten(0, -2)
+        rows: Tensor = outputs.movedim(self.dim_of(outputs, targets), -1).flatten(0, -2)
         return rows
+
+    def dim_of(self, outputs: Tensor, targets: Any) -> int:
+        """Return the dimension of outputs that runs over classes: the last, or the second as PyTorch has it."""
+        several = outputs.ndim > 2 and isinstance(targets, Tensor) and targets.shape != outputs.shape[:-1]
+        return 1 if several and targets.shape == outputs[:, 0].shape else -1
 
     def labels(self, targets: Any) -> Tensor:
         """Return the targets as class numbers (n,) where they are, `IGNORED` where the criterion ignores them.
@@ -77,6 +82,8 @@ class Classes(Objective):
         ignored = flat == setting(self.criterion, "ignore_index", IGNORED)
         if self.shape is not None:
             ignored |= (flat < 0) | (flat >= _most_classes(self.shape, targets))
+        for number in self.ignored:
+            ignored |= flat == number
         return flat.masked_fill(ignored, IGNORED)
 
     def counted(self, targets: Any) -> Tensor:

@@ -13,6 +13,7 @@ from pruning.core.words import described
 from pruning.data.batches import Unlabelled
 from pruning.models.amounts import squared_distance, squares_from_drawn
 from pruning.models.answers import amounts_in, main_of, several
+from pruning.models.arranging import forms_of, refusal, takes
 from pruning.models.classes import Classes
 from pruning.models.objectives import Direction, Objective, counting_all, first_taken, is_one_of, placed, single
 
@@ -32,7 +33,8 @@ COSINE = PAIRED[:2]
 class Examples(Objective):
     """Whatever a callable makes of outputs and targets: a mean over the examples of a batch, which all count.
 
-    It is given all that the network gives where that is more than one output; the main one if it cannot take that.
+    It is given all that the network gives where that is more than one output; if it cannot take that, what else its
+    arguments allow (see `forms_of`), or the main output.
 
     Attributes:
         example_dim: The dimension of outputs and targets that runs over examples; the first where they have fewer.
@@ -72,9 +74,12 @@ class Examples(Objective):
         first = next(tensors_in(outputs), None)  # a distribution holds none that is known
         unlabelled = isinstance(targets, Unlabelled)
         wanted = None if unlabelled else targets if first is None else placed(targets, first.device)
-        if not several(outputs):
-            return single(self.criterion(outputs, wanted))
-        return single(first_taken(self.criterion, (outputs, wanted), *_main(outputs, wanted)))
+        forms = forms_of(self.criterion, outputs, wanted)
+        if several(outputs) and takes(self.criterion, 2):
+            forms += _main(outputs, wanted)
+        if not forms:
+            raise TypeError(refusal(self.criterion, outputs, wanted))
+        return single(first_taken(self.criterion, *forms))
 
     def divergence(
         self, outputs: Any, taught: Any, targets: Any, *, temperature: float, logarithms: Tensor | None = None

@@ -1,6 +1,5 @@
 """Which objective a loss is: those of PyTorch by what they are, any other by what it judges."""
 
-import math
 from typing import Any
 
 import torch
@@ -8,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from pruning.core.devices import accelerators_among, seeded_on
 from pruning.models.alignments import CTC, Alignments
 from pruning.models.amounts import SHARES, Amounts, Gaussian, Labels, Squared
 from pruning.models.classes import WEIGHTED, Classes, Shares
@@ -43,11 +41,12 @@ def objective_of(
     example_dim: int = 0,
     steps_first: bool = False,
     shape: torch.Size | None = None,
+    ignored: frozenset[int] = frozenset(),
 ) -> Objective:
     """Return what a network is for that is judged by this criterion on such targets.
 
     A criterion that is not known judges classes where targets are whole numbers that the outputs have a row of logits
-    for and it judges the rows by their softmax, see `judges_softmax`; else examples.
+    for and it judges the rows by their softmax, see `pruning.models.asking`; else examples.
 
     >>> objective_of(nn.MSELoss(), torch.zeros(3)).metrics
     {'mean_squared_error': 'lower', 'mean_absolute_error': 'lower'}
@@ -58,6 +57,7 @@ def objective_of(
         example_dim: The dimension of outputs and targets that runs over examples.
         steps_first: Whether the network carries a state, so that the first dimension runs over steps.
         shape: Of the network's outputs for other examples, if it is known; of no dimension where they are no logits.
+        ignored: Class numbers that a criterion that is not known ignores.
     """
     if isinstance(criterion, Objective):
         return criterion
@@ -77,48 +77,7 @@ def objective_of(
     if kind is not None:
         return kind(criterion)
     classes = numbers and (shape is None or _have_rows(shape, whole))
-    return Classes(criterion, shape) if classes else Examples(criterion, example_dim)
-
-
-def judges_softmax(criterion: Criterion, outputs: Tensor) -> bool:
-    """Return whether a criterion of class numbers that is not known may judge rows of outputs by their softmax.
-
-    Such a loss is the same whatever is added to all logits of a row, or its outputs are log-probabilities. Thresholds
-    of an ordinal scale, or a logit of yes or no for each class, are other numbers then. Numbers of the
-    first two classes are drawn here; whatever cannot take these is not known to judge otherwise.
-
-    >>> logits = torch.tensor([[2.0, 1.0, 0.0]])
-    >>> judges_softmax(lambda logits, numbers: F.multi_margin_loss(logits, numbers), logits)
-    True
-    >>> judges_softmax(lambda logits, numbers: F.softplus(-logits)[numbers > 0].sum() + logits.sum(), logits)
-    False
-
-    Args:
-        criterion: (outputs, targets) → their mean loss.
-        outputs: The main output, (…, classes) or (examples, classes, …).
-    """
-    if outputs.ndim < 2 or not outputs.is_floating_point():
-        return True
-    generator = torch.Generator().manual_seed(0)
-    for dim in (-1, 1):
-        rows = outputs.movedim(dim, -1).detach()
-        numbers = torch.randint(2, rows.shape[:-1], generator=generator)  # a row may be longer than there are classes
-        by = torch.rand(rows.shape[:-1], generator=generator, dtype=torch.float64).to(rows) + 0.5
-        judged = [_loss(criterion, outputs.detach() + more, numbers) for more in (0, by.unsqueeze(dim))]
-        if all(loss is not None for loss in judged):
-            one, other = (float(loss) for loss in judged if loss is not None)
-            same = abs(one - other) <= 1e-3 * max(abs(one), abs(other)) or math.isnan(one) or math.isnan(other)
-            return same or bool(rows.logsumexp(-1).abs().max() < 0.01)
-    return True
-
-
-def _loss(criterion: Criterion, outputs: Tensor, numbers: Tensor) -> Tensor | None:
-    """Return the loss of class numbers, whatever it draws being the same each time; None if it cannot be told."""
-    with seeded_on(accelerators_among([outputs]), 0), torch.no_grad():
-        try:
-            return Classes(criterion).mean(outputs, numbers)
-        except Exception:  # whatever a user's code raises
-            return None
+    return Classes(criterion, shape, ignored) if classes else Examples(criterion, example_dim)
 
 
 def _have_rows(shape: torch.Size, targets: Tensor) -> bool:

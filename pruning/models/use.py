@@ -33,6 +33,7 @@ class Use:
         stream: Whether each batch goes on where the one before it ended, also where the modules keep the state.
         shape: Of the main output for `inputs`, where it is known; () where the loss takes it for no logits.
         differentiates: Whether the loss takes gradients itself, of what the network gives by what that was made of.
+        ignored: Class numbers that a loss that is not known was seen to ignore.
         asked: Whether that is known of batches with targets (True), and of those without (False).
     """
 
@@ -46,6 +47,7 @@ class Use:
     stream: bool = False
     shape: torch.Size | None = None
     differentiates: bool = False
+    ignored: frozenset[int] = frozenset()
     asked: frozenset[bool] = frozenset()
 
 

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 import pruning
 from pruning.models.adapted import adapt
+from pruning.models.asking import ignored_by, judges_softmax
 from pruning.models.classes import Classes
 from pruning.models.examples import Examples
-from pruning.models.losses import judges_softmax
 from tests.foreign import floats
 from tests.networks import made
 
@@ -115,6 +115,133 @@ class Towers(nn.Module):
 def alike(scores: Tensor, _: None = None) -> Tensor:
     places = torch.arange(len(scores))
     return F.cross_entropy(scores, places) + F.cross_entropy(scores.T, places)
+
+
+def signed(outputs: Tensor, labels: Tensor) -> Tensor:
+    return F.softplus(-labels * (outputs[:, 1] - outputs[:, 0])).mean()
+
+
+def from_one(outputs: Tensor, numbers: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, numbers - 1)
+
+
+def others(outputs: Tensor, numbers: Tensor) -> Tensor:
+    """Judge by classes that an example is not of (Ishida et al. 2017)."""
+    return -(1 - outputs.softmax(-1).gather(1, numbers[:, None])).log().mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "numbers", "classes"),
+    [
+        (signed, torch.tensor([1, -1, -1, 1, 1, -1]), 2),
+        (from_one, torch.tensor([1, 2, 3, 3, 2, 1]), 3),
+        (from_one, torch.tensor([1, 2, 1, 2, 2, 1]), 3),  # of which each has a logit of its number
+        (others, torch.tensor([0, 1, 2, 2, 1, 0]), 3),
+    ],
+)
+def test_numbers_whose_own_logits_a_loss_does_not_raise_are_those_of_no_classes(loss, numbers, classes):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, classes)).double()
+    data = [(floats(6, 4, seed=seed), numbers.roll(seed)) for seed in range(3)]
+    found = pruning.evaluate(network, data, loss)
+    assert found.mean == pytest.approx(sum(loss(network(x), y).item() for x, y in data) / 3, rel=1e-12)
+    assert (found.tokens, found.metrics) == (18, {})
+
+
+def test_a_class_that_a_users_own_loss_ignores_counts_nowhere_though_it_has_a_logit():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    known = nn.CrossEntropyLoss(ignore_index=0)
+    data = [(floats(6, 4, seed=seed), torch.tensor([0, 1, 2, 2, 0, 1])[: 4 + seed]) for seed in range(3)]
+    data = [(inputs[: len(numbers)], numbers) for inputs, numbers in data]
+    expected, found = (
+        pruning.evaluate(network, data, loss) for loss in (known, lambda outputs, numbers: known(outputs, numbers))
+    )
+    assert (found.tokens, found.mean, found.metrics) == (expected.tokens, expected.mean, expected.metrics)
+
+
+def hardest(outputs: Tensor, numbers: Tensor) -> Tensor:
+    """Judge by the two rows that are judged worst alone."""
+    return F.cross_entropy(outputs, numbers, reduction="none").topk(2).values.mean()
+
+
+def test_a_class_whose_rows_a_loss_happens_to_leave_out_is_not_ignored():
+    numbers = torch.tensor([0, 1, 2, 2, 1, 1])
+    assert ignored_by(Classes(hardest), floats(6, 3), numbers) == frozenset()
+
+
+def smoothed(outputs: Tensor, numbers: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, numbers, label_smoothing=0.2)
+
+
+@pytest.mark.parametrize("loss", [focal, smoothed, nn.MultiMarginLoss(), of_probabilities])
+def test_a_loss_of_classes_is_one_also_where_it_is_sure(loss):
+    sure = 50 * F.one_hot(torch.tensor([0, 1, 2, 2]), 3).double()
+    assert ignored_by(Classes(loss), sure.log_softmax(-1), torch.tensor([0, 1, 2, 2])) == frozenset()
+
+
+class Pair(nn.Module):
+    """Two embeddings of two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+    def forward(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inner(one), self.inner(other)
+
+
+def apart_by(one: Tensor, other: Tensor, label: Tensor) -> Tensor:
+    distance = F.pairwise_distance(one, other)
+    return (label * distance.square() + (1 - label) * (1 - distance).relu().square()).mean()
+
+
+def with_target_between(mean: Tensor, target: Tensor, spread: Tensor) -> Tensor:
+    return ((mean.sum(1) - target).square() / (1 + spread.sum(1).square())).mean()
+
+
+def both(one: Tensor, other: Tensor) -> Tensor:
+    return F.cross_entropy(one @ other.T, torch.arange(len(one)))
+
+
+def weighed(outputs: Tensor, values: Tensor, weights: Tensor) -> Tensor:
+    return ((outputs[:, 0] - values).square() * weights).sum() / weights.sum()
+
+
+ONE, OTHER, NUMBERS, REAL = floats(6, 4), floats(6, 4, seed=1), torch.tensor([0, 1, 1, 0, 1, 0]), floats(6, seed=2)
+CALLED = {
+    "two outputs and class numbers": (Pair, (ONE, OTHER, NUMBERS), apart_by, lambda out: apart_by(*out, NUMBERS)),
+    "the target between two outputs": (
+        Pair,
+        (ONE, OTHER, REAL),
+        with_target_between,
+        lambda out: with_target_between(out[0], REAL, out[1]),
+    ),
+    "two outputs alone": (Pair, (ONE, OTHER), both, lambda out: both(*out)),
+    "one output alone": (None, (ONE, NUMBERS), lambda output: output.square().mean(), lambda out: out.square().mean()),
+    "several targets": (None, (ONE, REAL, REAL.abs()), weighed, lambda out: weighed(out, REAL, REAL.abs())),
+}
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_a_loss_may_be_called_with(name):
+    kind, batch, loss, expected = CALLED[name]
+    torch.manual_seed(0)
+    network = (kind() if kind else Pair().inner).double()
+    inputs = batch[:2] if kind else batch[0]
+    model = pruning.adapt(network, inputs, loss=loss)
+    given = network(*inputs) if kind else network(inputs)
+    assert pruning.evaluate(model, [batch] * 2).mean == pytest.approx(expected(given).item(), rel=1e-12)
+
+
+def test_a_loss_of_which_it_is_not_clear_what_is_what_is_refused():
+    def likely(mean: Tensor, seen: Tensor, spread: Tensor) -> Tensor:
+        return with_target_between(mean, seen, spread)
+
+    with pytest.raises(
+        TypeError, match=r"^Expected a loss of \(outputs, targets\), got likely\(mean, seen, spread\), .*;"
+    ):
+        pruning.evaluate(pruning.adapt(Pair().double(), (ONE, OTHER), loss=likely), [(ONE, OTHER, REAL)])
 
 
 @pytest.mark.parametrize("name", ["a distribution", "no targets", "targets that are none"])

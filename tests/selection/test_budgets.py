@@ -352,3 +352,20 @@ def test_an_unknown_budget_and_one_without_a_measurement_are_refused():
         budget_of(tiny(), kind="flops", value=1)
     with pytest.raises(ValueError, match="Expected how long each choice of widths takes"):
         budget_of(tiny(), kind="latency", value=1)
+
+
+class Last(nn.Module):
+    """Reads the last state of a recurrent layer, which is padded to its former width."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.out = nn.GRU(2, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, inputs):
+        return self.out(self.rnn(inputs)[1][-1])
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_a_network_that_reads_a_last_state_has_costs(kind):
+    model = adapt(Last(), torch.ones(4, 3, 2))
+    assert size_costs(model, kind)(np.array([[3]]))[0] == getattr(size_of(model.resized([3])), kind)
