@@ -86,12 +86,13 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for one in self._watched.get(storage_of(left), ()):
                 if one.reads(left, -1):
                     one.hook(one.module, (_numbers(right.mT if right.ndim > 1 else right),), product)
-        elif isinstance(product, Tensor):
-            self._follow(args, product)
+        for result in product if isinstance(product, tuple | list) else (product,):
+            if isinstance(result, Tensor):
+                self._follow(args if first is None else (), result, repeated=name == "repeat")
         return product
 
-    def _follow(self, args: tuple[Any, ...], result: Tensor) -> None:
-        """Know what is computed of weights alone as weights, and as the one of its shape that is watched."""
+    def _follow(self, args: tuple[Any, ...], result: Tensor, *, repeated: bool) -> None:
+        """Know what is computed of weights alone as weights, and as the one of its shape, or repeated, that is watched."""
         memory, sources = storage_of(result), [part for part in args if isinstance(part, Tensor)]
         if any(storage_of(part) == memory for part in sources):
             return  # a view
@@ -99,7 +100,7 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights.discard(memory)
         if sources and all(not part.ndim or storage_of(part) in self._weights for part in sources):
             self._weights.add(memory)
-            of_shape = [storage_of(part) for part in sources if part.shape == result.shape]
+            of_shape = [storage_of(part) for part in sources if repeated or part.shape == result.shape]
             known = next((self._watched[one] for one in of_shape if one in self._watched), None)
             if known is not None:
                 self._watched[memory] = known

@@ -31,3 +31,20 @@ def test_complex_numbers_that_are_read_are_two_real_ones():
 def test_what_is_computed_of_inputs_too_is_no_weight():
     inputs = torch.ones(3, 2)
     assert not seen_of(lambda own: (own["w"] * inputs) @ torch.ones(2, 4), w=torch.ones(3, 2))
+
+
+def test_a_parameter_that_is_repeated_for_each_example_is_known_by_what_reads():
+    inputs = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])
+    (read,) = seen_of(lambda own: own["w"].repeat(2, 1, 1) @ inputs.mT, w=torch.ones(2))
+    assert torch.equal(read, inputs)
+
+
+def test_what_takes_the_memory_of_what_was_computed_of_a_parameter_is_not_it():
+    inputs = torch.ones(2, 4, 3)
+
+    def run(own: nn.ParameterDict) -> None:
+        for _ in range(8):
+            read = inputs @ (own["w"] * 2.0)
+            _ = read.mT @ torch.ones(2, 4, 5)
+
+    assert {part.shape[-1] for part in seen_of(run, w=torch.ones(3, 4))} == {3}
