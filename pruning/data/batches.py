@@ -64,8 +64,9 @@ class Form:
 
         - A dictionary or dataclass has its targets under one of `TARGETS`; what a network has no argument for is left
           out.
-        - Of a tuple or list of two whose first is a pair, list or dictionary itself, or where the network has one
-          argument, the first are the inputs and the second the targets.
+        - Of a tuple or list whose first is a pair, list or dictionary itself that holds all of the network's arguments,
+          or that has no more parts than these, or where the network has one argument, the first are the inputs and the
+          second the targets.
         - Of any other, as many parts as the network has arguments are inputs, and the rest, alone or as a tuple, are
           targets.
         - Inputs alone have `Unlabelled` targets.
@@ -85,7 +86,7 @@ class Form:
     def _of_places(self, batch: tuple[Any, ...]) -> tuple[Any, Any]:
         if len(batch) == 2 and (batch[1] is None or isinstance(batch[1], Unlabelled)):
             return batch[0], self.unlabelled(batch[0]) if batch[1] is None else batch[1]
-        nested = bool(batch) and parts_of(batch[0]) is not None
+        nested = bool(batch) and self._holds_all(batch[0], len(batch) - 1)
         first = 1 if nested or self.arguments == 0 else min(self.arguments, len(batch))
         if not batch or (not nested and len(batch) < self.arguments):
             raise TypeError(
@@ -106,6 +107,13 @@ class Form:
         if self.keeps_targets and name is not None and self.arguments == 1:
             return {**(inputs if isinstance(inputs, Mapping) else {self.names[0]: inputs}), name: targets}, targets
         return inputs, targets
+
+    def _holds_all(self, first: Any, others: int) -> bool:
+        """Return whether the first part of a batch holds all inputs; if not, it is one argument, as more follow it."""
+        parts = parts_of(first)
+        if parts is None or self.arguments < 2 or others < self.arguments:
+            return parts is not None
+        return not parts.keys().isdisjoint(self.names) if isinstance(first, Mapping) else len(parts) == self.arguments
 
     def _in_one(self, parts: Any) -> list[Any]:
         """Return the first inputs as one tensor, and what is left."""

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import pruning
-from pruning.data.batches import Unlabelled
+from pruning.data.batches import Form, Unlabelled
 from pruning.evaluation.measures import loss_of
 from pruning.fusion.fusing import Fusing
 from pruning.models.adapted import adapt
@@ -315,6 +315,20 @@ def test_what_forward_cannot_do_without_stays_an_input_though_it_is_called_as_ta
     inputs = {"x": X[0], "target": X[0][:, :3]}
     model = adapt(made(Translating), inputs, loss=nn.MSELoss())
     assert loss_of(model, [inputs]).mean == pytest.approx(F.mse_loss(model.module(**inputs), X[0][:, :3]).item())
+
+
+@pytest.mark.parametrize(
+    ("batch", "inputs"),
+    [
+        (({"u": 1}, {"v": 2}, 3), ({"u": 1}, {"v": 2})),  # a dictionary for each argument
+        (({"one": 1, "two": 2}, 3), {"one": 1, "two": 2}),  # all of them by name
+        (({"one": 1, "two": 2}, 3, 4), {"one": 1, "two": 2}),
+        (((1, 2), 3, 4), (1, 2)),  # a pair, its label and its weight
+        (([1], [2], 3), ([1], [2])),
+    ],
+)
+def test_a_part_that_has_parts_is_one_argument_unless_it_holds_all_of_them(batch, inputs):
+    assert Form(arguments=2, names=("one", "two")).pair(batch)[0] == inputs
 
 
 def test_a_batch_may_be_taken_apart_by_a_function():
