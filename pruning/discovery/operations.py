@@ -22,7 +22,18 @@ from pruning.discovery.products import (
 )
 from pruning.discovery.propagation import Call, Rule
 from pruning.discovery.recurrences import GATES, recurrent, recurrent_step
-from pruning.discovery.reductions import batch_norm, embedding, group_norm, layer_norm, reduce, spatial, unpool
+from pruning.discovery.reductions import (
+    batch_norm,
+    embedding,
+    group_norm,
+    layer_norm,
+    patches,
+    reduce,
+    sampled,
+    spatial,
+    triangle,
+    unpool,
+)
 from pruning.discovery.values import Address, Value, flat
 
 
@@ -114,6 +125,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("index_select", "gather"), chosen),
     "_assert_tensor_metadata": _nothing,
     **dict.fromkeys(("max_unpool2d", "max_unpool3d"), unpool),
+    **dict.fromkeys(("im2col", "col2im"), patches),
+    **dict.fromkeys(("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"), sampled),
+    **dict.fromkeys(("tril", "triu"), triangle),
     "glu": glu,
     "prelu": prelu,
     "linear": linear,

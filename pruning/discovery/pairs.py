@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pruning.discovery.positions import varies
+from pruning.discovery.positions import compact, varies
 from pruning.discovery.propagation import Call
 from pruning.discovery.values import MADE, Address, Value, nobody
+
+ALONE = "sums over it with values of a fixed width"
 
 
 def between(call: Call, one: Value, other: Value) -> Value:
@@ -52,7 +54,7 @@ def _of_heads(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> 
     call.positions.link(right.narrow(-2, 0, 1), right)
     for wide, dim, also in ((left, -1, right), (right, -2, left)):
         if varies(wide, dim) and bool((also == 0).any() or (wide == 0).any()):
-            call.positions.freeze(wide, f"{call.place} sums over it with values of a fixed width")
+            call.positions.freeze(wide, f"{call.place} {ALONE}")
     rows, columns = left.narrow(-1, 0, 1).expand(shape), right.narrow(-2, 0, 1).expand(shape)
     call.positions.link(rows, columns)
     result = torch.where(columns > 0, columns, rows)
@@ -67,15 +69,19 @@ def over_heads(places: Tensor) -> bool:
 
 def _of_matrices(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
     """Link neurons that are summed over one by one, and pass on those that are not summed over."""
-    summed, outer = (varies(left, -1), varies(right, -2)), (varies(left, -2), varies(right, -1))
+    summed = varies(left, -1), varies(right, -2)
+    if all(summed):
+        left, right = _as_one(call, left, -2), _as_one(call, right, -1)
+    outer = varies(left, -2), varies(right, -1)
     if all(summed) and not any(outer):
         return _contracted(call, left, right, shape)
     if summed[0] and outer[0] and not bool(right.any()):  # weights that are computed: a row of them is a neuron
-        call.positions.mix(left, -1, f"{call.place} sums over it with values of a fixed width")
+        call.positions.mix(left, -1, f"{call.place} {ALONE}")
         return call.value(left.narrow(-1, 0, 1).expand(shape))
+    what = "multiplies it by a matrix that is computed in each call" if all(summed) else ALONE
     for part, within in zip((left, right), summed, strict=True):
         if within:
-            call.positions.freeze(part, f"{call.place} sums over it with values of a fixed width")
+            call.positions.freeze(part, f"{call.place} {what}")
     if all(outer) and not any(summed):  # what is paired with fewer goes on as they are
         counts = [set(torch.unique(part).tolist()) for part in (left, right)]
         less = [left, right] if counts[0] & counts[1] - {0} else [left if len(counts[0]) < len(counts[1]) else right]
@@ -90,13 +96,29 @@ def _of_matrices(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) 
     return call.value(left.narrow(-1, 0, 1).expand(shape) if outer[0] and not summed[0] else nobody(shape))
 
 
+def _as_one(call: Call, places: Tensor, dim: int) -> Tensor:
+    """Let several layers that lie beside each other (fields of a table) go together, as a product sums over them all.
+
+    Places of one parameter along that dimension are not several layers, but a matrix that is computed.
+    """
+    (small,) = compact(places)
+    axes = call.positions.axis_of(small)
+    if not varies(axes, dim) or varies(axes, -3 - dim):
+        return places
+    if torch.unique(small, dim=dim).shape[dim] > len(torch.unique(axes)):
+        return places
+    first = places.narrow(dim, 0, 1)
+    call.positions.link(places, first)
+    return first.expand(places.shape)
+
+
 def _contracted(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
     """Link what is summed over one by one: each neuron adds its own part."""
     along, across = left.transpose(-1, -2).narrow(-1, 0, 1), right.narrow(-1, 0, 1)
     along, across = along + 0 * across, across + 0 * along
     call.positions.link(along, across)
     for part, other in ((along, across), (across, along)):
-        call.positions.freeze(part[other == 0], f"{call.place} sums over it with values of a fixed width")
+        call.positions.freeze(part[other == 0], f"{call.place} {ALONE}")
     call.blend(left, -1, -2)
     return call.value(nobody(shape))
 

@@ -271,6 +271,8 @@ def convolution(call: Call) -> Any:
     _as_channels(call, value, channel)
     rows = column(call.into.place(weight, 0), 0)
     call.into.owning[weight.name, 0] = None
+    if len(rows) == 1:
+        call.positions.freeze(rows, "it computes a single number")
     if isinstance(bias, Address):
         call.positions.link(call.into.place(bias, 0), rows)
         call.into.owning[bias.name, 0] = None

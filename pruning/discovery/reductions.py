@@ -1,5 +1,6 @@
 """What takes many elements together: sums, means, pooling and normalisations, over neurons or beside them."""
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -109,6 +110,44 @@ def unpool(call: Call) -> Any:
     for dim in range(-spatial, 0):
         places = places.narrow(dim, 0, 1)
     return call.value(places.expand(call.shape()))
+
+
+def patches(call: Call) -> Any:
+    """`im2col(x (N, C, H, W), kernel, …)` → (N, C · kernel, places), and `col2im` back: each channel for itself."""
+    value, sizes = call.as_value(call.args[0]), call.args[1 if call.name == "im2col" else 2]
+    channel = call.outputs.ndim - 2 if call.name == "im2col" else value.places.ndim - 2
+    if any(varies(value.places, dim) for dim in range(channel + 1, value.places.ndim)):
+        return call.unknown([value])
+    places = column(value.places, channel)
+    if call.name == "im2col":
+        places = places.repeat_interleave(math.prod(sizes))
+    else:
+        each = places.unflatten(0, (-1, math.prod(sizes)))  # type: ignore[no-untyped-call]
+        if varies(each, 1):
+            call.positions.mix(each, 1, f"{call.place} adds it up")
+        places = each[:, 0]
+    view = [len(places) if dim == channel else 1 for dim in range(call.outputs.ndim)]
+    return call.value(places.view(view).expand(call.shape()), padded=value.padded)
+
+
+def sampled(call: Call) -> Any:
+    """`grid_sampler_2d(x (N, C, H, W), places, …)`: each channel for itself, also of an image that is learned."""
+    call.args = (call.as_value(call.args[0], [1]), *call.args[1:])
+    return call.unknown([value for value in call.args if isinstance(value, (Value, Address))])
+
+
+def triangle(call: Call) -> Any:
+    """`tril(x)` and `triu(x)`: neurons that run along other dimensions; those along its rows and columns stay."""
+    value, ordered = call.args[0], f"{call.place} counts on the order of its rows and columns"
+    if isinstance(value, Address):
+        if any(value.dims(dim) for dim in (-2 % len(value.extent), -1 % len(value.extent))):
+            call.freeze([value], ordered)
+            return call.fresh()
+        value = call.as_value(value, value.running())
+    if any(varies(value.places, dim) for dim in (-2, -1)):
+        call.freeze([value], ordered)
+        return call.fresh()
+    return call.value(value.places, padded=value.padded)
 
 
 def batch_norm(call: Call) -> Any:

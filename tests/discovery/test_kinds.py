@@ -211,6 +211,52 @@ def a_width_that_is_kept_as_a_tensor() -> Made:
     return network, (floats(2, 4, 3),)
 
 
+@kind({"enter": 3, "reduce": 4})
+def involution_of_patches_by_kernels_for_each_place() -> Made:
+    def run(self: Any, image: Tensor) -> Tensor:
+        hidden = self.enter(image).relu()
+        batch, channels, height, width = hidden.shape
+        kernels = self.span(self.reduce(hidden).relu()).view(batch, -1, 9, height, width)
+        patches = F.unfold(hidden, 3, padding=1).view(batch, kernels.shape[1], -1, 9, height, width)
+        return self.out((kernels[:, :, None] * patches).sum(3).view(batch, channels, height, width).relu())
+
+    parts = {"enter": nn.Conv2d(2, 6, 1), "reduce": nn.Conv2d(6, 4, 1), "span": nn.Conv2d(4, 27, 1)}
+    return Network(run, **parts, out=nn.Conv2d(6, 2, 1)), (floats(2, 2, 4, 5),)
+
+
+@kind({"bottom": 5, "top": 4})
+def fields_of_a_table_beside_each_other() -> Made:
+    def run(self: Any, numbers: Tensor, words: Tensor) -> Tensor:
+        fields = torch.stack([self.bottom(numbers).relu(), self.user(words[:, 0]), self.item(words[:, 1])], 1)
+        return self.out(self.top(torch.cat([fields[:, 0], (fields @ fields.mT).flatten(1)], 1)).relu())
+
+    parts = {"bottom": nn.Linear(3, 5), "user": nn.Embedding(7, 5), "item": nn.Embedding(7, 5)}
+    inputs = floats(4, 3), torch.tensor([[0, 1], [2, 2], [6, 3], [4, 5]])
+    return Network(run, **parts, top=nn.Linear(14, 4), out=nn.Linear(4, 2)), inputs
+
+
+@kind({"planes": 5})
+def features_taken_of_learned_planes() -> Made:
+    def run(self: Any, points: Tensor) -> Tensor:
+        return self.out(F.grid_sample(self.planes, points[None, None], align_corners=True)[0, :, 0].mT)
+
+    return Network(run, planes=grid(1, 5, 4, 4), out=nn.Linear(5, 2)), (floats(6, 2),)
+
+
+@kind({"queries": 3})
+def decays_of_each_head_below_a_diagonal() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        split = lambda part: part.unflatten(-1, (self.decays.shape[0], -1)).transpose(1, 2)  # noqa: E731
+        steps = torch.arange(inputs.shape[1])
+        decays = self.decays.view(-1, 1, 1) ** (steps[:, None] - steps).clamp(min=0).to(inputs)
+        scores = split(self.queries(inputs)) @ split(self.keys(inputs)).mT * decays.tril()
+        return self.out((scores @ split(self.values(inputs))).transpose(1, 2).flatten(2))
+
+    network = Network(run, **{name: nn.Linear(4, 6) for name in ("queries", "keys", "values")}, out=nn.Linear(6, 2))
+    network.register_buffer("decays", torch.tensor([0.9, 0.8, 0.7]))
+    return network, (floats(2, 4, 4),)
+
+
 def made(name: str) -> Made:
     with torch.random.fork_rng():
         torch.manual_seed(0)

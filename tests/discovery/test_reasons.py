@@ -55,6 +55,14 @@ REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
         lambda s, x: s.out(s.one(x)) * s.scale, "scale", scale=nn.Parameter(floats(1))
     ),
     "it computes a single number": lambda: first(lambda s, x: s.out(s.one(x) * s.two(x)), "two", two=nn.Linear(3, 1)),
+    "it computes a single": lambda: first(  # what it scales is put beside what it does not scale
+        lambda s, x: s.out(
+            torch.cat([s.one(x[..., None]) * s.two(s.one(x[..., None])), s.one(x[..., None])], 1)[..., 0]
+        ),
+        "two",
+        one=nn.Conv1d(3, 3, 1),
+        two=nn.Conv1d(3, 1, 1),
+    ),
     "linalg_svd, which is not known to keep neurons apart": lambda: first(
         lambda s, x: s.out(F.linear(x, s.own)) * torch.linalg.svdvals(s.own).max(),
         "own",
@@ -69,6 +77,12 @@ REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
     "sort mixes all of it": lambda: first(lambda s, x: s.out(s.one(x).argsort().to(x))),
     "mixes all of it by kernels that are computed in each call": lambda: first(
         lambda s, x: s.out(F.conv1d(s.one(x)[None], s.two(x).view(4, 4, 3), padding=1)[0]), "one", two=nn.Linear(3, 12)
+    ),
+    "matmul multiplies it by a matrix that is computed in each call": lambda: first(
+        lambda s, x: s.out((s.one(x)[:, None] @ s.two(x).view(-1, 6, 6))[:, 0]), two=nn.Linear(3, 36)
+    ),
+    "triu counts on the order of its rows and columns": lambda: first(
+        lambda s, x: s.out(s.one(x) @ s.two.triu()), "two", two=nn.Parameter(floats(6, 6))
     ),
     "which is not known to keep neurons apart": lambda: first(
         lambda s, x: s.out(torch.masked_select(s.one(x), s.one(x) > 0)[:1].expand(4, 6))
