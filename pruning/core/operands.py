@@ -92,7 +92,7 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return product
 
     def _follow(self, args: tuple[Any, ...], result: Tensor, *, repeated: bool) -> None:
-        """Know what is computed of weights alone as weights, and as the one of its shape, or repeated, that is watched."""
+        """Know what is computed of weights alone as weights, and as the one of its shape, or repeated, that is seen."""
         memory, sources = storage_of(result), [part for part in args if isinstance(part, Tensor)]
         if any(storage_of(part) == memory for part in sources):
             return  # a view

@@ -27,8 +27,11 @@ def between(call: Call, one: Value, other: Value) -> Value:
         if made.free:
             return _with_made(call, part, dim, whole).shaped(shape)
     heads = any(varies(part, dim) for part in (left, right) for dim in range(part.ndim - 2))
-    found = _of_heads(call, left, right, whole) if heads else _of_matrices(call, left, right, whole)
-    return found.shaped(shape)
+    if heads:
+        return _of_heads(call, left, right, whole).shaped(shape)
+    if varies(left, -1) and varies(right, -2):
+        left, right = _as_one(call, left, -2), _as_one(call, right, -1)
+    return _of_matrices(call, left, right, whole).shaped(shape)
 
 
 def _with_made(call: Call, part: Tensor, dim: int, shape: Sequence[int]) -> Value:
@@ -69,10 +72,7 @@ def over_heads(places: Tensor) -> bool:
 
 def _of_matrices(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
     """Link neurons that are summed over one by one, and pass on those that are not summed over."""
-    summed = varies(left, -1), varies(right, -2)
-    if all(summed):
-        left, right = _as_one(call, left, -2), _as_one(call, right, -1)
-    outer = varies(left, -2), varies(right, -1)
+    summed, outer = (varies(left, -1), varies(right, -2)), (varies(left, -2), varies(right, -1))
     if all(summed) and not any(outer):
         return _contracted(call, left, right, shape)
     if summed[0] and outer[0] and not bool(right.any()):  # weights that are computed: a row of them is a neuron
