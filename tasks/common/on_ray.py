@@ -8,7 +8,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from typing import Any
 
@@ -17,7 +17,9 @@ from tasks.common.calls import KEPT, LOOK_SECONDS, LOST_SECONDS, how, made, rece
 from tasks.common.parameters import Unexpected
 
 SCHEME = "ray:"
-"""What `--workers` begins with: `ray:4` are processes of this machine, `ray:host:6379` is a cluster."""
+"""What `--workers` begins with: `ray:4` are processes of this machine, `ray:host:6379` is a cluster, by its head."""
+CLIENT = "ray://"
+"""What it begins with where this machine has not joined the cluster, whose head speaks for it (`ray://host:10001`)."""
 MOST_ENDED = 10
 """How many processes may end on one call, the next time on another."""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -32,7 +34,7 @@ class RayPool:
     """
 
     def __init__(self, asked: str) -> None:
-        self.asked = asked if asked.startswith(f"{SCHEME}//") else asked.removeprefix(SCHEME)  # Ray's client has //
+        self.asked = asked if asked.startswith(CLIENT) else asked.removeprefix(SCHEME)
         os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
         try:
             self._package = import_module("ray")
@@ -50,20 +52,22 @@ class RayPool:
     @property
     def address(self) -> str:
         """Where other processes of this machine reach the same workers."""
+        if self.asked.startswith(CLIENT):
+            return self.asked
         return f"{SCHEME}{self._ray.get_runtime_context().gcs_address}"
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the function of each item, in their order."""
-        ray, (origins, settings) = self._ray, how()
-        call = ray.remote(num_cpus=1, max_retries=MOST_ENDED)(made)
-        content = ray.put(sent(function))
+        ray = self._ray
+        call = ray.remote(num_cpus=1, max_retries=MOST_ENDED)(_by_value())
+        content = ray.put(sent(partial(made, *how(), sent(function))))
         waiting: deque[Any] = deque()
         busy: list[Any] = []
         try:
             for item in items:
                 if len(busy) >= self.workers:
                     busy = self._others(busy)
-                busy.append(call.remote(origins, settings, content, sent(item)))
+                busy.append(call.remote(content, sent(item)))
                 waiting.append(busy[-1])
                 while waiting and (waiting[0] not in busy or len(waiting) > KEPT * self.workers):
                     yield self._received(waiting.popleft())
@@ -90,10 +94,16 @@ class RayPool:
                 runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
                 **here,
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ImportError, ValueError, RuntimeError) as error:
+            why = str(error).partition("\n")[0].rstrip(".")
+            if self.asked.startswith(CLIENT):
+                raise Unexpected(
+                    f"Expected a head of Ray's at {self.asked} that takes calls from other machines, got none ({why}); "
+                    "install `ray[client]` on both, at the same version, and start the head again."
+                ) from error
             raise Unexpected(
-                f"Expected a cluster of Ray's at {self.asked} that this machine belongs to, got none "
-                f"({str(error).partition(chr(10))[0].rstrip('.')}); join it with `ray start --address {self.asked}`."
+                f"Expected a cluster of Ray's at {self.asked} that this machine belongs to, got none ({why}); join it "
+                f"with `ray start --address {self.asked}`."
             ) from error
         return self._package
 
@@ -117,9 +127,28 @@ class RayPool:
         try:
             return received(self._ray.get(call))
         except self._package.exceptions.RayTaskError as error:
+            if isinstance(error.cause, ImportError):
+                raise Unexpected(
+                    f"Expected workers that run in a clone of this code, with its packages, got one without it "
+                    f"({error.cause}); start it there."
+                ) from error
             raise error.cause from error
-        except self._package.exceptions.RayError as error:
+        except (self._package.exceptions.RayError, ConnectionError) as error:
             raise Unexpected(
                 f"Expected a worker to finish its part, got {MOST_ENDED} that ended on it or a cluster that ended "
                 f"({type(error).__name__}); see whether they have memory enough, and run the same command again."
             ) from error
+
+
+def _by_value() -> Callable[[bytes, bytes], bytes]:
+    """Return what calls what it is sent, itself sent by what it says: a head need not have this code, as no path is.
+
+    A function of a module is sent by its name, which a client's head reads too, and a worker before it can say so.
+    """
+
+    def called(content: bytes, item: bytes) -> bytes:
+        import pickle
+
+        return bytes(pickle.loads(content)(item))  # noqa: S301 - from whoever runs the workers
+
+    return called

@@ -1,15 +1,20 @@
 """Work that goes to Ray's processes: the bytes of a run without them, also where one is killed."""
 
+import operator
 import os
+import pickle
 import signal
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 
@@ -17,8 +22,9 @@ from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.workers import Map
 from pruning.data.windows import Windows
 from pruning.signals.gradients import gradients
-from tasks.common.on_ray import RayPool
+from tasks.common.on_ray import RayPool, _by_value
 from tasks.common.workers import checked, workers
+from tests.projects import ENVIRONMENT, ROOT
 from tests.tiny import text, tiny
 
 pytestmark = pytest.mark.usefixtures("without_own_models")
@@ -126,3 +132,110 @@ def test_without_the_package_workers_of_rays_are_refused_by_its_name(monkeypatch
 def test_other_processes_can_ask_for_the_same_workers_of_rays(pool: Any) -> None:
     assert pool.address.startswith("ray:")
     assert checked(pool.address) == pool.address
+
+
+def test_what_is_sent_to_a_head_of_rays_is_read_without_this_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_sent = cloudpickle.dumps(_by_value())
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("tasks", "pruning")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    called = pickle.loads(as_sent)  # noqa: S301 - of this test
+    assert called(pickle.dumps(operator.methodcaller("upper")), b"item") == b"ITEM"
+
+
+class Failed(Exception):
+    """What Ray raises of a call that raised."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A package that stands in for Ray."""
+    package: Any = ModuleType("ray")
+    package.exceptions = SimpleNamespace(RayTaskError=Failed, RayError=Failed)
+    package.wait = lambda calls, timeout: (calls, [])  # noqa: ARG005 - the name by which it is called
+    monkeypatch.setitem(sys.modules, "ray", package)
+    return package
+
+
+def test_workers_of_rays_without_this_code_are_told_of_in_a_sentence(cluster: Any) -> None:
+    def get(call: object) -> None:
+        raise Failed(ModuleNotFoundError(f"No module named {call!r}"))
+
+    there = RayPool("ray:host:6379")
+    cluster.get, there._ray = get, cluster
+    with pytest.raises(
+        ValueError, match=r"^Expected workers that run in a clone of this code, .*No module named 'tasks'"
+    ):
+        there._received("tasks")
+
+
+@pytest.mark.parametrize(
+    ("asked", "advice"),
+    [("ray://host:10001", r"install `ray\[client\]` on both"), ("ray:host:6379", r"join it with `ray start --address")],
+)
+def test_a_cluster_of_rays_that_takes_nobody_is_refused_with_what_to_do(cluster: Any, asked: str, advice: str) -> None:
+    def init(*_: object, **__: object) -> None:
+        raise ConnectionError("nobody")
+
+    cluster.init = init
+    with pytest.raises(ValueError, match=rf"^Expected a .* got none \(nobody\); {advice}"):
+        _ = RayPool(asked).workers
+
+
+def test_stages_of_a_flow_ask_a_head_of_rays_as_the_flow_does(cluster: Any) -> None:
+    there = RayPool("ray://host:10001")
+    there._ray = cluster
+    assert there.address == "ray://host:10001"
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The addresses of a head without this code and a core, which a node with both has joined."""
+    pytest.importorskip("ray", reason="ray is in no environment of ours: `make install EXTRA=ray`")
+    pytest.importorskip("grpc", reason="ray:// needs `ray[client]`")
+    port, client = free_port(), free_port()
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    head = [*start, "--head", "--num-cpus=0", f"--port={port}", f"--ray-client-server-port={client}"]
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONPATH"}
+    environment["RAY_raylet_start_wait_time_s"] = "300"
+    node = [*start, f"--address=127.0.0.1:{port}", "--num-cpus=1"]
+    folder = tmp_path_factory.mktemp("elsewhere")
+    running = []
+    try:
+        for command, more in ((head, {}), (node, {"PYTHONPATH": str(ROOT)})):
+            log = folder / f"{len(running)}.log"
+            with log.open("w") as output:
+                running.append(
+                    subprocess.Popen(command, cwd=folder, env={**environment, **more}, stdout=output, stderr=output)
+                )
+            late = time.monotonic() + 300
+            while "block forever" not in log.read_text():
+                assert running[-1].poll() is None, log.read_text()
+                assert time.monotonic() < late, log.read_text()
+                time.sleep(0.1)
+        yield f"ray:127.0.0.1:{port}", f"ray://127.0.0.1:{client}"
+    finally:
+        for process in reversed(running):
+            process.terminate()
+            process.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
+@pytest.mark.parametrize("place", [0, 1], ids=["by a node", "by the head for others"])
+def test_a_cluster_of_rays_gives_the_bytes_of_no_workers_and_outlives_one(
+    heads: tuple[str, str], tmp_path: Path, place: int
+) -> None:
+    model, windows = tiny(widths=(5, 4, 7), dtype=torch.float32), Windows(text(400), first=0, batch=3, bptt=6)
+    with workers(heads[place]) as there:
+        assert gradients(model, windows, batches=9, map=there).equals(gradients(model, windows, batches=9))
+        assert list(there(partial(ended_once, tmp_path / "mark"), range(4))) == [number**2 for number in range(4)]
+    assert (tmp_path / "mark").exists()
