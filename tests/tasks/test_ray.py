@@ -4,8 +4,6 @@ import operator
 import os
 import pickle
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -24,7 +22,6 @@ from pruning.data.windows import Windows
 from pruning.signals.gradients import gradients
 from tasks.common.on_ray import RayPool, _by_value
 from tasks.common.workers import checked, workers
-from tests.projects import ENVIRONMENT, ROOT
 from tests.tiny import text, tiny
 
 pytestmark = pytest.mark.usefixtures("without_own_models")
@@ -189,53 +186,3 @@ def test_stages_of_a_flow_ask_a_head_of_rays_as_the_flow_does(cluster: Any) -> N
     there = RayPool("ray://host:10001")
     there._ray = cluster
     assert there.address == "ray://host:10001"
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def heads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The addresses of a head without this code and a core, which a node with both has joined."""
-    pytest.importorskip("ray", reason="ray is in no environment of ours: `make install EXTRA=ray`")
-    pytest.importorskip("grpc", reason="ray:// needs `ray[client]`")
-    port, client = free_port(), free_port()
-    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-    head = [*start, "--head", "--num-cpus=0", f"--port={port}", f"--ray-client-server-port={client}"]
-    environment = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONPATH"}
-    environment["RAY_raylet_start_wait_time_s"] = "300"
-    node = [*start, f"--address=127.0.0.1:{port}", "--num-cpus=1"]
-    folder = tmp_path_factory.mktemp("elsewhere")
-    running = []
-    try:
-        for command, more in ((head, {}), (node, {"PYTHONPATH": str(ROOT)})):
-            log = folder / f"{len(running)}.log"
-            with log.open("w") as output:
-                running.append(
-                    subprocess.Popen(command, cwd=folder, env={**environment, **more}, stdout=output, stderr=output)
-                )
-            late = time.monotonic() + 300
-            while "block forever" not in log.read_text():
-                assert running[-1].poll() is None, log.read_text()
-                assert time.monotonic() < late, log.read_text()
-                time.sleep(0.1)
-        yield f"ray:127.0.0.1:{port}", f"ray://127.0.0.1:{client}"
-    finally:
-        for process in reversed(running):
-            process.terminate()
-            process.wait()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
-@pytest.mark.parametrize("place", [0, 1], ids=["by a node", "by the head for others"])
-def test_a_cluster_of_rays_gives_the_bytes_of_no_workers_and_outlives_one(
-    heads: tuple[str, str], tmp_path: Path, place: int
-) -> None:
-    model, windows = tiny(widths=(5, 4, 7), dtype=torch.float32), Windows(text(400), first=0, batch=3, bptt=6)
-    with workers(heads[place]) as there:
-        assert gradients(model, windows, batches=9, map=there).equals(gradients(model, windows, batches=9))
-        assert list(there(partial(ended_once, tmp_path / "mark"), range(4))) == [number**2 for number in range(4)]
-    assert (tmp_path / "mark").exists()
