@@ -84,9 +84,13 @@ def keep(folder: Path, subject: Subject) -> None:
     part.replace(folder / DENSE)
 
 
-def kept(folder: Path, device: str, made: Callable[[], Subject]) -> Subject:
+def kept(folder: Path, device: str, made: Callable[[], Subject] | None = None) -> Subject:
     """Return the subject of a folder, made unless it is there; its layers have readers of their own."""
     if not (folder / DENSE).is_file():
+        if made is None:
+            raise SystemExit(
+                f"Expected a dense model in {folder}, got none; `python -m benchmarks.subjects` makes one."
+            )
         keep(folder, made())
     with safe_open(folder / DENSE, framework="pt") as file:
         metadata = file.metadata()

@@ -210,10 +210,10 @@ def overlap_drawn(layers: np.ndarray, truth: np.ndarray, score: np.ndarray, *, s
     return np.asarray(both / halves)
 
 
-def joint_correlation(
+def of_sets(
     frame: pd.DataFrame, name: str, sets: Mapping[str, Mapping[str, Sequence[int]]], removed: pd.DataFrame
-) -> float:
-    """Return how far the sum of a score's ranks orders sets of a layer's neurons as their joint removal does.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return, of each set, its layer, the sum of the score's ranks, and the loss increase, each (sets,).
 
     Args:
         frame: Columns `layer`, `neuron` and the score.
@@ -221,13 +221,6 @@ def joint_correlation(
         sets: Set → its one layer → neurons.
         removed: The `joint_removal` table of these sets.
     """
-    return within_layers(*_of_sets(frame, name, sets, removed))
-
-
-def _of_sets(
-    frame: pd.DataFrame, name: str, sets: Mapping[str, Mapping[str, Sequence[int]]], removed: pd.DataFrame
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return, of each set, its layer, the sum of the score's ranks, and the loss increase, each (sets,)."""
     ranks = frame.assign(rank=frame.groupby("layer")[name].rank()).set_index(["layer", "neuron"])["rank"]
     increase = removed[removed["phase"] == "pruned"].set_index("set")["loss_increase"]
     layers, sums = [], []
@@ -242,7 +235,7 @@ def _joint(frame: pd.DataFrame, name: str, joint: Any, seed: int) -> dict[str, f
     """Return the columns on sets of neurons that were removed together."""
     if joint is None:
         return dict.fromkeys(("joint", "joint_low", "joint_high"), np.nan)
-    layers, sums, increase = _of_sets(frame, name, *joint)
+    layers, sums, increase = of_sets(frame, name, *joint)
     drawn = bootstrapped(layers, increase, {name: sums}, seed=seed)[name]
     low, high = interval(drawn[np.isfinite(drawn)]) if np.isfinite(drawn).any() else (np.nan, np.nan)
     return {"joint": within_layers(layers, sums, increase), "joint_low": low, "joint_high": high}

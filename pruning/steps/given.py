@@ -80,6 +80,7 @@ def read_once(data: Any, most: int) -> Any:
 
 def limited(model: Measurable, data: Any, most: int, seed: int) -> Any:
     """Return at most so many batches as pairs, always in the same order; a language model's windows as they are."""
+    data = read_once(data, most)
     if isinstance(model, Adapted):
         pairs = model.pairs(data)
         return Pairs(pairs.batches, pairs.split, most, seed) if isinstance(pairs, Pairs) else pairs

@@ -14,7 +14,7 @@ from pruning.models.base import Measurable
 from pruning.models.examples import Unjudged
 from pruning.models.objectives import Objective
 from pruning.steps.comparing import COMPARED, differences, distance
-from pruning.steps.given import limited, read_once
+from pruning.steps.given import limited
 from pruning.steps.measuring import SHARES, Importance
 from pruning.steps.removing import prune
 
@@ -46,7 +46,7 @@ def errors_by_share(
         ValueError: For a share outside (0, 1].
     """
     dense = importance.model.decoupled()
-    pairs = importance.data if data is None else limited(dense, read_once(data, COMPARED), COMPARED, seed=1)
+    pairs = importance.data if data is None else limited(dense, data, COMPARED, seed=1)
     rows = []
     for share in track(list(shares), "errors by share"):
         for phase, repair in PHASES.items():

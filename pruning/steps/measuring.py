@@ -298,7 +298,7 @@ def importance(
                 "Expected a network with a layer that can be pruned, got none; "
                 "print(pruning.discover(network, inputs)) tells why."
             )
-        judged = pairs if labelled is None else limited(model, read_once(labelled, batches), batches, seed)
+        judged = pairs if labelled is None else limited(model, labelled, batches, seed)
         names, left_out = _names(model, pairs, signals)
     tables: dict[str, pd.DataFrame] = {}
     covariances: Covariances = {}

@@ -20,7 +20,7 @@ from pruning.repair.reconstruction import reconstruct
 from pruning.selection.budgets import Budget
 from pruning.selection.spending import met
 from pruning.steps.comparing import COMPARED, differences, distance
-from pruning.steps.given import like, limited, read_once
+from pruning.steps.given import like, limited
 from pruning.steps.measuring import Importance
 from pruning.steps.shallow import gone_of, remaining, shortened_model
 
@@ -142,7 +142,7 @@ def prune(
     if not isinstance(importance, Importance):
         raise TypeError(f"Expected what `pruning.importance` gave, got {described(importance)}.")
     dense = like(importance.model, found).decoupled()
-    pairs = importance.data if data is None else limited(dense, read_once(data, COMPARED), COMPARED, seed)
+    pairs = importance.data if data is None else limited(dense, data, COMPARED, seed)
     start, gone = dense, list[str]()
     if not isinstance(depth, int | float) or depth != 1:
         with seeded(dense, seed):

@@ -18,7 +18,7 @@ from pruning.evaluation.passes import counted
 from pruning.experiment.choices import importance_of
 from pruning.experiment.judging import (
     compare_pruning_results,
-    joint_correlation,
+    of_sets,
     overlap,
     overlap_drawn,
     precision,
@@ -294,7 +294,7 @@ def test_overlap_over_resampled_neurons_is_that_of_each_resample():
         assert found[index] == pytest.approx(overlap(layers, truth[rows], score[rows]))
 
 
-def test_joint_correlation_ranks_sets_by_the_sum_of_their_neurons_ranks(model, removals):
+def test_sets_are_ranked_by_the_sum_of_their_neurons_ranks(model, removals):
     measured, windows = removals
     sets = joint_sets(measured, sets=4, share=0.3, seed=1)
     assert {name.split()[0] for name in sets} == {"lstm.0", "lstm.1"}
@@ -307,7 +307,7 @@ def test_joint_correlation_ranks_sets_by_the_sum_of_their_neurons_ranks(model, r
         names = [name for name in sets if name.startswith(str(layer))]
         sums = [ranks[sets[name][layer]].sum() for name in names]
         by_hand.append(spearmanr(sums, increase[names]).statistic)
-    assert joint_correlation(frame, "score", sets, removed) == pytest.approx(np.mean(by_hand))
+    assert learned.within_layers(*of_sets(frame, "score", sets, removed)) == pytest.approx(np.mean(by_hand))
 
 
 def test_stability_over_seeds_is_the_overlap_of_kept_sets_and_the_spread_of_perplexities():
