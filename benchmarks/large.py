@@ -31,7 +31,8 @@ from pruning.experiment.measured import MEASURED
 from pruning.experiment.measuring import USUAL, measure
 from pruning.fusion.fused import fusion
 from pruning.fusion.fusing import Fusing
-from pruning.models.adapted import Adapted, adapt
+from pruning.models.adapted import Adapted
+from pruning.models.adapting import adapt
 from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct
 from pruning.selection.allocation import Allocation

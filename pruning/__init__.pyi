@@ -54,7 +54,7 @@ from .export.targets import exported as exported
 from .fusion.fused import fuse as fuse
 from .fusion.fusing import Fusing as Fusing
 from .models import build as build
-from .models.adapted import adapt as adapt
+from .models.adapting import adapt as adapt
 from .models.metrics import Metric as Metric
 from .models.objectives import Objective as Objective
 from .repair.imitation import Imitation as Imitation

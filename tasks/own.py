@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from pruning.core.neurons import frozen_as, named_tensors
 from pruning.data.batches import Split
 from pruning.data.windows import Batches
-from pruning.models.adapted import Adapted, adapt
+from pruning.models.adapted import Adapted
+from pruning.models.adapting import adapt
 from pruning.models.batches import first_inputs
 from pruning.models.calling import Call
 from pruning.models.objectives import Criterion, Objective

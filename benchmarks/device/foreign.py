@@ -58,7 +58,7 @@ def foreign(report: Report) -> None:
     from pruning.ablation.oracle import Ablation, oracle
     from pruning.core.neurons import mask, select
     from pruning.experiment.measuring import USUAL, measure
-    from pruning.models.adapted import adapt
+    from pruning.models.adapting import adapt
 
     random = torch.Generator().manual_seed(1)
     words = torch.randint(50, (6, 4, 7), generator=random)

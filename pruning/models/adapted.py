@@ -15,116 +15,30 @@ from pruning.core.modes import evaluating, still
 from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule
 from pruning.core.words import described
-from pruning.data.batches import Form, Pair, Pairs, Split
+from pruning.data.batches import Form, Pair, Pairs
 from pruning.data.windows import Windows
-from pruning.discovery import Discovered, StateNames, discover
+from pruning.discovery import Discovered
 from pruning.models.answers import has_main, main_of
 from pruning.models.apart import Apart
-from pruning.models.asking import asked, once_run
+from pruning.models.asking import asked
 from pruning.models.base import Measurable
 from pruning.models.batches import form_of
 from pruning.models.calling import (
     WITHIN,
-    Call,
     begin,
-    example_dim_of,
     held,
     on,
     own_module,
-    takes_state,
     usual_arguments,
-    usual_call,
 )
 from pruning.models.classes import Classes, class_numbers
 from pruning.models.losses import kind_of_loss, objective_of
-from pruning.models.metrics import Metric, metrics_of
-from pruning.models.objectives import Criterion, Objective
+from pruning.models.metrics import Metric
+from pruning.models.objectives import Objective
 from pruning.models.parting import some_of
 from pruning.models.residuals import WithGradients
 from pruning.models.tapping import Taps, tapping, with_recurrent_readers
-from pruning.models.use import Use, one_loss
-
-
-def adapt(
-    network: nn.Module,
-    inputs: Any,
-    *,
-    loss: Criterion | Objective | None = None,
-    metrics: Mapping[str, Any] | Sequence[Any] | str | None = None,
-    call: Call | None = None,
-    split: Split | None = None,
-    example_dim: int | None = None,
-    stream: bool = False,
-    carried: StateNames | None = None,
-    criterion: Criterion | None = None,
-) -> "Adapted":
-    """Return a model that signals, fusion, repair, training and evaluation can handle, whoever wrote the network.
-
-    A network is run as `network(inputs)`; inputs in a tuple or list become its arguments, in a dictionary its keyword
-    arguments. One with `init_hidden` whose forward takes a state after the inputs is run as `network(inputs, state)`
-    and returns (outputs, state): a recurrent language model, whose inputs are (T, B). `call` says it otherwise.
-    One that keeps a state in attributes or buffers finds there, before each batch, what was there when its neurons were
-    found (or what `init_hidden` makes for the batch, where forward takes no state); with `stream`, what the batch
-    before left.
-
-    Batches are (inputs, targets); dictionaries or dataclasses with `labels` or `targets`; tuples of as many inputs as
-    the network was given here, and then targets; or inputs alone. `split` says it otherwise.
-
-    >>> from torch import nn
-    >>> network = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 3))
-    >>> model = adapt(network, torch.ones(4, 2), loss=nn.CrossEntropyLoss())
-    >>> model.widths(), model.multiply_adds(), model.module is network
-    ((5,), 25, False)
-
-    Args:
-        network: Any module, in which `discover` then finds the neurons; or a `PrunableModule`: what it found before,
-            or a model that says itself where its neurons are. It is left as it was.
-        inputs: Inputs of one batch, with which neurons are discovered and sizes and latency measured; nothing is
-            learnt from them.
-        loss: (outputs, targets) → mean loss. Of PyTorch's: `CrossEntropyLoss` and `NLLLoss` judge classes (logits
-            (…, classes), or (examples, classes, …), and class numbers; `ignore_index` marks targets that do not
-            count), `BCEWithLogitsLoss` and `BCELoss` labels, `MSELoss`, `L1Loss`, `SmoothL1Loss` and `HuberLoss`
-            numbers, `GaussianNLLLoss` numbers of which the network gives (mean, variance), `CTCLoss` sequences,
-            `CosineEmbeddingLoss`, `MarginRankingLoss` and `TripletMarginLoss` two or three outputs; their functions
-            likewise. Any other callable is one of classes where targets are whole numbers that the outputs have rows
-            of logits for; else it is given what the network gives and the targets as they are, and its mean is one
-            over the examples of a batch. An `Objective` says everything itself. None: the loss that the network gives
-            itself, if its forward takes labels; else there is none, and what needs no labels can be done.
-        metrics: What `loss_of` reports beside the loss's own: names (`accuracy`, `mean_squared_error`,
-            `mean_absolute_error`, `cosine_similarity`), `pruning.Metric`, or objects as of `torchmetrics`.
-        call: (network, inputs, state or None) → (outputs, state), if it is run in another way.
-        split: Batch → (inputs, targets), if batches are of another form.
-        example_dim: The dimension of inputs and of layers' outputs (…, width) that runs over the examples of a batch;
-            1 for a network with `init_hidden` that is not `batch_first`, else 0.
-        stream: Whether each batch goes on where the one before it ended, so that a state in the network's attributes is
-            carried over.
-        carried: Which arguments of forward are a state that the network gives back, where `discover` cannot tell; see
-            there.
-        criterion: The older name of `loss`.
-
-    Raises:
-        ValueError: For a criterion that does not take the mean, or a network in which no neurons are found.
-    """
-    loss = one_loss(network, loss, criterion)
-    dim = example_dim_of(network, inputs) if example_dim is None else example_dim
-    use = Use(
-        inputs=inputs,
-        criterion=loss,
-        call=call or usual_call(network, inputs, dim),
-        example_dim=dim,
-        carries=takes_state(network, inputs),
-        split=split,
-        metrics=metrics_of(metrics),
-        stream=stream,
-    )
-    if not isinstance(network, PrunableModule):
-        network = discover(network, usual_arguments(network, inputs, dim), carried=carried)
-        if not network.layers():
-            raise ValueError(f"Expected a model with a layer that can be pruned, got none: {network.unprunable}.")
-    model = Adapted(network, use)
-    if loss is None or kind_of_loss(loss) is None:
-        model.use = once_run(model, use)
-    return model
+from pruning.models.use import Use
 
 
 def arguments_for(

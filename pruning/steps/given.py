@@ -11,7 +11,8 @@ from pruning.core.neurons import PrunableModule
 from pruning.core.words import described
 from pruning.data.batches import Pairs
 from pruning.discovery.discovered import Discovered
-from pruning.models.adapted import Adapted, adapt
+from pruning.models.adapted import Adapted
+from pruning.models.adapting import adapt
 from pruning.models.base import Measurable
 from pruning.models.batches import first_inputs
 from pruning.models.calling import own_module, takes_state

@@ -9,7 +9,7 @@ from pruning.ablation.intervention import Intervention, intervention
 from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.modes import carried
 from pruning.data.windows import Windows
-from pruning.models.adapted import adapt
+from pruning.models.adapting import adapt
 from tests.signals.test_gradients import gradients_by_hand
 from tests.tiny import FAMILIES, WIDTHS, text, tiny
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice, mask, select
 from pruning.models import describe, rebuild
-from pruning.models.adapted import adapt
+from pruning.models.adapting import adapt
 from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import REPAIRS, reconstruct
 from pruning.signals.activations import activations

@@ -15,7 +15,7 @@ import pruning
 from pruning.core.hooks import record
 from pruning.core.neurons import mask, select
 from pruning.discovery.running import copied
-from pruning.models.adapted import adapt
+from pruning.models.adapting import adapt
 from tests.foreign import floats, tokens
 
 Made = tuple[nn.Module, tuple[Any, ...]]

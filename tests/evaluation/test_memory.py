@@ -8,7 +8,7 @@ from torch import nn
 
 from pruning.core.units import byte_count, in_bytes
 from pruning.evaluation.memory import Trace, memory_of, traced
-from pruning.models.adapted import adapt
+from pruning.models.adapting import adapt
 from tests.tiny import DECODERS, FAMILIES, bytes_of, tensors_of, tiny
 
 

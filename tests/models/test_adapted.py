@@ -17,7 +17,7 @@ from pruning.core.statistics import merged
 from pruning.data.windows import Windows
 from pruning.evaluation.latency import latencies
 from pruning.evaluation.measures import loss_of, size_of
-from pruning.models.adapted import adapt
+from pruning.models.adapting import adapt
 from pruning.repair.reconstruction import reconstruct
 from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention

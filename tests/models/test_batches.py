@@ -13,7 +13,7 @@ import pruning
 from pruning.data.batches import Form, Unlabelled
 from pruning.evaluation.measures import loss_of
 from pruning.fusion.fusing import Fusing
-from pruning.models.adapted import adapt
+from pruning.models.adapting import adapt
 from pruning.models.answers import main_of
 from pruning.repair.reconstruction import reconstruct
 from pruning.selection.allocation import Allocation

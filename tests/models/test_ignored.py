@@ -16,7 +16,7 @@ from pruning.data.windows import IGNORED, Window, Windows
 from pruning.evaluation.energy import firing_rates
 from pruning.evaluation.measures import loss_of
 from pruning.fusion.calibration import removal_curves
-from pruning.models.adapted import adapt
+from pruning.models.adapting import adapt
 from pruning.models.classes import Classes
 from pruning.repair.imitation import Imitation, feature_metric, imitate
 from pruning.signals.activations import activations

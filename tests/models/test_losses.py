@@ -17,7 +17,7 @@ from pruning.ablation.oracle import Ablation, oracle
 from pruning.core.neurons import mask, select
 from pruning.evaluation.measures import loss_of, size_of
 from pruning.fusion.fusing import Fusing
-from pruning.models.adapted import adapt
+from pruning.models.adapting import adapt
 from pruning.models.answers import amounts_in
 from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct

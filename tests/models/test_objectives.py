@@ -16,7 +16,7 @@ from pruning.core.neurons import mask, select
 from pruning.core.statistics import merged
 from pruning.data.windows import IGNORED
 from pruning.evaluation.measures import loss_of, size_of
-from pruning.models.adapted import adapt
+from pruning.models.adapting import adapt
 from pruning.models.base import NEXT_TOKEN
 from pruning.models.losses import objective_of
 from pruning.repair.reconstruction import reconstruct

@@ -7,7 +7,7 @@ from torch.distributions import Normal
 from torch.nn import functional as F
 
 import pruning
-from pruning.models.adapted import adapt
+from pruning.models.adapting import adapt
 from pruning.models.asking import ignored_by, judges_softmax
 from pruning.models.classes import Classes
 from pruning.models.examples import Examples

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pruning.evaluation.measures import size_of
-from pruning.models.adapted import adapt
+from pruning.models.adapting import adapt
 from pruning.selection import budgets, costs
 from pruning.selection.budgets import (
     Budget,

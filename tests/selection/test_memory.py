@@ -9,7 +9,7 @@ from torch import nn
 
 import pruning
 from pruning.evaluation.memory import memory_of, traced
-from pruning.models.adapted import adapt
+from pruning.models.adapting import adapt
 from pruning.selection import memory
 from pruning.selection.budgets import budget_of, widths_within
 from pruning.selection.memory import memory_costs
