@@ -167,8 +167,9 @@ def enhanced(model: Any, texts: Texts, **settings: Any) -> Any:
 
 def run(how: Callable[..., Any], **settings: Any) -> Case:
     def case(model: Any, windows: Windows) -> Numbers:
+        short = recipe(epochs=1, portion=0.25)
         treatment = Treatment(
-            scope="layer", floor=2, repair="imitate", imitation=IMITATION, recipe=recipe(epochs=1), distillation=0.5
+            scope="layer", floor=2, repair="ridge", imitation=IMITATION, recipe=short, distillation=0.5
         )
         texts = Texts(calibration=windows, training=windows, judged=windows)
         found = how(model, texts, treatment=treatment, seed=1, **settings)
@@ -213,7 +214,7 @@ def in_six_lines(model: Any, _: Windows) -> Numbers:
     batches = [(inputs.to(dtype), classes) for inputs, classes in examples(32, batch=8)]
     network = made(Classifier).to(device, dtype=dtype)
     known = pruning.adapt(network, batches[0][0].to(device), loss=nn.CrossEntropyLoss())
-    measured = pruning.importance(known, batches)
+    measured = pruning.importance(known, batches, signals=["gradients", "surgeon"])
     smaller = pruning.prune(known, measured, keep=0.5)
     tuned = pruning.finetune(smaller, batches, valid=batches, epochs=1)
     return {"importance": measured.table[measured.by].to_numpy(dtype=float)} | tensors_of(tuned)
