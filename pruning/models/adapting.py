@@ -48,6 +48,7 @@ def adapt(
     Batches are (inputs, targets); dictionaries or dataclasses with `labels` or `targets`; tuples of as many inputs as
     the network was given here, and then targets; or inputs alone. `split` says it otherwise.
 
+    >>> import torch
     >>> from torch import nn
     >>> network = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 3))
     >>> model = adapt(network, torch.ones(4, 2), loss=nn.CrossEntropyLoss())
