@@ -97,11 +97,11 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
 
 INTRODUCTION = """# Networks of others
 
+{summary}
+
 `python -m benchmarks.networks --to docs/results/networks.md` builds networks from PyPI's packages, small and with
 random weights, and asks of each: are its neurons found, and does the smaller network compute what it should. Commit
 `{commit}`, {day}, {machine}. {versions}.
-
-{summary}
 
 - *layers*: layers of neurons that were found; *no* with the reason where there is none.
 - *within reach*: the share of its parameters that belong to some neuron, as what computes or as what reads it.
