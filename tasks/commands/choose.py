@@ -130,7 +130,7 @@ def fastest_within(rows: Rows, dense: Row, percent: float) -> Row:
     Where there is none, the loss is.
     """
     above = [100 * _worse(row, dense) for row in rows]
-    if min(above) > percent:
+    if not min(above) <= percent:  # nor where it is no number
         raise Unexpected(f"Expected --within of at least {min(above):.2f}, the best on the path, got {percent:g}.")
     return min(
         (row for row, worse in zip(rows, above, strict=True) if worse <= percent), key=itemgetter("milliseconds")
@@ -140,7 +140,7 @@ def fastest_within(rows: Rows, dense: Row, percent: float) -> Row:
 def best_within(rows: Rows, milliseconds: float) -> Row:
     """Return the row of least validation perplexity, or loss, whose latency is at most `milliseconds`."""
     fastest = min(row["milliseconds"] for row in rows)
-    if fastest > milliseconds:
+    if not fastest <= milliseconds:
         raise Unexpected(f"Expected --latency of at least {fastest:.3f} ms, the fastest, got {milliseconds:g}.")
     return min((row for row in rows if row["milliseconds"] <= milliseconds), key=_valid)
 

@@ -14,7 +14,7 @@ from tasks.commands.tried import Reached, Tried, add_which, read_tried
 from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import DATA
 from tasks.common.writing import replacing
-from tasks.shown.asking import Answer, Words
+from tasks.shown.asking import Answer, Words, picture_kind
 from tasks.shown.tables import shown_table
 
 COSTS = {"multiply_adds": "multiply-adds a token", "parameters": "parameters"}
@@ -43,12 +43,17 @@ def run(words: Sequence[str]) -> Answer:
         "--cost", choices=list(COSTS), default="multiply_adds", help="what is to be low beside the loss"
     )
     parser.add_argument(
-        "--to", type=Path, default=DATA / "front/front.png", metavar="PNG", help="where the picture goes"
+        "--to",
+        type=Path,
+        default=DATA / "front/front.png",
+        metavar="FILE",
+        help="where the picture goes: FILE.png or FILE.svg",
     )
     given = parser.read(words)
+    kind = picture_kind(given.to, "--to")
     points = _points(read_tried(all_commits=given.all_commits), given.cost)
     measure, front = points[0].reached.measure, [point for point in points if point.is_front]
-    _draw(given.to, points, measure, given.cost)
+    _draw(given.to, kind, points, measure, given.cost)
     shown = ".1f" if measure == "perplexity" else ".4g"
     rows = [
         {
@@ -109,7 +114,7 @@ def _values(point: Point) -> dict[str, Any]:
     }
 
 
-def _draw(path: Path, points: Sequence[Point], measure: str, cost: str) -> None:
+def _draw(path: Path, kind: str, points: Sequence[Point], measure: str, cost: str) -> None:
     """Write the picture of every result by its variant, and of the front."""
     rows = [
         {
@@ -122,4 +127,4 @@ def _draw(path: Path, points: Sequence[Point], measure: str, cost: str) -> None:
         for p in points
     ]
     with replacing(path) as aside:
-        aside.write_bytes(tried(pd.DataFrame(rows), cost=COSTS[cost], measure=measure).image("png"))
+        aside.write_bytes(tried(pd.DataFrame(rows), cost=COSTS[cost], measure=measure).image(kind))

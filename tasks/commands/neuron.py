@@ -12,25 +12,22 @@ from tasks.common.covariances import read_covariances
 from tasks.common.devices import compute_on
 from tasks.common.job import Job
 from tasks.common.models import read_model
-from tasks.common.parameters import Unexpected
 from tasks.common.pipeline import PARAMETERS, read_stage
 from tasks.common.reading import read_yaml
 from tasks.common.tables import read_table
 from tasks.common.windows import calibration_batches
 from tasks.common.writing import replacing
 from tasks.settings.parameters import checked
-from tasks.shown.asking import Answer, Words
+from tasks.shown.asking import Answer, Words, picture_kind
 from tasks.shown.console import track
 from tasks.shown.tables import shown_table
-
-KINDS = ("png", "svg")
 
 
 def run(words: Sequence[str]) -> Answer:
     """Return the neuron's card, and write its picture where one is asked for.
 
     Raises:
-        Unexpected: If there are no such results, or the picture is of an unknown kind.
+        ValueError: If there are no such results, or the picture is of an unknown kind.
         ValueError: For an unknown layer or neuron.
     """
     parser = Words("neuron")
@@ -41,9 +38,7 @@ def run(words: Sequence[str]) -> Answer:
     )
     given = parser.read(words)
     place: Path | None = given.picture
-    kind = "" if place is None else place.suffix.removeprefix(".")
-    if place is not None and kind not in KINDS:
-        raise Unexpected(f"Expected a file that ends in .png or .svg for --picture, got {str(place)!r}.")
+    kind = "" if place is None else picture_kind(place, "--picture")
     card = _card(given.layer, given.number)
     said = []
     if place is not None:

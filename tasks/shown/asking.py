@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import RenderableType
@@ -48,6 +49,8 @@ EXAMPLES = {
     "promote": "--within 3 --cost latency --at-most 80",
 }
 """Words after those commands that take some, as their help shows them."""
+KINDS = ("png", "svg")
+"""What a picture may be written as."""
 HELP, JSON, MARKDOWN = ("-h", "--help"), "--json", "--markdown"
 
 
@@ -95,6 +98,18 @@ class Words(argparse.ArgumentParser):
             hint = nearest(more[0], known)
             raise ValueError(f"Expected no more words after {self._command!r}, got {' '.join(more)!r}.{hint}")
         return given
+
+
+def picture_kind(place: Path, option: str) -> str:
+    """Return what a picture's file is to hold, png or svg, as its name says.
+
+    Raises:
+        ValueError: With one sentence, for another name.
+    """
+    kind = place.suffix.removeprefix(".")
+    if kind not in KINDS:
+        raise ValueError(f"Expected a file that ends in .png or .svg for {option}, got {str(place)!r}.")
+    return kind
 
 
 def answer(command: str, words: Sequence[str]) -> None:

@@ -28,6 +28,10 @@ def test_what_nothing_on_the_path_meets_is_refused_with_what_is_possible():
         best_within(ROWS, 1.0)
     with pytest.raises(Unexpected, match=r"Expected --within of at least 1\.50, the best on the path, got 1\."):
         fastest_within(ROWS[1:], ROWS[0], 1.0)
+    with pytest.raises(Unexpected, match="got nan"):
+        best_within(ROWS, float("nan"))
+    with pytest.raises(Unexpected, match="got nan"):
+        fastest_within(ROWS, ROWS[0], float("nan"))
 
 
 @pytest.mark.parametrize(("chosen", "faster", "better"), [(0, 1, None), (1, 3, 0), (2, 1, 1), (3, None, 1)])

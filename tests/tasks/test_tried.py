@@ -79,6 +79,8 @@ def test_the_front_is_what_looking_at_every_pair_finds(here: Path, capsys: Said)
 def test_the_front_of_parameters_is_asked_for_by_name(capsys: Said) -> None:
     assert main(["front", "--cost", "parameters"]) == 0
     assert "parameters" in capsys.readouterr().out
+    assert main(["front", "--to", "front.gif"]) == 1
+    assert capsys.readouterr().err == "Expected a file that ends in .png or .svg for --to, got 'front.gif'.\n"
     assert main(["front", "--cost", "weight"]) == 1
     assert "weight" in capsys.readouterr().err
 
