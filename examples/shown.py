@@ -1,6 +1,7 @@
 """What the examples share: their options, files of packages that need not be imported, and the table at the end."""
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -14,7 +15,8 @@ Measure = Callable[[nn.Module], float]
 
 def options(about: str | None, *, keep: float = 0.5) -> argparse.ArgumentParser:
     """Return the parser of what every example asks: how much to keep, and whether a look at it is enough."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run = f"python -m examples.{Path(sys.argv[0]).stem}"
+    parser = argparse.ArgumentParser(prog=run, description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--keep", type=float, default=keep, help="share of each layer's neurons that stay (%(default)s)"
     )

@@ -1,6 +1,8 @@
 """The examples on trained networks: each runs in little time, cuts what it says, and fits into 80 columns."""
 
 import importlib
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from examples.shown import options, packaged
+from tests.projects import ROOT
 from tests.tiny import text
 
 NEEDS = {
@@ -104,3 +107,18 @@ def test_a_package_that_is_missing_is_named() -> None:
     with pytest.raises(SystemExit, match=r"Expected the package nowhere, got none; docs/results/examples.md says how"):
         packaged("nowhere", "weights")
     assert options("about").parse_args([]).keep == 0.5
+
+
+def test_an_example_whose_package_is_missing_says_so_in_one_sentence() -> None:
+    """`-S` hides every package that is installed, so that the first one which the example wants is missing."""
+    run = [sys.executable, "-S", "-m", "examples.forecasting"]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Expected the package of torch, got none; `pip install -c constraints.txt -e '.[dev,examples]'` brings it.\n"
+    )
+
+
+def test_the_help_of_an_example_says_how_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/anywhere/examples/images.py"])
+    assert options(None).format_usage().startswith("usage: python -m examples.images [-h] [--keep KEEP]")
