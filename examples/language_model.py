@@ -43,6 +43,8 @@ def main(words: Sequence[str]) -> Shown:
     parser = options(__doc__)
     parser.add_argument("--data", type=Path, default="data/penn-treebank", help="folder of ptb.*.txt (%(default)s)")
     asked = parser.parse_args(words)
+    if missing := [name for name in ("ptb.train.txt", "ptb.valid.txt") if not (asked.data / name).is_file()]:
+        raise SystemExit(f"Expected {missing[0]} in {asked.data}, got none; --data names the Penn Treebank's folder.")
     frequent = Counter((asked.data / "ptb.train.txt").read_text(encoding="utf-8").split()).most_common(WORDS - 2)
     vocabulary = {word: number for number, (word, _) in enumerate(frequent, start=2)} | {"<eos>": 1}
     read, judged = (windows(asked.data / f"ptb.{split}.txt", vocabulary) for split in ("train", "valid"))

@@ -119,6 +119,11 @@ def test_an_example_whose_package_is_missing_says_so_in_one_sentence() -> None:
     )
 
 
+def test_the_language_model_says_which_text_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^Expected ptb\.train\.txt in .*, got none; --data names the Penn"):
+        example("language_model").main(["--data", str(tmp_path)])
+
+
 def test_the_help_of_an_example_says_how_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/anywhere/examples/images.py"])
     assert options(None).format_usage().startswith("usage: python -m examples.images [-h] [--keep KEEP]")
