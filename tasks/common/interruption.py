@@ -3,7 +3,7 @@
 import sys
 from types import TracebackType
 
-INTERRUPTED = "Interrupted; the same command goes on from the last finished step."
+INTERRUPTED = "Interrupted; nothing half-written is left, and the same command goes on from what is finished."
 
 
 def _say_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
