@@ -11,6 +11,9 @@ BASE ?= main
 RUNS = http://127.0.0.1:$(MLFLOW_PORT)/\#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=variants
 # What stages write, each below its own name, and commands by default; `make clean` leaves the rest of data/ alone.
 MADE = $(shell sed -n 's|^  \([a-z_]*\):$$|data/\1|p' dvc.yaml) data/choice data/experiment data/export data/front
+# A server that finds its port taken says so among fifty other lines, or begins again for ever.
+FREE = python -c 'import socket, sys; taken = socket.socket().connect_ex(("127.0.0.1", $($(1)))) == 0; \
+	sys.exit(taken and "Expected a free port, got $($(1)), on which a program listens; make $@ $(1)=NUMBER takes another.")'
 # Material for MkDocs advertises on stderr unless told not to.
 BUILD_DOCS = NO_MKDOCS_2_WARNING=true python -m mkdocs build --strict
 
@@ -58,6 +61,7 @@ review: .venv/.run  ## Pull, reproduce, and say as Markdown what became of the m
 	@python -m tasks report --markdown
 
 mlflow: .venv/.run  ## Compare runs in the browser
+	@$(call FREE,MLFLOW_PORT)
 	@echo "MLflow, all variants ranked, then their curves (Ctrl+C ends it):"
 	@echo "$(RUNS)"
 	@echo "$(RUNS)&compareRunsMode=CHART"
@@ -65,6 +69,7 @@ mlflow: .venv/.run  ## Compare runs in the browser
 		--backend-store-uri "sqlite:///$(CURDIR)/mlflow.db"
 
 prefect: .venv/.run  ## Watch and schedule the pipeline in the browser
+	@$(call FREE,PREFECT_PORT)
 	@echo "Prefect: http://127.0.0.1:$(PREFECT_PORT)  (Ctrl+C ends it)"
 	@echo "In another terminal: PREFECT_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api .venv/bin/python -m flows.pipeline"
 	@PREFECT_UI_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api prefect server start --port $(PREFECT_PORT)

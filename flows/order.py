@@ -1,5 +1,6 @@
 """In which order stages run: each when all that it needs is done, so many side by side, and some by themselves."""
 
+import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,6 +12,15 @@ from flows.execution import NOT_STARTED, RAN, Outcome
 from flows.stages import GraphStage
 
 Started = TypeVar("Started")
+MOST = 64
+"""Stages side by side, at most."""
+
+
+def job_count(word: str) -> int:
+    """Return how many stages may run side by side, as a parser's type, which refuses what is none."""
+    if not word.isascii() or not word.isdigit() or not 1 <= int(word) <= MOST:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST}, got {word!r}")
+    return int(word)
 
 
 def run_in_order(

@@ -34,7 +34,7 @@ from flows.execution import (
     reproduce,
 )
 from flows.naming import call_run, counted, read_values, subject, title
-from flows.order import run_in_order
+from flows.order import job_count, run_in_order
 from flows.server import configured_server, unreachable
 from flows.sharing import Sharing
 from flows.showing import show, show_changes
@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None, module: str = "flows.pipeline") -> 
     parser.add_argument(
         "targets", nargs="*", help="stages, or files of stages, with all that they need; dvc.yaml by default"
     )
-    parser.add_argument("--jobs", type=int, default=2, choices=range(1, 65), metavar="N", help="stages side by side")
+    parser.add_argument("--jobs", type=job_count, default=2, metavar="N", help="stages side by side")
     parser.add_argument("--force", action="store_true", help="run also what did not change")
     parser.add_argument("--share", action="store_true", help="fetch what other clones made, push what is made here")
     parser.add_argument(

@@ -23,7 +23,7 @@ from flows.execution import (
     changed,
     reproduce,
 )
-from flows.order import run_in_order
+from flows.order import job_count, run_in_order
 from flows.stages import GraphStage, read_stages
 
 ADVICE = (
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Reproduce the pipeline and return the exit code: 0, or 1 after what failed."""
     parser = argparse.ArgumentParser(prog="python -m flows.repro", description="Run what changed, side by side.")
     parser.add_argument("targets", nargs="*", help="stages, or files of stages, with all that they need")
-    parser.add_argument("--jobs", type=int, default=2, choices=range(1, 65), metavar="N", help="stages side by side")
+    parser.add_argument("--jobs", type=job_count, default=2, metavar="N", help="stages side by side")
     parser.add_argument("--force", action="store_true", help="run also what did not change")
     given = parser.parse_args(arguments)
     try:

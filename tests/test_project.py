@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any, get_args
@@ -151,6 +152,22 @@ def test_cleaning_removes_what_stages_and_commands_make_and_nothing_else(tmp_pat
     (tmp_path / "data/README.md").touch()
     subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"mine", "README.md"}
+
+
+@pytest.mark.parametrize(("target", "port"), [("mlflow", "MLFLOW_PORT"), ("prefect", "PREFECT_PORT")])
+def test_a_server_whose_port_is_taken_says_so_in_one_sentence(target: str, port: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/.run").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        run = ["make", "-o", ".venv/.run", target, f"{port}={number}"]
+        done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    sentence, _ = done.stderr.splitlines()
+    assert sentence == (
+        f"Expected a free port, got {number}, on which a program listens; make {target} {port}=NUMBER takes another."
+    )
 
 
 def test_the_front_door_lists_every_public_name_and_opens_to_each() -> None:

@@ -59,6 +59,13 @@ def test_a_stage_that_measures_times_runs_when_nothing_else_can_and_nothing_besi
     assert seen[-1] == "d"
 
 
+@pytest.mark.parametrize("word", ["0", "65", "many", "1.5", "-1"])
+def test_so_many_stages_side_by_side_are_refused_in_one_sentence(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        repro.main(["--jobs", word])
+    assert f"error: argument --jobs: expected a whole number from 1 to 64, got '{word}'\n" in capsys.readouterr().err
+
+
 def test_what_needs_a_failed_stage_never_starts_and_the_rest_does() -> None:
     _, outcomes = order_of([stage("a"), stage("b", "a"), stage("c")], jobs=1, failing="a")
     assert [outcomes[name].state for name in "abc"] == [FAILED, NOT_STARTED, RAN]
