@@ -3,6 +3,7 @@
 import io
 from typing import Any
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pruning.core.options import expect_known
@@ -32,9 +33,15 @@ class Picture(Figure):
         """
         unstamped = {"png": {"Software": None}, "svg": {"Date": None}}
         expect_known("kind of picture", sorted(self.canvas.get_supported_filetypes()), kind)
-        content = io.BytesIO()
+        content, canvas = io.BytesIO(), self.canvas
         with style():
-            self.savefig(content, format=kind, metadata=unstamped.get(kind))
+            if kind != "png":
+                self.savefig(content, format=kind, metadata=unstamped.get(kind))
+                return content.getvalue()
+            try:  # which draws once, and places all before; `savefig` draws once more only to place all
+                FigureCanvasAgg(self).print_png(content, metadata=unstamped[kind])
+            finally:
+                self.set_canvas(canvas)
         return content.getvalue()
 
     def _repr_png_(self) -> bytes:

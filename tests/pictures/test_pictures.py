@@ -1,5 +1,6 @@
 """What the pictures show: the numbers of their bars, points, cells and lines, their words, and their bytes."""
 
+import io
 import subprocess
 import sys
 from itertools import pairwise
@@ -12,11 +13,12 @@ import torch
 from matplotlib.colors import to_hex
 from scipy.stats import spearmanr
 
-from pruning.pictures.canvas import COLOURS, KEPT, REMOVED, WIDTH
+from pruning.pictures.canvas import COLOURS, KEPT, REMOVED, WIDTH, style
 from pruning.pictures.cooperation import cooperation, grouped, strongest
 from pruning.pictures.correlations import MEASURED, correlations, rank_correlations
 from pruning.pictures.costs import costs, tried
 from pruning.pictures.curves import finetuning, training
+from pruning.pictures.figure import Picture
 from pruning.pictures.importance import importance_by_layer
 from pruning.pictures.retention import error_by_share, removal, retention
 
@@ -306,3 +308,16 @@ def test_without_matplotlib_the_library_works_and_a_picture_says_what_to_install
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert said == "Expected the package matplotlib, got none; pip install 'neuron-pruning[plots]'.\n"
+
+
+def test_a_picture_is_drawn_once_and_is_the_file_that_matplotlib_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, drawn, content = correlations(TABLE), [], io.BytesIO()
+    with style():
+        saved.savefig(content, format="png", metadata={"Software": None})
+    draw = Picture.draw
+    monkeypatch.setattr(Picture, "draw", lambda *words: (drawn.append(1), draw(*words)))
+    picture = correlations(TABLE)
+    canvas = picture.canvas
+    assert picture.image() == content.getvalue()
+    assert len(drawn) == 1
+    assert picture.canvas is canvas
