@@ -104,7 +104,7 @@ def _reproduced(
             commands.run("`dvc checkout`", ["dvc", "checkout", "--quiet", "--allow-missing"], log)
         stages, values = read_stages(root, targets), read_values(root)
         with Sharing(commands, get_run_logger().warning) if share else nullcontext() as sharing:
-            pull = sharing is not None and sharing.fetch()
+            pull = sharing is not None and sharing.fetch(stages)
             stale = set(stages) if force else changed(commands, stages)
             commands.warm_up(len(stale))
             call_run(about, f"{len(stale)} of {len(stages)} stages to run")

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -33,10 +33,14 @@ class Sharing:
     def __exit__(self, *_: object) -> None:
         self._made.put(None)
 
-    def fetch(self) -> bool:
-        """Fetch what is known of other clones' stages, and return whether the remote answered."""
+    def fetch(self, addresses: Iterable[str]) -> bool:
+        """Fetch what is known of other clones' stages, and return whether the remote answered.
+
+        Args:
+            addresses: Of the stages that may be taken from them.
+        """
         try:
-            self._commands.run("Fetching", [sys.executable, str(RUN_CACHE), "pull"], lambda _: None)
+            self._commands.run("Fetching", [sys.executable, str(RUN_CACHE), "pull", *addresses], lambda _: None)
         except CommandError as failure:
             self._warn(f"DVC's remote was not read, so that what other clones made is made again. {failure}")
             return False
