@@ -238,6 +238,8 @@ def what_dvc_did(address: str, lines: list[str]) -> str:
 
     >>> what_dvc_did("train", ["Stage 'train' didn't change, skipping"])
     'Up to date'
+    >>> what_dvc_did("train", ["Pulling data for stage: 'train'", "Data and pipelines are up to date."])
+    'Restored'
     >>> what_dvc_did("train", ["Stage 'train' is cached - skipping run, checking out outputs"])
     'Restored'
     >>> what_dvc_did("train", ["Running stage 'train':", "> python -m tasks train"])
@@ -247,6 +249,8 @@ def what_dvc_did(address: str, lines: list[str]) -> str:
         return UP_TO_DATE
     if any(line.startswith(f"Stage '{address}' is cached - skipping run") for line in lines):
         return RESTORED
+    if f"Pulling data for stage: '{address}'" in lines and "Data and pipelines are up to date." in lines:
+        return RESTORED  # as the lock names it, from the remote
     return RAN
 
 
