@@ -39,7 +39,8 @@ class Picture(Figure):
                 self.savefig(content, format=kind, metadata=unstamped.get(kind))
                 return content.getvalue()
             try:  # which draws once, and places all before; `savefig` draws once more only to place all
-                FigureCanvasAgg(self).print_png(content, metadata=unstamped[kind])
+                once: Any = FigureCanvasAgg(self)
+                once.print_png(content, metadata=unstamped[kind])
             finally:
                 self.set_canvas(canvas)
         return content.getvalue()
