@@ -1,12 +1,14 @@
 """What depends on where tensors live: random states, waiting, kernels for derivatives, and float32's precision."""
 
 import copy
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Integral
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -117,14 +119,16 @@ def expect_on(module: nn.Module, device: torch.device | str | None) -> None:
 
 
 class RandomStates:
-    """The global random states of the CPU and of some other devices, to be put back later."""
+    """The global random states of Python, NumPy, PyTorch on the CPU and some other devices, to be put back later."""
 
     def __init__(self, devices: Iterable[torch.device]) -> None:
-        self.cpu = torch.get_rng_state()
+        self.python, self.numpy, self.cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - whatever a user's code draws from
         self.others = [(device, _state(device)) for device in devices]
 
     def restore(self) -> None:
         """Put the states back."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)  # noqa: NPY002
         torch.set_rng_state(self.cpu)
         for device, state in self.others:
             module, place = torch.get_device_module(device), _place(device)
@@ -165,6 +169,7 @@ def seeded(module: nn.Module, seed: int) -> Iterator[None]:
 def seeded_on(devices: Iterable[torch.device], seed: int) -> Iterator[None]:
     """Within the context, what is drawn on the CPU and these devices comes from `seed`; states are then as before.
 
+    So does what Python's `random` and NumPy's global state give: teacher forcing draws by them whether to force.
     `torch.manual_seed` would seed every other device too, whose state nobody here puts back, and keep a traceback of
     each call for every kind of device that was not used yet: milliseconds, and memory that grows.
     """
@@ -172,6 +177,8 @@ def seeded_on(devices: Iterable[torch.device], seed: int) -> Iterator[None]:
     devices = list(devices)
     states = RandomStates(devices)
     try:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
         torch.default_generator.manual_seed(seed)
         for device in devices:
             if device.type == "mps":

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -511,6 +512,19 @@ def test_training_seeds_the_devices_of_its_model_and_puts_them_back() -> None:
         with seeded(tiny(), 5):  # lives on the CPU
             assert torch.equal(generator.get_state(), before)
     assert torch.equal(*drawn)
+
+
+def test_what_python_and_numpy_draw_comes_from_the_seed_and_their_states_are_as_before() -> None:
+    before, drawn = _drawn_by_others(), []
+    for _ in range(2):
+        with seeded(tiny(), 5):  # teacher forcing draws so
+            drawn.append((random.random(), np.random.rand()))  # noqa: NPY002, S311
+        assert _drawn_by_others() == before
+    assert drawn[0] == drawn[1]
+
+
+def _drawn_by_others() -> tuple[Any, ...]:
+    return random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
 
 
 def test_recurrent_layers_that_drop_nothing_train_where_cudnn_differentiates_them(
