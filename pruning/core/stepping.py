@@ -4,6 +4,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 MOST = 32
 """Sequences side by side up to which cells are faster: on Zen 4 by a tenth at 32; at 64 the kernel has caught up."""
@@ -41,7 +42,7 @@ def one_step(layer: nn.RNNBase, inputs: Tensor, state: State | None) -> tuple[Te
     Returns:
         The outputs and the state, as the layer shapes them; None where its own forward is to run: longer sequences,
         many of them, gradients, other devices and half precision, states that are projected, two directions, whoever
-        watches the layer by hooks, and whatever captures a graph, which is to serve sequences too.
+        watches the layer by hooks or counts operations, and whatever captures a graph, which is to serve sequences too.
     """
     if _watched(layer) or type(layer) not in _STEPPING:
         return None
@@ -102,10 +103,12 @@ def _by_cells(layer: nn.RNNBase, inputs: Tensor, state: State | None) -> tuple[T
 def _is_short(layer: nn.RNNBase, inputs: Tensor) -> bool:
     """Return whether the inputs are a single step of few sequences on a processor, and only numbers are asked for.
 
-    What captures a graph is asked about first: to it, a look at a shape is a promise about all shapes.
+    What captures a graph is asked about first: to it, a look at a shape is a promise about all shapes. A mode that
+    counts operations would count others where hooks watch the layer.
     """
+    mode = _get_current_dispatch_mode()
     return (
-        not (torch._C._is_tracing() or torch.compiler.is_compiling())
+        not (torch._C._is_tracing() or torch.compiler.is_compiling() or getattr(mode, "counts", False))
         and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
         and inputs.device.type == "cpu"
         and inputs.dtype in (torch.float32, torch.float64)

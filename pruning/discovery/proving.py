@@ -185,6 +185,7 @@ class Prover:
         self.model, self.remembers, self.feeding = model, remembers, feeding
         self.found, self.inputs, self.states, self.cached = found, inputs, states, cached
         self.lean = True
+        self.draws = False
 
     @cached_property
     def finer(self) -> "Prover | None":
@@ -265,7 +266,8 @@ class Prover:
 
     def inexact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> set[str]:
         """Return those of the layers of which removing neurons does not equal masking them."""
-        blended = [layer for layer in layers if any(self._concerns(blend, [layer.name]) for blend in self.found.blends)]
+        blends = self.found.blends
+        blended = [x for x in layers if self.draws or any(self._concerns(blend, [x.name]) for blend in blends)]
         if not blended or self._is_exact(blended, numbers):
             return set()
         if len(blended) == 1:
@@ -277,9 +279,11 @@ class Prover:
         numbers = [number for number in numbers if number.layer in keep]
         model = Discovered(self.model.network, self.model.layers(), {}, numbers)
         smaller, _ = thinned(model, keep, lean=self.lean)
-        found, _ = self.outputs(smaller, Still())
-        expected, rounding = self.masked(keep, Still(), lean=self.lean)
-        return all(close(one, other, rounding) for one, other in zip(found, expected, strict=True))
+        one, other = Still(), Still()
+        one.apart = other.apart = True  # what is drawn for fewer neurons is drawn otherwise
+        found, _ = self.outputs(smaller, one)
+        expected, rounding = self.masked(keep, other, lean=self.lean)
+        return all(close(a, b, rounding) for a, b in zip(found, expected, strict=True))
 
     def masked(self, keep: Keep, mode: Still, *, lean: bool = False) -> tuple[list[Tensor], float]:
         """Return what the model gives where nobody reads the neurons outside `keep`; see `mask`."""
@@ -293,6 +297,7 @@ class Prover:
             each = len(found) // turns
             own = (tensor.clone() for place, tensor in enumerate(found) if place % each not in self.states)
             outputs = list(own)
+        self.draws |= mode.drew
         if mode.drew and not mode.spread and any(bool(part.isnan().any()) for part in outputs):
             mode.spread = True
             return self.outputs(model, mode)

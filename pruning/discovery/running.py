@@ -127,7 +127,13 @@ def canonical(network: nn.Module) -> dict[str, str]:
 
 
 class Seeing(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A mode that counts the operations of a network, each known by when it came."""
+    """A mode that counts the operations of a network, each known by when it came.
+
+    Attributes:
+        counts: That it does, so that no layer computes by other operations where nobody watches it.
+    """
+
+    counts = True
 
     def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:
         """Be told what will run."""
@@ -191,13 +197,20 @@ def kept_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 class Still(Seeing):  # type: ignore[no-untyped-call]
-    """A mode in which nothing is random, and in which chosen operations are done otherwise."""
+    """A mode in which nothing is random, and in which chosen operations are done otherwise.
+
+    Attributes:
+        rounding: The coarsest that is computed with.
+        drew: Whether something was drawn: it is all the same number.
+        spread: Whether what is drawn differs along the first dimension.
+        apart: Whether it differs everywhere, as it does: a narrower tensor then has other numbers.
+    """
 
     def __init__(self, instead: Mapping[int, Callable[..., Any]] | None = None) -> None:
         super().__init__()
         self.instead = instead or {}
         self.rounding = 0.0
-        self.drew = self.spread = False
+        self.drew = self.spread = self.apart = False
 
     def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what the operation gives, or what is to stand for it."""
@@ -209,6 +222,8 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
             return found if isinstance(found, tuple) else args[0].clone()
         if name in _RANDOM:
             self.drew = True
+            if self.apart and found.is_floating_point():
+                return torch.linspace(0.25, 0.75, found.numel()).to(found).view_as(found)
             return _spread(found) if self.spread else torch.full_like(found, 0.5)
         for tensor in flat(found):
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
