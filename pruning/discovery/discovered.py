@@ -311,6 +311,10 @@ def _agree_convolution(module: nn.modules.conv._ConvNd) -> None:
     module.in_channels, module.out_channels = (one, other) if module.transposed else (other, one)
 
 
+_GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
+"""Recurrent module → how many stacked copies of its rows a neuron has in a weight; one of any other."""
+
+
 def _agree_recurrent(module: nn.RNNBase | nn.RNNCellBase) -> None:
     """Let a recurrent layer or cell agree with the shapes of its parameters; a state of several keeps its width."""
     if isinstance(module, Recurrent):
@@ -320,12 +324,11 @@ def _agree_recurrent(module: nn.RNNBase | nn.RNNCellBase) -> None:
             module.hidden_size, module.proj_size = part.hidden_size, part.proj_size
         return
     end = "_l0" if isinstance(module, nn.RNNBase) else ""
-    inputs, width = (module.get_parameter(f"weight_{name}{end}").shape[1] for name in ("ih", "hh"))
-    module.input_size = inputs
+    rows, module.input_size = module.get_parameter(f"weight_ih{end}").shape
     if getattr(module, "proj_size", 0):
-        module.proj_size = width
-    else:
-        module.hidden_size = width
+        module.proj_size = module.get_parameter(f"weight_hh{end}").shape[1]
+    else:  # what the rows say: another module may compute the recurrent weight in each call
+        module.hidden_size = rows // next((gates for kind, gates in _GATES.items() if isinstance(module, kind)), 1)
     if isinstance(module, nn.RNNBase):
         module._init_flat_weights()  # cuDNN lays them out by the module's sizes
 

@@ -214,8 +214,17 @@ _STANDING: dict[type[nn.RNNBase], type[Recurrent]] = {
 
 
 def is_recurrent(module: nn.Module) -> bool:
-    """Return whether the module is one that `Recurrent` can stand for: of PyTorch's own classes."""
-    return type(module) in _STANDING
+    """Return whether the module is one that `Recurrent` can stand for: of PyTorch's own classes, with its own weights.
+
+    Of one whose weights something sets before each call (weight drop) a copy would not be told.
+    """
+    return type(module) in _STANDING and all(name in module._parameters for name in _weights_of(module))
+
+
+def _weights_of(module: Any) -> Sequence[str]:
+    """Return the names that PyTorch gives to the weights of a recurrent module."""
+    names: Sequence[str] = module._flat_weights_names
+    return names
 
 
 def unstacked(module: Module) -> Module:

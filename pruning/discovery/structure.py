@@ -254,7 +254,8 @@ def _observed(
     """
     for reading in read:
         module = model.get_submodule(reading.module)
-        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and "weight_hh" in reading.axis[0]:
+        recurrent = isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and "weight_hh" in reading.axis[0]
+        if recurrent and reading.module in found.called:
             return Observed(reading.module)
     pieces = [next(piece for piece in slices if (piece.parameter, piece.dim) == reading.axis) for reading in read]
     entering = [_reads_its_input(reading, piece, found, model) for reading, piece in zip(read, pieces, strict=True)]
@@ -274,7 +275,10 @@ def _reads_its_input(reading: Reading, piece: Slice, found: Propagation, model: 
     """Return whether what a parameter reads is known to be its module's first input, as of PyTorch's own modules."""
     module = model.get_submodule(reading.module)
     known = isinstance(module, _READERS) or type(module).__name__ == "Conv1D"
-    return known and reading.module in found.called and piece.dim == _reading_dim(module)
+    above = (
+        isinstance(module, nn.RNNBase) and "weight_ih_l0" not in piece.parameter
+    )  # it reads what a layer below gives
+    return known and not above and reading.module in found.called and piece.dim == _reading_dim(module)
 
 
 def _reading_dim(module: nn.Module) -> int:

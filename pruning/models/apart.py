@@ -23,10 +23,12 @@ class Uses:
         values: What was read each time, (steps, examples, width); of several places as many steps. Examples are one
             where some reader does not tell them apart.
         zeros: What is added, to be given out in the same order; empty while nothing is.
+        unseen: Whether something reads them where nobody sees it.
     """
 
     values: list[Tensor] = field(default_factory=list)
     zeros: list[Tensor] = field(default_factory=list)
+    unseen: bool = False
 
     def outputs(self) -> Tensor:
         """Return all that was read, (steps, examples, width)."""
@@ -90,6 +92,8 @@ class Apart(Reading):
     def _zeros(self, layer: NeuronLayer, piece: Slice, values: Tensor, along: int, *, packed: bool) -> Tensor | float:
         """Note what a reader reads of a layer, and return what is to be added to it."""
         along, uses = along % values.ndim, self.uses[layer.name]
+        if uses.unseen:
+            return 0.0
         example = self.example_dim
         known = not packed and example < values.ndim and example != along and values.shape[example] == self.examples
         wide = real_pairs(values if known else values.unsqueeze(0))  # of a complex number each part is a step
@@ -106,6 +110,10 @@ class Apart(Reading):
         """Run a recurrent layer that may read something added to its input, and to its own outputs at each step."""
         packed = isinstance(args[1], Tensor) and isinstance(args[3], (list, tuple))
         weights = args[3] if packed else args[2]
+        layers, two_ways = (args[5], args[8]) if packed else (args[4], args[7])
+        if layers > 1 or two_ways:
+            self._hide(weights)
+            return function(*args, **kwargs)
         added = self._added(weights[0], 1, args[0], -1, packed=packed)
         args[0] = args[0] if added is None else added
         column = self._column(weights[1], 1)
@@ -118,6 +126,12 @@ class Apart(Reading):
         found = function(*args, **kwargs)
         self._added(weights[1], 1, previous(args, found), -1, packed=packed)
         return found
+
+    def _hide(self, weights: Sequence[Tensor]) -> None:
+        """Give up the layers that these read within one operation, where nobody sees what goes from one to the next."""
+        columns = (self._column(weight, 1) for weight in weights if weight.ndim > 1)
+        for number in (number for column in columns if column for number in self._pieces.get(column, [])):
+            self.uses[self.pieces[number][0].name] = Uses(unseen=True)
 
 
 class Place:

@@ -8,8 +8,11 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+import pruning
+from pruning.core.neurons import mask
 from pruning.discovery import Attention, Recurrent
 from pruning.discovery.recurrent import unstacked
+from tests.discovery.test_forms import Network
 from tests.foreign import floats
 
 KINDS = {
@@ -153,3 +156,57 @@ def test_a_network_is_unstacked_beside_itself_and_shares_its_parameters():
     assert apart.out is own.out
     assert_same(apart(inputs), own(inputs))
     assert unstacked(own.out) is own.out
+
+
+class Dropped(nn.Module):
+    """Weight drop: in each call the recurrent weight is another parameter, some of which is zero in training."""
+
+    def __init__(self, module, *, within, names=("weight_hh_l0",)):
+        super().__init__()
+        self.module, self.within, self.names = module, within, names
+        for name in names:
+            weight = getattr(module, name)
+            delattr(module, name)
+            (module if within else self).register_parameter(f"{name}_raw", nn.Parameter(weight.data))
+        module.flatten_parameters = self.nothing
+
+    def nothing(self):
+        """Stand in for what would lay out weights that are not there."""
+
+    def forward(self, *given):
+        for name in self.names:
+            raw = getattr(self.module if self.within else self, f"{name}_raw")
+            weight = nn.functional.dropout(raw, 0.5, self.training)
+            setattr(self.module, name, weight if self.within else weight.clone())
+        return self.module.forward(*given) if self.within else self.module(*given)
+
+
+@pytest.mark.parametrize("within", [True, False])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_a_recurrent_module_whose_weight_another_sets_in_each_call_is_cut_as_it_is(kind, within):
+    rnn = Dropped(KINDS[kind](5, 8), within=within)
+    network = Network(
+        lambda s, x: s.out(s.rnn(s.read(x).relu())[0]), read=nn.Linear(3, 5), rnn=rnn, out=nn.Linear(8, 2)
+    )
+    found = pruning.discover(network.double().eval(), floats(4, 2, 3))
+    assert [(layer.name, layer.kind, layer.width) for layer in found.layers()] == [
+        ("read", "dense", 5),
+        ("rnn.module", "rnn", 8),
+    ]
+    keep = {"read": torch.tensor([3, 0]), "rnn.module": torch.tensor([6, 1, 3])}
+    smaller = pruning.select(found, keep)
+    assert_same(smaller(floats(7, 1, 3)), mask(found, keep)(floats(7, 1, 3)))
+    assert smaller.network.rnn.module.hidden_size == 3
+
+
+def test_a_module_of_several_layers_whose_weights_another_sets_is_one_layer_that_nobody_sees_within():
+    names = tuple(f"weight_hh_l{part}" for part in ("0", "0_reverse", "1", "1_reverse"))
+    rnn = Dropped(nn.LSTM(5, 8, 2, bidirectional=True), within=False, names=names)
+    network = Network(
+        lambda s, x: s.out(s.rnn(s.read(x).relu())[0]), read=nn.Linear(3, 5), rnn=rnn, out=nn.Linear(16, 2)
+    )
+    data = [(torch.randn(4, 2, 3), torch.randn(4, 2, 2)) for _ in range(2)]
+    found = pruning.discover(network, data[0][0])
+    assert [(layer.name, layer.width) for layer in found.layers()] == [("read", 5), ("rnn.module", 8)]
+    importance = pruning.importance(found, data, nn.MSELoss(), signals=["activations", "surgeon"])
+    assert importance.table["layer"].value_counts().to_dict() == {"rnn.module": 8, "read": 5}
