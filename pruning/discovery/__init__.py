@@ -81,7 +81,8 @@ def discover(
             experts are looked for with the first alone.
         carried: The names of arguments of forward that are a state, whose new value the model gives back, where that is
             not seen from what they are called and from what reads them; in a dictionary, each with where it is among
-            the outputs. An empty list if none is, as in a model that predicts the state of a world.
+            the outputs. An empty list if none is. One tensor called `state` that is not given as zeros is taken for
+            that of a world, unless the model has a method that makes the first one or a default of None for it.
 
     Raises:
         TypeError: If it is no module, there is no tensor in the inputs, or `also` is no list of inputs.
@@ -174,7 +175,8 @@ def _can_narrow(network: nn.Module, reading: Reading) -> bool:
     reader = network.get_submodule(f"{reading.module}.".removeprefix(PREFIX).rstrip("."))
     if isinstance(reader, nn.RNNBase):
         return "weight_hh" in reading.axis[0]
-    return type(reader) in (nn.Linear, Narrowed) and reading.axis[1] == 1
+    in_turns = 2 * int((reading.seen.diff() != 1).sum()) >= len(reading.seen)  # `hidden.permute(1, 2, 0).flatten(1)`
+    return type(reader) in (nn.Linear, Narrowed) and reading.axis[1] == 1 and not in_turns
 
 
 def _compare(model: nn.Module, network: nn.Module, inputs: Inputs, computed: Sequence[str]) -> None:

@@ -1,13 +1,14 @@
 """Which arguments of a network's forward are a state: what it gives back is what the next call is given."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from inspect import Parameter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from pruning.core.arguments import parameters_of
 from pruning.core.devices import full_precision, seeded
@@ -22,13 +23,19 @@ StateNames = Sequence[str] | Mapping[str, int | str]
 _WHEN = "prev|previous|last|old|initial|init|first"
 _WHOSE = "rnn|lstm|gru|snn|lif|recurrent|recurrence|decoder|dec|actor|critic|core|cell|model|hidden"
 _WHAT = (
-    "h|hc|hx|hxs|cx|hs|cs|ht|ct|hn|cn|hidden|hiddens|state|states|mem|mems|membrane|membranes|potential|potentials|syn|"
-    "syns|carry|buffer|buffers|cache|caches"
+    "h|hc|hx|hxs|cx|hs|cs|ht|ct|hn|cn|c_?0|hidden|hiddens|state|states|mem|mems|membrane|membranes|potential|potentials|"
+    "syn|syns|carry|buffer|buffers|cache|caches"
 )
 NAMES = re.compile(rf"(?:(?:{_WHEN}|{_WHOSE})_?)*(?:{_WHAT})(?:_?(?:t|in|{_WHEN}|\d+))*")
 """What an argument is called that is a state and not data; the first one of forward is data whatever it is called."""
-MEMORY = re.compile(r"c_?(?:t|in|\d+)*")
-"""What an LSTM's memory is called beside another state; alone it may be a condition."""
+WORLD = re.compile(r"(?:current_?|cur_?)?states?(?:_?t)?")
+"""What an argument is called that may be the state of neurons or that of a world."""
+STARTING = re.compile(
+    r"(?:get_?)?(?:init|initial|initialize|zero|begin|start|empty|make|new)_?(?:\w+_)?(?:hidden|states?)"
+)
+"""What a method is called that makes the first state."""
+BESIDE = re.compile(r"(?:c|spks?|spikes?)_?(?:t|in|\d+)*")
+"""What an LSTM's memory and a potential's spikes are called beside another state; alone they may be data."""
 
 
 def feeding_of(
@@ -38,7 +45,8 @@ def feeding_of(
 
     An argument is a state if a recurrent cell begins with it, if it is called as states are (`NAMES`) and is not the
     first, or if its author says so; and if the network gives tensors of its shapes besides its answer: the last of
-    them, or those that its author says.
+    them, those that are built as it is, or those that its author says. Of a first argument that holds inputs too
+    (`forward((x, state))`) it is the last parts. One tensor called `state` that has numbers in it may be a world's.
 
     Args:
         network: It is left as it was.
@@ -78,9 +86,11 @@ def _likely(network: nn.Module, inputs: Inputs, found: Propagation, carried: Sta
     """Return the arguments that may be a state, each with its place."""
     args, kwargs = inputs[0]
     given = parts(inputs)
+    read = {id(given[GIVEN - number]) for number in found.begun & found.used if GIVEN - number < len(given)}
     begun = {id(given[GIVEN - number]) for number in found.begun - found.used if GIVEN - number < len(given)}
     names: dict[str, int] = {}
     taken = parameters_of(network)
+    beside = any(_is_called(each.name, place) for place, each in enumerate(taken))
     for place, each in enumerate(taken):
         if each.kind is Parameter.VAR_POSITIONAL:
             several = range(place, len(args)) if NAMES.fullmatch(each.name) or each.name in carried else ()
@@ -89,8 +99,9 @@ def _likely(network: nn.Module, inputs: Inputs, found: Propagation, carried: Sta
             continue
         value = argument_of(args, kwargs, each.name, place)
         own = parts(value)
-        known = NAMES.fullmatch(each.name.lower()) or (names and MEMORY.fullmatch(each.name.lower()))
-        named = bool(place and known) and (bool(own) or each.default is None)
+        known = _is_called(each.name, place) or (place and (beside or names) and BESIDE.fullmatch(each.name.lower()))
+        data = not own or (id(value) not in read and _of_a_world(network, given, each.name, value))
+        named = bool(known) and (each.default is None or not data)
         if each.name in carried or named or any(id(tensor) in begun for tensor in own):
             names[each.name] = place
     if unknown := [name for name in carried if name not in {own.partition("[")[0] for own in names}]:
@@ -99,6 +110,22 @@ def _likely(network: nn.Module, inputs: Inputs, found: Propagation, carried: Sta
             f"known: {[each.name for each in taken]}."
         )
     return names
+
+
+def _is_called(name: str, place: int) -> bool:
+    """Return whether an argument is called as states are, and is not the first."""
+    return bool(place and NAMES.fullmatch(name.lower()))
+
+
+def _of_a_world(network: nn.Module, given: Sequence[Tensor], name: str, value: Any) -> bool:
+    """Return whether what is called a state may be that of a world, which is data, and its successor an answer.
+
+    What neurons keep begins with zeros, or its author makes it (`init_hidden`), or there are several tensors of it.
+    """
+    if not WORLD.fullmatch(name.lower()) or not isinstance(value, Tensor):
+        return False
+    others = any(bool(tensor.any()) for tensor in given if tensor is not value)
+    return (bool(value.any()) or not others) and not any(map(STARTING.fullmatch, dir(type(network))))
 
 
 def _tried(network: nn.Module, inputs: Inputs, names: Mapping[str, int], carried: StateNames) -> Feeding | None:
@@ -156,28 +183,60 @@ def _paired(
     states: list[State] = []
     rivals: dict[State, tuple[int, ...]] = {}
     for name, place in reversed([*names.items()]):
-        own = parts(argument_of(*inputs[0], name, place))
-        taken = {state.output for state in states}
-        fitting = [
-            start
-            for start in range(len(given) - len(own) + 1)
-            if all(map(_alike, own, given[start:])) and taken.isdisjoint(range(start, start + len(own)))
-        ]
+        value, taken = argument_of(*inputs[0], name, place), {state.output for state in states}
+        own = parts(value)
+        fitting = _starts(value, own, outputs, taken)
+        first = 0
+        while not place and not fitting and first + 1 < len(own):  # of `forward((x, state))` the last parts may be one
+            first += 1
+            fitting = _starts(None, own[first:], outputs, taken)
         if name in places:
-            first = parts(outputs[places[name]])
-            fitting = [start for start in fitting if first and given[start] is first[0]]
+            said = parts(outputs[places[name]])
+            fitting = [start for start in fitting if said and given[start] is said[0]]
         if not fitting or not own:
             continue
-        new = [State(name, place, part, fitting[-1] + part) for part in range(len(own))]
+        new = [State(name, place, part, fitting[-1] + part - first) for part in range(first, len(own))]
         states += new
         if name not in places:
-            rivals |= {state: tuple(start + state.part for start in fitting[:-1]) for state in new}
+            rivals |= {state: tuple(start + state.part - first for start in fitting[:-1]) for state in new}
     answers = set(range(len(given))) - {state.output for state in states}
     others = len(parts(inputs[0])) - len(states)
     if not states or not answers or not others:
         return None
     rivals = {state: tuple(set(own) & answers) for state, own in rivals.items()}
     return Feeding(tuple(states), tuple(inputs), (True,), rivals)
+
+
+def _starts(value: Any, own: Sequence[Tensor], outputs: Any, taken: Collection[int]) -> list[int]:
+    """Return from which of the outputs on these tensors may be given back, where one is built as they are from there.
+
+    Args:
+        value: What the tensors are in.
+        own: These.
+        outputs: What the network gave.
+        taken: The outputs that are the new values of others.
+    """
+    given = parts(outputs)
+    found = [
+        start
+        for start in range(len(given) - len(own) + 1)
+        if all(map(_alike, own, given[start:])) and set(taken).isdisjoint(range(start, start + len(own)))
+    ]
+    built = {start for start, part in _nested(outputs) if not isinstance(value, Tensor) and _is_built_as(part, value)}
+    return [start for start in found if start in built] or found
+
+
+def _nested(outputs: Any, start: int = 0) -> Iterator[tuple[int, Any]]:
+    """Yield what outputs consist of, however deep, each with how many tensors come before it."""
+    yield start, outputs
+    for part in pytree.tree_leaves(outputs, is_leaf=lambda one: one is not outputs):
+        if part is not outputs:
+            yield from _nested(part, start)
+            start += len(parts(part))
+
+
+def _is_built_as(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and pytree.tree_structure(one) == pytree.tree_structure(other)
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

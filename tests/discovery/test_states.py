@@ -115,6 +115,9 @@ class Joined(nn.Module):
         super().__init__()
         self.gates, self.out = nn.Linear(12, 32), nn.Linear(8, 3)
 
+    def init_state(self, batch: int) -> Tensor:
+        return torch.zeros(batch, 16)
+
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         h, c = state.chunk(2, dim=-1)
         i, f, o, g = self.gates(torch.cat([x, h], dim=-1)).chunk(4, dim=-1)
@@ -157,8 +160,8 @@ class Matrix(nn.Module):
         self.query, self.key, self.value = nn.Linear(4, 7), nn.Linear(4, 7), nn.Linear(4, 6)
         self.out = nn.Linear(6, 3)
 
-    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        state = state + self.key(x).relu()[:, :, None] * self.value(x)[:, None]
+    def forward(self, x: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
+        state = carry + self.key(x).relu()[:, :, None] * self.value(x)[:, None]
         return self.out((self.query(x).relu()[:, None] @ state).squeeze(1)), state
 
 
@@ -346,7 +349,7 @@ def test_a_condition_that_is_shaped_as_an_output_is_no_state():
     assert [layer.name for layer in found.layers()] == ["read"]
 
 
-def test_a_worlds_state_is_data_and_answer_where_its_author_says_so():
+def test_one_tensor_called_state_is_a_worlds_unless_it_begins_with_zeros_or_its_author_says_so():
     class World(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -356,9 +359,15 @@ def test_a_worlds_state_is_data_and_answer_where_its_author_says_so():
             read = self.read(torch.cat([action, state], dim=-1)).relu()
             return self.reward(read), state + self.change(read)
 
-    inputs = (floats(2, 2), floats(2, 5))
-    assert [layer.name for layer in pruning.discover(World().double(), inputs).layers()] == ["read", "change"]
-    assert [layer.name for layer in pruning.discover(World().double(), inputs, carried=[]).layers()] == ["read"]
+    action, state = floats(2, 2), floats(2, 5)
+
+    def names(state: Tensor, **said: Any) -> list[str]:
+        return [layer.name for layer in pruning.discover(World().double(), (action, state), **said).layers()]
+
+    assert names(state) == names(state, carried=[]) == names(torch.zeros(2, 5).double(), carried=[]) == ["read"]
+    assert names(state, carried="state") == names(torch.zeros(2, 5).double()) == ["read", "change"]
+    found = pruning.discover(World().double(), (action, state))
+    assert "`discover(…, carried=argument)` says so" in str(found)
 
 
 def test_which_of_two_outputs_is_the_state_is_asked_where_nothing_tells():
