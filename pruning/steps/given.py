@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from pruning.core.arguments import forward_places
+from pruning.core.arguments import forward_places, parameters_of
 from pruning.core.neurons import PrunableModule
 from pruning.core.words import described
 from pruning.data.batches import Pairs
 from pruning.discovery.discovered import Discovered
+from pruning.discovery.feeding import NAMES
 from pruning.models.adapted import Adapted
 from pruning.models.adapting import adapt
 from pruning.models.base import Measurable
@@ -67,8 +68,10 @@ def _known_inputs(network: nn.Module) -> Any:
     places, named = origin.inputs[0]
     if named:
         return dict(named)
-    several = len(places) > 1 and takes_state(network, places[:-1])
-    places = places[:-1] if several and forward_places(own_module(network)) == len(places) else places
+    if len(places) > 1 and takes_state(network, places[:-1]):
+        own = own_module(network)
+        last = forward_places(own) == len(places) or NAMES.fullmatch(parameters_of(own)[len(places) - 1].name.lower())
+        places = places[:-1] if last else places
     return places[0] if len(places) == 1 else tuple(places)
 
 

@@ -17,6 +17,7 @@ import pruning
 from pruning.core.neurons import select
 from pruning.data.batches import Pair, Unlabelled
 from pruning.data.windows import Windows
+from pruning.steps.given import measurable
 from pruning.steps.losing import errors_by_share
 from pruning.steps.removing import apart
 from tests.models.test_losses import LENGTHS, LONG, SIZES, SPOKEN, Speech
@@ -287,6 +288,17 @@ def test_a_network_with_a_state_is_found_with_it_and_read_without():
     assert sum(smaller.widths()) < sum(layer.width for layer in found.layers())
     pruning.finetune(smaller, data, epochs=1)
     assert np.isfinite(pruning.evaluate(smaller, data).perplexity)
+
+
+def test_a_state_is_known_by_its_name_where_forward_takes_more_than_it():
+    class Returning(Carrying):
+        def forward(self, tokens: torch.Tensor, hidden: torch.Tensor, return_h: bool = False) -> Any:
+            outputs, hidden = super().forward(tokens, hidden)
+            return (outputs, hidden, outputs) if return_h else (outputs, hidden)
+
+    network, tokens = Returning(), torch.arange(15).view(5, 3) % 9
+    model = measurable(pruning.discover(network, (tokens, network.init_hidden(3))), [(tokens, tokens)], None)
+    assert model.use.inputs is tokens
 
 
 def test_a_language_model_of_the_library_goes_the_same_way():
