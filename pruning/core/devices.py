@@ -29,6 +29,11 @@ class _Unrolling(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name == "hardsigmoid":  # MobileNet's; of its kernel's gradient there is no derivative
             return nn.functional.relu6((args[0] if args else (kwargs or {})["input"]) + 3) / 6
+        if name == "view":  # what is unrolled lies otherwise than a kernel's outputs, which a user's code may view
+            try:
+                return function(*args, **(kwargs or {}))
+            except RuntimeError:
+                return function(args[0].contiguous(), *args[1:], **(kwargs or {}))
         if name not in KINDS or function is not getattr(torch._VF, name) or not torch.is_grad_enabled():
             return function(*args, **(kwargs or {}))
         if not _in_one_direction(args):

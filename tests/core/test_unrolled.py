@@ -169,3 +169,17 @@ def test_mobilenets_gate_has_the_second_derivatives_of_what_it_is_made_of():
         (curvature,) = torch.autograd.grad(gradient.sum(), inputs)
     torch.testing.assert_close(found, expected[0])
     torch.testing.assert_close(curvature, expected[1])
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_outputs_can_be_viewed_as_those_of_the_layers_own_kernel_can(kind, batch_first):
+    layer, inputs = layer_of(kind, batch_first=batch_first), inputs_of(batch_first=batch_first)
+    with torch.no_grad():
+        own = layer(inputs)[0].contiguous().view(-1, 4)
+    with twice_differentiable():
+        found = layer(inputs)[0].view(-1, 4)
+        with pytest.raises(RuntimeError, match="is invalid for input of size 40"):
+            layer(inputs)[0].view(-1, 7)
+    assert found.requires_grad
+    torch.testing.assert_close(found, own)
