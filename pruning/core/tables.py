@@ -194,7 +194,7 @@ def _refuse_numbers(schema: Table, frame: pd.DataFrame) -> None:
             raise ValueError(
                 f"Expected finite numbers in column {name!r} of {schema.name}, got {values[wrong[0]]} at {key}"
                 + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "")
-                + "; look for weights or inputs that are not finite."
+                + "; look for derivatives (of a root at 0, say), weights or inputs that are not finite."
             )
 
 

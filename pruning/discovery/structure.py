@@ -393,7 +393,25 @@ def reasons_of(
             tied = f"it is tied to {first}: {reasons.get(first, 'which is pruned')}"
             alone = _unread_because(found, name, owner, single=parameter.numel() == 1)
             told.setdefault(owner, reasons.get(owner, tied if owner != first else alone))
+    told |= _beside_layers(found, layers, model, prefix, refuted)
     return {**told, **{name: reason for name, reason in refuted.items() if name not in pruned and name not in told}}
+
+
+def _beside_layers(
+    found: Structure, layers: Sequence[NeuronLayer], model: nn.Module, prefix: str, refuted: Mapping[str, str]
+) -> dict[str, str]:
+    """Return why parameters stay that a module of a user's own has beside those of layers, by their own names."""
+    held = {piece.parameter for layer in layers for piece in layer.owned}
+    because = {p.parameter: refuted[one.name] for one in found.layers if one.name in refuted for p in one.owned}
+    for (name, _), reason in found.refused.items():
+        if not reason.startswith(_ENTERING):
+            because.setdefault(name, reason)
+    return {
+        name.removeprefix(prefix): because[name]
+        for name, _ in model.named_parameters()
+        if name in because and name not in held and _owner((name, 0), prefix) in {_owner((n, 0), prefix) for n in held}
+        if not type(model.get_submodule(name.rpartition(".")[0])).__module__.startswith("torch.nn")
+    }
 
 
 def _is_one_module(model: nn.Module, *parameters: str) -> bool:

@@ -168,3 +168,22 @@ def test_a_user_is_told_what_to_do_about_a_reason_where_something_can_be_done():
     network, inputs, _ = REASONS["combines it with values of a fixed width"]()
     text = pruning.discover(network.double().eval(), (inputs,)).summary()
     assert ADVICE["values of a fixed width"] in text
+
+
+class Sorting(nn.Module):
+    """Three matrices in one module, of which the neurons of the second stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.middle, self.leave = (nn.Parameter(floats(*shape)) for shape in ((5, 3), (6, 5), (4, 6)))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return F.linear(F.linear(F.linear(inputs, self.enter).relu(), self.middle).sort()[0], self.leave)
+
+
+def test_each_parameter_that_stays_in_a_module_of_which_others_lose_neurons_says_why():
+    network = nn.Sequential(Sorting(), nn.Tanh(), nn.Linear(4, 2)).double()
+    model = pruning.discover(network, LINE)
+    assert [layer.name for layer in model.layers()] == ["0.enter", "0.leave"]
+    assert model.unprunable == {"2": "the model returns it", "0.middle": "sort in 0 mixes all of it"}
+    assert "0.middle (41.7%): sort in 0 mixes all of it" in str(model)
