@@ -4,6 +4,7 @@ A copy of a network has modules of its own, but a function that the network keep
 hook that stores a feature in `self`) is the same one, and would go on computing with the modules of the given network.
 """
 
+import copy
 import functools
 from collections.abc import Mapping
 from types import CellType, FunctionType, MethodType
@@ -13,6 +14,37 @@ from torch import nn
 
 _OWN = ("_parameters", "_buffers", "_modules")
 """Where a module keeps what PyTorch finds there itself."""
+
+
+def duplicated(value: Any, network: nn.Module, memo: dict[int, Any]) -> Any:
+    """Return a copy of what belongs to a network, which shares what its modules keep that Python cannot copy.
+
+    >>> import threading
+    >>> network = nn.Linear(2, 2)
+    >>> network.lock = threading.Lock()
+    >>> duplicated(network, network, {}).lock is network.lock
+    True
+
+    Args:
+        value: The network, or what holds it.
+        network: Whose modules may keep a lock, an open file, a running generator or the like.
+        memo: By identity of an object, what the copy has in its place; all that was copied is noted there.
+    """
+    known = dict(memo)
+    try:
+        found = copy.deepcopy(value, memo)
+    except TypeError:
+        parts = {id(module): module for module in network.modules()}
+        for module in parts.values():
+            for kept in (kept for name, kept in vars(module).items() if name not in _OWN):
+                try:
+                    copy.deepcopy(kept, {**parts, **known})
+                except TypeError:
+                    known[id(kept)] = kept
+        memo.clear()
+        memo.update(known)
+        found = copy.deepcopy(value, memo)
+    return found
 
 
 def rebind(network: nn.Module, changes: Mapping[int, Any]) -> None:

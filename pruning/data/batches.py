@@ -49,6 +49,7 @@ class Form:
         keeps_targets: Whether it is given the targets, too, and so gives its own loss.
         needed: Names of arguments that it cannot be called without.
         together: How many inputs of a batch it reads one after the other, as if they were one of as many more examples.
+        like: Of the one tensor that it was given, the type of its numbers and how many dimensions it has.
     """
 
     arguments: int
@@ -58,12 +59,14 @@ class Form:
     keeps_targets: bool = False
     needed: frozenset[str] = frozenset()
     together: int = 1
+    like: tuple[torch.dtype, int] | None = None
 
     def pair(self, batch: Any) -> tuple[Any, Any]:
         """Return (inputs, targets) of a batch.
 
-        - A dictionary or dataclass has its targets under one of `TARGETS`; what a network has no argument for is left
-          out.
+        - A dictionary or dataclass, or a named tuple that has a part of such a name, has its targets under one of
+          `TARGETS`; what a network has no argument for is left out. Where it has no other argument, the one tensor of
+          the rest is its input, or the only one that is like the one that it was given.
         - Of a tuple or list whose first is a pair, list or dictionary itself that holds all of the network's arguments,
           or that has no more parts than these, or where the network has one argument, the first are the inputs and the
           second the targets.
@@ -76,6 +79,9 @@ class Form:
         """
         if isinstance(batch, Pair):
             return batch
+        fields = getattr(batch, "_fields", ())
+        if isinstance(batch, tuple) and set(fields) & set(TARGETS):
+            return self._of_names(batch, dict(zip(fields, batch, strict=True)))
         if isinstance(batch, list | tuple) and not hasattr(batch, "batch_sizes"):
             return self._of_places(tuple(batch))
         named = parts_of(batch)
@@ -133,6 +139,8 @@ class Form:
         inputs = {name: part for name, part in others.items() if self.others or name in self.names}
         if not any(True for _ in tensors_in({n: p for n, p in inputs.items() if n != place})):
             alone = [part for name, part in others.items() if name != place and isinstance(part, Tensor)]
+            if len(alone) > 1:  # a number of the example beside its image, say
+                alone = [part for part in alone if (part.dtype, part.ndim) == self.like]
             if len(alone) != 1 or self.arguments != 1:
                 raise TypeError(
                     f"Expected batches whose parts are called as the network's arguments, {list(self.names)}, "
@@ -179,9 +187,8 @@ class Pairs:
             expect_seed(seed)
         if isinstance(batches, Tensor | Mapping | str | bytes):  # which can be iterated over, though not by batches
             advice = "tensor.split(32)" if isinstance(batches, Tensor) else "[batch]"
-            raise TypeError(
-                f"Expected batches, such as a DataLoader or a list, got {described(batches)} alone; give {advice}."
-            )
+            alone = "" if isinstance(batches, str | bytes) else f" alone; give {advice}"
+            raise TypeError(f"Expected batches, such as a DataLoader or a list, got {described(batches)}{alone}.")
         if isinstance(batches, Iterator):
             raise TypeError(
                 f"Expected batches that can be read again, such as a DataLoader or a list, got {described(batches)}, "

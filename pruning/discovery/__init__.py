@@ -91,6 +91,11 @@ def discover(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"Expected a network, an nn.Module, got {described(model)}.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            "Expected a network as Python runs it, got what TorchScript compiled, which takes no other weights; give "
+            "the module that was compiled, and compile what comes of it."
+        )
     if not isinstance(also, list | tuple) or hasattr(also, "_fields"):
         raise TypeError(f"Expected further example inputs in a list, also=[...], got {described(also)}.")
     inputs: Inputs = tuple(_call(model, each) for each in (example_inputs, *also))

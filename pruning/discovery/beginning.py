@@ -1,6 +1,5 @@
 """A network that can begin anew: what its modules keep from call to call, as it was before the first of them."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from pruning.core.memory import Kept, Place, copies, keeping, kept
 from pruning.core.nested import mapped
 from pruning.core.neurons import PrunableModule
-from pruning.core.rebinding import rebind
+from pruning.core.rebinding import duplicated, rebind
 
 DIFFERENTIATING = "_differentiating"
 """The attribute that marks a network which takes gradients in its forward."""
@@ -79,7 +78,7 @@ class Beginning(PrunableModule):
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         with self.begun():
-            vars(twin).update(copy.deepcopy(vars(self), memo))
+            vars(twin).update(duplicated(vars(self), self, memo))
         rebind(twin, memo)
         return twin
 

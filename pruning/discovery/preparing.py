@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.prune import BasePruningMethod
 
 from pruning.core.neurons import NeuronLayer
@@ -83,8 +84,18 @@ def _can_share(model: nn.Module) -> bool:
 
 
 def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each parameter by its every name: what tells networks of one class and size."""
-    return {name: tuple(own.shape) for name, own in network.named_parameters(remove_duplicate=False)}
+    """Return the shape of each parameter by its every name: what tells networks of one class and size.
+
+    Raises:
+        ValueError: If a parameter of a lazy module has none yet.
+    """
+    own = dict(network.named_parameters(remove_duplicate=False))
+    lazy = next((name for name, parameter in own.items() if isinstance(parameter, UninitializedParameter)), None)
+    if lazy is not None:
+        raise ValueError(
+            f"Expected parameters that have shapes, got a lazy one, {lazy}; call the network once on the inputs."
+        )
+    return {name: tuple(parameter.shape) for name, parameter in own.items()}
 
 
 def _unwrapped(network: nn.Module) -> nn.Module:

@@ -1,6 +1,5 @@
 """A copy of a network run on its example inputs, every operation seen by a mode as it was called."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruning.core.devices import full_precision, seeded
 from pruning.core.memory import Place
-from pruning.core.rebinding import rebind
+from pruning.core.rebinding import duplicated, rebind
 from pruning.discovery.beginning import differentiates
 from pruning.discovery.operations import RULES
 from pruning.discovery.states import STEPS, Arguments, Feeding
@@ -114,7 +113,7 @@ def copied(module: nn.Module, *, sharing: bool = False, replacing: Mapping[int, 
     if sharing:
         memo.update({id(parameter): parameter for parameter in module.parameters()})
     memo.update(replacing or {})
-    found = copy.deepcopy(module, memo)
+    found = duplicated(module, module, memo)
     rebind(found, memo)
     return found
 

@@ -156,7 +156,7 @@ def _of_two(network: nn.Module, example: Arguments) -> Arguments:
     for chosen in (range(dims), *([dim] for dim in range(dims))):
 
         def doubled(value: Any, chosen: Iterable[int] = chosen) -> Any:
-            if not isinstance(value, Tensor):
+            if not isinstance(value, Tensor) or value.layout is not torch.strided:
                 return value
             return value.repeat([2 if place in chosen and size == 1 else 1 for place, size in enumerate(value.shape)])
 

@@ -186,6 +186,21 @@ class Labels(Amounts):
         shares = main_of(outputs)
         return shares.logit(eps=torch.finfo(shares.dtype).eps) if is_one_of(self.criterion, SHARES) else shares
 
+    def mean(self, outputs: Any, targets: Any) -> Tensor:
+        """See `Objective.mean`.
+
+        Raises:
+            ValueError: For a criterion of probabilities and numbers that are none.
+        """
+        if is_one_of(self.criterion, SHARES):
+            least, most = main_of(outputs).detach().aminmax()
+            if least < 0 or most > 1:
+                raise ValueError(
+                    f"Expected probabilities for {self.name}, got numbers from {least:.3g} to {most:.3g}; end the "
+                    "network with a sigmoid, or judge its logits by nn.BCEWithLogitsLoss()."
+                )
+        return super().mean(outputs, targets)
+
     def fisher_loss(self, outputs: Any, targets: Any, generator: torch.Generator) -> Tensor:
         """Return Σ √(1/d) · BCE(f, y), y drawn from Bernoulli(p), p = sigmoid(f), with d labels in a target.
 

@@ -17,7 +17,8 @@ MAIN = ("logits", "out", "output", "outputs", "prediction", "predictions")
 def main_of(answer: Any) -> Tensor:
     """Return the output that a loss of one output reads.
 
-    It is the answer itself, what it calls by one of `MAIN`, the first part of a tuple or list, or the only tensor.
+    It is the answer itself, what it calls by one of `MAIN`, the first part of a tuple or list that is no single number,
+    as a loss is, or the only tensor.
 
     Raises:
         TypeError: If none of several outputs is the main one.
@@ -28,7 +29,7 @@ def main_of(answer: Any) -> Tensor:
     if parts is None and isinstance(getattr(answer, "logits", None), Tensor):
         parts = {0: answer.logits}
     if parts and isinstance(answer, list | tuple):
-        parts = {0: parts[0]}
+        parts = {0: next((part for part in parts.values() if not _is_number(part)), parts[0])}  # (loss, logits)
     parts = parts or {}
     place = next((name for name in MAIN if isinstance(parts.get(name), Tensor)), None)
     tensors = list(tensors_in(parts))
@@ -40,6 +41,10 @@ def main_of(answer: Any) -> Tensor:
             "`call` can say where it is, and a loss of your own is given all of it."
         )
     return main
+
+
+def _is_number(part: Any) -> bool:
+    return isinstance(part, Tensor) and not part.ndim
 
 
 def has_main(answer: Any) -> bool:
@@ -83,6 +88,8 @@ def amounts_in(answer: Any, example_dim: int = 0) -> list[Tensor]:
         answer = {name: part for name, part in answer.items() if name != "loss"}
     elif parts_of(answer) is None and not isinstance(answer, Tensor | PackedSequence):
         answer = main_of(answer) if has_main(answer) else ()  # of a distribution it is not known what its numbers are
+    if isinstance(answer, list | tuple) and not isinstance(answer, PackedSequence):
+        answer = [part for part in answer if not _is_number(part)]
     if (
         isinstance(answer, list | tuple)
         and answer

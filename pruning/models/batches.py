@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from inspect import Parameter
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pruning.core.arguments import PLACED, forward_places, parameters_of
 from pruning.core.nested import parts_of
@@ -23,6 +23,7 @@ def form_of(network: nn.Module, inputs: Any, loss: Any, example_dim: int) -> For
     together = 3 if is_one_of(loss, TRIPLE) else 2 if is_one_of(loss, PAIRED) else 1
     parameters = parameters_of(own_module(network))
     kinds = (*PLACED, Parameter.KEYWORD_ONLY)
+    like = (inputs.dtype, inputs.ndim) if isinstance(inputs, Tensor) else None
     return Form(
         arguments=given,
         names=names,
@@ -31,6 +32,7 @@ def form_of(network: nn.Module, inputs: Any, loss: Any, example_dim: int) -> For
         example_dim=example_dim,
         keeps_targets=loss is own_loss,
         together=together if given == 1 else 1,
+        like=like,
     )
 
 

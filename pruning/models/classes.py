@@ -108,7 +108,9 @@ class Classes(Objective):
         if len(flat) != len(rows):
             raise ValueError(f"Expected a row of logits for each of {len(flat)} targets, got {len(rows)} rows.")
         if is_one_of(self.criterion, WEIGHTED):
-            return single(_judged(self.criterion, rows, flat))
+            if is_one_of(self.criterion, WEIGHTED[1::2]):
+                _expect_logarithms(self.name, rows)
+            return single(_judged(self.criterion, rows, flat.long()))
         whole = moved(targets, rows.device)
         forms = (rows, flat), (main_of(outputs), whole), (outputs, whole)
         return single(first_taken(self.criterion, *forms, blamed=2))
@@ -243,7 +245,9 @@ def class_numbers(targets: Any) -> Tensor:
     if isinstance(targets, PackedSequence):
         targets = targets.data
     if not isinstance(targets, Tensor):
-        raise ValueError(f"Expected class numbers in one tensor as targets, got {described(targets)}.")
+        raise ValueError(
+            f"Expected class numbers in one tensor as targets, got {described(targets)}; `split` can make one of them."
+        )
     if targets.is_floating_point():
         raise ValueError(
             f"Expected class numbers as targets, got {targets.dtype}; use `targets.long()`, or a loss of numbers, "
@@ -257,6 +261,20 @@ def _most_classes(shape: torch.Size, targets: Any) -> int:
     inner = targets.shape[1:] if isinstance(targets, Tensor) else ()
     last, second = (inner == rest for rest in (shape[1:-1], shape[2:]))
     return max(shape[-1:] if last > second else shape[1:2] if second > last else (shape[-1], shape[1]))
+
+
+def _expect_logarithms(name: str, rows: Tensor) -> None:
+    """Refuse scores for log-probabilities, which a negative log-likelihood takes for them without a word.
+
+    Raises:
+        ValueError: If their exponents do not sum to one.
+    """
+    largest = rows.detach().float().logsumexp(-1).abs().max() if rows.numel() else rows.new_zeros(())
+    if largest > 0.1:
+        raise ValueError(
+            f"Expected log-probabilities for {name}, got numbers whose exponents sum to {largest.exp():.3g}; end the "
+            "network with log_softmax(-1), or judge its logits by nn.CrossEntropyLoss()."
+        )
 
 
 def _judged(criterion: Criterion, rows: Tensor, labels: Tensor) -> Tensor:

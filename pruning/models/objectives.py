@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pruning.core.devices import moved
-from pruning.core.nested import mapped
+from pruning.core.nested import mapped, parts_of
 from pruning.core.words import described
 from pruning.data.batches import Unlabelled
 
@@ -166,15 +166,21 @@ def is_one_of(criterion: Any, known: tuple[Any, ...]) -> bool:
 
 
 def single(loss: Any) -> Tensor:
-    """Return a loss that is one number.
+    """Return a loss that is one number; of a dictionary, what it calls `loss`.
 
     Raises:
         ValueError: If it is none.
     """
+    if isinstance(loss, Mapping) and isinstance(loss.get("loss"), Tensor):
+        loss = loss["loss"]
     if not isinstance(loss, Tensor):
-        raise ValueError(f"Expected a criterion that gives one number as a tensor, got {described(loss)}.")
+        parts = "; name the one: `lambda outputs, targets: loss(outputs, targets)[…]`" if parts_of(loss) else ""
+        raise ValueError(f"Expected a criterion that gives one number as a tensor, got {described(loss)}{parts}.")
     if loss.numel() != 1:
-        raise ValueError(f"Expected a criterion that gives one number, got {tuple(loss.shape)}.")
+        raise ValueError(
+            f"Expected a criterion that gives one number, got {described(loss)}; give their mean: "
+            "`lambda outputs, targets: loss(outputs, targets).mean()`."
+        )
     return loss.reshape(())
 
 

@@ -65,5 +65,5 @@ def one_loss(network: nn.Module, loss: Any, criterion: Any) -> Criterion | Objec
     if isinstance(loss, type):
         raise TypeError(f"Expected a loss, got the class {loss.__name__}; make one: {loss.__name__}().")
     if (reduction := setting(loss, "reduction", "mean")) not in MEANS:
-        raise ValueError(f"Expected a criterion with reduction 'mean', got {reduction!r}.")
+        raise ValueError(f"Expected a criterion with reduction 'mean', got {reduction!r}; leave `reduction` as it is.")
     return loss  # type: ignore[no-any-return]

@@ -89,7 +89,7 @@ def expect_several(count: int, signal: str) -> None:
     if count < 2:
         raise ValueError(
             f"Expected at least two batches for {signal}, whose spread is its error, got {count}; "
-            "read more of them, or cut the text into more and smaller ones."
+            "read more of them, or make more and smaller batches."
         )
 
 

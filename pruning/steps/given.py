@@ -10,13 +10,14 @@ from pruning.core.arguments import forward_places, parameters_of
 from pruning.core.neurons import PrunableModule
 from pruning.core.words import described
 from pruning.data.batches import Pairs
+from pruning.discovery import discover
 from pruning.discovery.discovered import Discovered
 from pruning.discovery.feeding import NAMES
 from pruning.models.adapted import Adapted
 from pruning.models.adapting import adapt
 from pruning.models.base import Measurable
 from pruning.models.batches import first_inputs
-from pruning.models.calling import own_module, takes_state
+from pruning.models.calling import own_module, takes_state, usual_arguments
 from pruning.steps.paths import found_by_all_paths
 
 
@@ -60,6 +61,21 @@ def prunable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
     return model if found is None else Adapted(found, model.use)
 
 
+def _same(network: nn.Module, other: nn.Module) -> bool:
+    """Return whether two networks have the same parameters."""
+    ours, theirs = (dict(each.named_parameters(remove_duplicate=False)) for each in (network, other))
+    return ours.keys() == theirs.keys() and all(
+        own.shape == theirs[name].shape and bool((own == theirs[name]).all()) for name, own in ours.items()
+    )
+
+
+def _found_again(network: nn.Module, model: Adapted) -> PrunableModule:
+    """Return what is found in a network with the inputs, and what is known of its states, of one that was measured."""
+    origin = model.network.origin if isinstance(model.network, Discovered) else None
+    arguments = usual_arguments(network, model.use.inputs, model.example_dim)
+    return discover(network, arguments, carried=None if origin is None else origin.carried)
+
+
 def _known_inputs(network: nn.Module) -> Any:
     """Return what the network's neurons were found with, but for a state that it makes itself; None if unknown."""
     origin = network.origin if isinstance(network, Discovered) else None
@@ -99,6 +115,8 @@ def like(model: Measurable, network: Any) -> Measurable:
     """
     if isinstance(network, Adapted):
         network = network.network
+    if isinstance(model, Adapted) and isinstance(network, nn.Module) and not isinstance(network, PrunableModule):
+        network = model.network if _same(network, model.module) else _found_again(network, model)
     if not isinstance(model, Adapted) or not isinstance(network, PrunableModule) or network is model.network:
         return model
     other = Adapted(network, replace(model.use))

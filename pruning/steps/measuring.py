@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from numbers import Real
 from typing import Any
 
@@ -12,19 +13,16 @@ import torch
 from torch import nn
 
 from pruning.core.devices import expect_seed, seeded
-from pruning.core.modes import evaluating
 from pruning.core.neurons import Keep
 from pruning.core.options import FIRING, expect_known
 from pruning.core.progress import Track, silently
 from pruning.core.words import described, table_of
 from pruning.core.workers import Map, in_turn
-from pruning.data.batches import Pair, Unlabelled
 from pruning.experiment.measuring import USUAL, measure
 from pruning.fusion.fused import fuse
 from pruning.fusion.fusing import Fusing
 from pruning.fusion.schemas import CHOICES
 from pruning.models.base import Measurable
-from pruning.models.examples import Unjudged
 from pruning.pictures.card import NeuronCard, card_of
 from pruning.pictures.cooperation import cooperation, cooperation_edges
 from pruning.pictures.correlations import correlations
@@ -34,7 +32,8 @@ from pruning.selection.allocation import Allocation
 from pruning.selection.budgets import Budget, budget_of
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances
-from pruning.signals.schemas import BESIDE, INTERVENTION, SIGNALS
+from pruning.signals.schemas import SIGNALS
+from pruning.steps.choosing import MEASURED, STRATEGIES, measured_by
 from pruning.steps.given import limited, prunable, read_once
 
 logger = logging.getLogger(__name__)
@@ -43,8 +42,6 @@ PICTURES = ("importance", "correlations", "cooperation", "error")
 """What `Importance.plot` draws."""
 SHARES = (0.9, 0.75, 0.5, 0.25)
 """Shares of the neurons at which it measures errors."""
-WITHOUT_LABELS = ("weights", "activations", "cooperative", "surgeon")
-"""Signals that need no targets."""
 TWICE = ("hessian", "criteria")
 """Signals that differentiate the loss twice."""
 ONCE = ("derivative", "double backward", "not implemented", "does not require grad", "not require grad")
@@ -112,20 +109,47 @@ class Importance:
         """
         _expect_shares(share)
         named = list(share) if isinstance(share, Mapping) else layers
-        rows = self.table[self.table["layer"].isin(self._layers(named))]
-        if isinstance(budget, Mapping):
-            budget = self.budget(budget)
+        taken = self._layers(named)
+        rows = self.table[self.table["layer"].isin(taken)]
         how: dict[str, Any] = {"floor": floor, "multiple": multiple, "otherwise": "fused"}
+        if budget is not None:
+            budget = self.budget(budget)
+            whole = {layer.name: layer.width for layer in self.model.layers() if layer.name not in taken}
+            floors = floor if isinstance(floor, Mapping) else dict.fromkeys(taken, floor)
+            how["floor"] = {**floors, **whole}  # which a budget pays for, too
+            retain = 1.0 if isinstance(share, Mapping) else share  # what the budget lets stay
+            kept = keep_of(self._retained(self.table, Allocation(retain=retain, scope=scope, budget=budget, **how)))
+            return {name: neurons for name, neurons in kept.items() if name in taken}
         if isinstance(share, Mapping):
             parts = [
                 self._retained(rows[rows["layer"] == name], Allocation(retain=one, scope="layer", **how))
                 for name, one in share.items()
             ]
             return keep_of(pd.concat(parts, ignore_index=True))
-        return keep_of(self._retained(rows, Allocation(retain=share, scope=scope, budget=budget, **how)))
+        return keep_of(self._retained(rows, Allocation(retain=share, scope=scope, **how)))
 
-    def budget(self, asked: Mapping[str, Any]) -> Budget:
-        """Return the budget of these arguments of `budget_of`; firing rates are those on the data by default."""
+    def budget(self, asked: Budget | Mapping[str, Any]) -> Budget:
+        """Return the budget of these arguments of `budget_of`; firing rates are those on the data by default.
+
+        Raises:
+            TypeError: If it is no budget, and these are no arguments.
+            ValueError: For arguments that it does not have, or without its kind or value.
+        """
+        if isinstance(asked, Budget):
+            return asked
+        if not isinstance(asked, Mapping):
+            raise TypeError(
+                "Expected what `pruning.budget_of` gave, or its arguments by name, such as {'kind': 'parameters', "
+                f"'value': 10_000}}, got {described(asked)}."
+            )
+        known = list(signature(budget_of).parameters)[1:]
+        for name in asked:
+            if name not in known:
+                raise ValueError(f"Unknown setting {name!r} of a budget; known: {known}.")
+        if "kind" not in asked or "value" not in asked:
+            raise ValueError(f"Expected a budget with `kind` and `value`, got {described(dict(asked))}.")
+        if asked["kind"] != "memory" and not isinstance(asked["value"], Real):
+            raise TypeError(f"Expected a number as the value of a budget, got {asked['value']!r}.")
         return budget_of(self.model, **({"data": self.data} if asked.get("kind") in FIRING else {}) | dict(asked))
 
     def _retained(self, rows: pd.DataFrame, allocation: Allocation) -> pd.DataFrame:
@@ -134,6 +158,8 @@ class Importance:
 
     def _layers(self, named: Sequence[str] | None) -> list[str]:
         every = self.model.layers()
+        if isinstance(named, str) or (named is not None and not named):
+            raise ValueError(f"Expected a list of layers that neurons may be taken from, got {described(named)}.")
         if named is None:
             exact = [layer.name for layer in every if layer.exact]
             return exact or [layer.name for layer in every]
@@ -269,8 +295,9 @@ def importance(
             needs no labels is measured, and what counts is that the outputs stay as they are.
         signals: Which to measure: of `weights`, `hessian`, `activations`, `gradients`, `cooperative` (which are fused)
             and `surgeon` (the order that knows the repair), by default all that the data allow; and `intervention`,
-            which removes every neuron in turn and is measured only if it is named.
-        by: The column of the table that neurons are chosen by: `surgeon` where it was measured, else `fused`.
+            which removes every neuron in turn, and the field's `criteria`, which are measured only if they are named.
+        by: The column of the table that neurons are chosen by, a criterion such as `taylor_first` among them; what it
+            needs is measured. By default `surgeon` where it was measured, else `fused`.
         strategy: How signals are fused, `simple` or `adaptive`.
         batches: At most this many are read.
         rank: Directions that are kept of the covariances of layers more than twice as wide, for little memory, here and
@@ -289,6 +316,7 @@ def importance(
     """
     expect_seed(seed)
     expect_known("importance", CHOICES, *([] if by is None else [by]))
+    expect_known("fusion", STRATEGIES, strategy, where=" without measured removals")
     data = read_once(data, batches)
     with torch.random.fork_rng(devices=[]):  # whoever reads a `DataLoader` draws
         model = prunable(found, data, loss, call=call, split=split, example_dim=example_dim)
@@ -299,12 +327,12 @@ def importance(
                 "print(pruning.discover(network, inputs)) tells why."
             )
         judged = pairs if labelled is None else limited(model, labelled, batches, seed)
-        names, left_out = _names(model, pairs, signals)
+        names, left_out = measured_by(model, pairs, signals, by)
     tables: dict[str, pd.DataFrame] = {}
     covariances: Covariances = {}
     effort = {**USUAL, "activations": {**USUAL["activations"], "rank": rank}}
     with seeded(model, seed):
-        for name in (each for each in ("activations", *SIGNALS, *BESIDE) if each in names or each == "activations"):
+        for name in (each for each in MEASURED if each in names or each == "activations"):
             if name in tables:
                 continue
             try:
@@ -326,34 +354,16 @@ def importance(
     table = fuse(tables, fusing)
     measured = "surgeon" in tables and bool(tables["surgeon"]["importance"].notna().any())
     by = ("surgeon" if measured else "fused") if by is None else by
-    expect_known("importance", list(table.columns[2:]), by)
+    if table[by].isna().all() and by != "surgeon":  # which says by itself why it has no numbers
+        why = next((reason for name, reason in left_out.items() if name in (by, "criteria")), "no layer has any")
+        raise ValueError(f"Expected numbers of {by!r} to choose by, got none: {why}.")
     return Importance(table, by, model, pairs, covariances, left_out)
-
-
-def _names(model: Measurable, pairs: Any, signals: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
-    """Return which signals to measure, and why others are not, as far as the first batch tells."""
-    known = [*SIGNALS, *BESIDE]
-    usual = [name for name in known if name != INTERVENTION.name]
-    expect_known("signal", known, *(signals or ()))
-    first = next(iter(pairs), None)
-    if first is None:
-        raise ValueError("Expected at least one batch, got none.")
-    unjudged = isinstance(model.objective(first[1]), Unjudged)
-    if not unjudged and (not isinstance(first[1], Unlabelled) or _judges_alone(model, first)):
-        return list(signals or usual), {}
-    needing = [name for name in signals or usual if name not in WITHOUT_LABELS]
-    if signals and needing:
-        lacking = "a loss" if unjudged and not isinstance(first[1], Unlabelled) else "targets"
-        got = "none; give `loss`" if lacking == "a loss" else "batches of inputs alone"
-        raise ValueError(f"Expected {lacking} for the signal {needing[0]!r}, got {got}.")
-    labelled = "it needs a loss, and there is none"
-    alone = "it needs targets, and the batches have none"
-    reasons = dict.fromkeys(needing, alone if isinstance(first[1], Unlabelled) else labelled)
-    return [name for name in signals or usual if name in WITHOUT_LABELS], reasons
 
 
 def _expect_shares(keep: Any) -> None:
     """Refuse what is neither a share of the neurons nor shares by layer."""
+    if isinstance(keep, Mapping) and not keep:
+        raise ValueError("Expected a share to keep of some layer, got an empty dict.")
     for where, share in keep.items() if isinstance(keep, Mapping) else [("", keep)]:
         of = f" of layer {where!r}" if where else ""
         if not isinstance(share, Real) or isinstance(share, bool):
@@ -363,17 +373,6 @@ def _expect_shares(keep: Any) -> None:
             )
         if not 0 < float(share) <= 1:
             raise ValueError(f"Expected a share{of} to keep in (0, 1], got {share}.")
-
-
-def _judges_alone(model: Measurable, first: Pair) -> bool:
-    """Return whether the loss takes what the network gives and no targets, as one that compares embeddings."""
-    with torch.no_grad(), evaluating(model), seeded(model, 0):
-        outputs, _ = model.predicted(first.inputs)
-        try:
-            model.judged(outputs, first.targets)
-        except Exception:  # whatever a user's code raises that is given no targets
-            return False
-    return True
 
 
 def _is_keep(keep: Any) -> bool:

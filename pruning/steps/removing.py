@@ -155,7 +155,7 @@ def prune(
     read: dict[str, Any] = {"data": pairs, "rank": rank_of(states)} if adapted else {"covariances": states}
     tried = _compared(importance, keep, scope)
     closed = "ridge" if repair == "imitate" else repair
-    budget = importance.budget(budget) if isinstance(budget, Mapping) else budget
+    budget = None if budget is None else importance.budget(budget)
 
     def made(budget: Budget | None) -> _Cut:
         candidates = {each: importance.keep(keep, scope=each, budget=budget, **how) for each in tried}

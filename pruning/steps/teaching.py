@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from pruning.core.progress import Track, silently
+from pruning.core.words import described
 from pruning.evaluation.measures import Loss, loss_of
 from pruning.models.adapted import Adapted
 from pruning.models.base import Measurable
@@ -60,8 +61,10 @@ def finetune(
 
     Raises:
         ValueError: If there is no loss, or a loss without targets.
-        FloatingPointError: If the loss stops being a number; the network is then as it was.
+        FloatingPointError: If the loss stops being a number; the network is then as it was, as it is after any error.
     """
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"Expected a pruning.Recipe to train by, got {described(recipe)}.")
     model: Any = measurable(smaller, data, loss)
     if epochs is not None:
         recipe = replace(recipe, epochs=epochs, patience=epochs)
@@ -75,7 +78,7 @@ def finetune(
         *_, last = train(
             model, data, data if valid is None else valid, recipe=recipe, seed=seed, teacher=guide, track=track
         )
-    except FloatingPointError:  # by now its weights may be no numbers either
+    except Exception:  # by now its weights may be no numbers, or half learnt
         model.load_state_dict(before)
         raise
     model.load_state_dict(last.best())

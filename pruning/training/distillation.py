@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pruning.core.modes import evaluating
-from pruning.core.nested import mapped
+from pruning.core.nested import mapped, tensors_in
+from pruning.core.words import described
 from pruning.models.base import Measurable
 
 
@@ -58,6 +59,12 @@ def distillation_loss(
     known = objective.logarithms(outputs, targets)
     with torch.no_grad(), evaluating(teacher.model):
         taught_outputs, taught = _predicted(teacher.model, inputs, taught)
+    ours, theirs = ([part.shape for part in tensors_in(given)] for given in (outputs, taught_outputs))
+    if ours != theirs:
+        raise ValueError(
+            f"Expected a teacher that gives what the network gives, {described(outputs)}, got "
+            f"{described(taught_outputs)}."
+        )
     loss = model.judged(outputs, targets, logarithms=known)
     distance = objective.divergence(outputs, taught_outputs, targets, temperature=teacher.temperature, logarithms=known)
     scale = teacher.temperature**2 if objective.tempered else 1

@@ -236,6 +236,11 @@ class Loop:
             parameter.grad = None
         if self.together.alone:
             loss, learnt, own, taught = self._losses(inputs, targets, states)
+            if not learnt.requires_grad:
+                raise ValueError(
+                    "Expected a loss that depends on the weights, got one whose gradient does not reach them; detach "
+                    "nothing on the way."
+                )
             torch.autograd.backward(learnt)
         else:
             loss, own, taught = self._learn_own(inputs, targets, states)

@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -25,6 +26,12 @@ LOSS = nn.CrossEntropyLoss()
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def scripted() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(network())
 
 
 FOUND = pruning.discover(network(), X)
@@ -151,6 +158,108 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "Expected batches that the network runs on, such as a tensor (32, 4) of float32, got a tensor (16, 3) of",
     ),
+    **{
+        f"to measure {said}": (lambda how=how: pruning.importance(FOUND, BATCHES, LOSS, **how), ValueError, said)
+        for how, said in (
+            ({"signals": "weights"}, "Expected a list of signals, such as ['weights'], got str."),
+            ({"signals": []}, "Expected a list of signals, such as ['weights'], got an empty list."),
+            (
+                {"strategy": "learned"},
+                "Unknown fusion 'learned' without measured removals; known: ['simple', 'adaptive'].",
+            ),
+        )
+    },
+    "to choose by a criterion without targets": (
+        lambda: pruning.importance(FOUND, [X, X], LOSS, by="taylor_first"),
+        ValueError,
+        "Expected targets for the signal 'criteria', got batches of inputs alone.",
+    ),
+    "to measure by a loss that is no number": (
+        lambda: measured(loss=lambda outputs, targets: LOSS(outputs, targets) * math.nan, signals=["weights"]),
+        ValueError,
+        "Expected a finite loss, got nan on the first batch;",
+    ),
+    "to measure on a text": (
+        lambda: measured("train.csv"),
+        TypeError,
+        "Expected batches, such as a DataLoader or a list, got str.",
+    ),
+    "to measure by several losses": (
+        lambda: measured(loss=lambda outputs, targets: (LOSS(outputs, targets), outputs.mean())),
+        ValueError,
+        "got a tuple of a tensor () of float32 and a tensor () of float32; name the one:",
+    ),
+    "to measure by each example's loss": (
+        lambda: measured(loss=lambda outputs, targets: nn.functional.cross_entropy(outputs, targets, reduction="none")),
+        ValueError,
+        "Expected a criterion that gives one number, got a tensor (16,) of float32; give their mean:",
+    ),
+    "scores as log-probabilities": (
+        lambda: pruning.evaluate(FOUND, BATCHES, nn.NLLLoss()),
+        ValueError,
+        "Expected log-probabilities for NLLLoss, got numbers whose exponents sum to",
+    ),
+    "scores as probabilities": (
+        lambda: pruning.evaluate(FOUND, [(X, X[:, :3].sigmoid())], nn.BCELoss()),
+        ValueError,
+        "Expected probabilities for BCELoss, got numbers from",
+    ),
+    "to keep nothing that is named": (
+        lambda: pruned({}),
+        ValueError,
+        "a share to keep of some layer, got an empty dict.",
+    ),
+    **{
+        f"to take neurons from {said}": (
+            lambda layers=layers: pruned(layers=layers),
+            ValueError,
+            f"Expected a list of layers that neurons may be taken from, got {said}.",
+        )
+        for layers, said in (("0", "str"), ([], "an empty list"))
+    },
+    **{
+        f"a budget of {budget}": (lambda budget=budget: pruned(budget=budget), kind, said)
+        for budget, kind, said in (
+            (500, TypeError, "Expected what `pruning.budget_of` gave, or its arguments by name, such as"),
+            ({"kind": "parameters"}, ValueError, "Expected a budget with `kind` and `value`, got a dict of kind: str."),
+            (
+                {"kind": "parameters", "value": "half"},
+                TypeError,
+                "Expected a number as the value of a budget, got 'half'.",
+            ),
+            ({"kind": "parameters", "value": 9, "unit": "M"}, ValueError, "Unknown setting 'unit' of a budget; known:"),
+        )
+    },
+    "to prune another network": (
+        lambda: pruning.prune(nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 3)), MEASURED),
+        ValueError,
+        "Expected the network whose importance was measured, with the layers [('0', 8), ('2', 6)], got one with",
+    ),
+    "to train by a loss that the weights do not reach": (
+        lambda: pruning.finetune(deepcopy(SMALLER), BATCHES, lambda outputs, targets: LOSS(outputs.detach(), targets)),
+        ValueError,
+        "Expected a loss that depends on the weights, got one whose gradient does not reach them;",
+    ),
+    "to train by a dictionary": (
+        lambda: finetuned(recipe={"epochs": 1}),
+        TypeError,
+        "Expected a pruning.Recipe to train by, got a dict of epochs: int.",
+    ),
+    "to learn from a teacher of other outputs": (
+        lambda: finetuned(teacher=nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5))),
+        ValueError,
+        "Expected a teacher that gives what the network gives, a tensor (16, 3) of float32, got a tensor (16, 5) of",
+    ),
+    "what TorchScript compiled": (
+        lambda: pruning.discover(scripted(), X),
+        TypeError,
+        "Expected a network as Python runs it, got what TorchScript compiled,",
+    ),
+    "a lazy network that has not run": (
+        lambda: pruning.discover(nn.Sequential(nn.LazyLinear(3)), X),
+        ValueError,
+        "Expected parameters that have shapes, got a lazy one, 0.weight; call the network once on the inputs.",
+    ),
     "to save nothing": (lambda: pruning.save(None, "folder"), TypeError, "or `adapt` gave, got NoneType;"),
     "to save into a number": (lambda: pruning.save(SMALLER, 3), TypeError, "Expected a folder's name, got int;"),
     "to restore the other way round": (
@@ -191,4 +300,12 @@ def test_a_network_whose_fine_tuning_breaks_is_left_as_it_was() -> None:
     before = deepcopy(smaller.state_dict())
     with pytest.raises(FloatingPointError, match="Expected a finite training loss, got nan at step"):
         pruning.finetune(smaller, [*BATCHES, *NOT_NUMBERS], LOSS)
+    assert all(torch.equal(before[name], tensor) for name, tensor in smaller.state_dict().items())
+
+
+def test_a_network_whose_training_stops_at_a_batch_is_left_as_it_was() -> None:
+    smaller = deepcopy(SMALLER)
+    before = deepcopy(smaller.state_dict())
+    with pytest.raises(ValueError, match="Expected batches that the network runs on"):
+        pruning.finetune(smaller, [*BATCHES, *NARROW], LOSS)
     assert all(torch.equal(before[name], tensor) for name, tensor in smaller.state_dict().items())

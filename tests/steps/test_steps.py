@@ -1,9 +1,10 @@
 """The front door: measured, pruned, repaired and fine-tuned in a line each, whatever network and data."""
 
 import re
+import threading
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -432,3 +433,136 @@ def test_wide_layers_are_measured_and_repaired_by_few_directions_where_asked():
     apart = [(smaller(inputs) - network(inputs)).abs().max().item() for inputs, _ in data]
     cut = pruning.prune(found, importance, 0.5, repair="none")
     assert max(apart) < max((cut(inputs) - network(inputs)).abs().max().item() for inputs, _ in data)
+
+
+@pytest.mark.parametrize("by", ["taylor_first", "magnitude_out", "hessian"])
+def test_what_is_chosen_by_is_measured(by):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 3))
+    data = [(torch.randn(8, 2), torch.arange(8) % 3) for _ in range(3)]
+    importance = pruning.importance(network, data, nn.CrossEntropyLoss(), signals=["weights"], by=by)
+    kept = importance.keep(0.5)["0"]
+    assert torch.equal(kept, torch.tensor(importance.table[by].to_numpy()).argsort(descending=True)[:3].sort().values)
+
+
+def test_a_network_as_it_was_given_is_pruned_with_the_weights_that_it_has_now():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 3))
+    data = [(torch.randn(8, 2), torch.arange(8) % 3) for _ in range(3)]
+    importance = pruning.importance(network, data, nn.CrossEntropyLoss(), signals=["weights"])
+    with torch.no_grad():
+        network[2].bias += 1.0
+    smaller = pruning.prune(network, importance, repair="none")
+    assert torch.equal(smaller.module[2].bias, network[2].bias)
+
+
+class Uneven(nn.Module):
+    """A layer that is normalised, and so not exact, before one that is."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm, self.two, self.out = nn.Linear(2, 6), nn.LayerNorm(6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, inputs):
+        return self.out(self.two(self.norm(self.one(inputs).tanh())).tanh())
+
+
+def test_a_budget_is_met_by_the_layers_that_neurons_may_be_taken_from():
+    torch.manual_seed(0)
+    data = [(torch.randn(8, 2), torch.arange(8) % 3) for _ in range(3)]
+    importance = pruning.importance(Uneven(), data, nn.CrossEntropyLoss(), signals=["weights"])
+    assert [layer.exact for layer in importance.model.layers()] == [False, True]
+    smaller = pruning.prune(importance.model, importance, budget={"kind": "neurons", "value": 9}, repair="none")
+    assert smaller.widths() == (6, 3)
+    assert list(importance.keep(1.0, budget={"kind": "neurons", "value": 9})) == ["two"]
+
+
+class Holding(nn.Module):
+    """Keeps what Python cannot copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.lock = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 3)), threading.Lock()
+        self.kept = {"batches": (number for number in range(3)), "calls": [0]}
+
+    def forward(self, inputs):
+        with self.lock:
+            return self.inner(inputs)
+
+
+def test_a_network_shares_with_its_copies_what_cannot_be_copied(tmp_path):
+    torch.manual_seed(0)
+    network, data = Holding(), [(torch.randn(8, 2), torch.arange(8) % 3) for _ in range(3)]
+    importance = pruning.importance(network, data, nn.CrossEntropyLoss(), signals=["weights"])
+    smaller = pruning.prune(network, importance, repair="imitate", budget={"kind": "parameters", "value": 25})
+    assert smaller.module.lock is network.lock
+    assert smaller.module.inner[0] is not network.inner[0]
+    pruning.finetune(smaller, data, epochs=1)
+    pruning.save(smaller, tmp_path)
+    assert torch.equal(pruning.restore(Holding(), tmp_path)(data[0][0]), smaller.module(data[0][0]))
+
+
+class Graph(nn.Module):
+    """Reads neighbours by a sparse matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(2, 6), nn.Linear(6, 3)
+
+    def forward(self, nodes, edges):
+        return self.two(torch.spmm(edges, self.one(torch.spmm(edges, nodes)).relu()))
+
+
+def test_a_sparse_matrix_may_be_an_input():
+    torch.manual_seed(0)
+    edges = (torch.rand(8, 8) < 0.4).float().to_sparse()
+    data = [((torch.randn(8, 2), edges), torch.arange(8) % 3) for _ in range(3)]
+    importance = pruning.importance(Graph(), data, nn.CrossEntropyLoss(), signals=["surgeon"])
+    assert pruning.prune(importance.model, importance, repair="ridge").widths() == (3,)
+
+
+class Losing(nn.Module):
+    """Gives (loss, logits) where it is given labels, as models of `transformers` did before they gave names."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 3))
+
+    def forward(self, inputs, labels=None):
+        logits = self.inner(inputs)
+        return (logits,) if labels is None else (nn.functional.cross_entropy(logits, labels), logits)
+
+
+def test_a_loss_before_the_logits_is_no_output():
+    torch.manual_seed(0)
+    network, data = Losing(), [(torch.randn(8, 2), torch.arange(8) % 3) for _ in range(3)]
+    found = pruning.discover(network, data[0][0])
+    importance = pruning.importance(found, data, signals=["surgeon", "gradients"])
+    smaller = pruning.prune(found, importance, repair="ridge")
+    expected = sum(network(*batch)[0].item() for batch in data) / 3
+    assert pruning.evaluate(found, data).mean == pytest.approx(expected)
+    assert smaller.report.apart["layer"] > 0
+
+
+class Named(NamedTuple):
+    """A batch in another order."""
+
+    target: torch.Tensor
+    image: torch.Tensor
+
+
+FORMS = {
+    "an image by another name, beside its number": lambda x, y: {"image": x, "label": y, "id": y, "path": ["a", "b"]},
+    "a named tuple in another order": lambda x, y: Named(y, x),
+    "class numbers of 32 bits": lambda x, y: (x, y.int()),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_batch_may_have(form):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 3))
+    pairs = [(torch.randn(8, 2), torch.arange(8) % 3) for _ in range(2)]
+    model = pruning.adapt(network, pairs[0][0], loss=nn.CrossEntropyLoss())
+    found, expected = (pruning.evaluate(model, data) for data in ([FORMS[form](*pair) for pair in pairs], pairs))
+    assert found == expected

@@ -1,0 +1,85 @@
+"""Which signals are measured of a network: those that were asked for, as far as its data and its loss allow."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from pruning.core.devices import seeded
+from pruning.core.modes import evaluating
+from pruning.core.neurons import expect_finite
+from pruning.core.options import expect_known
+from pruning.core.words import described
+from pruning.data.batches import Pair, Unlabelled
+from pruning.models.base import Measurable
+from pruning.models.examples import Unjudged
+from pruning.signals.schemas import BESIDE, CRITERIA, INTERVENTION, SIGNALS
+
+MEASURED = ("activations", *(name for name in SIGNALS if name != "activations"), *BESIDE, "criteria")
+"""All that can be measured, in the order in which it is."""
+STRATEGIES = ("simple", "adaptive")
+"""Fusions that need no measured removals."""
+WITHOUT_LABELS = ("weights", "activations", "cooperative", "surgeon")
+"""Signals that need no targets."""
+
+
+def measured_by(
+    model: Measurable, pairs: Any, signals: Sequence[str] | None, by: str | None
+) -> tuple[list[str], dict[str, str]]:
+    """Return which signals to measure, what is chosen by among them, and why others are not, by the first batch."""
+    usual = [name for name in (*SIGNALS, *BESIDE) if name != INTERVENTION.name]
+    if isinstance(signals, str) or (signals is not None and not signals):
+        raise ValueError(f"Expected a list of signals, such as ['weights'], got {described(signals)}.")
+    expect_known("signal", [*SIGNALS, *BESIDE, "criteria"], *(signals or ()))
+    chosen = "criteria" if by in CRITERIA else by
+    asked = [*(signals or ()), *([chosen] if chosen in MEASURED else [])]
+    wanted = list(dict.fromkeys([*(signals or usual), *asked]))
+    first = next(iter(pairs), None)
+    if first is None:
+        raise ValueError("Expected at least one batch, got none.")
+    unjudged = isinstance(model.objective(first[1]), Unjudged)
+    if not unjudged and (not isinstance(first[1], Unlabelled) or _judges_alone(model, first)):
+        _expect_loss(model, first)
+        return wanted, {}
+    needing = [name for name in wanted if name not in WITHOUT_LABELS]
+    lacked = next((name for name in needing if name in asked), None)
+    if lacked is not None:
+        lacking = "a loss" if unjudged and not isinstance(first[1], Unlabelled) else "targets"
+        got = "none; give `loss`" if lacking == "a loss" else "batches of inputs alone"
+        raise ValueError(f"Expected {lacking} for the signal {lacked!r}, got {got}.")
+    labelled = "it needs a loss, and there is none"
+    alone = "it needs targets, and the batches have none"
+    reasons = dict.fromkeys(needing, alone if isinstance(first[1], Unlabelled) else labelled)
+    return [name for name in wanted if name in WITHOUT_LABELS], reasons
+
+
+def _judges_alone(model: Measurable, first: Pair) -> bool:
+    """Return whether the loss takes what the network gives and no targets, as one that compares embeddings."""
+    with torch.no_grad(), evaluating(model), seeded(model, 0):
+        outputs, _ = model.predicted(first.inputs)
+        try:
+            model.judged(outputs, first.targets)
+        except Exception:  # whatever a user's code raises that is given no targets
+            return False
+    return True
+
+
+def _expect_loss(model: Measurable, first: Pair) -> None:
+    """Refuse a loss that is no number on the first batch, before anything is measured by it.
+
+    Raises:
+        FloatingPointError: If weights are not finite.
+        ValueError: If it is not finite, or none.
+    """
+    inputs, targets = first
+    if not model.weight(targets):
+        return
+    with torch.no_grad(), evaluating(model), seeded(model, 0):
+        loss = float(model.judged(model.predicted(inputs)[0], targets))
+    if not np.isfinite(loss):
+        expect_finite(model)
+        raise ValueError(
+            f"Expected a finite loss, got {loss} on the first batch; look for what the loss divides by, or inputs that "
+            "are not finite."
+        )
