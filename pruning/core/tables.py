@@ -43,6 +43,10 @@ class Table:
     shares: Mapping[str, float] = field(default_factory=dict)
 
 
+class NotFinite(ValueError):
+    """What a table is refused for that holds infinite numbers, or missing ones where none may be."""
+
+
 LAYER = Column("text", "", "layer of neurons")
 NEURON = Column("integer", "", "index in its layer, from 0")
 VARIANT = Column("text", "", "variant in params.yaml")
@@ -69,8 +73,8 @@ def table(schema: Table, frame: pd.DataFrame) -> pd.DataFrame:
     """Return `frame` as a table of that schema: columns in order and of their types, rows sorted by key.
 
     Raises:
-        ValueError: For a missing, unexpected or wrongly typed column, a repeated key, or a number
-            that is not finite where the schema does not let it be missing.
+        ValueError: For a missing, unexpected or wrongly typed column, or a repeated key.
+        NotFinite: For a number that is not finite where the schema does not let it be missing.
     """
     if list(frame.columns) != list(schema.columns):
         _refuse_columns(schema, list(frame.columns))
@@ -191,7 +195,7 @@ def _refuse_numbers(schema: Table, frame: pd.DataFrame) -> None:
         wrong = np.flatnonzero(~np.isfinite(values) & ~allowed)
         if len(wrong):
             key = ", ".join(f"{part} {frame[part].iloc[wrong[0]]}" for part in schema.key)
-            raise ValueError(
+            raise NotFinite(
                 f"Expected finite numbers in column {name!r} of {schema.name}, got {values[wrong[0]]} at {key}"
                 + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "")
                 + "; look for derivatives (of a root at 0, say), weights or inputs that are not finite."

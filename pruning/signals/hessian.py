@@ -117,10 +117,11 @@ def hessian(
                 if reached >= stability:
                     break
     if stability > 0 and (reached is None or reached < stability):
-        known = "unknown, with so few" if reached is None else f"at least {reached:.2f}"
+        known = "that are too few to tell" if reached is None else f"{reached:.2f} is what these show"
         logger.warning(
-            "The Hessian's ranking is not stable to %.2f: after %d probes it is %s.", stability, probes, known
-        )
+            "The Hessian's ranking by %d probes is not shown to agree with that by other probes to %.2f: %s.",
+            probes, stability, known,
+        )  # fmt: skip
     return _hessian_table(groups, squares)
 
 

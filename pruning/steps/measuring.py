@@ -16,6 +16,7 @@ from pruning.core.devices import expect_seed, seeded
 from pruning.core.neurons import Keep
 from pruning.core.options import FIRING, expect_known
 from pruning.core.progress import Track, silently
+from pruning.core.tables import NotFinite
 from pruning.core.words import described, table_of
 from pruning.core.workers import Map, in_turn
 from pruning.experiment.measuring import USUAL, measure
@@ -339,15 +340,8 @@ def importance(
                 tables[name], covariances = measure(
                     name, model, pairs, covariances, effort=effort, seed=seed, labelled=judged, track=track, map=map
                 )
-            except (RuntimeError, NotImplementedError) as error:
-                if name not in TWICE or not any(part in str(error) for part in ONCE):
-                    if "does not require grad" not in str(error):
-                        raise
-                    raise ValueError(
-                        f"Expected a loss whose gradient {name} can follow to the weights, got one that does not "
-                        "depend on them; detach nothing, and freeze nothing that is measured."
-                    ) from error
-                left_out[name] = "the loss cannot be differentiated twice"
+            except (RuntimeError, NotImplementedError, NotFinite) as error:
+                left_out[name] = _left_out(name, error)
                 logger.warning("Not measured: %s, because %s.", name, left_out[name])
     fused = [name for name in SIGNALS if name in tables and (name in names or len(tables) == 1)]
     fusing = Fusing(strategy=strategy, seed=seed, signals=fused or None)
@@ -358,6 +352,22 @@ def importance(
         why = next((reason for name, reason in left_out.items() if name in (by, "criteria")), "no layer has any")
         raise ValueError(f"Expected numbers of {by!r} to choose by, got none: {why}.")
     return Importance(table, by, model, pairs, covariances, left_out)
+
+
+def _left_out(name: str, error: Exception) -> str:
+    """Return why a signal is left out that stopped with this error; raise it if others would stop as well."""
+    if isinstance(error, NotFinite):
+        if name != "hessian":
+            raise error
+        return "its second derivatives are not finite, as those of a distance that is 0 are not"
+    if name in TWICE and any(part in str(error) for part in ONCE):
+        return "the loss cannot be differentiated twice"
+    if "does not require grad" not in str(error):
+        raise error
+    raise ValueError(
+        f"Expected a loss whose gradient {name} can follow to the weights, got one that does not depend on them; "
+        "detach nothing, and freeze nothing that is measured."
+    ) from error
 
 
 def _expect_shares(keep: Any) -> None:

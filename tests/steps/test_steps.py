@@ -262,6 +262,18 @@ def test_a_loss_that_is_differentiated_once_alone_leaves_out_what_needs_it_twice
     assert "not measured: hessian, because the loss cannot be differentiated twice" in str(found)
 
 
+def test_a_loss_with_a_distance_of_each_example_to_itself_leaves_out_the_hessian_alone():
+    def contrastive(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        distances = (outputs[:, None] - outputs[None]).norm(dim=-1)
+        alike = (labels[:, None] == labels[None]).to(distances)
+        return (alike * distances**2 + (1 - alike) * F.relu(1 - distances) ** 2).mean()
+
+    found = pruning.importance(trained()[0], [trained()[1][:24], trained()[1][24:48]], contrastive)
+    assert list(found.left_out) == ["hessian"]
+    assert "second derivatives are not finite" in found.left_out["hessian"]
+    assert found.table[found.by].notna().all()
+
+
 class Carrying(nn.Module):
     """A recurrent language model as PyTorch's example has it."""
 
