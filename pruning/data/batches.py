@@ -194,6 +194,7 @@ class Pairs:
                 f"Expected batches that can be read again, such as a DataLoader or a list, got {described(batches)}, "
                 "which ends after once; give `list(…)` of it."
             )
+        _expect_no_batch(batches)
         self.batches, self.split, self.most, self.seed = batches, split, most, seed
         self._length: int | None = None
 
@@ -219,3 +220,19 @@ class Pairs:
             batches = iter(self.batches)
             first = list(islice(batches, 1))
         return chain(first, batches)
+
+
+def _expect_no_batch(batches: Any) -> None:
+    """Refuse tensors that are the parts of one batch, where batches are due.
+
+    Raises:
+        TypeError: For a tuple of two tensors, or tensors of several kinds.
+    """
+    if type(batches) not in (tuple, list) or not all(isinstance(part, Tensor) for part in batches):
+        return
+    pair = isinstance(batches, tuple) and len(batches) == 2  # of one kind, such as numbers and their targets
+    if pair or len({(part.dtype, part.ndim) for part in batches}) > 1:
+        raise TypeError(
+            f"Expected batches, such as a DataLoader or a list, got {described(batches)}, the parts of one; give "
+            "DataLoader(TensorDataset(inputs, targets), batch_size=32), or a list where each is a batch."
+        )

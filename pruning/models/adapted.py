@@ -26,6 +26,7 @@ from pruning.models.batches import form_of
 from pruning.models.calling import (
     WITHIN,
     begin,
+    called,
     held,
     on,
     own_module,
@@ -142,12 +143,12 @@ class Adapted(Measurable):
     def _answer(self, given: Any, state: Any) -> tuple[Any, Any]:
         network = self.network
         if not isinstance(network, Discovered) or not network.remembered:
-            return self.use.call(network, given, state)
+            return called(self.use.call, network, given, state)
         own, before = (state["call"], state["modules"]) if self.use.stream and state else (state, None)
         with network.begun(before):
             if before is None:
                 begin(network, given, self.example_dim)
-            outputs, own = self.use.call(network, given, own)
+            outputs, own = called(self.use.call, network, given, own)
             after = kept(network.network, network.remembered)
         return outputs, {"call": own, "modules": after} if self.use.stream else own
 

@@ -13,6 +13,7 @@ from pruning.models.asking import once_run
 from pruning.models.calling import (
     Call,
     example_dim_of,
+    expect_call,
     takes_state,
     usual_arguments,
     usual_call,
@@ -82,8 +83,10 @@ def adapt(
         criterion: The older name of `loss`.
 
     Raises:
+        TypeError: For a `call` that is no function.
         ValueError: For a criterion that does not take the mean, or a network in which no neurons are found.
     """
+    expect_call(call)
     loss = one_loss(network, loss, criterion)
     dim = example_dim_of(network, inputs) if example_dim is None else example_dim
     use = Use(

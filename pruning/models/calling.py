@@ -13,6 +13,7 @@ from pruning.core.arguments import PLACED, forward_places, given_as, parameters_
 from pruning.core.devices import moved
 from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import NeuronLayer, PrunableModule, Slice
+from pruning.core.words import described
 from pruning.discovery import Discovered
 from pruning.discovery.following import Carried
 from pruning.discovery.states import parts
@@ -173,6 +174,34 @@ def example_dim_of(network: nn.Module, inputs: Any) -> int:
     if not callable(getattr(own_module(network), "init_hidden", None)) or first is None or first.ndim < 2:
         return 0
     return 0 if any(getattr(module, "batch_first", False) for module in network.modules()) else 1
+
+
+def called(call: Call, network: nn.Module, inputs: Any, state: Any) -> tuple[Any, Any]:
+    """Return the outputs and the state that a call of a user's gives.
+
+    Raises:
+        TypeError: If it gives anything else.
+    """
+    answer = call(network, inputs, state)
+    if not isinstance(answer, list | tuple) or len(answer) != 2:
+        raise TypeError(
+            f"Expected `call` to give (outputs, state), got {described(answer)}; give None as the state where there "
+            "is none: `return outputs, None`."
+        )
+    return answer[0], answer[1]
+
+
+def expect_call(call: Any) -> None:
+    """Refuse what is no function as a way to run a network.
+
+    Raises:
+        TypeError: If it cannot be called.
+    """
+    if call is not None and not callable(call):
+        raise TypeError(
+            f"Expected `call` as a function (network, inputs, state) → (outputs, state), got {described(call)}; such "
+            "as `lambda network, inputs, state: (network.encode(inputs), None)`."
+        )
 
 
 def usual_call(network: nn.Module, inputs: Any, example_dim: int | None = None) -> Call:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
 
 from pruning.core.nested import mapped
 
@@ -42,3 +43,26 @@ def _works(judged: Callable[[bool], Any], gradients: bool) -> bool:
         except Exception:  # whatever a user's code raises
             return False
     return True
+
+
+def nodes_of(*tensors: Tensor) -> set[Node]:
+    """Return the places in the graph of what is computed at which gradients by these tensors arrive."""
+    return {get_gradient_edge(tensor).node for tensor in tensors if tensor.requires_grad}
+
+
+def comes_from(loss: Tensor, known: set[Node]) -> bool:
+    """Return whether a gradient of the loss arrives at one of these places.
+
+    >>> weight, other = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    >>> comes_from((2 * weight).sum(), nodes_of(weight)), comes_from(other.sum(), nodes_of(weight))
+    (True, False)
+    """
+    waiting, seen = list(nodes_of(loss)), set[Node]()
+    while waiting:
+        node = waiting.pop()
+        if node in known:
+            return True
+        if node not in seen:
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions if before is not None]
+    return False

@@ -10,6 +10,7 @@ import numpy as np
 
 from pruning.core.options import FIRING, BudgetKind, Numbers, expect_known
 from pruning.core.units import byte_count
+from pruning.core.words import described
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable, expect_measurable
 from pruning.selection.costs import Costs, size_costs
@@ -102,8 +103,12 @@ def budget_of(
     layers = tuple(layer.name for layer in model.layers())
     expect_known("budget", KINDS, kind)
     if kind == "latency":
-        if latency is None:
-            raise ValueError("Expected how long each choice of widths takes for a budget of latency, got nothing.")
+        if not callable(latency):
+            raise ValueError(
+                f"Expected how long each choice of widths takes for a budget of latency, got {described(latency)}; "
+                "give `latency`, in seconds as `value` then is: "
+                "pruning.selection.costs.measured_latency(importance.model, batch=1, repeats=100, points=4)[0]."
+            )
         return Budget(kind, float(value), layers, latency)
     if kind in FIRING:
         if data is None:

@@ -7,13 +7,15 @@ import numpy as np
 import torch
 
 from pruning.core.devices import seeded
-from pruning.core.modes import evaluating
+from pruning.core.modes import differentiating, evaluating, thawed
+from pruning.core.nested import tensors_in
 from pruning.core.neurons import expect_finite
 from pruning.core.options import expect_known
 from pruning.core.words import described
 from pruning.data.batches import Pair, Unlabelled
 from pruning.models.base import Measurable
 from pruning.models.examples import Unjudged
+from pruning.models.residuals import comes_from, nodes_of
 from pruning.signals.schemas import BESIDE, CRITERIA, INTERVENTION, SIGNALS
 
 MEASURED = ("activations", *(name for name in SIGNALS if name != "activations"), *BESIDE, "criteria")
@@ -22,6 +24,8 @@ STRATEGIES = ("simple", "adaptive")
 """Fusions that need no measured removals."""
 WITHOUT_LABELS = ("weights", "activations", "cooperative", "surgeon")
 """Signals that need no targets."""
+LEARNING = frozenset({"hessian", "gradients", "criteria"})
+"""Those that follow the loss's gradient to the weights."""
 
 
 def measured_by(
@@ -40,7 +44,7 @@ def measured_by(
         raise ValueError("Expected at least one batch, got none.")
     unjudged = isinstance(model.objective(first[1]), Unjudged)
     if not unjudged and (not isinstance(first[1], Unlabelled) or _judges_alone(model, first)):
-        _expect_loss(model, first)
+        _expect_loss(model, first, followed=not LEARNING.isdisjoint(wanted))
         return wanted, {}
     needing = [name for name in wanted if name not in WITHOUT_LABELS]
     lacked = next((name for name in needing if name in asked), None)
@@ -65,21 +69,33 @@ def _judges_alone(model: Measurable, first: Pair) -> bool:
     return True
 
 
-def _expect_loss(model: Measurable, first: Pair) -> None:
-    """Refuse a loss that is no number on the first batch, before anything is measured by it.
+def _expect_loss(model: Measurable, first: Pair, *, followed: bool) -> None:
+    """Refuse a loss on the first batch that is no number, or that nothing can follow, before anything is measured.
+
+    Args:
+        model: That is judged.
+        first: The first batch.
+        followed: Whether its gradient is asked for.
 
     Raises:
         FloatingPointError: If weights are not finite.
-        ValueError: If it is not finite, or none.
+        ValueError: If it is not finite, or does not depend on what the network gives.
     """
     inputs, targets = first
     if not model.weight(targets):
         return
-    with torch.no_grad(), evaluating(model), seeded(model, 0):
-        loss = float(model.judged(model.predicted(inputs)[0], targets))
-    if not np.isfinite(loss):
+    with torch.set_grad_enabled(followed), differentiating(model), seeded(model, 0), thawed(model):
+        outputs, _ = model.predicted(inputs)
+        known = nodes_of(*tensors_in(outputs), *model.parameters())
+        loss = model.judged(outputs, targets)
+        if followed and not comes_from(loss, known):
+            raise ValueError(
+                "Expected a loss that depends on what the network gives, got one whose gradient reaches neither that "
+                "nor the weights; detach nothing on the way."
+            )
+    if not np.isfinite(number := float(loss.detach())):
         expect_finite(model)
         raise ValueError(
-            f"Expected a finite loss, got {loss} on the first batch; look for what the loss divides by, or inputs that "
-            "are not finite."
+            f"Expected a finite loss, got {number} on the first batch; look for what the loss divides by, or inputs "
+            "that are not finite."
         )

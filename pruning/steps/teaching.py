@@ -72,6 +72,9 @@ def finetune(
         recipe = replace(recipe, learning_rate=learning_rate)
     if recipe.epochs < 1:
         raise ValueError(f"Expected at least 1 epoch to fine-tune for, got {recipe.epochs}.")
+    for name in ("learning_rate", "clip"):
+        if not getattr(recipe, name):
+            raise ValueError(f"Expected {name} above 0 to fine-tune by, got 0, by which nothing is learnt.")
     guide = None if teacher is None else _guide(teacher, model, data)
     before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     try:

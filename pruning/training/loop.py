@@ -236,12 +236,13 @@ class Loop:
             parameter.grad = None
         if self.together.alone:
             loss, learnt, own, taught = self._losses(inputs, targets, states)
-            if not learnt.requires_grad:
+            if learnt.requires_grad:
+                torch.autograd.backward(learnt)
+            if all(parameter.grad is None for parameter in self.model.parameters()):
                 raise ValueError(
                     "Expected a loss that depends on the weights, got one whose gradient does not reach them; detach "
                     "nothing on the way."
                 )
-            torch.autograd.backward(learnt)
         else:
             loss, own, taught = self._learn_own(inputs, targets, states)
         self._step(rate)

@@ -21,11 +21,20 @@ BATCHES = list(zip(X.split(16), CLASSES.split(16), strict=True))
 NARROW = [(X[:16, :3], CLASSES[:16])] * 2
 NOT_NUMBERS = [(X * math.nan, CLASSES)] * 2
 LOSS = nn.CrossEntropyLoss()
+ELSE = torch.ones((), requires_grad=True)
 
 
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def beside(outputs: Any, targets: Any) -> Any:  # noqa: ARG001 - no loss of the network's
+    return ELSE.square()
+
+
+def alone(network: nn.Module, inputs: Any, state: Any) -> Any:  # noqa: ARG001 - what forgets the state
+    return network(inputs[:2])
 
 
 def scripted() -> Any:
@@ -88,10 +97,48 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "float32, on which it raises RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x3 and 4x8).",
     ),
     "to measure on what is no number": (lambda: measured(NOT_NUMBERS), ValueError, "inputs that are not finite."),
-    "to measure by a loss of nothing": (
-        lambda: measured(loss=lambda outputs, targets: LOSS(outputs.detach(), targets)),
+    **{
+        f"to measure by a loss {how}": (
+            lambda loss=loss: measured(loss=loss),
+            ValueError,
+            "Expected a loss that depends on what the network gives, got one whose gradient reaches neither that nor",
+        )
+        for how, loss in (
+            ("of nothing", lambda outputs, targets: LOSS(outputs.detach(), targets)),
+            ("of what is learnt beside", beside),
+        )
+    },
+    "to train by a loss of what is learnt beside": (
+        lambda: pruning.finetune(deepcopy(SMALLER), BATCHES, beside),
         ValueError,
-        "Expected a loss whose gradient gradients can follow to the weights, got one that does not depend on them;",
+        "Expected a loss that depends on the weights, got one whose gradient does not reach them;",
+    ),
+    **{
+        f"to measure on the parts of one batch, {said}": (
+            lambda data=data: measured(data),
+            TypeError,
+            f"Expected batches, such as a DataLoader or a list, got {said}, the parts of one; give DataLoader(",
+        )
+        for data, said in (
+            ((X, CLASSES), "a tuple of a tensor (32, 4) of float32 and a tensor (32,) of int64"),
+            ([X, CLASSES], "a list of a tensor (32, 4) of float32 and a tensor (32,) of int64"),
+            ((X, X), "a tuple of a tensor (32, 4) of float32 and a tensor (32, 4) of float32"),
+        )
+    },
+    "to be run by a name": (
+        lambda: pruning.importance(network(), BATCHES, LOSS, call="forward"),
+        TypeError,
+        "Expected `call` as a function (network, inputs, state) → (outputs, state), got str; such as",
+    ),
+    "to be run by what gives outputs alone": (
+        lambda: pruning.importance(network(), BATCHES, LOSS, call=alone),
+        TypeError,
+        "Expected `call` to give (outputs, state), got a tensor (2, 3) of float32; give None as the state",
+    ),
+    "a budget of time without times": (
+        lambda: pruned(budget={"kind": "latency", "value": 1e-3}),
+        ValueError,
+        "for a budget of latency, got nothing; give `latency`, in seconds as `value` then is: pruning.selection.costs.",
     ),
     **{
         f"to measure from the seed {seed!r}": (lambda seed=seed: measured(seed=seed), kind, said)
@@ -143,6 +190,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         for name, number, kind, said in (
             ("epochs", 0, ValueError, "Expected at least 1 epoch to fine-tune for, got 0."),
             ("epochs", 1.5, TypeError, "Expected epochs as a whole number to train by, got 1.5."),
+            (
+                "learning_rate",
+                0,
+                ValueError,
+                "Expected learning_rate above 0 to fine-tune by, got 0, by which nothing is",
+            ),
             ("learning_rate", -1, ValueError, "Expected learning_rate from 0 to train by, got -1."),
             ("learning_rate", math.nan, ValueError, "Expected learning_rate from 0 to train by, got nan."),
             ("learning_rate", "fast", TypeError, "Expected learning_rate as a number to train by, got 'fast'."),
