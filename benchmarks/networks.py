@@ -1,8 +1,8 @@
 """Whether neurons are found, and rightly removed, in networks that others published on PyPI, beside Torch-Pruning.
 
-`python -m benchmarks.networks --to docs/results/networks.md` looks into each network of `benchmarks.catalogue` and
-`benchmarks.specialised` in a process of its own, within a limit, and writes one row for each; `--only NAME …` looks at
-some of them. Those whose package is not installed are passed over, with the reason.
+`python -m benchmarks.networks --to FILE` looks into each network of `benchmarks.catalogue` and `benchmarks.specialised`
+in a process of its own, within a limit, and writes one row for each; `--only NAME …` looks at some of them. Those whose
+package is not installed are passed over, with the reason. Its table stands in docs/results/networks.md.
 
 The proof is not the library's own: the weights are moved off their special values (zero biases, unit gains), and then
 

@@ -99,7 +99,7 @@ INTRODUCTION = """# Networks of others
 
 {summary}
 
-`python -m benchmarks.networks --to docs/results/networks.md` builds networks from PyPI's packages, small and with
+`python -m benchmarks.networks --to FILE` builds networks from PyPI's packages, small and with
 random weights, and asks of each: are its neurons found, and does the smaller network compute what it should. Commit
 `{commit}`, {day}, {machine}. {versions}.
 
