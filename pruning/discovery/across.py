@@ -57,7 +57,10 @@ def joined(one: Structure, other: Structure, prefix: str) -> Structure:
     blends = [replace(b, places=torch.where(b.places > 0, b.places + shift, 0)) for b in other.blends]
     layers = [*one.layers, *(other.layers[number] for number in chosen)]
     names = {layer.name for layer in layers}
-    sizes = [size for size in other.sizes if size.counts and all(name in names for name, *_ in size.counts)]
+    sizes, widths = (
+        [size for size in known if size.counts and all(name in names for name, *_ in size.counts)]
+        for known in (other.sizes, other.widths)
+    )
     carried = (*one.carried, *(state for state in other.carried if state.layer in names))
     return replace(
         one,
@@ -65,5 +68,6 @@ def joined(one: Structure, other: Structure, prefix: str) -> Structure:
         owners=owners,
         blends=[*one.blends, *blends],
         sizes=(*one.sizes, *sizes),
+        widths=(*one.widths, *widths),
         carried=carried,
     )

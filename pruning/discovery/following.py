@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.neurons import NeuronLayer, Slice
-from pruning.discovery.sizes import Sizing
+from pruning.discovery.sizes import READ, Sizing
 from pruning.discovery.states import Boundary, Edge, State
 
 
@@ -71,11 +71,20 @@ class Size(Number):
         counts = made if self.counts is None else self.counts
         return replace(self, layer=layer.name, counts=counts)
 
+    @property
+    def read(self) -> bool:
+        """Whether the code is not told the number but reads it of a tensor: `place` is the dimension."""
+        return self.attribute.partition("<")[0] in READ
+
+    def fitting(self, widths: Mapping[str, int]) -> int:
+        """Return the number that fits these widths."""
+        gone = sum(factor * (width - widths.get(name, width)) for name, factor, width in self.counts or ())
+        return self.number - gone
+
     def set(self, network: nn.Module, widths: Mapping[str, int]) -> None:
         """Let the module's calls have the number that fits these widths."""
         sizes = Sizing.of(network.get_submodule(self.module)).sizes
-        gone = sum(factor * (width - widths.get(name, width)) for name, factor, width in self.counts or ())
-        sizes.setdefault(self.attribute, {})[self.place] = self.number - gone
+        sizes.setdefault(self.attribute, {})[self.place] = self.fitting(widths)
 
 
 @dataclass(frozen=True)

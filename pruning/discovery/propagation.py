@@ -285,7 +285,7 @@ class Call:
     def blend(self, places: Tensor, dim: int, other: int | None = None) -> None:
         """Note that neurons along a dimension are taken together."""
         if not self.positions.quiet:
-            self.into.blends.append(Blend(self.index, places, dim % places.ndim, self.place, other))
+            self.into.blends.append(Blend(self.index, places, dim % places.ndim, self.place, self.module, other))
 
     def freeze(self, tensors: Iterable[Value | Address | None], reason: str) -> None:
         """Say why nobody can go to whom these belong."""

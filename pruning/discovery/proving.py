@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import math
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -30,12 +30,12 @@ from pruning.discovery.running import (
     copied,
     greatest,
     kept_tensors,
-    name_of,
     redrawn,
     running,
 )
 from pruning.discovery.sizes import noted
 from pruning.discovery.states import Feeding
+from pruning.discovery.statistics import Read, Telling, of_some, of_statistics, told
 from pruning.discovery.structure import Structure
 from pruning.discovery.thinning import silenced, thinned
 from pruning.discovery.values import Blend
@@ -237,18 +237,45 @@ class Prover:
     def _difference(self, keep: Keep, numbers: Sequence[Number], found: Sequence[Tensor], *, lean: bool) -> str:
         """Return how what a smaller model gives differs from what it should be; empty if it does not."""
         blends = [blend for blend in self.found.blends if self._concerns(blend, keep)]
-        mode = Still({blend.index: self._instead(blend, keep) for blend in blends})
-        try:
-            expected, rounding = self.masked(keep, mode, lean=lean)
-        except Exception as error:  # what is left of the neurons may be no input of the operation
-            return f"{blends[0].what if blends else 'its model'} takes all of it together: {error}"
-        if any(part.numel() and bool(part.isnan().all()) for part in expected):
-            return "its model gives nothing but NaN on other weights, which shows nothing of what it computes"
-        if len(found) == len(expected) and all(close(a, b, rounding) for a, b in zip(found, expected, strict=True)):
-            return ""
-        if self.finer and len(found) == len(expected) and all(map(_near, found, expected)):
+        near = False
+        for read, failure in self._readings(keep):
+            mode = Still({blend.index: self._instead(blend, keep) for blend in blends})
+            try:
+                expected, rounding = self.masked(keep, mode, read, lean=lean)
+            except Exception as error:  # what is left of the neurons may be no input of the operation
+                return f"{blends[0].what if blends else 'its model'} takes all of it together: {error}"
+            if any(part.numel() and bool(part.isnan().all()) for part in expected):
+                return "its model gives nothing but NaN on other weights, which shows nothing of what it computes"
+            if len(found) == len(expected) and all(close(a, b, rounding) for a, b in zip(found, expected, strict=True)):
+                return failure
+            near |= len(found) == len(expected) and all(map(_near, found, expected))
+        if self.finer and near:
             return self.finer._failure(keep, numbers)
         return "without some of its neurons the model computes something else than where nobody reads them"
+
+    def _readings(self, keep: Keep) -> Iterator[tuple[Read, str]]:
+        """Yield which widths the network's code may read where nobody reads some neurons, and what is wrong with it.
+
+        Those of statistics are of the neurons that are left; then the others, too, which tells of them.
+        """
+        yield {}, ""
+        left = {layer.name: len(keep.get(layer.name, range(layer.width))) for layer in self.model.layers()}
+        means, factors = ([each for each in known if _counting(each, keep)] for known in self.widths)
+        if means:
+            yield told(means, lambda width: width.fitting(left)), ""
+        if factors:
+            what = f"its model's own code computes with its width ({factors[0]}), and not a mean of it"
+            yield told([*means, *factors], lambda width: width.fitting(left)), what
+
+    @cached_property
+    def widths(self) -> tuple[list[Size], list[Size]]:
+        """The widths that the network's code reads for statistics, and others that it computes with."""
+
+        def concerned(width: Size) -> list[Blend]:
+            own = [blend for blend in self.found.blends if blend.module == width.module]
+            return [blend for blend in own if self._concerns(blend, [name for name, *_ in width.counts or ()])]
+
+        return of_statistics(self.found.widths, concerned, lambda mode, read: self.outputs(self.model, mode, read))
 
     def needed(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> list[Number]:
         """Return those of the numbers, all that are a module's own, that calls are told otherwise by its code."""
@@ -285,22 +312,31 @@ class Prover:
         expected, rounding = self.masked(keep, other, lean=self.lean)
         return all(close(a, b, rounding) for a, b in zip(found, expected, strict=True))
 
-    def masked(self, keep: Keep, mode: Still, *, lean: bool = False) -> tuple[list[Tensor], float]:
+    def masked(
+        self, keep: Keep, mode: Still, read: Read | None = None, *, lean: bool = False
+    ) -> tuple[list[Tensor], float]:
         """Return what the model gives where nobody reads the neurons outside `keep`; see `mask`."""
         with silenced(self.model, keep, lean=lean):
-            return self.outputs(self.model, mode)
+            return self.outputs(self.model, mode, read)
 
-    def outputs(self, model: nn.Module, mode: Still) -> tuple[list[Tensor], float]:
-        """Return what a model gives but for its states, which lie elsewhere in a smaller one, and its rounding."""
+    def outputs(self, model: nn.Module, mode: Still, read: Read | None = None) -> tuple[list[Tensor], float]:
+        """Return what a model gives but for its states, which lie elsewhere in a smaller one, and its rounding.
+
+        Args:
+            model: It is left as it was.
+            mode: What is done otherwise.
+            read: Which other widths its code reads; see `Telling`.
+        """
         turns = self.feeding.calls if self.feeding else 2 if self.remembers else 1
-        with running(model, self.inputs, mode, turns=1 if self.feeding else turns, feeding=self.feeding) as (_, found):
+        once = running(model, self.inputs, mode, turns=1 if self.feeding else turns, feeding=self.feeding)
+        with Telling(mode, read) if read else contextlib.nullcontext(), once as (_, found):
             each = len(found) // turns
             own = (tensor.clone() for place, tensor in enumerate(found) if place % each not in self.states)
             outputs = list(own)
         self.draws |= mode.drew
         if mode.drew and not mode.spread and any(bool(part.isnan().any()) for part in outputs):
             mode.spread = True
-            return self.outputs(model, mode)
+            return self.outputs(model, mode, read)
         return outputs, mode.rounding
 
     def _concerns(self, blend: Blend, names: Collection[str]) -> bool:
@@ -324,7 +360,11 @@ class Prover:
                 own = layers[along] == number
                 left[own] = ~removed[neurons[along][own]]
         kept = left.nonzero().flatten()
-        return lambda operation, args, kwargs: _of_some(operation, args, kwargs, blend, kept)
+        return lambda operation, args, kwargs: of_some(operation, args, kwargs, blend, kept)
+
+
+def _counting(width: Size, names: Collection[str]) -> bool:
+    return any(name in names for name, *_ in width.counts or ())
 
 
 def _caching(model: Discovered, modules: Sequence[str]) -> Discovered:
@@ -349,36 +389,6 @@ def _is_float(part: object) -> bool:
 def _near(one: Tensor, other: Tensor) -> bool:
     """Return whether rounding might be why two tensors differ."""
     return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=1e-2 * greatest(other))
-
-
-def _of_some(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blend: Blend, kept: Tensor) -> Any:
-    """Do an operation on some of what lies along a dimension; where it keeps that dimension, the rest gets zeros."""
-    value, *others = args
-    kept = kept.to(value.device)
-    some = value.index_select(blend.dim, kept)
-    name = name_of(operation)
-    if blend.other is not None:
-        return operation(some, others[0].index_select(blend.other, kept), *others[1:], **kwargs)
-    if name in ("layer_norm", "rms_norm"):
-        shape, *weights = others
-        place = blend.dim - (value.ndim - len(shape))
-        chosen = [w.index_select(place, kept) if isinstance(w, Tensor) else w for w in weights]
-        shape = [len(kept) if dim == place else size for dim, size in enumerate(shape)]
-        return _put_back(operation(some, shape, *chosen, **kwargs), value, blend.dim, kept)
-    if name == "group_norm":
-        groups, *weights = others
-        chosen = [w.index_select(0, kept) if isinstance(w, Tensor) else w for w in weights]
-        return _put_back(operation(some, groups, *chosen, **kwargs), value, blend.dim, kept)
-    found = operation(some, *others, **kwargs)
-    if isinstance(found, Tensor) and found.ndim == value.ndim and found.shape[blend.dim] == len(kept) != 1:
-        return _put_back(found, value, blend.dim, kept)
-    return found
-
-
-def _put_back(found: Tensor, value: Tensor, dim: int, kept: Tensor) -> Tensor:
-    shape = list(found.shape)
-    shape[dim] = value.shape[dim]
-    return found.new_zeros(shape).index_copy(dim, kept, found)
 
 
 def generic(model: Discovered, inputs: Inputs) -> tuple[Discovered, tuple[Place, ...]]:

@@ -200,6 +200,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
 
     Attributes:
         rounding: The coarsest that is computed with.
+        paths: Module, by its identity → its path in the network that runs.
         drew: Whether something was drawn: it is all the same number.
         spread: Whether what is drawn differs along the first dimension.
         apart: Whether it differs everywhere, as it does: a narrower tensor then has other numbers.
@@ -209,7 +210,12 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         super().__init__()
         self.instead = instead or {}
         self.rounding = 0.0
+        self.paths = dict[int, str]()
         self.drew = self.spread = self.apart = False
+
+    def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:  # noqa: ARG002 - as every mode is told
+        """Know the modules that run."""
+        self.paths = {id(module): path for path, module in network.named_modules()}
 
     def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what the operation gives, or what is to stand for it."""

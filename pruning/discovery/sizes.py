@@ -23,6 +23,8 @@ _AT = {**dict.fromkeys(_BY_SIZES, 1), **dict.fromkeys(MADE_BY, 0)}
 _PARTED = {"split", "chunk"}
 SIZED = _BY_SIZES | _PARTED | {"unflatten", "layer_norm", "narrow", "__getitem__"}
 """Functions that are told sizes."""
+READ = {"shape", "size"}
+"""What tells the sizes of a tensor."""
 _SKIPPED = (f"{torch.__path__[0]}/", __file__, __file__.replace("sizes.py", "states.py"))
 """Where code lies whose lines say nothing of a call."""
 
@@ -148,8 +150,27 @@ def _where(code: CodeType, instruction: int) -> str:
     return known
 
 
+def reads(function: Any) -> str:
+    """Return by which of `READ` a function tells a tensor's sizes; empty if it does not."""
+    name = getattr(function, "__name__", "")
+    if name == "__get__":
+        return "shape" if getattr(function, "__self__", None) is Tensor.shape else ""
+    return name if name in READ else ""
+
+
+def read_dims(args: tuple[Any, ...], kwargs: Mapping[str, Any], ndim: int) -> list[int]:
+    """Return of which dimensions a tensor's sizes are read."""
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    return [*range(ndim)] if dim is None else [dim % ndim]
+
+
+def is_library(frame: FrameType) -> bool:
+    """Return whether code is PyTorch's, or this library's."""
+    return frame.f_code.co_filename.startswith(_SKIPPED)
+
+
 class Watching(TorchFunctionMode):
-    """A mode that hands over every call that is told sizes, once it was made."""
+    """A mode that hands over every call that is told sizes, or tells them to the network's code, once it was made."""
 
     def __init__(self, told: Callable[..., None]) -> None:
         super().__init__()
@@ -162,7 +183,9 @@ class Watching(TorchFunctionMode):
         kwargs = kwargs or {}
         outputs = function(*args, **kwargs)
         name = getattr(function, "__name__", "")
-        if name in SIZED:
+        if name not in SIZED:
+            name = "" if is_library(sys._getframe(1)) else reads(function)
+        if name:
             call, module = call_of(name, sys._getframe(1))
             self._told(module, call, name, args, kwargs, outputs)
         return outputs

@@ -29,6 +29,7 @@ class Structure:
         called: The modules that are called.
         touched: The parameters that what the network returns is computed from.
         sizes: The numbers that calls in the network's code are told and that count neurons, or what it makes.
+        widths: Those that it reads of tensors, such as `x.shape[1]`, and that count neurons.
         refused: Where places that something computes stay → why.
         carried: Where states that go from call to call hold their neurons.
     """
@@ -40,6 +41,7 @@ class Structure:
     called: frozenset[str] = frozenset()
     touched: frozenset[str] = frozenset()
     sizes: tuple[Size, ...] = ()
+    widths: tuple[Size, ...] = ()
     refused: Mapping[Axis, str] = field(default_factory=dict)
     carried: tuple[Carried, ...] = ()
 
@@ -92,7 +94,9 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
     layers = apart([layer for layer, _ in made], prefix)
     owners = _owners(found, [groups for _, groups in made], len(members))
     called = frozenset(module.removeprefix(prefix) for module in found.called)
-    sizes = tuple(told_sizes(found, layers, owners))
+    numbers = tuple(told_sizes(found, layers, owners))
+    sizes = tuple(number for number in numbers if not number.read)
+    widths = tuple(number for number in numbers if number.read and number.counts)
     carried = tuple(
         one
         for layer, (_, groups) in zip(layers, made, strict=True)
@@ -101,7 +105,7 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
         for one in Carried.of(found.carried[axis], layer, piece)
     )
     touched = frozenset(found.touched)
-    return Structure(layers, others | reasons, owners, blends, called, touched, sizes, refused, carried)
+    return Structure(layers, others | reasons, owners, blends, called, touched, sizes, widths, refused, carried)
 
 
 def _blended(found: Propagation) -> tuple[Tensor, list[Blend]]:

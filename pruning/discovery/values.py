@@ -156,14 +156,16 @@ class Blend:
         index: When the operation came.
         places: The neurons, by the places that compute them.
         dim: The dimension along which they are taken together.
-        other: The same of a second tensor, which is summed over together with the first.
         what: The operation, for a sentence.
+        module: The module that calls it.
+        other: The same of a second tensor, which is summed over together with the first.
     """
 
     index: int
     places: Tensor
     dim: int
     what: str
+    module: str
     other: int | None = None
 
 
