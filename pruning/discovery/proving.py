@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import math
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pruning.core.memory import Place
-from pruning.core.neurons import Keep, NeuronLayer, removed_neurons
+from pruning.core.neurons import Keep, NeuronLayer
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.following import Number, Size
 from pruning.discovery.numbers import candidates, sized
@@ -35,7 +35,7 @@ from pruning.discovery.running import (
 )
 from pruning.discovery.sizes import noted
 from pruning.discovery.states import Feeding
-from pruning.discovery.statistics import Read, Telling, of_some, of_statistics, told
+from pruning.discovery.statistics import Read, Telling, of_statistics, told, with_some
 from pruning.discovery.structure import Structure
 from pruning.discovery.thinning import silenced, thinned
 from pruning.discovery.values import Blend
@@ -239,7 +239,7 @@ class Prover:
         blends = [blend for blend in self.found.blends if self._concerns(blend, keep)]
         near = False
         for read, failure in self._readings(keep):
-            mode = Still({blend.index: self._instead(blend, keep) for blend in blends})
+            mode = Still({blend.index: with_some(self.found, blend, keep) for blend in blends})
             try:
                 expected, rounding = self.masked(keep, mode, read, lean=lean)
             except Exception as error:  # what is left of the neurons may be no input of the operation
@@ -264,7 +264,10 @@ class Prover:
         if means:
             yield told(means, lambda width: width.fitting(left)), ""
         if factors:
-            what = f"its model's own code computes with its width ({factors[0]}), and not a mean of it"
+            what = (
+                f"its model's own code computes with its width ({factors[0]}) what is no mean over it; a number that "
+                "its module keeps in an attribute would stay what it is"
+            )
             yield told([*means, *factors], lambda width: width.fitting(left)), what
 
     @cached_property
@@ -343,24 +346,6 @@ class Prover:
         layers = torch.unique(self.found.owners[0][blend.places]).tolist()
         known = self.found.layers
         return any(number >= 0 and known[number].name in names for number in layers)
-
-    def _instead(self, blend: Blend, keep: Keep) -> Callable[..., Any]:
-        """Return what does an operation with the neurons that are left."""
-        layers, neurons = self.found.owners
-        along = blend.places
-        for dim in range(along.ndim):
-            if dim != blend.dim:
-                along = along.narrow(dim, 0, 1)
-        along = along.flatten()
-        left = torch.ones(len(along), dtype=torch.bool)
-        for number, layer in enumerate(self.found.layers):
-            if layer.name in keep:
-                removed = torch.zeros(layer.width, dtype=torch.bool)
-                removed[removed_neurons(layer, keep)] = True
-                own = layers[along] == number
-                left[own] = ~removed[neurons[along][own]]
-        kept = left.nonzero().flatten()
-        return lambda operation, args, kwargs: of_some(operation, args, kwargs, blend, kept)
 
 
 def _counting(width: Size, names: Collection[str]) -> bool:

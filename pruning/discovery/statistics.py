@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pruning.core.neurons import Keep, removed_neurons
 from pruning.discovery.discovered import PREFIX
 from pruning.discovery.following import Size
 from pruning.discovery.running import Still, close, name_of
 from pruning.discovery.sizes import call_of, is_library, read_dims, reads
+from pruning.discovery.structure import Structure
 from pruning.discovery.values import Blend
 
 Read = Mapping[tuple[str, str], Mapping[int, int]]
@@ -106,18 +108,37 @@ def of_statistics(
             blends = {blend.index: blend for width in chosen for blend in concerned(width)}
             if blends and same(chosen, [*blends.values()]):
                 means += [width for width in chosen if width not in means]
-            if len(means) and chosen[-1] in means and tried is together:
-                break
+                if tried is together:
+                    break
     return means, [width for own in numbers.values() for width in own if width not in means]
 
 
 def _twice(blend: Blend) -> Callable[..., Any]:
     """Return what does an operation with each neuron twice."""
     twice = torch.arange(blend.places.shape[blend.dim]).repeat(2)
-    return lambda operation, args, kwargs: of_some(operation, args, kwargs, blend, twice)
+    return lambda operation, args, kwargs: _of_some(operation, args, kwargs, blend, twice)
 
 
-def of_some(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blend: Blend, kept: Tensor) -> Any:
+def with_some(found: Structure, blend: Blend, keep: Keep) -> Callable[..., Any]:
+    """Return what does an operation with the neurons that are left."""
+    layers, neurons = found.owners
+    along = blend.places
+    for dim in range(along.ndim):
+        if dim != blend.dim:
+            along = along.narrow(dim, 0, 1)
+    along = along.flatten()
+    left = torch.ones(len(along), dtype=torch.bool)
+    for number, layer in enumerate(found.layers):
+        if layer.name in keep:
+            removed = torch.zeros(layer.width, dtype=torch.bool)
+            removed[removed_neurons(layer, keep)] = True
+            own = layers[along] == number
+            left[own] = ~removed[neurons[along][own]]
+    kept = left.nonzero().flatten()
+    return lambda operation, args, kwargs: _of_some(operation, args, kwargs, blend, kept)
+
+
+def _of_some(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blend: Blend, kept: Tensor) -> Any:
     """Do an operation on some of what lies along a dimension; where it keeps that dimension, the rest gets zeros."""
     value, *others = args
     kept = kept.to(value.device)
