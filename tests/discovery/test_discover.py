@@ -466,7 +466,7 @@ def test_a_width_that_the_code_counts_on_is_found_though_the_weights_hide_it():
 
     discovered = pruning.discover(Halved().double(), (floats(4, 3),))
     assert [layer.name for layer in discovered.layers()] == ["second"]
-    assert "without some of its neurons the model computes something else" in discovered.unprunable["first"]
+    assert "computes with its width (`shape` in `forward`, its line 3, with 6)" in discovered.unprunable["first"]
 
 
 def test_what_a_recurrent_layer_projects_its_cells_to_is_a_layer():

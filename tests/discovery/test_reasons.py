@@ -116,8 +116,9 @@ REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
     ),
     "follow no regular order": lambda: first(lambda s, x: s.out(s.one(x)[:, torch.tensor([0, 1, 4, 3, 5, 2])])),
     "own code counts on its width (test_reasons.py:": lambda: first(lambda s, x: s.out(s.one(x) * torch.eye(6)[0])),
+    "what is no mean over it": lambda: first(lambda s, x: s.out(s.one(x) * s.one(x).shape[1])),
     "the model computes something else than where nobody reads them": lambda: first(
-        lambda s, x: s.out(s.one(x) * s.one(x).shape[1])
+        lambda s, x: s.out(s.one(x) * len(s.one(x)[0]))
     ),
 }
 
