@@ -1,6 +1,7 @@
 """Networks of a user's own as programs and ONNX graphs: the same numbers for any batch and steps, or one sentence."""
 
 import io
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -309,3 +310,22 @@ def test_a_module_that_is_called_by_a_word_of_pythons_is_refused_by_that_word():
     for graph_of in (pruning.program_of, pruning.onnx_of):
         with pytest.raises(ValueError, match="that PyTorch can write into code, got 'in', a word of Python's"):
             graph_of(network, real(2, 3))
+
+
+def test_a_network_that_is_called_with_packed_sequences_is_refused_for_that():
+    def run(self: Any, packed: Any) -> Tensor:
+        return self.out(pad_packed_sequence(self.rnn(packed)[0])[0])
+
+    network = Network(run, rnn=nn.GRU(3, 6), out=nn.Linear(6, 2)).float()
+    packed = pack_padded_sequence(real(4, 2, 3), torch.tensor([4, 2]))
+    for inputs in (packed, (packed,)):
+        with pytest.raises(ValueError, match="Expected tensors to follow the network with, got a packed sequence"):
+            pruning.program_of(network, inputs)
+
+
+def test_a_dimension_of_one_is_exported_without_a_word(caplog):
+    logging.getLogger("torch._export.non_strict_utils").addHandler(caplog.handler)  # which PyTorch keeps to itself
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 1, 1))
+    program = pruning.program_of(network, torch.ones(2, 1, 4, 4))
+    assert program.module()(torch.ones(5, 1, 6, 7)).shape == (5, 1, 4, 5)
+    assert "specialized" not in caplog.text

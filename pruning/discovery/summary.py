@@ -71,6 +71,7 @@ def summary(
     if layers:
         header = ["layer", "kind", "width", "parameters", "exact", "repairable"]
         lines += table_of(header, [_row(network, layer) for layer in layers])
+        lines += _repaired_in_part(layers)
     if not all(layer.exact for layer in layers):
         lines.append(INEXACT)
     if unprunable:
@@ -112,11 +113,19 @@ def _row(network: nn.Module, layer: NeuronLayer) -> list[str]:
 
 def _repairable(layer: NeuronLayer) -> str:
     """Return which of the readers can be refitted on what they read: all but those whose weights are neurons' too."""
-    tied = sorted({piece.parameter.removeprefix("network.") for piece in layer.tied})
-    if not tied:
+    if not layer.tied:
         return "yes"
-    what = "its biases alone" if len(layer.tied) == len(layer.read) else "its other readers"
-    return f"{what}, for {', '.join(tied)} computes its neurons too"
+    return "biases alone" if len(layer.tied) == len(layer.read) else "in part"
+
+
+def _repaired_in_part(layers: Iterable[NeuronLayer]) -> list[str]:
+    """Return a line for each layer of whose readers some keep their weights, with the reason."""
+    lines = []
+    for layer in layers:
+        tied = sorted({piece.parameter.removeprefix("network.") for piece in layer.tied})
+        what = "its readers' biases alone" if len(layer.tied) == len(layer.read) else "its other readers"
+        lines += [f"of {layer.name}, {what} are repaired: {', '.join(tied)} computes its neurons too"] if tied else []
+    return lines
 
 
 def _covered(network: nn.Module, pieces: Iterable[Slice]) -> int:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.fx.experimental.symbolic_shapes import free_symbols
+from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -118,8 +119,14 @@ def _captured(model: nn.Module, inputs: Any, *, onnx: bool) -> tuple[ExportedPro
             f"Expected parameters with names that PyTorch can write into code, got {word!r}, a word of Python's own; "
             "give what is called so another name."
         )
+    given = inputs_of(plain, inputs)
+    if any(isinstance(part, PackedSequence) for part in pytree.tree_leaves(given, is_leaf=_is_packed)):
+        raise ValueError(
+            "Expected tensors to follow the network with, got a packed sequence, which a graph has no input for; let "
+            "forward take padded sequences and their lengths, and pack them itself."
+        )
     network = copied(plain.network)
-    example = pytree.tree_map(single, inputs_of(plain, inputs))
+    example = pytree.tree_map(single, given)
     network = network.cpu().float().eval().requires_grad_(False)
     example = _of_two(network, example)
     expected, remembers = outputs_of(network, example), _remembers(network, example)
@@ -141,6 +148,10 @@ def _captured(model: nn.Module, inputs: Any, *, onnx: bool) -> tuple[ExportedPro
                 "Expected a program that gives what its network does, got other numbers; export a part of it."
             )
     return program, {}
+
+
+def _is_packed(part: Any) -> bool:
+    return isinstance(part, PackedSequence)
 
 
 def _remembers(network: nn.Module, example: Arguments) -> bool:
@@ -184,7 +195,10 @@ def _with_free(network: nn.Module, example: Arguments, free: int | None, *, stri
     """Return a network as a graph, one dimension of each input free, or all of them."""
     shapes = ShapesCollection()  # type: ignore[no-untyped-call]
     for tensor in (leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)):
-        shapes[tensor] = {dim: Dim.AUTO if free in (None, dim) else Dim.STATIC for dim in range(tensor.ndim)}
+        shapes[tensor] = {
+            dim: Dim.AUTO if free in (None, dim) and size > 1 else Dim.STATIC  # one alone is a constant to PyTorch
+            for dim, size in enumerate(tensor.shape)
+        }
     dynamic: Any = shapes
     with uncached(network), evaluating(network), torch.no_grad(), Padding():
         return torch.export.export(network, *example, dynamic_shapes=dynamic, strict=strict)

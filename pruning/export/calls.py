@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from pruning.core.devices import seeded
 from pruning.discovery.discovered import Discovered
@@ -42,7 +43,8 @@ def called_with(inputs: Any) -> Arguments:
     """Return inputs as positional arguments and arguments by name."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
-    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+    several = isinstance(inputs, tuple) and not isinstance(inputs, PackedSequence)
+    return (inputs if several else (inputs,)), {}
 
 
 def single(value: Any) -> Any:

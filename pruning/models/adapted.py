@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pruning.core.devices import moved, twice_differentiable, unfused
 from pruning.core.faults import said
 from pruning.core.memory import kept
-from pruning.core.modes import evaluating, still
+from pruning.core.modes import evaluating, still, untouched
 from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule
 from pruning.core.words import described
@@ -133,12 +133,26 @@ class Adapted(Measurable):
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a user's code raises
+            if self.training and self._evaluates(inputs, state):
+                raise ValueError(
+                    "Expected a network that reads in training what it reads in evaluation, got one that raises "
+                    f"{said(error)}; one that needs targets only then takes them, and gives its loss, by `call`."
+                ) from error
             if (read := described(inputs)) == (known := described(self.use.inputs)):
                 raise
             raise ValueError(
                 f"Expected batches that the network runs on, such as {known}, got {read}, on which it raises "
                 f"{said(error)}."
             ) from error
+
+    def _evaluates(self, inputs: Any, state: Any) -> bool:
+        """Return whether the network runs on inputs in evaluation mode."""
+        with evaluating(self), untouched(self), torch.no_grad():
+            try:
+                self._answer(on(self.device, inputs), state)
+            except Exception:  # likewise
+                return False
+        return True
 
     def _answer(self, given: Any, state: Any) -> tuple[Any, Any]:
         network = self.network

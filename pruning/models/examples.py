@@ -201,7 +201,8 @@ def own_loss(answer: Any, _: Any = None) -> Tensor:
     if not isinstance(loss, Tensor):
         raise ValueError(
             f"Expected a network that gives its own loss, got {described(answer)}; give `loss`, or batches with the "
-            "labels under the name that the network's forward has for them."
+            "labels under the name that the network's forward has for them; what gives it in training alone needs a "
+            "`call` that puts it there."
         )
     return loss if not loss.ndim else loss.mean()
 

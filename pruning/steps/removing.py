@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, get_args
 from torch import nn
 
 from pruning.core.devices import seeded
+from pruning.core.hearing import heard_once
 from pruning.core.neurons import Keep, NeuronLayer
 from pruning.core.options import Repair, Scope, expect_known
 from pruning.core.progress import Track, silently
@@ -15,6 +16,7 @@ from pruning.core.words import described, table_of
 from pruning.evaluation.measures import Size, size_of
 from pruning.models.adapted import Adapted
 from pruning.models.base import Measurable
+from pruning.repair import reconstruction, refitting
 from pruning.repair.imitation import Imitation, imitate
 from pruning.repair.reconstruction import reconstruct
 from pruning.selection.budgets import Budget
@@ -26,6 +28,8 @@ from pruning.steps.shallow import gone_of, remaining, shortened_model
 
 SCOPES = ("measured", *get_args(Scope))
 REPAIRS = get_args(Repair)
+REPAIRING = (reconstruction.logger, refitting.logger)
+"""What says which readers are only cut, in each of the networks that are compared."""
 READINGS, RATE = 20, 2e-3
 """How often data are read to imitate, and the highest learning rate."""
 
@@ -179,7 +183,7 @@ def prune(
                 pruned, repaired = taught, "imitate"
         return _Cut(pruned, candidates[best], best, repaired, distances)
 
-    with seeded(dense, seed):
+    with seeded(dense, seed), heard_once(*REPAIRING):
         pruned, kept, best, repaired, distances = made(budget) if budget is None else met(made, budget, pairs)
     ordered = [layer.name for layer in start.layers()]
     widths = dict(zip(ordered, zip(start.widths(), pruned.widths(), strict=True), strict=True))

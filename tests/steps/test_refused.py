@@ -29,6 +29,18 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
 
 
+class Detector(nn.Module):
+    """Gives its losses in training, which it needs targets for, and else its answers, as torchvision's detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(4, 8), nn.ReLU()), nn.Linear(8, 3)
+
+    def forward(self, images: Any, targets: Any = None) -> Any:
+        scores = self.head(self.body(images))
+        return {"classes": sum(LOSS(scores, one) for one in targets)} if self.training else scores
+
+
 def beside(outputs: Any, targets: Any) -> Any:  # noqa: ARG001 - no loss of the network's
     return ELSE.square()
 
@@ -125,6 +137,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
             ((X, X), "a tuple of a tensor (32, 4) of float32 and a tensor (32, 4) of float32"),
         )
     },
+    "to train what needs targets in training alone": (
+        lambda: pruning.finetune(Detector(), BATCHES, lambda outputs, targets: LOSS(outputs, targets)),
+        ValueError,
+        "Expected a network that reads in training what it reads in evaluation, got one that raises TypeError: ",
+    ),
     "to be run by a name": (
         lambda: pruning.importance(network(), BATCHES, LOSS, call="forward"),
         TypeError,
@@ -362,3 +379,18 @@ def test_a_network_whose_training_stops_at_a_batch_is_left_as_it_was() -> None:
     with pytest.raises(ValueError, match="Expected batches that the network runs on"):
         pruning.finetune(smaller, [*BATCHES, *NARROW], LOSS)
     assert all(torch.equal(before[name], tensor) for name, tensor in smaller.state_dict().items())
+
+
+def test_a_network_that_gives_its_losses_in_training_alone_is_put_there_by_its_call() -> None:
+    def training(network: nn.Module, inputs: Any, state: Any) -> Any:
+        network.train()
+        return network(*inputs), state
+
+    detector, data = Detector().eval(), [(one, [classes]) for one, classes in BATCHES]
+    how: dict[str, Any] = {"call": training, "split": lambda batch: (tuple(batch), None)}
+    importance = pruning.importance(detector, data, lambda losses, _: sum(losses.values()), **how)
+    smaller = pruning.prune(detector, importance, keep=0.5)
+    before = pruning.evaluate(smaller, data).mean
+    pruning.finetune(smaller, data, epochs=2, learning_rate=0.05)
+    assert pruning.evaluate(smaller, data).mean < before
+    assert not smaller.module.training

@@ -63,3 +63,27 @@ def test_the_report_names_the_repair_of_what_is_returned_where_imitation_was_not
     smaller = pruning.prune(found, importance, keep=0.5, repair="imitate")
     assert smaller.report.repair == told
     assert torch.equal(smaller(data[0]), pruning.prune(found, importance, keep=0.5, repair=told)(data[0]))
+
+
+class Tied(nn.Module):
+    """One matrix computes neurons and reads them, before others that are read by a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.after, self.out = nn.Linear(3, 8), nn.Linear(3, 7), nn.Linear(7, 2)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.tanh(self.after(torch.tanh(self.enter(inputs)) @ self.enter.weight)))
+
+
+def test_what_is_only_cut_is_said_once_however_many_networks_are_compared(caplog):
+    torch.manual_seed(0)
+    data = [floats(6, 3, seed=seed) for seed in range(3)]
+    found = pruning.discover(Tied().double(), data[0])
+    importance = pruning.importance(found, data, signals=["weights"])
+    caplog.clear()
+    smaller = pruning.prune(found, importance, keep=0.5)
+    assert len(smaller.report.apart) > 1
+    said = [record.getMessage() for record in caplog.records if "Cut and not refitted" in record.getMessage()]
+    assert said
+    assert len(said) == len(set(said))
