@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pruning.core.arguments import PLACED, forward_places, parameters_of
 from pruning.core.nested import parts_of
 from pruning.data.batches import Form, Pairs, Split
+from pruning.discovery.feeding import NAMES
 from pruning.models.calling import arguments_of, forward_names, own_module
 from pruning.models.examples import PAIRED, TRIPLE, own_loss
 from pruning.models.objectives import is_one_of
@@ -51,7 +52,9 @@ def first_inputs(network: nn.Module, data: Any, split: Split | None = None) -> A
     if split is not None:
         return split(batch)[0]
     parameters = parameters_of(own_module(network))
-    needed = sum(each.kind in PLACED and each.default is Parameter.empty for each in parameters)
+    without = [each.name for each in parameters if each.kind in PLACED and each.default is Parameter.empty]
+    makes = callable(getattr(own_module(network), "init_hidden", None)) and without
+    needed = len(without) - bool(makes and NAMES.fullmatch(without[-1].lower()))  # a state that is made is in no batch
     most = forward_places(own_module(network))
     parts = parts_of(batch) if isinstance(batch, list | tuple) else None
     count = max(needed, min(math.inf if most is None else most, len(parts) - 1 if parts else 1), 1)

@@ -13,7 +13,7 @@ from pruning.core.devices import moved
 from pruning.core.words import described
 from pruning.data.batches import Unlabelled
 from pruning.data.windows import IGNORED
-from pruning.models.answers import main_of
+from pruning.models.answers import main_of, several
 from pruning.models.likelihood import cross_entropy
 from pruning.models.objectives import (
     Criterion,
@@ -112,8 +112,10 @@ class Classes(Objective):
                 _expect_logarithms(self.name, rows)
             return single(_judged(self.criterion, rows, flat.long()))
         whole = moved(targets, rows.device)
-        forms = (rows, flat), (main_of(outputs), whole), (outputs, whole)
-        return single(first_taken(self.criterion, *forms, blamed=2))
+        alone, given = [(rows, flat), (main_of(outputs), whole)], (outputs, whole)
+        if several(outputs):  # of which a loss that looks for its part would also find some in a tensor
+            return single(first_taken(self.criterion, given, *alone))
+        return single(first_taken(self.criterion, *alone, given, blamed=2))
 
     def likelihood_loss(self, outputs: Any, targets: Any) -> Tensor:
         """Return the cross-entropy, nat, whatever the criterion makes of it."""

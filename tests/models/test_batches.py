@@ -351,3 +351,23 @@ def test_transformers_lose_what_they_say_themselves_and_their_logits_may_be_judg
     assert loss_of(own, batches).mean == pytest.approx(expected, rel=1e-9)
     assert loss_of(judged_by, batches).mean == pytest.approx(expected, rel=1e-9)
     assert SIGNALS["gradients"](own, batches)["importance"].notna().all()
+
+
+class Recurrent(nn.Module):
+    """Makes the first state, which forward takes last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.out = nn.LSTM(3, 6), nn.Linear(6, 2)
+
+    def init_hidden(self, batch):
+        return torch.zeros(1, batch, 6), torch.zeros(1, batch, 6)
+
+    def forward(self, inputs, hidden):
+        outputs, hidden = self.rnn(inputs, hidden)
+        return self.out(outputs), hidden
+
+
+def test_a_state_that_the_network_makes_is_no_part_of_its_batches():
+    data = [(torch.randn(5, 4, 3), torch.zeros(5, 4, dtype=torch.long)) for _ in range(2)]
+    assert pruning.importance(Recurrent(), data, nn.CrossEntropyLoss(), signals=["weights"]).model.widths() == (6,)

@@ -306,3 +306,31 @@ def test_what_a_loss_of_all_outputs_raises_is_told_and_not_what_it_raises_of_the
     model = adapt(made(Beside), X[0], loss=lambda outputs, _: outputs["logits"].sum() + outputs["norm"].mean())
     with pytest.raises(KeyError, match=r"^'norm'$"):
         model.judged(model.predicted(X[0])[0], Y[0])
+
+
+class Several(nn.Module):
+    """Gives logits, and something beside them, by names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 6), nn.Linear(6, 4)
+
+    def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        hidden = self.body(inputs).relu()
+        return {"logits": self.head(hidden), "norm": hidden.square().mean()}
+
+
+def test_a_loss_of_several_outputs_is_called_with_all_of_them_before_it_is_tried_with_one():
+    given: list[type] = []
+
+    def loss(outputs, targets):
+        given.append(type(outputs))
+        return nn.functional.cross_entropy(outputs["logits"], targets) + outputs["norm"]
+
+    torch.manual_seed(0)
+    data = [(torch.randn(5, 3), torch.arange(5) % 4) for _ in range(2)]
+    model = pruning.adapt(Several(), data[0][0], loss=loss)
+    pruning.evaluate(model, data)
+    given.clear()
+    pruning.evaluate(model, data)
+    assert given == [dict, dict]
