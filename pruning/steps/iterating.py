@@ -16,7 +16,7 @@ from pruning.core.neurons import Keep, select
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches, Stretch
 from pruning.models.adapted import Adapted
-from pruning.models.base import Measurable
+from pruning.models.base import Measurable, expect_ready
 from pruning.repair.reconstruction import reconstruct
 from pruning.selection.allocation import Allocation
 from pruning.selection.retention import keep_of, retention
@@ -174,6 +174,7 @@ def prune_iteratively(
     Yields:
         Where it stands after each epoch of a round's training, and after a round that trains nothing.
     """
+    expect_ready(model)
     pairs = model.pairs(data)
     an_epoch = steps_an_epoch(recipe, pairs)
     everything = {layer.name: torch.arange(layer.width) for layer in model.layers()}

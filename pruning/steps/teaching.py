@@ -10,6 +10,7 @@ from pruning.core.words import described
 from pruning.evaluation.measures import Loss, loss_of
 from pruning.models.adapted import Adapted
 from pruning.models.base import Measurable
+from pruning.models.calling import own_module
 from pruning.steps.given import measurable
 from pruning.training.distillation import Teacher
 from pruning.training.loop import train
@@ -95,6 +96,12 @@ def finetune(
 
 def _guide(teacher: nn.Module | Teacher, model: Measurable, data: Any) -> Teacher | None:
     """Return the teacher with how much it says, its network as a model with the same loss."""
+    of: Any = teacher.model if isinstance(teacher, Teacher) else teacher
+    if isinstance(of, nn.Module) and own_module(of) is own_module(model):
+        raise ValueError(
+            "Expected the dense network as teacher, got the one that is trained, which agrees with itself; give what "
+            "it was pruned from, or none."
+        )
     if isinstance(teacher, Teacher):
         return Teacher.of(_taught(teacher.model, model, data), share=teacher.share, temperature=teacher.temperature)
     return Teacher.of(_taught(teacher, model, data), share=0.5, temperature=1.0)

@@ -89,10 +89,16 @@ def prune_gradually(
         also hold `kept.*` (each layer's neurons by their numbers in `model`) and `importance.*`.
 
     Raises:
+        TypeError: For a network of one's own.
         ValueError: If every parameter is frozen.
         FloatingPointError: If the loss or a gradient stops being a number.
     """
     expect_ready(model)
+    if not isinstance(model, LanguageModel):
+        raise TypeError(
+            "Expected a language model of the library to prune while it is trained, got "
+            f"{type(model).__name__}; `pruning.prune_iteratively` takes any network."
+        )
     expect_learning(model)
     state = resume or Trained({}, pd.DataFrame(), finished=False)
     layers, steps = model.layers(), recipe.epochs * steps_an_epoch(recipe, windows)

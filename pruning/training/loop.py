@@ -107,6 +107,8 @@ def train(
     """
     expect_ready(model)
     expect_learning(model)
+    if teacher is not None:
+        expect_ready(teacher.model)
     expect_softmax(model, recipe.softmax, teacher)
     together.expect(windows, "training text")
     together.expect(valid, "validation text")

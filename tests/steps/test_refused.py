@@ -60,6 +60,16 @@ MEASURED = pruning.importance(FOUND, BATCHES, LOSS, signals=["weights"])
 SMALLER = pruning.prune(FOUND, MEASURED, repair="none")
 
 
+RECIPE: Any = pruning.Recipe(
+    epochs=1, portion=1.0, learning_rate=0.01, warmup=0.1, weight_decay=0.0, clip=1.0, patience=1
+)
+TEACHER: Any = pruning.Teacher(model=network(), share=0.5, temperature=1.0)  # type: ignore[arg-type]
+ROUNDS = pruning.Rounds(retain=0.5, rounds=2, floor=1, calibration=2, damping=1e-4, last=0.5)
+THINNING = pruning.Thinning(
+    retain=0.5, floor=1, schedule=pruning.Schedule(begin=0.1, end=0.5, every=1), momentum=0.9, penalty=0.0
+)
+
+
 def measured(data: Any = BATCHES, loss: Any = LOSS, **how: Any) -> Any:
     return pruning.importance(FOUND, data, loss, **{"signals": ["weights", "gradients"], **how})
 
@@ -141,6 +151,26 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: pruning.finetune(Detector(), BATCHES, lambda outputs, targets: LOSS(outputs, targets)),
         ValueError,
         "Expected a network that reads in training what it reads in evaluation, got one that raises TypeError: ",
+    ),
+    "to learn from itself": (
+        lambda: pruning.finetune(SMALLER, BATCHES, teacher=SMALLER),
+        ValueError,
+        "Expected the dense network as teacher, got the one that is trained, which agrees with itself;",
+    ),
+    "to train with a teacher that is no model": (
+        lambda: next(pruning.train(SMALLER, BATCHES, BATCHES, recipe=RECIPE, seed=1, teacher=TEACHER)),
+        TypeError,
+        "Expected a network whose neurons are known, got Sequential; `pruning.adapt(network, inputs, loss=…)` finds",
+    ),
+    "to prune in rounds what has no loss": (
+        lambda: next(pruning.prune_iteratively(FOUND, BATCHES, BATCHES, rounds=ROUNDS, recipe=RECIPE, seed=1)),
+        TypeError,
+        "Expected a network that knows its loss and its batches, got one whose neurons alone are known;",
+    ),
+    "to prune a network of one's own while it is trained": (
+        lambda: next(pruning.prune_gradually(SMALLER, BATCHES, BATCHES, recipe=RECIPE, thinning=THINNING, seed=1)),
+        TypeError,
+        "Expected a language model of the library to prune while it is trained, got Adapted;",
     ),
     "to be run by a name": (
         lambda: pruning.importance(network(), BATCHES, LOSS, call="forward"),
