@@ -29,7 +29,7 @@ from pruning.core.sketches import covariance_of
 from pruning.core.statistics import Covariance, merged
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable
-from pruning.models.calling import answered
+from pruning.models.calling import answered, own_module
 from pruning.repair.fitting import cross_validated, fit_of
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,14 @@ class _Refit:
             else:
                 continue
             message = "Cut and not refitted: %s, which reads layer %s, because %s."
-            logger.warning(message, piece.parameter, self.layer.name, why)
+            logger.warning(message, self._own(piece.parameter), self.layer.name, why)
+
+    def _own(self, name: str) -> str:
+        """Return what the user's own module calls a parameter."""
+        inner, own = own_module(self.dense), self.dense.get_parameter(name)
+        while (within := own_module(inner)) is not inner:
+            inner = within
+        return next((called for called, parameter in inner.named_parameters() if parameter is own), name)
 
     def _left(self, name: str) -> Tensor:
         """Return which columns of a parameter the network so far still has, in its order."""
