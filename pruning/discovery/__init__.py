@@ -41,10 +41,11 @@ from pruning.discovery.origins import Origin
 from pruning.discovery.preparing import forgetful, narrow, persist, read_by, replaced, shapes_of, simplified
 from pruning.discovery.propagation import Propagation
 from pruning.discovery.proving import proved
+from pruning.discovery.reasons import reasons_of
 from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.running import Inputs, Seeing, canonical, close, copied, fresh, running, uncached
 from pruning.discovery.states import Arguments, Feeding
-from pruning.discovery.structure import reasons_of, structure_of
+from pruning.discovery.structure import structure_of
 from pruning.discovery.tracing import propagated
 from pruning.discovery.values import GIVEN, Reading
 

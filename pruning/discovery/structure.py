@@ -1,4 +1,4 @@
-"""Layers of neurons from the groups of places that go together, and the reasons why the rest does not."""
+"""Layers of neurons from the groups of places that go together, and why a group is none."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,6 @@ from pruning.discovery.following import Carried, Size
 from pruning.discovery.numbers import told_sizes
 from pruning.discovery.positions import Axis, Groups, Indices, varies
 from pruning.discovery.propagation import Propagation
-from pruning.discovery.running import canonical
 from pruning.discovery.values import UNREAD, Blend, Reading
 
 
@@ -57,7 +56,9 @@ class Observed:
     operand: str = ""
 
 
-_ENTERING = ("it reads ", "no neurons run along it")
+IDLE = "what the model returns does not depend on it"
+COMPILED = "is in what TorchScript compiled, which takes no other weights"
+ENTERING = ("it reads ", "no neurons run along it")
 """How reasons begin that speak of what a module reads; where there is another, that is why its own neurons stay."""
 
 
@@ -88,7 +89,7 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
             continue
         for axis in (axis for axis in groups.places if axis in found.owning):
             refused.setdefault(axis, layer)
-            (others if layer.startswith(_ENTERING) else reasons).setdefault(_owner(axis, prefix), layer)
+            (others if layer.startswith(ENTERING) else reasons).setdefault(owner_of(axis, prefix), layer)
     order = list(found.owning)
     made.sort(key=lambda pair: min(order.index((piece.parameter, piece.dim)) for piece in pair[0].owned))
     layers = apart([layer for layer, _ in made], prefix)
@@ -200,7 +201,7 @@ def _layer(
     if observed is None:
         return f"{read[0].axis[0].removeprefix(prefix)} reads it outside of any module, so it cannot be seen"
     return NeuronLayer(
-        name=_owner(own[0], prefix),
+        name=owner_of(own[0], prefix),
         kind=_kind(groups.marks),
         width=len(groups),
         owned=tuple(piece for axis in own if axis[0] in parameters for piece in slices[axis]),
@@ -350,7 +351,7 @@ def _kind(marks: frozenset[str]) -> str:
     return next((kind for kind in ("rnn", "head", "snn", "conv") if kind in marks), "dense")
 
 
-def _owner(axis: Axis, prefix: str) -> str:
+def owner_of(axis: Axis, prefix: str) -> str:
     """Return the module whose parameter or buffer the axis belongs to."""
     return axis[0].removeprefix(prefix).rpartition(".")[0] or axis[0].removeprefix(prefix)
 
@@ -367,69 +368,3 @@ def apart(layers: Sequence[NeuronLayer], prefix: str) -> list[NeuronLayer]:
         if len({layer.name for layer in again}) == len(layers):
             return again
     return [replace(layer, name=f"{layer.name}:{number}") for number, layer in enumerate(layers)]
-
-
-def reasons_of(
-    found: Structure, refuted: Mapping[str, str], layers: Sequence[NeuronLayer], model: nn.Module, prefix: str
-) -> dict[str, str]:
-    """Return a reason for every module with parameters that is no layer's, in the model's order.
-
-    Args:
-        found: What was known before the proof.
-        refuted: Layer → why it cannot be cut after all; so do not all whose parameters compute its neurons.
-        layers: Those that can be cut.
-        model: The model that the parameters' names belong to.
-        prefix: What is left out of the names.
-    """
-    reasons = dict(found.reasons)
-    for layer in found.layers:
-        if layer.name in refuted:
-            reasons |= {_owner((piece.parameter, 0), prefix): refuted[layer.name] for piece in layer.owned}
-    pruned = {_owner((piece.parameter, 0), prefix) for layer in layers for piece in layer.owned}
-    names = canonical(model)
-    readers = {_owner((piece.parameter, 0), prefix): layer.name for layer in layers for piece in layer.read}
-    told: dict[str, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owner, first = _owner((name, 0), prefix), _owner((names[name], 0), prefix)
-        if owner not in pruned and not (owner != first and _is_one_module(model, name, names[name])):
-            if owner in readers and owner not in reasons:
-                told.setdefault(owner, f"it only reads what {readers[owner]} computes")
-            tied = f"it is tied to {first}: {reasons.get(first, 'which is pruned')}"
-            alone = _unread_because(found, name, owner, single=parameter.numel() == 1)
-            told.setdefault(owner, reasons.get(owner, tied if owner != first else alone))
-    told |= _beside_layers(found, layers, model, prefix, refuted)
-    return {**told, **{name: reason for name, reason in refuted.items() if name not in pruned and name not in told}}
-
-
-def _beside_layers(
-    found: Structure, layers: Sequence[NeuronLayer], model: nn.Module, prefix: str, refuted: Mapping[str, str]
-) -> dict[str, str]:
-    """Return why parameters stay that a module of a user's own has beside those of layers, by their own names."""
-    held = {piece.parameter for layer in layers for piece in layer.owned}
-    because = {p.parameter: refuted[one.name] for one in found.layers if one.name in refuted for p in one.owned}
-    for (name, _), reason in found.refused.items():
-        if not reason.startswith(_ENTERING):
-            because.setdefault(name, reason)
-    return {
-        name.removeprefix(prefix): because[name]
-        for name, _ in model.named_parameters()
-        if name in because and name not in held and _owner((name, 0), prefix) in {_owner((n, 0), prefix) for n in held}
-        if not type(model.get_submodule(name.rpartition(".")[0])).__module__.startswith("torch.nn")
-    }
-
-
-def _is_one_module(model: nn.Module, *parameters: str) -> bool:
-    """Return whether parameters are those of one module, which is registered by several names."""
-    return len({id(model.get_submodule(name.rpartition(".")[0])) for name in parameters}) == 1
-
-
-def _unread_because(found: Structure, name: str, owner: str, *, single: bool) -> str:
-    """Return why nothing is known of a parameter's neurons."""
-    if name in found.touched:
-        return "it is a single number" if single else "no neurons run along it"
-    return IDLE if owner in found.called else UNREACHED
-
-
-IDLE = "what the model returns does not depend on it"
-UNREACHED = "the example inputs do not reach it"
-COMPILED = "is in what TorchScript compiled, which takes no other weights"

@@ -10,7 +10,7 @@ from torch import nn
 from pruning.core.modes import evaluating, untouched
 from pruning.discovery import discover
 from pruning.discovery.discovered import Discovered
-from pruning.discovery.structure import UNREACHED
+from pruning.discovery.reasons import UNREACHED
 from pruning.models.adapted import Adapted
 from pruning.models.calling import usual_arguments
 
