@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from pruning.core.arguments import forward_places
 from pruning.core.memory import Place
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule, Slice, named_buffers
 from pruning.core.options import expect_known
@@ -174,7 +175,8 @@ class Discovered(Beginning):
         """Return as text what was found: each layer, what of the network is within reach, and why the rest stays."""
         told = ((n.module, str(n)) for n in self.numbers if isinstance(n, Size))
         carried = ((n.attribute, n.layer) for n in self.numbers if isinstance(n, Carried))
-        return summary(self, self._layers, self.unprunable, self.folded, told, carried)
+        alone = forward_places(self.network) == 1
+        return summary(self, self._layers, self.unprunable, self.folded, told, carried, one_argument=alone)
 
     def __str__(self) -> str:
         """Return what was found; `repr` shows the modules."""

@@ -10,8 +10,7 @@ from pruning.core.neurons import NeuronLayer, Slice
 from pruning.core.words import table_of
 
 ADVICE: dict[str, str] = {
-    "the model returns it": "its width is that of the answer; neurons that it reads can go, its own cannot; if it "
-    "is a state that the next call is given, `discover(…, carried=argument)` says so",
+    "the model returns it": "its width is that of the answer; neurons that it reads can go, its own cannot",
     "own code counts on its width": "let the code read sizes from a module's number or a tensor's shape, not as halves",
     "computes something else than where nobody reads them": "look for a width, an order or a scale in the code",
     "topk mixes all of it": "of a router, whole experts can go with their rows: see `found.experts()`",
@@ -36,6 +35,8 @@ ADVICE: dict[str, str] = {
     "do not reach it": "give example inputs that use it, further ones as `also=[...]`",
 }
 """Part of a reason → what a user can do about it; the first that fits is said."""
+CARRIED = "; if it is a state that the next call is given, `discover(…, carried=argument)` says so"
+"""What else can be done about what a model returns that takes several arguments."""
 INEXACT = "not exact: what is computed over all neurons (statistics, say), or drawn, differs where some are gone"
 WHOLE = (
     "residual blocks and experts that can go as a whole: `found.blocks()` and `found.experts()` look for them, "
@@ -51,6 +52,8 @@ def summary(
     folded: Mapping[str, str],
     told: Iterable[tuple[str, str]] = (),
     carried: Iterable[tuple[str, str]] = (),
+    *,
+    one_argument: bool = False,
 ) -> str:
     """Return what was found, as text.
 
@@ -61,6 +64,7 @@ def summary(
         folded: Parameter → what computed it.
         told: Modules in whose code calls are told sizes that follow, each with such a call.
         carried: Arguments of forward that are a state, each with a layer whose neurons are in it.
+        one_argument: Whether forward takes one alone, so that none is a state.
     """
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     whole = max(sum(sizes.values()), 1)
@@ -82,6 +86,7 @@ def summary(
     for reason, modules in _grouped(unprunable).items():
         own = sum(_own(network, module) for module in modules)
         advice = next((what for part, what in ADVICE.items() if part in reason), "")
+        advice += CARRIED if "the model returns it" in reason and not one_argument else ""
         lines.append(f"  {', '.join(modules)} ({own / whole:.1%}): {reason}{'; ' + advice if advice else ''}")
     if folded:
         lines += ["", "folded into parameters:", *(f"  {name}: {what}" for name, what in folded.items())]

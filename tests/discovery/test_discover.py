@@ -513,6 +513,7 @@ def test_a_summary_says_what_was_found_what_it_reaches_and_why_the_rest_stays():
     assert lines[2].split() == ["second", "dense", "4", "40", "yes", "yes"]
     assert "  added (17.2%): add combines it with values of a fixed width; map these to a width" in text
     assert "  last (9.2%): the model returns it; its width is that of the answer" in text
+    assert "carried" not in text  # of a network that takes one argument
     assert "folded into parameters:\n  added.weight: WeightNorm\n" in text
     assert "not exact: what is computed over all neurons" in text
     assert text.endswith("`found.experts()` look for them, `pruning.shorten(found, names)` takes them out")
