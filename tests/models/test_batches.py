@@ -181,7 +181,10 @@ REFUSED = {
     "a class": (lambda: adapt(Encoder(), X[0], loss=nn.MSELoss), r"got the class MSELoss; make one: MSELoss\(\)."),
     "two losses": (lambda: adapt(Encoder(), X[0], loss=nn.MSELoss(), criterion=nn.MSELoss()), "got both."),
     "no function": (lambda: adapt(Encoder(), X[0], loss="mse"), "such as nn.CrossEntropyLoss.., got str."),
-    "a sum": (lambda: adapt(Encoder(), X[0], loss=nn.MSELoss(reduction="sum")), "with reduction 'mean', got 'sum'; leave"),
+    "a sum": (
+        lambda: adapt(Encoder(), X[0], loss=nn.MSELoss(reduction="sum")),
+        "with reduction 'mean', got 'sum'; leave",
+    ),
     "a metric without direction": (
         lambda: adapt(Encoder(), X[0], loss=nn.MSELoss(), metrics={"worst": worst}),
         r"give pruning.Metric\(worst, better='lower'\)",
