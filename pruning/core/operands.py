@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from pruning.core.uncompiled import Mode
 
 _PRODUCTS = {
     **dict.fromkeys(("mm", "bmm", "mv", "linear", "matmul", "grouped_mm", "_grouped_mm"), 0),
@@ -60,7 +61,7 @@ class _Watched:
         return not told or factor.stride(dim) == self.stride
 
 
-class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Products(Mode):  # type: ignore[no-untyped-call]
     """A mode that calls hooks where a product has one of some tensors as a factor."""
 
     def __init__(self, watched: Mapping[int, list[_Watched]], weights: Collection[int]) -> None:

@@ -1,35 +1,12 @@
 """Adam and AdamW without PyTorch's compiler, whose import takes longer than a short training does."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.optim.adam import adam
 
 from pruning.core.neurons import real_pairs
-
-MARK = "__dynamo_disable"
-"""What PyTorch remembers at a function that is never compiled: what to call in its place."""
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Let optimizers be made in a `with` without the import of PyTorch's compiler, unless it is there already.
-
-    PyTorch marks how groups are added as not to be compiled, and the mark imports the compiler at the first call. Where
-    nothing is being compiled it is called as it is. Where PyTorch marks it in another way, nothing changes.
-    """
-    plain = getattr(torch.optim.Optimizer.add_param_group, "__wrapped__", None)
-    marked = plain is not None and not hasattr(plain, MARK) and "torch._dynamo" not in sys.modules
-    if marked:
-        setattr(plain, MARK, plain)
-    try:
-        yield
-    finally:
-        if marked and hasattr(plain, MARK):
-            delattr(plain, MARK)
+from pruning.core.uncompiled import uncompiled
 
 
 class _Fused(torch.optim.Adam):
@@ -40,7 +17,7 @@ class _Fused(torch.optim.Adam):
     """
 
     def __init__(self, params: Any, **settings: Any) -> None:
-        with uncompiled():
+        with uncompiled(torch.optim.Optimizer.add_param_group):
             super().__init__(params, fused=True, **settings)
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002 - nobody here has one

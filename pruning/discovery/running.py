@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruning.core.devices import full_precision, seeded
 from pruning.core.memory import Place
 from pruning.core.rebinding import duplicated, rebind
+from pruning.core.uncompiled import Mode
 from pruning.discovery.beginning import differentiates
 from pruning.discovery.operations import RULES
 from pruning.discovery.states import STEPS, Arguments, Feeding
@@ -125,7 +125,7 @@ def canonical(network: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
-class Seeing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Seeing(Mode):  # type: ignore[no-untyped-call]
     """A mode that counts the operations of a network, each known by when it came.
 
     Attributes:

@@ -9,13 +9,13 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruning.core.faults import said
 from pruning.core.modes import evaluating
 from pruning.core.nested import tensors_in
 from pruning.core.neurons import named_buffers
 from pruning.core.options import Numbers, expect_known
+from pruning.core.uncompiled import Mode
 from pruning.core.units import in_bytes
 from pruning.core.words import table_of
 from pruning.models.base import Measurable, expect_measurable
@@ -206,7 +206,7 @@ def traced_call(call: Callable[[], Any], *, weights: Iterable[Tensor], state: An
     return mode.ended(outputs)
 
 
-class _Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Tracing(Mode):  # type: ignore[no-untyped-call]
     """A mode that notes what each operation reads and gives; views are what they look at."""
 
     def __init__(self, weights: Any, state: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode
 
 from pruning.core.devices import moved, twice_differentiable, unfused
 from pruning.core.faults import said
@@ -14,6 +14,7 @@ from pruning.core.memory import kept
 from pruning.core.modes import evaluating, still, untouched
 from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule
+from pruning.core.uncompiled import uncompiled
 from pruning.core.words import described
 from pruning.data.batches import Form, Pair, Pairs
 from pruning.data.windows import Windows
@@ -336,7 +337,8 @@ class Adapted(Measurable):
         """Return the multiply-adds of one example (of one step of it, where a state is carried)."""
         counter, inputs = FlopCounterMode(display=False), self.example(1)
         counter.mod_tracker = _Whole()  # type: ignore[assignment]
-        with evaluating(self), still(self), twice_differentiable(), unfused(), counter:
+        alone = uncompiled(_FlopCounterMode.__torch_dispatch__)
+        with alone, evaluating(self), still(self), twice_differentiable(), unfused(), counter:
             self.read(inputs)
         examples = 1 if self._apart() else next(tensors_in(inputs)).shape[self.example_dim]
         return int(counter.get_total_flops()) // 2 // examples

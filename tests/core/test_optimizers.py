@@ -1,26 +1,10 @@
-"""Adam and AdamW take PyTorch's steps, to the last digit, and import no compiler."""
-
-import subprocess
-import sys
+"""Adam and AdamW take PyTorch's steps, to the last digit."""
 
 import pytest
 import torch
 from torch import nn
 
-from pruning.core.optimizers import Adam, AdamW, uncompiled
-from tests.projects import ENVIRONMENT
-
-PROGRAM = """
-import sys, torch
-from pruning.core.optimizers import AdamW
-weight = torch.nn.Parameter(torch.ones(3))
-optimizer = AdamW([{"params": [weight], "weight_decay": 0.1}], lr=0.1)
-weight.grad = torch.ones(3)
-optimizer.step()
-assert "torch._dynamo" not in sys.modules
-torch.optim.Adam([weight])
-assert "torch._dynamo" in sys.modules
-"""
+from pruning.core.optimizers import Adam, AdamW
 
 
 def parameters():
@@ -47,17 +31,3 @@ def test_a_step_and_what_is_remembered_of_it_are_those_of_pytorch(ours, theirs, 
         assert {name: tensor.tolist() for name, tensor in first.state[mine].items()} == {
             name: tensor.tolist() for name, tensor in second.state[its].items()
         }
-
-
-def test_training_steps_import_no_compiler_and_leave_pytorch_to_import_it_where_others_ask_for_it():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_pytorch_s_mark_is_as_it_was_after_an_error(monkeypatch):
-    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
-    plain = torch.optim.Optimizer.add_param_group.__wrapped__
-    before = vars(plain).copy()
-    with pytest.raises(RuntimeError), uncompiled():
-        raise RuntimeError
-    assert vars(plain) == before
