@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pruning.core.memory import Place
-from pruning.core.neurons import Keep, NeuronLayer
+from pruning.core.neurons import Keep, NeuronLayer, named_buffers, named_tensors
+from pruning.discovery.alike import CODE, apart
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.following import Number, Size
 from pruning.discovery.numbers import candidates, sized
@@ -83,6 +84,9 @@ def proved(
             layers = [layer for layer in layers if layer.name not in alone]
             layers, more = _together(prover, layers, numbers, number=each)
             reasons |= alone | more
+    tensors = {**named_tensors(prover.model), **named_buffers(prover.model)}
+    equal = apart(layers, tensors, lambda keep: prover._failure(keep, numbers))
+    reasons, layers = reasons | equal, [layer for layer in layers if layer.name not in equal]
     numbers = [number for number in (*found.carried, *numbers) if number.layer in {layer.name for layer in layers}]
     inexact = prover.inexact(layers, numbers)
     layers = [_said(layer, exact=layer.exact and layer.name not in inexact) for layer in layers]
@@ -230,7 +234,7 @@ class Prover:
             found, _ = self.outputs(smaller, Still())
         except Exception as error:  # whatever a user's code raises at other widths
             what = str(error).strip().partition(chr(10))[0]
-            return f"its model's own code counts on its width{_line(error)}: {what}", lean
+            return f"{CODE} counts on its width{_line(error)}: {what}", lean
         del smaller
         return self._difference(keep, numbers, found, lean=lean), lean
 
@@ -265,7 +269,7 @@ class Prover:
             yield told(means, lambda width: width.fitting(left)), ""
         if factors:
             what = (
-                f"its model's own code computes with its width ({factors[0]}) what is no mean over it; a number that "
+                f"{CODE} computes with its width ({factors[0]}) what is no mean over it; a number that "
                 "its module keeps in an attribute would stay what it is"
             )
             yield told([*means, *factors], lambda width: width.fitting(left)), what

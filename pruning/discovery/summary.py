@@ -11,6 +11,7 @@ from pruning.core.words import table_of
 
 ADVICE: dict[str, str] = {
     "the model returns it": "its width is that of the answer; neurons that it reads can go, its own cannot",
+    "where it is as wide as": "let the code decide that once, when a module is made, and not by the widths of a call",
     "own code counts on its width": "let the code read sizes from a module's number or a tensor's shape, not as halves",
     "computes something else than where nobody reads them": "look for a width, an order or a scale in the code",
     "topk mixes all of it": "of a router, whole experts can go with their rows: see `found.experts()`",
