@@ -48,6 +48,10 @@ VOCABULARY, TRAINED, HELD_OUT, JUDGED = 1500, 300_000, 24_000, 20_000
 """Word types; tokens to train on, held out from training, and that chosen sets are judged by."""
 STRETCHES = 50
 """Of the training text: each gives its beginning to training, its end to what is held out; both are of all of it."""
+DEALT = Fractions(0.25, 0.25)
+"""Where documents are dealt anew: the shares that give labels and that judge."""
+LABELS, JUDGES = 84_000, 42_000
+"""Tokens that are then read of each."""
 TRUTH = Ablation(neurons="all", tokens=16_000, words=64, seed=7)
 RECIPE = Recipe(epochs=1, portion=1.0, learning_rate=8e-3, warmup=0.05, weight_decay=0.01, clip=0.5, patience=1)
 CALIBRATION = {"batch": 32, "bptt": 35}
@@ -90,15 +94,25 @@ class Texts:
         return [*islice(self.windows(self.valid, batch=10, bptt=100), JUDGED // 1000)]
 
 
-def read_corpus(source: Path) -> Texts:
-    """Return a part of a corpus: a folder of documents, a folder of published splits, or a text file."""
-    corpus = number(read_texts(source, True, Fractions(0.04, 0.04), 1), VOCABULARY)
+def read_corpus(source: Path, deal: int | None = None) -> Texts:
+    """Return a part of a corpus: a folder of documents, a folder of published splits, or a text file.
+
+    With a seed for the order of documents, half of them are trained on, and as much is held out as labels are read of.
+    """
+    fractions = DEALT if deal is not None else Fractions(0.04, 0.04)
+    corpus = number(read_texts(source, True, fractions, deal or 1), VOCABULARY)
     splits = {name: torch.tensor(tokens, dtype=torch.long) for name, tokens in corpus.tokens.items()}
     words = corpus.vocabulary.set_index("text")["token"]
-    stretches = splits["train"][: len(splits["train"]) // STRETCHES * STRETCHES].view(STRETCHES, -1)
-    training, held_out = stretches[:, : TRAINED // STRETCHES], stretches[:, -HELD_OUT // STRETCHES :]
+    training = spread(splits["train"], TRAINED)
+    held_out = spread(splits["train"], HELD_OUT if deal is None else LABELS, ends=True)
     first = int(words[END_OF_LINE])
-    return Texts(training.flatten(), held_out.flatten(), splits["valid"], splits["test"], first, len(words))
+    return Texts(training, held_out, splits["valid"], splits["test"], first, len(words))
+
+
+def spread(tokens: Tensor, count: int, *, ends: bool = False) -> Tensor:
+    """Return `count` tokens of a text in `STRETCHES` parts: the beginning, or the end, of each of as many stretches."""
+    stretches = tokens[: len(tokens) // STRETCHES * STRETCHES].view(STRETCHES, -1)
+    return (stretches[:, -count // STRETCHES :] if ends else stretches[:, : count // STRETCHES]).flatten()
 
 
 def trained(kind: str, width: int, texts: Texts, seed: int = 1) -> LanguageModel:

@@ -35,15 +35,15 @@ BESIDE = ("taylor_first", "gate_fisher_sampled", "weight_fisher", "snip", "kfac_
 Predictions = dict[str, np.ndarray]
 
 
-def said(folder: Path, subject: Subject | None, tokens: int) -> pd.DataFrame | None:
+def said(folder: Path, subject: Subject | None, tokens: int, text: str = "labelled") -> pd.DataFrame | None:
     """Return what the signal says of all labelled text beside training text; None where it is to be measured."""
 
     def made() -> pd.DataFrame:
         assert subject is not None
-        labels, settings = subject.labels(), Intervention(tokens=tokens)
+        labels, settings = subject.labels(text), Intervention(tokens=tokens)
         return intervention(subject.model, labels, labels, settings, trained=subject.calibration())
 
-    name = f"intervention-{tokens}"
+    name = f"intervention-{tokens}" + (f"-{text}" if text != "labelled" else "")
     return table(folder, name, made) if subject or (folder / f"{name}.parquet").is_file() else None
 
 

@@ -3,9 +3,11 @@
 `python -m benchmarks.precision_by_family --corpus FOLDER FOLDER --into FOLDER`: the families that
 `benchmarks.dense_models` trains, on each corpus, a model a seed. `intervention` is the signal itself, its trust in the
 label term included; the labels are those of the validation text, the truth is every removal on half of the test text.
-Every single criterion read the same labels, or training text. Each model is trained and measured once and kept, so that
-an interrupted run goes on from there; with `--kept` nothing is measured. Intervals are over neurons, ± is the standard
-deviation between seeds.
+With `--dealt` each seed deals the documents of a corpus anew, labels and truth are of many places of many documents,
+and labels of few whole documents, and of text between what was trained on, stand beside them. Every single criterion
+read the same labels, or training text. Each model is trained and measured once and kept, so that an interrupted run
+goes on from there; with `--kept` nothing is measured. Intervals are over neurons, ± is the standard deviation between
+seeds.
 """
 
 import argparse
@@ -23,14 +25,21 @@ import torch
 from benchmarks import asked
 from benchmarks.dense_models import HELD, KINDS
 from benchmarks.precision import MEASURED, Truth, learned, said
-from benchmarks.removals import kept, measure
-from benchmarks.subjects import small
+from benchmarks.removals import Subject, kept, measure
+from benchmarks.subjects import BETWEEN, WHOLE, small
 from pruning.fusion.learned import bootstrapped, interval, within_layers
 from pruning.signals.schemas import CRITERIA, SIGNALS
 
 OURS, LEARNED = "intervention", "learned"
-ONLY = (*(f"judged-{place}" for place in range(0, 16, 2)), "signals", "criteria")
-"""What is measured of a model besides the signal itself: every other piece judges, some 42,000 tokens."""
+JUDGES = 8
+"""About so many pieces judge, some 42,000 tokens, one as far from the next as the text allows."""
+
+
+def only(subject: Subject) -> list[str]:
+    """Return what is measured of a model besides the signal itself."""
+    pieces = subject.pieces("judged")
+    places = range(0, pieces, max(1, round(pieces / JUDGES)))
+    return [*(f"judged-{place}" for place in places), "signals", "criteria"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class Case:
     def of(cls, folder: Path) -> "Case":
         """Return what a folder knows."""
         truth, ours = Truth.of(folder), said(folder, None, MEASURED[0])
+        others = {text: said(folder, None, MEASURED[0], text) for text in (WHOLE, BETWEEN)}
         signals, held = (pd.read_parquet(folder / f"{name}.parquet") for name in ("signals", "criteria"))
         if ours is None:
             raise SystemExit(f"Expected what `intervention` says in {folder}, got none; leave out `--kept`.")
@@ -55,6 +65,7 @@ class Case:
             **{name + HELD: held[name] for name in held if name not in ("layer", "neuron")},
             "divergence": ours["divergence"],
             OURS: ours["importance"],
+            **{f"{OURS}, {text}": table["importance"] for text, table in others.items() if table is not None},
             LEARNED: learned(signals, ours, truth),
         }
         return cls(truth, pd.DataFrame({name: np.asarray(column) for name, column in columns.items()}))
@@ -87,7 +98,7 @@ class Family:
         whole = [
             name
             for name in self.cases[0].predicted
-            if all(case.predicted[name].notna().all() for case in self.cases) and name not in (OURS, LEARNED)
+            if all(case.predicted[name].notna().all() for case in self.cases) and not name.startswith((OURS, LEARNED))
         ]
         return [name for name in whole if name.endswith(HELD) == held]
 
@@ -125,23 +136,28 @@ class Family:
 def row(family: Family) -> dict[str, str]:
     """Return a family's row of the table."""
     best, read = family.best(held=True), family.best(held=False)
-    drawn = family.drawn([OURS, best, read, LEARNED])
+    others = [name for name in (f"{OURS}, {text}" for text in (WHOLE, BETWEEN)) if name in family.cases[0].predicted]
+    drawn = family.drawn([OURS, best, read, LEARNED, *others])
     layers = ", ".join(f"{family.over(OURS, [layer]):.2f}" for layer in family.cases[0].layers)
     low, high = interval(drawn[OURS])
-    spread = f" ± {family.spread(OURS):.2f}" if len(family.cases) > 1 else ""
     tokens = round(np.mean([case.truth.tokens for case in family.cases]), -3)
     return {
         "seeds": str(len(family.cases)),
         "truth, reliability": f"{tokens:,.0f}, {family.reliability():.2f}",
         "`intervention`": f"{family.mean(OURS):.2f} [{low:.2f}, {high:.2f}]",
-        "over √reliability": f"**{family.over(OURS):.2f}**{spread} ({layers})",
+        "over √reliability": f"**{family.over(OURS):.2f}**{_spread(family, OURS)} ({layers})",
         "divergence alone": f"{family.over('divergence'):.2f}",
         "best criterion, the same labels": f"{family.over(best):.2f} `{best.removesuffix(HELD)}`",
         "`intervention` less it": _difference(drawn[OURS] - drawn[best], family.mean(OURS) - family.mean(best)),
         "best, training text": f"{family.over(read):.2f} `{read}`",
         "less that": _difference(drawn[OURS] - drawn[read], family.mean(OURS) - family.mean(read)),
         "learned": f"{family.over(LEARNED):.2f}",
+        **{name: f"{family.over(name):.2f}{_spread(family, name)}" for name in others},
     }
+
+
+def _spread(family: Family, name: str) -> str:
+    return f" ± {family.spread(name):.2f}" if len(family.cases) > 1 else ""
 
 
 def _difference(drawn: np.ndarray, mean: float) -> str:
@@ -158,6 +174,11 @@ def families(into: Path, corpora: Sequence[str], seeds: Sequence[int]) -> Iterat
             yield corpus, kind, Family([Case.of(path) for path in whole])
 
 
+def _called(corpus: Path, dealt: bool) -> str:
+    """Return the name of the folder of a corpus' models."""
+    return f"{corpus.name}, dealt" if dealt else corpus.name
+
+
 def main() -> None:
     """Train and measure what the folder lacks, and print the table."""
     parser = argparse.ArgumentParser(
@@ -168,18 +189,22 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="families")
     parser.add_argument("--width", type=asked.count, default=64)
     parser.add_argument("--seeds", type=asked.index, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--dealt", action="store_true", help="deal documents anew by each seed, many to each purpose")
     parser.add_argument("--kept", action="store_true", help="report what is there, and measure nothing")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     for seed, corpus, kind in product(given.seeds, given.corpus, () if given.kept else given.kinds):
         name = f"{kind}-{given.width}-{seed}"
-        folder = given.into / corpus.name / name
-        subject = kept(folder, "cpu", partial(small, name, corpus))
-        measure(folder, subject, ONLY)
-        said(folder, subject, MEASURED[0])
+        folder = given.into / _called(corpus, given.dealt) / name
+        subject = kept(folder, "cpu", partial(small, name, corpus, given.dealt))
+        measure(folder, subject, only(subject))
+        for text in ("labelled", *((WHOLE, BETWEEN) if given.dealt else ())):
+            said(folder, subject, MEASURED[0], text)
     rows = [
         {"corpus": corpus, "family": kind, **row(family)}
-        for corpus, kind, family in families(given.into, [corpus.name for corpus in given.corpus], given.seeds)
+        for corpus, kind, family in families(
+            given.into, [_called(corpus, given.dealt) for corpus in given.corpus], given.seeds
+        )
     ]
     for cells in [[*rows[0]], ["---"] * len(rows[0]), *([*each.values()] for each in rows)] if rows else []:
         print("| " + " | ".join(cells) + " |", flush=True)

@@ -1,9 +1,9 @@
 """Every neuron of a dense model removed on three texts, in pieces that are kept in a folder, and what signals say.
 
 A subject is a dense model with three texts: `train`, `labelled`, which stands for text that is held out from training
-and whose labels may be used, and `judged`, on which the truth is measured. A piece is some 5,000 tokens of one text:
-the loss increase and the divergence of every neuron, and its label term at first order. What is in the folder is not
-measured again, so several processes may share the pieces.
+and whose labels may be used, and `judged`, on which the truth is measured. Of further texts, labels alone are read. A
+piece is some 5,000 tokens of one text: the loss increase and the divergence of every neuron, and its label term at
+first order. What is in the folder is not measured again, so several processes may share the pieces.
 """
 
 import json
@@ -44,7 +44,7 @@ TRAINED = 2
 """Pieces of the training text: the labels there are no use."""
 CALIBRATION = {"batch": 32, "bptt": 35}
 SEED = 7
-DENSE = "dense.safetensors"
+DENSE, STORED = "dense.safetensors", "text "
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Subject:
         """Return how many whole pieces of a text are measured."""
         return min(len(self.texts[text]) // TOKENS, TRAINED if text == "train" else 10**9)
 
-    def labels(self) -> Windows:
-        """Return the labelled text as signals read it."""
-        return Windows(self.texts["labelled"], first=self.first, **CALIBRATION)
+    def labels(self, text: str = "labelled") -> Windows:
+        """Return the labelled text, or another, as signals read it."""
+        return Windows(self.texts[text], first=self.first, **CALIBRATION)
 
     def calibration(self) -> Windows:
         """Return the training text as signals read it."""
@@ -77,7 +77,7 @@ def keep(folder: Path, subject: Subject) -> None:
     """Write a subject into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     config, tensors = describe(subject.model)
-    texts = {f"text {name}": tokens.to(torch.int32) for name, tokens in subject.texts.items()}
+    texts = {STORED + name: tokens.to(torch.int32) for name, tokens in subject.texts.items()}
     part = folder / f"{DENSE}.part"
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(whole | texts, part, {"config": json.dumps(config), "first": str(subject.first)})
@@ -95,7 +95,7 @@ def kept(folder: Path, device: str, made: Callable[[], Subject] | None = None) -
     with safe_open(folder / DENSE, framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    texts = {name: tensors.pop(f"text {name}").long() for name in TEXTS}
+    texts = {name.removeprefix(STORED): tensors.pop(name).long() for name in [*tensors] if name.startswith(STORED)}
     model = rebuild(json.loads(metadata["config"]), tensors).decoupled().eval().to(device)
     return Subject(model, texts, int(metadata["first"]))
 

@@ -15,6 +15,8 @@ from benchmarks import asked
 from benchmarks.removals import Subject, kept, measure
 from pruning.data.corpus import END_OF_LINE
 
+WHOLE, BETWEEN = "whole", "between"
+"""Where documents are dealt: labels of few whole documents, and labels of text between what was trained on."""
 TRAINING = 420_000
 """Tokens of the training text that signals may read: two calibrations of 200,000."""
 
@@ -46,15 +48,21 @@ def default_run(data: Path) -> Subject:
     )
 
 
-def small(name: str, corpus: Path) -> Subject:
-    """Return a small model of a family after one reading of a part of a corpus; `name` is its kind, width and seed."""
-    from benchmarks.dense_models import read_corpus, trained
+def small(name: str, corpus: Path, dealt: bool = False) -> Subject:
+    """Return a small model of a family after one reading of a part of a corpus; `name` is its kind, width and seed.
+
+    With documents dealt by the seed, labels and truth are of many places of many documents each. Beside those labels
+    stand as many of the first of these documents alone, whole, and of text between what was trained on.
+    """
+    from benchmarks.dense_models import JUDGES, LABELS, read_corpus, spread, trained
 
     kind, width, seed = name.split("-")
-    texts = read_corpus(corpus)
-    model = trained(kind, int(width), texts, int(seed))
+    texts = read_corpus(corpus, int(seed) if dealt else None)
     splits = {"train": texts.training, "labelled": texts.valid, "judged": texts.test}
-    return Subject(model, splits, texts.first)
+    if dealt:
+        splits |= {"labelled": spread(texts.valid, LABELS), "judged": spread(texts.test, JUDGES)}
+        splits |= {WHOLE: texts.valid[:LABELS], BETWEEN: texts.held_out}
+    return Subject(trained(kind, int(width), texts, int(seed)), splits, texts.first)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import precision, precision_by_family, removals, stability
+from benchmarks import dense_models, precision, precision_by_family, removals, stability, subjects
 from benchmarks.removals import Subject, kept, measure, read
 from tests.tiny import text, tiny
 
@@ -71,7 +71,7 @@ def test_a_model_of_a_family_says_what_everything_predicts_of_its_neurons(tmp_pa
     texts = {"train": text(200), "labelled": text(190, seed=1), "judged": text(250, seed=2)}
     path = tmp_path / "texts" / "gru-12-1"
     subject = kept(path, "cpu", lambda: Subject(tiny(family="gru", widths=(12, 10)), texts, first=0))
-    measure(path, subject, precision_by_family.ONLY)
+    measure(path, subject, precision_by_family.only(subject))
     ours = precision.said(path, subject, 40)
     ((corpus, kind, family),) = precision_by_family.families(tmp_path, ["texts", "others"], [1, 2])
     assert (corpus, kind, len(family.cases)) == ("texts", "gru", 1)
@@ -107,3 +107,32 @@ def test_a_family_is_the_mean_of_its_seeds_and_its_best_criterion_read_labels_wh
     assert cells["`intervention` less it"].startswith(f"+{1 - family.mean('near, held out'):.2f} [+")
     assert "±" in cells["over √reliability"]
     assert "±" not in precision_by_family.row(precision_by_family.Family([case(1)]))["over √reliability"]
+
+
+def test_dealt_documents_are_trained_on_labelled_or_judged_and_labels_are_of_more_of_them(tmp_path, monkeypatch):
+    for name, size in {"STRETCHES": 4, "TRAINED": 400, "LABELS": 160, "JUDGES": 120, "VOCABULARY": 99}.items():
+        monkeypatch.setattr(dense_models, name, size)
+    monkeypatch.setattr(dense_models, "trained", lambda *_: tiny())
+    every = " ".join(f"word{document}" for document in range(24))  # training has to know all words
+    for document in range(24):
+        (tmp_path / f"{document}.txt").write_text(f"{every}\n" + f"word{document}\n" * 100)
+    one, again, other = (subjects.small(f"gru-8-{seed}", tmp_path, dealt=True) for seed in (1, 1, 2))
+    counts = {name: tokens.bincount() for name, tokens in one.texts.items()}
+    documents = {name: {*(count > 9).nonzero().flatten().tolist()} - {one.first} for name, count in counts.items()}
+    assert all(tokens.equal(again.texts[name]) for name, tokens in one.texts.items())
+    assert not any(tokens.equal(other.texts[name]) for name, tokens in one.texts.items())
+    assert {name: len(tokens) for name, tokens in one.texts.items()} == {
+        "train": 400, "labelled": 160, "judged": 120, "whole": 160, "between": 160,
+    }  # fmt: skip
+    assert len(documents["whole"]) < len(documents["labelled"])
+    read, labelled, judged = documents["train"] | documents["between"], documents["labelled"], documents["judged"]
+    assert len(read | labelled | judged) == len(read) + len(labelled) + len(judged)
+
+
+def test_labels_of_other_text_are_kept_beside_those_that_count(folder):
+    subject = kept(folder, "cpu", lambda: pytest.fail("kept"))
+    more = Subject(subject.model, {**subject.texts, "whole": text(120, seed=5)}, 0)
+    ours, others = (precision.said(folder, more, 40, name) for name in ("labelled", "whole"))
+    assert not np.allclose(ours["importance"], others["importance"])
+    assert precision.said(folder, None, 40, "whole").equals(others)
+    assert precision.said(folder, None, 40, "between") is None
