@@ -9,7 +9,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,8 @@ PUBLISHED = ("ptb.{}.txt", "wiki.{}.tokens", "wiki.{}.raw", "{}.txt", "{}.tokens
 ALIASES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test": ("test",)}
 WORD = re.compile(r"\w+|[^\w\s]+")
 """Words and runs of punctuation, the pre-tokenisation that `tokenizers` calls Whitespace."""
+PLACES = 50
+"""Training leaves out text at so many places of it all: labels of few whole documents are not those of others."""
 Line = TypeVar("Line")
 CHUNK = 2**20
 """So many tokens are counted and renumbered together."""
@@ -43,6 +45,17 @@ class Numbers(Protocol):
         """Replace a stretch."""
 
 
+class Cut(Protocol):
+    """What is cut into stretches of its own kind, such as a list or a range."""
+
+    def __len__(self) -> int:
+        """How long it is."""
+
+    def __getitem__(self, stretch: slice, /) -> Self:
+        """Return a stretch."""
+
+
+Text = TypeVar("Text", bound=Cut)
 Keep = Callable[[Iterable[np.ndarray]], Numbers]
 """Stretches of numbers, one after the other → all of them, wherever they are kept."""
 
@@ -183,20 +196,16 @@ def raw_lines(text: str, *, lowercase: bool) -> list[list[str]]:
 def assign_documents(lengths: Mapping[str, int], fractions: Fractions, seed: int) -> dict[str, str]:
     """Return the split of each document: whole documents, in random order, until each split has its share of text.
 
-    What is held out from training is the last of the training's documents in that order, as many as fit its share
-    (or, if none does, the shortest), so validation and test text do not depend on it.
-
     Args:
         lengths: Document name → its size, in any unit.
         fractions: Shares of validation and test text.
         seed: Decides the order.
 
     Raises:
-        ValueError: If there are fewer than three documents, or four where some are held out from training.
+        ValueError: If there are fewer than three documents.
     """
-    fewest = len(SPLITS) + bool(fractions.calibration)
-    if len(lengths) < fewest:
-        raise ValueError(f"Expected at least {fewest} documents, got {len(lengths)}.")
+    if len(lengths) < len(SPLITS):
+        raise ValueError(f"Expected at least {len(SPLITS)} documents, got {len(lengths)}.")
     names = sorted(lengths)
     order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
     total = sum(lengths.values())
@@ -207,32 +216,44 @@ def assign_documents(lengths: Mapping[str, int], fractions: Fractions, seed: int
         splits[name] = short[0] if short else "train"
         if short:
             filled[short[0]] += lengths[name]
-    return splits | _held_out(lengths, [name for name in order if splits[name] == "train"], fractions.calibration)
+    return splits
 
 
-def _held_out(lengths: Mapping[str, int], training: Sequence[str], share: float) -> dict[str, str]:
-    """Return which of the training's documents it leaves out."""
-    if not share:
-        return {}
-    left, chosen = share * sum(lengths[name] for name in training), []
-    for name in reversed(training[1:]):
-        if lengths[name] <= left:
-            chosen.append(name)
-            left -= lengths[name]
-    return dict.fromkeys(chosen or [min(training[1:], key=lambda name: lengths[name])], HELD_OUT)
+def divide_lines(lines: Text, fractions: Fractions) -> dict[str, Text]:
+    """Return one text cut into its beginning for training, then validation, then test.
 
-
-def divide_lines(lines: Sequence[Line], fractions: Fractions) -> dict[str, Sequence[Line]]:
-    """Return one text cut into its beginning for training, then what training leaves out, then validation, then test.
-
-    >>> divide_lines(range(10), Fractions(0.2, 0.2, calibration=0.2))
-    {'train': range(0, 5), 'calibration': range(5, 6), 'valid': range(6, 8), 'test': range(8, 10)}
+    >>> divide_lines(range(10), Fractions(0.2, 0.2))
+    {'train': range(0, 6), 'valid': range(6, 8), 'test': range(8, 10)}
     """
     first = round(len(lines) * (1 - fractions.valid - fractions.test))
     second = round(len(lines) * (1 - fractions.test))
-    end = first - fractions.held_out(first)
-    held_out = {HELD_OUT: lines[end:first]} if end < first else {}
-    return {"train": lines[:end], **held_out, "valid": lines[first:second], "test": lines[second:]}
+    return {"train": lines[:first], "valid": lines[first:second], "test": lines[second:]}
+
+
+def left_out(training: Callable[[], Iterable[Line]], fractions: Fractions) -> dict[str, Callable[[], Iterator[Line]]]:
+    """Return what opens the lines of a training text, and apart from them those that training leaves out, if any.
+
+    These are the end of each of `PLACES` runs of lines, or of as many as lines are left out: some from every document
+    where documents are many, so that what their labels say is true of others.
+
+    >>> {split: [*lines()] for split, lines in left_out(lambda: "abcdefgh", Fractions(0.1, 0.1, 0.25)).items()}
+    {'train': ['a', 'b', 'c', 'e', 'f', 'g'], 'calibration': ['d', 'h']}
+
+    Args:
+        training: Opens the text anew.
+        fractions: `calibration` is left out, but for as many lines as there are places at most.
+    """
+    count = sum(1 for _ in training()) if fractions.calibration else 0
+    if not (held_out := fractions.held_out(count)):
+        return {"train": lambda: iter(training())}
+    places = min(PLACES, held_out)
+
+    def of(apart: bool) -> Callable[[], Iterator[Line]]:
+        return lambda: (
+            line for place, line in enumerate(training()) if (places * place % count >= count - held_out) is apart
+        )
+
+    return {"train": of(False), HELD_OUT: of(True)}
 
 
 def stretches(length: int) -> Iterator[slice]:

@@ -7,7 +7,17 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from pruning.data.corpus import END_OF_LINE, HELD_OUT, SPLITS, UNKNOWN, WORD, Fractions, assign_documents, divide_lines
+from pruning.data.corpus import (
+    END_OF_LINE,
+    HELD_OUT,
+    SPLITS,
+    UNKNOWN,
+    WORD,
+    Fractions,
+    assign_documents,
+    divide_lines,
+    left_out,
+)
 from tasks.common.parameters import Unexpected
 from tasks.settings.parameters import Parameters
 from tasks.settings.sections import CorpusSettings
@@ -212,21 +222,24 @@ def _documents(texts: Mapping[str, Open], corpus: CorpusSettings) -> Text:
         splits = assign_documents(lengths, _fractions(corpus), corpus.seed)
     except ValueError as error:
         raise Unexpected(f"{str(error).rstrip('.')} ({corpus.source}, corpus.source in params.yaml).") from None
-    parts = {split: [texts[name] for name in texts if splits[name] == split] for split in (*SPLITS, HELD_OUT)}
-    return Text(corpus.source, parts, _words(corpus))
+    parts = {split: [texts[name] for name in texts if splits[name] == split] for split in SPLITS}
+    return Text(corpus.source, _parted(parts, corpus), _words(corpus))
 
 
 def _published(texts: Mapping[str, Open], corpus: CorpusSettings) -> Text:
-    """Return published splits, the training's end held out if that is asked for."""
-    parts, train = {split: [text] for split, text in texts.items()}, texts["train"]
-    count = sum(bool(line.split()) for line in train()) if corpus.calibration else 0
-    if held_out := _fractions(corpus).held_out(count):
+    """Return published splits."""
+    return Text(corpus.source, _parted({split: [text] for split, text in texts.items()}, corpus), str.split)
 
-        def part(start: int, stop: int) -> Open:
-            return lambda: islice((line for line in train() if line.split()), start, stop)
 
-        parts |= {"train": [part(0, count - held_out)], HELD_OUT: [part(count - held_out, count)]}
-    return Text(corpus.source, parts, str.split)
+def _parted(splits: Mapping[str, list[Open]], corpus: CorpusSettings) -> dict[str, list[Open]]:
+    """Return splits, and apart from the training's lines those that it leaves out."""
+    if not corpus.calibration:
+        return {**splits}
+
+    def training() -> Iterator[str]:
+        return (line for text in splits["train"] for line in text() if line.strip())
+
+    return {**splits, **{split: [lines] for split, lines in left_out(training, _fractions(corpus)).items()}}
 
 
 def _divided(path: Path, corpus: CorpusSettings) -> Text:
@@ -237,11 +250,9 @@ def _divided(path: Path, corpus: CorpusSettings) -> Text:
     def part(start: int, stop: int) -> Open:
         return lambda: islice((line for line in text() if line.strip()), start, stop)
 
-    parts, start = {}, 0
-    for split, lines in divide_lines(range(count), _fractions(corpus)).items():
-        parts[split] = [part(start, start + len(lines))]
-        start += len(lines)
-    return Text(str(path), parts, _words(corpus))
+    divided = divide_lines(range(count), _fractions(corpus))
+    parts = {split: [part(lines.start, lines.stop)] for split, lines in divided.items()}
+    return Text(str(path), _parted(parts, corpus), _words(corpus))
 
 
 def _fractions(corpus: CorpusSettings) -> Fractions:

@@ -1,18 +1,18 @@
 """The stage `prepare`: which files are the corpus, and what they become."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from pruning.core.tables import empty
 from pruning.data.corpus import (
-    HELD_OUT,
     SPLITS,
     UNKNOWN,
     Fractions,
     assign_documents,
     divide_lines,
+    left_out,
     number,
     published_lines,
     published_names,
@@ -114,28 +114,33 @@ def _instead(path: Path) -> str:
 def read_texts(source: Path, lowercase: bool, fractions: Fractions, seed: int) -> dict[str, Lines]:
     """Return the lines of each split of whatever is at `source`, to be read once, in the order of the splits."""
     check_source(source)
-    if source.is_file():
-        count = sum(bool(line.strip()) for line in read_lines(source))
-        lines = _raw([source], lowercase)
-        return {split: islice(lines, len(part)) for split, part in divide_lines(range(count), fractions).items()}
-    if files := published_files(source):
+    if files := published_files(source) if source.is_dir() else {}:
         published: dict[str, Lines] = {split: read_published(path) for split, path in files.items()}
-        count = sum(bool(line.split()) for line in read_lines(files["train"])) if fractions.calibration else 0
-        if held_out := fractions.held_out(count):
-            published["train"] = islice(read_published(files["train"]), count - held_out)
-            published[HELD_OUT] = islice(read_published(files["train"]), count - held_out, None)
-        return published
-    texts = {path.name: path for path in sorted(source.glob("*.txt"))}
-    lengths = {name: sum(map(len, read_lines(path))) for name, path in texts.items()}
-    splits = assign_documents(lengths, fractions, seed)
-    named = [*SPLITS, HELD_OUT] if fractions.calibration else SPLITS
-    return {split: _raw([path for name, path in texts.items() if splits[name] == split], lowercase) for split in named}
+        parted = left_out(partial(read_published, files["train"]), fractions)
+        return published | {split: lines() for split, lines in parted.items()}
+    texts: dict[str, Callable[[], Iterator[str]]]
+    if source.is_file():
+        divided = divide_lines(range(sum(1 for _ in written([source]))), fractions)
+        texts = {split: partial(written, [source], of) for split, of in divided.items()}
+    else:
+        paths = {path.name: path for path in sorted(source.glob("*.txt"))}
+        splits = assign_documents(
+            {name: sum(map(len, read_lines(path))) for name, path in paths.items()}, fractions, seed
+        )
+        texts = {
+            split: partial(written, [path for name, path in paths.items() if splits[name] == split]) for split in SPLITS
+        }
+    return {split: _raw(lines(), lowercase) for split, lines in (texts | left_out(texts["train"], fractions)).items()}
 
 
-def _raw(paths: Iterable[Path], lowercase: bool) -> Iterator[list[str]]:
-    for path in paths:
-        for line in read_lines(path):
-            yield from raw_lines(line, lowercase=lowercase)
+def written(paths: Iterable[Path], of: range | None = None) -> Iterator[str]:
+    """Return the lines of files that are not empty, or those in a range of them."""
+    lines = (line for path in paths for line in read_lines(path) if line.strip())
+    return lines if of is None else islice(lines, of.start, of.stop)
+
+
+def _raw(lines: Iterable[str], lowercase: bool) -> Iterator[list[str]]:
+    return (tokens for line in lines for tokens in raw_lines(line, lowercase=lowercase))
 
 
 def read_published(path: Path) -> Iterator[list[str]]:

@@ -14,11 +14,13 @@ from pruning.data import corpus as corpus_module
 from pruning.data.corpus import (
     END_OF_LINE,
     HELD_OUT,
+    PLACES,
     SPLITS,
     UNKNOWN,
     Fractions,
     assign_documents,
     divide_lines,
+    left_out,
     number,
     published_lines,
     raw_lines,
@@ -137,40 +139,33 @@ def test_each_split_has_about_its_share_of_the_text(seed, valid, test):
     assert shares["test"] == pytest.approx(test, abs=0.01)
 
 
-@given(lengths=documents, seed=st.integers(0, 5), share=st.sampled_from([0.01, 0.1, 0.5]))
-def test_what_training_leaves_out_are_whole_documents_of_its_own_and_of_no_other_split(lengths, seed, share):
-    before = assign_documents(lengths, Fractions(0.1, 0.1), seed)
-    fractions = Fractions(0.1, 0.1, calibration=share)
-    if len(lengths) < 4:
-        with pytest.raises(ValueError, match=r"Expected at least 4 documents, got 3."):
-            assign_documents(lengths, fractions, seed)
-        return
-    if list(before.values()).count("train") < 2:
-        return
-    after = assign_documents(lengths, fractions, seed)
-    moved = {name for name in lengths if after[name] != before[name]}
-    assert moved
-    assert {before[name] for name in moved} == {"train"}
-    assert {after[name] for name in moved} == {HELD_OUT}
-    training = [lengths[name] for name in lengths if before[name] == "train"]
-    assert len(moved) < len(training)
-    assert len(moved) == 1 or sum(lengths[name] for name in moved) <= share * sum(training)
-
-
 def test_fewer_documents_than_splits_are_refused():
     with pytest.raises(ValueError, match=r"Expected at least 3 documents, got 2."):
         assign_documents({"a": 1, "b": 1}, Fractions(0.1, 0.1), 1)
 
 
-@given(length=st.integers(10, 99), share=st.sampled_from([0.001, 0.1, 0.5]))
-def test_what_training_leaves_out_of_one_text_is_the_end_of_its_part(length, share):
-    lines = range(length)
-    before, after = (divide_lines(lines, Fractions(0.2, 0.1, calibration=part)) for part in (0.0, share))
-    assert [*after["train"], *after[HELD_OUT]] == [*before["train"]]
-    assert after["valid"] == before["valid"]
-    assert after["test"] == before["test"]
-    assert len(after[HELD_OUT]) == max(1, round(share * len(before["train"])))
-    assert HELD_OUT not in before
+@given(length=st.integers(2, 999), share=st.sampled_from([0.001, 0.03, 0.1, 0.5, 0.99]))
+def test_what_training_leaves_out_is_apart_from_the_rest_and_about_its_share(length, share):
+    parts = {split: [*lines()] for split, lines in left_out(lambda: range(length), Fractions(0, 0, share)).items()}
+    assert sorted(parts["train"] + parts[HELD_OUT]) == [*range(length)]
+    assert parts["train"]
+    wanted = min(max(1, round(share * length)), length - 1)
+    assert max(1, wanted - PLACES) <= len(parts[HELD_OUT]) <= wanted
+
+
+def test_of_many_documents_training_leaves_out_the_end_of_some_stretch_of_each():
+    lines = [(document, line) for document in range(40) for line in range(20)]
+    parts = {split: [*opened()] for split, opened in left_out(lambda: lines, Fractions(0, 0, 0.125)).items()}
+    assert {document for document, _ in parts[HELD_OUT]} == {*range(40)}
+    assert len(parts[HELD_OUT]) == 100
+    places = [lines.index(line) for line in parts[HELD_OUT]]
+    assert places == [place for end in range(16, 801, 16) for place in (end - 2, end - 1)]
+
+
+@pytest.mark.parametrize(("length", "share"), [(1, 0.5), (7, 0.0)])
+def test_of_a_single_line_or_where_none_is_asked_for_training_leaves_nothing_out(length, share):
+    ((split, lines),) = left_out(lambda: range(length), Fractions(0, 0, share)).items()
+    assert (split, [*lines()]) == ("train", [*range(length)])
 
 
 @given(length=st.integers(10, 99))
