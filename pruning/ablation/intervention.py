@@ -8,7 +8,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 
 from pruning.ablation.oracle import Ablation, batches_read, neurons_to_measure, oracle
@@ -317,6 +316,8 @@ def _weights(
     *known, wanted = ((_less_mean(g, scale) / np.sqrt(np.where(varies, scale, 1)))[:, varies] for g in given)
     rows = np.stack(known, -1)
     squares, products = rows.swapaxes(1, 2) @ rows, np.einsum("gna, gn -> ga", rows, wanted)
+    from scipy.optimize import nnls  # slow to import, and an importance rarely asks for it
+
     if np.linalg.matrix_rank(squares.sum(0)) < len(before):
         return HALF, HALF, lost
     predicted = [np.arange(count) != left for left in (*range(count), count)]  # without each stretch, and all

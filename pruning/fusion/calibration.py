@@ -13,8 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
-from sklearn.isotonic import IsotonicRegression
 
 from pruning.core.neurons import mask
 from pruning.core.progress import Track, silently
@@ -44,7 +42,7 @@ def by_quantiles(scores: pd.DataFrame, by: str, losses: pd.DataFrame) -> np.ndar
         if measured.empty:
             raise ValueError(f"Expected losses of every layer's neurons, got none of {layer!r}.")
         quantiles = np.sort(_without_noise(measured["loss_increase"].to_numpy(), measured["standard_error"].to_numpy()))
-        at = (rankdata(scores[by].to_numpy()[places]) - 0.5) / len(places)
+        at = (scores[by].iloc[places].rank().to_numpy() - 0.5) / len(places)
         calibrated[places] = np.interp(at, (np.arange(len(quantiles)) + 0.5) / len(quantiles), quantiles)
     return calibrated
 
@@ -102,6 +100,8 @@ def by_curves(scores: pd.DataFrame, by: str, curves: pd.DataFrame) -> np.ndarray
     Raises:
         ValueError: For another layer without a curve.
     """
+    from sklearn.isotonic import IsotonicRegression  # half a second that only this function needs
+
     calibrated = np.empty(len(scores))
     for layer, places in scores.groupby("layer").indices.items():
         curve = curves[curves["layer"] == layer].sort_values("removed")
@@ -114,7 +114,7 @@ def by_curves(scores: pd.DataFrame, by: str, curves: pd.DataFrame) -> np.ndarray
         rises = np.diff(np.concatenate([[0.0], curve["loss_increase"].to_numpy()]))
         middles, stretches = (removed[1:] + removed[:-1]) / 2, np.diff(removed)
         slopes = IsotonicRegression(y_min=0.0).fit_transform(middles, rises / stretches, sample_weight=stretches)
-        place = rankdata(scores[by].to_numpy()[places]) - 0.5
+        place = scores[by].iloc[places].rank().to_numpy() - 0.5
         order = 1e-9 * place / len(place) * max(slopes[-1], np.finfo(float).tiny)  # where the slope is flat
         calibrated[places] = np.interp(place, middles, slopes) + order
     return calibrated

@@ -6,9 +6,6 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import nnls
-from scipy.stats import rankdata
-from sklearn.model_selection import StratifiedKFold
 
 from pruning.core.options import too_few
 from pruning.fusion.weights import TRANSFORMS, relative, spearman
@@ -213,6 +210,8 @@ def _signals(frame: pd.DataFrame, rows: pd.DataFrame, names: Sequence[str]) -> d
 
 
 def _cuts(rows: pd.DataFrame, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    from sklearn.model_selection import StratifiedKFold  # slow to import, and fusion mostly learns nothing
+
     cut = StratifiedKFold(folds, shuffle=True, random_state=seed)
     return iter(cut.split(np.zeros(len(rows)), rows["layer"].to_numpy()))
 
@@ -246,7 +245,7 @@ def _fitted(rows: pd.DataFrame, signals: np.ndarray, names: Sequence[str], candi
 def _centred(rows: pd.DataFrame, signals: np.ndarray, candidate: Candidate) -> tuple[np.ndarray, np.ndarray]:
     """Return one layer's signals and target less their weighted means, each row times the root of its weight."""
     increase, noise = rows["loss_increase"].to_numpy(), rows["standard_error"].to_numpy() ** 2
-    target = rankdata(increase) if candidate.target == "rank" else increase
+    target = rows["loss_increase"].rank().to_numpy() if candidate.target == "rank" else increase
     true = max(increase.var() - noise.mean(), 0.0)
     variance = np.maximum(noise + true, np.finfo(float).tiny)
     precision = variance.min() / variance  # at most 1, so that no sum of them overflows
@@ -259,6 +258,8 @@ def _centred(rows: pd.DataFrame, signals: np.ndarray, candidate: Candidate) -> t
 
 def _ridge(signals: np.ndarray, target: np.ndarray, penalty: float) -> np.ndarray:
     """Return non-negative weights that sum to 1; equal ones where none is positive."""
+    from scipy.optimize import nnls
+
     count = signals.shape[1]
     rows = np.concatenate([signals, np.sqrt(penalty * len(signals)) * np.eye(count)])
     solution, _ = nnls(rows, np.concatenate([target, np.zeros(count)]))
@@ -267,7 +268,7 @@ def _ridge(signals: np.ndarray, target: np.ndarray, penalty: float) -> np.ndarra
 
 def _standard_ranks(values: np.ndarray) -> np.ndarray:
     """Return the ranks of each row, less their mean and over their spread; zeros where a row does not vary."""
-    ranks = rankdata(values, axis=1)
+    ranks = pd.DataFrame(values).rank(axis=1).to_numpy()
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
     spread = ranks.std(axis=1, keepdims=True)
     return np.asarray(np.divide(ranks, spread, out=np.zeros_like(ranks), where=spread > 0))

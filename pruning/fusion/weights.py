@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
 
 from pruning.signals.scaling import scaled
 
@@ -83,7 +82,7 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
     """Return the rank correlation of two samples; 0 where one of them does not vary."""
-    return correlation(rankdata(one), rankdata(other))
+    return correlation(pd.Series(one).rank().to_numpy(), pd.Series(other).rank().to_numpy())
 
 
 def _scaled(values: pd.Series) -> np.ndarray:
@@ -93,4 +92,4 @@ def _scaled(values: pd.Series) -> np.ndarray:
 def _ranked(values: pd.Series) -> np.ndarray:
     if len(values) < 2:
         return np.full(len(values), 0.5)
-    return np.asarray((rankdata(values) - 1) / (len(values) - 1))
+    return ((values.rank() - 1) / (len(values) - 1)).to_numpy()

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from pruning.core.neurons import Keep, PrunableModule, named_tensors
@@ -90,6 +88,9 @@ def grouped(weights: np.ndarray) -> np.ndarray:
     """
     if not 3 <= len(weights) <= GROUPED:
         return np.arange(len(weights))
+    from scipy.cluster.hierarchy import leaves_list, linkage  # slow to import, and no number needs it
+    from scipy.spatial.distance import squareform
+
     apart = 1 - np.clip((weights + weights.T) / 2, 0, 1)
     np.fill_diagonal(apart, 0)
     order: np.ndarray = leaves_list(linkage(squareform(apart, checks=False), method="average"))

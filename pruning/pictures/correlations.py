@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from pruning.core.options import expect_known
 from pruning.pictures.canvas import FAINT, SIGNED, SMALL, WIDTH, drawn, sheet
@@ -58,9 +57,9 @@ def _within_layers(frame: pd.DataFrame, one: str, other: str) -> float:
     known = frame.dropna(subset=[one, other])
     values, sizes = [], []
     for _, rows in known.groupby("layer"):
-        pair = rows[[one, other]].to_numpy(dtype=float)
-        if len(pair) > 2 and (np.ptp(pair, axis=0) > 0).all():
-            values.append(np.corrcoef(rankdata(pair[:, 0]), rankdata(pair[:, 1]))[0, 1])
+        pair = rows[[one, other]].astype(float)
+        if len(pair) > 2 and (np.ptp(pair.to_numpy(), axis=0) > 0).all():
+            values.append(np.corrcoef(*pair.rank().to_numpy().T)[0, 1])
             sizes.append(len(pair))
     return float(np.average(values, weights=sizes)) if values else np.nan
 

@@ -9,7 +9,6 @@ from itertools import combinations, combinations_with_replacement, product
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import nnls
 
 from pruning.core.devices import without_values
 from pruning.core.neurons import NeuronLayer, named_buffers
@@ -79,6 +78,8 @@ def measured_latency(
         points: Widths between nothing and all, ≥ 2, for each layer and for all together.
         track: Shows progress.
     """
+    from scipy.optimize import nnls  # slow to import, and few budgets are of time
+
     full = np.array([layer.width for layer in model.layers()])
     widths, pairs = _timed_widths(full, points), _multiplied(model.layers())
     models = {str(row): model.resized(row.tolist()) for row in widths}
