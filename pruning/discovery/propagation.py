@@ -54,6 +54,7 @@ class Propagation:
             counts something else.
         given: The places of each of the model's outputs, counted as they lie flat, in the last call.
         carried: Places of states that go from call to call, numbered as a parameter's are → where they go in and out.
+        steps: Whether something is computed of neurons that is the same for many values, as a spike is.
     """
 
     positions: Positions = field(default_factory=Positions)
@@ -72,6 +73,7 @@ class Propagation:
     counted: dict[tuple[str, str, int], list[Counted]] = field(default_factory=dict)
     given: dict[int, Tensor] = field(default_factory=dict)
     carried: dict[Axis, Edge] = field(default_factory=dict)
+    steps: bool = False
     _functions: dict[tuple[str, str, int], int] = field(default_factory=dict)
     _calls: dict[tuple[int, str], int] = field(default_factory=dict)
 

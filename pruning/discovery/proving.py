@@ -22,16 +22,14 @@ from pruning.core.neurons import Keep, NeuronLayer, named_buffers, named_tensors
 from pruning.discovery.alike import CODE, apart
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.following import Number, Size
+from pruning.discovery.general import positions
 from pruning.discovery.numbers import candidates, sized
 from pruning.discovery.running import (
     Inputs,
-    Remembering,
     Still,
     close,
     copied,
     greatest,
-    kept_tensors,
-    redrawn,
     running,
 )
 from pruning.discovery.sizes import noted
@@ -67,8 +65,10 @@ def proved(
         cached: The modules whose configuration asks for a cache, which is switched off now.
         feeding: If its state goes from call to call: how.
     """
-    prover = Prover(*generic(model, inputs), found, inputs, states, cached, feeding)
     layers = model.layers()
+    first, *others = itertools.islice(positions(model, inputs), None if found.steps else 1)
+    prover = Prover(*first, found, inputs, states, cached, feeding)
+    prover.others = [Prover(*fixed, found, inputs, states, (), feeding) for fixed in others]
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
     rounds = _rounds(layers)
@@ -188,6 +188,7 @@ class Prover:
     ) -> None:
         self.model, self.remembers, self.feeding = model, remembers, feeding
         self.found, self.inputs, self.states, self.cached = found, inputs, states, cached
+        self.others: list[Prover] = []
         self.lean = True
         self.draws = False
 
@@ -217,7 +218,9 @@ class Prover:
 
     def _failure(self, keep: Keep, numbers: Sequence[Number]) -> str:
         failure, lean = self._tried(keep, numbers, lean=self.lean)
-        if not failure or not lean:
+        if not failure:
+            return next(filter(None, (other._failure(keep, numbers) for other in self.others)), "")
+        if not lean:
             return failure
         again, _ = self._tried(keep, numbers, lean=False)
         self.lean = bool(again)  # code that reads a weight outside of its module reads it next time, too
@@ -253,7 +256,7 @@ class Prover:
             if len(found) == len(expected) and all(close(a, b, rounding) for a, b in zip(found, expected, strict=True)):
                 return failure
             near |= len(found) == len(expected) and all(map(_near, found, expected))
-        if self.finer and near:
+        if self.finer and (near or self.found.steps):  # of a spike that rounding adds not all is near
             return self.finer._failure(keep, numbers)
         return "without some of its neurons the model computes something else than where nobody reads them"
 
@@ -378,20 +381,3 @@ def _is_float(part: object) -> bool:
 def _near(one: Tensor, other: Tensor) -> bool:
     """Return whether rounding might be why two tensors differ."""
     return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=1e-2 * greatest(other))
-
-
-def generic(model: Discovered, inputs: Inputs) -> tuple[Discovered, tuple[Place, ...]]:
-    """Return the model with weights in general position, so that none hides what depends on a neuron by being zero.
-
-    What its modules remember is forgotten. Its own weights stay where others give no finite answer. Also where its
-    modules remember a call, so that the next one must be tried, too.
-    """
-    found = Discovered(redrawn(model.network), model.layers(), {})
-    registered = {*dict(found.named_parameters()), *dict(found.named_buffers())}
-    for name, held in kept_tensors(found).items():
-        if name not in registered:
-            held.zero_()
-    mode = Remembering()
-    with running(found, inputs, mode) as (network, outputs):
-        finite = all(bool(tensor.isfinite().all()) for tensor in outputs)
-        return found if finite else model, mode.places(network)

@@ -310,16 +310,23 @@ def uncached(network: nn.Module) -> Iterator[list[str]]:
             config.use_cache = True
 
 
-def redrawn(network: nn.Module) -> Any:
-    """Return a copy of a network with weights in general position, so that none hides what depends on a neuron."""
+def redrawn(network: nn.Module, *, centred: bool = False) -> Any:
+    """Return a copy of a network with weights in general position, so that none hides what depends on a neuron.
+
+    Args:
+        network: It is left as it was.
+        centred: Whether vectors are drawn around nought, and matrices twice as large; else vectors around one.
+    """
     generator = torch.Generator().manual_seed(0)
     weights = (tensor for tensor in network.parameters() if tensor.is_floating_point())
-    return copied(network, replacing={id(tensor): _drawn(tensor, generator) for tensor in weights})
+    return copied(network, replacing={id(tensor): _drawn(tensor, generator, centred=centred) for tensor in weights})
 
 
-def _drawn(like: Tensor, generator: torch.Generator) -> nn.Parameter:
+def _drawn(like: Tensor, generator: torch.Generator, *, centred: bool) -> nn.Parameter:
     """Return random numbers in the shape of a parameter, of a size that neither explodes nor vanishes."""
     if not like.ndim:
         return nn.Parameter(like.detach().clone())
     drawn = torch.randn(like.shape, generator=generator).mul_((len(like) / max(like.numel(), 1)) ** 0.5)
+    if centred:
+        return nn.Parameter((drawn.mul_(2) if like.ndim > 1 else drawn.div_(2)).to(like))
     return nn.Parameter((drawn if like.ndim > 1 else drawn.div_(4).add_(1)).to(like))

@@ -31,6 +31,7 @@ class Structure:
         widths: Those that it reads of tensors, such as `x.shape[1]`, and that count neurons.
         refused: Where places that something computes stay → why.
         carried: Where states that go from call to call hold their neurons.
+        steps: Whether something is computed of neurons that is the same for many values, as a spike is.
     """
 
     layers: list[NeuronLayer]
@@ -43,6 +44,7 @@ class Structure:
     widths: tuple[Size, ...] = ()
     refused: Mapping[Axis, str] = field(default_factory=dict)
     carried: tuple[Carried, ...] = ()
+    steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
         for one in Carried.of(found.carried[axis], layer, piece)
     )
     touched = frozenset(found.touched)
-    return Structure(layers, others | reasons, owners, blends, called, touched, sizes, widths, refused, carried)
+    told = (called, touched, sizes, widths, refused, carried, found.steps)
+    return Structure(layers, others | reasons, owners, blends, *told)
 
 
 def _blended(found: Propagation) -> tuple[Tensor, list[Blend]]:

@@ -150,3 +150,30 @@ def test_the_line_is_said_that_fails_where_two_widths_are_equal():
     assert (
         "where it is as wide as 0, its model's own code counts on its width (test_proving" in found.unprunable["1.body"]
     )
+
+
+class SpikingHeads(nn.Module):
+    """Attention between spikes, all of which are there where biases are large, in as many heads as a number says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Linear(3, 8) for _ in range(3)])
+        self.leave, self.h = nn.Linear(8, 2), 2
+
+    def forward(self, steps: torch.Tensor) -> torch.Tensor:
+        spikes = ((part(steps) > -8).to(steps) for part in self.parts)
+        queries, keys, values = (each.view(*steps.shape[:2], self.h, -1).transpose(1, 2) for each in spikes)
+        found = (queries @ keys.mT @ values > 1).to(steps)
+        return self.leave(found.transpose(1, 2).flatten(2))
+
+
+def test_spikes_that_are_all_there_with_some_weights_hide_no_number_of_heads():
+    network, inputs = SpikingHeads().double(), floats(2, 4, 3)
+    with torch.no_grad():
+        for part in network.parts:
+            part.bias.sub_(8)
+    found = discover(network, inputs)
+    assert [(number.attribute, number.layer) for number in found.numbers] == [("h", "parts.0")]
+    for one in ([0], [1]):
+        keep = {"parts.0": torch.tensor(one)}
+        torch.testing.assert_close(select(found, keep)(inputs), mask(found, keep)(inputs))
