@@ -30,6 +30,8 @@ PATIENCE_SECONDS = 20.0
 """How long a scheduler, and the first of its workers, may take to answer."""
 MOST = 64
 """As many processes as this a machine of few cores may be asked for, too; each holds PyTorch and the model."""
+SPEAKERS = "distributed."
+"""What Dask's own logs begin with, some of which have a level and a way to the screen of their own."""
 LARGE = "10 GiB"
 """What Dask need not warn of: models are sent once, as part of the graph, so that they outlive every worker."""
 
@@ -114,7 +116,8 @@ class Pool:
             raise Unexpected(
                 f"Expected the package {error.name} for workers, got none; `make install EXTRA=workers` installs it."
             ) from error
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said here, in sentences
+        for name in ("distributed", *(name for name in logging.root.manager.loggerDict if name.startswith(SPEAKERS))):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is said here, in sentences
         self._closing: list[Any] = []
 
     @property
@@ -250,7 +253,7 @@ class Pool:
         except (*cancelled, self._distributed.comm.CommClosedError) as error:
             raise Unexpected(
                 f"Expected the scheduler at {self.asked} until the work is done, got a closed connection; start it "
-                "again, then run the same command."
+                "and its workers again, then run the same command."
             ) from error
         except ImportError as error:
             raise Unexpected(

@@ -1,5 +1,6 @@
 """Work that goes to other processes: the bytes of a run without them, also where one is killed or falls silent."""
 
+import logging.handlers
 import os
 import signal
 import socket
@@ -301,9 +302,11 @@ def test_the_code_of_own_models_goes_with_calls_that_may_read_them(monkeypatch: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="several addresses of one machine, as Linux has them")
-def test_a_worker_elsewhere_needs_the_code_alone_and_the_scheduler_not_even_that(
+def test_a_worker_elsewhere_needs_the_code_alone_and_the_scheduler_not_even_that_whose_end_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    heard = logging.handlers.BufferingHandler(1000)
+    monkeypatch.setattr(logging.getLogger("distributed.client"), "handlers", [heard])
     monkeypatch.setattr("tasks.common.workers.PATIENCE_SECONDS", PATIENT_SECONDS)
     clone, scheduler = tmp_path / "clone", f"tcp://127.0.0.2:{free_port()}"
     for name in ("pruning", "tasks"):
@@ -312,6 +315,7 @@ def test_a_worker_elsewhere_needs_the_code_alone_and_the_scheduler_not_even_that
     own = bare | {"PYTHONPATH": str(clone), "TMPDIR": str(clone), "HOME": str(clone)}
     module, quiet = [sys.executable, "-m"], "--no-dashboard"
     text_of_file = Windows(Stored([text(400).numpy()], beside=tmp_path), first=0, batch=3, bptt=6)
+    pids: list[int] = []
     with ExitStack() as started:
         for folder, environment, words in (
             (tmp_path, bare, ["distributed.cli.dask_scheduler", quiet, "--host", scheduler]),
@@ -320,12 +324,16 @@ def test_a_worker_elsewhere_needs_the_code_alone_and_the_scheduler_not_even_that
             process = subprocess.Popen([*module, *words], cwd=folder, env=environment, stderr=subprocess.DEVNULL)
             started.callback(process.wait)
             started.callback(process.terminate)
+            pids.append(process.pid)
         late = time.monotonic() + PATIENT_SECONDS
         while not listened_to(scheduler) and time.monotonic() < late:
             time.sleep(0.1)
         with workers(scheduler) as there:
             assert list(there(os.path.abspath, ["here"])) == [str(clone / "here")]
             assert gradients(tiny(), text_of_file, batches=9, map=there).equals(gradients(tiny(), windows(), batches=9))
+            with pytest.raises(ValueError, match=r"^Expected the scheduler at .* until .*; start it and its workers"):
+                list(there(partial(os.kill, pids[0]), [signal.SIGKILL]))
+        assert not heard.buffer
 
 
 def listened_to(address: str) -> bool:
