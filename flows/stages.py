@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dvc.repo import Repo
+from dvc.scm import SCMError
 
 FILE = "dvc.yaml"
 SETTINGS = ("tags", "retries", "timeout_seconds", "alone", "first")
@@ -51,11 +52,17 @@ def read_stages(root: Path, targets: list[str] | None) -> dict[str, GraphStage]:
             root's dvc.yaml.
 
     Raises:
-        ValueError: If a target or a setting in a stage's `meta` is unknown.
+        ValueError: If a target or a setting in a stage's `meta` is unknown, or DVC looks for git where none is.
     """
-    with Repo(str(root)) as repo:
-        graph = repo.index.graph
-        stages = {_address(node): _stage(node, graph.successors(node)) for node in graph}
+    try:
+        with Repo(str(root)) as repo:
+            graph = repo.index.graph
+            stages = {_address(node): _stage(node, graph.successors(node)) for node in graph}
+    except SCMError as error:
+        raise ValueError(
+            f"Expected a git repository, got none that DVC can read ({error}); clone it with git, or tell DVC to do "
+            "without: `dvc config core.no_scm true`."
+        ) from error
     wanted = _with_needs(stages, [address for target in targets or [FILE] for address in _matching(stages, target)])
     return {address: stage for address, stage in stages.items() if address in wanted}
 

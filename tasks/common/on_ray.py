@@ -8,6 +8,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from importlib import import_module
 from typing import Any
@@ -22,8 +23,9 @@ CLIENT = "ray://"
 """What it begins with where this machine has not joined the cluster, whose head speaks for it (`ray://host:10001`)."""
 MOST_ENDED = 10
 """How many processes may end on one call, the next time on another."""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Nothing is told to Ray's makers; an accelerator is not hidden from calls, which ask for a core alone."""
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_ENABLE_AUTO_CONNECT": "0"}
+"""Nothing is told to Ray's makers; an accelerator is not hidden from calls, which ask for a core alone; a call after a
+connection is lost fails, where Ray would look for another cluster, for minutes."""
 
 
 class RayPool:
@@ -59,6 +61,10 @@ class RayPool:
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the function of each item, in their order."""
         ray = self._ray
+        with self._connected():
+            yield from self._results(ray, function, items)
+
+    def _results(self, ray: Any, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         call = ray.remote(num_cpus=1, max_retries=MOST_ENDED)(_by_value())
         content = ray.put(sent(partial(made, *how(), sent(function))))
         waiting: deque[Any] = deque()
@@ -74,8 +80,9 @@ class RayPool:
             while waiting:
                 yield self._received(waiting.popleft())
         finally:
-            for left in waiting:
-                ray.cancel(left)
+            with suppress(Exception):  # where the head ended, Ray has nothing to cancel and says so
+                for left in waiting:
+                    ray.cancel(left)
 
     def close(self) -> None:
         """Let go of what was started."""
@@ -107,6 +114,23 @@ class RayPool:
             ) from error
         return self._package
 
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Say in a sentence that the head ended, of which each of Ray's calls tells by an error of another kind."""
+        try:
+            yield
+        except Exception as error:
+            try:
+                there = self._package.is_initialized()
+            except Exception:  # as a client's that lost its head
+                there = False
+            if there or isinstance(error, Unexpected):
+                raise
+            raise Unexpected(
+                f"Expected the head of Ray's at {self.asked} until the work is done, got a closed connection; start it "
+                "and its nodes again, then run the same command."
+            ) from error
+
     def _others(self, calls: list[Any]) -> list[Any]:
         """Wait until one of the calls has ended, as long as somebody can make them, and return the others."""
         late = time.monotonic() + LOST_SECONDS
@@ -133,7 +157,7 @@ class RayPool:
                     f"({error.cause}); start it there."
                 ) from error
             raise error.cause from error
-        except (self._package.exceptions.RayError, ConnectionError) as error:
+        except self._package.exceptions.RayError as error:
             raise Unexpected(
                 f"Expected a worker to finish its part, got {MOST_ENDED} that ended on it or a cluster that ended "
                 f"({type(error).__name__}); see whether they have memory enough, and run the same command again."

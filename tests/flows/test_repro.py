@@ -91,3 +91,17 @@ def test_a_project_is_reproduced_once_and_what_fails_then_is_named(
     assert "the disk of left is full" in said.err
     assert repro.main(["nonsense"]) == 1
     assert capsys.readouterr().err.startswith("Unknown stage 'nonsense'")
+
+
+def test_a_folder_that_git_knows_nothing_of_is_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").touch()
+    (tmp_path / "dvc.yaml").write_text("stages: {top: {cmd: 'true'}}")
+    monkeypatch.chdir(tmp_path)
+    assert repro.main([]) == 1
+    assert capsys.readouterr().err == (
+        f"Expected a git repository, got none that DVC can read ({tmp_path} is not a git repository); clone it with "
+        "git, or tell DVC to do without: `dvc config core.no_scm true`.\n"
+    )

@@ -169,6 +169,22 @@ def test_workers_of_rays_without_this_code_are_told_of_in_a_sentence(cluster: An
         there._received("tasks")
 
 
+def lost(*_: object, **__: object) -> Any:
+    """Say what Ray's client says of every call once its head is gone."""
+    raise Exception("Ray Client is not connected. Please connect by calling `ray.init`.")  # noqa: TRY002 - as Ray does
+
+
+def test_a_head_of_rays_that_ends_is_said_in_a_sentence_and_no_other_cluster_is_looked_for(cluster: Any) -> None:
+    there = RayPool("ray://host:10001")
+    assert os.environ["RAY_ENABLE_AUTO_CONNECT"] == "0"
+    there._ray = cluster
+    cluster.remote = lambda **_: lambda _: SimpleNamespace(remote=lambda *_: object())
+    cluster.put, cluster.cluster_resources = str, lambda: {"CPU": 2.0}
+    cluster.wait = cluster.cancel = cluster.is_initialized = lost
+    with pytest.raises(ValueError, match=r"^Expected the head of Ray's at ray://host:10001 until .* and its nodes"):
+        list(there(str, range(3)))
+
+
 @pytest.mark.parametrize(
     ("asked", "advice"),
     [("ray://host:10001", r"install `ray\[client\]` on both"), ("ray:host:6379", r"join it with `ray start --address")],
