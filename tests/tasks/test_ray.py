@@ -171,7 +171,7 @@ def test_workers_of_rays_without_this_code_are_told_of_in_a_sentence(cluster: An
 
 def lost(*_: object, **__: object) -> Any:
     """Say what Ray's client says of every call once its head is gone."""
-    raise Exception("Ray Client is not connected. Please connect by calling `ray.init`.")  # noqa: TRY002 - as Ray does
+    raise Exception("Ray Client is not connected. Please connect by calling `ray.init`.")
 
 
 def test_a_head_of_rays_that_ends_is_said_in_a_sentence_and_no_other_cluster_is_looked_for(cluster: Any) -> None:
