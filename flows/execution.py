@@ -204,11 +204,23 @@ def reproduce(commands: Commands, stage: GraphStage, log: Log, *, force: bool, p
 
 
 def _when_free(commands: Commands, stage: GraphStage, command: list[str], log: Log) -> list[str]:
-    """Run DVC's command, again and again while files that it needs are busy in another process of DVC's."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    """Run DVC's command, again and again while files that it needs are busy in another process of DVC's.
+
+    What DVC says of that is kept back: an error that is none, and the advice to remove its locks by hand.
+    """
+    deadline, held = time.monotonic() + PATIENCE_SECONDS, list[str]()
+
+    def heard(line: str) -> None:
+        if held or is_busy(line):
+            held.append(line)
+        else:
+            log(line)
+
+    told = False
     while True:
+        held.clear()
         try:
-            return commands.run(f"Stage '{stage.address}'", command, log, limit=stage.timeout_seconds)
+            lines = commands.run(f"Stage '{stage.address}'", command, heard, limit=stage.timeout_seconds)
         except CommandError as failure:
             if not is_busy(str(failure)):
                 raise
@@ -216,7 +228,13 @@ def _when_free(commands: Commands, stage: GraphStage, command: list[str], log: L
                 raise CommandError(
                     f"Stage '{stage.address}' waited {PATIENCE_SECONDS:g} s for another `dvc` in vain; {failure}"
                 ) from failure
-        log(f"Stage '{stage.address}' waits for another `dvc` that is at work on the same files")
+        else:
+            for line in held:  # a stage's own words
+                log(line)
+            return lines
+        if not told:
+            log(f"Stage '{stage.address}' waits for another `dvc` that is at work on the same files")
+            told = True
         commands.wait(AGAIN_SECONDS)
 
 

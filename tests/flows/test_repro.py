@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flows import repro
-from flows.execution import FAILED, NOT_STARTED, RAN, Outcome
+from flows.execution import FAILED, NOT_STARTED, RAN, UP_TO_DATE, CommandError, Outcome, reproduce
 from flows.order import run_in_order
 from flows.stages import GraphStage
 from tests.flow_project import STAGES, behave, log, make_project
@@ -91,6 +92,35 @@ def test_a_project_is_reproduced_once_and_what_fails_then_is_named(
     assert "the disk of left is full" in said.err
     assert repro.main(["nonsense"]) == 1
     assert capsys.readouterr().err.startswith("Unknown stage 'nonsense'")
+
+
+BLOCKED = ["ERROR: failed to reproduce 'a': 'a.txt' is busy, it is being blocked by:", "  (PID 7): dvc repro"]
+
+
+class Blocked:
+    """Commands of which the first ones find their files busy."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def run(self, name: str, _: object, log: Callable[[str], None], **__: object) -> list[str]:
+        for line in ["Restoring", *(BLOCKED if self.left else ["Stage 'a' didn't change, skipping"])]:
+            log(line)
+        self.left -= 1
+        if self.left >= 0:
+            raise CommandError("; ".join([name, *BLOCKED]))
+        return ["Stage 'a' didn't change, skipping"]
+
+    def wait(self, _: float) -> None:
+        pass
+
+
+def test_a_stage_whose_files_are_busy_says_once_that_it_waits_and_nothing_of_an_error() -> None:
+    said: list[str] = []
+    commands: Any = Blocked(times=3)
+    assert reproduce(commands, stage("a"), said.append, force=False) == UP_TO_DATE
+    waits = "Stage 'a' waits for another `dvc` that is at work on the same files"
+    assert [line for line in said if line != "Restoring"] == [waits, "Stage 'a' didn't change, skipping"]
 
 
 def test_a_folder_that_git_knows_nothing_of_is_refused_with_what_to_do(
