@@ -5,6 +5,7 @@ process, hands it to another one if that ends, and keeps what is sent for every 
 """
 
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -23,9 +24,17 @@ CLIENT = "ray://"
 """What it begins with where this machine has not joined the cluster, whose head speaks for it (`ray://host:10001`)."""
 MOST_ENDED = 10
 """How many processes may end on one call, the next time on another."""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_ENABLE_AUTO_CONNECT": "0"}
+ANSWER_SECONDS = 5.0
+"""How long a head may take to answer that it is there."""
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": f"{LOST_SECONDS:.0f}",
+}
 """Nothing is told to Ray's makers; an accelerator is not hidden from calls, which ask for a core alone; a call after a
-connection is lost fails, where Ray would look for another cluster, for minutes."""
+connection is lost fails, where Ray would look for another cluster, for minutes; and Ray does not end this process,
+which it does a minute after the head, before this process has noticed."""
 
 
 class RayPool:
@@ -37,7 +46,7 @@ class RayPool:
 
     def __init__(self, asked: str) -> None:
         self.asked = asked if asked.startswith(CLIENT) else asked.removeprefix(SCHEME)
-        os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+        os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
         try:
             self._package = import_module("ray")
         except ModuleNotFoundError as error:
@@ -126,10 +135,28 @@ class RayPool:
                 there = False
             if there or isinstance(error, Unexpected):
                 raise
-            raise Unexpected(
-                f"Expected the head of Ray's at {self.asked} until the work is done, got a closed connection; start it "
-                "and its nodes again, then run the same command."
-            ) from error
+            raise self._gone() from error
+
+    def _expect_head(self) -> None:
+        """Refuse to go on without the head, of which Ray would end this process after a while, in words of its own."""
+        if self.asked.isdecimal() or self.asked.startswith(CLIENT):
+            return  # a process of this machine, or one whose end each call tells of
+        host, _, port = self.asked.rpartition(":")
+        for last in (False, True):
+            try:
+                socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+            except OSError as error:
+                if last:
+                    raise self._gone() from error
+                time.sleep(LOOK_SECONDS)  # a network may be away for a moment
+            else:
+                return
+
+    def _gone(self) -> Unexpected:
+        return Unexpected(
+            f"Expected the head of Ray's at {self.asked} until the work is done, got a closed connection; start it and "
+            "its nodes again, then run the same command."
+        )
 
     def _others(self, calls: list[Any]) -> list[Any]:
         """Wait until one of the calls has ended, as long as somebody can make them, and return the others."""
@@ -138,6 +165,7 @@ class RayPool:
             ended, others = self._ray.wait(calls, timeout=LOOK_SECONDS)
             if ended:
                 return list(others)
+            self._expect_head()
             if self._ray.cluster_resources().get("CPU", 0) >= 1:
                 late = time.monotonic() + LOST_SECONDS
             elif time.monotonic() > late:

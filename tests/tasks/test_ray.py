@@ -4,6 +4,7 @@ import operator
 import os
 import pickle
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -86,15 +87,20 @@ class Deserted:
         return {"memory": 1.0}
 
 
-def test_a_cluster_of_rays_that_nobody_comes_back_to_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_of_rays_that_nobody_comes_back_to_and_a_head_that_is_gone_are_said_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
     for name in ("LOOK_SECONDS", "LOST_SECONDS"):
         monkeypatch.setattr(f"tasks.common.on_ray.{name}", 0.01)
-    there = RayPool("ray:host:6379")
-    there._ray = Deserted()
-    with pytest.raises(
-        ValueError, match=r"^Expected a cluster of Ray's with a core at host:6379, got none within 0\.01"
-    ):
+    with socket.socket() as head:
+        head.bind(("127.0.0.1", 0))
+        head.listen()
+        there = RayPool(f"ray:127.0.0.1:{head.getsockname()[1]}")
+        there._ray = Deserted()
+        with pytest.raises(ValueError, match=r"^Expected a cluster of Ray's with a core at .*, got none within 0\.01"):
+            there._received("call")
+    with pytest.raises(ValueError, match=r"^Expected the head of Ray's at 127\.0\.0\.1:\d+ until the work is done"):
         there._received("call")
 
 
