@@ -44,6 +44,7 @@ from pruning.discovery.proving import proved
 from pruning.discovery.reasons import reasons_of
 from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.running import Inputs, Seeing, canonical, close, copied, fresh, running, uncached
+from pruning.discovery.starting import example_dim_of, first_state, takes_state
 from pruning.discovery.states import Arguments, Feeding
 from pruning.discovery.structure import structure_of
 from pruning.discovery.tracing import propagated
@@ -76,7 +77,8 @@ def discover(
         model: Any module; it is left as it was.
         example_inputs: What it is called with: a tensor, positional arguments in a tuple, arguments by name in a
             dictionary, or a structure that is one argument (a packed sequence, a named tuple, a list of bags). A few
-            samples do; every part of the model that shall be pruned must take part in the answer.
+            samples do; every part of the model that shall be pruned must take part in the answer. A state that forward
+            takes after them and `init_hidden` makes may be left out.
         also: Further example inputs, each as the first: of a model whose calls take several paths (by task, language
             or length, or an early exit) one for each path. What any of them reads goes with the neurons. Blocks and
             experts are looked for with the first alone.
@@ -146,12 +148,15 @@ def discover(
 def _call(model: nn.Module, example_inputs: Any) -> Arguments:
     """Return example inputs as what the model is called with."""
     if not isinstance(example_inputs, tuple | Mapping) and next(tensors_in(example_inputs), None) is None:
-        raise TypeError(
-            f"Expected inputs with a tensor in them, got {described(example_inputs)}; an object that holds its tensors "
-            "in another way is given in a tuple."
-        )
+        advice = "an object that holds its tensors in another way is given in a tuple"
+        advice = "give torch.as_tensor(…) of it" if hasattr(example_inputs, "__array__") else advice
+        raise TypeError(f"Expected inputs with a tensor in them, got {described(example_inputs)}; {advice}.")
     arguments = given_as(model, example_inputs)
-    return ((), arguments) if isinstance(arguments, dict) else (arguments, {})
+    if isinstance(arguments, dict):
+        return (), arguments
+    if takes_state(model, arguments):
+        arguments = (*arguments, first_state(model, arguments, example_dim_of(model, arguments)))
+    return arguments, {}
 
 
 def _followed(network: nn.Module, inputs: Inputs, feeding: Feeding | None = None) -> Propagation:
