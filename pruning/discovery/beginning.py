@@ -49,12 +49,16 @@ class Beginning(PrunableModule):
             yield
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the network does, which may need gradients to do it."""
+        """Return what the network does."""
+        return self.giving(lambda network: network(*args, **kwargs))
+
+    def giving(self, ask: Callable[[nn.Module], Any]) -> Any:
+        """Return what the network gives when it is asked in some way, which may need gradients to do it."""
         self.first()
         if torch.is_grad_enabled() or not differentiates(self.network):
-            return self.network(*args, **kwargs)
+            return ask(self.network)
         with torch.enable_grad():
-            return mapped(Tensor.detach, self.network(*args, **kwargs))
+            return mapped(Tensor.detach, ask(self.network))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return what is saved: of what modules keep from call to call, what they kept at first."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from inspect import Parameter
 from typing import Any
 
@@ -35,6 +36,29 @@ def form_of(network: nn.Module, inputs: Any, loss: Any, example_dim: int) -> For
         together=together if given == 1 else 1,
         like=like,
     )
+
+
+def called_inputs(network: nn.Module, data: Any, split: Split | None, known: Any, loss: Any, dim: int = 0) -> Any:
+    """Return the inputs of the first batch, which a call of its author's own is given.
+
+    They need not be what forward takes: a call may draw, take gradients, or go through the steps of a sequence. What
+    forward was given (`known`) says how many parts of a tuple they are, unless the last part is of another kind.
+    """
+    if split is not None:
+        return first_inputs(network, data, split)
+    first = next(iter(Pairs(data, lambda batch: (batch, None))), None)
+    if first is None:
+        raise ValueError("Expected at least one batch, got none.")
+    form, batch = form_of(network, known, loss, dim), first.inputs
+    places = list(batch) if isinstance(batch, list | tuple) and not hasattr(batch, "_fields") else []
+    last = known[-1] if isinstance(known, tuple) else None
+    if isinstance(last, Tensor) and len(places) == form.arguments and not _alike(places[-1], last):
+        form = replace(form, arguments=form.arguments - 1)
+    return form.pair(batch)[0]
+
+
+def _alike(part: Any, other: Tensor) -> bool:
+    return isinstance(part, Tensor) and (part.dtype, part.ndim) == (other.dtype, other.ndim)
 
 
 def first_inputs(network: nn.Module, data: Any, split: Split | None = None) -> Any:

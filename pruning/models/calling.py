@@ -3,27 +3,25 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from inspect import Parameter, signature
+from inspect import Parameter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pruning.core.arguments import PLACED, forward_places, given_as, parameters_of
+from pruning.core.arguments import given_as, parameters_of
 from pruning.core.devices import moved
 from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import NeuronLayer, PrunableModule, Slice
 from pruning.core.words import described
-from pruning.discovery import Discovered
+from pruning.discovery import Discovered, starting
 from pruning.discovery.following import Carried
 from pruning.discovery.states import parts
 
 Call = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
-"""(network, inputs, state or None) → (outputs, state to carry on from)."""
+"""(network, inputs, state or None) → (outputs, state to carry on from); the network is its author's own module."""
 WITHIN = "network"
 """The name of the network in what adapts it."""
-READING = ("x", "input", "inputs", "data", "src", "tokens")
-"""What `init_hidden` calls its argument where it wants the inputs and not how many examples they hold."""
 
 
 class Caller:
@@ -95,11 +93,7 @@ def arguments_of(network: nn.Module, inputs: Any) -> tuple[Any, ...] | Mapping[s
 
 def takes_state(network: nn.Module, inputs: Any) -> bool:
     """Return whether a network makes its first state and takes one in forward, after the inputs."""
-    module = own_module(network)
-    if not callable(getattr(module, "init_hidden", None)):
-        return False
-    arguments, places = arguments_of(network, inputs), forward_places(module)
-    return not isinstance(arguments, Mapping) and (places is None or places > len(arguments))
+    return starting.takes_state(own_module(network), arguments_of(network, inputs))
 
 
 def forward_names(network: nn.Module) -> tuple[list[str], bool]:
@@ -117,21 +111,8 @@ def names_given(network: nn.Module, inputs: Any) -> list[str]:
 
 
 def first_state(network: nn.Module, arguments: tuple[Any, ...], example_dim: int) -> Any:
-    """Return what `init_hidden` gives, asked for what it wants: how many examples, the inputs, the device, nothing."""
-    start: Any = own_module(network).init_hidden
-    inputs = arguments[0]
-    places, known = [], {"device": inputs.device, "dtype": next(network.parameters(), inputs).dtype}
-    by_name = {}
-    for each in signature(start).parameters.values():
-        if each.name in known:
-            by_name[each.name] = known[each.name]
-        elif each.kind in PLACED and each.default is Parameter.empty:
-            whole = each.annotation is Tensor or each.name in READING
-            places.append(inputs if whole else inputs.shape[example_dim])
-        elif each.kind in PLACED and not places:
-            places.append(inputs.shape[example_dim])  # `init_hidden(batch=1)`
-    hidden = start(*places, **by_name)
-    return mapped(lambda tensor: moved(tensor, inputs.device), hidden)
+    """Return what the network's `init_hidden` gives for these arguments."""
+    return starting.first_state(own_module(network), arguments, example_dim)
 
 
 def begin(network: nn.Module, inputs: Any, example_dim: int) -> None:
@@ -165,24 +146,20 @@ def as_wide(state: Any, other: Any) -> Any:
 
 
 def example_dim_of(network: nn.Module, inputs: Any) -> int:
-    """Return which dimension of a network's inputs runs over examples, as far as it can be told.
-
-    It is 1 of data with steps (T, B, …) that a network with `init_hidden` reads; 0 of others, of data without steps and
-    where a recurrent layer has `batch_first`.
-    """
-    first = next(tensors_in(inputs), None)
-    if not callable(getattr(own_module(network), "init_hidden", None)) or first is None or first.ndim < 2:
-        return 0
-    return 0 if any(getattr(module, "batch_first", False) for module in network.modules()) else 1
+    """Return which dimension of a network's inputs runs over examples, as far as it can be told."""
+    return starting.example_dim_of(own_module(network), inputs)
 
 
 def called(call: Call, network: nn.Module, inputs: Any, state: Any) -> tuple[Any, Any]:
-    """Return the outputs and the state that a call of a user's gives.
+    """Return the outputs and the state that a call gives; a user's own is given the user's own module.
 
     Raises:
         TypeError: If it gives anything else.
     """
-    answer = call(network, inputs, state)
+    if isinstance(network, Discovered) and not isinstance(call, Caller):
+        answer = network.giving(lambda own: call(own, inputs, state))
+    else:
+        answer = call(network, inputs, state)
     if not isinstance(answer, list | tuple) or len(answer) != 2:
         raise TypeError(
             f"Expected `call` to give (outputs, state), got {described(answer)}; give None as the state where there "

@@ -16,7 +16,7 @@ from pruning.discovery.feeding import NAMES
 from pruning.models.adapted import Adapted
 from pruning.models.adapting import adapt
 from pruning.models.base import Measurable
-from pruning.models.batches import first_inputs
+from pruning.models.batches import called_inputs, first_inputs
 from pruning.models.calling import own_module, takes_state, usual_arguments
 from pruning.steps.paths import found_by_all_paths
 
@@ -49,6 +49,8 @@ def measurable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
     inputs = _known_inputs(network)
     if inputs is None:
         inputs = first_inputs(network, data, given.get("split"))
+    elif callable(given.get("call")):
+        inputs = called_inputs(network, data, given.get("split"), inputs, loss)
     return adapt(network, inputs, loss=loss, **given)
 
 
@@ -69,11 +71,13 @@ def _same(network: nn.Module, other: nn.Module) -> bool:
     )
 
 
-def _found_again(network: nn.Module, model: Adapted) -> PrunableModule:
+def found_again(network: nn.Module, model: Adapted) -> PrunableModule:
     """Return what is found in a network with the inputs, and what is known of its states, of one that was measured."""
     origin = model.network.origin if isinstance(model.network, Discovered) else None
-    arguments = usual_arguments(network, model.use.inputs, model.example_dim)
-    return discover(network, arguments, carried=None if origin is None else origin.carried)
+    if origin is None:
+        return discover(network, usual_arguments(network, model.use.inputs, model.example_dim))
+    places, named = origin.inputs[0]
+    return discover(network, dict(named) if named else places, carried=origin.carried)
 
 
 def _known_inputs(network: nn.Module) -> Any:
@@ -116,7 +120,7 @@ def like(model: Measurable, network: Any) -> Measurable:
     if isinstance(network, Adapted):
         network = network.network
     if isinstance(model, Adapted) and isinstance(network, nn.Module) and not isinstance(network, PrunableModule):
-        network = model.network if _same(network, model.module) else _found_again(network, model)
+        network = model.network if _same(network, model.module) else found_again(network, model)
     if not isinstance(model, Adapted) or not isinstance(network, PrunableModule) or network is model.network:
         return model
     other = Adapted(network, replace(model.use))

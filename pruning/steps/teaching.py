@@ -10,8 +10,8 @@ from pruning.core.words import described
 from pruning.evaluation.measures import Loss, loss_of
 from pruning.models.adapted import Adapted
 from pruning.models.base import Measurable
-from pruning.models.calling import own_module
-from pruning.steps.given import measurable
+from pruning.models.calling import Caller, own_module
+from pruning.steps.given import found_again, measurable
 from pruning.training.distillation import Teacher
 from pruning.training.loop import train
 from pruning.training.recipes import Recipe
@@ -114,6 +114,8 @@ def _taught(teacher: Any, model: Measurable, data: Any) -> Measurable:
     use: Any = getattr(model, "use", None)
     if not isinstance(teacher, nn.Module) or use is None:
         raise TypeError(f"Expected the dense network as teacher, got {type(teacher).__name__}.")
+    if not isinstance(use.call, Caller) and isinstance(model, Adapted):  # which is not given what forward takes
+        return Adapted(found_again(teacher, model), replace(use))
     return measurable(teacher, data, use.criterion, call=use.call, split=use.split, example_dim=use.example_dim)
 
 
