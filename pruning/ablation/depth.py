@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.ablation.schemas import DEPTH
+from pruning.core.devices import states_of
 from pruning.core.modes import evaluating
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean
@@ -119,6 +120,7 @@ def without(
     states: list[Any] = [None] * (len(choices) + 1)
     with torch.no_grad(), evaluating(model):
         for _, (inputs, targets) in zip(track(range(len(pairs)), "depth"), pairs, strict=False):
+            drawn = states_of(model)
             with influences.seeing() if influences else ExitStack():
                 dense, states[-1] = model.predicted(inputs, states[-1])
             objective, count = model.objective(targets), model.count(targets)
@@ -128,7 +130,7 @@ def without(
             loss = model.judged(dense, targets, reduction="sum").item() if judged else 0.0
             same = objective.divergence(dense, dense, targets, temperature=1.0)
             for place, blocks in enumerate(choices):
-                with skipping(model.module, [(block.module, block.passes) for block in blocks]):
+                with drawn.again(), skipping(model.module, [(block.module, block.passes) for block in blocks]):
                     outputs, states[place] = model.predicted(inputs, states[place])
                 apart = (objective.divergence(outputs, dense, targets, temperature=1.0) - same).item()
                 _update(found.divergence, apart * count, count, place)

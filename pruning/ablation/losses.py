@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pruning.core.devices import finest, moved
+from pruning.core.devices import finest, moved, seeded
 from pruning.core.modes import evaluating
 from pruning.data.batches import Pair
 from pruning.data.windows import IGNORED, Batches, Window
@@ -163,7 +163,7 @@ their classes' weights where the criterion has some."""
 def cluster_losses(model: Measurable, batches: Sequence[Any]) -> ClusterLosses:
     """Return the losses of clusters of targets that may depend on each other: a column of a window, or a batch."""
     state, losses = None, []
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), seeded(model, 0):  # what is drawn is the same for each that is compared
         for inputs, targets in batches:
             logits, state = model.predicted(inputs, state)
             losses.append(_by_cluster(model, logits, targets))

@@ -13,7 +13,7 @@ from torch import Tensor
 from pruning.ablation.batched import Removals, removals
 from pruning.ablation.losses import _by_cluster, _dense_loss, _divergence_by_cluster, _first
 from pruning.ablation.schemas import ORACLE
-from pruning.core.devices import moved
+from pruning.core.devices import moved, states_of
 from pruning.core.modes import evaluating
 from pruning.core.neurons import NeuronLayer, masking, others
 from pruning.core.options import check_most
@@ -259,14 +259,18 @@ def _read_masked(
     """Return what batches tell of models in which only those `left` of a layer are read, those at these places."""
     even, odd, divergences = (ClusteredMean.empty(len(left)) for _ in range(3))
     states: dict[int, Any] = {}
-    state, dense, loss = None, None, torch.empty(0)
+    state, dense, loss, drawn = None, None, torch.empty(0), states_of(model)
     with evaluating(model), torch.no_grad():
         for index, place in track([*product(range(len(text)), places)], "oracle"):
             inputs, targets = text[index]
             if place == places[0]:
+                drawn = states_of(model)
                 dense, state = model.predicted(inputs, state)
                 loss = _by_cluster(model, dense, targets)[0] if index in counted else loss
-            with masking(model, left[place]):  # a loss may take gradients, by the weights that gave the outputs
+            with (
+                drawn.again(),
+                masking(model, left[place]),
+            ):  # a loss may take gradients, by the weights that gave the outputs
                 outputs, states[place] = model.predicted(inputs, states.get(place))
                 judged = _by_cluster(model, outputs, targets) if index in counted else None
             if judged:

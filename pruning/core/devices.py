@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -78,8 +79,24 @@ def without_values() -> Iterator[None]:
     >>> layer.weight_ih_l0.device, layer.weight_ih_l0.shape
     (device(type='meta'), torch.Size([400000, 400]))
     """
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"), _Unfilled(), unvalidated():
         yield
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """Let distributions be made of parameters whose numbers nobody can look at.
+
+    >>> with unvalidated():
+    ...     torch.distributions.Categorical(logits=torch.ones(2, 3, device="meta")).batch_shape
+    torch.Size([2])
+    """
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -138,6 +155,43 @@ class RandomStates:
         for device, state in self.others:
             module, place = torch.get_device_module(device), _place(device)
             module.set_rng_state(state, *place)
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Within the context, what is drawn is what was drawn from these states on; then it goes on as without it.
+
+        So a network that draws, or is called by what does (noise and a time for each example), reads what the one did
+        that it is compared with.
+
+        >>> states = RandomStates([])
+        >>> one = torch.rand(1)
+        >>> with states.again():
+        ...     other = torch.rand(1)
+        >>> bool(one == other), bool(torch.rand(1) == one)
+        (True, False)
+        """
+        after = RandomStates(device for device, _ in self.others)
+        self.restore()
+        try:
+            yield
+        finally:
+            after.restore()
+
+    def untouched(self) -> bool:
+        """Return whether nothing was drawn since."""
+        now = RandomStates(device for device, _ in self.others)
+        arrays = zip(self.numpy, now.numpy, strict=True)
+        tensors = ((one, other) for (_, one), (_, other) in zip(self.others, now.others, strict=True))
+        return (
+            self.python == now.python
+            and all(np.array_equal(one, other) for one, other in arrays)
+            and all(torch.equal(one, other) for one, other in ((self.cpu, now.cpu), *tensors))
+        )
+
+
+def states_of(module: nn.Module) -> RandomStates:
+    """Return the random states of where a module lives."""
+    return RandomStates(accelerators_of(module))
 
 
 def _state(device: torch.device) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.core.devices import twin_of
+from pruning.core.devices import states_of, twin_of
 from pruning.core.modes import carried, evaluating
 from pruning.core.neurons import NeuronLayer, PrunableModule
 from pruning.core.reading import Read, Reading
@@ -68,9 +68,11 @@ class Pupil:
         """Return what the teacher answers, its state, and what each reader of the shared layers read."""
         if place in self._answers:
             return self._answers[place]
-        with torch.no_grad(), evaluating(self.teacher):
+        before = states_of(self.teacher)
+        with torch.no_grad(), evaluating(self.teacher), before.again():
             answer = self._run(self.teacher, inputs, state)
-        if place is not None and not self.features:
+            same = before.untouched()  # one that draws answers otherwise the next time, as the learner does
+        if same and place is not None and not self.features:
             self._room -= sum(part.numel() * part.element_size() for part in tensors_in(answer[:2]))
             if self._room >= 0:
                 self._answers[place] = answer

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pruning.core.devices import states_of
 from pruning.core.modes import carried, evaluating
 from pruning.core.neurons import (
     Keep,
@@ -184,7 +185,8 @@ class _Refit:
         first = True
         with torch.no_grad(), evaluating(dense), evaluating(pruned):
             for index, inputs in _inputs(self.dense, data):
-                wanted, one = _read(dense, self.layer.read, inputs, states[0])
+                with states_of(dense).again():
+                    wanted, one = _read(dense, self.layer.read, inputs, states[0])
                 given, other = _read(pruned, pieces, inputs, states[1])
                 states = carried(one), carried(other)
                 if first and not cut:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from pruning.core.devices import states_of
 from pruning.core.modes import evaluating
 from pruning.models.base import Measurable
 from pruning.models.objectives import Objective
@@ -32,8 +33,10 @@ def differences(model: Measurable, dense: Measurable, pairs: Any, difference: Di
         for number, (inputs, targets) in enumerate(pairs):
             if number == COMPARED:
                 break
+            drawn = states_of(dense)
             outputs, ours = model.predicted(inputs, states[0])
-            taught, theirs = dense.predicted(inputs, states[1])
+            with drawn.again():
+                taught, theirs = dense.predicted(inputs, states[1])
             states = (ours, theirs)
             if dense.count(targets):
                 each.append(difference(dense.objective(targets), outputs, taught, targets))

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from pruning.core.devices import states_of
 from pruning.core.modes import evaluating
 from pruning.core.nested import mapped, tensors_in
 from pruning.core.words import described
@@ -55,9 +56,10 @@ def distillation_loss(
     """
     inputs, targets = batch
     objective = model.objective(targets)
+    drawn = states_of(model)
     outputs, state = _predicted(model, inputs, state)
     known = objective.logarithms(outputs, targets)
-    with torch.no_grad(), evaluating(teacher.model):
+    with torch.no_grad(), evaluating(teacher.model), drawn.again():
         taught_outputs, taught = _predicted(teacher.model, inputs, taught)
     ours, theirs = ([part.shape for part in tensors_in(given)] for given in (outputs, taught_outputs))
     if ours != theirs:
