@@ -1,5 +1,6 @@
 """Adam and AdamW without PyTorch's compiler, whose import takes longer than a short training does."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -7,6 +8,22 @@ from torch.optim.adam import adam
 
 from pruning.core.neurons import real_pairs
 from pruning.core.uncompiled import uncompiled
+
+
+def clip(parameters: Iterable[torch.Tensor], most: float) -> None:
+    """Scale all gradients so that their norm is at most this; sparse ones, of which there is no norm, become dense.
+
+    >>> table = torch.nn.Embedding(3, 1, sparse=True)
+    >>> table(torch.tensor([2])).sum().backward()
+    >>> clip(table.parameters(), 0.5)
+    >>> table.weight.grad.flatten().round(decimals=4).tolist()
+    [0.0, 0.0, 0.5]
+    """
+    learning = list(parameters)
+    for parameter in learning:
+        if parameter.grad is not None and parameter.grad.layout != torch.strided:
+            parameter.grad = parameter.grad.to_dense()
+    torch.nn.utils.clip_grad_norm_(learning, most)
 
 
 class _Fused(torch.optim.Adam):

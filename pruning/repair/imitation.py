@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pruning.core.devices import moved, twin_of
 from pruning.core.modes import carried, differentiating, evaluating
 from pruning.core.neurons import PrunableModule, expect_finite, expect_neurons
-from pruning.core.optimizers import Adam
+from pruning.core.optimizers import Adam, clip
 from pruning.core.options import expect_known
 from pruning.core.progress import Track, silently
 from pruning.data.windows import IGNORED, Batches, Window, Windows, endless
@@ -238,7 +238,7 @@ def _descend(
         gradients = torch.autograd.grad(loss, learning, materialize_grads=True)
         for parameter, gradient in zip(learning, gradients, strict=True):
             parameter.grad = gradient
-        nn.utils.clip_grad_norm_(learning, imitation.clip)
+        clip(learning, imitation.clip)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(imitation, step, steps) * group["pace"]

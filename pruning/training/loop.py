@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pruning.core.devices import seeded
 from pruning.core.modes import carried, evaluating
 from pruning.core.neurons import named_buffers, named_tensors
-from pruning.core.optimizers import AdamW
+from pruning.core.optimizers import AdamW, clip
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches
 from pruning.evaluation.measures import loss_of
@@ -265,7 +265,7 @@ class Loop:
         """Follow the gradients that are there."""
         if self.companion:
             self.companion.see(self.model)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        clip(self.model.parameters(), self.recipe.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["pace"]
         self.optimizer.step()
@@ -290,7 +290,8 @@ def validated(model: Measurable, valid: Batches, step: int, together: Together =
     Raises:
         FloatingPointError: If it is not finite.
     """
-    loss = loss_of(model, valid, finite=False).mean if together.alone else together.loss(model, valid)
+    with seeded(model, 0):  # epochs are compared on what is drawn once
+        loss = loss_of(model, valid, finite=False).mean if together.alone else together.loss(model, valid)
     if not math.isfinite(loss):
         raise FloatingPointError(
             f"Expected a finite validation loss, got {loss} after step {step}; lower learning_rate or clip."
