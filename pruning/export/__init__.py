@@ -31,6 +31,9 @@ from pruning.export.recurrences import OPSET, check_known, fused, standing
 from pruning.extras import needed
 from pruning.models.base import LanguageModel
 
+SPEAKING = ("onnx._internal.exporter._registration", "fx.experimental.symbolic_shapes")
+"""What of PyTorch writes pages about its own insides while a network is followed."""
+
 __all__ = ["OPSET", "initial_state", "largest_difference", "onnx_of", "program_of"]
 
 
@@ -183,11 +186,12 @@ def _of_two(network: nn.Module, example: Arguments) -> Arguments:
 def _exported(network: nn.Module, example: Arguments, *, strict: bool) -> ExportedProgram:
     """Return a network as a graph, each dimension free that can be: any of them, or else the first alone."""
     failed: list[Exception] = []
-    for free in (None, 0):
-        try:
-            return _with_free(network, example, free, strict=strict)
-        except Exception as error:  # whatever PyTorch, or a user's code, says of numbers that are not known yet
-            failed.append(error)
+    with _unheard():
+        for free in (None, 0):
+            try:
+                return _with_free(network, example, free, strict=strict)
+            except Exception as error:  # whatever PyTorch, or a user's code, says of numbers that are not known yet
+                failed.append(error)
     raise ValueError(f"Expected a network that torch.export can follow, got {said(failed[0])}.") from failed[0]
 
 
@@ -253,13 +257,15 @@ def _language_model(model: LanguageModel, *, onnx: bool) -> tuple[ExportedProgra
 @contextmanager
 def _unheard() -> Iterator[None]:
     """Keep to itself what PyTorch's exporter says of its own insides: torchvision is missing, its axes have names."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(f"torch.{name}") for name in SPEAKING]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
         try:
             yield
         finally:
-            logger.setLevel(before)
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)

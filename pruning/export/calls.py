@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
 
+from pruning.core.arguments import given_as
 from pruning.core.devices import seeded
 from pruning.discovery.discovered import Discovered
 from pruning.discovery.running import fresh, tensors_in, uncached
@@ -33,7 +36,8 @@ def inputs_of(plain: Plain, inputs: Any) -> Arguments:
         ValueError: If neither is known.
     """
     if inputs is not None:
-        return called_with(inputs)
+        arguments = given_as(plain.network, inputs)
+        return ((), arguments) if isinstance(arguments, dict) else (arguments, {})
     if plain.inputs is None:
         raise ValueError(f"Expected example inputs to export {type(plain.network).__name__} with, got none.")
     return plain.inputs[0]
@@ -55,7 +59,18 @@ def single(value: Any) -> Any:
 
 
 def outputs_of(network: nn.Module, example: Arguments) -> list[Tensor]:
-    """Return the tensors that a network gives."""
+    """Return the tensors that a network gives.
+
+    Raises:
+        ValueError: If it gives a distribution, which no graph holds.
+    """
     args, kwargs = fresh(example)
     with seeded(network, 0), uncached(network), torch.no_grad():
-        return tensors_in(network(*args, **kwargs))
+        answer = network(*args, **kwargs)
+    for part in pytree.tree_leaves(answer):
+        if isinstance(part, Distribution):
+            raise ValueError(
+                f"Expected a network that gives tensors, got one that gives a {type(part).__name__} of "
+                "torch.distributions, which no graph holds; let forward return its parameters."
+            )
+    return tensors_in(answer)
