@@ -46,23 +46,6 @@ def thawed(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(False)
 
 
-@contextmanager
-def still(model: nn.Module) -> Iterator[None]:
-    """Within the context no parameter asks for derivatives; then those that did do again.
-
-    Without gradients, a view of a parameter still says that it asks for them, which hooks on modules trip over.
-    """
-    learning = [p for p in model.parameters() if p.requires_grad]
-    for parameter in learning:
-        parameter.requires_grad_(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
-
-
 def derivatives(
     of: Tensor | Sequence[Tensor],
     by: Iterable[Tensor],

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode
 from pruning.core.devices import moved, twice_differentiable, unfused
 from pruning.core.faults import said
 from pruning.core.memory import kept
-from pruning.core.modes import evaluating, still, untouched
+from pruning.core.modes import evaluating, untouched
 from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule
 from pruning.core.uncompiled import uncompiled
@@ -334,11 +334,25 @@ class Adapted(Measurable):
         return some_of(on(self.device, self.use.inputs), batch, self.example_dim, steps=self.use.carries)
 
     def multiply_adds(self) -> int:
-        """Return the multiply-adds of one example (of one step of it, where a state is carried)."""
+        """Return the multiply-adds of one example (of one step of it, where a state is carried).
+
+        Raises:
+            ValueError: If the network has shapes alone and does not run without its numbers.
+        """
+        if self.device.type != "meta":
+            return self._multiply_adds()
+        try:
+            return self._multiply_adds()
+        except Exception as error:  # whatever a user's code says of numbers that are not there
+            raise ValueError(
+                f"Expected a network whose multiply-adds can be counted from shapes alone, got {said(error)}."
+            ) from error
+
+    def _multiply_adds(self) -> int:
         counter, inputs = FlopCounterMode(display=False), self.example(1)
         counter.mod_tracker = _Whole()  # type: ignore[assignment]
         alone = uncompiled(_FlopCounterMode.__torch_dispatch__)
-        with alone, evaluating(self), still(self), twice_differentiable(), unfused(), counter:
+        with alone, evaluating(self), torch.no_grad(), twice_differentiable(), unfused(), counter:
             self.read(inputs)
         examples = 1 if self._apart() else next(tensors_in(inputs)).shape[self.example_dim]
         return int(counter.get_total_flops()) // 2 // examples
