@@ -1,13 +1,16 @@
 """What was given, in words for a sentence; and rows of words as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
+from textwrap import wrap
 from typing import Any
 
 from torch import Tensor
 
 from pruning.core.nested import parts_of
 
+WIDE = 80
+"""Columns of a terminal or of a notebook's cell."""
 SHOWN = 4
 """Parts of what was given that a sentence tells of."""
 
@@ -46,3 +49,17 @@ def table_of(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     whole = [list(header), *map(list, rows)]
     widths = [max(len(row[place]) for row in whole) for place in range(len(header))]
     return ["  ".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip() for row in whole]
+
+
+def wrapped(lines: Iterable[str]) -> list[str]:
+    """Return sentences in lines of at most `WIDE` columns, what follows the first two further in; words stay whole.
+
+    >>> [len(line) for line in wrapped(["  one: " + "word " * 20, ""])], wrapped(["  one"])
+    ([76, 37, 0], ['  one'])
+    """
+    return [part for line in lines for part in _wrapped(line)]
+
+
+def _wrapped(line: str) -> list[str]:
+    further = " " * (len(line) - len(line.lstrip()) + 2)
+    return wrap(line, WIDE, subsequent_indent=further, break_long_words=False, break_on_hyphens=False) or [line]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pruning.core.neurons import NeuronLayer, Slice
-from pruning.core.words import table_of
+from pruning.core.words import table_of, wrapped
 
 ADVICE: dict[str, str] = {
     "the model returns it": "its width is that of the answer; neurons that it reads can go, its own cannot",
@@ -39,6 +39,7 @@ ADVICE: dict[str, str] = {
 CARRIED = "; if it is a state that the next call is given, `discover(…, carried=argument)` says so"
 """What else can be done about what a model returns that takes several arguments."""
 INEXACT = "not exact: what is computed over all neurons (statistics, say), or drawn, differs where some are gone"
+STAYS = "what stays, with its share of the parameters; what of it reads neurons of a layer goes with them:"
 WHOLE = (
     "residual blocks and experts that can go as a whole: `found.blocks()` and `found.experts()` look for them, "
     "`pruning.shorten(found, names)` takes them out"
@@ -76,31 +77,27 @@ def summary(
     if layers:
         header = ["layer", "kind", "width", "parameters", "exact", "repairable"]
         lines += table_of(header, [_row(network, layer) for layer in layers])
-        lines += _repaired_in_part(layers)
+    said = _repaired_in_part(layers)
     if not all(layer.exact for layer in layers):
-        lines.append(INEXACT)
+        said.append(INEXACT)
     if unprunable:
-        lines += [
-            "",
-            "what stays, with its share of the parameters; what of it reads neurons of a layer goes with them:",
-        ]
+        said += ["", STAYS]
     for reason, modules in _grouped(unprunable).items():
         own = sum(_own(network, module) for module in modules)
         advice = next((what for part, what in ADVICE.items() if part in reason), "")
         advice += CARRIED if "the model returns it" in reason and not one_argument else ""
-        lines.append(f"  {', '.join(modules)} ({own / whole:.1%}): {reason}{'; ' + advice if advice else ''}")
+        said.append(f"  {', '.join(modules)} ({own / whole:.1%}): {reason}{'; ' + advice if advice else ''}")
     if folded:
-        lines += ["", "folded into parameters:", *(f"  {name}: {what}" for name, what in folded.items())]
-    lines += _listed(
+        said += ["", "folded into parameters:", *(f"  {name}: {what}" for name, what in folded.items())]
+    said += _listed(
         "called with sizes that follow, by a mode of PyTorch's in which these modules now run:",
         ((module or "the network", call) for module, call in told),
     )
-    lines += _listed(
+    said += _listed(
         "states that forward takes and gives back, as wide as they were, the neurons of these first and zeros behind:",
         carried,
     )
-    lines += ["", WHOLE]
-    return "\n".join(lines)
+    return "\n".join([*lines, *wrapped([*said, "", WHOLE])])
 
 
 def _listed(what: str, pairs: Iterable[tuple[str, str]]) -> list[str]:

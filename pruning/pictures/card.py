@@ -16,7 +16,7 @@ from pruning.core.modes import evaluating
 from pruning.core.neurons import NeuronLayer, named_tensors
 from pruning.core.options import expect_known
 from pruning.core.statistics import merged
-from pruning.core.words import table_of
+from pruning.core.words import table_of, wrapped
 from pruning.models.base import LanguageModel, Measurable
 from pruning.pictures.importance import columns_of
 from pruning.signals.activations import Covariances
@@ -68,7 +68,8 @@ class NeuronCard:
         neuron: Its number in the layer.
         scores: Columns `signal`, `importance`, `standard_error`, `rank` (1 is the most important), `of`.
         partners: Columns `neuron`, `edge`, `correlation`: those that it works with most in its layer.
-        saved: `parameters` and `multiply_adds` that the network has fewer of without it; empty if it is alone.
+        saved: `parameters` and `multiply_adds` that the network has fewer of without it; empty if it is alone, without
+            the latter where these cannot be counted from shapes.
         removal: What its removal did: `loss_increase`, `standard_error`, `rank`, `of`; empty if it was not measured.
         kept: Variant → whether it keeps the neuron, and its rank there.
         firing: When it is active.
@@ -96,7 +97,7 @@ class NeuronCard:
                 for row in self.partners.to_dict("records")
             ]
             lines += ["", *table_of(["works with", "edge", "correlation"], pairs)]
-        return "\n".join([*lines, *(["", *said] if (said := self.fires()) else [])])
+        return "\n".join([*lines, *(["", *wrapped(said)] if (said := self.fires()) else [])])
 
     def sentences(self) -> list[str]:
         """Return what the neuron is, who keeps it, and what it costs, a sentence each."""
@@ -105,8 +106,9 @@ class NeuronCard:
             names = [f"{name} (rank {rank})" for name, (kept, rank) in self.kept.items() if kept == stays]
             lines += [f"{what}: {', '.join(names)}"] if names else []
         if self.saved:
-            parameters, multiply_adds = (f"{self.saved[name]:,}" for name in ("parameters", "multiply_adds"))
-            lines.append(f"it costs: {parameters} parameters, {multiply_adds} multiply-adds a step")
+            words = {"parameters": "parameters", "multiply_adds": "multiply-adds a step"}
+            costs = (f"{number:,} {words[name]}" for name, number in self.saved.items())
+            lines.append(f"it costs: {', '.join(costs)}")
         lines.append(f"measured removal: {self._removed()}")
         return lines
 
@@ -303,9 +305,15 @@ def _saved(model: Measurable, layer: NeuronLayer) -> dict[str, int]:
     )
     with without_values():
         smaller = shapes.resized(widths)
-        counts = [(sum(p.numel() for p in each.parameters()), each.multiply_adds()) for each in (shapes, smaller)]
-    (parameters, multiply_adds), (fewer, less) = counts
-    return {"parameters": int(parameters - fewer), "multiply_adds": int(multiply_adds - less)}
+        saved = {"parameters": _numbers(shapes) - _numbers(smaller)}
+        try:
+            return {**saved, "multiply_adds": shapes.multiply_adds() - smaller.multiply_adds()}
+        except ValueError:  # of code that looks at numbers they are not known
+            return saved
+
+
+def _numbers(model: Measurable) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _removal(removals: pd.DataFrame | None, layer: str, neuron: int) -> dict[str, float]:

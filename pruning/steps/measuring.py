@@ -17,7 +17,7 @@ from pruning.core.neurons import Keep
 from pruning.core.options import FIRING, expect_known
 from pruning.core.progress import Track, silently
 from pruning.core.tables import NotFinite
-from pruning.core.words import described, table_of
+from pruning.core.words import described, table_of, wrapped
 from pruning.core.workers import Map, in_turn
 from pruning.experiment.measuring import USUAL, measure
 from pruning.fusion.fused import fuse
@@ -247,7 +247,7 @@ class Importance:
     def __str__(self) -> str:
         """Return a line on each layer."""
         fisher = f"targets drawn from a {self.fisher} distribution" if self.fisher else "the empirical one"
-        lines = [f"importance of {len(self.table):,} neurons by `{self.by}`; Fisher information: {fisher}"]
+        lines = [f"importance of {len(self.table):,} neurons by `{self.by}`", f"Fisher information: {fisher}"]
         rows = []
         for layer in self.model.layers():
             values = self.table.loc[self.table["layer"] == layer.name, self.by].to_numpy(dtype=float)
@@ -255,7 +255,7 @@ class Importance:
             exact = "yes" if layer.exact else "no"
             rows.append([layer.name, layer.kind, str(layer.width), exact, *(f"{x:.3g}" for x in (low, middle, high))])
         lines += table_of(["layer", "kind", "neurons", "exact", "10%", "median", "90%"], rows)
-        lines += [f"not measured: {name}, because {reason}" for name, reason in self.left_out.items()]
+        lines += wrapped(f"not measured: {name}, because {reason}" for name, reason in self.left_out.items())
         return "\n".join(lines)
 
 
@@ -361,7 +361,7 @@ def _left_out(name: str, error: Exception) -> str:
             raise error
         return "its second derivatives are not finite, as those of a distance that is 0 are not"
     if name in TWICE and any(part in str(error) for part in ONCE):
-        return "the loss cannot be differentiated twice"
+        return "PyTorch cannot differentiate the network and its loss twice"
     if "does not require grad" not in str(error):
         raise error
     raise ValueError(

@@ -12,7 +12,7 @@ from pruning.core.neurons import Keep, NeuronLayer
 from pruning.core.options import Repair, Scope, expect_known
 from pruning.core.progress import Track, silently
 from pruning.core.sketches import rank_of
-from pruning.core.words import described, table_of
+from pruning.core.words import described, table_of, wrapped
 from pruning.evaluation.measures import Size, size_of
 from pruning.models.adapted import Adapted
 from pruning.models.base import Measurable
@@ -72,10 +72,10 @@ class Report:
             rows.append([words, f"{old:,}", f"{new:,}", f"{new / max(old, 1):.0%}"])
         lines = [f"pruned, {how}", *table_of(["layer", "before", "after", "kept"], rows)]
         if self.gone:
-            lines.append(f"blocks that are gone: {', '.join(self.gone)}")
+            lines += wrapped([f"blocks that are gone: {', '.join(self.gone)}"])
         if self.apart:
             compared = ", ".join(f"{scope} {value:.3g}" for scope, value in self.apart.items())
-            lines.append(f"apart from the dense network's outputs: {compared}")
+            lines += wrapped([f"apart from the dense network's outputs: {compared}"])
         return "\n".join(lines)
 
 

@@ -231,8 +231,8 @@ def test_only_the_modules_in_whose_code_a_size_must_follow_are_told_sizes_and_th
     network, inputs = made("a_residual_stream_and_heads_told_by_its_width")
     model = pruning.discover(network, inputs)
     assert {number.module for number in model.numbers} == {"attention"}
-    line = next(line for line in model.summary().splitlines() if line.startswith("  attention: "))
-    assert "`reshape` in `forward`, its line 5, with 16" in line
+    _, said = " ".join(model.summary().split()).split(" attention: ")
+    assert "`reshape` in `forward`, its line 5, with 16" in said
 
 
 def test_a_call_in_the_loop_of_a_list_stands_in_the_function_that_the_loop_is_in():
