@@ -92,6 +92,8 @@ def tensors_in(given: object) -> list[Tensor]:
         leaf = waiting.pop(0)
         if isinstance(leaf, Tensor):
             found.append(leaf)
+        elif isinstance(leaf, Mapping):  # of a class of its own, whose parts may be attributes too
+            waiting = [*pytree.tree_leaves(list(leaf.values())), *waiting]
         elif hasattr(leaf, "__dict__") and not isinstance(leaf, nn.Module | type) and id(leaf) not in seen:
             seen.add(id(leaf))
             waiting = [*pytree.tree_leaves(list(vars(leaf).values())), *waiting]

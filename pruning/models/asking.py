@@ -1,28 +1,33 @@
 """What a loss that is not known tells when it is asked: whether it judges classes, which it ignores, and by what."""
 
+import copy
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from pruning.core.devices import accelerators_among, moved, seeded_on
 from pruning.core.modes import evaluating, untouched
+from pruning.core.nested import mapped, tensors_in
 from pruning.data.batches import TARGETS, Pair, Unlabelled
 from pruning.models.answers import has_main, main_of
 from pruning.models.arranging import takes
 from pruning.models.calling import names_given
 from pruning.models.classes import Classes, class_numbers
-from pruning.models.examples import Examples, has_own_loss, names_loss, own_loss
+from pruning.models.examples import Examples, OwnClasses, has_own_loss, names_loss, own_loss
 from pruning.models.losses import kind_of_loss
 from pruning.models.objectives import Criterion, Objective
 from pruning.models.residuals import takes_gradients
 from pruning.models.use import Use
 
+Put = Callable[[Tensor], Any]
+"""A main output → all that a network gives, with this one in its place."""
 MOST = 16
 """Numbers of classes that are asked about one by one."""
 
@@ -40,7 +45,8 @@ def once_run(model: Any, use: Use) -> Use:
     main = main_of(outputs) if has_main(outputs) else None
     if main is None or isinstance(use.criterion, Objective) or not takes(use.criterion, 2):
         return replace(use, shape=torch.Size())
-    return replace(use, shape=main.shape if judges_softmax(use.criterion, main) else torch.Size())
+    softmax = judges_softmax(use.criterion, main, _putting(outputs))
+    return replace(use, shape=main.shape if softmax else torch.Size())
 
 
 def asked(model: Any, pair: Pair) -> Use:
@@ -51,9 +57,10 @@ def asked(model: Any, pair: Pair) -> Use:
     """
     use: Use = model.use
     labelled = not isinstance(pair.targets, Unlabelled)
-    unknown = kind_of_loss(use.criterion) is None and use.criterion is not own_loss
-    if not unknown or labelled in use.asked:
+    if kind_of_loss(use.criterion) is not None or labelled in use.asked:
         return use
+    if use.criterion is own_loss:
+        return _own_asked(model, pair, replace(use, asked=use.asked | {labelled}))
 
     def judged(gradients: bool) -> Tensor:
         model.use = replace(use, differentiates=gradients)
@@ -71,13 +78,48 @@ def asked(model: Any, pair: Pair) -> Use:
         outputs, _ = model.predicted(pair.inputs)
         if not has_main(outputs):
             return found
-        ignored = ignored_by(objective, main_of(outputs), pair.targets)
+        ignored = ignored_by(objective, main_of(outputs), pair.targets, _putting(outputs))
         if ignored is None or _only_whole(objective, outputs, pair.targets):
             return replace(found, shape=torch.Size())
     return replace(found, ignored=ignored)
 
 
-def judges_softmax(criterion: Criterion, outputs: Tensor) -> bool:
+def _own_asked(model: Any, pair: Pair, use: Use) -> Use:
+    """Return a use that says whether labels of a network's own loss have a row of logits each, as CTC's have not."""
+    model.use = use
+    if type(model.objective(pair.targets)) is not OwnClasses:
+        return use
+    with evaluating(model), untouched(model), torch.no_grad():
+        outputs, _ = model.predicted(pair.inputs)
+    rows = len(OwnClasses(own_loss).rows(outputs, pair.targets))
+    return use if rows == len(class_numbers(pair.targets)) else replace(use, shape=torch.Size())
+
+
+def _putting(outputs: Any) -> Put:
+    """Return what puts other numbers in the place of the main output, for a loss that reads `outputs.logits`."""
+    main = main_of(outputs)
+
+    def put(logits: Tensor) -> Any:
+        if isinstance(outputs, Tensor | PackedSequence):
+            return logits
+        if isinstance(outputs, list | tuple) or (is_dataclass(outputs) and not isinstance(outputs, Mapping)):
+            return mapped(lambda part: logits if part is main else part, outputs)
+        made = copy.copy(outputs)  # of its own class, such as that of `transformers`
+        for name, part in (outputs if isinstance(outputs, Mapping) else vars(outputs)).items():
+            if part is main and isinstance(made, MutableMapping):
+                made[name] = logits
+            elif part is main:
+                setattr(made, name, logits)
+        return made
+
+    return put
+
+
+def _alone(logits: Tensor) -> Tensor:
+    return logits
+
+
+def judges_softmax(criterion: Criterion, outputs: Tensor, put: Put = _alone) -> bool:
     """Return whether a criterion of class numbers that is not known may judge rows of outputs by their softmax.
 
     Such a loss is the same whatever is added to all logits of a row, or its outputs are log-probabilities. Thresholds
@@ -94,6 +136,7 @@ def judges_softmax(criterion: Criterion, outputs: Tensor) -> bool:
     Args:
         criterion: (outputs, targets) → their mean loss.
         outputs: The main output, (…, classes) or (examples, classes, …).
+        put: Makes of a main output all that the criterion is given.
     """
     if outputs.ndim < 2 or not outputs.is_floating_point():
         return True
@@ -102,7 +145,7 @@ def judges_softmax(criterion: Criterion, outputs: Tensor) -> bool:
         rows = outputs.movedim(dim, -1).detach()
         numbers = torch.randint(2, rows.shape[:-1], generator=generator)  # a row may be longer than there are classes
         by = torch.rand(rows.shape[:-1], generator=generator, dtype=torch.float64).to(rows) + 0.5
-        judged = [_loss(criterion, outputs.detach() + more, numbers) for more in (0, by.unsqueeze(dim))]
+        judged = [_loss(criterion, put(outputs.detach() + more), numbers) for more in (0, by.unsqueeze(dim))]
         if all(loss is not None for loss in judged):
             one, other = (float(loss.detach()) for loss in judged if loss is not None)
             same = abs(one - other) <= 1e-3 * max(abs(one), abs(other)) or math.isnan(one) or math.isnan(other)
@@ -110,7 +153,7 @@ def judges_softmax(criterion: Criterion, outputs: Tensor) -> bool:
     return True
 
 
-def ignored_by(objective: Classes, outputs: Tensor, targets: Any) -> frozenset[int] | None:
+def ignored_by(objective: Classes, outputs: Tensor, targets: Any, put: Put = _alone) -> frozenset[int] | None:
     """Return the class numbers that a loss ignores; None if the numbers of its targets are those of no classes.
 
     It is asked at outputs that favour no class. A loss of classes raises the logit that a target's number is of, where
@@ -129,12 +172,13 @@ def ignored_by(objective: Classes, outputs: Tensor, targets: Any) -> frozenset[i
         objective: With the loss, which may be asked whatever the numbers are.
         outputs: The main output for the targets.
         targets: Class numbers of a batch.
+        put: Makes of a main output all that the loss is given.
     """
     if not outputs.is_floating_point() or outputs.ndim < 2:
         return frozenset()
     drawn = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     even = (0.1 * drawn).log_softmax(objective.dim_of(outputs, targets)).to(outputs)
-    pulls = _pulls(objective, even, targets)
+    pulls = _pulls(objective, even, targets, put)
     if pulls is None or not bool(pulls.isfinite().all()):
         return frozenset()
     numbers = moved(class_numbers(targets), pulls.device)
@@ -147,16 +191,16 @@ def ignored_by(objective: Classes, outputs: Tensor, targets: Any) -> frozenset[i
     unfelt = sorted(set(numbers[known & ~felt].tolist()) - set(numbers[felt].tolist()))
     if len(unfelt) > MOST or not isinstance(targets, Tensor):
         return frozenset()
-    alone = {number: _pulls(objective, even, torch.full_like(targets, number)) for number in unfelt}
+    alone = {number: _pulls(objective, even, torch.full_like(targets, number), put) for number in unfelt}
     return frozenset(number for number, found in alone.items() if found is None or not bool(found.nan_to_num().any()))
 
 
-def _pulls(objective: Classes, outputs: Tensor, targets: Any) -> Tensor | None:
+def _pulls(objective: Classes, outputs: Tensor, targets: Any, put: Put) -> Tensor | None:
     """Return the loss's gradient by the outputs, a row for each target; None if it cannot be told."""
     logits = outputs.detach().requires_grad_()
     with seeded_on(accelerators_among([outputs]), 0), torch.enable_grad(), _unheard():
         try:
-            (found,) = torch.autograd.grad(objective.mean(logits, targets), logits)
+            (found,) = torch.autograd.grad(objective.mean(put(logits), targets), logits)
         except Exception:  # whatever a user's code raises
             return None
     return objective.rows(found, targets)
@@ -176,9 +220,9 @@ def _only_whole(objective: Classes, outputs: Any, targets: Any) -> bool:
     return False
 
 
-def _loss(criterion: Criterion, outputs: Tensor, numbers: Tensor) -> Tensor | None:
+def _loss(criterion: Criterion, outputs: Any, numbers: Tensor) -> Tensor | None:
     """Return the loss of class numbers, whatever it draws being the same each time; None if it cannot be told."""
-    with seeded_on(accelerators_among([outputs]), 0), torch.no_grad(), _unheard():
+    with seeded_on(accelerators_among(list(tensors_in(outputs))), 0), torch.no_grad(), _unheard():
         try:
             return Classes(criterion).mean(outputs, numbers)
         except Exception:  # whatever a user's code raises
