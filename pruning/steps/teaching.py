@@ -1,5 +1,6 @@
 """Fine-tuning in one line: a pruned network trained on its loss, the best epoch kept."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from pruning.models.base import Measurable
 from pruning.models.calling import Caller, own_module
 from pruning.steps.given import found_again, measurable
 from pruning.training.distillation import Teacher
-from pruning.training.loop import train
+from pruning.training.loop import Trained, train
 from pruning.training.recipes import Recipe
 
 USUAL = Recipe(epochs=3, learning_rate=1e-3, portion=1.0, warmup=0.1, weight_decay=0.01, clip=1.0, patience=3)
@@ -63,6 +64,8 @@ def finetune(
     Raises:
         ValueError: If there is no loss, or a loss without targets.
         FloatingPointError: If the loss stops being a number; the network is then as it was, as it is after any error.
+        KeyboardInterrupt: If its user stops it; the network is then as its best finished epoch was, and another call
+            goes on from there.
     """
     if not isinstance(recipe, Recipe):
         raise TypeError(f"Expected a pruning.Recipe to train by, got {described(recipe)}.")
@@ -77,21 +80,34 @@ def finetune(
         if not getattr(recipe, name):
             raise ValueError(f"Expected {name} above 0 to fine-tune by, got 0, by which nothing is learnt.")
     guide = None if teacher is None else _guide(teacher, model, data)
-    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    try:
-        *_, last = train(
-            model, data, data if valid is None else valid, recipe=recipe, seed=seed, teacher=guide, track=track
-        )
-    except Exception:  # by now its weights may be no numbers, or half learnt
-        model.load_state_dict(before)
-        raise
-    model.load_state_dict(last.best())
-    model.eval()
     result = smaller if isinstance(smaller, Measurable) else model
+    windows = data if valid is None else valid
+    result.history = _learnt(model, train(model, data, windows, recipe=recipe, seed=seed, teacher=guide, track=track))
     if isinstance(smaller, Adapted):
         smaller.use = model.use  # the loss that it has learnt is its own from now on
-    result.history = last.history
     return result
+
+
+def _learnt(model: Measurable, epochs: Iterator[Trained]) -> Any:
+    """Let a model learn, leave it as its best epoch was, and return its history.
+
+    After an error it is as it was. Where its user stops it, it is as the best finished epoch was.
+    """
+    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    modes = [(module, module.training) for module in model.modules()]
+    last: Trained | None = None
+    try:
+        for each in epochs:
+            last = each
+            model.history = each.history
+    except Exception:  # by now its weights may be no numbers, or half learnt
+        last = None
+        raise
+    finally:
+        model.load_state_dict(before if last is None else last.best())
+        for module, mode in modes:
+            module.training = mode and last is None
+    return model.history
 
 
 def _guide(teacher: nn.Module | Teacher, model: Measurable, data: Any) -> Teacher | None:

@@ -268,3 +268,33 @@ def test_a_named_tuple_that_is_one_argument_is_exported_as_one():
     network, pair = Both(), Pair(torch.randn(5, 4), torch.randn(5, 4))
     program = pruning.program_of(network, pair)
     assert torch.allclose(program.module()(pair), network(pair), atol=1e-6)
+
+
+def test_fine_tuning_that_its_user_stops_leaves_the_best_finished_epoch_to_go_on_from(batches):
+    def stopping(steps, what):
+        if what.startswith("epoch 3"):
+            raise KeyboardInterrupt
+        return steps
+
+    network = Trained().train()
+    found = pruning.discover(network, batches[0][0])
+    smaller = pruning.prune(found, pruning.importance(found, batches, nn.CrossEntropyLoss(), signals=["surgeon"]))
+    before = pruning.evaluate(smaller, batches).mean
+    with pytest.raises(KeyboardInterrupt):
+        pruning.finetune(smaller, batches, epochs=5, learning_rate=0.01, track=stopping)
+    stopped = pruning.evaluate(smaller, batches).mean
+    assert stopped == pytest.approx(smaller.history["valid_loss"].min())
+    assert stopped < before
+    assert not any(module.training for module in smaller.modules())
+    assert pruning.evaluate(pruning.finetune(smaller, batches, learning_rate=0.01), batches).mean < stopped
+
+
+def test_fine_tuning_that_ends_in_an_error_leaves_the_network_in_its_mode(batches):
+    smaller = pruning.adapt(Trained().train(), batches[0][0], loss=nn.CrossEntropyLoss())
+
+    def failing(steps, what):  # noqa: ARG001 - as a track is called
+        raise RuntimeError("no room")
+
+    with pytest.raises(RuntimeError, match="no room"):
+        pruning.finetune(smaller, batches, track=failing)
+    assert all(module.training for module in smaller.module.modules())
