@@ -50,6 +50,7 @@ class Form:
         needed: Names of arguments that it cannot be called without.
         together: How many inputs of a batch it reads one after the other, as if they were one of as many more examples.
         like: Of the one tensor that it was given, the type of its numbers and how many dimensions it has.
+        judged: Whether its loss needs targets, which what is none of its inputs is then likely to be.
     """
 
     arguments: int
@@ -60,6 +61,7 @@ class Form:
     needed: frozenset[str] = frozenset()
     together: int = 1
     like: tuple[torch.dtype, int] | None = None
+    judged: bool = False
 
     def pair(self, batch: Any) -> tuple[Any, Any]:
         """Return (inputs, targets) of a batch.
@@ -146,8 +148,23 @@ class Form:
                     f"Expected batches whose parts are called as the network's arguments, {list(self.names)}, "
                     f"got {described(batch)}; let `split` say what of a batch is what."
                 )
-            return alone[0], self.unlabelled(alone[0]) if targets is None else targets
-        return inputs, self.unlabelled(inputs) if targets is None else targets
+            return alone[0], self._unlabelled_in(named, alone[0], alone) if targets is None else targets
+        return inputs, self._unlabelled_in(named, inputs, inputs.values()) if targets is None else targets
+
+    def _unlabelled_in(self, named: Mapping[Any, Any], inputs: Any, used: Iterable[Any]) -> Unlabelled:
+        """Return what stands for targets that a batch with names has none of.
+
+        Raises:
+            TypeError: If the loss needs targets, and a part that is no input may be these under another name.
+        """
+        known = {id(part) for part in used}
+        left = [name for name, part in named.items() if id(part) not in known and any(True for _ in tensors_in(part))]
+        if self.judged and left:
+            raise TypeError(
+                f"Expected targets under one of {list(TARGETS)} in a batch, got {described(named)}; let `split` say "
+                f"what of a batch is what: `lambda batch: (…, batch[{left[0]!r}])`."
+            )
+        return self.unlabelled(inputs)
 
     def unlabelled(self, inputs: Any) -> Unlabelled:
         """Return what stands for the targets of inputs alone.

@@ -12,9 +12,16 @@ from pruning.core.arguments import PLACED, forward_places, parameters_of
 from pruning.core.nested import parts_of
 from pruning.data.batches import Form, Pairs, Split
 from pruning.discovery.feeding import NAMES
+from pruning.models.alignments import Alignments
+from pruning.models.amounts import Amounts, Gaussian, Labels, Squared
 from pruning.models.calling import arguments_of, forward_names, own_module
+from pruning.models.classes import Classes
 from pruning.models.examples import PAIRED, TRIPLE, own_loss
+from pruning.models.losses import kind_of_loss
 from pruning.models.objectives import is_one_of
+
+JUDGING = (Classes, Labels, Squared, Amounts, Gaussian, Alignments)
+"""What PyTorch's losses judge that need targets."""
 
 
 def form_of(network: nn.Module, inputs: Any, loss: Any, example_dim: int) -> Form:
@@ -35,6 +42,7 @@ def form_of(network: nn.Module, inputs: Any, loss: Any, example_dim: int) -> For
         keeps_targets=loss is own_loss,
         together=together if given == 1 else 1,
         like=like,
+        judged=kind_of_loss(loss) in JUDGING,
     )
 
 
