@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.neurons import NeuronLayer, Slice
-from pruning.discovery.sizes import READ, Sizing
+from pruning.discovery.sizes import Sizing
 from pruning.discovery.states import Boundary, Edge, State
+from pruning.discovery.widths import READ
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Size(Number):
         named = (frame for frame in around if frame and ">" not in frame)  # not a lambda or the loop of a list
         where, _, line = next(named, "").partition("+")
         stands = f" in `{where}`, its line {int(line.partition(':')[0] or 0) + 1}," if where else ""
-        return f"`{function}`{stands} with {self.number}"
+        return f"`{function}`{stands} {'as' if self.read else 'with'} {self.number}"
 
     def of(self, layer: NeuronLayer) -> "Size":
         """Return the number as one that follows a layer."""
@@ -82,9 +83,9 @@ class Size(Number):
         return self.number - gone
 
     def set(self, network: nn.Module, widths: Mapping[str, int]) -> None:
-        """Let the module's calls have the number that fits these widths."""
+        """Let the module's calls have the number that fits these widths; what they read is computed with as it was."""
         sizes = Sizing.of(network.get_submodule(self.module)).sizes
-        sizes.setdefault(self.attribute, {})[self.place] = self.fitting(widths)
+        sizes.setdefault(self.attribute, {})[self.place] = self.number if self.read else self.fitting(widths)
 
 
 @dataclass(frozen=True)

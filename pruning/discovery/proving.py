@@ -34,7 +34,7 @@ from pruning.discovery.running import (
 )
 from pruning.discovery.sizes import noted
 from pruning.discovery.states import Feeding
-from pruning.discovery.statistics import Read, Telling, of_statistics, told, with_some
+from pruning.discovery.statistics import Read, Telling, Widths, computed_with, with_some
 from pruning.discovery.structure import Structure
 from pruning.discovery.thinning import silenced, thinned
 from pruning.discovery.values import Blend
@@ -72,13 +72,17 @@ def proved(
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
     rounds = _rounds(layers)
-    if any(prover.failure(layers, numbers, number=each) for each in rounds):
-        numbers, reasons = _each(prover, layers)
+    failing = not prover.holds(layers, [], rounds)
+    if failing and (kept := prover.widths.kept(layers)):
+        numbers += kept
+        failing = not prover.holds(layers, numbers, rounds)
+    if failing:
+        numbers, reasons = _each(prover, layers, rounds)
         layers = [layer for layer in layers if layer.name not in reasons]
         if layers and prover.failure(layers, numbers):
             layers, more = _together(prover, layers, numbers)
             reasons |= more
-    for each in rounds[1:] if numbers or reasons else []:
+    for each in rounds[1:] if failing else []:
         if layers and prover.failure(layers, numbers, number=each):
             alone = {layer.name: what for layer in layers if (what := prover.failure([layer], numbers, number=each))}
             layers = [layer for layer in layers if layer.name not in alone]
@@ -139,22 +143,29 @@ def _said(layer: NeuronLayer, *, exact: bool) -> NeuronLayer:
     return replace(layer, exact=exact, obstacle=what)
 
 
-def _each(prover: "Prover", layers: Sequence[NeuronLayer]) -> tuple[list[Number], dict[str, str]]:
-    """Return the numbers that must follow so that each layer can be cut by itself, and why some cannot."""
+def _each(
+    prover: "Prover", layers: Sequence[NeuronLayer], rounds: Sequence[int]
+) -> tuple[list[Number], dict[str, str]]:
+    """Return the numbers that must follow so that each layer can be cut by itself, and why some cannot.
+
+    In one round alone some might fit by chance, as parts of a whole number that are rounded down.
+    """
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
+    network = prover.model.network
     for layer in layers:
         failure = prover.failure([layer], [])
         if failure:
-            network = prover.model.network
+            kept = prover.widths.kept([layer])
             tried = itertools.chain(
-                candidates(network, layer), sized(network, prover.found.sizes, layer, prover.model.layers())
+                [[]], candidates(network, layer), sized(network, prover.found.sizes, layer, prover.model.layers())
             )
-            following = next((chosen for chosen in tried if not prover.failure([layer], chosen)), None)
+            both = (beside for chosen in tried for beside in ([[*kept, *chosen], chosen] if kept else [chosen]))
+            following = next((chosen for chosen in both if chosen and prover.holds([layer], chosen, rounds)), None)
             if following is None:
                 reasons[layer.name] = failure
             else:
-                numbers += prover.needed([layer], following)
+                numbers += (number for number in prover.needed([layer], following) if number not in numbers)
     return numbers, reasons
 
 
@@ -216,6 +227,10 @@ class Prover:
         """Return why removing neurons of these layers in a round differs from what it should be; else ''."""
         return self._failure(self.some(layers, number), numbers)
 
+    def holds(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number], rounds: Sequence[int]) -> bool:
+        """Return whether removing neurons of these layers gives what it should in every round."""
+        return not any(self.failure(layers, numbers, number=each) for each in rounds)
+
     def _failure(self, keep: Keep, numbers: Sequence[Number]) -> str:
         failure, lean = self._tried(keep, numbers, lean=self.lean)
         if not failure:
@@ -261,31 +276,19 @@ class Prover:
         return "without some of its neurons the model computes something else than where nobody reads them"
 
     def _readings(self, keep: Keep) -> Iterator[tuple[Read, str]]:
-        """Yield which widths the network's code may read where nobody reads some neurons, and what is wrong with it.
-
-        Those of statistics are of the neurons that are left; then the others, too, which tells of them.
-        """
+        """Yield what the network's code may read where nobody reads some neurons, and what is wrong with it."""
         yield {}, ""
-        left = {layer.name: len(keep.get(layer.name, range(layer.width))) for layer in self.model.layers()}
-        means, factors = ([each for each in known if _counting(each, keep)] for known in self.widths)
-        if means:
-            yield told(means, lambda width: width.fitting(left)), ""
-        if factors:
-            what = (
-                f"{CODE} computes with its width ({factors[0]}) what is no mean over it; a number that "
-                "its module keeps in an attribute would stay what it is"
-            )
-            yield told([*means, *factors], lambda width: width.fitting(left)), what
+        yield from self.widths.readings(keep, self.model.layers())
 
     @cached_property
-    def widths(self) -> tuple[list[Size], list[Size]]:
-        """The widths that the network's code reads for statistics, and others that it computes with."""
+    def widths(self) -> Widths:
+        """The widths that the network's code reads and computes with."""
 
         def concerned(width: Size) -> list[Blend]:
             own = [blend for blend in self.found.blends if blend.module == width.module]
             return [blend for blend in own if self._concerns(blend, [name for name, *_ in width.counts or ()])]
 
-        return of_statistics(self.found.widths, concerned, lambda mode, read: self.outputs(self.model, mode, read))
+        return computed_with(self.found.widths, concerned, lambda mode, read: self.outputs(self.model, mode, read))
 
     def needed(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> list[Number]:
         """Return those of the numbers, all that are a module's own, that calls are told otherwise by its code."""
@@ -353,10 +356,6 @@ class Prover:
         layers = torch.unique(self.found.owners[0][blend.places]).tolist()
         known = self.found.layers
         return any(number >= 0 and known[number].name in names for number in layers)
-
-
-def _counting(width: Size, names: Collection[str]) -> bool:
-    return any(name in names for name, *_ in width.counts or ())
 
 
 def _caching(model: Discovered, modules: Sequence[str]) -> Discovered:

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, handle_torch_function
+
+from pruning.discovery.widths import answered, reads, scaled
 
 MADE_BY = {"zeros", "ones", "full", "empty", "rand", "randn"}
 _BY_SIZES = {"view", "reshape", "expand", "new", "new_zeros", "new_ones", "new_full", "new_empty", *MADE_BY}
@@ -23,10 +25,13 @@ _AT = {**dict.fromkeys(_BY_SIZES, 1), **dict.fromkeys(MADE_BY, 0)}
 _PARTED = {"split", "chunk"}
 SIZED = _BY_SIZES | _PARTED | {"unflatten", "layer_norm", "narrow", "__getitem__"}
 """Functions that are told sizes."""
-READ = {"shape", "size"}
-"""What tells the sizes of a tensor."""
-_SKIPPED = (f"{torch.__path__[0]}/", __file__, __file__.replace("sizes.py", "states.py"))
+_OWN = ("sizes", "states", "statistics", "widths")
+_SKIPPED = (f"{torch.__path__[0]}/", *(__file__.replace("sizes.py", f"{name}.py") for name in _OWN))
 """Where code lies whose lines say nothing of a call."""
+_MODES = (__file__, __file__.replace("sizes.py", "statistics.py"))
+"""Where modes lie that are handed a call one after the other."""
+_WRAPPING = {Tensor.__len__.__code__, handle_torch_function.__code__}
+"""What stands between a call and the first mode."""
 
 
 @dataclass(frozen=True)
@@ -150,23 +155,20 @@ def _where(code: CodeType, instruction: int) -> str:
     return known
 
 
-def reads(function: Any) -> str:
-    """Return by which of `READ` a function tells a tensor's sizes; empty if it does not."""
-    name = getattr(function, "__name__", "")
-    if name == "__get__":
-        return "shape" if getattr(function, "__self__", None) is Tensor.shape else ""
-    return name if name in READ else ""
+def read_by_code(function: Any, frame: FrameType | None) -> str:
+    """Return by which of `READ` a network's own code asks for a tensor's sizes; empty if it is not its code that does.
 
-
-def read_dims(args: tuple[Any, ...], kwargs: Mapping[str, Any], ndim: int) -> list[int]:
-    """Return of which dimensions a tensor's sizes are read."""
-    dim = args[1] if len(args) > 1 else kwargs.get("dim")
-    return [*range(ndim)] if dim is None else [dim % ndim]
-
-
-def is_library(frame: FrameType) -> bool:
-    """Return whether code is PyTorch's, or this library's."""
-    return frame.f_code.co_filename.startswith(_SKIPPED)
+    Args:
+        function: What is called.
+        frame: Where a mode is handed it.
+    """
+    name = reads(function)
+    while name and frame is not None:
+        code = frame.f_code
+        if not (code.co_filename.startswith(_MODES) or code in _WRAPPING):
+            return "" if code.co_filename.startswith(_SKIPPED) else name
+        frame = frame.f_back
+    return ""
 
 
 class Watching(TorchFunctionMode):
@@ -184,7 +186,7 @@ class Watching(TorchFunctionMode):
         outputs = function(*args, **kwargs)
         name = getattr(function, "__name__", "")
         if name not in SIZED:
-            name = "" if is_library(sys._getframe(1)) else reads(function)
+            name = read_by_code(function, sys._getframe(1))
         if name:
             call, module = call_of(name, sys._getframe(1))
             self._told(module, call, name, args, kwargs, outputs)
@@ -192,7 +194,7 @@ class Watching(TorchFunctionMode):
 
 
 class _Following(TorchFunctionMode):
-    """A mode that gives calls in a module's code the sizes that fit."""
+    """A mode that gives calls in a module's code the sizes that fit, and widths that it computes with as they were."""
 
     def __init__(self, module: nn.Module, sizes: Mapping[str, Mapping[int, int]]) -> None:
         super().__init__()
@@ -211,7 +213,22 @@ class _Following(TorchFunctionMode):
                 return _in_parts(call, sizes, function, args, kwargs)
             if sizes:
                 args, kwargs = numbered(name, args, kwargs, lambda place, number: _fitting(call, sizes, place, number))
-        return function(*args, **kwargs)
+        found = function(*scaled(function, args), **kwargs)
+        if name := read_by_code(function, sys._getframe(1)):
+            call, module = call_of(name, sys._getframe(1))
+            if module is self._module and call in self._sizes:
+                return _as_before(call, self._sizes[call], found, name, args, kwargs)
+        return found
+
+
+def _as_before(
+    call: str, sizes: Mapping[int, int], found: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Return the sizes that code reads of a tensor, computed with as they were."""
+    told = answered(found, name, args, kwargs, sizes)
+    if _NOTED is not None and told is not found:
+        _NOTED.update((call, place) for place in sizes)
+    return told
 
 
 def _in_parts(

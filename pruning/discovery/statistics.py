@@ -1,25 +1,28 @@
 """Statistics of neurons done on others than all of them: on those that are left, or on each of them twice.
 
 A mean by hand, `x.sum(-1) / x.shape[-1]`, reads the width of a tensor. Such a number belongs to a statistic if nothing
-changes where each neuron is taken twice and the number is twice what it was: then what fewer neurons give is the
-statistic of those that are left. That of a factor, as in `q @ k.mT / k.shape[-1] ** 0.5`, does change something.
+changes where each neuron is taken twice and the number, or what is one less as in a variance without bias, is twice
+what it was: then what fewer neurons give is the statistic of those that are left. That of a factor, as in
+`q @ k.mT / k.shape[-1] ** 0.5`, does change something, and stays what it was.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pruning.core.neurons import Keep, removed_neurons
+from pruning.core.neurons import Keep, NeuronLayer, removed_neurons
 from pruning.discovery.discovered import PREFIX
 from pruning.discovery.following import Size
 from pruning.discovery.running import Still, close, name_of
-from pruning.discovery.sizes import call_of, is_library, read_dims, reads
+from pruning.discovery.sizes import call_of, read_by_code
 from pruning.discovery.structure import Structure
 from pruning.discovery.values import Blend
+from pruning.discovery.widths import answered, scaled
 
 Read = Mapping[tuple[str, str], Mapping[int, int]]
 """Module and call in its code → dimension → the width that is read there."""
@@ -28,7 +31,7 @@ Outputs = tuple[list[Tensor], float]
 
 
 class Telling(TorchFunctionMode):
-    """A mode in which a network's code reads other widths of tensors at some places.
+    """A mode in which a network's code computes with other widths of tensors than it reads at some places.
 
     Args:
         mode: It knows the network's modules.
@@ -42,20 +45,15 @@ class Telling(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Do what is asked, and tell another width where one is known."""
+        """Do what is asked, and tell what is computed with where that is known."""
         kwargs = kwargs or {}
-        found = function(*args, **kwargs)
-        name = reads(function)
-        if not name or not self._told or is_library(sys._getframe(1)):
+        found = function(*scaled(function, args), **kwargs)
+        name = read_by_code(function, sys._getframe(1)) if self._told else ""
+        if not name:
             return found
         call, module = call_of(name, sys._getframe(1))
         path = self._mode.paths.get(id(module), "").removeprefix(PREFIX.rstrip(".")).removeprefix(".")
-        sizes = self._told.get((path, call), {})
-        ndim = args[0].ndim
-        own = [sizes.get(dim) for dim in read_dims(args, kwargs, ndim)]
-        if isinstance(found, int):
-            return own[0] or found
-        return torch.Size([other or size for other, size in zip(own, found, strict=True)])
+        return answered(found, name, args, kwargs, self._told.get((path, call), {}))
 
 
 def told(widths: Sequence[Size], number: Callable[[Size], int]) -> Read:
@@ -66,11 +64,48 @@ def told(widths: Sequence[Size], number: Callable[[Size], int]) -> Read:
     return found
 
 
-def of_statistics(
+@dataclass(frozen=True)
+class Widths:
+    """What a network's code reads of tensors and computes with.
+
+    Attributes:
+        means: Those that belong to statistics of neurons; of fewer neurons they are fewer.
+        factors: The others, which are what they were.
+    """
+
+    means: tuple[Size, ...] = ()
+    factors: tuple[Size, ...] = ()
+
+    def kept(self, layers: Iterable[NeuronLayer]) -> list[Size]:
+        """Return the factors that count neurons of these layers, for each of them."""
+        known = {layer.name: layer for layer in layers}
+        return [width.of(known[name]) for width in self.factors for name, *_ in width.counts or () if name in known]
+
+    def readings(self, keep: Keep, layers: Iterable[NeuronLayer]) -> Iterator[tuple[Read, str]]:
+        """Yield what the code may read where nobody reads some neurons, and what is wrong with it.
+
+        Those of statistics are of the neurons that are left; then the others, too, which tells of them.
+        """
+        left = {layer.name: len(keep.get(layer.name, range(layer.width))) for layer in layers}
+        means, factors = (
+            [each for each in known if any(name in keep for name, *_ in each.counts or ())]
+            for known in (self.means, self.factors)
+        )
+        if means:
+            yield told(means, lambda width: width.fitting(left)), ""
+        if factors:
+            what = (
+                f"its model's own code computes with its width ({factors[0]}) what is no mean over it; a number that "
+                "its module keeps in an attribute would stay what it is"
+            )
+            yield told([*means, *factors], lambda width: width.fitting(left)), what
+
+
+def computed_with(
     widths: Sequence[Size],
     concerned: Callable[[Size], Sequence[Blend]],
     run: Callable[[Still, Read], Outputs],
-) -> tuple[list[Size], list[Size]]:
+) -> Widths:
     """Return which widths belong to statistics, and which others the network computes with.
 
     Those that it reads for shapes, or for nothing, are neither. Modules of one code are tried together.
@@ -81,15 +116,15 @@ def of_statistics(
         run: Runs the network within a mode and with other widths.
     """
     if not widths:
-        return [], []
+        return Widths()
     expected, rounding = run(Still(), {})
     rounding = max(rounding, torch.finfo(torch.float32).eps)  # a small number that keeps a root from zero is none
 
-    def same(chosen: Sequence[Size], blends: Sequence[Blend]) -> bool | None:
+    def same(chosen: Sequence[Size], blends: Sequence[Blend], less: int = 0) -> bool | None:
         """Return whether nothing changes where neurons are taken twice; None where the network does not run so."""
         try:
             mode = Still({blend.index: _twice(blend) for blend in blends})
-            found, _ = run(mode, told(chosen, lambda width: 2 * width.number))
+            found, _ = run(mode, told(chosen, lambda width: 2 * width.number - less))
         except Exception:  # a shape that does not fit
             return None
         return all(close(a, b, rounding) for a, b in zip(found, expected, strict=True))
@@ -106,11 +141,11 @@ def of_statistics(
         for tried in [together, *([call] for call in together if len(together) > 1)]:
             chosen = [width for call in tried for width in numbers[call]]
             blends = {blend.index: blend for width in chosen for blend in concerned(width)}
-            if blends and same(chosen, [*blends.values()]):
+            if blends and any(same(chosen, [*blends.values()], less) for less in (0, 1)):
                 means += [width for width in chosen if width not in means]
                 if tried is together:
                     break
-    return means, [width for own in numbers.values() for width in own if width not in means]
+    return Widths(tuple(means), tuple(width for own in numbers.values() for width in own if width not in means))
 
 
 def _twice(blend: Blend) -> Callable[..., Any]:

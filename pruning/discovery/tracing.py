@@ -17,9 +17,10 @@ from pruning.discovery.positions import Axis, varies
 from pruning.discovery.propagation import Call, Propagation, carry, normalised
 from pruning.discovery.recurrent import Recurrent
 from pruning.discovery.running import Inputs, Seeing, kept_tensors, name_of, running, written
-from pruning.discovery.sizes import READ, Counted, Watching, counted_dims, numbered, parts_told, read_dims
+from pruning.discovery.sizes import Counted, Watching, counted_dims, numbered, parts_told
 from pruning.discovery.states import Edge, Feeding, State
 from pruning.discovery.values import GIVEN, MADE, Address, Value, column, flat, nobody, squeezed
+from pruning.discovery.widths import READ, read_dims
 
 
 def propagated(
@@ -169,7 +170,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         if not self._stack or self._stack[-1][1] is not module:
             return
         if name in READ:
-            self._read(call, args, kwargs)
+            self._read(call, name, args, kwargs)
             return
         numbers: list[int] = []
         args = parts_told(name, args, kwargs, outputs)
@@ -185,12 +186,12 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
                         counted = Counted(self._stack[-1][0], call, place, numbers[place], places)
                         self.found.count(counted)
 
-    def _read(self, call: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _read(self, call: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what the sizes of a tensor count that the network's code reads."""
         with _disable_current_modes():
             value = self.value(args[0])
             sizes = value.places.shape if isinstance(value, Value) else value.extent
-            for dim in read_dims(args, kwargs, len(sizes)):
+            for dim in read_dims(name, args, kwargs, len(sizes)):
                 places = _along(self.found, value, dim, None)
                 if bool(places.any()):
                     self.found.count(Counted(self._stack[-1][0], call, dim, sizes[dim], places))

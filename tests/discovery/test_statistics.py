@@ -1,15 +1,18 @@
-"""Widths that a network's code reads of its tensors: of means over neurons, and of what is none."""
+"""Widths that a network's code reads of its tensors: of means over neurons, and factors, which stay what they were."""
 
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import pruning
 from pruning.core.neurons import mask, select
 from pruning.discovery import discover
+from pruning.discovery.running import copied
 
 Norm = Callable[[Tensor], Tensor]
 
@@ -38,6 +41,37 @@ def standardized(x: Tensor) -> Tensor:
     mean = x.sum(-1, keepdim=True) / x.shape[-1]
     spread = ((x - mean) ** 2).sum(-1, keepdim=True) / x.shape[-1]
     return (x - mean) / spread.sqrt()
+
+
+def unbiased(x: Tensor) -> Tensor:
+    mean = x.mean(-1, keepdim=True)
+    return (x - mean) / (((x - mean) ** 2).sum(-1, keepdim=True) / (x.shape[-1] - 1)).sqrt()
+
+
+def shaped_by_what_it_divides_by(x: Tensor) -> Tensor:
+    batch, channels = x.shape
+    image = x.view(batch, channels, 1)
+    return (image / (image.pow(2).sum(1, keepdim=True) / channels).sqrt()).view(batch, channels)
+
+
+def of_all_elements(x: Tensor) -> Tensor:
+    return x / (x.pow(2).sum(1, keepdim=True) / x.numel() * len(x)).sqrt()
+
+
+def of_the_elements_of_one(x: Tensor) -> Tensor:
+    return x / (x.pow(2).sum(1, keepdim=True) / x[0].nelement()).sqrt()
+
+
+def of_sizes_multiplied(x: Tensor) -> Tensor:
+    return x / (x.pow(2).sum(1, keepdim=True) / math.prod(x.shape[1:])).sqrt()
+
+
+def of_sizes_multiplied_by_numpy(x: Tensor) -> Tensor:
+    return x / (x.pow(2).sum(1, keepdim=True) / np.prod(x.shape[1:])).sqrt()
+
+
+def spread(x: Tensor) -> Tensor:
+    return (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)
 
 
 class Normed(nn.Module):
@@ -70,6 +104,12 @@ def layer_normed(x: Tensor) -> Tensor:
         (centred, lambda x: x - x.mean(1, keepdim=True)),
         (standardized, layer_normed),
         (lambda x: x + x.sum(1, keepdim=True) / x.shape[1], lambda x: x + x.mean(1, keepdim=True)),
+        (unbiased, spread),
+        (shaped_by_what_it_divides_by, rms),
+        (of_all_elements, rms),
+        (of_the_elements_of_one, rms),
+        (of_sizes_multiplied, rms),
+        (of_sizes_multiplied_by_numpy, rms),
     ],
 )
 def test_a_norm_by_hand_over_a_width_that_is_read_is_that_of_the_neurons_that_are_left(norm, of_those_left):
@@ -123,29 +163,98 @@ def test_a_norm_over_channels_of_two_layers_takes_fewer_of_either():
     torch.testing.assert_close(select(found, keep)(x), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "factor",
-    [
-        lambda x: x * x.shape[1] ** 0.5,
-        lambda x: x + F.normalize(x, dim=1) * x.shape[1],
-        lambda x: x + (x * x.roll(1, 0)).sum(1, keepdim=True) / math.sqrt(x.size(1)),
-        lambda x: (x - x.mean(1, keepdim=True)) * x.shape[1] ** 0.5,
-    ],
-)
-def test_a_width_that_is_a_factor_and_no_part_of_a_mean_is_refused_with_that_reason(factor):
+FACTORS: dict[str, Norm] = {
+    "a root": lambda x: x * x.shape[1] ** 0.5,
+    "a whole number": lambda x: x + F.normalize(x, dim=1) * x.shape[1],
+    "the root of a product": lambda x: x + (x * x.roll(1, 0)).sum(1, keepdim=True) / math.sqrt(x.size(1)),
+    "made whole": lambda x: x * int(x.size(1)) ** -0.5,
+    "NumPy's root": lambda x: x / np.sqrt(x.shape[-1]),
+    "a tensor of it": lambda x: x / torch.sqrt(torch.tensor(x.size(-1), dtype=x.dtype)),
+    "a part": lambda x: x * (x.shape[-1] // 3) ** -0.5,
+    "elements": lambda x: x * x.numel() ** -0.5 * len(x) ** 0.5,
+    "elements of one": lambda x: x * x[0].nelement() ** -0.5,
+    "sizes multiplied": lambda x: x * math.prod(x.shape[1:]) ** -0.5,
+    "the number in place": lambda x: x.mul_(x.shape[1]),
+    "under a fraction": lambda x: x.size(1) / (x.abs() + 1),
+    "two factors": lambda x: x * x.shape[1] ** -0.5 + 2.0 * x / (3 + x.shape[1]) - (x.shape[1] - 1) * 0.1,
+    "a factor, and a size": lambda x: (
+        x.view(x.shape[0], x.shape[1], 1).expand(*x.size(), 2).mean(2) * x.size(1) ** -0.5
+    ),
+    "one number for both": lambda x: (lambda c: x.new_ones(len(x), c) * x.reshape(-1, c, 1)[..., 0] / c**0.5)(
+        x.shape[1]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_a_width_that_is_a_factor_and_no_part_of_a_mean_stays_and_removing_equals_masking(name, tmp_path):
+    for dtype, rounding in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
+        torch.manual_seed(0)
+        x = torch.randn(5, 6).to(dtype)
+        made = lambda: Normed(FACTORS[name]).to(dtype)  # noqa: E731, B023
+        found = discover(made(), x)
+        assert [(layer.width, layer.exact) for layer in found.layers()] == [(12, True)]
+        keep = {"enter": torch.tensor([7, 2, 3, 10, 0])}
+        smaller, more = select(found, keep), torch.randn(3, 6).to(dtype)
+        torch.testing.assert_close(smaller(more), mask(found, keep)(more), rtol=0, atol=rounding)
+        torch.testing.assert_close(copied(smaller.network)(more), smaller(more), rtol=0, atol=0)
+
+
+def test_a_factor_stays_where_a_network_is_restored_pruned_again_discovered_again_or_exported(tmp_path):
     torch.manual_seed(0)
-    found = discover(Normed(factor), torch.randn(5, 6))
-    assert not found.layers()
-    assert "computes with its width (`shape`" in found.unprunable["enter"].replace("`size`", "`shape`")
-    assert "no mean over it" in found.unprunable["enter"]
+    x, norm = torch.randn(5, 6).double(), FACTORS["one number for both"]
+    found = discover(Normed(norm).double(), x)
+    left = torch.tensor([7, 2, 3, 10, 0])
+    smaller = select(found, {"enter": left})
+    expected = mask(found, {"enter": left[:3]})(x)
+    pruning.save(smaller, tmp_path)
+    restored = pruning.restore(Normed(norm).double(), tmp_path)
+    torch.testing.assert_close(restored(x), smaller(x), rtol=0, atol=0)
+    for again in (smaller, discover(smaller.network, x)):
+        assert [(layer.width, layer.exact) for layer in again.layers()] == [(5, True)]
+        least = select(again, {"enter": torch.arange(3)})
+        torch.testing.assert_close(least(x), expected, rtol=0, atol=1e-10)
+    exported = torch.export.export(smaller.network, (x,), strict=False).module()
+    torch.testing.assert_close(exported(x), smaller(x), rtol=0, atol=1e-12)
+
+
+def test_the_summary_names_what_is_computed_with_as_it_was():
+    found = discover(Normed(FACTORS["a root"]), torch.randn(5, 6))
+    assert "the network: `shape` in `forward`, its line 2, as 12" in found.summary()
 
 
 def test_a_factor_in_one_place_leaves_a_norm_in_another_to_its_neurons():
     torch.manual_seed(0)
     parts = [Normed(normalized), Normed(lambda x: x * x.shape[1] ** 0.5)]
     found = discover(nn.Sequential(parts[0], nn.Linear(3, 6), parts[1]), torch.randn(5, 6))
-    assert {layer.name: layer.exact for layer in found.layers()} == {"0.enter": False, "0.leave": True, "1": True}
-    assert "no mean over it" in found.unprunable["2.enter"]
+    exact = {layer.name: layer.exact for layer in found.layers()}
+    assert exact == {"0.enter": False, "0.leave": True, "1": True, "2.enter": True}
+
+
+class Telling(nn.Module):
+    """Gives the width of what it gives, too."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
+        return x, x.shape[1]
+
+
+class Told(Normed):
+    """Computes with a width that another module read."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Identity())
+        self.telling = Telling()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, width = self.telling(self.enter(x))
+        return self.leave(x.div(width))
+
+
+def test_a_width_that_one_module_reads_and_another_computes_with_is_refused_with_that_reason():
+    torch.manual_seed(0)
+    found = discover(Told(), torch.randn(5, 6))
+    assert not found.layers()
+    assert "computes with its width (`shape` in `forward`, its line 2, as 12)" in found.unprunable["enter"]
 
 
 class Kept(Normed):
