@@ -26,6 +26,7 @@ from pruning.discovery.general import positions
 from pruning.discovery.numbers import candidates, sized
 from pruning.discovery.running import (
     Inputs,
+    Instead,
     Still,
     close,
     copied,
@@ -259,12 +260,15 @@ class Prover:
     def _difference(self, keep: Keep, numbers: Sequence[Number], found: Sequence[Tensor], *, lean: bool) -> str:
         """Return how what a smaller model gives differs from what it should be; empty if it does not."""
         blends = [blend for blend in self.found.blends if self._concerns(blend, keep)]
+        some = {blend.index: with_some(self.found, blend, keep) for blend in blends}
         near = False
-        for read, failure in self._readings(keep):
-            mode = Still({blend.index: with_some(self.found, blend, keep) for blend in blends})
+        for read, instead, failure in self._readings(keep, some):
+            mode = Still(instead)
             try:
                 expected, rounding = self.masked(keep, mode, read, lean=lean)
             except Exception as error:  # what is left of the neurons may be no input of the operation
+                if read:  # nor a width a size
+                    continue
                 return f"{blends[0].what if blends else 'its model'} takes all of it together: {error}"
             if any(part.numel() and bool(part.isnan().all()) for part in expected):
                 return "its model gives nothing but NaN on other weights, which shows nothing of what it computes"
@@ -275,10 +279,17 @@ class Prover:
             return self.finer._failure(keep, numbers)
         return "without some of its neurons the model computes something else than where nobody reads them"
 
-    def _readings(self, keep: Keep) -> Iterator[tuple[Read, str]]:
-        """Yield what the network's code may read where nobody reads some neurons, and what is wrong with it."""
-        yield {}, ""
-        yield from self.widths.readings(keep, self.model.layers())
+    def _readings(self, keep: Keep, some: Instead) -> Iterator[tuple[Read, Instead, str]]:
+        """Yield what may be done where nobody reads some neurons, and what is wrong with it.
+
+        First operations that take neurons together are done on those that are left; or on all, as in a mean that is
+        multiplied by the width; or widths are read that are theirs.
+        """
+        yield {}, some, ""
+        if some:
+            yield {}, {}, ""
+        for read, failure in self.widths.readings(keep, self.model.layers()):
+            yield read, some, failure
 
     @cached_property
     def widths(self) -> Widths:

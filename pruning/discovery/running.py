@@ -19,6 +19,8 @@ from pruning.discovery.values import flat
 
 Inputs = tuple[Arguments, ...]
 """The calls by which a network is known: of most it is one; of some, each takes a path that others do not."""
+Instead = Mapping[int, Callable[..., Any]]
+"""Operation, by when it came → what is done in its place."""
 MEMORIES = "_memories"
 """Where the modules of `spikingjelly` keep their potentials."""
 
@@ -208,7 +210,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         apart: Whether it differs everywhere, as it does: a narrower tensor then has other numbers.
     """
 
-    def __init__(self, instead: Mapping[int, Callable[..., Any]] | None = None) -> None:
+    def __init__(self, instead: Instead | None = None) -> None:
         super().__init__()
         self.instead = instead or {}
         self.rounding = 0.0

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, handle_torch_function
 
-from pruning.discovery.widths import answered, reads, scaled
+from pruning.discovery.widths import answered, reads, sizes_told
 
 MADE_BY = {"zeros", "ones", "full", "empty", "rand", "randn"}
 _BY_SIZES = {"view", "reshape", "expand", "new", "new_zeros", "new_ones", "new_full", "new_empty", *MADE_BY}
@@ -204,20 +204,21 @@ class _Following(TorchFunctionMode):
         self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Do what is asked, with other sizes where these are known."""
-        kwargs = kwargs or {}
+        named: Mapping[str, Any] = kwargs or {}
         name = getattr(function, "__name__", "")
         if name in SIZED:
             call, module = call_of(name, sys._getframe(1))
             sizes = self._sizes.get(call) if module is self._module else None
             if sizes and name in _PARTED:
-                return _in_parts(call, sizes, function, args, kwargs)
+                return _in_parts(call, sizes, function, args, named)
             if sizes:
-                args, kwargs = numbered(name, args, kwargs, lambda place, number: _fitting(call, sizes, place, number))
-        found = function(*scaled(function, args), **kwargs)
+                args, named = numbered(name, args, named, lambda place, number: _fitting(call, sizes, place, number))
+        args, named = sizes_told(function, args, named)
+        found = function(*args, **named)
         if name := read_by_code(function, sys._getframe(1)):
             call, module = call_of(name, sys._getframe(1))
             if module is self._module and call in self._sizes:
-                return _as_before(call, self._sizes[call], found, name, args, kwargs)
+                return _as_before(call, self._sizes[call], found, name, args, named)
         return found
 
 
@@ -249,7 +250,7 @@ def _in_parts(
 def _fitting(call: str, sizes: Mapping[int, int], place: int, number: int) -> int:
     """Return the size that fits; −1 is what is left over."""
     found = sizes.get(place, number)
-    if number == -1 or found == number:
+    if number == -1 or found == int(number):
         return number
     if _NOTED is not None:
         _NOTED.add((call, place))
@@ -316,6 +317,11 @@ class Sizing(Standing):
         return forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the module's own `forward` does."""
+        """Return what the module's own `forward` does, never compiled: that would take the sizes for constants."""
+        if "torch._dynamo" in sys.modules:
+            return torch.compiler.disable(self._run)(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return self._run(*args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
         with _Following(self.module, self.sizes):
             return self.__wrapped__(*args, **kwargs)

@@ -22,7 +22,7 @@ from pruning.discovery.running import Still, close, name_of
 from pruning.discovery.sizes import call_of, read_by_code
 from pruning.discovery.structure import Structure
 from pruning.discovery.values import Blend
-from pruning.discovery.widths import answered, scaled
+from pruning.discovery.widths import answered, sizes_told
 
 Read = Mapping[tuple[str, str], Mapping[int, int]]
 """Module and call in its code → dimension → the width that is read there."""
@@ -46,14 +46,14 @@ class Telling(TorchFunctionMode):
         self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Do what is asked, and tell what is computed with where that is known."""
-        kwargs = kwargs or {}
-        found = function(*scaled(function, args), **kwargs)
+        args, named = sizes_told(function, args, kwargs or {})
+        found = function(*args, **named)
         name = read_by_code(function, sys._getframe(1)) if self._told else ""
         if not name:
             return found
         call, module = call_of(name, sys._getframe(1))
         path = self._mode.paths.get(id(module), "").removeprefix(PREFIX.rstrip(".")).removeprefix(".")
-        return answered(found, name, args, kwargs, self._told.get((path, call), {}))
+        return answered(found, name, args, named, self._told.get((path, call), {}))
 
 
 def told(widths: Sequence[Size], number: Callable[[Size], int]) -> Read:

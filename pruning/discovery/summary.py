@@ -90,7 +90,7 @@ def summary(
     if folded:
         said += ["", "folded into parameters:", *(f"  {name}: {what}" for name, what in folded.items())]
     said += _listed(
-        "called with sizes that follow, by a mode of PyTorch's in which these modules now run:",
+        "called with sizes that follow, or computing with widths as before, by a mode in which these modules now run:",
         ((module or "the network", call) for module, call in told),
     )
     said += _listed(

@@ -18,100 +18,128 @@ READ = {"shape", *_TELLING.values()}
 _SCALED = {"add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "floor_divide", "pow", "clamp"}
 _SCALED |= {"float_power", "clamp_min", "clamp_max", "fill", "addcmul", "addcdiv", "lerp", "full_like"}
 _SCALED |= {"rsub", "rdiv", "rtruediv", "rmul", "radd", "rpow", "truediv", "iadd", "isub", "imul", "idiv", "itruediv"}
-_MADE = {"tensor", "as_tensor", "scalar_tensor", "new_tensor", "full", "new_full"}
-"""What makes a tensor of a number, in which a width is one that is computed with."""
+"""What takes numbers as terms or factors."""
+_MADE = {"tensor", "as_tensor", "scalar_tensor", "new_tensor"}
+"""What makes a tensor of numbers."""
+_FILLED = {"full", "new_full"}
+"""What is told sizes first, and then such a number."""
 
 
 class Width(int):
-    """A width that is one number as a size, and another where the code computes with it.
+    """A width that is computed with as one number, and is another where it is a size.
 
-    What is made of it by whole numbers is such a width again; a fraction, a root or a power of it is of the other.
+    What is made of it by whole numbers is such a width again. It is compared by its size.
 
-    >>> width = Width(6, 8)
-    >>> list(range(width // 2)), width**0.5 == 8**0.5, 1 / (width - 1) == 1 / 7, math.sqrt(2 * width)
-    ([0, 1, 2], True, True, 4.0)
-    >>> torch.zeros(2, width).shape
-    torch.Size([2, 6])
+    >>> width = Width(8, size=6)
+    >>> width / 2, 1.0 / width, math.sqrt(2 * width), width == 6
+    (4.0, 0.125, 4.0, True)
+    >>> sizes_told(torch.zeros, (2, width // 2), {})
+    ((2, 3), {})
 
     Attributes:
-        other: What is computed with.
+        size: What it is as a size.
     """
 
-    other: int
+    size: int
 
-    def __new__(cls, now: int, other: int) -> Self:
+    def __new__(cls, number: int, size: int) -> Self:
         """Return a width."""
-        made = super().__new__(cls, now)
-        made.other = other
+        made = super().__new__(cls, number)
+        made.size = size
         return made
 
     def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
         """Return what a copy is made of."""
-        return int.__index__(self), self.other
+        return int(self), self.size
 
     def __hash__(self) -> int:
         """Return another number than that of a size, for which a function may have kept what it computed."""
-        return hash((int.__index__(self), self.other))
+        return hash((int(self), self.size))
 
-    def __float__(self) -> float:
-        """Return the number that is computed with."""
-        return float(self.other)
+    def __repr__(self) -> str:
+        """Return the size, which may be a part of a name."""
+        return repr(self.size)
 
-    def __int__(self) -> int:
-        """Return the number that is computed with, as in `int(c) ** -0.5`; a size is told otherwise, see `sizes`."""
-        return self.other
-
-
-_BY_TWO: tuple[Callable[[Any, Any], Any], ...] = (
-    operator.add,
-    operator.sub,
-    operator.mul,
-    operator.floordiv,
-    operator.mod,
-    operator.truediv,
-    operator.pow,
-)
+    def __neg__(self) -> int:
+        """Return a width, too."""
+        return 0 - self
 
 
-def _apart(operation: Callable[[Any, Any], Any], *, reflected: bool) -> Callable[[Width, Any], Any]:
+class Free(torch.SymInt):
+    """What a width gives with a size that `torch.export` leaves free: a width, too.
+
+    Attributes:
+        size: What it is as a size.
+    """
+
+    def __init__(self, number: torch.SymInt, size: torch.SymInt) -> None:
+        super().__init__(number.node)  # type: ignore[no-untyped-call]
+        self.size = size
+
+    __hash__ = torch.SymInt.__hash__
+
+
+def _number(value: Any) -> Any:
+    """Return what is computed with where a width is given; else the same."""
+    if isinstance(value, Width):
+        return int(value)
+    return torch.SymInt(value.node) if isinstance(value, Free) else value  # type: ignore[no-untyped-call]
+
+
+def _size(value: Any) -> Any:
+    """Return the size where a width is given, also in tuples, lists and slices; else the same."""
+    if isinstance(value, Width | Free):
+        return value.size
+    if isinstance(value, torch.Size):
+        return torch.Size(map(_size, value))
+    if type(value) in (tuple, list):
+        return type(value)(map(_size, value))
+    return slice(_size(value.start), _size(value.stop), _size(value.step)) if isinstance(value, slice) else value
+
+
+def _apart(operation: Callable[[Any, Any], Any], *, reflected: bool) -> Callable[[Any, Any], Any]:
     """Return what an operation gives that a width takes part in."""
 
-    def found(self: Width, value: Any) -> Any:
-        def of(part: Any, number: Any) -> Any:
-            return operation(number, part) if reflected else operation(part, number)
-
-        if isinstance(value, torch.SymInt):  # a size that `torch.export` leaves free
-            return of(int.__index__(self), value)
-        if isinstance(value, float):
-            return of(self.other, value)
-        if not isinstance(value, int):
+    def found(self: Width | Free, value: Any) -> Any:
+        if not isinstance(value, int | float | torch.SymInt | torch.SymFloat):
             return NotImplemented
-        other = of(self.other, computed(value))
-        return Width(of(int.__index__(self), int.__index__(value)), other) if isinstance(other, int) else other
+        numbers, sizes = (_number(self), _number(value)), (self.size, _size(value))
+        number = operation(*(numbers[::-1] if reflected else numbers))
+        if not isinstance(number, int | torch.SymInt):
+            return number
+        size = operation(*(sizes[::-1] if reflected else sizes))
+        return Free(number, size) if isinstance(number, torch.SymInt) else Width(number, size)
 
     return found
 
 
-for _operation in _BY_TWO:
-    setattr(Width, f"__{_operation.__name__}__", _apart(_operation, reflected=False))
-    setattr(Width, f"__r{_operation.__name__}__", _apart(_operation, reflected=True))
+def _compared(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return what a comparison gives that a width takes part in."""
+    return lambda self, value: operation(self.size, _size(value))
 
 
-def computed(value: Any) -> Any:
-    """Return what is computed with where a width is given; else the same."""
-    return value.other if isinstance(value, Width) else value
+for _kind in (Width, Free):
+    for _name in ("add", "sub", "mul", "floordiv", "mod", "truediv", "pow"):
+        setattr(_kind, f"__{_name}__", _apart(getattr(operator, _name), reflected=False))
+        setattr(_kind, f"__r{_name}__", _apart(getattr(operator, _name), reflected=True))
+    for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+        setattr(_kind, f"__{_name}__", _compared(getattr(operator, _name)))
 
 
-def scaled(function: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return a call's arguments, those that are widths as numbers if they are factors or terms of real numbers.
+def sizes_told(
+    function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Return a call's arguments, those that are widths as sizes unless they are factors or terms of real numbers.
 
-    What counts with whole numbers, such as places along a dimension, is told sizes.
+    What counts with whole numbers, such as places along a dimension, is told sizes, too.
     """
-    if not any(isinstance(value, Width) for value in args):
-        return args
     name = getattr(function, "__name__", "").strip("_")
-    real = any(isinstance(value, Tensor) and not _is_whole(value) for value in args)
-    return tuple(map(computed, args)) if name in _MADE or (real and name in _SCALED) else args
+    if name in _MADE or (name in _SCALED and any(isinstance(value, Tensor) and not _is_whole(value) for value in args)):
+        return args, kwargs
+    if name in _FILLED:
+        kept = 1 if name == "full" else 2
+        return (*map(_size, args[:kept]), *args[kept:]), kwargs
+    return _size(args), {key: _size(value) for key, value in kwargs.items()}
 
 
 def _is_whole(tensor: Tensor) -> bool:
@@ -142,17 +170,17 @@ def answered(found: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, 
         name: By which of `READ`.
         args: What that is given.
         kwargs: What it is given by name.
-        told: Dimension → the width that is computed with.
+        told: Dimension → the number that is computed with.
     """
-    shape = args[0].shape
+    shape = [int(size) if isinstance(size, Tensor) else size for size in args[0].shape]  # as `torch.jit.trace` has it
     dims = [dim for dim in read_dims(name, args, kwargs, len(shape)) if told.get(dim, shape[dim]) != shape[dim]]
     if not dims:
         return found
     if name == "len":  # Python takes no other whole number of it
         return told[0]
     if name == "numel":
-        whole = math.prod(told.get(dim, size) for dim, size in enumerate(shape))
-        return Width(found, whole) if isinstance(whole, int) else found
-    if isinstance(found, int):
-        return Width(found, told[dims[0]])
-    return torch.Size([Width(size, told[dim]) if dim in dims else size for dim, size in enumerate(found)])
+        number: Any = math.prod(told.get(dim, size) for dim, size in enumerate(shape))
+        size: Any = math.prod(shape)
+        return Free(number, size) if isinstance(number, torch.SymInt) else Width(number, size)
+    sizes = [Width(told[dim], size) if dim in dims else size for dim, size in enumerate(shape)]
+    return torch.Size(sizes) if isinstance(found, tuple) else sizes[dims[0]]

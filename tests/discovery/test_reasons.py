@@ -116,9 +116,12 @@ REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
     ),
     "follow no regular order": lambda: first(lambda s, x: s.out(s.one(x)[:, torch.tensor([0, 1, 4, 3, 5, 2])])),
     "own code counts on its width (test_reasons.py:": lambda: first(lambda s, x: s.out(s.one(x) * torch.eye(6)[0])),
-    "what is no mean over it": lambda: first(lambda s, x: s.out(s.one(x) * s.one(x).shape[1])),
+    "what is no mean over it": lambda: first(
+        lambda s, x: s.out(s.one(x)[:, torch.arange(s.inner(s.one(x)))] * s.inner(s.one(x))),
+        inner=Network(lambda _, x: x.shape[1]),
+    ),
     "the model computes something else than where nobody reads them": lambda: first(
-        lambda s, x: s.out(s.one(x) * len(s.one(x)[0]))
+        lambda s, x: s.out(s.one(x) + torch.linspace(0, 1, s.one(x).shape[1]))
     ),
 }
 

@@ -102,6 +102,7 @@ def layer_normed(x: Tensor) -> Tensor:
         (by_squares, rms),
         (in_the_denominator, rms),
         (centred, lambda x: x - x.mean(1, keepdim=True)),
+        (lambda x: x - 1.0 / x.shape[1] * x.sum(-1, keepdim=True), lambda x: x - x.mean(1, keepdim=True)),
         (standardized, layer_normed),
         (lambda x: x + x.sum(1, keepdim=True) / x.shape[1], lambda x: x + x.mean(1, keepdim=True)),
         (unbiased, spread),
@@ -170,7 +171,10 @@ FACTORS: dict[str, Norm] = {
     "made whole": lambda x: x * int(x.size(1)) ** -0.5,
     "NumPy's root": lambda x: x / np.sqrt(x.shape[-1]),
     "a tensor of it": lambda x: x / torch.sqrt(torch.tensor(x.size(-1), dtype=x.dtype)),
+    "one divided by it": lambda x: x * (1.0 / x.shape[1]) + 0.5 * x.shape[1],
+    "its logarithm": lambda x: x / math.log(x.shape[1]),
     "a part": lambda x: x * (x.shape[-1] // 3) ** -0.5,
+    "a tensor of all sizes": lambda x: x / torch.tensor(x.shape[1:]).prod().sqrt(),
     "elements": lambda x: x * x.numel() ** -0.5 * len(x) ** 0.5,
     "elements of one": lambda x: x * x[0].nelement() ** -0.5,
     "sizes multiplied": lambda x: x * math.prod(x.shape[1:]) ** -0.5,
@@ -187,7 +191,7 @@ FACTORS: dict[str, Norm] = {
 
 
 @pytest.mark.parametrize("name", FACTORS)
-def test_a_width_that_is_a_factor_and_no_part_of_a_mean_stays_and_removing_equals_masking(name, tmp_path):
+def test_a_width_that_is_a_factor_and_no_part_of_a_mean_stays_and_removing_equals_masking(name):
     for dtype, rounding in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
         torch.manual_seed(0)
         x = torch.randn(5, 6).to(dtype)
@@ -200,22 +204,77 @@ def test_a_width_that_is_a_factor_and_no_part_of_a_mean_stays_and_removing_equal
         torch.testing.assert_close(copied(smaller.network)(more), smaller(more), rtol=0, atol=0)
 
 
-def test_a_factor_stays_where_a_network_is_restored_pruned_again_discovered_again_or_exported(tmp_path):
+def test_a_mean_that_is_multiplied_by_the_width_is_a_sum_and_removing_equals_masking():
     torch.manual_seed(0)
-    x, norm = torch.randn(5, 6).double(), FACTORS["one number for both"]
-    found = discover(Normed(norm).double(), x)
+    x = torch.randn(5, 6).double()
+    found = discover(Normed(lambda x: x + x.mean(1, keepdim=True) * x.shape[1]).double(), x)
+    assert [(layer.width, layer.exact) for layer in found.layers()] == [(12, True)]
+    assert not found.numbers
+    keep = {"enter": torch.tensor([7, 2, 3])}
+    torch.testing.assert_close(select(found, keep)(x), mask(found, keep)(x), rtol=0, atol=1e-10)
+
+
+class Grouped(nn.Module):
+    """A group norm by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups, self.enter, self.leave = 4, nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        batch, channels = x.shape
+        x = x.view(batch, self.groups, channels // self.groups)
+        x = x / (x.pow(2).sum(2, keepdim=True) / (channels // self.groups) + 0.1).sqrt()
+        return self.leave(x.reshape(batch, channels))
+
+
+def test_numbers_that_fit_in_one_round_by_chance_are_not_taken_for_those_that_do():
+    torch.manual_seed(0)
+    x = torch.randn(5, 6).double()
+    found = discover(Grouped().double(), x)
+    assert [(layer.width, layer.exact) for layer in found.layers()] == [(4, True)]
+    assert [number.attribute for number in found.numbers] == ["groups"]
+    for left in range(1, 4):
+        keep = {"enter": torch.arange(left)}
+        torch.testing.assert_close(select(found, keep)(x), mask(found, keep)(x), rtol=0, atol=1e-10)
+
+
+def for_both(x: Tensor) -> Tensor:
+    batch, channels = x.shape
+    image = x.reshape(batch * channels, 1).view(batch, channels) * x.new_ones(batch, channels)
+    return image * (batch * channels) ** -0.5 + x / x.numel() + 1.0 / (2 * channels) - image / math.sqrt(channels)
+
+
+def test_a_factor_stays_where_a_network_is_restored_pruned_or_discovered_again(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(5, 6).double()
+    found = discover(Normed(for_both).double(), x)
     left = torch.tensor([7, 2, 3, 10, 0])
     smaller = select(found, {"enter": left})
     expected = mask(found, {"enter": left[:3]})(x)
     pruning.save(smaller, tmp_path)
-    restored = pruning.restore(Normed(norm).double(), tmp_path)
+    restored = pruning.restore(Normed(for_both).double(), tmp_path)
     torch.testing.assert_close(restored(x), smaller(x), rtol=0, atol=0)
     for again in (smaller, discover(smaller.network, x)):
         assert [(layer.width, layer.exact) for layer in again.layers()] == [(5, True)]
         least = select(again, {"enter": torch.arange(3)})
         torch.testing.assert_close(least(x), expected, rtol=0, atol=1e-10)
-    exported = torch.export.export(smaller.network, (x,), strict=False).module()
-    torch.testing.assert_close(exported(x), smaller(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Converting a tensor to a Python integer:torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
+def test_a_factor_stays_in_what_is_exported_traced_or_compiled():
+    torch.manual_seed(0)
+    x, more = torch.randn(5, 6), torch.randn(9, 6)
+    smaller = select(discover(Normed(for_both), x), {"enter": torch.tensor([7, 2, 3])})
+    free = ({0: torch.export.Dim("batch", min=2)},)
+    exported = torch.export.export(smaller.network, (x,), dynamic_shapes=free, strict=False).module()
+    torch.testing.assert_close(exported(more), smaller(more))
+    traced = torch.jit.trace(smaller.network, (x,), check_trace=False)
+    torch.testing.assert_close(traced(x), smaller(x))
+    torch.testing.assert_close(torch.compile(smaller.network, backend="eager")(more), smaller(more))
 
 
 def test_the_summary_names_what_is_computed_with_as_it_was():
@@ -239,7 +298,7 @@ class Telling(nn.Module):
 
 
 class Told(Normed):
-    """Computes with a width that another module read."""
+    """Computes with a width that another module read, and counts to it."""
 
     def __init__(self) -> None:
         super().__init__(nn.Identity())
@@ -247,10 +306,10 @@ class Told(Normed):
 
     def forward(self, x: Tensor) -> Tensor:
         x, width = self.telling(self.enter(x))
-        return self.leave(x.div(width))
+        return self.leave(x[:, torch.arange(width)] / width)
 
 
-def test_a_width_that_one_module_reads_and_another_computes_with_is_refused_with_that_reason():
+def test_a_width_that_one_module_reads_and_another_counts_to_and_divides_by_is_refused_with_that_reason():
     torch.manual_seed(0)
     found = discover(Told(), torch.randn(5, 6))
     assert not found.layers()
