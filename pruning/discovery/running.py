@@ -148,8 +148,14 @@ class Seeing(Mode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, operation: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Take what is a composition of other operations apart; see all others."""
-        kwargs = kwargs or {}
+        """Take what is a composition of other operations apart; see all others.
+
+        What is done here is none of the network's calls, which modes see that are still there in what TorchScript runs.
+        """
+        with torch._C.DisableTorchFunction():
+            return self._dispatched(operation, args, kwargs or {})
+
+    def _dispatched(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = name_of(operation)
         if name not in RULES and name.removesuffix("_") not in RULES and name not in _WHOLE:
             with self:
