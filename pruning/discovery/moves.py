@@ -12,6 +12,7 @@ from pruning.discovery.propagation import Call, carry
 from pruning.discovery.values import Address, Value, exchanged, flat, squeezed
 
 DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"}
+_JOINING = ("cat", "concat", "concatenate")
 RANDOM = {"bernoulli", "rand_like", "randn_like", *DROPOUTS}
 """What draws numbers for each element."""
 
@@ -27,6 +28,8 @@ def move(call: Call) -> Any:
     if len(addresses) == len(inputs):
         call.args = exchanged(call.args, lambda address: call.as_value(address, [len(address.extent) - 1]))
     along = {axis for value in inputs if isinstance(value, Value) for axis in axes(value.places)}
+    if call.name in _JOINING and len(along) > 1:
+        call.args = exchanged(call.args, lambda address: _beside_heads(call, address, inputs))
     call.args = exchanged(call.args, lambda address: call.as_value(address, along))
     values = [value for value in flat(call.args) if isinstance(value, Value)]
     carrying = [value for value in values if bool(value.places.any())]
@@ -35,7 +38,7 @@ def move(call: Call) -> Any:
         call.even(values)
     if call.name in ("flip", "roll") and any(varies(values[0].places, d) for d in flat([call.args[-1] or [*range(9)]])):
         return call.unknown(values)
-    if call.name in ("cat", "concat", "concatenate", "stack") and not padded:
+    if call.name in (*_JOINING, "stack") and not padded:
         call.args = _aligned(call, values)
     if call.name in ("expand", "expand_as") and not values[0].places.any() and values[0].places.shape != call.shape():
         return call.fresh(made=True)  # repeated as often as there are neurons, say
@@ -66,9 +69,21 @@ def _execute(call: Call, part: Callable[[Any], Tensor]) -> Any:
 
 def _beside(call: Call, addresses: Sequence[Address]) -> bool:
     """Return whether parameters lie beside each other along their last dimension: vectors, for places say."""
-    several = len(addresses) > 1 and call.name in ("cat", "concat", "concatenate")
+    several = len(addresses) > 1 and call.name in _JOINING
     dim = call.args[1] if len(call.args) > 1 else 0
     return several and all(len(address.extent) > 1 and dim in (-1, len(address.extent) - 1) for address in addresses)
+
+
+def _beside_heads(call: Call, address: Address, inputs: Sequence[Value | Address]) -> Value | Address:
+    """Return a parameter that is put beside what runs along several dimensions (heads and theirs) as a part of it."""
+    whole = next(value.places for value in inputs if isinstance(value, Value) and value.places.any())
+    dim = call.args[1] % whole.ndim
+    others = [axis for axis in axes(whole) if axis != dim]
+    if varies(whole, dim) or whole.ndim != len(address.extent) or len(others) < 2:
+        return address
+    places = whole.narrow(dim, 0, 1).expand(address.extent)
+    call.own(address, places, 0)
+    return call.value(places)
 
 
 def _moved_address(call: Call, addresses: Sequence[Address]) -> Any:

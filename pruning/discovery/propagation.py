@@ -315,9 +315,9 @@ class Call:
         """
         found = nobody(address.extent)
         for axis in range(len(address.extent)):
-            if address.extent[axis] < 2:
-                continue
             dims = address.dims(axis)
+            if not dims:  # one for all
+                continue
             if not varies(places, axis + offset):
                 self.fixed(address, dims)
             elif len(dims) != 1 or found.any():

@@ -257,6 +257,29 @@ def decays_of_each_head_below_a_diagonal() -> Made:
     return network, (floats(2, 4, 4),)
 
 
+def heads_with_memory(kept: nn.Parameter) -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        parts = (part(inputs).unflatten(-1, (2, 4)).transpose(1, 2) for part in (self.query, self.key, self.value))
+        queries, keys, values = parts
+        keys = torch.cat([self.kept[0].expand(len(inputs), *keys.shape[1:2], 3, 4), keys], dim=-2)
+        values = torch.cat([self.kept[1].expand(len(inputs), *values.shape[1:2], 3, 4), values], dim=-2)
+        found = (queries @ keys.mT * queries.size(-1) ** -0.5).softmax(-1) @ values
+        return self.out(found.transpose(1, 2).flatten(2))
+
+    parts = {name: nn.Linear(5, 8) for name in ("query", "key", "value")}
+    return Network(run, **parts, kept=kept, out=nn.Linear(8, 2)), (floats(2, 4, 5),)
+
+
+@kind({"query": 2})
+def heads_each_with_a_memory_of_its_own() -> Made:
+    return heads_with_memory(grid(2, 2, 3, 4))
+
+
+@kind({"query": 2})
+def heads_with_one_memory_for_all() -> Made:
+    return heads_with_memory(grid(2, 3, 4))
+
+
 def made(name: str) -> Made:
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -316,6 +316,19 @@ def test_a_width_that_one_module_reads_and_another_counts_to_and_divides_by_is_r
     assert "computes with its width (`shape` in `forward`, its line 2, as 12)" in found.unprunable["enter"]
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_a_factor_stays_that_is_handed_to_what_torchscript_compiled():
+    @torch.jit.script
+    def divided(x: Tensor, width: int) -> Tensor:
+        return x * width**-0.5
+
+    torch.manual_seed(0)
+    x = torch.randn(5, 6)
+    found = discover(Normed(lambda x: divided(x, x.shape[1])), x)
+    keep = {"enter": torch.tensor([7, 2, 3])}
+    torch.testing.assert_close(select(found, keep)(x), mask(found, keep)(x))
+
+
 class Kept(Normed):
     """Keeps the root of its width."""
 
