@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, handle_torch_function
 
-from pruning.discovery.widths import answered, reads, sizes_told
+from pruning.discovery.widths import Width, answered, reads, sizes_told
 
 MADE_BY = {"zeros", "ones", "full", "empty", "rand", "randn"}
 _BY_SIZES = {"view", "reshape", "expand", "new", "new_zeros", "new_ones", "new_full", "new_empty", *MADE_BY}
@@ -250,9 +250,9 @@ def _in_parts(
 def _fitting(call: str, sizes: Mapping[int, int], place: int, number: int) -> int:
     """Return the size that fits; −1 is what is left over."""
     found = sizes.get(place, number)
-    if number == -1 or found == int(number):
+    if number == -1 or (found == number and not isinstance(number, Width)):
         return number
-    if _NOTED is not None:
+    if _NOTED is not None and place in sizes:
         _NOTED.add((call, place))
     return found
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pruning.core.neurons import Keep, NeuronLayer, removed_neurons
+from pruning.discovery.alike import CODE
 from pruning.discovery.discovered import PREFIX
 from pruning.discovery.following import Size
 from pruning.discovery.running import Still, close, name_of
@@ -95,7 +96,7 @@ class Widths:
             yield told(means, lambda width: width.fitting(left)), ""
         if factors:
             what = (
-                f"its model's own code computes with its width ({factors[0]}) what is no mean over it; a number that "
+                f"{CODE} computes with its width ({factors[0]}) what is no mean over it; a number that "
                 "its module keeps in an attribute would stay what it is"
             )
             yield told([*means, *factors], lambda width: width.fitting(left)), what
