@@ -84,8 +84,8 @@ class Size(Number):
 
     def set(self, network: nn.Module, widths: Mapping[str, int]) -> None:
         """Let the module's calls have the number that fits these widths; what they read is computed with as it was."""
-        sizes = Sizing.of(network.get_submodule(self.module)).sizes
-        sizes.setdefault(self.attribute, {})[self.place] = self.number if self.read else self.fitting(widths)
+        now = self.number if self.read else self.fitting(widths)
+        Sizing.of(network.get_submodule(self.module)).tell(self.attribute, self.place, self.number, now)
 
 
 @dataclass(frozen=True)

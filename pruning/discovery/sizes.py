@@ -9,14 +9,16 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, handle_torch_function
+from torch.utils import _pytree as pytree
 
-from pruning.discovery.widths import Width, answered, reads, sizes_told
+from pruning.discovery.widths import Width, answered, computed, reads, sizes_told
 
 MADE_BY = {"zeros", "ones", "full", "empty", "rand", "randn"}
 _BY_SIZES = {"view", "reshape", "expand", "new", "new_zeros", "new_ones", "new_full", "new_empty", *MADE_BY}
@@ -53,7 +55,7 @@ class Counted:
     places: Tensor | None
 
 
-def numbered(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], change: Callable[[int, int], int]) -> Any:
+def numbered(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], change: Callable[[int, Any], Any]) -> Any:
     """Return a call's arguments with each number changed; `change` is told which one it is, and the number."""
     counter = itertools.count()
 
@@ -63,10 +65,8 @@ def numbered(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], change
         if isinstance(value, (tuple, list)):
             found = [walked(part) for part in value]
             return tuple(found) if isinstance(value, tuple) else found
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int | torch.SymInt) and not isinstance(value, bool):
             return change(next(counter), value)
-        if isinstance(value, torch.SymInt):  # a size that `torch.export` leaves free: no number, but in its place
-            next(counter)
         return value
 
     first = _AT.get(name, 1)
@@ -196,9 +196,9 @@ class Watching(TorchFunctionMode):
 class _Following(TorchFunctionMode):
     """A mode that gives calls in a module's code the sizes that fit, and widths that it computes with as they were."""
 
-    def __init__(self, module: nn.Module, sizes: Mapping[str, Mapping[int, int]]) -> None:
+    def __init__(self, told: "Sizing") -> None:
         super().__init__()
-        self._module, self._sizes = module, sizes
+        self._module, self._sizes, self._before = told.module, told.sizes, told.before
 
     def __torch_function__(
         self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -212,7 +212,9 @@ class _Following(TorchFunctionMode):
             if sizes and name in _PARTED:
                 return _in_parts(call, sizes, function, args, named)
             if sizes:
-                args, named = numbered(name, args, named, lambda place, number: _fitting(call, sizes, place, number))
+                left = name in ("view", "reshape") and -1 not in pytree.tree_leaves(args[1:])
+                fitting = partial(_fitting, call, sizes, self._before, left)
+                args, named = numbered(name, args, named, fitting)
         args, named = sizes_told(function, args, named)
         found = function(*args, **named)
         if name := read_by_code(function, sys._getframe(1)):
@@ -247,14 +249,25 @@ def _in_parts(
     return torch.split(tensor, wanted, dim)
 
 
-def _fitting(call: str, sizes: Mapping[int, int], place: int, number: int) -> int:
-    """Return the size that fits; −1 is what is left over."""
+def _fitting(
+    call: str, sizes: Mapping[int, int], before: Mapping[tuple[str, int], int], left: bool, place: int, number: Any
+) -> Any:
+    """Return the size that fits; −1 is what is left over.
+
+    Along the first dimension that depends on the size of the batch: it is what is left over of a view, if nothing else
+    is, and otherwise so many times as large as it was with the example inputs.
+    """
     found = sizes.get(place, number)
-    if number == -1 or (found == number and not isinstance(number, Width)):
+    if place not in sizes or number == -1 or (found == number and not isinstance(number, Width)):
         return number
-    if _NOTED is not None and place in sizes:
+    if _NOTED is not None:
         _NOTED.add((call, place))
-    return found
+    if left and not place:
+        return -1
+    told, whole = computed(number), before[call, place]
+    if isinstance(told, torch.SymInt):  # a size that `torch.export` leaves free
+        return told * found // whole
+    return told * found // whole if not place and call.partition("<")[0] in _BY_SIZES else found
 
 
 _NOTED: set[tuple[str, int]] | None = None
@@ -302,11 +315,13 @@ class Sizing(Standing):
 
     Attributes:
         sizes: Call → which of its numbers → what it is to be.
+        before: Call and which of its numbers → what the code made of it with the example inputs.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module, vars(module).get("forward"))
         self.sizes = dict[str, dict[int, int]]()
+        self.before = dict[tuple[str, int], int]()
 
     @staticmethod
     def of(module: nn.Module) -> "Sizing":
@@ -316,6 +331,11 @@ class Sizing(Standing):
             forward = vars(module)["forward"] = Sizing(module)
         return forward
 
+    def tell(self, call: str, place: int, before: int, now: int) -> None:
+        """Let one of a call's numbers be another one."""
+        self.sizes.setdefault(call, {})[place] = now
+        self.before.setdefault((call, place), before)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the module's own `forward` does, never compiled: that would take the sizes for constants."""
         if "torch._dynamo" in sys.modules:
@@ -323,5 +343,5 @@ class Sizing(Standing):
         return self._run(*args, **kwargs)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        with _Following(self.module, self.sizes):
+        with _Following(self):
             return self.__wrapped__(*args, **kwargs)

@@ -79,7 +79,7 @@ class Free(torch.SymInt):
     __hash__ = torch.SymInt.__hash__
 
 
-def _number(value: Any) -> Any:
+def computed(value: Any) -> Any:
     """Return what is computed with where a width is given; else the same."""
     if isinstance(value, Width):
         return int(value)
@@ -103,7 +103,7 @@ def _apart(operation: Callable[[Any, Any], Any], *, reflected: bool) -> Callable
     def found(self: Width | Free, value: Any) -> Any:
         if not isinstance(value, int | float | torch.SymInt | torch.SymFloat):
             return NotImplemented
-        numbers, sizes = (_number(self), _number(value)), (self.size, _size(value))
+        numbers, sizes = (computed(self), computed(value)), (self.size, _size(value))
         number = operation(*(numbers[::-1] if reflected else numbers))
         if not isinstance(number, int | torch.SymInt):
             return number

@@ -241,6 +241,24 @@ def test_a_call_in_the_loop_of_a_list_stands_in_the_function_that_the_loop_is_in
     assert str(replace(size, attribute="view<<lambda>+0:8-30")) == "`view` with 16"
 
 
+def test_heads_that_lie_along_the_batch_are_as_many_times_as_many_in_another_batch():
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        parts = (part(inputs).unflatten(-1, (3, 4)).transpose(1, 2) for part in (self.query, self.key, self.value))
+        queries, keys, values = (part.reshape(inputs.shape[0] * 3, -1, 4) for part in parts)
+        found = (queries @ keys.mT).softmax(-1) @ values
+        return self.out(found.reshape(inputs.shape[0], 3, -1, 4).transpose(1, 2).flatten(2))
+
+    network = Network(run, **{name: nn.Linear(5, 12) for name in ("query", "key", "value")}, out=nn.Linear(12, 2))
+    model, more = pruning.discover(network.double(), (floats(2, 4, 5),)), (floats(5, 3, 5),)
+    assert [(layer.name, layer.width) for layer in model.layers()] == [("query", 3)]
+    for left in (torch.tensor([1]), torch.tensor([2, 0])):
+        smaller, masked = select(model, {"query": left}), mask(model, {"query": left})
+        torch.testing.assert_close(answers(smaller, more), answers(masked, more), rtol=0, atol=1e-12)
+    free = (({0: torch.export.Dim("batch", min=2)},),)
+    exported = torch.export.export(smaller.network, (floats(2, 3, 5),), dynamic_shapes=free, strict=False).module()
+    torch.testing.assert_close(exported(*more), answers(smaller, more)[0], rtol=0, atol=1e-12)
+
+
 def test_a_copy_of_a_network_that_is_told_sizes_runs_by_itself_on_any_batch():
     network, inputs = made("heads_and_their_dimensions")
     model = pruning.discover(network, inputs)
