@@ -25,6 +25,9 @@ def duplicated(value: Any, network: nn.Module, memo: dict[int, Any]) -> Any:
     >>> duplicated(network, network, {}).lock is network.lock
     True
 
+    A class of the user's that copies itself (`__deepcopy__`), as layers of `sinabs` do, knows nothing of what the copy
+    is to have in the place of something; its modules are copied as all others are.
+
     Args:
         value: The network, or what holds it.
         network: Whose modules may keep a lock, an open file, a running generator or the like.
@@ -32,7 +35,7 @@ def duplicated(value: Any, network: nn.Module, memo: dict[int, Any]) -> Any:
     """
     known = dict(memo)
     try:
-        found = copy.deepcopy(value, memo)
+        found = _copied(value, network, memo)
     except TypeError:
         parts = {id(module): module for module in network.modules()}
         for module in parts.values():
@@ -43,8 +46,23 @@ def duplicated(value: Any, network: nn.Module, memo: dict[int, Any]) -> Any:
                     known[id(kept)] = kept
         memo.clear()
         memo.update(known)
-        found = copy.deepcopy(value, memo)
+        found = _copied(value, network, memo)
     return found
+
+
+def _copied(value: Any, network: nn.Module, memo: dict[int, Any]) -> Any:
+    own = [module for module in network.modules() if _copies_itself(module) and id(module) not in memo]
+    for module in own:
+        memo[id(module)] = type(module).__new__(type(module))
+    for module in own:
+        vars(memo[id(module)]).update(copy.deepcopy(vars(module), memo))
+    return copy.deepcopy(value, memo)
+
+
+def _copies_itself(module: nn.Module) -> bool:
+    """Return whether a module is of a class that says how it is copied, a class of the user's."""
+    copier = getattr(type(module), "__deepcopy__", None)
+    return copier is not None and not copier.__module__.startswith(("torch.", "pruning."))
 
 
 def rebind(network: nn.Module, changes: Mapping[int, Any]) -> None:

@@ -38,7 +38,16 @@ from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.feeding import StateNames, feeding_of, settled
 from pruning.discovery.learning import trained_too
 from pruning.discovery.origins import Origin
-from pruning.discovery.preparing import forgetful, narrow, persist, read_by, replaced, shapes_of, simplified
+from pruning.discovery.preparing import (
+    expect_listed,
+    forgetful,
+    narrow,
+    persist,
+    read_by,
+    replaced,
+    shapes_of,
+    simplified,
+)
 from pruning.discovery.propagation import Propagation
 from pruning.discovery.proving import proved
 from pruning.discovery.reasons import reasons_of
@@ -88,7 +97,8 @@ def discover(
             that of a world, unless the model has a method that makes the first one or a default of None for it.
 
     Raises:
-        TypeError: If it is no module, there is no tensor in the inputs, or `also` is no list of inputs.
+        TypeError: If it is no module, or lists its parts in another way than PyTorch's modules, there is no tensor in
+            the inputs, or `also` is no list of inputs.
         ValueError: If the model does not run on the inputs, or computes something else once its recurrent layers and
             attention are replaced; the sentence says why.
     """
@@ -99,6 +109,7 @@ def discover(
             "Expected a network as Python runs it, got what TorchScript compiled, which takes no other weights; give "
             "the module that was compiled, and compile what comes of it."
         )
+    expect_listed(model)
     if not isinstance(also, list | tuple) or hasattr(also, "_fields"):
         raise TypeError(f"Expected further example inputs in a list, also=[...], got {described(also)}.")
     inputs: Inputs = tuple(_call(model, each) for each in (example_inputs, *also))

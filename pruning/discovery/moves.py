@@ -12,9 +12,9 @@ from pruning.discovery.propagation import Call, carry
 from pruning.discovery.values import Address, Value, exchanged, flat, squeezed
 
 DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"}
-_JOINING = ("cat", "concat", "concatenate")
-RANDOM = {"bernoulli", "rand_like", "randn_like", *DROPOUTS}
+RANDOM = {"bernoulli", "rand_like", "randn_like", "poisson", *DROPOUTS}
 """What draws numbers for each element."""
+_JOINING = ("cat", "concat", "concatenate")
 
 
 def move(call: Call) -> Any:
@@ -102,6 +102,21 @@ def _moved_address(call: Call, addresses: Sequence[Address]) -> Any:
     )
 
 
+def strided(call: Call) -> Any:
+    """`x.as_strided(size, stride)`, as `fill_diagonal_` sees a diagonal: places as the tensor lies in memory."""
+    value, size, stride, offset = call.args
+    given = call.given[0][0]
+    start = 0 if offset is None else offset - given.storage_offset()
+
+    def change(part: Tensor) -> Tensor:
+        laid = torch.empty_strided(given.shape, given.stride(), dtype=part.dtype).copy_(part)
+        return laid.as_strided(size, stride, start)
+
+    if isinstance(value, Address):
+        return value.moved(change)
+    return Value(squeezed(change(value.places)), squeezed(change(value.functions)), value.padded)
+
+
 def paired(call: Call) -> Any:
     """`view_as_complex(x (…, 2))` and `view_as_real(z)`: numbers and their two parts."""
     value = call.args[0]
@@ -150,8 +165,10 @@ def _parts(values: Any, part: Callable[[Any], Tensor]) -> Any:
 
 
 def index(call: Call) -> Any:
-    """`x[indices]` where the indices choose among other dimensions than the neurons'."""
+    """`x[indices]` where the indices choose among other dimensions than the neurons', or neurons look up a table."""
     value, indices = call.args[:2]
+    if (found := _looked_up(call, value, indices)) is not None:
+        return found
     chosen = [dim for dim, index in enumerate(indices) if index is not None]
     if isinstance(value, Address):
         value = call.as_value(value, [axis for axis in range(len(value.extent)) if axis not in chosen])
@@ -164,6 +181,19 @@ def index(call: Call) -> Any:
         first = [None if index is None else index.cpu() for index in given]
     places, functions = (torch.ops.aten.index.Tensor(part, first) for part in (value.places, value.functions))
     return Value(squeezed(places), squeezed(functions), value.padded)
+
+
+def _looked_up(call: Call, value: Any, indices: Sequence[Any]) -> Value | None:
+    """Return what neurons find in a table, as levels that a potential is rounded to; None if it is no such choice."""
+    chosen = [index for index in indices if isinstance(index, Value)]
+    table = value.places.ndim if isinstance(value, Value) else len(value.extent)
+    if len(chosen) != 1 or table != 1 or not chosen[0].places.any():
+        return None
+    if isinstance(value, Address):
+        call.fixed(value, value.dims(0))
+    elif value.places.any():
+        return None
+    return call.value(chosen[0].places, padded=chosen[0].padded)
 
 
 def copy(call: Call) -> Any:
@@ -180,6 +210,8 @@ def copy(call: Call) -> Any:
 def chosen(call: Call) -> Any:
     """`index_select(x, dim, indices)` and `gather`: along another dimension than the neurons'."""
     value, dim, indices = call.args[:3]
+    if (found := _looked_up(call, value, [None] * dim + [indices])) is not None:
+        return found
     if isinstance(value, Address):
         value = call.as_value(value, [axis for axis in range(len(value.extent)) if axis != dim % len(value.extent)])
     if varies(value.places, dim):

@@ -109,8 +109,6 @@ def _numbers(path: str, module: nn.Module, layer: NeuronLayer, factors: set[int]
     if next(module.parameters(recurse=False), None) is not None and type(module).__module__.startswith(_FOLLOWING):
         return
     for name, value in vars(module).items():
-        if name.startswith("_") or name == "training":
-            continue
         values = enumerate(value) if isinstance(value, (tuple, list)) else [(None, value)]
         for place, held in values:
             number = int(held) if isinstance(held, Tensor) and not held.ndim and not held.is_floating_point() else held

@@ -5,11 +5,12 @@ elements links them; what reads them linearly links them with its columns; what 
 its neurons cannot go. A new operation is a function in the file of its kind and its line in `RULES`.
 """
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
 from pruning.discovery.elementwise import elementwise, glu, prelu
-from pruning.discovery.moves import chosen, copy, index, move, paired, same
+from pruning.discovery.moves import chosen, copy, index, move, paired, same, strided
 from pruning.discovery.products import (
     addmm,
     attention,
@@ -44,6 +45,11 @@ def _nothing(call: Call) -> Any:
 def _zeroed(call: Call) -> Any:
     """`zero_`, `fill_` and `zeros_like`: numbers that the code makes, as many as there are of what they are like."""
     found, like = call.fresh(made=True), call.args[0] if call.args else None
+    if call.name in ("zero_", "fill_") and isinstance(like, Address):  # `w.clone().fill_diagonal_(0)`: what lies there
+        for axis in range(len(like.extent)):
+            sides = [call.into.place(like, dim) for dim in like.dims(axis)]
+            for one, other in itertools.pairwise(sides):
+                call.positions.link(one, other)
     if call.name.removesuffix("_") in _LIKE and isinstance(like, Value) and isinstance(found, Value):
         return replace(found, places=like.places, padded=like.padded)
     return found
@@ -70,7 +76,7 @@ _ELEMENTWISE = (
     "floor ceil round trunc clamp clip clamp_min clamp_max threshold where masked_fill addcmul addcdiv lerp maximum "
     "minimum fmod remainder atan atan2 ones_like full_like rand_like randn_like bernoulli gt ge lt le eq ne greater "
     "less logical_not logical_and logical_or bitwise_not bitwise_and bitwise_or isnan isinf isfinite nan_to_num "
-    "heaviside hardshrink softshrink tanhshrink xlogy logaddexp hypot positive rrelu polar complex"
+    "poisson heaviside hardshrink softshrink tanhshrink xlogy logaddexp hypot positive rrelu polar complex"
 )
 
 _REDUCTIONS = (
@@ -141,6 +147,7 @@ RULES: dict[str, Rule] = {
     "scaled_dot_product_attention": attention,
     "group_norm": group_norm,
     "index": index,
+    "as_strided": strided,
     "copy": copy,
     **dict.fromkeys(("view_as_real", "view_as_complex"), paired),
 }

@@ -86,7 +86,7 @@ class Positions:
     def axis_of(self, places: Tensor) -> Tensor:
         """Return for each place the number of the axis that it is on, counted in the order of their numbers."""
         firsts = torch.tensor(sorted(self.first.values()))
-        return torch.searchsorted(firsts, places, right=True)
+        return torch.searchsorted(firsts, places.contiguous(), right=True)
 
     def link(self, one: Tensor, other: Tensor) -> None:
         """Say that the places in `one` belong with those in `other`, element by element after broadcasting."""

@@ -18,6 +18,31 @@ from pruning.discovery.folding import fold
 from pruning.discovery.recurrent import Narrowed, Recurrent, is_recurrent
 from pruning.discovery.running import MEMORIES, copied
 
+BUFFERS = {"buffers", "named_buffers", "_buffers"}
+"""What names a module's buffers in its code."""
+
+
+def expect_listed(model: nn.Module) -> None:
+    """Refuse modules of a class with a `modules()` or `parameters()` of another kind than PyTorch's.
+
+    Raises:
+        TypeError: It names the class.
+    """
+    for module in nn.Module.modules(model):
+        for name, told in (("modules", {}), ("parameters", {"recurse": False})):
+            own, usual = getattr(module, name), getattr(nn.Module, name)
+            if getattr(own, "__func__", own) is usual:
+                continue
+            try:
+                same = [id(part) for part in own(**told)] == [id(part) for part in usual(module, **told)]
+            except TypeError:
+                same = False
+            if not same:
+                raise TypeError(
+                    f"Expected a network whose modules list their parts as PyTorch's do, got {type(module).__name__} "
+                    f"with a {name}() of its own; give it with PyTorch's, as Rockpool's modules have after to_torch()."
+                )
+
 
 def simplified(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     """Return a copy of the model whose parameters and buffers are all there is, and what was folded into them.
@@ -33,7 +58,7 @@ def simplified(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
             number = not value.ndim and not value.is_floating_point()
             if name in begun:  # a state that the last call left
                 setattr(module, name, begun[name])
-            elif not name.startswith("_") and not number:  # it is cut as a buffer is
+            elif not (name.startswith("_") or number or lists_buffers(type(module))):  # it is cut as a buffer is
                 delattr(module, name)
                 module.register_buffer(name, value)
     return network, folded
@@ -74,6 +99,12 @@ def begun_with(kind: type[nn.Module]) -> dict[str, float]:
             elif not operation.startswith(("LOAD_FAST", "COPY", "STORE_ATTR")):
                 value = None
     return numbers
+
+
+def lists_buffers(kind: type[nn.Module]) -> bool:
+    """Return whether a class's code goes through its buffers: one more of them would be another state to it."""
+    own = (part for above in kind.__mro__ if not above.__module__.startswith("torch.") for part in vars(above).values())
+    return any(BUFFERS & {*part.__code__.co_names} for part in own if isinstance(part, FunctionType))
 
 
 def _can_share(model: nn.Module) -> bool:

@@ -25,8 +25,13 @@ MEMORIES = "_memories"
 """Where the modules of `spikingjelly` keep their potentials."""
 
 
+_DRAWS = (
+    "rand randn rand_like randn_like bernoulli normal uniform exponential geometric cauchy log_normal random randint "
+    "randint_like poisson multinomial randperm"
+)
+DRAWS = {*_DRAWS.split()}
+"""What draws numbers, also into a tensor that is there."""
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
-_RANDOM = ("rand", "randn", "rand_like", "randn_like", "bernoulli", "normal")
 
 
 @contextmanager
@@ -235,20 +240,33 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         found = operation(*args, **kwargs)
         if name.removesuffix("_") in _DROPOUTS and not name.endswith("_"):
             return found if isinstance(found, tuple) else args[0].clone()
-        if name in _RANDOM:
+        if name.removesuffix("_") in DRAWS:
             self.drew = True
-            if self.apart and found.is_floating_point():
-                return torch.linspace(0.25, 0.75, found.numel()).to(found).view_as(found)
-            return _spread(found) if self.spread else torch.full_like(found, 0.5)
+            instead = self._drawn(found, operation, args)
+            return found.copy_(instead) if name.endswith("_") else instead
         for tensor in flat(found):
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 self.rounding = max(self.rounding, torch.finfo(tensor.dtype).eps)
         return found
 
+    def _drawn(self, found: Tensor, operation: Any, args: tuple[Any, ...]) -> Tensor:
+        """Return what stands for numbers that were drawn: the same however many there are, unless `apart`."""
+        if not found.is_floating_point():  # none that could not have been drawn: these may be places in something
+            if name_of(operation) == "randperm":
+                return torch.arange(len(found))
+            told = dict(zip((argument.name for argument in operation._schema.arguments), args, strict=False))
+            low: int = told.get("low", 0)
+            many: int = told["high"] - low if self.apart and "high" in told else 1
+            numbers = torch.arange(found.numel(), dtype=found.dtype, device=found.device)
+            return (numbers % many + low).view(found.shape)
+        if self.apart:  # as far as to be seen where neurons spike, which small numbers do not change
+            return torch.linspace(0.25, 64, found.numel(), dtype=found.dtype, device=found.device).view(found.shape)
+        return _spread(found) if self.spread else torch.full_like(found, 0.5)
+
 
 def _spread(drawn: Tensor) -> Tensor:
     """Return numbers that differ along the first dimension alone: code may divide by how far its draws are apart."""
-    if not drawn.ndim or not drawn.is_floating_point():
+    if not drawn.ndim:
         return torch.full_like(drawn, 0.5)
     steps = torch.linspace(0.25, 0.75, len(drawn), dtype=drawn.dtype, device=drawn.device)
     return steps.reshape(-1, *[1] * (drawn.ndim - 1)).expand_as(drawn).clone()

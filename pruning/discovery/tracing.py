@@ -268,6 +268,8 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
 
     def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the operation and note whose its results are."""
+        if name_of(operation) == "set_":  # `copy.copy` of a tensor makes an empty one, and lets it see the same memory
+            return self._moved(args[0], operation, args, kwargs)
         changed = written(operation, args, kwargs)
         needed = self.index in self.needed or name_of(operation) == "detach"
         before = None
@@ -291,6 +293,15 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         for tensor, value in zip(flat(found), flat(values), strict=True):
             if isinstance(tensor, Tensor) and id(tensor) not in ids and value is not None:
                 self._know(tensor, value)
+        return found
+
+    def _moved(self, tensor: Tensor, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Let a tensor see other memory; what is there is known by those that see it already."""
+        if self._values.pop(id(tensor), None) is not None:
+            alike = self._tensors[storage_of(tensor)]
+            alike[:] = [other for other in alike if other is not tensor]
+        found = operation(*args, **kwargs)
+        self.value(found)
         return found
 
     def carry(self, network: nn.Module, prefix: str) -> None:

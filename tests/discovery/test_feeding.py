@@ -109,6 +109,35 @@ def test_a_first_state_that_is_drawn_makes_its_layer_inexact():
     assert {layer.name: layer.exact for layer in found.layers()} == {"read": True, "cell.0": False}
 
 
+DRAWS = {
+    "rand": lambda rows, width: torch.rand(rows, width, dtype=torch.float64) / 10,
+    "uniform": lambda rows, width: torch.empty(rows, width, dtype=torch.float64).uniform_(-1, 1),
+    "normal": lambda rows, width: nn.init.normal_(torch.zeros(rows, width, dtype=torch.float64)),
+    "whole numbers": lambda rows, width: torch.randint(0, 2, (rows, width)).double(),
+    "rates": lambda rows, width: torch.poisson(torch.ones(rows, width, dtype=torch.float64)),
+    "a number a row": lambda rows, _: torch.rand(rows, 1, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_potentials_that_begin_as_numbers_drawn_for_each_neuron_make_its_layer_inexact(draw):
+    class Spiking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.out, self.width = nn.Linear(4, 6), nn.Linear(6, 3), 6
+
+        def forward(self, x: Tensor) -> Tensor:
+            potential, answer = DRAWS[draw](len(x), self.width), 0
+            for step in x.unbind(1):
+                potential = 0.9 * potential + self.enter(step)
+                spikes = (potential > 1).to(x)  # which a small difference does not change
+                potential, answer = potential - spikes, answer + self.out(spikes)
+            return answer
+
+    found = pruning.discover(Spiking().double(), (floats(2, 5, 4),))
+    assert {layer.name: layer.exact for layer in found.layers()} == {"enter": draw == "a number a row"}
+
+
 def test_a_single_step_is_followed_by_the_operations_that_run():
     class Step(nn.Module):
         def __init__(self) -> None:

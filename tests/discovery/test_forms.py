@@ -436,6 +436,41 @@ def attention_to_channels_and_to_places() -> Made:
     return Network(run, **parts, leave=nn.Conv2d(8, 6, 1), out=nn.Conv2d(6, 2, 1)), (floats(2, 3, 7, 7),)
 
 
+@form({"enter": 6})
+def a_recurrence_by_a_matrix_whose_diagonal_is_cleared() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        state, back = inputs.new_zeros(len(inputs), 6), self.back.weight.clone().fill_diagonal_(0)
+        for step in inputs.unbind(1):
+            state = torch.tanh(self.enter(step).relu() + state @ back)
+        return self.out(state)
+
+    return Network(run, enter=nn.Linear(3, 6), back=nn.Linear(6, 6, False), out=nn.Linear(6, 2)), (floats(4, 1, 3),)
+
+
+@form({"enter": 6})
+def windows_of_steps_by_strides() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = self.enter(inputs).relu()
+        batch, steps, width = hidden.shape
+        sizes, strides = (batch, steps - 2, 3, width), (steps * width, width, width, 1)
+        return self.out(hidden.as_strided(sizes, strides).sum(2))
+
+    return Network(run, enter=nn.Linear(3, 6), out=nn.Linear(6, 2)), (floats(4, 5, 3),)
+
+
+@form({"enter": 6})
+def a_module_that_checks_what_it_is_given_by_a_shape_of_its_own() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = self.enter(inputs).relu()
+        if hidden.shape[-1] != self._shape[0]:
+            raise ValueError("Input has wrong neuron dimension.")
+        return self.out(hidden)
+
+    network = Network(run, enter=nn.Linear(3, 6), out=nn.Linear(6, 2))
+    network._shape = (6, 2)
+    return network, (floats(4, 3),)
+
+
 def answers(model: nn.Module, inputs: Any) -> list[Tensor]:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(3)

@@ -1,5 +1,6 @@
 """Kinds of networks that are found by what their operations do: products, shuffles, tables, cells of their own."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -278,6 +279,28 @@ def heads_each_with_a_memory_of_its_own() -> Made:
 @kind({"query": 2})
 def heads_with_one_memory_for_all() -> Made:
     return heads_with_memory(grid(2, 3, 4))
+
+
+@kind({"enter": 6})
+def neurons_rounded_to_levels_in_a_table() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = self.enter(inputs).relu()
+        nearest = (hidden.unsqueeze(-1) - self.levels).abs().argmin(-1)
+        chosen = self.levels[nearest] + self.learned.index_select(0, nearest.flatten()).view_as(hidden)
+        return self.out(hidden + (chosen - hidden).detach())
+
+    network = Network(run, enter=nn.Linear(3, 6), out=nn.Linear(6, 2), learned=nn.Parameter(floats(9)))
+    network.register_buffer("levels", torch.linspace(-1, 1, 9))
+    return network, (floats(4, 3),)
+
+
+@kind({"enter": 6})
+def a_tensor_that_is_copied_as_pythons_objects_are() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = self.enter(inputs).relu()
+        return self.out(copy.copy(hidden) + hidden)
+
+    return Network(run, enter=nn.Linear(3, 6), out=nn.Linear(6, 2)), (floats(4, 3),)
 
 
 def made(name: str) -> Made:

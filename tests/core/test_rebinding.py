@@ -1,0 +1,62 @@
+"""Copies of networks, whatever classes of a user's do about their own."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pruning
+from tests.foreign import floats
+
+
+class Own(nn.Module):
+    """A layer that copies itself, and that lists its buffers as its states, as layers of sinabs do."""
+
+    def __init__(self, inner: nn.Module, threshold: Tensor) -> None:
+        super().__init__()
+        self.inner, self.threshold, self.leak = inner, threshold, nn.Parameter(torch.rand(6))
+        self.register_buffer("potential", torch.zeros(0))
+
+    def __deepcopy__(self, memo: object) -> "Own":
+        twin = type(self)(copy.deepcopy(self.inner), self.threshold)
+        for name, parameter in self.named_parameters():
+            getattr(twin, name).data = parameter.data.clone()  # there is none of this name: that of a child has a dot
+        return twin
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        current = self.inner(inputs)
+        for name, _ in self.named_buffers():
+            self.register_buffer(name, torch.zeros_like(current))
+        self.potential = torch.sigmoid(self.leak) * self.potential + current
+        return torch.relu(self.potential - self.threshold)
+
+
+def test_a_layer_that_copies_itself_is_pruned_as_any_other():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 6), Own(nn.Linear(6, 6), torch.tensor(0.1)), nn.Linear(6, 2)).double()
+    found = pruning.discover(network, (floats(4, 3),))
+    torch.testing.assert_close(found(floats(4, 3)), network(floats(4, 3)))
+    assert [(layer.name, layer.width) for layer in found.layers()] == [("0", 6), ("1.inner", 6)]
+    keep = {layer.name: torch.tensor([4, 1, 2]) for layer in found.layers()}
+    smaller = pruning.select(found, keep)
+    masked = pruning.mask(found, keep)
+    torch.testing.assert_close(smaller(floats(4, 3)), masked(floats(4, 3)))
+    assert smaller.network[1].leak.shape == (3,)
+
+
+def test_modules_that_list_their_parts_otherwise_are_refused_by_the_name_of_their_class():
+    class Named(nn.Linear):
+        def parameters(self) -> dict[str, Tensor]:
+            return dict(self.named_parameters())
+
+    class Listed(nn.Sequential):
+        def modules(self) -> dict[str, nn.Module]:
+            return dict(self.named_modules())
+
+    for network, name in (
+        (nn.Sequential(Named(3, 4)), "Named with a parameters"),
+        (Listed(nn.ReLU()), "Listed with a m"),
+    ):
+        with pytest.raises(TypeError, match=name):
+            pruning.discover(network, (floats(2, 3),))
