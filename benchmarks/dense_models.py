@@ -5,7 +5,7 @@ criterion measured on training text, those that read labels measured again on te
 what is left of the model when each score chooses half of the neurons and their readers are refitted.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.families import WOKEN
 from pruning.ablation.intervention import Intervention, intervention
 from pruning.ablation.oracle import Ablation, oracle
-from pruning.data.corpus import END_OF_LINE, Fractions, number
+from pruning.data.corpus import END_OF_LINE, SPLITS, Fractions, number, raw_lines
 from pruning.data.windows import Window, Windows
 from pruning.evaluation.measures import loss_of
 from pruning.fusion.fused import fuse
@@ -42,16 +42,16 @@ from pruning.training.loop import train
 from pruning.training.recipes import Recipe
 from tasks.common.models import read_language_model, write_model
 from tasks.shown.console import track
-from tasks.stages.prepare import read_texts
+from tasks.stages.prepare import published_files, read_texts, written
 
 VOCABULARY, TRAINED, HELD_OUT, JUDGED = 1500, 300_000, 24_000, 20_000
 """Word types; tokens to train on, held out from training, and that chosen sets are judged by."""
 STRETCHES = 50
 """Of the training text: each gives its beginning to training, its end to what is held out; both are of all of it."""
-DEALT = Fractions(0.25, 0.25)
-"""Where documents are dealt anew: the shares that give labels and that judge."""
+DEALT = ("train", "train", "valid", "test")
+"""Where documents are dealt anew: what becomes of each four that follow one another."""
 LABELS, JUDGES = 84_000, 42_000
-"""Tokens that are then read of each."""
+"""Tokens that then give labels, and that judge."""
 TRUTH = Ablation(neurons="all", tokens=16_000, words=64, seed=7)
 RECIPE = Recipe(epochs=1, portion=1.0, learning_rate=8e-3, warmup=0.05, weight_decay=0.01, clip=0.5, patience=1)
 CALIBRATION = {"batch": 32, "bptt": 35}
@@ -97,16 +97,35 @@ class Texts:
 def read_corpus(source: Path, deal: int | None = None) -> Texts:
     """Return a part of a corpus: a folder of documents, a folder of published splits, or a text file.
 
-    With a seed for the order of documents, half of them are trained on, and as much is held out as labels are read of.
+    With a seed documents are `dealt`, and as much is held out as labels are read of.
     """
-    fractions = DEALT if deal is not None else Fractions(0.04, 0.04)
-    corpus = number(read_texts(source, True, fractions, deal or 1), VOCABULARY)
+    texts = read_texts(source, True, Fractions(0.04, 0.04), 1) if deal is None else dealt(source, deal)
+    corpus = number(texts, VOCABULARY)
     splits = {name: torch.tensor(tokens, dtype=torch.long) for name, tokens in corpus.tokens.items()}
     words = corpus.vocabulary.set_index("text")["token"]
     training = spread(splits["train"], TRAINED)
     held_out = spread(splits["train"], HELD_OUT if deal is None else LABELS, ends=True)
     first = int(words[END_OF_LINE])
     return Texts(training, held_out, splits["valid"], splits["test"], first, len(words))
+
+
+def dealt(source: Path, seed: int) -> dict[str, Iterator[list[str]]]:
+    """Return the lines of each split of a folder of documents, where half are trained on and a quarter judges.
+
+    Of each four in the order of their names all splits have some: speeches by year are of the same times in all. Within
+    a split they stand in random order, so that its beginning is of any of them.
+    """
+    if not source.is_dir() or published_files(source):
+        raise SystemExit(f"Expected a folder of documents to deal, got {source}; leave out `--dealt`.")
+    paths, random = sorted(source.glob("*.txt")), np.random.default_rng(seed)
+    splits = [split for _ in paths[:: len(DEALT)] for split in random.permutation(DEALT)]
+    order = random.permutation(len(paths))
+
+    def lines(split: str) -> Iterator[list[str]]:
+        own = [paths[index] for index in order if splits[index] == split]
+        return (tokens for line in written(own) for tokens in raw_lines(line, lowercase=True))
+
+    return {split: lines(split) for split in SPLITS}
 
 
 def spread(tokens: Tensor, count: int, *, ends: bool = False) -> Tensor:

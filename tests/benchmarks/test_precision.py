@@ -120,7 +120,7 @@ def test_dealt_documents_are_trained_on_labelled_or_judged_and_labels_are_of_mor
     counts = {name: tokens.bincount() for name, tokens in one.texts.items()}
     documents = {name: {*(count > 9).nonzero().flatten().tolist()} - {one.first} for name, count in counts.items()}
     assert all(tokens.equal(again.texts[name]) for name, tokens in one.texts.items())
-    assert not any(tokens.equal(other.texts[name]) for name, tokens in one.texts.items())
+    assert not all(tokens.equal(other.texts[name]) for name, tokens in one.texts.items())
     assert {name: len(tokens) for name, tokens in one.texts.items()} == {
         "train": 400, "labelled": 160, "judged": 120, "whole": 160, "between": 160,
     }  # fmt: skip
@@ -136,3 +136,17 @@ def test_labels_of_other_text_are_kept_beside_those_that_count(folder):
     assert not np.allclose(ours["importance"], others["importance"])
     assert precision.said(folder, None, 40, "whole").equals(others)
     assert precision.said(folder, None, 40, "between") is None
+
+
+def test_of_each_four_documents_two_are_trained_on_and_published_splits_cannot_be_dealt(tmp_path):
+    for year in range(16):
+        (tmp_path / f"{1800 + year}.txt").write_text(f"year {year}\n")
+    dealt = {split: [int(line[1]) for line in lines] for split, lines in dense_models.dealt(tmp_path, 3).items()}
+    for block in range(4):
+        of = {split: sum(year // 4 == block for year in years) for split, years in dealt.items()}
+        assert of == {"train": 2, "valid": 1, "test": 1}
+    (tmp_path / "train.txt").write_text("a\n")
+    for split in ("valid", "test"):
+        (tmp_path / f"{split}.txt").write_text("a\n")
+    with pytest.raises(SystemExit, match="Expected a folder of documents to deal, got"):
+        dense_models.dealt(tmp_path, 3)
