@@ -52,7 +52,7 @@ def small(name: str, corpus: Path, dealt: bool = False) -> Subject:
     """Return a small model of a family after one reading of a part of a corpus; `name` is its kind, width and seed.
 
     With documents dealt by the seed, labels and truth are of many places of many documents each. Beside those labels
-    stand as many of the first of these documents alone, whole, and of text between what was trained on.
+    stand as many of few of these documents, whole, and of text between what was trained on.
     """
     from benchmarks.dense_models import JUDGES, LABELS, read_corpus, spread, trained
 

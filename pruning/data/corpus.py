@@ -26,7 +26,7 @@ ALIASES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test":
 WORD = re.compile(r"\w+|[^\w\s]+")
 """Words and runs of punctuation, the pre-tokenisation that `tokenizers` calls Whitespace."""
 PLACES = 50
-"""Training leaves out text at so many places of it all: labels of few whole documents are not those of others."""
+"""Training leaves out text at so many places of it all: labels of one end of a text are not those of the rest."""
 Line = TypeVar("Line")
 CHUNK = 2**20
 """So many tokens are counted and renumbered together."""
@@ -233,8 +233,8 @@ def divide_lines(lines: Text, fractions: Fractions) -> dict[str, Text]:
 def left_out(training: Callable[[], Iterable[Line]], fractions: Fractions) -> dict[str, Callable[[], Iterator[Line]]]:
     """Return what opens the lines of a training text, and apart from them those that training leaves out, if any.
 
-    These are the end of each of `PLACES` runs of lines, or of as many as lines are left out: some from every document
-    where documents are many, so that what their labels say is true of others.
+    These are the end of each of `PLACES` runs of lines, or of as many as lines are left out, so that they are of all
+    documents, times and topics that the text goes through.
 
     >>> {split: [*lines()] for split, lines in left_out(lambda: "abcdefgh", Fractions(0.1, 0.1, 0.25)).items()}
     {'train': ['a', 'b', 'c', 'e', 'f', 'g'], 'calibration': ['d', 'h']}
