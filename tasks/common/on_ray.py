@@ -58,7 +58,7 @@ class RayPool:
     @property
     def workers(self) -> int:
         """How many compute side by side."""
-        return int(self.asked) if self.asked.isdecimal() else max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        return int(self.asked) if self.asked.isdecimal() else max(1, int(self._cores()))
 
     @property
     def address(self) -> str:
@@ -137,6 +137,11 @@ class RayPool:
                 raise
             raise self._gone() from error
 
+    def _cores(self) -> float:
+        ray = self._ray
+        self._expect_head()  # without it Ray does not answer
+        return float(ray.cluster_resources().get("CPU", 0))
+
     def _expect_head(self) -> None:
         """Refuse to go on without the head, of which Ray would end this process after a while, in words of its own."""
         if self.asked.isdecimal() or self.asked.startswith(CLIENT):
@@ -165,8 +170,7 @@ class RayPool:
             ended, others = self._ray.wait(calls, timeout=LOOK_SECONDS)
             if ended:
                 return list(others)
-            self._expect_head()
-            if self._ray.cluster_resources().get("CPU", 0) >= 1:
+            if self._cores() >= 1:
                 late = time.monotonic() + LOST_SECONDS
             elif time.monotonic() > late:
                 raise Unexpected(

@@ -102,6 +102,8 @@ def test_a_cluster_of_rays_that_nobody_comes_back_to_and_a_head_that_is_gone_are
             there._received("call")
     with pytest.raises(ValueError, match=r"^Expected the head of Ray's at 127\.0\.0\.1:\d+ until the work is done"):
         there._received("call")
+    with pytest.raises(ValueError, match=r"^Expected the head of Ray's at 127\.0\.0\.1:\d+ until the work is done"):
+        _ = there.workers
 
 
 def refused(number: int) -> int:
