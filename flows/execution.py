@@ -1,7 +1,9 @@
 """How one command runs as a process group that never outlives the flow, and what DVC's words say that it did."""
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from typing import IO
 from flows.stages import GraphStage
 from flows.warm import FOLDER, Warm
 from tasks import VARIABLES
+from tasks.common.writing import NO_ROOM
 
 RAN, UP_TO_DATE, RESTORED = "Ran", "Up to date", "Restored"
 """What DVC can have done with a stage."""
@@ -32,6 +35,8 @@ GRACE_SECONDS = 5.0
 
 BUSY = ("is busy, it is being blocked by", "Unable to acquire lock.")
 """DVC's words where another `dvc` holds its lists of files, which `--wait-for-lock` does not wait for."""
+NOT_OURS = {errno.EROFS, errno.EACCES, errno.EPERM}
+"""What a place that may not be written to is called."""
 AGAIN_SECONDS = 2.0
 PATIENCE_SECONDS = 7200.0
 """Between two tries while files are busy, and in all: no longer than most stages may take (`timeout_seconds`)."""
@@ -199,7 +204,12 @@ def reproduce(commands: Commands, stage: GraphStage, log: Log, *, force: bool, p
     """
     options = [*(["--force"] if force else []), *(["--pull"] if pull else [])]
     command = ["dvc", "--wait-for-lock", "repro", "--single-item", *options, stage.address]
-    lines = _when_free(commands, stage, command, log)
+    try:
+        lines = _when_free(commands, stage, command, log)
+    except CommandError as failure:
+        if refusal := what_the_disk_refused(stage.address, str(failure)):
+            raise CommandError(refusal) from failure
+        raise
     return what_dvc_did(stage.address, lines)
 
 
@@ -249,6 +259,26 @@ def is_busy(words: str) -> bool:
     False
     """
     return any(said in words for said in BUSY)
+
+
+def what_the_disk_refused(address: str, words: str) -> str:
+    """Return the sentence on a disk that DVC itself could not write to; nothing where DVC says of none.
+
+    >>> what_the_disk_refused("train", "ERROR: failed to reproduce 'train': [Errno 28] No space left on device")
+    "Expected room for what DVC keeps of stage 'train', got 'No space left on device'; make room on the disk of data/ \
+and of DVC's cache, then run the same command."
+    >>> what_the_disk_refused("train", "ERROR: failed to reproduce 'train': failed to run: exec python -m tasks train")
+    ''
+    """
+    found = re.search(r"^ERROR: .*?\[Errno (\d+)\] ([^:\n]+)", words, re.MULTILINE)
+    if not found or int(found[1]) not in {*NO_ROOM, *NOT_OURS}:
+        return ""
+    full = int(found[1]) in NO_ROOM
+    do = "make room on the disk of data/ and of DVC's cache" if full else "see that data/ and .dvc/ can be written to"
+    return (
+        f"Expected {'room' if full else 'a place'} for what DVC keeps of stage '{address}', got '{found[2].strip()}'; "
+        f"{do}, then run the same command."
+    )
 
 
 def what_dvc_did(address: str, lines: list[str]) -> str:

@@ -123,6 +123,38 @@ def test_a_stage_whose_files_are_busy_says_once_that_it_waits_and_nothing_of_an_
     assert [line for line in said if line != "Restoring"] == [waits, "Stage 'a' didn't change, skipping"]
 
 
+class Refused:
+    """Commands of which each ends as DVC does on a disk that it cannot write to."""
+
+    def __init__(self, said: str) -> None:
+        self.said = said
+
+    def run(self, name: str, *_: object, **__: object) -> list[str]:
+        raise CommandError(f"{name} failed with exit code 255; its last lines:\ntrain: 3.0 s\nERROR: {self.said}\nHm")
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        (
+            "failed to transfer '0c' - [Errno 28] No space left on device: 'a' -> 'b'",
+            "Expected room for what DVC keeps of stage 'a', got 'No space left on device'; make room on the disk of "
+            "data/ and of DVC's cache, then run the same command.",
+        ),
+        (
+            "unexpected error - [Errno 30] Read-only file system: '.dvc/tmp/lock'",
+            "Expected a place for what DVC keeps of stage 'a', got 'Read-only file system'; see that data/ and .dvc/ "
+            "can be written to, then run the same command.",
+        ),
+    ],
+)
+def test_a_disk_that_dvc_cannot_write_to_is_one_sentence(said: str, sentence: str) -> None:
+    commands: Any = Refused(said)
+    with pytest.raises(CommandError) as refused:
+        reproduce(commands, stage("a"), lambda _: None, force=False)
+    assert str(refused.value) == sentence
+
+
 def test_a_folder_that_git_knows_nothing_of_is_refused_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
