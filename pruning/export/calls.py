@@ -62,15 +62,15 @@ def outputs_of(network: nn.Module, example: Arguments) -> list[Tensor]:
     """Return the tensors that a network gives.
 
     Raises:
-        ValueError: If it gives a distribution, which no graph holds.
+        ValueError: If it gives what no graph holds: a distribution, or an object of a class of its own.
     """
     args, kwargs = fresh(example)
     with seeded(network, 0), uncached(network), torch.no_grad():
         answer = network(*args, **kwargs)
     for part in pytree.tree_leaves(answer):
-        if isinstance(part, Distribution):
+        if isinstance(part, Mapping | Distribution):
             raise ValueError(
-                f"Expected a network that gives tensors, got one that gives a {type(part).__name__} of "
-                "torch.distributions, which no graph holds; let forward return its parameters."
+                "Expected a network that gives tensors, alone or in tuples, lists or dictionaries, got one that gives "
+                f"{type(part).__name__}, which no graph holds; let forward return what is in it."
             )
     return tensors_in(answer)

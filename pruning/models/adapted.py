@@ -16,7 +16,7 @@ from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule
 from pruning.core.uncompiled import uncompiled
 from pruning.core.words import described
-from pruning.data.batches import Form, Pair, Pairs
+from pruning.data.batches import Form, Pair, Pairs, Unlabelled
 from pruning.data.windows import Windows
 from pruning.discovery import Discovered
 from pruning.models.answers import has_main, main_of
@@ -34,6 +34,7 @@ from pruning.models.calling import (
     usual_arguments,
 )
 from pruning.models.classes import Classes, class_numbers
+from pruning.models.examples import own_loss
 from pruning.models.losses import kind_of_loss, objective_of
 from pruning.models.metrics import Metric
 from pruning.models.objectives import Objective
@@ -263,6 +264,8 @@ class Adapted(Measurable):
         """Return what the network is for, which its loss says, and for one that is not known the targets' kind."""
         use, first = self.use, self.use.carries and self.example_dim == 1
         loss = WithGradients(use.criterion) if use.differentiates and callable(use.criterion) else use.criterion
+        if loss is own_loss and isinstance(targets, Unlabelled) and not use.gives:
+            loss = None
         return objective_of(
             loss, targets, example_dim=use.example_dim, steps_first=first, shape=use.shape, ignored=use.ignored
         )

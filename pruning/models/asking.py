@@ -85,12 +85,18 @@ def asked(model: Any, pair: Pair) -> Use:
 
 
 def _own_asked(model: Any, pair: Pair, use: Use) -> Use:
-    """Return a use that says whether labels of a network's own loss have a row of logits each, as CTC's have not."""
+    """Return a use that says what a network's own loss is: none without targets, or one of classes with a row each.
+
+    Labels of CTC, say, have no row of logits each.
+    """
     model.use = use
-    if type(model.objective(pair.targets)) is not OwnClasses:
+    unlabelled = isinstance(pair.targets, Unlabelled)
+    if not unlabelled and type(model.objective(pair.targets)) is not OwnClasses:
         return use
     with evaluating(model), untouched(model), torch.no_grad():
         outputs, _ = model.predicted(pair.inputs)
+    if unlabelled:
+        return replace(use, gives=has_own_loss(outputs))
     rows = len(OwnClasses(own_loss).rows(outputs, pair.targets))
     return use if rows == len(class_numbers(pair.targets)) else replace(use, shape=torch.Size())
 

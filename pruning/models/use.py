@@ -34,6 +34,7 @@ class Use:
         shape: Of the main output for `inputs`, where it is known; () where the loss takes it for no logits.
         differentiates: Whether the loss takes gradients itself, of what the network gives by what that was made of.
         ignored: Class numbers that a loss that is not known was seen to ignore.
+        gives: Whether the network gives its own loss also where a batch has no targets.
         asked: Whether that is known of batches with targets (True), and of those without (False).
     """
 
@@ -48,6 +49,7 @@ class Use:
     shape: torch.Size | None = None
     differentiates: bool = False
     ignored: frozenset[int] = frozenset()
+    gives: bool = True
     asked: frozenset[bool] = frozenset()
 
 

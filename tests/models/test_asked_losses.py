@@ -109,3 +109,21 @@ def test_a_part_of_a_batch_that_may_be_its_targets_under_another_name_is_not_lef
 
     importance = pruning.importance(found, batches, nn.CrossEntropyLoss(), signals=["weights"], split=split)
     assert pruning.evaluate(importance.model, batches).metrics["accuracy"] >= 0
+
+
+def test_a_network_that_gives_its_loss_for_targets_alone_is_pruned_without_both():
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.box = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, images, targets=None):
+            boxes = self.box(self.body(images).relu())
+            return {"boxes": boxes} if targets is None else {"loss": F.mse_loss(boxes, targets)}
+
+    torch.manual_seed(0)
+    batches = list(torch.randn(3, 5, 4))
+    found = pruning.discover(Detector(), batches[0])
+    importance = pruning.importance(found, batches)
+    assert "gradients" in importance.left_out
+    assert pruning.prune(found, importance, keep=0.5).widths() == (4,)

@@ -173,7 +173,7 @@ def test_a_network_that_gives_a_distribution_is_counted_and_is_no_graph(batches,
     for kind, value in (("multiply_adds", 40), ("memory", "1KiB")):
         smaller = pruning.prune(found, importance, budget={"kind": kind, "value": value})
         assert smaller.report.after.multiply_adds <= smaller.report.before.multiply_adds
-    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="gives a Categorical of"):
+    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="gives Categorical, which no graph holds"):
         pruning.program_of(found)
     assert not caplog.records
 
@@ -252,6 +252,20 @@ def test_lengths_that_may_be_left_out_are_no_state_that_init_hidden_makes():
     found = pruning.discover(Tagger(), batches[0][0])
     importance = pruning.importance(found, batches, nn.CrossEntropyLoss(), signals=["surgeon"])
     assert pruning.evaluate(pruning.prune(found, importance), batches).mean > 0
+
+
+def test_a_dictionary_of_a_class_of_its_own_is_followed_and_is_no_graph(batches):
+    class Parts(dict):
+        __getattr__ = dict.get
+
+    class Deep(Trained):
+        def forward(self, x):
+            return Parts(out=super().forward(x))
+
+    found = pruning.discover(Deep(), batches[0][0])
+    assert [layer.name for layer in found.layers()] == ["first"]
+    with pytest.raises(ValueError, match="gives Parts, which no graph holds"):
+        pruning.program_of(found)
 
 
 def test_a_named_tuple_that_is_one_argument_is_exported_as_one():
