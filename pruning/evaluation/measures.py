@@ -12,7 +12,7 @@ from pruning.core.neurons import expect_finite
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches
 from pruning.models.base import LanguageModel, Measurable, State, expect_measurable
-from pruning.models.metrics import Running
+from pruning.models.metrics import NAMED, Running
 from pruning.models.objectives import Direction, placed
 
 
@@ -111,6 +111,8 @@ def loss_of(
             likelihood, better = likelihood and objective.likelihood, {**objective.metrics, **better}
             for name, own in objective.totals(outputs, targets).items():
                 totals[name] = totals.get(name, 0) + own
+                if name in NAMED and name in running and running[name].metric is NAMED[name]:
+                    del running[name]  # the loss knows which targets count
             for each in running.values():
                 each.update(outputs, placed(targets, model.device), model.count(targets))
     if finite and not math.isfinite(total):

@@ -127,3 +127,17 @@ def test_a_network_that_gives_its_loss_for_targets_alone_is_pruned_without_both(
     importance = pruning.importance(found, batches)
     assert "gradients" in importance.left_out
     assert pruning.prune(found, importance, keep=0.5).widths() == (4,)
+
+
+def test_accuracy_that_is_asked_for_by_its_name_is_that_of_the_targets_that_count():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    batches = [(torch.randn(9, 4), torch.randint(3, (9,))) for _ in range(3)]
+    model = pruning.adapt(network, batches[0][0], loss=nn.CrossEntropyLoss(ignore_index=0))
+    right, counted = (
+        sum(int((how(network(x).argmax(1), y)).sum()) for x, y in batches)
+        for how in (lambda guess, y: (guess == y) & (y != 0), lambda guess, y: y != 0)  # noqa: ARG005 - of both alike
+    )
+    found = pruning.evaluate(model, batches, metrics=["accuracy"])
+    assert found.metrics["accuracy"] == pytest.approx(right / counted)
+    assert found.accuracy == pytest.approx(right / counted)
