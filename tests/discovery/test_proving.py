@@ -53,6 +53,24 @@ def test_numbers_beside_one_that_is_not_finite_are_still_compared(other):
     assert not close(torch.tensor([3.0, 1.0]), torch.tensor([other, 1.0]))
 
 
+class Rounded(nn.Module):
+    """Computes with a part of its width, read of how its memory lies, that is as large with a neuron less."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden = self.enter(inputs)
+        return self.leave(hidden * ((hidden.stride(0) + 1) // 4))
+
+
+def test_a_layer_that_fits_with_a_neuron_less_and_no_more_with_several_is_refused():
+    found = discover(Rounded(), torch.randn(5, 6))
+    assert not found.layers()
+    assert "computes something else than where nobody reads them" in found.unprunable["enter"]
+
+
 class Biased(nn.Module):
     """Attention that adds biases to its scores: those that it is given, or else makes as many as it has heads."""
 
