@@ -32,7 +32,7 @@ FOLDER = "PRUNING_WARM"
 ASKING = Path(__file__).with_name("asking.py")
 IMPORTED = (
     "torch", "torch._dynamo", "pandas", "pyarrow.parquet", "scipy.sparse.csgraph", "scipy.stats",
-    "sklearn.linear_model", "safetensors.torch", "ruamel.yaml", "pydantic", "rich.console", "rich.table",
+    "sklearn.linear_model", "safetensors.torch", "ruamel.yaml", "pydantic.types", "rich.console", "rich.table",
     "rich.progress", "matplotlib.figure", "matplotlib.backends.backend_agg", "dvc.cli", "dvc.cli.parser",
     "dvc.repo.open_repo", "dvc.repo.plots", "dvc.repo.reproduce", "dvc.repo.status", "dvc.repo.checkout", "dvc.rwlock",
     "dvc.stage.cache", "dvc_data.index.fetch",

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Generator, Iterator
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is imported
+os.environ["PYTHONDONTWRITEBYTECODE"] = ""  # compiling takes as long as all else that a stage does
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tests.projects import SHARED, warmed
 from tests.tiny import recipe, text, tiny
 
 torch.set_num_threads(1)
+sys.dont_write_bytecode = False
 settings.register_profile("tiny", max_examples=8, deadline=None, derandomize=True, database=None)
 settings.load_profile("tiny")
 

@@ -128,6 +128,10 @@ class NeuronLayer:
     tied: tuple[Slice, ...] = ()
     operand: str = ""
 
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return the layer itself, which nothing changes: networks are copied by the dozen to prove what was found."""
+        return self
+
 
 class PrunableModule(nn.Module, ABC):
     """A model that says where its neurons are and can be rebuilt with other widths.

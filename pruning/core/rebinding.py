@@ -6,6 +6,7 @@ hook that stores a feature in `self`) is the same one, and would go on computing
 
 import copy
 import functools
+from collections import OrderedDict
 from collections.abc import Mapping
 from types import CellType, FunctionType, MethodType
 from typing import Any
@@ -33,7 +34,8 @@ def duplicated(value: Any, network: nn.Module, memo: dict[int, Any]) -> Any:
         network: Whose modules may keep a lock, an open file, a running generator or the like.
         memo: By identity of an object, what the copy has in its place; all that was copied is noted there.
     """
-    known = dict(memo)
+    known = {**memo, **_empty(network)}
+    memo.update(known)
     try:
         found = _copied(value, network, memo)
     except TypeError:
@@ -63,6 +65,15 @@ def _copies_itself(module: nn.Module) -> bool:
     """Return whether a module is of a class that says how it is copied, a class of the user's."""
     copier = getattr(type(module), "__deepcopy__", None)
     return copier is not None and not copier.__module__.startswith(("torch.", "pruning."))
+
+
+def _empty(network: nn.Module) -> dict[int, Any]:
+    """Return what stands in a copy for the mappings of each module that are empty, as most of its hooks' are.
+
+    A module has a dozen of them, and Python's own way to copy one takes as long as that of all else in the module.
+    """
+    held = (value for module in network.modules() for value in vars(module).values())
+    return {id(value): type(value)() for value in held if type(value) in (dict, OrderedDict) and not value}
 
 
 def rebind(network: nn.Module, changes: Mapping[int, Any]) -> None:
