@@ -250,7 +250,7 @@ class Prover:
             smaller, lean = thinned(model, keep, lean=lean)
             if self.cached:
                 self.outputs(_caching(copied(smaller, sharing=True), self.cached), Still())
-            found, _ = self.outputs(smaller, Still())
+            found, _ = self.outputs(smaller, Still(), once=True)
         except Exception as error:  # whatever a user's code raises at other widths
             what = str(error).strip().partition(chr(10))[0]
             return f"{CODE} counts on its width{_line(error)}: {what}", lean
@@ -332,7 +332,7 @@ class Prover:
         smaller, _ = thinned(model, keep, lean=self.lean)
         one, other = Still(), Still()
         one.apart = other.apart = True  # what is drawn for fewer neurons is drawn otherwise
-        found, _ = self.outputs(smaller, one)
+        found, _ = self.outputs(smaller, one, once=True)
         expected, rounding = self.masked(keep, other, lean=self.lean)
         return all(close(a, b, rounding) for a, b in zip(found, expected, strict=True))
 
@@ -343,24 +343,27 @@ class Prover:
         with silenced(self.model, keep, lean=lean):
             return self.outputs(self.model, mode, read)
 
-    def outputs(self, model: nn.Module, mode: Still, read: Read | None = None) -> tuple[list[Tensor], float]:
+    def outputs(
+        self, model: nn.Module, mode: Still, read: Read | None = None, *, once: bool = False
+    ) -> tuple[list[Tensor], float]:
         """Return what a model gives but for its states, which lie elsewhere in a smaller one, and its rounding.
 
         Args:
-            model: It is left as it was.
+            model: It is left as it was, unless it is run once.
             mode: What is done otherwise.
             read: Which other widths its code reads; see `Telling`.
+            once: Whether nobody needs the model afterwards.
         """
         turns = self.feeding.calls if self.feeding else 2 if self.remembers else 1
-        once = running(model, self.inputs, mode, turns=1 if self.feeding else turns, feeding=self.feeding)
-        with Telling(mode, read) if read else contextlib.nullcontext(), once as (_, found):
+        own = once and not self.remembers
+        run = running(model, self.inputs, mode, turns=1 if self.feeding else turns, feeding=self.feeding, own=own)
+        with Telling(mode, read) if read else contextlib.nullcontext(), run as (_, found):
             each = len(found) // turns
-            own = (tensor.clone() for place, tensor in enumerate(found) if place % each not in self.states)
-            outputs = list(own)
+            outputs = [tensor.clone() for place, tensor in enumerate(found) if place % each not in self.states]
         self.draws |= mode.drew
         if mode.drew and not mode.spread and any(bool(part.isnan().any()) for part in outputs):
             mode.spread = True
-            return self.outputs(model, mode, read)
+            return self.outputs(model, mode, read, once=once)
         return outputs, mode.rounding
 
     def _concerns(self, blend: Blend, names: Collection[str]) -> bool:

@@ -44,6 +44,7 @@ def running(
     turns: int = 1,
     training: bool = False,
     feeding: Feeding | None = None,
+    own: bool = False,
 ) -> Iterator[tuple[nn.Module, list[Tensor]]]:
     """Run a copy of the network on copies of the inputs within a mode; yield that copy and the tensors that it gives.
 
@@ -58,8 +59,9 @@ def running(
         turns: How often these calls are made, one time after the other; what each turn gives is yielded.
         training: Whether it runs as it does while it is trained.
         feeding: If the network's state goes from call to call: how. All these calls are one turn.
+        own: Whether the network itself is run, which nobody needs afterwards.
     """
-    traced = copied(network, sharing=True).train(training)
+    traced = (network if own else copied(network, sharing=True)).train(training)
     inputs = fresh(inputs)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer of a Transformer

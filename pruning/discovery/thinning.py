@@ -32,7 +32,7 @@ def thinned(model: Discovered, keep: Keep, *, lean: bool = False) -> tuple[Disco
     layers = model.layers()
     tensors = {**named_tensors(model), **named_buffers(model)}
     late = _late(model, layers) if lean else {}
-    own = [_of(layer, lambda name: name not in late) for layer in layers]
+    own = [_of(layer, lambda name: name not in late) for layer in layers] if late else layers
     cuts = cut(own, keep, tensors)
     for name, pieces in late.items():
         shape = [len(part) for part in _positions(pieces, keep, tensors[name])]
@@ -119,6 +119,9 @@ def _while_running(module: nn.Module, places: Sequence[tuple[Tensor, int, Tensor
 
 def _late(model: Discovered, layers: Sequence[NeuronLayer]) -> dict[str, list[NeuronLayer]]:
     """Return the large weights that only modules hold which are called → the layers that have slices in them."""
+    large = [name for name, parameter in model.named_parameters() if parameter.numel() >= LARGE]
+    if not large:
+        return {}
     holders: dict[str, list[nn.Module]] = {}
     first = canonical(model)
     for path, module in _plain(model):
@@ -126,12 +129,12 @@ def _late(model: Discovered, layers: Sequence[NeuronLayer]) -> dict[str, list[Ne
             if f"{path}.{name}" in first:
                 holders.setdefault(first[f"{path}.{name}"], []).append(module)
     found = {}
-    for name, parameter in model.named_parameters():
+    for name in large:
         known = (isinstance(held, _CALLED) or type(held).__name__ == "Conv1D" for held in holders.get(name, ()))
         called = name in holders and all(known)
         own = [_of(layer, name.__eq__) for layer in layers]
         own = [layer for layer in own if layer.owned or layer.read]
-        if called and own and parameter.numel() >= LARGE:
+        if called and own:
             found[name] = own
     return found
 
