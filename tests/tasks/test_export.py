@@ -120,30 +120,31 @@ def test_a_folder_holds_the_files_it_promises_and_a_line_for_each_token(
     assert text.split("\n") == text.splitlines() == words
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_another_process_loads_the_model_in_one_line_and_computes_the_same(
-    exported: dict[str, Path], tmp_path: Path, kind: str
+def lines_of_the_card(folder: Path) -> list[str]:
+    """Return the lines that load the model, its program and its graph."""
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    return [line.replace("folder", str(folder)) for line in re.findall(r"\| `((?:from|import).*)` \|", card)]
+
+
+def test_another_process_loads_each_model_by_its_cards_line_and_computes_the_same(
+    exported: dict[str, Path], tmp_path: Path
 ) -> None:
     tokens = torch.arange(12).view(4, 3)
     save_file({"tokens": tokens}, tmp_path / "tokens")
-    code = f"""
-from tasks.common.models import read_model; model = read_model({str(exported[kind])!r})
-from safetensors.torch import load_file, save_file
-save_file({{"logits": model(load_file("tokens")["tokens"])[0].detach()}}, "logits")
-"""
+    code = "from safetensors.torch import load_file, save_file"
+    for kind in KINDS:
+        ours, *_ = lines_of_the_card(exported[kind])
+        code += f"\n{ours}\nsave_file({{'logits': model(load_file('tokens')['tokens'])[0].detach()}}, {kind!r})"
     elsewhere(code, tmp_path, PYTHONPATH=f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    with torch.no_grad():
-        assert torch.equal(load_file(tmp_path / "logits")["logits"], tiny(kind, dtype=torch.float32)(tokens)[0])
+    for kind in KINDS:
+        with torch.no_grad():
+            assert torch.equal(load_file(tmp_path / kind)["logits"], tiny(kind, dtype=torch.float32)(tokens)[0])
 
 
-def test_each_line_of_the_card_loads_its_file_in_another_process(exported: dict[str, Path], tmp_path: Path) -> None:
-    card = (exported["projected"] / "README.md").read_text(encoding="utf-8")
-    lines = [
-        line.replace("folder", str(exported["projected"])) for line in re.findall(r"\| `((?:from|import).*)` \|", card)
-    ]
-    assert len(lines) == 3
-    ours, program, graph = lines
-    elsewhere(ours, tmp_path, PYTHONPATH=f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+def test_program_and_graph_are_loaded_by_the_cards_lines_without_the_library(
+    exported: dict[str, Path], tmp_path: Path
+) -> None:
+    _, program, graph = lines_of_the_card(exported["projected"])
     unaided = "import sys; assert not {'pruning', 'tasks'} & set(sys.modules)"
     state = "[tuple(torch.zeros(1, 3, width) for _ in range(2)) for width in (7, 6)]"
     runs = f"assert model(torch.ones(9, 3).long(), {state})[0].shape == (9, 3, 20)"
