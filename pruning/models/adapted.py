@@ -357,7 +357,8 @@ class Adapted(Measurable):
         alone = uncompiled(_FlopCounterMode.__torch_dispatch__)
         with alone, evaluating(self), torch.no_grad(), twice_differentiable(), unfused(), counter:
             self.read(inputs)
-        examples = 1 if self._apart() else next(tensors_in(inputs)).shape[self.example_dim]
+        first = None if self._apart() else next(tensors_in(inputs), None)
+        examples = 1 if first is None else first.shape[self.example_dim]
         return int(counter.get_total_flops()) // 2 // examples
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from pruning.core.nested import mapped, tensors_in
+from pruning.core.words import described
 
 
 def some_of(inputs: Any, batch: int, example_dim: int, *, steps: bool) -> Any:
@@ -23,7 +24,9 @@ def some_of(inputs: Any, batch: int, example_dim: int, *, steps: bool) -> Any:
         example_dim: The dimension of the first tensor that runs over them.
         steps: Whether the other one of the first two dimensions runs over steps, of which the first alone is wanted.
     """
-    first = next(tensors_in(inputs))
+    first = next(tensors_in(inputs), None)
+    if first is None:  # of an object of its user's own
+        raise ValueError(f"Expected inputs whose examples can be told apart, got {described(inputs)}.")
     count = first.shape[example_dim] if first.ndim > example_dim else len(first)
 
     def some(value: Any) -> Any:

@@ -312,3 +312,24 @@ def test_fine_tuning_that_ends_in_an_error_leaves_the_network_in_its_mode(batche
     with pytest.raises(RuntimeError, match="no room"):
         pruning.finetune(smaller, batches, track=failing)
     assert all(module.training for module in smaller.module.modules())
+
+
+def test_batches_that_are_objects_of_a_class_of_its_own_go_all_the_way(batches):
+    class Texts:
+        def __init__(self, premise, label):
+            self.premise, self.label = premise, label
+
+    class Reader(Trained):
+        def forward(self, texts):
+            return super().forward(texts.premise)
+
+    loader = [Texts(*batch) for batch in batches]
+    found = pruning.discover(Reader(), (loader[0],))
+    how = {"split": lambda texts: ((texts,), texts.label)}
+    importance = pruning.importance(found, loader, nn.CrossEntropyLoss(), signals=["surgeon"], **how)
+    smaller = pruning.prune(found, importance)
+    assert smaller.report.after.multiply_adds < smaller.report.before.multiply_adds
+    with torch.no_grad():
+        own = sum(F.cross_entropy(smaller.module(texts), texts.label).item() for texts in loader) / len(loader)
+    assert pruning.evaluate(smaller, loader).mean == pytest.approx(own, rel=1e-5)
+    assert pruning.evaluate(pruning.finetune(smaller, loader), loader).mean < own
