@@ -1,12 +1,13 @@
 """What users hand to the front door, a network in any state of preparation and batches, as a model and pairs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from pruning.core.arguments import forward_places, parameters_of
+from pruning.core.arguments import parameters_of
+from pruning.core.nested import tensors_in
 from pruning.core.neurons import PrunableModule
 from pruning.core.words import described
 from pruning.data.batches import Pairs
@@ -17,7 +18,7 @@ from pruning.models.adapted import Adapted
 from pruning.models.adapting import adapt
 from pruning.models.base import Measurable
 from pruning.models.batches import called_inputs, first_inputs
-from pruning.models.calling import own_module, takes_state, usual_arguments
+from pruning.models.calling import example_dim_of, first_state, own_module, takes_state, usual_arguments
 from pruning.steps.paths import found_by_all_paths
 
 
@@ -88,11 +89,21 @@ def _known_inputs(network: nn.Module) -> Any:
     places, named = origin.inputs[0]
     if named:
         return dict(named)
-    if len(places) > 1 and takes_state(network, places[:-1]):
-        own = own_module(network)
-        last = forward_places(own) == len(places) or NAMES.fullmatch(parameters_of(own)[len(places) - 1].name.lower())
-        places = places[:-1] if last else places
+    if len(places) > 1 and takes_state(network, places[:-1]) and _is_made(network, places):
+        places = places[:-1]
     return places[0] if len(places) == 1 else tuple(places)
+
+
+def _is_made(network: nn.Module, places: Sequence[Any]) -> bool:
+    """Return whether the last argument is a state that the network makes, and no lengths, say, which it reads too."""
+    if NAMES.fullmatch(parameters_of(own_module(network))[len(places) - 1].name.lower()):
+        return True
+    try:
+        made = first_state(network, tuple(places[:-1]), example_dim_of(network, places[:-1]))
+    except ValueError:
+        return False
+    one, other = ([tensor.shape for tensor in tensors_in(state)] for state in (made, places[-1]))
+    return one == other
 
 
 def read_once(data: Any, most: int) -> Any:

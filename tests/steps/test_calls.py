@@ -268,6 +268,22 @@ def test_a_dictionary_of_a_class_of_its_own_is_followed_and_is_no_graph(batches)
         pruning.program_of(found)
 
 
+def test_lengths_that_forward_needs_are_no_state_that_init_hidden_makes():
+    class Reader(Words):
+        def forward(self, tokens, lengths):
+            outputs, _ = self.rnn(self.embed(tokens), self.init_hidden(tokens.shape[1]))
+            return self.last(outputs[lengths - 1, torch.arange(len(lengths))])
+
+    torch.manual_seed(0)
+    batches = [(text, torch.tensor([2, 5, 3]), text[0]) for text in torch.randint(9, (3, 5, 3))]
+    found = pruning.discover(Reader(), batches[0][:2])
+    importance = pruning.importance(found, batches, nn.CrossEntropyLoss(), signals=["surgeon"])
+    smaller = pruning.prune(found, importance)
+    with torch.no_grad():
+        own = sum(F.cross_entropy(smaller.module(x, n), y).item() for x, n, y in batches) / 3
+    assert pruning.evaluate(smaller, batches).mean == pytest.approx(own, rel=1e-5)
+
+
 def test_a_named_tuple_that_is_one_argument_is_exported_as_one():
     Pair = namedtuple("Pair", ["premise", "hypothesis"])
 
