@@ -256,6 +256,11 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], Any, Callable[..., Any]]] = {
         real(2, 3),
         pruning.program_of,
     ),
+    "Expected dense tensors, got a sparse one, which a graph has no form for": (
+        lambda: Network(lambda self, x: torch.sparse.mm(x, self.enter.T), enter=real(6, 3)),
+        real(4, 3).to_sparse(),
+        pruning.onnx_of,
+    ),
     "Expected example inputs to export Network with, got none": (tagger, None, pruning.program_of),
 }
 

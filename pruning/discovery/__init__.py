@@ -56,6 +56,7 @@ from pruning.discovery.running import Inputs, Seeing, canonical, close, copied, 
 from pruning.discovery.starting import example_dim_of, first_state, takes_state
 from pruning.discovery.states import Arguments, Feeding
 from pruning.discovery.structure import structure_of
+from pruning.discovery.summary import covered
 from pruning.discovery.tracing import propagated
 from pruning.discovery.values import GIVEN, Reading
 
@@ -123,15 +124,18 @@ def discover(
     modes = {name: module.training for name, module in network.named_modules()}
     with uncached(network) as cached:
         found = _followed(network.eval(), inputs)
+        matrices = not found.crossed or _reaches_more(network, found, _followed(network, inputs, matrices=False))
+        if not matrices:
+            found = _followed(network, inputs, matrices=False)
         feeding = feeding_of(network, inputs, found, [carried] if isinstance(carried, str) else carried)
         if feeding is not None:
-            found = _followed(network, inputs, feeding)
-            settled(found, feeding, lambda other: _followed(network, inputs, other))
+            found = _followed(network, inputs, feeding, matrices=matrices)
+            settled(found, feeding, lambda other: _followed(network, inputs, other, matrices=matrices))
         trained_too(network, inputs, PREFIX, found, feeding)
         read_by(network, [reading.axis[0] for reading in found.readings])
         structure = structure_of(found, Discovered(network, [], {}), PREFIX)
         if others := crossing(structure):
-            across = propagated(network, inputs, PREFIX, others, feeding=feeding)
+            across = propagated(network, inputs, PREFIX, others, feeding=feeding, matrices=matrices)
             structure = joined(structure, structure_of(across, Discovered(network, [], {}), PREFIX), PREFIX)
         for reading in found.readings:
             read = ((p.parameter, p.dim) for layer in structure.layers for p in layer.read)
@@ -170,10 +174,20 @@ def _call(model: nn.Module, example_inputs: Any) -> Arguments:
     return arguments, {}
 
 
-def _followed(network: nn.Module, inputs: Inputs, feeding: Feeding | None = None) -> Propagation:
+def _reaches_more(network: nn.Module, one: Propagation, other: Propagation) -> bool:
+    """Return whether by what one run told more parameters are some neuron's than by what another one did."""
+    known = Discovered(network, [], {})
+    layers = (structure_of(found, known, PREFIX).layers for found in (one, other))
+    reached = [covered(known, [piece for layer in own for piece in (*layer.owned, *layer.read)]) for own in layers]
+    return reached[0] > reached[1]
+
+
+def _followed(
+    network: nn.Module, inputs: Inputs, feeding: Feeding | None = None, *, matrices: bool = True
+) -> Propagation:
     """Return what a run tells, its recurrent layers even where their states are read as wide as they are."""
     while True:
-        found = propagated(network, inputs, PREFIX, feeding=feeding)
+        found = propagated(network, inputs, PREFIX, feeding=feeding, matrices=matrices)
         wide = {name for reading in found.readings if not _can_narrow(network, reading) for name in reading.padded}
         even = [module for module in map(network.get_submodule, found.even | wide) if isinstance(module, Recurrent)]
         if all(module.even for module in even):

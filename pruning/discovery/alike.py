@@ -50,8 +50,8 @@ def apart(layers: Sequence[NeuronLayer], tensors: Mapping[str, Tensor], failing:
 
 
 def _reason(other: str, failure: str) -> str:
-    """Return why a layer must stay; where another path does not fail by itself, what is different there is not told."""
-    what = failure if CODE in failure else "its model computes something else, as its code then takes another path"
+    """Return why a layer must stay; where nothing fails by itself, what is different there is not told."""
+    what = failure if CODE in failure else f"{CODE} computes something else"
     return f"where it is as wide as {other}, {what}"
 
 

@@ -11,7 +11,10 @@ from torch import Tensor
 from pruning.discovery.moves import RANDOM, axes
 from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call
-from pruning.discovery.values import Address, Value, flat, mapped
+from pruning.discovery.values import Address, Value, column, flat, mapped
+
+_SUMS = ("add", "sub", "rsub", "subtract")
+_PRODUCTS = ("mul", "multiply", "div", "divide", "true_divide")
 
 
 def elementwise(call: Call) -> Any:
@@ -20,8 +23,8 @@ def elementwise(call: Call) -> Any:
     inputs = [value for value in flat((call.args, call.kwargs)) if isinstance(value, (Value, Address))]
     values = [value for value in inputs if isinstance(value, Value) and _fits(value.places, shape)]
     addresses = [value for value in inputs if isinstance(value, Address) and _fits(value.coordinates[0], shape)]
-    if addresses and all(value.free for value in values) and (_widened(addresses, shape) or _whole(addresses, shape)):
-        return _of_parameters(call, addresses)
+    if (matrix := _matrix(call, addresses, values)) is not None:
+        return matrix
     for address in [address for address in addresses if _gives_width(address, values, len(shape))]:
         addresses.remove(address)
         values.append(call.as_value(address, _gives_width(address, values, len(shape))))
@@ -47,6 +50,59 @@ def elementwise(call: Call) -> Any:
     return mapped(call.outputs, lambda _: found)
 
 
+def _matrix(call: Call, addresses: Sequence[Address], values: Sequence[Value]) -> Any:
+    """Return what goes on as a view of a parameter; None if nothing does."""
+    shape = call.shape()
+    if addresses and all(value.free for value in values) and (_widened(addresses, shape) or _whole(addresses, shape)):
+        return _of_parameters(call, addresses)
+    if call.into.matrices and (matrix := _crossed(addresses, values, shape)):
+        call.into.crossed = True
+        return _met(call, matrix, addresses, values)
+    return None
+
+
+def _crossed(addresses: Sequence[Address], values: Sequence[Value], shape: Sequence[int]) -> Address | None:
+    """Return the parameter, a matrix, that neurons meet along one of its axes, while nothing meets it along another."""
+    for address in addresses:
+        offset = len(shape) - len(address.extent)
+        axes_of = {axis + offset: address.dims(axis) for axis in address.running()}
+        places = [value.places.expand(shape) for value in values if not value.free]
+        met = {dim for one in places for dim in axes(one)}
+        wide = [dim for dim in axes_of if all(_length(value, dim, len(shape)) == 1 for value in values)]
+        single = all(len(dims) == 1 for dims in axes_of.values()) and len(axes_of) > 1
+        if single and met and wide and met <= set(axes_of) and all(len(axes(one)) < 2 for one in places):
+            return address
+    return None
+
+
+def _length(value: Value, dim: int, ndim: int) -> int:
+    """Return how long a value is along a dimension of the tensor of so many that it is broadcast to."""
+    own = dim - (ndim - value.places.ndim)
+    return value.places.shape[own] if own >= 0 else 1
+
+
+def _met(call: Call, matrix: Address, addresses: Sequence[Address], values: Sequence[Value]) -> Any:
+    """Link neurons with the axis of a matrix that they meet; the matrix goes on as one, its other axis as it was."""
+    shape = call.shape()
+    call.even(values)
+    whole = _of_parameters(call, [matrix, *(address for address in addresses if address is not matrix)])
+    if not isinstance(whole, Address):
+        return whole
+    scaled = list(whole.scaled)
+    for value in values:
+        places, functions = value.places.expand(shape), value.functions.expand(shape)
+        for dim in whole.running():
+            if bool(value.places.any()) and varies(places, dim):
+                call.positions.link(column(places, dim), column(call.into.place(whole, whole.dims(dim)[0]), dim))
+                call.into.owning[whole.name, whole.dims(dim)[0]] = None
+            elif not value.free and _length(value, dim, len(shape)) > 1:
+                call.fixed(whole, whole.dims(dim))
+        if bool(value.places.any()):
+            scaled.append(Value(places, functions, value.padded))
+    product = call.name.strip("_") in _PRODUCTS and not (call.name.startswith("div") and call.args[0] is not matrix)
+    return replace(whole, scaled=tuple(scaled) if product else (), computed=True)
+
+
 def _made(values: Sequence[Value], shape: Sequence[int]) -> bool:
     """Return whether what the code made gives the width: all of it is made, or the rest is one number for each example.
 
@@ -55,7 +111,7 @@ def _made(values: Sequence[Value], shape: Sequence[int]) -> bool:
     fixed = [value.places for value in values if not value.free]
     if not fixed or len(fixed) == len(values) or any(bool(places.any()) for places in fixed):
         return not fixed
-    last = [places.shape[-1] if places.ndim else 1 for places in fixed]
+    last = [size for places in fixed for size in (1, *places.shape[-1:], *places.shape[2:])]
     return shape[-1] > 1 and set(last) == {1}
 
 
@@ -120,13 +176,21 @@ def _of_parameters(call: Call, addresses: Sequence[Address]) -> Any:
         other = address.name != whole.name or not all(map(torch.equal, address.coordinates, whole.coordinates))
         if other and tuple(address.extent) == call.shape():  # its own transpose, say
             beside.append(address)
-    product = call.name.strip("_") in ("mul", "multiply", "div", "divide", "true_divide")
+    name = call.name.strip("_")
+    product = name in _PRODUCTS
+    linear = product or name == "neg" or (name in _SUMS and len(addresses) > 1)
+    computed = any(address.computed for address in addresses)
+    scaled = whole.scaled if linear else ()
+    whole = replace(whole, computed=computed, scaled=scaled, bent=whole.bent or not linear)
     return whole if product or not beside else replace(whole, beside=(*whole.beside, *beside))
 
 
-def _size(address: Address) -> tuple[int, int]:
-    """Return how many elements a view has, and along how many of its dimensions it does not only repeat itself."""
-    return math.prod(address.extent), len(address.running())
+def _size(address: Address) -> tuple[int, bool, int]:
+    """Return along how many dimensions a view does not only repeat itself, whether it is linear, and how large it is.
+
+    Of two parameters that are multiplied, one that is zero where the other is bent (`w * exp(d)`) says what is read.
+    """
+    return len(address.running()), not address.bent, math.prod(address.extent)
 
 
 def prelu(call: Call) -> Any:

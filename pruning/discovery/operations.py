@@ -141,7 +141,7 @@ RULES: dict[str, Rule] = {
     "glu": glu,
     "prelu": prelu,
     "linear": linear,
-    **dict.fromkeys(("addmm", "baddbmm"), addmm),
+    **dict.fromkeys(("addmm", "baddbmm", "_sparse_addmm"), addmm),
     **dict.fromkeys(("grouped_mm", "_grouped_mm"), grouped),
     "bilinear": bilinear,
     "scaled_dot_product_attention": attention,

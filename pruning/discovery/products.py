@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pruning.discovery.elementwise import elementwise
+from pruning.discovery.kernels import as_channels, by_kernels, is_kernel, is_view, mixed
 from pruning.discovery.pairs import between, of_parameters, over_heads
 from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call
@@ -152,8 +153,8 @@ def _product(
 ) -> Any:
     """Note a weight's columns as readers along axis `inner` of its view, and its rows as neurons along `outer`.
 
-    Where an axis of the view runs along several dimensions of the whole (heads and their dimensions), the neurons are
-    those of the first. Where the view has a batch of matrices, neurons run along the batch if the value's do, and else
+    Where an axis of the view runs along several dimensions of the whole (heads and their dimensions), see
+    `_neurons_of`. Where the view has a batch of matrices, neurons run along the batch if the value's do, and else
     each of them is a neuron of all.
     """
     value, shape = call.as_value(given), call.shape() if shape is None else shape
@@ -166,8 +167,12 @@ def _product(
         return call.unknown([v for v in (value, weight, bias) if isinstance(v, (Value, Address))])
     ndim, along, across = len(each), each[inner], each[outer]
     heads = [axis for axis in range(ndim - 2) if each[axis] and _runs(value.places, axis - ndim)]
-    if heads:
-        return _of_each_head(call, value, weight, heads, bias, shape)
+    if heads or _begins(call, value, each, shape):
+        return _of_each_head(call, value, weight, heads, bias, shape) if heads else call.fresh(made=True)
+    several = len(along) == 1 and bias is None and ndim == 2
+    if several and call.into.matrices and len(across) > 2 and varies(value.places, -1):
+        return mixed(call, value, weight, inner % ndim, shape)
+    across = _neurons_of(call, across)
     call.fixed(weight, [*itertools.chain(*each[: ndim - 2]), *along[1:], *across[1:]])
     crossing = [dim for dim in range(value.places.ndim - 1) if varies(value.places, dim)]
     if crossing and not varies(value.places, value.places.ndim - 1):
@@ -185,7 +190,7 @@ def _product(
             for dim in other.dims(inner % ndim)[:1]:
                 at = column(other.coordinates[dim], inner % ndim)
                 call.read(seen, functions, other, dim, "", at=at, padded=value.padded, product=True)
-    rows = _rows(call, weight, outer % ndim, bias)
+    rows = _rows(call, weight, outer % ndim, bias, across)
     return call.fresh() if rows is None else call.value(rows.expand(shape))
 
 
@@ -194,9 +199,27 @@ def _runs(places: Tensor, dim: int) -> bool:
     return places.ndim >= -dim and varies(places, dim % places.ndim)
 
 
-def _rows(call: Call, weight: Address, outer: int, bias: Address | None) -> Tensor | None:
+def _begins(call: Call, value: Value, each: Sequence[Sequence[int]], shape: Sequence[int]) -> bool:
+    """Return whether a batch of matrices may meet a first state of zeros, so that later steps tell whose these are."""
+    if not (value.free and any(each[: len(each) - 2]) and tuple(shape) == call.shape() and call.into.matrices):
+        return False
+    call.into.crossed = True
+    return True
+
+
+def _neurons_of(call: Call, across: list[int]) -> list[int]:
+    """Return dimensions along which a product gives what it does, that of its neurons first.
+
+    Of heads and their dimensions these are the first; of the members of an ensemble and their neurons the last.
+    """
+    if len(across) != 2 or not call.into.matrices:
+        return across
+    call.into.crossed = True
+    return across[::-1]
+
+
+def _rows(call: Call, weight: Address, outer: int, bias: Address | None, across: Sequence[int]) -> Tensor | None:
     """Return the neurons that a weight's rows compute, its bias with them; None if it computes a single number."""
-    across = weight.dims(outer)
     if not across:
         for dim in range(len(weight.shape)):
             if not any(dim in weight.dims(axis) for axis in range(len(weight.extent))):
@@ -247,6 +270,16 @@ def _applied(call: Call, value: Value, weight: Address, bias: Address | None, sh
     return call.value(value.places.narrow(-1, 0, 1).expand(shape))
 
 
+def _applied_across(call: Call, value: Value, weight: Address, bias: Address | None, shape: Sequence[int]) -> Value:
+    """Pass neurons on to each of which the same kernel is applied, along another dimension than that of channels."""
+    call.even([value])
+    call.freeze([weight, bias], f"{call.place} applies it to each neuron alike")
+    places = value.places
+    for dim in (dim for dim in range(len(shape)) if not varies(places, dim)):
+        places = places.narrow(dim, 0, 1)
+    return call.value(places.expand(shape))
+
+
 def convolution(call: Call) -> Any:
     """`conv(x (N, C, …), W (out, in / groups, …), b, stride, padding, dilation, groups)`."""
     value, weight, bias, _, padding, _, groups = call.args[:7]
@@ -256,19 +289,16 @@ def convolution(call: Call) -> Any:
             call.args = (*call.args[:5], 0, groups, 1)
             return transposed_convolution(call)
     call.means = " by kernels that are computed in each call" if isinstance(weight, Value) else ""
-    if not isinstance(weight, Address) or len(weight.extent) != len(weight.shape):
+    if not is_kernel(weight):
         return call.unknown([v for v in call.args if isinstance(v, (Value, Address))])
     shape = call.shape()
-    channel = len(shape) - (len(weight.shape) - 2) - 1
+    channel = len(shape) - (len(weight.extent) - 2) - 1
     value = call.as_value(value, [channel])
+    if is_view(weight):
+        return by_kernels(call, value, weight, channel)
     if _is_across(value, weight, channel, padding, shape):
-        call.even([value])
-        call.freeze([weight, bias], f"{call.place} applies it to each neuron alike")
-        places = value.places
-        for dim in (dim for dim in range(len(shape)) if not varies(places, dim)):
-            places = places.narrow(dim, 0, 1)
-        return call.value(places.expand(shape))
-    _as_channels(call, value, channel)
+        return _applied_across(call, value, weight, bias, shape)
+    as_channels(call, value, channel)
     rows = column(call.into.place(weight, 0), 0)
     call.into.owning[weight.name, 0] = None
     if len(rows) == 1:
@@ -304,13 +334,6 @@ def _is_across(value: Value, weight: Address, channel: int, padding: Any, shape:
     return bool(across) and alone and not bordered and not varies(value.places, channel)
 
 
-def _as_channels(call: Call, value: Value, channel: int) -> None:
-    """Let what lies in one channel go as one."""
-    for dim in range(value.places.ndim):
-        if dim != channel and varies(value.places, dim):
-            call.positions.mix(value.places, dim, f"{call.place} reads all of it by the same weights")
-
-
 def _grouped(call: Call, seen: Tensor, rows: Tensor, groups: int) -> None:
     """Let the channels that a group reads and those that it computes go as one."""
     own, read = rows.view(groups, -1), seen.view(groups, -1)
@@ -328,7 +351,7 @@ def transposed_convolution(call: Call) -> Any:
     shape = call.shape()
     channel = len(shape) - (len(weight.shape) - 2) - 1
     value = call.as_value(value, [channel])
-    _as_channels(call, value, channel)
+    as_channels(call, value, channel)
     seen, functions = (column(part, channel) for part in (value.places, value.functions))
     call.into.owning[weight.name, 1] = None
     name = bias.name if isinstance(bias, Address) else ""

@@ -55,6 +55,10 @@ class Propagation:
         given: The places of each of the model's outputs, counted as they lie flat, in the last call.
         carried: Places of states that go from call to call, numbered as a parameter's are → where they go in and out.
         steps: Whether something is computed of neurons that is the same for many values, as a spike is.
+        matrices: Whether a matrix that meets neurons along one of its axes goes on as one; else its other axis stays.
+            And whether of two dimensions that a product gives together the last is that of neurons; else the first; and
+            whether a batch of matrices that meets what the code made gives what the code made.
+        crossed: Whether that made a difference.
     """
 
     positions: Positions = field(default_factory=Positions)
@@ -74,6 +78,8 @@ class Propagation:
     given: dict[int, Tensor] = field(default_factory=dict)
     carried: dict[Axis, Edge] = field(default_factory=dict)
     steps: bool = False
+    matrices: bool = True
+    crossed: bool = False
     _functions: dict[tuple[str, str, int], int] = field(default_factory=dict)
     _calls: dict[tuple[int, str], int] = field(default_factory=dict)
 

@@ -158,9 +158,9 @@ def _each(
         failure = prover.failure([layer], [])
         if failure:
             kept = prover.widths.kept([layer])
-            tried = itertools.chain(
-                [[]], candidates(network, layer), sized(network, prover.found.sizes, layer, prover.model.layers())
-            )
+            own = list(candidates(network, layer))
+            told = list(sized(network, prover.found.sizes, layer, prover.model.layers()))
+            tried = itertools.chain([[]], own, told, ([*own[0], *sizes] for sizes in told if own))
             both = (beside for chosen in tried for beside in ([[*kept, *chosen], chosen] if kept else [chosen]))
             following = next((chosen for chosen in both if chosen and prover.holds([layer], chosen, rounds)), None)
             if following is None:

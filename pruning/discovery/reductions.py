@@ -1,6 +1,7 @@
 """What takes many elements together: sums, means, pooling and normalisations, over neurons or beside them."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -60,19 +61,36 @@ def _of_parameter(call: Call, address: Address) -> Any:
         return elementwise(call)
     dims = range(ndim) if given is None or given == [] else [given] if isinstance(given, int) else given
     dims = sorted(dim % ndim for dim in dims)
+    address = _read(call, address, dims)
     for axis in dims:
         for dim in address.dims(axis):
             call.blend(call.into.place(address, dim), axis)
 
-    def like(tensor: Tensor) -> Address:
+    def like(tensor: Tensor) -> Address | Value:
         if tuple(tensor.shape) == address.extent:
             return address
         kept = address
         for dim in dims:
             kept = kept.moved(lambda part, dim=dim: part.narrow(dim, 0, 1))  # type: ignore[misc]
-        return kept if tensor.ndim == ndim else kept.moved(lambda part: part.squeeze(dims))
+        kept = kept if tensor.ndim == ndim else kept.moved(lambda part: part.squeeze(dims))
+        return call.as_value(kept) if kept.computed and len(kept.running()) < 2 else kept
 
     return mapped(call.outputs, like)
+
+
+def _read(call: Call, address: Address, dims: list[int]) -> Address:
+    """Note the neurons that a matrix is multiplied by and that are then summed over as what its columns read."""
+    if call.name != "sum":
+        return address
+    for axis in dims:
+        for value in address.scaled:
+            if varies(value.places, axis) and len(address.dims(axis)) == 1:
+                seen, functions = (column(part, axis) for part in (value.places, value.functions))
+                dim = address.dims(axis)[0]
+                at = column(address.coordinates[dim], axis)
+                call.read(seen, functions, address, dim, "", at=at, padded=value.padded)
+    left = (value for value in address.scaled if not any(varies(value.places, axis) for axis in dims))
+    return replace(address, scaled=tuple(left))
 
 
 def spatial(call: Call) -> Any:

@@ -19,6 +19,9 @@ ADVICE: dict[str, str] = {
     "values of a fixed width": "map these to a width of their own first, by a linear layer",
     "reads the model's inputs": "its inputs stay; neurons of a layer put between them and it could go",
     "a row for each type of the embedding": "its rows are the vocabulary, which `discover` leaves",
+    "post_process mixes all of it": "prune the network before it is prepared for quantization",
+    "_obs_fq_helper in": "prune the network before it is prepared for quantization",
+    "fake_quantize": "prune the network before it is prepared for quantization",
     "not known to keep neurons apart": "compute the same with operations that keep them apart",
     "by kernels that are computed": "give it kernels that are parameters",
     "by a matrix that is computed": "give it a matrix that is a parameter",
@@ -71,7 +74,7 @@ def summary(
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     whole = max(sum(sizes.values()), 1)
     pieces = [piece for layer in layers for piece in (*layer.owned, *layer.read)]
-    reached = _covered(network, pieces)
+    reached = covered(network, pieces)
     several = "layer" if len(layers) == 1 else "layers"
     lines = [f"{len(layers)} {several} of neurons, with {reached / whole:.0%} of {whole:,} parameters within reach"]
     if layers:
@@ -109,7 +112,7 @@ def _listed(what: str, pairs: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _row(network: nn.Module, layer: NeuronLayer) -> list[str]:
-    coupled = f"{_covered(network, (*layer.owned, *layer.read)):,}"
+    coupled = f"{covered(network, (*layer.owned, *layer.read)):,}"
     exact = "yes" if layer.exact else "no"
     return [layer.name, layer.kind, str(layer.width), coupled, exact, _repairable(layer)]
 
@@ -131,7 +134,7 @@ def _repaired_in_part(layers: Iterable[NeuronLayer]) -> list[str]:
     return lines
 
 
-def _covered(network: nn.Module, pieces: Iterable[Slice]) -> int:
+def covered(network: nn.Module, pieces: Iterable[Slice]) -> int:
     """Return how many parameters these slices hold, each counted once."""
     along: dict[str, dict[int, torch.Tensor]] = {}
     parameters = dict(network.named_parameters())

@@ -31,6 +31,7 @@ def propagated(
     *,
     training: bool = False,
     feeding: Feeding | None = None,
+    matrices: bool = True,
 ) -> Propagation:
     """Return what running the network on these inputs tells about its neurons.
 
@@ -43,12 +44,13 @@ def propagated(
         silent: Where no neurons are looked for, as if parameters gave there what the network is given.
         training: Whether it runs as it does while it is trained.
         feeding: If the network's state goes from call to call: how; its inputs are those of this.
+        matrices: See `Propagation`.
     """
     seen = Needs()
     inputs = inputs if feeding is None else feeding.inputs
     with running(network, inputs, seen, training=training, feeding=feeding) as (traced, outputs):
         needed = seen.needed([*outputs, *kept_tensors(traced).values()])
-    found = Propagation(silent=silent)
+    found = Propagation(silent=silent, matrices=matrices)
     following = Following(found, needed, seen.beside, feeding)
     with (
         Watching(following.told),
@@ -105,6 +107,10 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         self._stack: list[tuple[str, nn.Module, int]] = []
         self._entered = 0
         self._states: set[int] = set()
+
+    def __deepcopy__(self, memo: object) -> "Following":
+        """Return itself, for a network whose code copies modules in a call, and with them the hooks that lead here."""
+        return self
 
     def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:
         """Know parameters, buffers and kept tensors by their places, and inputs as nobody's; follow the modules."""

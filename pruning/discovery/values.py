@@ -58,12 +58,18 @@ class Address:
         shape: The shape of the whole.
         coordinates: For each dimension of the whole, the index of each element along it, shaped like the view.
         beside: Views of other parameters, of the same shape, that are combined with it element by element.
+        scaled: By which neurons it is multiplied, element by element, each in the shape of the view.
+        computed: Whether it is combined with what the network computes, so that it is a matrix made in a call.
+        bent: Whether something is computed of it that is not zero where it is, or not twice as large.
     """
 
     name: str
     shape: tuple[int, ...]
     coordinates: tuple[Tensor, ...]
     beside: tuple["Address", ...] = ()
+    scaled: tuple[Value, ...] = ()
+    computed: bool = False
+    bent: bool = False
 
     @classmethod
     def whole(cls, name: str, shape: tuple[int, ...]) -> "Address":
@@ -79,7 +85,8 @@ class Address:
     def moved(self, change: Callable[[Tensor], Tensor]) -> "Address":
         """Return another view of it, and of what is beside it."""
         beside = tuple(other.moved(change) for other in self.beside)
-        return replace(self, coordinates=tuple(change(part) for part in self.coordinates), beside=beside)
+        scaled = tuple(replace(one, places=change(one.places), functions=change(one.functions)) for one in self.scaled)
+        return replace(self, coordinates=tuple(change(part) for part in self.coordinates), beside=beside, scaled=scaled)
 
     def running(self) -> list[int]:
         """Return the axes of the view along which it does not repeat itself."""

@@ -128,6 +128,12 @@ def _captured(model: nn.Module, inputs: Any, *, onnx: bool) -> tuple[ExportedPro
             "Expected tensors to follow the network with, got a packed sequence, which a graph has no input for; let "
             "forward take padded sequences and their lengths, and pack them itself."
         )
+    held = [*pytree.tree_leaves(given), *plain.network.state_dict().values()]
+    if any(_is_sparse(part, onnx=onnx) for part in held):
+        raise ValueError(
+            "Expected dense tensors, got a sparse one, which a graph has no form for; let forward take the indices and "
+            "the values, and add them up by `index_add`, or a dense matrix."
+        )
     network = copied(plain.network)
     example = pytree.tree_map(single, given)
     network = network.cpu().float().eval().requires_grad_(False)
@@ -151,6 +157,11 @@ def _captured(model: nn.Module, inputs: Any, *, onnx: bool) -> tuple[ExportedPro
                 "Expected a program that gives what its network does, got other numbers; export a part of it."
             )
     return program, {}
+
+
+def _is_sparse(part: Any, *, onnx: bool) -> bool:
+    """Return whether this is a tensor that no graph holds; PyTorch's own graphs hold those compressed by rows."""
+    return isinstance(part, Tensor) and (part.layout == torch.sparse_coo or (onnx and part.layout != torch.strided))
 
 
 def _is_packed(part: Any) -> bool:

@@ -145,7 +145,7 @@ class Adding(Skipping):
         return self.body(inputs).tanh() + (self.skip(inputs) if inputs.shape[1] == self.body.out_features else 0)
 
 
-ANOTHER = "its model computes something else, as its code then takes another path"
+ANOTHER = "its model's own code computes something else"
 
 
 def test_the_wider_of_two_layers_stays_where_their_widths_are_compared_in_each_call():

@@ -191,3 +191,12 @@ def test_each_parameter_that_stays_in_a_module_of_which_others_lose_neurons_says
     assert [layer.name for layer in model.layers()] == ["0.enter", "0.leave"]
     assert model.unprunable == {"2": "the model returns it", "0.middle": "sort in 0 mixes all of it"}
     assert "0.middle (38.0%): sort in 0 mixes all of it" in str(model)
+
+
+def test_who_prepared_a_network_for_quantization_is_told_to_prune_it_before():
+    network = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)).train()
+    network.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")
+    with warnings.catch_warnings(action="ignore"):
+        prepared = torch.ao.quantization.prepare_qat(network)
+        text = str(pruning.discover(prepared.eval(), floats(2, 3).float()))
+    assert "prune the network before it is prepared for quantization" in " ".join(text.split())

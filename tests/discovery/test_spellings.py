@@ -244,7 +244,7 @@ def a_state_space_as_a_long_convolution() -> Made:
     return Network(run, **parts), (floats(2, 10, 3),)
 
 
-@spelling({"turn": 6})
+@spelling({"decay": 6})
 def a_recurrence_in_complex_numbers() -> Made:
     def run(self: Any, inputs: Tensor) -> Tensor:
         decay = torch.polar(torch.exp(-torch.exp(self.decay)), self.turn)
@@ -361,6 +361,19 @@ def features_taken_where_the_features_say() -> Made:
 
     parts = {"see": nn.Conv2d(3, 6, 3), "where": nn.Conv2d(6, 2, 3, padding=1), "inner": nn.Conv2d(6, 5, 1)}
     return Network(run, **parts, out=nn.Conv2d(5, 2, 1)), (floats(2, 3, 8, 8),)
+
+
+@spelling({"enter": 2})
+def heads_of_a_recurrence_each_with_a_matrix_of_its_own() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        state = inputs.new_zeros(len(inputs), 6)
+        for step in inputs.unbind(1):
+            heads = state.view(len(inputs), self.heads, -1)
+            state = torch.tanh(self.enter(step) + torch.einsum("bhi,hoi->bho", heads, self.back).flatten(1))
+        return self.out(state)
+
+    parts = {"enter": nn.Linear(4, 6), "out": nn.Linear(6, 2), "back": nn.Parameter(grid(2, 3, 3)), "heads": 2}
+    return Network(run, **parts), (floats(3, 5, 4),)
 
 
 def made(name: str) -> Made:
