@@ -33,10 +33,11 @@ def reasons_of(
     told: dict[str, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owner, first = owner_of((name, 0), prefix), owner_of((names[name], 0), prefix)
-        if owner not in pruned and not (owner != first and _is_one_module(model, name, names[name])):
+        goes = owner != first and first in pruned and parameter.ndim < 2  # a number for each neuron of what it is tied to
+        if owner not in pruned and not goes and not (owner != first and _is_one_module(model, name, names[name])):
             if owner in readers and owner not in reasons:
                 told.setdefault(owner, f"it only reads what {readers[owner]} computes")
-            tied = f"it is tied to {first}: {reasons.get(first, 'which is pruned')}"
+            tied = f"it is tied to {first}" + (f": {reasons[first]}" if first in reasons else ", which is pruned")
             alone = _unread_because(found, name, owner, single=parameter.numel() == 1)
             told.setdefault(owner, reasons.get(owner, tied if owner != first else alone))
     told |= _beside_layers(found, layers, model, prefix, refuted)

@@ -200,3 +200,21 @@ def test_who_prepared_a_network_for_quantization_is_told_to_prune_it_before():
         prepared = torch.ao.quantization.prepare_qat(network)
         text = str(pruning.discover(prepared.eval(), floats(2, 3).float()))
     assert "prune the network before it is prepared for quantization" in " ".join(text.split())
+
+
+def test_a_vector_that_two_modules_share_goes_with_its_neurons_and_is_not_said_to_stay():
+    class Scaled(nn.Module):
+        def __init__(self, scale: nn.Parameter) -> None:
+            super().__init__()
+            self.scale = scale
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * x
+
+    scale = nn.Parameter(floats(6))
+    run = lambda s, x: s.out(s.again(s.once(s.one(x)).tanh()))  # noqa: E731
+    network, inputs, _ = first(run, once=Scaled(scale), again=Scaled(scale))
+    network = network.double()
+    found = pruning.discover(network, inputs)
+    assert [layer.width for layer in found.layers()] == [6]
+    assert list(found.unprunable) == ["out"]
