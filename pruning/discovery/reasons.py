@@ -33,7 +33,7 @@ def reasons_of(
     told: dict[str, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owner, first = owner_of((name, 0), prefix), owner_of((names[name], 0), prefix)
-        goes = owner != first and first in pruned and parameter.ndim < 2  # a number for each neuron of what it is tied to
+        goes = owner != first and first in pruned and parameter.ndim < 2  # with the neurons of what it is tied to
         if owner not in pruned and not goes and not (owner != first and _is_one_module(model, name, names[name])):
             if owner in readers and owner not in reasons:
                 told.setdefault(owner, f"it only reads what {readers[owner]} computes")
