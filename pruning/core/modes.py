@@ -10,6 +10,18 @@ from torch import Tensor, nn
 from pruning.core.devices import RandomStates, accelerators_of, seeded, without_cudnn
 from pruning.core.neurons import real_pairs
 
+_ONCE = ("derivative", "double backward", "differentiate twice", "not implemented", "not require grad")
+"""What PyTorch says of a function that it can differentiate once alone."""
+ONCE = "PyTorch cannot differentiate the network and its loss twice"
+"""Why there are no second derivatives then."""
+NOT_FINITE = "its second derivatives are not finite, as those of a distance that is 0 are not"
+"""Why those that there are tell nothing."""
+
+
+def once_alone(error: Exception) -> bool:
+    """Return whether second derivatives stopped with this error for want of code that takes them."""
+    return any(part in str(error) for part in _ONCE)
+
 
 def carried(state: Any) -> Any:
     """Return the state cut off from the graph that computed it: back-propagation is truncated there.

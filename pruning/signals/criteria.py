@@ -1,21 +1,23 @@
 """The table of the field's criteria: each layer's evidence from one reading of the text, and estimates' errors."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from pruning.core.devices import twice_differentiable
-from pruning.core.modes import evaluating, thawed
+from pruning.core.modes import NOT_FINITE, ONCE, evaluating, thawed
 from pruning.core.neurons import NeuronLayer, PrunableModule, gather, named_tensors
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import entropy, jackknife_error, merged
-from pruning.core.tables import table, unmeasured
+from pruning.core.tables import missing, table, unmeasured
 from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable, expect_ready
@@ -26,6 +28,11 @@ from pruning.signals.formulas import CRITERIA, Known
 from pruning.signals.jackknife import by_layer, expect_several, filled, groups_that_fit
 from pruning.signals.schemas import CRITERIA_TABLE
 from pruning.signals.sensitivity import EMPIRICAL, tappable
+
+logger = logging.getLogger(__name__)
+
+TWICE = "grasp"
+"""The criterion that differentiates the loss twice; the others need one derivative at most."""
 
 
 def criteria(
@@ -46,7 +53,8 @@ def criteria(
     Each criterion's meaning, unit and source stand with its formula, in `formulas` by the column's name. The text is
     read once: one forward and three backward passes a window serve them all (see `gather_evidence`). Every estimate's
     standard error is the jackknife over eight consecutive groups of windows (fewer of wide layers, see
-    `groups_that_fit`). Of a layer whose outputs cannot be tapped there are no numbers, and a warning says why.
+    `groups_that_fit`). Of a layer whose outputs cannot be tapped there are no numbers, and a warning says why; nor are
+    there of `grasp`, the one that differentiates twice, where PyTorch cannot.
 
     >>> import torch, pruning
     >>> model = pruning.build(
@@ -95,7 +103,23 @@ def criteria(
     rows = [_rows(model, layer, filled(groups[layer.name], "criteria"), ridge) for layer in layers]
     rows = [frame.assign(fisher=fisher or EMPIRICAL) for frame in rows]
     rows += [unmeasured(CRITERIA_TABLE, left_out)] if left_out else []
-    return table(CRITERIA_TABLE, pd.concat(rows, ignore_index=True))
+    found, schema = pd.concat(rows, ignore_index=True), CRITERIA_TABLE
+    reason = _why_not_twice(found, [evidence for parts in groups.values() for evidence in parts])
+    if reason:
+        logger.warning("Not measured by criteria: %s, because %s.", TWICE, reason)
+        columns = {name: schema.columns[name] for name in (TWICE, f"{TWICE}_error")}
+        found = found.assign(**dict.fromkeys(columns, float("nan")))
+        schema = replace(schema, columns={**schema.columns, **missing(reason, columns)})
+    made = table(schema, found)
+    made.attrs["left_out"] = {TWICE: reason} if reason else {}
+    return made
+
+
+def _why_not_twice(found: pd.DataFrame, read: Sequence[Evidence]) -> str:
+    """Return why there are no second derivatives; empty if there are."""
+    if not all(TWICE in evidence.totals for evidence in read):
+        return ONCE
+    return "" if np.isfinite(found.loc[found["samples"] > 0, TWICE]).all() else NOT_FINITE
 
 
 @dataclass(frozen=True)

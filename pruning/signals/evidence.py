@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pruning.core.devices import twice_differentiable
 from pruning.core.hooks import at_targets
-from pruning.core.modes import carried, derivatives
+from pruning.core.modes import carried, derivatives, once_alone
 from pruning.core.neurons import NeuronLayer, gather, real_pairs
 from pruning.core.sketches import covariance_of
 from pruning.core.statistics import Covariance
@@ -37,7 +37,7 @@ class Evidence:
         totals: By the names in `TOTALS`, each (width,): Σ s; Σ |s|; Σ_windows (Σ_columns s)² / tokens; Σ s²; the same
             with labels sampled from the model; and over own weights w with window gradient g = ∂Σℓ/∂w:
             Σ_windows Σ_w w² g² with sampled labels; Σ_windows Σ_w |w g|; Σ_windows Σ_w w (H g)_w / tokens, H being
-            the Hessian of Σℓ.
+            the Hessian of Σℓ, which is left out where PyTorch cannot differentiate the loss twice.
         states: Of the outputs h_t.
         readers: Σ_t γ_t² with sampled labels, (width,); like `states` and `joint`, over tokens that count.
         joint: Tokens by bin of h_t and by group of the prediction, (width, bins, classes).
@@ -58,7 +58,7 @@ class Evidence:
         """Return the state of both samples together."""
         return type(self)(
             self.tokens + other.tokens,
-            {name: self.totals[name] + other.totals[name] for name in TOTALS},
+            {name: total + other.totals[name] for name, total in self.totals.items() if name in other.totals},
             self.states.merge(other.states),
             self.readers + other.readers,
             self.joint + other.joint,
@@ -224,8 +224,9 @@ def _derivatives(
         true, gradients, curved = _true(objective.likelihood_loss(outputs, targets), weights, offsets)
         sums = {
             "snip": _over_own(layers, weights, gradients, lambda w, g: (w * g).abs()),
-            "grasp": _over_own(layers, weights, curved, lambda w, c: w * c / count),
         }
+        if curved is not None:
+            sums["grasp"] = _over_own(layers, weights, curved, lambda w, c: w * c / count)
         del gradients, curved  # each as large as the model
         loss = objective.fisher_loss(outputs, targets, generator)
         found = derivatives(loss, [*weights.values(), *offsets.values()])
@@ -253,17 +254,25 @@ def _over_own(
 
 def _true(
     loss: Tensor, weights: Mapping[str, Tensor], offsets: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Return γ by layer, g and H g by parameter, from the loss by true targets; the graph stays for sampled ones."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor] | None]:
+    """Return γ by layer, g and H g by parameter, from the loss by true targets; the graph stays for sampled ones.
+
+    There is no H g where PyTorch cannot differentiate the loss twice.
+    """
     found = derivatives(loss, [*weights.values(), *offsets.values()], create_graph=True)
     gradients, by_output = found[: len(weights)], found[len(weights) :]
     still = [gradient.detach() for gradient in gradients]
-    curved = derivatives(gradients, weights.values(), along=still, retain_graph=True)
-    return (
-        dict(zip(offsets, (gamma.detach() for gamma in by_output), strict=True)),
+    true, slopes = (
+        dict(zip(offsets, (g.detach() for g in by_output), strict=True)),
         dict(zip(weights, still, strict=True)),
-        dict(zip(weights, curved, strict=True)),
     )
+    try:
+        curved = derivatives(gradients, weights.values(), along=still, retain_graph=True)
+    except (RuntimeError, NotImplementedError) as error:
+        if not once_alone(error):
+            raise
+        return true, slopes, None
+    return true, slopes, dict(zip(weights, curved, strict=True))
 
 
 def _gate_totals(hidden: Tensor, true: Tensor, sampled: Tensor, tokens: int) -> dict[str, Tensor]:

@@ -49,7 +49,9 @@ class Known:
     edges: "Tensor"
 
     def per_token(self, total: str) -> "Tensor":
-        """Return one of the totals divided by the tokens read, (width,)."""
+        """Return one of the totals divided by the tokens read, (width,); not numbers of one that is not known."""
+        if total not in self.totals:
+            return self.mean_square.new_full(self.mean_square.shape, float("nan"))
         return self.totals[total] / self.tokens
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pruning.core.devices import expect_seed, seeded
+from pruning.core.modes import NOT_FINITE, ONCE, once_alone
 from pruning.core.neurons import Keep
 from pruning.core.options import FIRING, expect_known
 from pruning.core.progress import Track, silently
@@ -43,10 +44,6 @@ PICTURES = ("importance", "correlations", "cooperation", "error")
 """What `Importance.plot` draws."""
 SHARES = (0.9, 0.75, 0.5, 0.25)
 """Shares of the neurons at which it measures errors."""
-TWICE = ("hessian", "criteria")
-"""Signals that differentiate the loss twice."""
-ONCE = ("derivative", "double backward", "not implemented", "does not require grad", "not require grad")
-"""What PyTorch says of a function that it can differentiate once alone."""
 
 
 @dataclass(frozen=True)
@@ -343,6 +340,8 @@ def importance(
             except (RuntimeError, NotImplementedError, NotFinite) as error:
                 left_out[name] = _left_out(name, error)
                 logger.warning("Not measured: %s, because %s.", name, left_out[name])
+    if "criteria" in tables:
+        left_out |= tables["criteria"].attrs.get("left_out", {})
     fused = [name for name in SIGNALS if name in tables and (name in names or len(tables) == 1)]
     fusing = Fusing(strategy=strategy, seed=seed, signals=fused or None)
     table = fuse(tables, fusing)
@@ -359,9 +358,9 @@ def _left_out(name: str, error: Exception) -> str:
     if isinstance(error, NotFinite):
         if name != "hessian":
             raise error
-        return "its second derivatives are not finite, as those of a distance that is 0 are not"
-    if name in TWICE and any(part in str(error) for part in ONCE):
-        return "PyTorch cannot differentiate the network and its loss twice"
+        return NOT_FINITE
+    if name == "hessian" and once_alone(error):
+        return ONCE
     if "does not require grad" not in str(error):
         raise error
     raise ValueError(

@@ -15,9 +15,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import pruning
+from pruning.core.modes import NOT_FINITE, ONCE
 from pruning.core.neurons import select
 from pruning.data.batches import Pair, Unlabelled
 from pruning.data.windows import Windows
+from pruning.signals.schemas import CRITERIA
 from pruning.steps.given import measurable
 from pruning.steps.losing import errors_by_share
 from pruning.steps.removing import apart
@@ -249,6 +251,26 @@ def test_without_a_loss_errors_by_share_are_distances_of_outputs():
     axes = found.plot("error", shares=[0.5]).axes[0]
     assert axes.get_ylabel() == "distance of outputs from the dense network's"
     assert axes.containers[0].lines[0].get_ydata()[0] > 0
+
+
+@pytest.mark.parametrize("bags", [True, False])
+def test_criteria_of_one_derivative_are_measured_where_a_second_cannot_be_had(bags: bool) -> None:
+    def at_nought(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(outputs, targets) + (outputs[:, None] - outputs[None]).norm(dim=-1).square().mean()
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    loss: Any = nn.CrossEntropyLoss() if bags else at_nought
+    batches = [(torch.randn(8, 4), torch.arange(8) % 3) for _ in range(4)]
+    if bags:
+        network[0], batches = nn.EmbeddingBag(9, 6), [(x.mul(9).long() % 9, y) for x, y in batches]
+    found = pruning.importance(network, batches, loss, signals=["weights"], by="taylor_first")
+    assert found.left_out == {"grasp": ONCE if bags else NOT_FINITE}
+    assert found.table["grasp"].isna().all()
+    assert np.isfinite(found.table[[name for name in CRITERIA if name != "grasp"]]).all(axis=None)
+    assert (found.table["taylor_first"] > 0).all()
+    with pytest.raises(ValueError, match=r"'grasp' to choose by, got none: (PyTorch|its second derivatives)"):
+        pruning.importance(network, batches, loss, signals=["weights"], by="grasp")
 
 
 def test_a_loss_that_is_differentiated_once_alone_leaves_out_what_needs_it_twice():
