@@ -1,7 +1,7 @@
 """Batches in the forms in which people have them, as pairs of what a network is given and what it is to give."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -25,9 +25,18 @@ class Unlabelled:
 
     Attributes:
         examples: How many examples the batch has.
+        left: Names of the parts of the batch that are no inputs, of which one may be the targets by another name.
     """
 
     examples: int
+    left: tuple[str, ...] = field(default=(), compare=False)
+
+    def unknown(self) -> str:
+        """Return what to say of targets that are looked for in vain."""
+        return (
+            f"Expected targets under one of {list(TARGETS)} in a batch, got {list(self.left)} beside the inputs; let "
+            f"`split` say what of a batch is what: `lambda batch: (…, batch[{self.left[0]!r}])`."
+        )
 
 
 class Pair(NamedTuple):
@@ -159,12 +168,10 @@ class Form:
         """
         known = {id(part) for part in used}
         left = [name for name, part in named.items() if id(part) not in known and any(True for _ in tensors_in(part))]
+        found = replace(self.unlabelled(inputs), left=tuple(left))
         if self.judged and left:
-            raise TypeError(
-                f"Expected targets under one of {list(TARGETS)} in a batch, got {described(named)}; let `split` say "
-                f"what of a batch is what: `lambda batch: (…, batch[{left[0]!r}])`."
-            )
-        return self.unlabelled(inputs)
+            raise TypeError(found.unknown())
+        return found
 
     def unlabelled(self, inputs: Any) -> Unlabelled:
         """Return what stands for the targets of inputs alone.

@@ -1,6 +1,7 @@
 """What a loss that is not known tells when it is asked: whether it judges classes, which it ignores, and by what."""
 
 import copy
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -25,6 +26,8 @@ from pruning.models.losses import kind_of_loss
 from pruning.models.objectives import Criterion, Objective
 from pruning.models.residuals import takes_gradients
 from pruning.models.use import Use
+
+logger = logging.getLogger(__name__)
 
 Put = Callable[[Tensor], Any]
 """A main output → all that a network gives, with this one in its place."""
@@ -71,6 +74,8 @@ def asked(model: Any, pair: Pair) -> Use:
     with _unheard():
         found = replace(use, differentiates=use.differentiates or takes_gradients(judged), asked=use.asked | {labelled})
     model.use = found
+    if isinstance(pair.targets, Unlabelled) and pair.targets.left:
+        _expect_no_targets(model, pair.inputs, pair.targets)
     objective = model.objective(pair.targets)
     if not labelled or type(objective) is not Classes or found.differentiates:
         return found
@@ -82,6 +87,28 @@ def asked(model: Any, pair: Pair) -> Use:
         if ignored is None or _only_whole(objective, outputs, pair.targets):
             return replace(found, shape=torch.Size())
     return replace(found, ignored=ignored)
+
+
+def _expect_no_targets(model: Any, inputs: Any, targets: Unlabelled) -> None:
+    """Say that a loss that could be given targets judges without, where a batch may have some by another name.
+
+    Raises:
+        TypeError: If it cannot.
+    """
+    with evaluating(model), untouched(model), _unheard():
+        outputs, _ = model.predicted(inputs)
+        try:
+            model.judged(outputs, targets)
+        except Exception as error:  # whatever a user's code raises that is given no targets
+            raise TypeError(targets.unknown()) from error
+    if not takes(model.use.criterion, 2):
+        return
+    logger.warning(
+        "The loss is given no targets: of a batch %s stands beside the inputs, under none of the names %s; let `split` "
+        "say what of a batch is what.",
+        ", ".join(targets.left),
+        ", ".join(TARGETS),
+    )
 
 
 def _own_asked(model: Any, pair: Pair, use: Use) -> Use:

@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -330,6 +331,15 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
             ({"kind": "parameters", "value": 9, "unit": "M"}, ValueError, "Unknown setting 'unit' of a budget; known:"),
         )
     },
+    **{
+        f"to measure by {said} on targets of another name": (
+            lambda loss=loss: measured([{"input": X, "digit": CLASSES}], loss),
+            TypeError,
+            "Expected targets under one of ['labels', 'label', 'targets', 'target', 'y'] in a batch, got ['digit'] "
+            "beside the inputs; let `split` say what of a batch is what: `lambda batch: (…, batch['digit'])`.",
+        )
+        for said, loss in (("a loss", LOSS), ("one of one's own", lambda outputs, targets: LOSS(outputs, targets)))
+    },
     "to prune another network": (
         lambda: pruning.prune(nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 3)), MEASURED),
         ValueError,
@@ -386,6 +396,27 @@ def test_what_cannot_be_is_refused_in_a_sentence(what: str) -> None:
 def test_an_unknown_importance_is_refused_before_any_work() -> None:
     with pytest.raises(ValueError, match="Unknown importance 'hesian'; known:"):
         measured(iter(()), by="hesian")
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_a_loss_that_is_given_no_targets_where_there_may_be_some_says_so(
+    caplog: pytest.LogCaptureFixture, may: bool
+) -> None:
+    def least(outputs: Any, targets: Any = None) -> Any:
+        return outputs.square().mean() if targets is None else LOSS(outputs, targets)
+
+    loss = least if may else lambda outputs: outputs.square().mean()
+    found = measured([{"input": X, "digit": CLASSES}] * 2, loss)
+    assert np.isfinite(found.table["gradients"]).all()
+    said = [record.getMessage() for record in caplog.records if "no targets" in record.getMessage()]
+    assert (
+        said
+        == [
+            "The loss is given no targets: of a batch digit stands beside the inputs, under none of the names "
+            "labels, label, targets, target, y; let `split` say what of a batch is what."
+        ]
+        * may
+    )
 
 
 @pytest.mark.parametrize("given", [None, nn.Linear])
