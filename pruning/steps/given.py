@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from pruning.core.arguments import parameters_of
 from pruning.core.nested import tensors_in
@@ -20,6 +23,9 @@ from pruning.models.base import Measurable
 from pruning.models.batches import called_inputs, first_inputs
 from pruning.models.calling import example_dim_of, first_state, own_module, takes_state, usual_arguments
 from pruning.steps.paths import found_by_all_paths
+
+KEPT = 2**28
+"""Bytes of batches that are kept, so that a `DataLoader`'s workers need not be started again."""
 
 
 def measurable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
@@ -106,16 +112,32 @@ def _is_made(network: nn.Module, places: Sequence[Any]) -> bool:
     return one == other
 
 
-def read_once(data: Any, most: int) -> Any:
-    """Return data that can be read again: what ends after once is read as far as it is used."""
-    if not isinstance(data, Iterator):
+def read_once(data: Any, most: int, seed: int) -> Any:
+    """Return data that can be read again: what ends after once is read as far as it is used.
+
+    So is a `DataLoader` with workers, which would start them anew at every reading, in the order that each reading has
+    by the seed; one whose batches take more than `KEPT` bytes stays as it is.
+    """
+    if isinstance(data, Iterator):
+        return list(islice(data, most))
+    if not isinstance(data, DataLoader) or not data.num_workers:
         return data
-    return [batch for _, batch in zip(range(most), data, strict=False)]
+    batches, taken = [], 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for batch in islice(data, most):
+            taken += (
+                sum(tensor.nbytes for tensor in tensors_in(batch)) or KEPT + 1
+            )  # of an object of a class of its own
+            if taken > KEPT:
+                return data
+            batches.append(batch)
+    return batches
 
 
 def limited(model: Measurable, data: Any, most: int, seed: int) -> Any:
     """Return at most so many batches as pairs, always in the same order; a language model's windows as they are."""
-    data = read_once(data, most)
+    data = read_once(data, most, seed)
     if isinstance(model, Adapted):
         pairs = model.pairs(data)
         return Pairs(pairs.batches, pairs.split, most, seed) if isinstance(pairs, Pairs) else pairs

@@ -288,7 +288,8 @@ def importance(
     Args:
         found: What `discover` found, or a network.
         data: Any iterable of batches, a `DataLoader` for example: (inputs, targets), dictionaries, inputs alone, and
-            what else `pruning.adapt` says. Read several times; what can be read only once is kept in memory.
+            what else `pruning.adapt` says. Read several times; what can be read only once is kept in memory, as are
+            those of a `DataLoader` with workers, up to 256 MB.
         loss: (outputs, targets) → mean loss, see `pruning.adapt`. None: the network's own, if it gives one; else what
             needs no labels is measured, and what counts is that the outputs stay as they are.
         signals: Which to measure: of `weights`, `hessian`, `activations`, `gradients`, `cooperative` (which are fused)
@@ -315,7 +316,7 @@ def importance(
     expect_seed(seed)
     expect_known("importance", CHOICES, *([] if by is None else [by]))
     expect_known("fusion", STRATEGIES, strategy, where=" without measured removals")
-    data = read_once(data, batches)
+    data = read_once(data, batches, seed)
     with torch.random.fork_rng(devices=[]):  # whoever reads a `DataLoader` draws
         model = prunable(found, data, loss, call=call, split=split, example_dim=example_dim)
         pairs = limited(model, data, batches, seed)

@@ -137,7 +137,7 @@ def depth(
     Raises:
         ValueError: If no residual block can go.
     """
-    data = read_once(data, batches)
+    data = read_once(data, batches, seed)
     model = prunable(found, data, loss, call=call, split=split, example_dim=example_dim)
     pairs = limited(model, data, batches, seed)
     blocks = blocks_in(model)

@@ -20,7 +20,7 @@ from pruning.core.neurons import select
 from pruning.data.batches import Pair, Unlabelled
 from pruning.data.windows import Windows
 from pruning.signals.schemas import CRITERIA
-from pruning.steps.given import measurable
+from pruning.steps.given import KEPT, measurable
 from pruning.steps.losing import errors_by_share
 from pruning.steps.removing import apart
 from tests.models.test_losses import LENGTHS, LONG, SIZES, SPOKEN, Speech
@@ -193,6 +193,33 @@ def test_data_that_end_after_once_are_kept_as_far_as_they_are_used():
 
     found = pruning.importance(trained()[0], stream(), nn.CrossEntropyLoss(), batches=10)
     pd.testing.assert_frame_equal(found.table, measured().table)
+
+
+@pytest.mark.parametrize("most", [KEPT, 4000])
+def test_a_loader_with_workers_is_read_once_and_its_order_is_that_of_one_without(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    readings = []
+
+    class Loader(DataLoader[Any]):
+        def __iter__(self) -> Any:
+            readings.append(self.num_workers)
+            self.num_workers = 0  # which would only take time
+            batches = [*super().__iter__()]
+            self.num_workers = readings[-1]
+            return iter(batches)
+
+    monkeypatch.setattr("pruning.steps.given.KEPT", most)
+    tables = []
+    for workers in (0, 2):
+        readings.clear()
+        data = Loader(trained()[1], batch_size=24, shuffle=True, num_workers=workers)
+        found = pruning.importance(trained()[0], data, nn.CrossEntropyLoss(), signals=["gradients", "surgeon"])
+        tables.append(found.table)
+        before = len(readings)
+        pruning.prune(trained()[0], found, data=data)
+    assert (before, len(readings)) == (1, 2) if most == KEPT else before > 1
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_shares_may_be_of_layers_and_others_stay_whole():
