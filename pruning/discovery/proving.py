@@ -25,6 +25,7 @@ from pruning.discovery.following import Number, Size
 from pruning.discovery.general import positions
 from pruning.discovery.numbers import candidates, sized
 from pruning.discovery.running import (
+    DRAWN,
     Inputs,
     Instead,
     Still,
@@ -70,11 +71,13 @@ def proved(
     first, *others = itertools.islice(positions(model, inputs), None if found.steps else 1)
     prover = Prover(*first, found, inputs, states, cached, feeding)
     prover.others = [Prover(*fixed, found, inputs, states, (), feeding) for fixed in others]
+    if prover.drawing():
+        prover.others += [Prover(*first, found, inputs, states, (), feeding, drawn) for drawn in DRAWN[1:]]
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
     rounds = _rounds(layers)
     failing = not prover.holds(layers, [], rounds)
-    if failing and (kept := prover.widths.kept(layers)):
+    if failing and (kept := prover.kept(layers)):
         numbers += kept
         failing = not prover.holds(layers, numbers, rounds)
     if failing:
@@ -157,7 +160,7 @@ def _each(
     for layer in layers:
         failure = prover.failure([layer], [])
         if failure:
-            kept = prover.widths.kept([layer])
+            kept = prover.kept([layer])
             own = list(candidates(network, layer))
             told = list(sized(network, prover.found.sizes, layer, prover.model.layers()))
             tried = itertools.chain([[]], own, told, ([*own[0], *sizes] for sizes in told if own))
@@ -197,8 +200,9 @@ class Prover:
         states: set[int],
         cached: Sequence[str] = (),
         feeding: Feeding | None = None,
+        drawn: float = DRAWN[0],
     ) -> None:
-        self.model, self.remembers, self.feeding = model, remembers, feeding
+        self.model, self.remembers, self.feeding, self.drawn = model, remembers, feeding, drawn
         self.found, self.inputs, self.states, self.cached = found, inputs, states, cached
         self.others: list[Prover] = []
         self.lean = True
@@ -217,6 +221,7 @@ class Prover:
             inputs,
             self.states,
             feeding=self.feeding,
+            drawn=self.drawn,
         )
         try:
             found, _ = finer.outputs(finer.model.double(), Still())
@@ -250,7 +255,7 @@ class Prover:
             smaller, lean = thinned(model, keep, lean=lean)
             if self.cached:
                 self.outputs(_caching(copied(smaller, sharing=True), self.cached), Still())
-            found, _ = self.outputs(smaller, Still(), once=True)
+            found, _ = self.outputs(smaller, Still(drawn=self.drawn), once=True)
         except Exception as error:  # whatever a user's code raises at other widths
             what = str(error).strip().partition(chr(10))[0]
             return f"{CODE} counts on its width{_line(error)}: {what}", lean
@@ -263,7 +268,7 @@ class Prover:
         some = {blend.index: with_some(self.found, blend, keep) for blend in blends}
         near = False
         for read, instead, failure in self._readings(keep, some):
-            mode = Still(instead)
+            mode = Still(instead, self.drawn)
             try:
                 expected, rounding = self.masked(keep, mode, read, lean=lean)
             except Exception as error:  # what is left of the neurons may be no input of the operation
@@ -299,7 +304,21 @@ class Prover:
             own = [blend for blend in self.found.blends if blend.module == width.module]
             return [blend for blend in own if self._concerns(blend, [name for name, *_ in width.counts or ()])]
 
-        return computed_with(self.found.widths, concerned, lambda mode, read: self.outputs(self.model, mode, read))
+        return computed_with(self.found.widths, concerned, self._telling)
+
+    def _telling(self, instead: Instead, read: Read) -> tuple[list[Tensor], float]:
+        """Return what the model gives where its code reads other widths, and does chosen operations otherwise."""
+        return self.outputs(self.model, Still(instead, self.drawn), read)
+
+    def kept(self, layers: Sequence[NeuronLayer]) -> list[Size]:
+        """Return the widths that code computes with as they were, for each of these layers."""
+        found = itertools.chain(*(each.widths.kept(layers) for each in (self, *self.others)))
+        return list(dict.fromkeys(found))
+
+    def drawing(self) -> bool:
+        """Return whether the model draws numbers."""
+        self.outputs(self.model, Still())
+        return self.draws
 
     def needed(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> list[Number]:
         """Return those of the numbers, all that are a module's own, that calls are told otherwise by its code."""

@@ -31,6 +31,8 @@ _DRAWS = (
 )
 DRAWS = {*_DRAWS.split()}
 """What draws numbers, also into a tensor that is there."""
+DRAWN = (0.5, 0.01, 0.99)
+"""What stands for numbers that are drawn between 0 and 1: what is compared with them shows with one of these."""
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
 
 
@@ -219,13 +221,14 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         rounding: The coarsest that is computed with.
         paths: Module, by its identity → its path in the network that runs.
         drew: Whether something was drawn: it is all the same number.
+        drawn: This number; of whole ones, so far from the lowest to the highest.
         spread: Whether what is drawn differs along the first dimension.
         apart: Whether it differs everywhere, as it does: a narrower tensor then has other numbers.
     """
 
-    def __init__(self, instead: Instead | None = None) -> None:
+    def __init__(self, instead: Instead | None = None, drawn: float = DRAWN[0]) -> None:
         super().__init__()
-        self.instead = instead or {}
+        self.instead, self.drawn = instead or {}, drawn
         self.rounding = 0.0
         self.paths = dict[int, str]()
         self.drew = self.spread = self.apart = False
@@ -258,12 +261,14 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
                 return torch.arange(len(found))
             told = dict(zip((argument.name for argument in operation._schema.arguments), args, strict=False))
             low: int = told.get("low", 0)
-            many: int = told["high"] - low if self.apart and "high" in told else 1
+            many: int = told["high"] - low if "high" in told else 1
+            if not self.apart:
+                return torch.full_like(found, low + int(self.drawn * many))
             numbers = torch.arange(found.numel(), dtype=found.dtype, device=found.device)
             return (numbers % many + low).view(found.shape)
         if self.apart:  # as far as to be seen where neurons spike, which small numbers do not change
             return torch.linspace(0.25, 64, found.numel(), dtype=found.dtype, device=found.device).view(found.shape)
-        return _spread(found) if self.spread else torch.full_like(found, 0.5)
+        return _spread(found) if self.spread else torch.full_like(found, self.drawn)
 
 
 def _spread(drawn: Tensor) -> Tensor:

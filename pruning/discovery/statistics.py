@@ -19,7 +19,7 @@ from pruning.core.neurons import Keep, NeuronLayer, removed_neurons
 from pruning.discovery.alike import CODE
 from pruning.discovery.discovered import PREFIX
 from pruning.discovery.following import Size
-from pruning.discovery.running import Still, close, name_of
+from pruning.discovery.running import Instead, Still, close, name_of
 from pruning.discovery.sizes import call_of, read_by_code
 from pruning.discovery.structure import Structure
 from pruning.discovery.values import Blend
@@ -105,7 +105,7 @@ class Widths:
 def computed_with(
     widths: Sequence[Size],
     concerned: Callable[[Size], Sequence[Blend]],
-    run: Callable[[Still, Read], Outputs],
+    run: Callable[[Instead, Read], Outputs],
 ) -> Widths:
     """Return which widths belong to statistics, and which others the network computes with.
 
@@ -114,18 +114,18 @@ def computed_with(
     Args:
         widths: What the network's code reads of tensors.
         concerned: The operations of a width's module that take the same neurons together.
-        run: Runs the network within a mode and with other widths.
+        run: Runs the network with chosen operations done otherwise and with other widths.
     """
     if not widths:
         return Widths()
-    expected, rounding = run(Still(), {})
+    expected, rounding = run({}, {})
     rounding = max(rounding, torch.finfo(torch.float32).eps)  # a small number that keeps a root from zero is none
 
     def same(chosen: Sequence[Size], blends: Sequence[Blend], less: int = 0) -> bool | None:
         """Return whether nothing changes where neurons are taken twice; None where the network does not run so."""
         try:
-            mode = Still({blend.index: _twice(blend) for blend in blends})
-            found, _ = run(mode, told(chosen, lambda width: 2 * width.number - less))
+            twice = {blend.index: _twice(blend) for blend in blends}
+            found, _ = run(twice, told(chosen, lambda width: 2 * width.number - less))
         except Exception:  # a shape that does not fit
             return None
         return all(close(a, b, rounding) for a, b in zip(found, expected, strict=True))

@@ -195,3 +195,33 @@ def test_spikes_that_are_all_there_with_some_weights_hide_no_number_of_heads():
     for one in ([0], [1]):
         keep = {"parts.0": torch.tensor(one)}
         torch.testing.assert_close(select(found, keep)(inputs), mask(found, keep)(inputs))
+
+
+class DropsPaths(nn.Module):
+    """Drops a whole example by a number that it draws, and computes with its width where it keeps one."""
+
+    def __init__(self, kept: str) -> None:
+        super().__init__()
+        self.enter, self.leave, self.kept = nn.Linear(6, 8), nn.Linear(8, 3), kept
+
+    def forward(self, steps: torch.Tensor) -> torch.Tensor:
+        hidden = self.enter(steps).relu()
+        if self.kept == "whole":
+            kept = torch.randint(0, 2, (len(steps), 1))
+        else:
+            drawn = torch.rand(len(steps), 1)
+            kept = drawn > 0.5 if self.kept == "above" else drawn < 0.5
+        return self.leave(hidden * kept.to(hidden) * hidden.shape[1])
+
+
+@pytest.mark.parametrize("kept", ["above", "below", "whole"])
+def test_no_number_that_is_drawn_hides_what_is_computed_with_a_width(kept):
+    inputs = floats(16, 6)
+    found = discover(DropsPaths(kept).double().eval(), inputs)
+    (layer,) = found.layers()
+    keep = {layer.name: torch.tensor([6, 1, 4])}
+    given = []
+    for changed in (select(found, keep), mask(found, keep)):
+        torch.manual_seed(0)
+        given.append(changed(inputs))
+    torch.testing.assert_close(*given)
