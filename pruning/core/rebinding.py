@@ -34,7 +34,7 @@ def duplicated(value: Any, network: nn.Module, memo: dict[int, Any]) -> Any:
         network: Whose modules may keep a lock, an open file, a running generator or the like.
         memo: By identity of an object, what the copy has in its place; all that was copied is noted there.
     """
-    known = {**memo, **_empty(network)}
+    known = {**_empty(network), **memo}
     memo.update(known)
     try:
         found = _copied(value, network, memo)
