@@ -1,4 +1,4 @@
-"""Code that compares widths as it runs takes another path where two are equal: which layers must stay for it."""
+"""Code that compares widths as it runs takes another path where two are equal or one is small: which layers stay."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,12 +12,16 @@ Failing = Callable[[Keep], str]
 """(kept neurons) → why a network with these alone gives something else than it should; empty if it does not."""
 CODE = "its model's own code"
 """How the reason begins of code that raises an error at other widths."""
+COUNTS = f"{CODE} counts on its width"
+"""So it does where it raises one itself."""
+FEW = 2
+"""So many neurons are left of a layer where code is asked whether it does otherwise for a narrow one."""
 MOST = 40
 """Of how many layers each is tried with each, where those that share a parameter do not tell."""
 
 
 def apart(layers: Sequence[NeuronLayer], tensors: Mapping[str, Tensor], failing: Failing) -> dict[str, str]:
-    """Return which layers must stay since their cut could make two widths equal, which other code runs for, and why.
+    """Return which layers must stay since other code runs where two widths are equal, or one is small, and why.
 
     Of two layers the wider one stays: the other one, however much of it goes, never gets as wide.
 
@@ -39,6 +43,8 @@ def apart(layers: Sequence[NeuronLayer], tensors: Mapping[str, Tensor], failing:
             if not {wider.name, other.name} & {*reasons} and (what := failing(_even(pair, avoided | others))):
                 reasons[wider.name] = _reason(other.name, what)
         left = [layer for layer in left if layer.name not in reasons]
+    reasons |= _narrow(left, failing)
+    left = [layer for layer in left if layer.name not in reasons]
     for number in range(max((len(sizes) for sizes in fixed.values()), default=0)):
         chosen = {layer: fixed[layer.name][number] for layer in left if number < len(fixed[layer.name])}
         if failing({layer.name: _last(layer, size) for layer, size in chosen.items()}):
@@ -47,6 +53,16 @@ def apart(layers: Sequence[NeuronLayer], tensors: Mapping[str, Tensor], failing:
                     reasons[layer.name] = _reason(f"what stays beside it, {size}", what)
             left = [layer for layer in left if layer.name not in reasons]
     return reasons
+
+
+def _narrow(layers: Sequence[NeuronLayer], failing: Failing) -> dict[str, str]:
+    """Return which layers must stay since something else is computed with few neurons; an error tells by itself."""
+    few = {layer.name: _last(layer, FEW) for layer in layers if layer.width > FEW}
+    if not few or not failing(few):
+        return {}
+    alone = {name: failing({name: left}) for name, left in few.items()}
+    what = f"where {FEW} of its neurons are left, {CODE} computes something else"
+    return {name: what for name, failure in alone.items() if failure and COUNTS not in failure}
 
 
 def _reason(other: str, failure: str) -> str:

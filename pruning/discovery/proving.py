@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from pruning.core.memory import Place
 from pruning.core.neurons import Keep, NeuronLayer, named_buffers, named_tensors
-from pruning.discovery.alike import CODE, apart
+from pruning.discovery.alike import COUNTS, apart
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.following import Number, Size
 from pruning.discovery.general import positions
@@ -258,7 +258,7 @@ class Prover:
             found, _ = self.outputs(smaller, Still(drawn=self.drawn), once=True)
         except Exception as error:  # whatever a user's code raises at other widths
             what = str(error).strip().partition(chr(10))[0]
-            return f"{CODE} counts on its width{_line(error)}: {what}", lean
+            return f"{COUNTS}{_line(error)}: {what}", lean
         del smaller
         return self._difference(keep, numbers, found, lean=lean), lean
 

@@ -225,3 +225,19 @@ def test_no_number_that_is_drawn_hides_what_is_computed_with_a_width(kept):
         torch.manual_seed(0)
         given.append(changed(inputs))
     torch.testing.assert_close(*given)
+
+
+@pytest.mark.parametrize("least", [3, 6, 14])
+def test_a_layer_stays_that_is_scaled_otherwise_where_it_is_narrow(least):
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(20, 16), nn.Linear(16, 30)
+
+        def forward(self, steps: torch.Tensor) -> torch.Tensor:
+            hidden = self.enter(steps).relu()
+            return self.leave(hidden * (2 if hidden.shape[1] >= least else 1))
+
+    found = discover(Scaled().double().eval(), floats(4, 20))
+    assert not found.layers()
+    assert "computes something else" in found.unprunable["enter"]
