@@ -1,9 +1,9 @@
 """Statistics of neurons done on others than all of them: on those that are left, or on each of them twice.
 
 A mean by hand, `x.sum(-1) / x.shape[-1]`, reads the width of a tensor. Such a number belongs to a statistic if nothing
-changes where each neuron is taken twice and the number, or what is one less as in a variance without bias, is twice
-what it was: then what fewer neurons give is the statistic of those that are left. That of a factor, as in
-`q @ k.mT / k.shape[-1] ** 0.5`, does change something, and stays what it was.
+changes where each neuron is taken twice and the number, and what the code makes of it (`n - 1` for a variance without
+bias), is twice what it was: then what fewer neurons give is the statistic of those that are left. That of a factor, as
+in `q @ k.mT / k.shape[-1] ** 0.5`, does change something, and stays what it was.
 """
 
 import sys
@@ -23,7 +23,7 @@ from pruning.discovery.running import Instead, Still, close, name_of
 from pruning.discovery.sizes import call_of, read_by_code
 from pruning.discovery.structure import Structure
 from pruning.discovery.values import Blend
-from pruning.discovery.widths import answered, sizes_told
+from pruning.discovery.widths import Width, answered, sizes_told
 
 Read = Mapping[tuple[str, str], Mapping[int, int]]
 """Module and call in its code → dimension → the width that is read there."""
@@ -102,6 +102,19 @@ class Widths:
             yield told([*means, *factors], lambda width: width.fitting(left)), what
 
 
+Twice = Callable[[Size], int]
+"""A width → what is read where each neuron is taken twice."""
+
+
+def _doubled(width: Size) -> int:
+    return Width.of(width.number, 2)
+
+
+def _less_one(width: Size) -> int:
+    """Return what `n - 1` is twice as large of as it was: `len` gives Python no number that knows by itself."""
+    return 2 * width.number - 1
+
+
 def computed_with(
     widths: Sequence[Size],
     concerned: Callable[[Size], Sequence[Blend]],
@@ -121,11 +134,11 @@ def computed_with(
     expected, rounding = run({}, {})
     rounding = max(rounding, torch.finfo(torch.float32).eps)  # a small number that keeps a root from zero is none
 
-    def same(chosen: Sequence[Size], blends: Sequence[Blend], less: int = 0) -> bool | None:
+    def same(chosen: Sequence[Size], blends: Sequence[Blend], number: Twice = _doubled) -> bool | None:
         """Return whether nothing changes where neurons are taken twice; None where the network does not run so."""
         try:
             twice = {blend.index: _twice(blend) for blend in blends}
-            found, _ = run(twice, told(chosen, lambda width: 2 * width.number - less))
+            found, _ = run(twice, told(chosen, number))
         except Exception:  # a shape that does not fit
             return None
         return all(close(a, b, rounding) for a, b in zip(found, expected, strict=True))
@@ -142,7 +155,7 @@ def computed_with(
         for tried in [together, *([call] for call in together if len(together) > 1)]:
             chosen = [width for call in tried for width in numbers[call]]
             blends = {blend.index: blend for width in chosen for blend in concerned(width)}
-            if blends and any(same(chosen, [*blends.values()], less) for less in (0, 1)):
+            if blends and any(same(chosen, [*blends.values()], number) for number in (_doubled, _less_one)):
                 means += [width for width in chosen if width not in means]
                 if tried is together:
                     break

@@ -38,19 +38,31 @@ class Width(int):
 
     Attributes:
         size: What it is as a size.
+        times: What is made of it by whole numbers is computed with as so many times the size; 0 if as it comes.
     """
 
     size: int
+    times: int
 
-    def __new__(cls, number: int, size: int) -> Self:
+    def __new__(cls, number: int, size: int, times: int = 0) -> Self:
         """Return a width."""
         made = super().__new__(cls, number)
-        made.size = size
+        made.size, made.times = size, times
         return made
 
-    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
+    @classmethod
+    def of(cls, size: int, times: int) -> Self:
+        """Return a width of which, and of whose `n - 1`, so many times as much is computed with.
+
+        >>> width = Width.of(8, times=2)
+        >>> width / 1, (width - 1) / 1, (width - 1).size
+        (16.0, 14.0, 7)
+        """
+        return cls(times * size, size, times)
+
+    def __getnewargs__(self) -> tuple[int, int, int]:  # type: ignore[override]
         """Return what a copy is made of."""
-        return int(self), self.size
+        return int(self), self.size, self.times
 
     def __hash__(self) -> int:
         """Return another number than that of a size, for which a function may have kept what it computed."""
@@ -108,6 +120,8 @@ def _apart(operation: Callable[[Any, Any], Any], *, reflected: bool) -> Callable
         if not isinstance(number, int | torch.SymInt):
             return number
         size = operation(*(sizes[::-1] if reflected else sizes))
+        if isinstance(self, Width) and self.times:
+            return Width.of(size, self.times)
         return Free(number, size) if isinstance(number, torch.SymInt) else Width(number, size)
 
     return found
@@ -170,17 +184,25 @@ def answered(found: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, 
         name: By which of `READ`.
         args: What that is given.
         kwargs: What it is given by name.
-        told: Dimension → the number that is computed with.
+        told: Dimension → the number that is computed with, or the width itself.
     """
     shape = [int(size) if isinstance(size, Tensor) else size for size in args[0].shape]  # as `torch.jit.trace` has it
-    dims = [dim for dim in read_dims(name, args, kwargs, len(shape)) if told.get(dim, shape[dim]) != shape[dim]]
+    dims = [
+        dim for dim in read_dims(name, args, kwargs, len(shape)) if computed(told.get(dim, shape[dim])) != shape[dim]
+    ]
     if not dims:
         return found
     if name == "len":  # Python takes no other whole number of it
-        return told[0]
+        return computed(told[0])
     if name == "numel":
         number: Any = math.prod(told.get(dim, size) for dim, size in enumerate(shape))
         size: Any = math.prod(shape)
+        if isinstance(number, Width):
+            return number
         return Free(number, size) if isinstance(number, torch.SymInt) else Width(number, size)
-    sizes = [Width(told[dim], size) if dim in dims else size for dim, size in enumerate(shape)]
+    sizes = [_width(told[dim], size) if dim in dims else size for dim, size in enumerate(shape)]
     return torch.Size(sizes) if isinstance(found, tuple) else sizes[dims[0]]
+
+
+def _width(number: int, size: int) -> Width:
+    return number if isinstance(number, Width) else Width(number, size)

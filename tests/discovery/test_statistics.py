@@ -43,6 +43,13 @@ def standardized(x: Tensor) -> Tensor:
     return (x - mean) / spread.sqrt()
 
 
+def standardized_by_one_number(x: Tensor) -> Tensor:
+    """Divides by the width for the mean, and by one less for the variance."""
+    width = x.shape[-1]
+    centred = x - x.sum(-1, keepdim=True) / width
+    return centred / (centred.square().sum(-1, keepdim=True) / (width - 1)).sqrt()
+
+
 def unbiased(x: Tensor) -> Tensor:
     mean = x.mean(-1, keepdim=True)
     return (x - mean) / (((x - mean) ** 2).sum(-1, keepdim=True) / (x.shape[-1] - 1)).sqrt()
@@ -106,6 +113,7 @@ def layer_normed(x: Tensor) -> Tensor:
         (standardized, layer_normed),
         (lambda x: x + x.sum(1, keepdim=True) / x.shape[1], lambda x: x + x.mean(1, keepdim=True)),
         (unbiased, spread),
+        (standardized_by_one_number, spread),
         (shaped_by_what_it_divides_by, rms),
         (of_all_elements, rms),
         (of_the_elements_of_one, rms),
