@@ -1,6 +1,5 @@
 """How one command runs as a process group that never outlives the flow, and what DVC's words say that it did."""
 
-import errno
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from typing import IO
 from flows.stages import GraphStage
 from flows.warm import FOLDER, Warm
 from tasks import VARIABLES
-from tasks.common.writing import NO_ROOM
+from tasks.common.writing import NO_ROOM, NOT_OURS
 
 RAN, UP_TO_DATE, RESTORED = "Ran", "Up to date", "Restored"
 """What DVC can have done with a stage."""
@@ -35,8 +34,6 @@ GRACE_SECONDS = 5.0
 
 BUSY = ("is busy, it is being blocked by", "Unable to acquire lock.")
 """DVC's words where another `dvc` holds its lists of files, which `--wait-for-lock` does not wait for."""
-NOT_OURS = {errno.EROFS, errno.EACCES, errno.EPERM}
-"""What a place that may not be written to is called."""
 AGAIN_SECONDS = 2.0
 PATIENCE_SECONDS = 7200.0
 """Between two tries while files are busy, and in all: no longer than most stages may take (`timeout_seconds`)."""

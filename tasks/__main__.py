@@ -22,6 +22,7 @@ from tasks.common.reading import read_yaml
 from tasks.common.tables import write_table
 from tasks.common.together import joined, placed, rank, said
 from tasks.common.workers import asked_for, workers
+from tasks.common.writing import what_the_disk_says
 from tasks.settings.parameters import checked
 from tasks.shown.asking import COMMANDS, HELP, answer
 from tasks.shown.console import log_to_console, say, track
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(said(f"{error}{lacking}\n"))
         return 1
     except OSError as error:
-        sys.stderr.write(f"Expected files and a disk that can be used, got {error}.\n")
+        sys.stderr.write(f"{what_the_disk_says(error)}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"{INTERRUPTED}\n")

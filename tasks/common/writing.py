@@ -15,6 +15,8 @@ from tasks.common.parameters import Unexpected
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a full disk, a used-up quota and a file beyond its limit are called."""
+NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""What a place that may not be written to is called."""
 
 
 @contextmanager
@@ -50,6 +52,20 @@ def refusing(path: Path) -> Iterator[None]:
         what = "make room on the disk" if full else "see that it can be written to"
         reason = getattr(error, "strerror", None) or error
         raise Unexpected(f"Expected to write {path}, got {reason}; {what}, then run the same command.") from error
+
+
+def what_the_disk_says(error: OSError) -> str:
+    """Return the sentence on a file or a disk that refused something, and what to do about it.
+
+    >>> what_the_disk_says(OSError(errno.EROFS, "Read-only file system", ".dvc/tmp/lock"))
+    "Expected files and a disk that can be used, got 'Read-only file system' for .dvc/tmp/lock; go on in a clone where \
+you may write."
+    """
+    of = "" if error.filename is None else f" for {error.filename}"
+    do = "; make room on the disk, then run the same command" if error.errno in NO_ROOM else ""
+    if error.errno in NOT_OURS:
+        do = "; go on in a clone where you may write"
+    return f"Expected files and a disk that can be used, got '{error.strerror or error}'{of}{do}."
 
 
 def read_json(path: Path) -> Any:
