@@ -1,8 +1,57 @@
-"""Warnings that are worth one hearing, where the same is done several times over to choose what comes of it."""
+"""Warnings that are worth one hearing, where the same is done several times over."""
 
+import contextlib
 import logging
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+
+LIBRARIES = (f"{torch.__path__[0]}/", __file__.removesuffix("core/hearing.py"), contextlib.__file__)
+"""Where code lies that is not the user's."""
+
+
+class _AtTheUsersLine:
+    """Shows a warning as Python does, but once, and where the user's code called what warns."""
+
+    said: ClassVar[set[tuple[str, type[Warning], str, int]]] = set()
+
+    def __init__(self, shown: Any) -> None:
+        self._shown = shown
+
+    def __call__(
+        self, message: Any, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+    ) -> None:
+        """Show the warning if it is new."""
+        frame = sys._getframe(1) if filename.startswith(LIBRARIES) else None
+        while frame is not None and frame.f_code.co_filename.startswith((*LIBRARIES, warnings.__file__)):
+            frame = frame.f_back
+        if frame is not None:
+            filename, lineno = frame.f_code.co_filename, frame.f_lineno
+        key = (str(message), category, filename, lineno)
+        if key not in self.said:
+            self.said.add(key)
+            self._shown(message, category, filename, lineno, file, line)
+
+
+@contextmanager
+def warned_once() -> Iterator[None]:
+    """Within the context what Python warns of is said once, at the line of the user's code that it is about.
+
+    A network's code runs many times here, in modes of PyTorch's that stand between it and what warns.
+    """
+    before = warnings.showwarning
+    if isinstance(before, _AtTheUsersLine):
+        yield
+        return
+    warnings.showwarning = _AtTheUsersLine(before)
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pruning.core.hearing import LIBRARIES
 from pruning.core.memory import Place
 from pruning.core.neurons import Keep, NeuronLayer, named_buffers, named_tensors
 from pruning.discovery.alike import COUNTS, apart
@@ -41,8 +42,6 @@ from pruning.discovery.structure import Structure
 from pruning.discovery.thinning import silenced, thinned
 from pruning.discovery.values import Blend
 
-_LIBRARIES = (f"{torch.__path__[0]}/", __file__.removesuffix("discovery/proving.py"), contextlib.__file__)
-"""Where code lies that is not the user's."""
 SHARE = 0.25
 """Which share of its neurons a layer loses after the first round: one less tells nothing of code that halves things."""
 BASE = 16
@@ -402,7 +401,7 @@ def _caching(model: Discovered, modules: Sequence[str]) -> Discovered:
 def _line(error: Exception) -> str:
     """Return where in the user's code an error arose, for a sentence; empty if that is nowhere to be seen."""
     frames = traceback.extract_tb(error.__traceback__)
-    last = next((frame for frame in reversed(frames) if not frame.filename.startswith(_LIBRARIES)), None)
+    last = next((frame for frame in reversed(frames) if not frame.filename.startswith(LIBRARIES)), None)
     return f" ({last.filename.rpartition('/')[2]}:{last.lineno}, `{last.line}`)" if last and last.line else ""
 
 
