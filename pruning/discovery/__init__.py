@@ -37,6 +37,7 @@ from pruning.discovery.beginning import DIFFERENTIATING
 from pruning.discovery.computed import computed_in, plainly
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.feeding import StateNames, feeding_of, settled
+from pruning.discovery.findings import Propagation
 from pruning.discovery.learning import trained_too
 from pruning.discovery.origins import Origin
 from pruning.discovery.preparing import (
@@ -49,7 +50,6 @@ from pruning.discovery.preparing import (
     shapes_of,
     simplified,
 )
-from pruning.discovery.propagation import Propagation
 from pruning.discovery.proving import proved
 from pruning.discovery.reasons import reasons_of
 from pruning.discovery.recurrent import Narrowed, Recurrent

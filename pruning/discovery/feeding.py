@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from pruning.core.arguments import parameters_of
 from pruning.core.devices import full_precision, seeded
 from pruning.core.faults import said
-from pruning.discovery.propagation import Propagation
+from pruning.discovery.findings import Propagation
 from pruning.discovery.running import Inputs, copied, tensors_in
 from pruning.discovery.states import Arguments, Feeding, State, argument_of, exchanged, parts, with_argument
 from pruning.discovery.values import GIVEN

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from pruning.discovery.findings import Propagation
 from pruning.discovery.positions import Axis, Indices
-from pruning.discovery.propagation import Propagation
 from pruning.discovery.running import Inputs, kept_tensors
 from pruning.discovery.states import Feeding
 from pruning.discovery.tracing import propagated

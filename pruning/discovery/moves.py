@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pruning.discovery.findings import carry
 from pruning.discovery.positions import varies
-from pruning.discovery.propagation import Call, carry
+from pruning.discovery.propagation import Call
 from pruning.discovery.values import Address, Value, exchanged, flat, squeezed
 
 DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"}

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pruning.core.neurons import NeuronLayer
 from pruning.discovery.discovered import HEADS, PREFIX
+from pruning.discovery.findings import Propagation
 from pruning.discovery.following import Kept, Number, Size
-from pruning.discovery.propagation import Propagation
 
 _FOLLOWING = ("torch.nn.modules", "torch.nn.utils", "pruning.discovery")
 BACKWARDS = "_reverse"

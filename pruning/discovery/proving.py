@@ -6,7 +6,6 @@ reference is the same network with that operation done on the neurons that are l
 
 import contextlib
 import itertools
-import math
 import traceback
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.following import Number, Size
 from pruning.discovery.general import positions
 from pruning.discovery.numbers import candidates, sized
+from pruning.discovery.rounds import gone, rounds_of
 from pruning.discovery.running import (
     DRAWN,
     Inputs,
@@ -41,11 +41,6 @@ from pruning.discovery.statistics import Read, Telling, Widths, computed_with, w
 from pruning.discovery.structure import Structure
 from pruning.discovery.thinning import silenced, thinned
 from pruning.discovery.values import Blend
-
-SHARE = 0.25
-"""Which share of its neurons a layer loses after the first round: one less tells nothing of code that halves things."""
-BASE = 16
-"""In how many ways a wide layer loses neurons."""
 
 
 def proved(
@@ -74,7 +69,7 @@ def proved(
         prover.others += [Prover(*first, found, inputs, states, (), feeding, drawn) for drawn in DRAWN[1:]]
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
-    rounds = _rounds(layers)
+    rounds = rounds_of(layers)
     failing = not prover.holds(layers, [], rounds)
     if failing and (kept := prover.kept(layers)):
         numbers += kept
@@ -99,45 +94,6 @@ def proved(
     layers = [_said(layer, exact=layer.exact and layer.name not in inexact) for layer in layers]
     places = [(path[len(PREFIX) :], name) for path, name in prover.remembers]
     return Discovered(model.network, layers, {}, numbers, model.folded, remembered=places), reasons
-
-
-def _rounds(layers: Sequence[NeuronLayer]) -> list[int]:
-    """Return as many rounds as it takes for any two layers of one width to lose unequal numbers in one of them."""
-    placed, count = [(layer.width, place) for place, layer in enumerate(layers) if layer.width > 1], len(layers)
-    rounds = list(range(1 + (_coded(count) if any(width < 4 for width, _ in placed) else 1)))
-
-    def alike() -> bool:
-        """Return whether two layers of one width lose as many in each round."""
-        lost = {(width, *(_gone(width, place, each, count) for each in rounds)) for width, place in placed}
-        return len(lost) < len(placed)
-
-    while alike():
-        rounds.append(len(rounds))
-    return rounds
-
-
-def _coded(count: int) -> int:
-    """Return in how many rounds so many layers lose a neuron in half of them each, no two in the same ones."""
-    return next(rounds for rounds in itertools.count(2, 2) if math.comb(rounds, rounds // 2) >= count)
-
-
-def _gone(width: int, place: int, number: int, count: int) -> int:
-    """Return how many neurons of a layer, the so many-th of some, go in a round: the digits of its place, one a round.
-
-    Code that counts on two layers being equally wide would not be seen if both lost as many in every round. After the
-    first round a share goes, too, and the other one loses more: halves of an odd width (`chunk`) are as wide as two
-    layers of which the second lost more. Of two layers of two neurons each loses more in some round: a single one fits
-    wherever there are several, and not the other way round.
-    """
-    if width < 4:  # two stay of three
-        rounds = _coded(count)
-        codes = itertools.combinations(range(1, rounds + 1), rounds // 2)
-        return min(width - 1, int(not number or number in next(itertools.islice(codes, place, None))))
-    most, base = width * 2 // 3, max(2, min(BASE, width * 2 // 5))
-    if not number:
-        return 1 + place % base
-    digit = (place + place // base if number == 1 else place // base**number) % base
-    return max(1, min(1 + int(SHARE * width), most - base + 1)) + base - 1 - digit
 
 
 def _said(layer: NeuronLayer, *, exact: bool) -> NeuronLayer:
@@ -326,12 +282,12 @@ class Prover:
         return [n for n in numbers if not isinstance(n, Size) or (n.attribute, n.place) in calls]
 
     def some(self, layers: Sequence[NeuronLayer], number: int) -> Keep:
-        """Return all neurons but the first ones, the last one first; all in order where none goes, see `_gone`."""
+        """Return all neurons but the first ones, the last one first; all in order where none goes, see `gone`."""
         places = {layer.name: place for place, layer in enumerate(self.model.layers())}
-        gone = {layer.name: _gone(layer.width, places[layer.name], number, len(places)) for layer in layers}
-        gone = {name: max(1, count) for name, count in gone.items()} if len(layers) == 1 else gone
-        left = {layer.name: torch.arange(gone[layer.name], layer.width) for layer in layers}
-        return {name: kept.flip(0) if gone[name] else kept for name, kept in left.items()}
+        lost = {layer.name: gone(layer.width, places[layer.name], number, len(places)) for layer in layers}
+        lost = {name: max(1, count) for name, count in lost.items()} if len(layers) == 1 else lost
+        left = {layer.name: torch.arange(lost[layer.name], layer.width) for layer in layers}
+        return {name: kept.flip(0) if lost[name] else kept for name, kept in left.items()}
 
     def inexact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> set[str]:
         """Return those of the layers of which removing neurons does not equal masking them."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.neurons import TIED, UNSEEN, NeuronLayer, Slice
+from pruning.discovery.findings import Propagation
 from pruning.discovery.following import Carried, Size
 from pruning.discovery.numbers import told_sizes
 from pruning.discovery.positions import Axis, Groups, Indices, varies
-from pruning.discovery.propagation import Propagation
 from pruning.discovery.values import UNREAD, Blend, Reading
 
 

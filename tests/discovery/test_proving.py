@@ -6,7 +6,7 @@ from torch import nn
 
 from pruning.core.neurons import mask, select
 from pruning.discovery import discover
-from pruning.discovery.proving import _gone
+from pruning.discovery.rounds import gone
 from pruning.discovery.running import close
 from tests.foreign import floats
 
@@ -114,7 +114,7 @@ def test_layers_that_can_be_cut_run_however_unequally_they_are(most):
 @pytest.mark.parametrize("width", [2, 3, 4, 7, 16, 64])
 def test_any_two_layers_of_one_width_lose_unequal_numbers_in_one_of_the_rounds(width):
     layers, rounds = range(40), range(9)
-    lost = [tuple(_gone(width, place, number, len(layers)) for number in rounds) for place in layers]
+    lost = [tuple(gone(width, place, number, len(layers)) for number in rounds) for place in layers]
     assert len(set(lost)) == len(lost)
     assert width > 2 or all(
         any(a > b for a, b in zip(one, two, strict=True)) for one in lost for two in lost if one != two

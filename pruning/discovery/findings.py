@@ -1,0 +1,119 @@
+"""What is learnt of a network's neurons while it runs: who goes with whom, owns, is read, stays, and why."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pruning.discovery.positions import Axis, Positions, compact, varies
+from pruning.discovery.sizes import Counted
+from pruning.discovery.states import Edge
+from pruning.discovery.values import (
+    Address,
+    Blend,
+    Reading,
+    Shown,
+    Value,
+    column,
+    nobody,
+)
+
+
+@dataclass
+class Propagation:
+    """What is learnt about a model's neurons while its graph is gone through.
+
+    Attributes:
+        positions: Which places belong together.
+        readings: Who reads neurons, in the order in which they do.
+        owning: Axes that compute neurons or go along with them.
+        states: Which of the model's outputs, counted as they lie flat, are recurrent states to be given back.
+        even: Recurrent layers whose state is read as wide as their neurons are many, so that all must be as wide.
+        blends: Operations that take neurons together.
+        begun: The numbers of the model's inputs that a recurrence begins with, as a state.
+        used: The numbers of those that something else reads.
+        shown: Module, and whether its first input or its first output → the neurons there; None if calls differ.
+        called: The modules that are called, and not only asked for their parameters.
+        touched: The parameters and buffers that what the network returns is computed from.
+        met: Those that some operation read.
+        silent: Axes whose neurons stay whatever comes of it, so that they are nobody's.
+        counted: Numbers that calls are told in the network's code, by module, call and place, each as often as it
+            counts something else.
+        given: The places of each of the model's outputs, counted as they lie flat, in the last call.
+        carried: Places of states that go from call to call, numbered as a parameter's are → where they go in and out.
+        steps: Whether something is computed of neurons that is the same for many values, as a spike is.
+        matrices: Whether a matrix that meets neurons along one of its axes goes on as one; else its other axis stays.
+            And whether of two dimensions that a product gives together the last is that of neurons; else the first; and
+            whether a batch of matrices that meets what the code made gives what the code made.
+        crossed: Whether that made a difference.
+    """
+
+    positions: Positions = field(default_factory=Positions)
+    readings: list[Reading] = field(default_factory=list)
+    owning: dict[Axis, None] = field(default_factory=dict)
+    states: set[int] = field(default_factory=set)
+    even: set[str] = field(default_factory=set)
+    blends: list[Blend] = field(default_factory=list)
+    begun: set[int] = field(default_factory=set)
+    used: set[int] = field(default_factory=set)
+    shown: dict[tuple[str, bool], Shown | None] = field(default_factory=dict)
+    called: set[str] = field(default_factory=set)
+    touched: set[str] = field(default_factory=set)
+    met: set[str] = field(default_factory=set)
+    silent: Collection[Axis] = ()
+    counted: dict[tuple[str, str, int], list[Counted]] = field(default_factory=dict)
+    given: dict[int, Tensor] = field(default_factory=dict)
+    carried: dict[Axis, Edge] = field(default_factory=dict)
+    steps: bool = False
+    matrices: bool = True
+    crossed: bool = False
+    _functions: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    _calls: dict[tuple[int, str], int] = field(default_factory=dict)
+
+    def place(self, address: Address, dim: int) -> Tensor:
+        """Return the numbers of an address's places along one dimension of the whole."""
+        if (address.name, dim) in self.silent:
+            return nobody(address.extent)
+        (distinct,) = compact(address.coordinates[dim])  # a whole weight would be as large again
+        first = self.positions.number((address.name, dim), address.shape[dim])
+        return (first + distinct).expand(address.extent)
+
+    def axis(self, address: Address, dim: int) -> Tensor:
+        """Return the numbers of all places along one dimension of a parameter, (size,)."""
+        size = address.shape[dim]
+        if (address.name, dim) in self.silent:
+            return nobody((size,))
+        return self.positions.number((address.name, dim), size) + torch.arange(size)
+
+    def show(self, module: str, value: Value, *, entering: bool) -> None:
+        """Note what a module's first input, or its first output, shows in a call."""
+        shown, key = Shown.of(value), (module, entering)
+        if key in self.shown:
+            before = self.shown[key]
+            shown = before if before is not None and before.same(shown) else None
+        self.shown[key] = shown
+
+    def count(self, counted: Counted) -> None:
+        """Note what a number that a call is told counts."""
+        known = self.counted.setdefault((counted.module, counted.call, counted.place), [])
+        if not any(_same(counted.places, other.places) and counted.number == other.number for other in known):
+            known.append(counted)
+
+    def function(self, path: str, entered: int, kind: str) -> Tensor:
+        """Return the number of an operation: the same each time that its module is called."""
+        self._calls[entered, kind] = self._calls.get((entered, kind), 0) + 1
+        key = path, kind, self._calls[entered, kind]
+        return torch.tensor(self._functions.setdefault(key, len(self._functions) + 1))
+
+
+def carry(into: Propagation, kept: Address, value: Value) -> None:
+    """Let what is kept in a tensor go with the neurons that are written into it."""
+    for dim in range(len(kept.shape)):
+        if varies(value.places, dim) and not value.padded:
+            into.positions.link(into.axis(kept, dim), column(value.places, dim))
+            into.owning[kept.name, dim] = None
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other if one is None or other is None else torch.equal(one, other)
