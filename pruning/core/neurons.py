@@ -305,9 +305,11 @@ def cut(layers: Iterable[NeuronLayer], keep: Keep, tensors: Tensors) -> dict[str
         statistics = (piece for piece in layer.buffers if piece.parameter in left)
         for piece in (*layer.owned, *layer.read, *statistics):
             shared.setdefault((piece.parameter, piece.dim), []).append((piece, layer))
-    for (parameter, dim), pieces in shared.items():
-        positions = _remaining(left[parameter].shape[dim], pieces, kept).to(left[parameter].device)
-        left[parameter] = left[parameter].index_select(dim, positions)
+    for (parameter, dim), pieces in sorted(shared.items(), key=lambda part: part[0]):  # rows first: they lie together
+        size = left[parameter].shape[dim]
+        positions = _remaining(size, pieces, kept)
+        if not torch.equal(positions, torch.arange(size)):
+            left[parameter] = left[parameter].index_select(dim, positions.to(left[parameter].device))
     return left
 
 

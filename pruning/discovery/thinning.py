@@ -171,10 +171,11 @@ def _positions(layers: Sequence[NeuronLayer], keep: Keep, tensor: Tensor) -> lis
 
 
 def _cutting(layers: Sequence[NeuronLayer], keep: Keep, name: str, source: Tensor) -> Callable[[], nn.Parameter]:
-    """Return what cuts a weight."""
+    """Return what cuts a weight, into a tensor of its own: the module's code may write into it."""
 
     def made() -> nn.Parameter:
-        return nn.Parameter(cut(layers, keep, {name: source})[name], requires_grad=False)
+        weight = cut(layers, keep, {name: source})[name]
+        return nn.Parameter(weight.clone() if weight is source else weight, requires_grad=False)
 
     return made
 

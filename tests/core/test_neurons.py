@@ -137,3 +137,12 @@ def test_a_model_that_is_masked_for_a_while_computes_what_a_masked_one_does_and_
     with pytest.raises(KeyError), masking(model, keep):
         raise KeyError
     assert bytes_of(tensors_of(model)) == before
+
+
+def test_what_loses_nothing_in_its_order_is_not_copied_and_another_order_is_made():
+    layer = NeuronLayer("l", "dense", 3, owned=(Slice("w", dim=0),), read=(Slice("v", dim=1),), output="l")
+    tensors = {"w": torch.arange(3.0), "v": torch.arange(6.0).reshape(2, 3)}
+    whole = cut([layer], {"l": torch.arange(3)}, tensors)
+    assert whole["w"] is tensors["w"]
+    assert whole["v"] is tensors["v"]
+    assert cut([layer], {"l": torch.tensor([2, 1, 0])}, tensors)["v"].tolist() == [[2, 1, 0], [5, 4, 3]]

@@ -69,3 +69,21 @@ def test_nobody_reads_what_is_silenced_whether_weights_are_written_into_for_long
         assert torch.equal(answer, mask(model, keep)(torch.ones(4, 3)))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_module_that_writes_into_its_weight_while_it_runs_writes_into_no_other_models(monkeypatch):
+    monkeypatch.setattr(thinning, "LARGE", 1)
+
+    class Clipped(nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                self.weight.clamp_(-0.1, 0.1)
+            return super().forward(inputs)
+
+    model = pruning.discover(nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)), torch.ones(4, 3))
+    model.network[2].__class__ = Clipped
+    before = model.network[2].weight.detach().clone()
+    smaller, lean = thinning.thinned(model, {"0": torch.arange(6)}, lean=True)
+    assert lean
+    smaller(torch.ones(4, 3))
+    assert torch.equal(model.network[2].weight, before)
