@@ -66,7 +66,7 @@ def proved(
     prover = Prover(*first, found, inputs, states, cached, feeding)
     prover.others = [Prover(*fixed, found, inputs, states, (), feeding) for fixed in others]
     if prover.drawing():
-        prover.others += [Prover(*first, found, inputs, states, (), feeding, drawn) for drawn in DRAWN[1:]]
+        prover.others += [Prover(*first, found, inputs, states, (), feeding, seed) for seed in range(1, len(DRAWN))]
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
     rounds = rounds_of(layers)
@@ -155,9 +155,10 @@ class Prover:
         states: set[int],
         cached: Sequence[str] = (),
         feeding: Feeding | None = None,
-        drawn: float = DRAWN[0],
+        seed: int = 0,
     ) -> None:
-        self.model, self.remembers, self.feeding, self.drawn = model, remembers, feeding, drawn
+        self.model, self.remembers, self.feeding, self.seed = model, remembers, feeding, seed
+        self.drawn = DRAWN[seed]
         self.found, self.inputs, self.states, self.cached = found, inputs, states, cached
         self.others: list[Prover] = []
         self.lean = True
@@ -176,7 +177,7 @@ class Prover:
             inputs,
             self.states,
             feeding=self.feeding,
-            drawn=self.drawn,
+            seed=self.seed,
         )
         try:
             found, _ = finer.outputs(finer.model.double(), Still())
@@ -330,11 +331,12 @@ class Prover:
         """
         turns = self.feeding.calls if self.feeding else 2 if self.remembers else 1
         own = once and not self.remembers
-        run = running(model, self.inputs, mode, turns=1 if self.feeding else turns, feeding=self.feeding, own=own)
+        told: dict[str, Any] = {"feeding": self.feeding, "own": own, "seed": self.seed}
+        run = running(model, self.inputs, mode, turns=1 if self.feeding else turns, **told)
         with Telling(mode, read) if read else contextlib.nullcontext(), run as (_, found):
             each = len(found) // turns
             outputs = [tensor.clone() for place, tensor in enumerate(found) if place % each not in self.states]
-        self.draws |= mode.drew
+            self.draws |= mode.drew or not mode.before.untouched()  # Python and NumPy draw, too
         if mode.drew and not mode.spread and any(bool(part.isnan().any()) for part in outputs):
             mode.spread = True
             return self.outputs(model, mode, read, once=once)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pruning.core.devices import full_precision, seeded
+from pruning.core.devices import full_precision, seeded, states_of
 from pruning.core.memory import Place
 from pruning.core.rebinding import duplicated, rebind
 from pruning.core.uncompiled import Mode
@@ -47,6 +47,7 @@ def running(
     training: bool = False,
     feeding: Feeding | None = None,
     own: bool = False,
+    seed: int = 0,
 ) -> Iterator[tuple[nn.Module, list[Tensor]]]:
     """Run a copy of the network on copies of the inputs within a mode; yield that copy and the tensors that it gives.
 
@@ -62,6 +63,7 @@ def running(
         training: Whether it runs as it does while it is trained.
         feeding: If the network's state goes from call to call: how. All these calls are one turn.
         own: Whether the network itself is run, which nobody needs afterwards.
+        seed: Of what it draws, also by Python and NumPy.
     """
     traced = (network if own else copied(network, sharing=True)).train(training)
     inputs = fresh(inputs)
@@ -69,7 +71,7 @@ def running(
     torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer of a Transformer
     try:
         followed = torch.enable_grad() if differentiates(network) else torch.inference_mode()
-        with seeded(network, 0), full_precision(), followed:
+        with seeded(network, seed), full_precision(), followed:
             mode.begin(traced, inputs, prefix)
             given = []
             for _ in range(turns):
@@ -234,7 +236,8 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         self.drew = self.spread = self.apart = False
 
     def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:  # noqa: ARG002 - as every mode is told
-        """Know the modules that run."""
+        """Know the modules that run, and what would be drawn."""
+        self.before = states_of(network)
         self.paths = {id(module): path for path, module in network.named_modules()}
 
     def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

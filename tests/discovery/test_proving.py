@@ -1,5 +1,8 @@
 """The proof of what was found, where a network's draws or answers are such that nothing could be compared."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -241,3 +244,18 @@ def test_a_layer_stays_that_is_scaled_otherwise_where_it_is_narrow(least):
     found = discover(Scaled().double().eval(), floats(4, 20))
     assert not found.layers()
     assert "computes something else" in found.unprunable["enter"]
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand])
+def test_a_path_that_is_taken_by_what_python_or_numpy_draw_is_proved_too(draw):
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, steps: torch.Tensor) -> torch.Tensor:
+            hidden = self.enter(steps).relu()
+            return self.leave(hidden * (hidden.shape[1] if draw() < 0.5 else 1))
+
+    found = discover(Scaled().double().eval(), floats(4, 6))
+    assert not found.layers()
