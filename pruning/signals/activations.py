@@ -198,6 +198,11 @@ def _scales(model: Measurable, layers: Sequence[NeuronLayer], windows: Batches) 
     """Return the root mean square activation of each layer on the first window in which a target counts."""
     with evaluating(model), torch.no_grad():
         outputs = next(filter(None, (_read(model, layers, batch, None)[0] for batch in windows)), None)
+    if outputs is None and any(model.count(targets) for _, targets in windows):
+        raise ValueError(
+            "Expected a call that runs the network that it is given, got one that runs none of its layers; call that "
+            "network, its first argument."
+        )
     if outputs is None:
         raise ValueError("Expected a batch with targets that count, got none; all are ignored.")
     return {name: values.square().mean().sqrt().cpu() for name, values in outputs.items()}

@@ -79,12 +79,6 @@ def hash_of(path: Path) -> str:
     return f"{hashlib.md5(text, usedforsecurity=False).hexdigest()}.dir"
 
 
-def is_whole(lock: Path = LOCK) -> bool:
-    """Return whether a lock file is all that DVC wrote."""
-    content = lock.read_bytes()
-    return not _torn(_text(content)) and _problem(lock, content, _outputs(lock)) is None
-
-
 def mend(lock: Path = LOCK) -> None:
     """Put back what a lock file lacks and keep the cut one beside it, or copy it if it is whole.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.commands import lock
-from tasks.commands.lock import INTERNALS, is_whole, mend, read_lock
+from tasks.commands.lock import INTERNALS, mend, read_lock
 from tasks.common.parameters import Unexpected
 from tests.projects import ENVIRONMENT, run
 
@@ -58,9 +58,9 @@ def lines_cut(content: bytes) -> list[bytes]:
 def test_a_lock_file_cut_at_any_byte_is_seen_with_nothing_to_compare_it_with(project: Path) -> None:
     path = project / "dvc.lock"
     content = path.read_bytes()
-    assert is_whole(path)
-    whole = [size for size in range(len(content)) if path.write_bytes(content[:size]) >= 0 and is_whole(path)]
-    assert whole == []
+    outputs = lock._outputs(path)
+    whole = [size for size in range(len(content) + 1) if lock._problem(path, content[:size], outputs) is None]
+    assert whole == [len(content)]
 
 
 def test_a_lock_file_cut_at_any_line_is_put_back_whole_from_the_last_whole_one(
@@ -115,7 +115,7 @@ def test_a_lock_file_without_any_copy_is_mended_as_far_as_it_goes_and_dvc_restor
     assert not path.exists() or content.startswith(path.read_bytes())
     assert "Running stage" not in run(["dvc", "repro"], project).stdout
     assert path.read_bytes() == content
-    assert is_whole(path)
+    assert lock._problem(path, content, lock._outputs(path)) is None
 
 
 def test_what_git_has_tells_a_cut_too(project: Path) -> None:
