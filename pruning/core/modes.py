@@ -96,6 +96,21 @@ def derivatives(
 
 
 @contextmanager
+def reassigned(model: nn.Module) -> Iterator[None]:
+    """Within the context code may give parameters other tensors, `p.data = …`; they then have those that they had.
+
+    So does an encoder that follows another one by momentum in each call.
+    """
+    held = [(parameter, parameter.data) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, own in held:
+            if parameter.data_ptr() != own.data_ptr():
+                parameter.data = own
+
+
+@contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Within the context what is drawn follows one seed; random states and buffers are then as they were."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -110,7 +125,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 class evaluating:  # noqa: N801 - a context manager reads as a verb
-    """Switch a model to evaluation and each of its modules back to the mode it was in.
+    """Switch a model to evaluation, and each of its modules back to the mode, and the parameters, that it had.
 
     The global random states are left as they were, too, the CPU's and those of the devices that the model lives on: a
     `DataLoader` draws from them whenever it is read, and so does a module that draws in evaluation mode.
@@ -121,10 +136,13 @@ class evaluating:  # noqa: N801 - a context manager reads as a verb
 
     def __enter__(self) -> None:
         self.random = RandomStates(accelerators_of(self.model))
+        self.held = reassigned(self.model)
+        self.held.__enter__()
         self.model.eval()
 
     def __exit__(self, *_: object) -> None:
         self.random.restore()
+        self.held.__exit__(None, None, None)
         for module, mode in self.modes.items():
             module.training = mode
 

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from pruning.core.devices import full_precision, seeded, states_of
 from pruning.core.memory import Place
+from pruning.core.modes import reassigned
 from pruning.core.rebinding import duplicated, rebind
 from pruning.core.uncompiled import Mode
 from pruning.discovery.beginning import differentiates
@@ -71,7 +72,7 @@ def running(
     torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer of a Transformer
     try:
         followed = torch.enable_grad() if differentiates(network) else torch.inference_mode()
-        with seeded(network, seed), full_precision(), followed:
+        with reassigned(traced), seeded(network, seed), full_precision(), followed:
             mode.begin(traced, inputs, prefix)
             given = []
             for _ in range(turns):

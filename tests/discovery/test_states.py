@@ -481,3 +481,40 @@ def test_a_state_is_followed_on_every_path_that_calls_take():
         for _ in range(3):
             (answer, one), (expected, other) = smaller(floats(2, 4), one, task), masked(floats(2, 4), other, task=task)
             torch.testing.assert_close(answer, expected, rtol=0, atol=1e-13)
+
+
+class Following(nn.Module):
+    """As encoders in contrastive learning: one follows the other by momentum, in each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.other = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
+
+    def forward(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            for own, follows in zip(self.first.parameters(), self.other.parameters(), strict=True):
+                follows.data = 0.5 * follows.data + 0.5 * own.data
+        return self.first(one), self.other(other)
+
+
+def test_weights_that_follow_others_in_each_call_are_left_as_they_were_and_go_with_them() -> None:
+    torch.manual_seed(0)
+    network = Following().double()
+    batches = [(torch.randn(6, 4).double(), torch.randn(6, 4).double()) for _ in range(3)]
+
+    def kept(of: nn.Module) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in of.state_dict().items()}
+
+    before = kept(network)
+    found = pruning.discover(network, batches[0])
+    assert [(layer.name, layer.width, layer.exact) for layer in found.layers()] == [("first.0", 8, True)]
+    keep = {"first.0": torch.tensor([6, 1, 3])}
+    smaller, masked = pruning.select(found, keep), pruning.mask(found, keep)
+    for batch in batches:
+        for one, other in zip(smaller(*batch), masked(*batch), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    importance = pruning.importance(found, batches, lambda outputs, _: (outputs[0] - outputs[1]).square().mean())
+    pruning.prune(found, importance)
+    for whole in (network, found.network):
+        after = kept(whole)
+        assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
