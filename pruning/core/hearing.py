@@ -4,14 +4,20 @@ import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from functools import wraps
+from inspect import signature
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import torch
 
 LIBRARIES = (f"{torch.__path__[0]}/", __file__.removesuffix("core/hearing.py"), contextlib.__file__)
 """Where code lies that is not the user's."""
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class _AtTheUsersLine:
@@ -52,6 +58,28 @@ def warned_once() -> Iterator[None]:
         yield
     finally:
         warnings.showwarning = before
+
+
+def front_door(function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that people call: within `warned_once`, and an argument that it does not have is refused.
+
+    >>> @front_door
+    ... def shorten(text, *, length=1): ...
+    >>> shorten("abc", size=2)
+    Traceback (most recent call last):
+    TypeError: Unknown argument 'size' of shorten; known: ['text', 'length'].
+    """
+    known = list(signature(function).parameters)
+
+    @wraps(function)
+    def entered(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(f"Unknown argument {name!r} of {function.__name__}; known: {known}.")
+        with warned_once():
+            return function(*args, **kwargs)
+
+    return entered
 
 
 @contextmanager

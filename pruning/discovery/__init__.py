@@ -28,7 +28,7 @@ from torch.utils import _pytree as pytree
 from pruning.core.arguments import given_as
 from pruning.core.devices import drawing
 from pruning.core.faults import said
-from pruning.core.hearing import warned_once
+from pruning.core.hearing import front_door
 from pruning.core.nested import tensors_in
 from pruning.core.words import described
 from pruning.discovery.across import crossing, joined
@@ -64,7 +64,7 @@ from pruning.discovery.values import GIVEN, Reading
 __all__ = ["Attention", "Discovered", "Narrowed", "Recurrent", "StateNames", "discover"]
 
 
-@warned_once()
+@front_door
 def discover(
     model: nn.Module, example_inputs: Any, *, also: Sequence[Any] = (), carried: StateNames | None = None
 ) -> Discovered:

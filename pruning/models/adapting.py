@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from pruning.core.hearing import warned_once
+from pruning.core.hearing import front_door
 from pruning.core.neurons import PrunableModule
 from pruning.data.batches import Split
 from pruning.discovery import StateNames, discover
@@ -25,7 +25,7 @@ from pruning.models.objectives import Criterion, Objective
 from pruning.models.use import Use, one_loss
 
 
-@warned_once()
+@front_door
 def adapt(
     network: nn.Module,
     inputs: Any,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pruning.core.devices import expect_seed, seeded
-from pruning.core.hearing import warned_once
+from pruning.core.hearing import front_door
 from pruning.core.modes import NOT_FINITE, ONCE, once_alone
 from pruning.core.neurons import Keep
 from pruning.core.options import FIRING, expect_known
@@ -257,7 +257,7 @@ class Importance:
         return "\n".join(lines)
 
 
-@warned_once()
+@front_door
 def importance(
     found: nn.Module,
     data: Any,

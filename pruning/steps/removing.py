@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, get_args
 from torch import nn
 
 from pruning.core.devices import seeded
-from pruning.core.hearing import heard_once, warned_once
+from pruning.core.hearing import front_door, heard_once
 from pruning.core.neurons import Keep, NeuronLayer
 from pruning.core.options import Repair, Scope, expect_known
 from pruning.core.progress import Track, silently
@@ -79,7 +79,7 @@ class Report:
         return "\n".join(lines)
 
 
-@warned_once()
+@front_door
 def prune(
     found: nn.Module,
     importance: Importance,

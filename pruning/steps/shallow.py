@@ -9,7 +9,7 @@ import pandas as pd
 
 from pruning.ablation.depth import depth_table, in_turn
 from pruning.core.devices import seeded
-from pruning.core.hearing import warned_once
+from pruning.core.hearing import front_door
 from pruning.core.options import expect_known
 from pruning.core.progress import Track, silently
 from pruning.core.words import table_of
@@ -92,7 +92,7 @@ class Depth:
         )
 
 
-@warned_once()
+@front_door
 def depth(
     found: Any,
     data: Any,

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from pruning.core.hearing import warned_once
+from pruning.core.hearing import front_door
 from pruning.core.progress import Track, silently
 from pruning.core.words import described
 from pruning.evaluation.measures import Loss, loss_of
@@ -22,7 +22,7 @@ USUAL = Recipe(epochs=3, learning_rate=1e-3, portion=1.0, warmup=0.1, weight_dec
 """How a pruned network is trained where nothing else is said."""
 
 
-@warned_once()
+@front_door
 def finetune(
     smaller: nn.Module,
     data: Any,
@@ -137,7 +137,7 @@ def _taught(teacher: Any, model: Measurable, data: Any) -> Measurable:
     return measurable(teacher, data, use.criterion, call=use.call, split=use.split, example_dim=use.example_dim)
 
 
-@warned_once()
+@front_door
 def evaluate(network: nn.Module, data: Any, loss: Any = None, *, metrics: Any = None, track: Track = silently) -> Loss:
     """Return a network's loss and metrics over data, see `pruning.loss_of`; `print` shows them.
 

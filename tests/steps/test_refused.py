@@ -340,6 +340,19 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         )
         for said, loss in (("a loss", LOSS), ("one of one's own", lambda outputs, targets: LOSS(outputs, targets)))
     },
+    **{
+        f"{name} by an argument that it does not have": (
+            lambda asked=asked, given=given: asked(**{given: 1}),
+            TypeError,
+            f"Unknown argument '{given}' of {name}; known: [",
+        )
+        for name, given, asked in (
+            ("prune", "within", pruned),
+            ("finetune", "optimizer", finetuned),
+            ("importance", "method", measured),
+            ("discover", "inputs", pruning.discover),
+        )
+    },
     "to prune another network": (
         lambda: pruning.prune(nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 3)), MEASURED),
         ValueError,
