@@ -61,11 +61,13 @@ def what_the_disk_says(error: OSError) -> str:
     "Expected files and a disk that can be used, got 'Read-only file system' for .dvc/tmp/lock; go on in a clone where \
 you may write."
     """
-    of = "" if error.filename is None else f" for {error.filename}"
-    do = "; make room on the disk, then run the same command" if error.errno in NO_ROOM else ""
+    do = "see that it is there"
+    if error.errno in NO_ROOM:
+        do = "make room on the disk, then run the same command"
     if error.errno in NOT_OURS:
-        do = "; go on in a clone where you may write"
-    return f"Expected files and a disk that can be used, got '{error.strerror or error}'{of}{do}."
+        do = "go on in a clone where you may write"
+    reason, file = error.strerror or error, error.filename or "a file"
+    return f"Expected files and a disk that can be used, got '{reason}' for {file}; {do}."
 
 
 def read_json(path: Path) -> Any:
