@@ -268,7 +268,7 @@ def _ridge(signals: np.ndarray, target: np.ndarray, penalty: float) -> np.ndarra
 
 def _standard_ranks(values: np.ndarray) -> np.ndarray:
     """Return the ranks of each row, less their mean and over their spread; zeros where a row does not vary."""
-    ranks = pd.DataFrame(values).rank(axis=1).to_numpy()
+    ranks = np.ascontiguousarray(pd.DataFrame(values).rank(axis=1))  # laid out as the rows, so that sums add in order
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
     spread = ranks.std(axis=1, keepdims=True)
     return np.asarray(np.divide(ranks, spread, out=np.zeros_like(ranks), where=spread > 0))
