@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ _ONCE = ("derivative", "double backward", "differentiate twice", "not implemente
 """What PyTorch says of a function that it can differentiate once alone."""
 ONCE = "PyTorch cannot differentiate the network and its loss twice"
 """Why there are no second derivatives then."""
+_WHOLE = WeakSet[nn.Module]()
+"""The models whose second derivatives are known to have all parts."""
 NOT_FINITE = "its second derivatives are not finite, as those of a distance that is 0 are not"
 """Why those that there are tell nothing."""
 
@@ -56,6 +59,34 @@ def thawed(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+def operations_behind(tensors: Iterable[Tensor]) -> set[str]:
+    """Return the names of the nodes that autograd would pass the gradients of tensors back through."""
+    nodes, seen = [tensor.grad_fn for tensor in tensors], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            nodes += [before for before, _ in node.next_functions]
+    return {node.name() for node in seen}
+
+
+def expect_twice(model: nn.Module, gradients: Iterable[Tensor]) -> None:
+    """Refuse gradients that a `once_differentiable` function took part in: PyTorch would leave out what it computes.
+
+    Args:
+        model: It is asked about once, which takes as long as a step of training.
+        gradients: By its parameters, with their graph.
+
+    Raises:
+        RuntimeError: As PyTorch does where such a function is differentiated twice for all to see.
+    """
+    if model in _WHOLE:
+        return
+    if any(name.endswith("autograd::Error") for name in operations_behind(gradients)):
+        raise RuntimeError("trying to differentiate twice a function that was marked with @once_differentiable")
+    _WHOLE.add(model)
 
 
 def derivatives(

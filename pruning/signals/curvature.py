@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from pruning.core import options
 from pruning.core.devices import finest, twice_differentiable
-from pruning.core.modes import derivatives, differentiating, evaluating
+from pruning.core.modes import derivatives, differentiating, evaluating, expect_twice, operations_behind
 from pruning.core.neurons import NeuronLayer, gather, real_pairs
 from pruning.models.base import Measurable
 
@@ -111,7 +111,7 @@ class Curvature:
     ) -> str:
         """Return why differences of gradients cannot stand for the Hessian; empty if they can."""
         with evaluating(self.model), twice_differentiable():  # whose kernels show what they are made of
-            names = sorted(operations_behind(self.model.loss(inputs, targets, state)[0]))
+            names = sorted(operations_behind([self.model.loss(inputs, targets, state)[0]]))
         kinked = next((name for name in names if name.startswith(KINKED)), None)
         if kinked:
             return f"the derivative of {kinked.partition('Backward')[0]} jumps"
@@ -127,6 +127,7 @@ class Curvature:
         with twice_differentiable():
             loss, after = self.model.loss(inputs, targets, state)
             gradients = derivatives(loss, parameters, create_graph=True)
+        expect_twice(self.model, gradients)
         products = derivatives(gradients, parameters, along=list(signs.values()))
         probed = {name: v * hv for (name, v), hv in zip(signs.items(), products, strict=True)}
         return {layer.name: gather(layer.owned, probed).sum(1) for layer in self.layers}, after
@@ -172,17 +173,6 @@ def owned_parameters(model: Measurable, layers: Sequence[NeuronLayer]) -> dict[s
     """Return the parameters that hold neurons' own weights, by name."""
     owned = {piece.parameter for layer in layers for piece in layer.owned}
     return {name: parameter for name, parameter in model.named_parameters() if name in owned}
-
-
-def operations_behind(tensor: Tensor) -> set[str]:
-    """Return the names of the nodes that autograd would pass a tensor's gradient back through."""
-    nodes, seen = [tensor.grad_fn], set()
-    while nodes:
-        node = nodes.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            nodes += [before for before, _ in node.next_functions]
-    return {type(node).__name__ for node in seen}
 
 
 def step_of(parameters: Iterable[Tensor]) -> float:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pruning.core.devices import twice_differentiable
 from pruning.core.hooks import at_targets
-from pruning.core.modes import carried, derivatives, once_alone
+from pruning.core.modes import carried, derivatives, expect_twice, once_alone
 from pruning.core.neurons import NeuronLayer, gather, real_pairs
 from pruning.core.sketches import covariance_of
 from pruning.core.statistics import Covariance
@@ -221,7 +221,7 @@ def _derivatives(
     count, objective = model.count(targets), model.objective(targets)
     with twice_differentiable():
         outputs, offsets, after = model.tapped(inputs, state)
-        true, gradients, curved = _true(objective.likelihood_loss(outputs, targets), weights, offsets)
+        true, gradients, curved = _true(model, objective.likelihood_loss(outputs, targets), weights, offsets)
         sums = {
             "snip": _over_own(layers, weights, gradients, lambda w, g: (w * g).abs()),
         }
@@ -253,7 +253,7 @@ def _over_own(
 
 
 def _true(
-    loss: Tensor, weights: Mapping[str, Tensor], offsets: Mapping[str, Tensor]
+    model: Measurable, loss: Tensor, weights: Mapping[str, Tensor], offsets: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor] | None]:
     """Return γ by layer, g and H g by parameter, from the loss by true targets; the graph stays for sampled ones.
 
@@ -267,6 +267,7 @@ def _true(
         dict(zip(weights, still, strict=True)),
     )
     try:
+        expect_twice(model, gradients)
         curved = derivatives(gradients, weights.values(), along=still, retain_graph=True)
     except (RuntimeError, NotImplementedError) as error:
         if not once_alone(error):

@@ -8,7 +8,7 @@ from torch import nn
 
 from pruning.core import devices
 from pruning.core.devices import twice_differentiable
-from pruning.signals.curvature import operations_behind
+from pruning.core.modes import operations_behind
 
 LAYERS = {
     "lstm": nn.LSTM,
@@ -149,7 +149,7 @@ def test_without_gradients_a_layer_runs_as_it_always_does():
 @pytest.mark.parametrize(("kind", "seen"), [("relu", True), ("tanh", False)])
 def test_a_graph_names_the_kinks_of_a_recurrent_layer(kind, seen):
     with twice_differentiable():
-        names = operations_behind(layer_of(kind)(inputs_of())[0].sum())
+        names = operations_behind([layer_of(kind)(inputs_of())[0].sum()])
     assert any(name.startswith("Relu") for name in names) == seen
 
 

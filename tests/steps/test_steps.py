@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -309,6 +310,30 @@ def test_a_loss_that_is_differentiated_once_alone_leaves_out_what_needs_it_twice
     assert found.left_out == {"hessian": "PyTorch cannot differentiate the network and its loss twice"}
     assert found.table["fused"].notna().all()
     assert "not measured: hessian, because PyTorch cannot differentiate the network and" in str(found)
+
+
+def test_a_function_marked_once_differentiable_leaves_out_second_derivatives_and_no_zeros_stand_for_them():
+    class Bent(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(values.tanh())
+            return values.tanh()
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, slopes: torch.Tensor) -> torch.Tensor:
+            return slopes * (1 - ctx.saved_tensors[0] ** 2)
+
+    class Bend(nn.Module):
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return Bent.apply(values)
+
+    batches = [(torch.randn(8, 4), torch.arange(8) % 3) for _ in range(4)]
+    network = nn.Sequential(nn.Linear(4, 6), Bend(), nn.Linear(6, 3))
+    found = pruning.importance(network, batches, nn.CrossEntropyLoss(), signals=["weights", "hessian", "criteria"])
+    assert found.left_out == {"hessian": ONCE, "grasp": ONCE}
+    assert found.table[["hessian", "grasp"]].isna().all(axis=None)
+    assert (found.table["taylor_first"] > 0).all()
 
 
 def test_a_loss_with_a_distance_of_each_example_to_itself_leaves_out_the_hessian_alone():
