@@ -13,11 +13,11 @@ from pruning.core.uncompiled import uncompiled
 def clip(parameters: Iterable[torch.Tensor], most: float) -> None:
     """Scale all gradients so that their norm is at most this; sparse ones, of which there is no norm, become dense.
 
-    >>> table = torch.nn.Embedding(3, 1, sparse=True)
-    >>> table(torch.tensor([2])).sum().backward()
-    >>> clip(table.parameters(), 0.5)
+    >>> table = torch.nn.Embedding(2, 2, sparse=True)
+    >>> table(torch.tensor([1])).sum().backward()
+    >>> clip(table.parameters(), 0.5**0.5)
     >>> table.weight.grad.flatten().round(decimals=4).tolist()
-    [0.0, 0.0, 0.5]
+    [0.0, 0.0, 0.5, 0.5]
     """
     learning = list(parameters)
     for parameter in learning:

@@ -55,7 +55,7 @@ def wrapped(lines: Iterable[str]) -> list[str]:
     """Return sentences in lines of at most `WIDE` columns, what follows the first two further in; words stay whole.
 
     >>> [len(line) for line in wrapped(["  one: " + "word " * 20, ""])], wrapped(["  one"])
-    ([76, 37, 0], ['  one'])
+    ([76, 33, 0], ['  one'])
     """
     return [part for line in lines for part in _wrapped(line)]
 
