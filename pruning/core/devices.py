@@ -252,7 +252,7 @@ def seeded_on(devices: Iterable[torch.device], seed: int) -> Iterator[None]:
 @contextmanager
 def drawing(module: nn.Module) -> Iterator[None]:
     """Within the context, the module may draw random numbers where it lives; random states are then as before."""
-    states = RandomStates(accelerators_of(module))
+    states = states_of(module)
     try:
         yield
     finally:

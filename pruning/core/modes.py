@@ -8,7 +8,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from pruning.core.devices import RandomStates, accelerators_of, seeded, without_cudnn
+from pruning.core.devices import seeded, states_of, without_cudnn
 from pruning.core.neurons import real_pairs
 
 _ONCE = ("derivative", "double backward", "differentiate twice", "not implemented", "not require grad")
@@ -166,7 +166,7 @@ class evaluating:  # noqa: N801 - a context manager reads as a verb
         self.model, self.modes = model, {module: module.training for module in model.modules()}
 
     def __enter__(self) -> None:
-        self.random = RandomStates(accelerators_of(self.model))
+        self.random = states_of(self.model)
         self.held = reassigned(self.model)
         self.held.__enter__()
         self.model.eval()

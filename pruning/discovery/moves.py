@@ -211,7 +211,7 @@ def copy(call: Call) -> Any:
 def chosen(call: Call) -> Any:
     """`index_select(x, dim, indices)` and `gather`: along another dimension than the neurons'."""
     value, dim, indices = call.args[:3]
-    if (found := _looked_up(call, value, [None] * dim + [indices])) is not None:
+    if (found := _looked_up(call, value, [indices])) is not None:
         return found
     if isinstance(value, Address):
         value = call.as_value(value, [axis for axis in range(len(value.extent)) if axis != dim % len(value.extent)])

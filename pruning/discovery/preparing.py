@@ -54,11 +54,12 @@ def simplified(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     for module in network.modules():
         tensors = {name: value for name, value in vars(module).items() if type(value) is Tensor}
         begun = begun_with(type(module)) if tensors else {}
+        kept = bool(tensors) and lists_buffers(type(module))
         for name, value in tensors.items():
             number = not value.ndim and not value.is_floating_point()
             if name in begun:  # a state that the last call left
                 setattr(module, name, begun[name])
-            elif not (name.startswith("_") or number or lists_buffers(type(module))):  # it is cut as a buffer is
+            elif not (name.startswith("_") or number or kept):  # it is cut as a buffer is
                 delattr(module, name)
                 module.register_buffer(name, value)
     return network, folded

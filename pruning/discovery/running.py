@@ -14,6 +14,7 @@ from pruning.core.modes import reassigned
 from pruning.core.rebinding import duplicated, rebind
 from pruning.core.uncompiled import Mode
 from pruning.discovery.beginning import differentiates
+from pruning.discovery.moves import DROPOUTS
 from pruning.discovery.operations import RULES
 from pruning.discovery.states import STEPS, Arguments, Feeding
 from pruning.discovery.values import flat
@@ -34,7 +35,6 @@ DRAWS = {*_DRAWS.split()}
 """What draws numbers, also into a tensor that is there."""
 DRAWN = (0.5, 0.01, 0.99)
 """What stands for numbers that are drawn between 0 and 1: what is compared with them shows with one of these."""
-_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
 
 
 @contextmanager
@@ -247,7 +247,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         if self.index in self.instead:
             return self.instead[self.index](operation, args, kwargs)
         found = operation(*args, **kwargs)
-        if name.removesuffix("_") in _DROPOUTS and not name.endswith("_"):
+        if name.removesuffix("_") in DROPOUTS and not name.endswith("_"):
             return found if isinstance(found, tuple) else args[0].clone()
         if name.removesuffix("_") in DRAWS:
             self.drew = True
