@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.answers import tensors_of
 from pruning.discovery.running import copied
 
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
@@ -70,8 +71,6 @@ def torch_pruned(
 
 def answer_of(given: Any) -> Any:
     """Return tensors that carry gradients, from which Torch-Pruning goes back."""
-    from benchmarks.networks import tensors_of
-
     return [part for part in tensors_of(given) if part.grad_fn is not None]
 
 

@@ -60,10 +60,13 @@ def _watched(words: Sequence[str]) -> AbstractContextManager[None]:
     """Return the context in which what a stage of DVC's says is kept, for MLflow if it fails; it changes no result."""
     if not os.environ.get("DVC_STAGE") or not words or words[0] in COMMANDS:
         return nullcontext()
-    context: AbstractContextManager[None] = importlib.import_module("tasks.commands.tracking.journal").watched(
-        "@".join(words)
-    )
+    watched = importlib.import_module("tasks.commands.tracking.journal").watched
+    context: AbstractContextManager[None] = watched("@".join(words), _tell)
     return context
+
+
+def _tell() -> None:
+    importlib.import_module("tasks.commands.tracking.failures").log_failures()  # imports MLflow, which takes seconds
 
 
 def _run(words: Sequence[str]) -> None:

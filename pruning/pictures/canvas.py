@@ -1,12 +1,11 @@
-"""How every picture looks: colours that everybody can tell apart, type that can be read at a page's width."""
+"""What a picture is drawn on: sheets in the project's style, ticks, short names, and the layers that have room."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from pruning.core.options import expect_known
-from pruning.extras import needed
+from pruning.pictures.style import COLOURS, MARKERS, SMALL, WIDTH, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,31 +13,6 @@ if TYPE_CHECKING:
     from pruning.pictures.figure import Picture
 
 P = ParamSpec("P")
-
-WIDTH = 10.0
-"""Of a picture in inches: 800 pixels at 80 dots an inch, which a page has room for."""
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7F7F7F", "#882255", "#117733")
-"""Okabe and Ito's colours, and three more: whoever sees no red or no green tells them apart."""
-KEPT, REMOVED, INK, FAINT = COLOURS[0], "#F5C26B", "#222222", "#999999"
-"""Kept neurons are dark, removed ones light, so that print without colours tells them apart too."""
-SIGNED = "RdBu_r"
-"""From −1, blue, by way of white to 1, red."""
-MARKERS = "osD^vP*X<>"
-SMALL = 9
-"""The smallest type, in points."""
-STYLE: dict[str, Any] = {
-    "font.size": 11,
-    "axes.titlesize": "medium",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "figure.dpi": 110,
-    "savefig.dpi": 110,
-    "svg.hashsalt": "fixed",
-}
 
 
 def drawn(make: "Callable[P, Picture]") -> "Callable[P, Picture]":
@@ -54,23 +28,6 @@ def drawn(make: "Callable[P, Picture]") -> "Callable[P, Picture]":
             return make(*args, **kwargs)
 
     return styled
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Within the context, matplotlib draws in this style alone.
-
-    Raises:
-        ModuleNotFoundError: Without matplotlib, which the extra `plots` brings.
-    """
-    mpl = needed("matplotlib", "plots")
-    from cycler import cycler  # which comes with it
-
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        ours: Any = {**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}
-        mpl.rcParams.update(ours)
-        yield
 
 
 def sheet(height: float, width: float = WIDTH) -> "Picture":

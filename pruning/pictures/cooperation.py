@@ -8,8 +8,9 @@ from torch import Tensor
 
 from pruning.core.neurons import Keep, PrunableModule, named_tensors
 from pruning.core.statistics import merged
-from pruning.pictures.canvas import INK, KEPT, REMOVED, SMALL, drawn, sheet, short, shown_layers
+from pruning.pictures.canvas import drawn, sheet, short, shown_layers
 from pruning.pictures.importance import kept_of
+from pruning.pictures.style import INK, KEPT, REMOVED, SMALL
 from pruning.signals.activations import Covariances
 from pruning.signals.cooperative import edges_of, recurrent_coupling
 

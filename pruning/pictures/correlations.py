@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from pruning.core.options import expect_known
-from pruning.pictures.canvas import FAINT, SIGNED, SMALL, WIDTH, drawn, sheet
+from pruning.pictures.canvas import drawn, sheet
 from pruning.pictures.importance import columns_of
+from pruning.pictures.style import FAINT, SIGNED, SMALL, WIDTH
 
 if TYPE_CHECKING:
     from pruning.pictures.figure import Picture

@@ -9,8 +9,9 @@ import pandas as pd
 
 from pruning.evaluation.comparison import measure_of
 from pruning.evaluation.front import on_front
-from pruning.pictures.canvas import INK, SMALL, drawn, look, sheet
+from pruning.pictures.canvas import drawn, look, sheet
 from pruning.pictures.retention import readable
+from pruning.pictures.style import INK, SMALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from pruning.pictures.canvas import COLOURS, INK, drawn, look, one
+from pruning.pictures.canvas import drawn, look, one
+from pruning.pictures.style import COLOURS, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

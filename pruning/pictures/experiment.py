@@ -9,8 +9,9 @@ import pandas as pd
 from pruning.evaluation.comparison import PHASES
 from pruning.experiment.variants import CONTROL, VARIANTS
 from pruning.experiment.verdict import AGREEMENT, PHASE, PRECISION
-from pruning.pictures.canvas import COLOURS, INK, SMALL, drawn, look, sheet
+from pruning.pictures.canvas import drawn, look, sheet
 from pruning.pictures.retention import readable
+from pruning.pictures.style import COLOURS, INK, SMALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pruning.core.options import expect_known
-from pruning.pictures.canvas import style
+from pruning.pictures.style import style
 
 
 class Picture(Figure):

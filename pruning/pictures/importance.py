@@ -9,7 +9,8 @@ import pandas as pd
 
 from pruning.core.neurons import Keep
 from pruning.core.options import expect_known
-from pruning.pictures.canvas import FAINT, KEPT, REMOVED, SMALL, WIDTH, drawn, few, sheet, short, shown_layers
+from pruning.pictures.canvas import drawn, few, sheet, short, shown_layers
+from pruning.pictures.style import FAINT, KEPT, REMOVED, SMALL, WIDTH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,9 @@ import pandas as pd
 from pruning.core.neurons import Keep
 from pruning.core.options import expect_known
 from pruning.evaluation.comparison import PHASES, measure_of
-from pruning.pictures.canvas import FAINT, INK, KEPT, REMOVED, SMALL, drawn, few, look, one, sheet, short, shown_layers
+from pruning.pictures.canvas import drawn, few, look, one, sheet, short, shown_layers
 from pruning.pictures.importance import kept_of
+from pruning.pictures.style import FAINT, INK, KEPT, REMOVED, SMALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,10 +26,11 @@ from pruning.fusion.fused import fuse
 from pruning.fusion.fusing import Fusing
 from pruning.fusion.schemas import CHOICES
 from pruning.models.base import Measurable
-from pruning.pictures.card import NeuronCard, card_of
+from pruning.pictures.card import NeuronCard
 from pruning.pictures.cooperation import cooperation, cooperation_edges
 from pruning.pictures.correlations import correlations
 from pruning.pictures.importance import importance_by_layer
+from pruning.pictures.neuron import card_of
 from pruning.pictures.retention import error_by_share
 from pruning.selection.allocation import Allocation
 from pruning.selection.budgets import Budget, budget_of

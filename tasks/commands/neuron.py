@@ -5,7 +5,8 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
-from pruning.pictures.card import NeuronCard, card_of
+from pruning.pictures.card import NeuronCard
+from pruning.pictures.neuron import card_of
 from pruning.signals.schemas import BESIDE, SIGNALS
 from tasks.commands.settled import settled
 from tasks.common.covariances import read_covariances

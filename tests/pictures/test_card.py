@@ -14,7 +14,7 @@ from pruning.data.windows import Windows
 from pruning.experiment.measuring import USUAL, calibrate
 from pruning.fusion.fused import fuse
 from pruning.fusion.fusing import Fusing
-from pruning.pictures.card import card_of
+from pruning.pictures.neuron import card_of
 from pruning.signals.cooperative import edges_of, recurrent_coupling
 from tests.tiny import text, tiny
 

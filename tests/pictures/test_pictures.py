@@ -13,7 +13,6 @@ import torch
 from matplotlib.colors import to_hex
 from scipy.stats import spearmanr
 
-from pruning.pictures.canvas import COLOURS, KEPT, REMOVED, WIDTH, style
 from pruning.pictures.cooperation import cooperation, grouped, strongest
 from pruning.pictures.correlations import MEASURED, correlations, rank_correlations
 from pruning.pictures.costs import costs, tried
@@ -21,6 +20,7 @@ from pruning.pictures.curves import finetuning, training
 from pruning.pictures.figure import Picture
 from pruning.pictures.importance import importance_by_layer
 from pruning.pictures.retention import error_by_share, removal, retention
+from pruning.pictures.style import COLOURS, KEPT, REMOVED, WIDTH, style
 
 SIGNALS = ("weights", "hessian", "activations")
 PHASES = ("pruned", "reconstructed", "finetuned")

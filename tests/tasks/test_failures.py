@@ -71,7 +71,7 @@ def test_a_reproduction_without_prefect_leaves_a_failed_run_too(tmp_path: Path) 
 
 
 def test_an_error_that_nobody_foresaw_is_told_with_its_traceback(project: Path) -> None:
-    with pytest.raises(RuntimeError), watched("prune@random"):
+    with pytest.raises(RuntimeError), watched("prune@random", log_failures):
         raise RuntimeError("a tensor too many")
     (run,) = every_run(project)
     assert run.data.tags["last line"] == "RuntimeError: a tensor too many"
@@ -79,7 +79,7 @@ def test_an_error_that_nobody_foresaw_is_told_with_its_traceback(project: Path) 
 
 
 def test_a_stage_that_was_killed_is_told_of_by_whoever_tracks_next(project: Path) -> None:
-    code = f"{STAGE}\nwith watched('train'): say('half of it'); time.sleep(600)"
+    code = f"{STAGE}\nwith watched('train', print): say('half of it'); time.sleep(600)"
     stage = subprocess.Popen([sys.executable, "-c", code], cwd=project, env=ENVIRONMENT)
     for _ in range(600):
         assert stage.poll() is None
@@ -101,7 +101,7 @@ def test_a_store_that_is_down_keeps_the_lines_and_hides_no_error(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # where nobody listens
-    with pytest.raises(ValueError, match="no such thing"), watched("train"):
+    with pytest.raises(ValueError, match="no such thing"), watched("train", log_failures):
         raise ValueError("no such thing")
     assert "`python -m tasks track --failed` tells of train later" in capsys.readouterr().out
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -110,7 +110,7 @@ def test_a_store_that_is_down_keeps_the_lines_and_hides_no_error(
 
 
 def test_an_interruption_is_no_failure(project: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), watched("train"):
+    with pytest.raises(KeyboardInterrupt), watched("train", log_failures):
         raise KeyboardInterrupt
     assert left_behind() == []
     assert not (project / "mlflow.db").exists()

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +77,12 @@ class Journal:
 
 
 @contextmanager
-def watched(address: str) -> Iterator[None]:
-    """Within the context, keep what a stage says and loads the machine with; if it fails, tell MLflow.
+def watched(address: str, tell: Callable[[], None]) -> Iterator[None]:
+    """Within the context, keep what a stage says and loads the machine with.
 
     Args:
         address: The stage, as DVC calls it.
+        tell: Called if the stage fails, when all that it said is kept.
     """
     if not INTERNALS.is_dir():  # where DVC was never initialised nobody reads it
         yield
@@ -99,9 +100,7 @@ def watched(address: str) -> Iterator[None]:
             file.write(f"{error}\n" if sentence else traceback.format_exc())
             _note(file, failed=True)
             file.close()
-            from tasks.commands.tracking.failures import log_failures  # imports MLflow
-
-            log_failures()
+            tell()
             raise
         except BaseException:  # an interruption is no failure
             path.unlink()
