@@ -1,8 +1,9 @@
 """What reads neurons linearly and computes others: linear maps, products of tensors, attention, convolutions."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +16,32 @@ from pruning.discovery.propagation import Call
 from pruning.discovery.values import Address, Value, column, flat, nobody
 
 
+def _bias_added(product: Callable[[Call], Any]) -> Callable[[Call], Any]:
+    """Let a bias that is computed in the call, `op(x, W, b)`, be what is added to the product."""
+
+    @wraps(product)
+    def noted(call: Call) -> Any:
+        value, weight, bias = call.args[:3]
+        if not isinstance(bias, Value):
+            return product(call)
+        call.args = (value, weight, None, *call.args[3:])
+        ndim = len(weight.extent) if isinstance(weight, Address) else weight.places.ndim
+        return _added(call, product(call), bias, behind=ndim - 2)
+
+    return noted
+
+
+def _added(call: Call, product: Any, bias: Any, behind: int = 0) -> Any:
+    """Note what is added to a product: a bias that is computed, before so many dimensions of places, or a tensor."""
+    if not isinstance(product, Value):
+        return product
+    if behind:
+        bias = replace(bias, **{name: getattr(bias, name)[(..., *[None] * behind)] for name in ("places", "functions")})
+    call.args, call.kwargs = (product, bias), {}
+    return elementwise(call)
+
+
+@_bias_added
 def linear(call: Call) -> Any:
     """`linear(x, W (out, in), b)`."""
     value, weight, bias = call.args[:3]
@@ -27,11 +54,7 @@ def addmm(call: Call) -> Any:
     if isinstance(bias, Address) and isinstance(weight, Address) and len(bias.extent) < 2:
         return _product(call, value, weight, -2, -1, bias)
     call.args = (value, weight)
-    product = matmul(call)
-    if not isinstance(product, Value):
-        return product
-    call.args, call.kwargs = (product, bias), {}
-    return elementwise(call)
+    return _added(call, matmul(call), bias)
 
 
 def matmul(call: Call) -> Any:
@@ -147,7 +170,7 @@ def _product(
     weight: Address | Value,
     inner: int,
     outer: int,
-    bias: Address | Value | None,
+    bias: Address | None,
     *,
     shape: Sequence[int] | None = None,
 ) -> Any:
@@ -163,7 +186,7 @@ def _product(
         return between(call, value, turned)
     each = [weight.dims(axis) for axis in range(len(weight.extent))] if isinstance(weight, Address) else []
     laid = list(itertools.chain(*each))
-    if not isinstance(weight, Address) or isinstance(bias, Value) or len(laid) != len(set(laid)):
+    if not isinstance(weight, Address) or len(laid) != len(set(laid)):
         return call.unknown([v for v in (value, weight, bias) if isinstance(v, (Value, Address))])
     ndim, along, across = len(each), each[inner], each[outer]
     heads = [axis for axis in range(ndim - 2) if each[axis] and _runs(value.places, axis - ndim)]
@@ -280,6 +303,7 @@ def _applied_across(call: Call, value: Value, weight: Address, bias: Address | N
     return call.value(places.expand(shape))
 
 
+@_bias_added
 def convolution(call: Call) -> Any:
     """`conv(x (N, C, …), W (out, in / groups, …), b, stride, padding, dilation, groups)`."""
     value, weight, bias, _, padding, _, groups = call.args[:7]
@@ -343,6 +367,7 @@ def _grouped(call: Call, seen: Tensor, rows: Tensor, groups: int) -> None:
         call.positions.freeze(rows, "each of its groups reads some of the model's inputs")
 
 
+@_bias_added
 def transposed_convolution(call: Call) -> Any:
     """`conv_transpose(x (N, C, …), W (in, out / groups, …), b, stride, padding, output padding, groups, dilation)`."""
     value, weight, bias, *_, groups, _ = call.args[:8]

@@ -376,6 +376,20 @@ def heads_of_a_recurrence_each_with_a_matrix_of_its_own() -> Made:
     return Network(run, **parts), (floats(3, 5, 4),)
 
 
+@spelling({"first": 4, "second": 6, "gain": 7, "up": 5})
+def biases_that_are_computed_in_each_call() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = F.linear(inputs, self.enter.weight, torch.cat([self.first, self.second])).relu()
+        seen = F.conv1d(hidden.unsqueeze(2), self.see.weight, self.shift * self.gain, padding=1).relu()
+        wide = F.conv_transpose1d(seen, self.up.weight, self.raised.exp()).tanh()
+        return self.out(wide.mean(2))
+
+    parts = {"enter": nn.Linear(3, 10, bias=False), "see": nn.Conv1d(10, 7, 3, bias=False)}
+    parts |= {name: nn.Parameter(grid(size)) for name, size in (("first", 4), ("second", 6), ("shift", 7), ("gain", 7))}
+    parts |= {"up": nn.ConvTranspose1d(7, 5, 3, bias=False), "raised": nn.Parameter(grid(5)), "out": nn.Linear(5, 2)}
+    return Network(run, **parts), (floats(4, 3),)
+
+
 def made(name: str) -> Made:
     with torch.random.fork_rng():
         torch.manual_seed(0)
