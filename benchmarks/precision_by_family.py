@@ -31,6 +31,8 @@ from pruning.fusion.learned import bootstrapped, interval, within_layers
 from pruning.signals.schemas import CRITERIA, SIGNALS
 
 OURS, LEARNED = "intervention", "learned"
+PARTS = ("divergence", "curvature")
+"""What `intervention` adds up besides labels, each alone."""
 JUDGES = 8
 """About so many pieces judge, some 42,000 tokens, one as far from the next as the text allows."""
 
@@ -63,7 +65,7 @@ class Case:
         columns = {
             **{name: signals[name] for name in (*SIGNALS, "surgeon", *CRITERIA)},
             **{name + HELD: held[name] for name in held if name not in ("layer", "neuron")},
-            "divergence": ours["divergence"],
+            **{name: ours[name] for name in PARTS},
             OURS: ours["importance"],
             **{f"{OURS}, {text}": table["importance"] for text, table in others.items() if table is not None},
             LEARNED: learned(signals, ours, truth),
@@ -98,7 +100,8 @@ class Family:
         whole = [
             name
             for name in self.cases[0].predicted
-            if all(case.predicted[name].notna().all() for case in self.cases) and not name.startswith((OURS, LEARNED))
+            if all(case.predicted[name].notna().all() for case in self.cases)
+            and not name.startswith((OURS, LEARNED, *PARTS))
         ]
         return [name for name in whole if name.endswith(HELD) == held]
 
@@ -118,10 +121,10 @@ class Family:
         """Return how well one prediction ranks over what a perfect one would reach."""
         return self.mean(name, layers) / math.sqrt(max(self.reliability(layers), 1e-9))
 
-    def spread(self, name: str) -> float:
-        """Return the standard deviation between seeds of Spearman over √reliability; of two at least."""
+    def spread(self, name: str) -> str:
+        """Return the standard deviation between seeds of Spearman over √reliability, and its range; of two at least."""
         each = [case.ranked(name) / math.sqrt(max(case.reliability(), 1e-9)) for case in self.cases]
-        return float(np.std(each, ddof=1))
+        return f" ± {np.std(each, ddof=1):.2f}, {min(each):.2f} to {max(each):.2f}" if len(each) > 1 else ""
 
     def drawn(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return Spearman of resampled neurons of each layer of each model, the mean of the seeds."""
@@ -138,31 +141,38 @@ def row(family: Family) -> dict[str, str]:
     best, read = family.best(held=True), family.best(held=False)
     others = [name for name in (f"{OURS}, {text}" for text in (WHOLE, BETWEEN)) if name in family.cases[0].predicted]
     drawn = family.drawn([OURS, best, read, LEARNED, *others])
+
+    def less(name: str, other: str) -> str:
+        low, high = interval(drawn[name] - drawn[other])
+        return f"{family.mean(name) - family.mean(other):+.2f} [{low:+.2f}, {high:+.2f}]"
+
+    def raw(name: str) -> str:
+        low, high = interval(drawn[name])
+        return f"{family.mean(name):.2f} [{low:.2f}, {high:.2f}]"
+
+    def over(name: str) -> str:
+        return f"{family.over(name):.2f}{family.spread(name)}"
+
     layers = ", ".join(f"{family.over(OURS, [layer]):.2f}" for layer in family.cases[0].layers)
-    low, high = interval(drawn[OURS])
     tokens = round(np.mean([case.truth.tokens for case in family.cases]), -3)
-    return {
+    cells = {
         "seeds": str(len(family.cases)),
         "truth, reliability": f"{tokens:,.0f}, {family.reliability():.2f}",
-        "`intervention`": f"{family.mean(OURS):.2f} [{low:.2f}, {high:.2f}]",
-        "over √reliability": f"**{family.over(OURS):.2f}**{_spread(family, OURS)} ({layers})",
-        "divergence alone": f"{family.over('divergence'):.2f}",
-        "best criterion, the same labels": f"{family.over(best):.2f} `{best.removesuffix(HELD)}`",
-        "`intervention` less it": _difference(drawn[OURS] - drawn[best], family.mean(OURS) - family.mean(best)),
-        "best, training text": f"{family.over(read):.2f} `{read}`",
-        "less that": _difference(drawn[OURS] - drawn[read], family.mean(OURS) - family.mean(read)),
-        "learned": f"{family.over(LEARNED):.2f}",
-        **{name: f"{family.over(name):.2f}{_spread(family, name)}" for name in others},
+        "`intervention`": raw(OURS),
+        "over √reliability": f"**{family.over(OURS):.2f}**{family.spread(OURS)} ({layers})",
+        **{f"{part} alone": over(part) for part in PARTS},
+        "best criterion, the same labels": f"{over(best)} `{best.removesuffix(HELD)}`",
+        "`intervention` less it": less(OURS, best),
+        "best, training text": f"{over(read)} `{read}`",
+        "less that": less(OURS, read),
+        LEARNED: over(LEARNED),
+        f"{LEARNED} less `{OURS}`": less(LEARNED, OURS),
+        f"{LEARNED} less the best criterion": less(LEARNED, best),
     }
-
-
-def _spread(family: Family, name: str) -> str:
-    return f" ± {family.spread(name):.2f}" if len(family.cases) > 1 else ""
-
-
-def _difference(drawn: np.ndarray, mean: float) -> str:
-    low, high = interval(drawn)
-    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    for name in others:
+        cells |= {name: f"{over(name)}; {raw(name)}"}
+        cells |= {f"{name}, less `{OURS}`": less(name, OURS), f"{name}, less the best criterion": less(name, best)}
+    return cells
 
 
 def families(into: Path, corpora: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, str, Family]]:

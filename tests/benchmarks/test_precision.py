@@ -88,13 +88,14 @@ def case(seed):
     increase, noise = random.random(50), random.random((4, 50))
     truth = precision.Truth(layers, increase + 0.1 * noise[0], increase + 0.1 * noise[1], increase, noise[0], 100)
     columns = {"near": increase + 0.3 * noise[2], "near, held out": increase + 0.2 * noise[2], "far": noise[3]}
-    ours = {"divergence": noise[3], "intervention": increase, "learned": increase}
+    ours = {"divergence": increase, "curvature": noise[3], "intervention": increase, "learned": columns["near"]}
+    ours |= {"intervention, whole": columns["near, held out"], "intervention, between": increase}
     return precision_by_family.Case(truth, pd.DataFrame({**columns, "far, held out": noise[3], **ours}))
 
 
 def test_a_family_is_the_mean_of_its_seeds_and_its_best_criterion_read_labels_where_ours_did():
     family = precision_by_family.Family([case(1), case(2)])
-    assert family.best(held=True) == "near, held out"
+    assert (best := family.best(held=True)) == "near, held out"
     assert family.best(held=False) == "near"
     assert family.mean("far") == pytest.approx(np.mean([each.ranked("far") for each in family.cases]))
     whole = 0.6 * family.mean("near", ["a"]) + 0.4 * family.mean("near", ["b"])
@@ -105,7 +106,13 @@ def test_a_family_is_the_mean_of_its_seeds_and_its_best_criterion_read_labels_wh
     assert cells["`intervention`"] == "1.00 [1.00, 1.00]"
     assert cells["best criterion, the same labels"].endswith("`near`")
     assert cells["`intervention` less it"].startswith(f"+{1 - family.mean('near, held out'):.2f} [+")
-    assert "±" in cells["over √reliability"]
+    each = [1 / np.sqrt(one.reliability()) for one in family.cases]
+    assert f"± {np.std(each, ddof=1):.2f}, {min(each):.2f} to {max(each):.2f} (" in cells["over √reliability"]
+    assert cells["learned less `intervention`"].startswith(f"{family.mean('near') - 1:+.2f} [-")
+    assert cells["learned less the best criterion"].startswith(f"{family.mean('near') - family.mean(best):+.2f} [-")
+    assert cells["intervention, between"].endswith("; 1.00 [1.00, 1.00]")
+    assert cells["intervention, between, less `intervention`"] == "+0.00 [+0.00, +0.00]"
+    assert cells["intervention, whole, less the best criterion"] == "+0.00 [+0.00, +0.00]"
     assert "±" not in precision_by_family.row(precision_by_family.Family([case(1)]))["over √reliability"]
 
 
