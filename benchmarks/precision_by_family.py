@@ -139,7 +139,11 @@ class Family:
 def row(family: Family) -> dict[str, str]:
     """Return a family's row of the table."""
     best, read = family.best(held=True), family.best(held=False)
-    others = [name for name in (f"{OURS}, {text}" for text in (WHOLE, BETWEEN)) if name in family.cases[0].predicted]
+    others = [
+        name
+        for name in (f"{OURS}, {text}" for text in (WHOLE, BETWEEN))
+        if all(name in case.predicted for case in family.cases)
+    ]
     drawn = family.drawn([OURS, best, read, LEARNED, *others])
 
     def less(name: str, other: str) -> str:
@@ -175,9 +179,11 @@ def row(family: Family) -> dict[str, str]:
     return cells
 
 
-def families(into: Path, corpora: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, str, Family]]:
-    """Yield corpus, kind and models of every family of which some model was measured to the end."""
-    for corpus, kind in product(corpora, KINDS):
+def families(
+    into: Path, corpora: Sequence[str], seeds: Sequence[int], kinds: Sequence[str] = (*KINDS,)
+) -> Iterator[tuple[str, str, Family]]:
+    """Yield corpus, kind and models of every family of these of which some model was measured to the end."""
+    for corpus, kind in product(corpora, kinds):
         paths = [path for seed in seeds for path in sorted((into / corpus).glob(f"{kind}-*-{seed}"))]
         whole = [path for path in paths if (path / f"intervention-{MEASURED[0]}.parquet").is_file()]
         if whole:
@@ -213,7 +219,7 @@ def main() -> None:
     rows = [
         {"corpus": corpus, "family": kind, **row(family)}
         for corpus, kind, family in families(
-            given.into, [_called(corpus, given.dealt) for corpus in given.corpus], given.seeds
+            given.into, [_called(corpus, given.dealt) for corpus in given.corpus], given.seeds, given.kinds
         )
     ]
     for cells in [[*rows[0]], ["---"] * len(rows[0]), *([*each.values()] for each in rows)] if rows else []:

@@ -75,6 +75,7 @@ def test_a_model_of_a_family_says_what_everything_predicts_of_its_neurons(tmp_pa
     ours = precision.said(path, subject, 40)
     ((corpus, kind, family),) = precision_by_family.families(tmp_path, ["texts", "others"], [1, 2])
     assert (corpus, kind, len(family.cases)) == ("texts", "gru", 1)
+    assert not [*precision_by_family.families(tmp_path, ["texts"], [1], ["snn"])]
     predicted = family.cases[0].predicted
     np.testing.assert_array_equal(predicted["intervention"], ours["importance"])
     assert {"hessian", "surgeon", "taylor_second", "taylor_second, held out", "learned"} <= {*predicted}
@@ -113,6 +114,8 @@ def test_a_family_is_the_mean_of_its_seeds_and_its_best_criterion_read_labels_wh
     assert cells["intervention, between"].endswith("; 1.00 [1.00, 1.00]")
     assert cells["intervention, between, less `intervention`"] == "+0.00 [+0.00, +0.00]"
     assert cells["intervention, whole, less the best criterion"] == "+0.00 [+0.00, +0.00]"
+    del family.cases[1].predicted["intervention, whole"]  # an interrupted run
+    assert "intervention, whole" not in precision_by_family.row(family)
     assert "±" not in precision_by_family.row(precision_by_family.Family([case(1)]))["over √reliability"]
 
 
