@@ -100,8 +100,8 @@ class Family:
         whole = [
             name
             for name in self.cases[0].predicted
-            if all(case.predicted[name].notna().all() for case in self.cases)
-            and not name.startswith((OURS, LEARNED, *PARTS))
+            if not name.startswith((OURS, LEARNED, *PARTS))
+            and all(case.predicted[name].notna().all() for case in self.cases)
         ]
         return [name for name in whole if name.endswith(HELD) == held]
 
