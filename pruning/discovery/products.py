@@ -59,7 +59,7 @@ def addmm(call: Call) -> Any:
 
 def matmul(call: Call) -> Any:
     """`x @ W`, `W @ x`, or attention's products of two values."""
-    value, other = call.args[:2]
+    value, other = (call.as_value(part) if _in_heads(part) else part for part in call.args[:2])
     if isinstance(value, Address) and isinstance(other, Address) and len(value.extent) == len(other.extent) == 3:
         return of_parameters(call, value, other)
     if isinstance(other, Address):
@@ -71,6 +71,12 @@ def matmul(call: Call) -> Any:
     if isinstance(value, Address) and len(value.extent) > 1 and isinstance(other, Value):
         return _from_the_left(call, _flattened(value), other)
     return between(call, call.as_value(value), call.as_value(other))
+
+
+def _in_heads(operand: Any) -> bool:
+    """Return whether a parameter's dimension runs along several axes, as that of learned queries along their heads."""
+    laid = [dim for axis in operand.running() for dim in operand.dims(axis)] if isinstance(operand, Address) else []
+    return len(laid) > len(set(laid))
 
 
 def _from_the_left(call: Call, weight: Address, value: Value) -> Any:

@@ -174,15 +174,12 @@ class Call:
             return value  # type: ignore[no-any-return]
         wide = [axis for axis, size in enumerate(value.extent) if size > 1 and len(value.dims(axis)) == 1]
         chosen = [axis for axis in wide if axis in set(along)] or wide[-1:]
-        found = nobody(value.extent)
-        for axis in range(len(value.extent)):
-            dims = value.dims(axis)
-            if axis in chosen[-1:]:
-                found = self.into.place(value, dims[0])
-                self.into.owning[value.name, dims[0]] = None
-            else:
-                self.fixed(value, dims)
-        return self.value(found)
+        own = value.dims(chosen[-1]) if chosen else []
+        self.fixed(value, [dim for axis in value.running() for dim in value.dims(axis) if dim not in own])
+        if not own:
+            return self.value(nobody(value.extent))
+        self.into.owning[value.name, own[0]] = None
+        return self.value(self.into.place(value, own[0]))
 
     def uses(self, values: Iterable[Any]) -> None:
         """Note that something reads inputs of the model as they were given."""

@@ -227,6 +227,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         drawn: This number; of whole ones, so far from the lowest to the highest.
         spread: Whether what is drawn differs along the first dimension.
         apart: Whether it differs everywhere, as it does: a narrower tensor then has other numbers.
+        double: Whether code that asks for numbers of single precision gets double ones.
     """
 
     def __init__(self, instead: Instead | None = None, drawn: float = DRAWN[0]) -> None:
@@ -234,7 +235,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         self.instead, self.drawn = instead or {}, drawn
         self.rounding = 0.0
         self.paths = dict[int, str]()
-        self.drew = self.spread = self.apart = False
+        self.drew = self.spread = self.apart = self.double = False
 
     def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:  # noqa: ARG002 - as every mode is told
         """Know the modules that run, and what would be drawn."""
@@ -244,6 +245,8 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
     def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what the operation gives, or what is to stand for it."""
         name = name_of(operation)
+        if self.double and kwargs.get("dtype") is torch.float32:
+            kwargs = {**kwargs, "dtype": torch.float64}
         if self.index in self.instead:
             return self.instead[self.index](operation, args, kwargs)
         found = operation(*args, **kwargs)
@@ -318,12 +321,12 @@ def _changed(before: Held | None, now: Held) -> bool:
     return not all(a is b and one == other for (a, one), (b, other) in zip(before, now, strict=True))
 
 
-def close(one: Tensor, other: Tensor, rounding: float = 0.0) -> bool:
-    """Return whether two tensors are equal up to the rounding of a sum in another order."""
+def close(one: Tensor, other: Tensor, rounding: float = 0.0, *, power: float = 0.75) -> bool:
+    """Return whether two tensors are equal up to the rounding of a sum in another order, to a power of its size."""
     if one.shape != other.shape or not (one.is_floating_point() or one.is_complex()):
         return one.shape == other.shape and torch.equal(one, other)
     rounding = max(rounding, torch.finfo(one.dtype).eps)
-    return torch.allclose(one, other, rtol=0, atol=greatest(other) * rounding**0.75, equal_nan=True)
+    return torch.allclose(one, other, rtol=0, atol=greatest(other) * rounding**power, equal_nan=True)
 
 
 def greatest(tensor: Tensor) -> float:

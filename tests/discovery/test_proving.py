@@ -259,3 +259,24 @@ def test_a_path_that_is_taken_by_what_python_or_numpy_draw_is_proved_too(draw):
 
     found = discover(Scaled().double().eval(), floats(4, 6))
     assert not found.layers()
+
+
+class Cancelling(nn.Module):
+    """Takes two numbers that are nearly equal from each other, which leaves much of their rounding."""
+
+    def __init__(self, *, named: bool) -> None:
+        super().__init__()
+        self.enter, self.leave, self.named = nn.Linear(6, 60), nn.Linear(60, 3), named
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.named and inputs.dtype != torch.float32:
+            raise TypeError("Expected single precision.")
+        hidden = self.enter(inputs).relu()
+        return self.leave(hidden).float() - self.leave(hidden + hidden.tanh() / 30).float()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_rounding_is_left_of_numbers_that_cancel_is_no_difference(named):
+    torch.manual_seed(0)
+    (layer,) = discover(Cancelling(named=named), torch.randn(4, 6)).layers()
+    assert (layer.width, layer.exact) == (60, True)

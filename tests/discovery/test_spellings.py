@@ -390,6 +390,23 @@ def biases_that_are_computed_in_each_call() -> Made:
     return Network(run, **parts), (floats(4, 3),)
 
 
+@spelling({"enter": 6, "keys": 2, "queries": 3})
+def heads_of_learned_queries_and_of_learned_keys_and_values() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        seen, batch = self.enter(inputs).relu(), len(inputs)
+        queries = self.ask.expand(batch, -1, -1).unflatten(-1, (2, -1)).mT.permute(0, 3, 1, 2) * 0.5
+        keys, values = (part(seen).unflatten(-1, (2, -1)).transpose(1, 2) for part in (self.keys, self.values))
+        pooled = ((queries @ keys.mT).softmax(-1) @ values).transpose(1, 2).flatten(2)
+        queries = self.queries(pooled).unflatten(-1, (3, -1)).transpose(1, 2)
+        memory = (part.view(5, 3, 2).transpose(0, 1).expand(batch, -1, -1, -1) for part in (self.known, self.told))
+        return self.out(F.scaled_dot_product_attention(queries, *memory).transpose(1, 2).flatten(2))
+
+    parts = {"enter": nn.Linear(4, 6), "keys": nn.Linear(6, 8), "values": nn.Linear(6, 8), "ask": grid(1, 2, 8)}
+    parts |= {"queries": nn.Linear(8, 6), "known": grid(5, 6), "told": grid(5, 6), "out": nn.Linear(6, 2)}
+    parts = {name: nn.Parameter(part) if isinstance(part, Tensor) else part for name, part in parts.items()}
+    return Network(run, **parts), (floats(3, 5, 4),)
+
+
 def made(name: str) -> Made:
     with torch.random.fork_rng():
         torch.manual_seed(0)
