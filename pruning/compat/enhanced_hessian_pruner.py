@@ -190,4 +190,5 @@ def _retained(importance: pd.DataFrame, variant: str, layers: list[NeuronLayer],
     allocation = Allocation(retain=share, floor=1, scope="global")
     if len(set(kinds.values())) == 2:
         allocation = replace(allocation, retain=1.0, snn_ratio=snn_ratio)
-    return retention(importance, allocation, variant=variant, by="importance", kinds=kinds)
+    avoided = {layer.name: layer.avoided for layer in layers}
+    return retention(importance, allocation, variant=variant, by="importance", kinds=kinds, avoided=avoided)

@@ -15,6 +15,7 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pruning.core.avoiding import expect_width
 from pruning.core.options import expect_known
 
 Tensors = Mapping[str, Tensor]
@@ -111,6 +112,8 @@ class NeuronLayer:
         tied: Those of `read` whose parameter computes neurons of the layer too, so that a refit would change these.
         operand: A parameter of the module `output` by whose product with something its own code reads the neurons, so
             that no input or output of a module holds them: `seen` says where that something does. Empty if one does.
+        avoided: Widths below its own with which the network's code, which compares it as it runs, does something else:
+            choosing neurons steps over them, and `select` refuses them.
     """
 
     name: str
@@ -127,6 +130,7 @@ class NeuronLayer:
     along: int = -1
     tied: tuple[Slice, ...] = ()
     operand: str = ""
+    avoided: tuple[int, ...] = ()
 
     def __deepcopy__(self, memo: object) -> Self:
         """Return the layer itself, which nothing changes: networks are copied by the dozen to prove what was found."""
@@ -279,9 +283,11 @@ def select(model: Model, keep: Keep) -> Model:
         keep: Layer name → kept indices. Layers that are not named keep everything.
 
     Raises:
-        ValueError: For an unknown layer, no kept neuron, a repeated index, or one outside the layer.
+        ValueError: For an unknown layer, no kept neuron, a repeated index, one outside the layer, or as many as its
+            network's code takes another path with (`NeuronLayer.avoided`).
     """
     layers = _checked(model, keep)
+    expect_width(layers, {name: len(kept) for name, kept in keep.items()})
     smaller = model.resized([len(keep.get(layer.name, range(layer.width))) for layer in layers])
     smaller.load_state_dict(cut(layers, keep, {**named_tensors(model), **named_buffers(model)}))
     smaller = frozen_as(model, smaller).train(model.training)

@@ -69,5 +69,6 @@ def joined(one: Structure, other: Structure, prefix: str) -> Structure:
         blends=[*one.blends, *blends],
         sizes=(*one.sizes, *sizes),
         widths=(*one.widths, *widths),
+        paths={**other.paths, **one.paths},
         carried=carried,
     )

@@ -1,8 +1,10 @@
-"""Code that compares widths as it runs takes another path where two are equal or one is small: which layers stay."""
+"""Code that compares widths as it runs takes other paths by some of them: which widths layers must not have."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,49 +22,148 @@ MOST = 40
 """Of how many layers each is tried with each, where those that share a parameter do not tell."""
 
 
-def apart(layers: Sequence[NeuronLayer], tensors: Mapping[str, Tensor], failing: Failing) -> dict[str, str]:
-    """Return which layers must stay since other code runs where two widths are equal, or one is small, and why.
+class Seen(NamedTuple):
+    """What is known of the widths of layers before they are tried.
 
-    Of two layers the wider one stays: the other one, however much of it goes, never gets as wide.
+    Attributes:
+        paths: Layer → the path that code is seen to take for each width, from 1 on; see `paths_of`.
+        proved: Layer → widths that it was proved with.
+    """
+
+    paths: Mapping[str, np.ndarray]
+    proved: Mapping[str, Collection[int]]
+
+
+def same_path(layer: NeuronLayer, paths: Mapping[str, np.ndarray]) -> list[int]:
+    """Return the widths below a layer's own for which code is seen to go the same way; none if it compares none.
+
+    With these a layer is proved, and all others are tried once it is known how it is cut, see `apart`.
+    """
+    path = paths.get(layer.name)
+    return [] if path is None else (np.flatnonzero(path[:-1] == path[-1]) + 1).tolist()
+
+
+def unequal(layers: Sequence[NeuronLayer], keep: Keep, paths: Mapping[str, np.ndarray]) -> Keep:
+    """Return what stays where no two layers are as wide as each other, as near to `keep` as it can be."""
+    found: dict[str, Tensor] = {}
+    for layer in sorted(layers, key=lambda layer: layer.width):  # the narrowest has the least choice
+        size, taken = len(keep[layer.name]), {len(kept) for kept in found.values()}
+        free = (other for other in same_path(layer, paths) or range(2, layer.width) if other not in taken)
+        size = min(free, key=lambda other: abs(other - size), default=size) if size in taken else size
+        found[layer.name] = _last(layer, size)
+    return found
+
+
+def apart(
+    layers: Sequence[NeuronLayer], tensors: Mapping[str, Tensor], failing: Failing, seen: Seen
+) -> tuple[dict[str, set[int]], dict[str, str]]:
+    """Return the widths that layers must not have since other code then runs, and why others must stay as they are.
+
+    Of two layers whose widths are compared the wider one stays wider than the other one is as a whole, however much of
+    that goes. Every width for which code is seen to decide otherwise is tried, see `paths_of`, and those that nobody
+    sees and that are likely: as wide as what lies on the other side of a parameter, and 2.
 
     Args:
         layers: Those that can be cut to widths of which no two are equal.
         tensors: The network's parameters and buffers.
         failing: Tells what removing comes to.
+        seen: What is known of their widths.
     """
     fixed = {layer.name: _beside(layer, layers, tensors) for layer in layers}
-    avoided = {size for sizes in fixed.values() for size in sizes}
-    reasons: dict[str, str] = {}
-    left = list(layers)
-    for pairs in (_neighbours(layers), itertools.combinations(layers[:MOST], 2)):
-        if len(left) < 2 or not failing(_even(left, avoided)):
-            break
-        for pair in pairs:
-            wider, other = sorted(pair, key=lambda layer: -layer.width)
-            others = {layer.width for layer in layers if layer not in pair}
-            if not {wider.name, other.name} & {*reasons} and (what := failing(_even(pair, avoided | others))):
-                reasons[wider.name] = _reason(other.name, what)
-        left = [layer for layer in left if layer.name not in reasons]
-    reasons |= _narrow(left, failing)
-    left = [layer for layer in left if layer.name not in reasons]
-    for number in range(max((len(sizes) for sizes in fixed.values()), default=0)):
-        chosen = {layer: fixed[layer.name][number] for layer in left if number < len(fixed[layer.name])}
-        if failing({layer.name: _last(layer, size) for layer, size in chosen.items()}):
-            for layer, size in chosen.items():
-                if what := failing({layer.name: _last(layer, size)}):
-                    reasons[layer.name] = _reason(f"what stays beside it, {size}", what)
-            left = [layer for layer in left if layer.name not in reasons]
-    return reasons
+    trial = _Trial(layers, failing)
+    trial.other_paths(seen)
+    trial.equals({size for sizes in fixed.values() for size in sizes})
+    trial.beside(fixed)
+    trial.narrow()
+    return trial.avoided, trial.reasons
 
 
-def _narrow(layers: Sequence[NeuronLayer], failing: Failing) -> dict[str, str]:
-    """Return which layers must stay since something else is computed with few neurons; an error tells by itself."""
-    few = {layer.name: _last(layer, FEW) for layer in layers if layer.width > FEW}
-    if not few or not failing(few):
-        return {}
-    alone = {name: failing({name: left}) for name, left in few.items()}
-    what = f"where {FEW} of its neurons are left, {CODE} computes something else"
-    return {name: what for name, failure in alone.items() if failure and COUNTS not in failure}
+class _Trial:
+    """Layers tried with widths.
+
+    Attributes:
+        avoided: Layer → widths that it must not have.
+        reasons: Layer → why it must stay as it is.
+    """
+
+    def __init__(self, layers: Sequence[NeuronLayer], failing: Failing) -> None:
+        self.layers, self.failing = layers, failing
+        self.avoided: dict[str, set[int]] = {layer.name: set() for layer in layers}
+        self.reasons: dict[str, str] = {}
+
+    def _left(self) -> list[NeuronLayer]:
+        return [layer for layer in self.layers if layer.name not in self.reasons]
+
+    def _avoid(self, layer: NeuronLayer, widths: Iterable[int], reason: str) -> None:
+        """Let a layer never have these widths; where no other is left below its own, it stays for that reason."""
+        own = self.avoided[layer.name]
+        own |= {*widths} - {layer.width}
+        if len(own) >= layer.width - 1:
+            self.reasons[layer.name] = reason
+
+    def _alone(self, sizes: Mapping[str, int]) -> dict[str, str]:
+        """Return which layers something else comes of with so many neurons, and what, if it does of all together."""
+        known = {layer.name: layer for layer in self.layers}
+        keep = {name: _last(known[name], size) for name, size in sizes.items()}
+        if not keep or not self.failing(keep):
+            return {}
+        return {name: what for name, kept in keep.items() if (what := self.failing({name: kept}))}
+
+    def other_paths(self, seen: Seen) -> None:
+        """Try a layer with the narrowest and the widest of the widths for which code is seen to go another way."""
+        known = {layer.name: layer for layer in self.layers if layer.name in seen.paths}
+        ways: dict[str, list[list[int]]] = {}
+        for name, layer in known.items():
+            path = seen.paths[name]
+            proved = {int(path[width - 1]) for width in (layer.width, *seen.proved[name])}
+            own = (way for way in np.unique(path) if int(way) not in proved)
+            ways[name] = sorted((np.flatnonzero(path == way) + 1).tolist() for way in own)
+        for number in range(max(map(len, ways.values()), default=0)):
+            chosen = {name: own[number] for name, own in ways.items() if number < len(own)}
+            for end in (0, -1):
+                for name, what in self._alone({name: widths[end] for name, widths in chosen.items()}).items():
+                    self._avoid(known[name], chosen[name], _reason_at(chosen[name][end], what))
+
+    def equals(self, beside: set[int]) -> None:
+        """Try layers as wide as each other, all together, then two by two."""
+        before, left = {name: {*own} for name, own in self.avoided.items()}, self._left()
+        for pairs in (_neighbours(self.layers), itertools.combinations(self.layers[:MOST], 2)):
+            if len(left) < 2 or not self.failing(_even(left, beside, before)):
+                return
+            for pair in pairs:
+                wider, other = sorted(pair, key=lambda layer: -layer.width)
+                others = {layer.width for layer in self.layers if layer not in pair}
+                if {wider.name, other.name} & {*self.reasons} or other.width in self.avoided[wider.name]:
+                    continue
+                if what := self.failing(_even(pair, beside | others, before)):
+                    self._avoid(wider, range(1, other.width + 1), _reason(other.name, what))
+            left = [layer for layer in self._left() if self.avoided[layer.name] == before[layer.name]]
+
+    def beside(self, fixed: Mapping[str, Sequence[int]]) -> None:
+        """Try layers as wide as what stays beside them."""
+        for number in range(max(map(len, fixed.values()), default=0)):
+            known = {layer.name: layer for layer in self._left() if number < len(fixed[layer.name])}
+            sizes = {name: fixed[name][number] for name in known}
+            sizes = {name: size for name, size in sizes.items() if size not in self.avoided[name]}
+            for name, what in self._alone(sizes).items():
+                self._avoid(known[name], [sizes[name]], _reason(f"what stays beside it, {sizes[name]}", what))
+
+    def narrow(self) -> None:
+        """Try layers as narrow as they may be, but for a single neuron; of two an error tells by itself."""
+        allowed = {
+            layer.name: (size for size in range(FEW, layer.width) if size not in self.avoided[layer.name])
+            for layer in self._left()
+        }
+        sizes = {name: size for name, own in allowed.items() for size in itertools.islice(own, 1)}
+        for name, what in self._alone(sizes).items():
+            if COUNTS not in what or sizes[name] > FEW:
+                self.reasons[name] = _reason_at(sizes[name], what)
+
+
+def _reason_at(size: int, failure: str) -> str:
+    """Return why a layer must stay that does not get along with so few neurons."""
+    what = failure if CODE in failure else f"{CODE} computes something else"
+    return f"where {size} of its neurons {'is' if size == 1 else 'are'} left, {what}"
 
 
 def _reason(other: str, failure: str) -> str:
@@ -90,13 +191,15 @@ def _neighbours(layers: Sequence[NeuronLayer]) -> Iterator[tuple[NeuronLayer, Ne
             yield layers[one], layers[other]
 
 
-def _even(layers: Sequence[NeuronLayer], avoided: set[int]) -> Keep:
+def _even(layers: Sequence[NeuronLayer], beside: set[int], avoided: Mapping[str, set[int]]) -> Keep:
     """Return what stays so that all layers but the narrowest are as wide as each other, and as nothing else is."""
     wide = [layer for layer in layers if layer.width > 2] or list(layers)
     widths = {layer.width for layer in wide}
     most = min(widths) - (len(widths) == 1)
-    size = next((size for size in range(most, 1, -1) if size not in avoided), max(1, most))
-    return {layer.name: _last(layer, size) for layer in wide}
+    never = set[int]().union(*(avoided[layer.name] for layer in wide))
+    sizes = [size for size in range(most, 0, -1) if size not in never]
+    size = next((size for size in sizes if size > 1 and size not in beside), next(iter(sizes), 0))
+    return {layer.name: _last(layer, size) for layer in wide} if size else {}
 
 
 def _last(layer: NeuronLayer, size: int) -> Tensor:

@@ -2,10 +2,12 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pruning.discovery.comparing import MOST, Compared
 from pruning.discovery.positions import Axis, Positions, compact, varies
 from pruning.discovery.sizes import Counted
 from pruning.discovery.states import Edge
@@ -47,6 +49,8 @@ class Propagation:
             And whether of two dimensions that a product gives together the last is that of neurons; else the first; and
             whether a batch of matrices that meets what the code made gives what the code made.
         crossed: Whether that made a difference.
+        compared: What the network's code compares widths with that it reads of tensors.
+        reads: The places that each of these counts.
     """
 
     positions: Positions = field(default_factory=Positions)
@@ -68,6 +72,8 @@ class Propagation:
     steps: bool = False
     matrices: bool = True
     crossed: bool = False
+    compared: dict[tuple[Any, ...], None] = field(default_factory=dict)
+    reads: list[Tensor] = field(default_factory=list)
     _functions: dict[tuple[str, str, int], int] = field(default_factory=dict)
     _calls: dict[tuple[int, str], int] = field(default_factory=dict)
 
@@ -99,6 +105,17 @@ class Propagation:
         known = self.counted.setdefault((counted.module, counted.call, counted.place), [])
         if not any(_same(counted.places, other.places) and counted.number == other.number for other in known):
             known.append(counted)
+
+    def comparing(self, size: int, places: Tensor) -> int:
+        """Return a size that the network's code reads as one that tells what it is compared with."""
+        known = (number for number, other in enumerate(self.reads) if _same(places, other))
+        number = next(known, len(self.reads))
+        self.reads += [places] * (number == len(self.reads))
+        return Compared(size, ("read", number, size), self._compare)
+
+    def _compare(self, comparison: tuple[Any, ...]) -> None:
+        if len(self.compared) < MOST:
+            self.compared[comparison] = None
 
     def function(self, path: str, entered: int, kind: str) -> Tensor:
         """Return the number of an operation: the same each time that its module is called."""

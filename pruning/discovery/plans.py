@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pruning.core.avoiding import expect_width
 from pruning.core.neurons import NeuronLayer, Slice
 from pruning.discovery.absent import Form
 from pruning.discovery.attention import Attention
@@ -83,6 +84,7 @@ def planned(plan: Mapping[str, Any], network: nn.Module) -> nn.Module:
         raise ValueError("Expected a network with the recurrent layers and attention that it had, got other classes.")
     known = kept_tensors(network)
     layers = [_layer(layer, known) for layer in plan["layers"]]
+    expect_width(layers, {layer["name"]: layer["left"] for layer in plan["layers"]})
     persist(network, layers)
     read_by(network, [piece.parameter for layer in layers for piece in layer.read])
     numbers = [number_of(number) for number in plan["numbers"]]
@@ -221,7 +223,11 @@ def _stand_ins(network: nn.Module) -> dict[str, dict[str, Any]]:
 
 def _layer(plan: Mapping[str, Any], known: Mapping[str, Tensor]) -> NeuronLayer:
     """Return a layer as it was; a buffer that modules do not keep yet is none of it."""
-    fields = {field.name: plan[field.name] for field in dataclasses.fields(NeuronLayer)}
+    fields = {
+        "avoided": (),
+        **{field.name: plan[field.name] for field in dataclasses.fields(NeuronLayer) if field.name in plan},
+    }
+    fields["avoided"] = tuple(fields["avoided"])
     for kind in KINDS:
         fields[kind] = tuple(Slice(**piece) for piece in plan[kind])
     fields["buffers"] = tuple(p for p in fields["buffers"] if p.parameter.removeprefix(PREFIX) in known)

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from pruning.core.hearing import LIBRARIES
 from pruning.core.memory import Place
 from pruning.core.neurons import Keep, NeuronLayer, named_buffers, named_tensors
-from pruning.discovery.alike import COUNTS, apart
+from pruning.discovery.alike import COUNTS, Seen, apart, same_path, unequal
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.following import Number, Size
 from pruning.discovery.general import positions
@@ -89,9 +89,17 @@ def proved(
             layers = [layer for layer in layers if layer.name not in alone]
             layers, more = _together(prover, layers, numbers, number=each)
             reasons |= alone | more
+    alone = {
+        layer.name: what
+        for layer in layers
+        if same_path(layer, found.paths) and (what := prover.failure([layer], numbers))
+    }
+    reasons, layers = reasons | alone, [layer for layer in layers if layer.name not in alone]
     tensors = {**named_tensors(prover.model), **named_buffers(prover.model)}
-    equal = apart(layers, tensors, lambda keep: prover._failure(keep, numbers))
+    seen = Seen(found.paths, prover.proved(layers, rounds))
+    avoided, equal = apart(layers, tensors, lambda keep: prover._failure(keep, numbers), seen)
     reasons, layers = reasons | equal, [layer for layer in layers if layer.name not in equal]
+    layers = [replace(layer, avoided=tuple(sorted(avoided.get(layer.name, ())))) for layer in layers]
     numbers = [number for number in (*found.carried, *numbers) if number.layer in {layer.name for layer in layers}]
     inexact = prover.inexact(layers, numbers)
     layers = [_said(layer, exact=layer.exact and layer.name not in inexact) for layer in layers]
@@ -191,8 +199,15 @@ class Prover:
         return None
 
     def failure(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number], *, number: int = 0) -> str:
-        """Return why removing neurons of these layers in a round differs from what it should be; else ''."""
-        return self._failure(self.some(layers, number), numbers)
+        """Return why removing neurons of these layers in a round differs from what it should be; else ''.
+
+        Where it does only since two layers, by chance, are as wide as each other, it is left to `apart` to say so.
+        """
+        keep = self.some(layers, number)
+        what = self._failure(keep, numbers)
+        unlike = unequal(layers, keep, self.found.paths) if what else {}
+        tried = (unlike, *({name: keep[name]} for name in unlike if len(unlike[name]) != len(keep[name])))
+        return what if not what or len(tried) == 1 or any(self._failure(one, numbers) for one in tried) else ""
 
     def holds(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number], rounds: Sequence[int]) -> bool:
         """Return whether removing neurons of these layers gives what it should in every round."""
@@ -299,8 +314,16 @@ class Prover:
         places = {layer.name: place for place, layer in enumerate(self.model.layers())}
         lost = {layer.name: gone(layer.width, places[layer.name], number, len(places)) for layer in layers}
         lost = {name: max(1, count) for name, count in lost.items()} if len(layers) == 1 else lost
+        for layer in layers:
+            if lost[layer.name] and (ways := same_path(layer, self.found.paths)):
+                lost[layer.name] = layer.width - min(ways, key=lambda size: abs(layer.width - lost[layer.name] - size))
         left = {layer.name: torch.arange(lost[layer.name], layer.width) for layer in layers}
         return {name: kept.flip(0) if lost[name] else kept for name, kept in left.items()}
+
+    def proved(self, layers: Sequence[NeuronLayer], rounds: Sequence[int]) -> dict[str, set[int]]:
+        """Return with which widths layers were in the rounds of the proof."""
+        kept = [self.some(layers, number) for number in rounds]
+        return {layer.name: {len(keep[layer.name]) for keep in kept} for layer in layers}
 
     def inexact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> set[str]:
         """Return those of the layers of which removing neurons does not equal masking them."""

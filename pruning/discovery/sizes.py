@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, handle_torch_function
 from torch.utils import _pytree as pytree
 
+from pruning.discovery.comparing import plain
 from pruning.discovery.widths import Width, answered, computed, reads, sizes_told
 
 MADE_BY = {"zeros", "ones", "full", "empty", "rand", "randn"}
@@ -27,7 +28,7 @@ _AT = {**dict.fromkeys(_BY_SIZES, 1), **dict.fromkeys(MADE_BY, 0)}
 _PARTED = {"split", "chunk"}
 SIZED = _BY_SIZES | _PARTED | {"unflatten", "layer_norm", "narrow", "__getitem__"}
 """Functions that are told sizes."""
-_OWN = ("sizes", "states", "statistics", "widths")
+_OWN = ("comparing", "sizes", "states", "statistics", "widths")
 _SKIPPED = (f"{torch.__path__[0]}/", *(__file__.replace("sizes.py", f"{name}.py") for name in _OWN))
 """Where code lies whose lines say nothing of a call."""
 _MODES = (__file__, __file__.replace("sizes.py", "statistics.py"))
@@ -174,22 +175,22 @@ def read_by_code(function: Any, frame: FrameType | None) -> str:
 class Watching(TorchFunctionMode):
     """A mode that hands over every call that is told sizes, or tells them to the network's code, once it was made."""
 
-    def __init__(self, told: Callable[..., None]) -> None:
+    def __init__(self, told: Callable[..., Any]) -> None:
         super().__init__()
         self._told = told
 
     def __torch_function__(
         self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Do what is asked, and tell."""
-        kwargs = kwargs or {}
+        """Do what is asked, and tell; what is told in return is what the code gets."""
+        args, kwargs = plain(args), plain(kwargs or {})
         outputs = function(*args, **kwargs)
         name = getattr(function, "__name__", "")
         if name not in SIZED:
             name = read_by_code(function, sys._getframe(1))
         if name:
             call, module = call_of(name, sys._getframe(1))
-            self._told(module, call, name, args, kwargs, outputs)
+            return self._told(module, call, name, args, kwargs, outputs)
         return outputs
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.neurons import TIED, UNSEEN, NeuronLayer, Slice
+from pruning.discovery.comparing import paths_of
 from pruning.discovery.findings import Propagation
 from pruning.discovery.following import Carried, Size
 from pruning.discovery.numbers import told_sizes
@@ -32,6 +33,7 @@ class Structure:
         refused: Where places that something computes stay → why.
         carried: Where states that go from call to call hold their neurons.
         steps: Whether something is computed of neurons that is the same for many values, as a spike is.
+        paths: Layer → the path that the network's code is seen to take for each width, from 1 on; see `paths_of`.
     """
 
     layers: list[NeuronLayer]
@@ -45,6 +47,7 @@ class Structure:
     refused: Mapping[Axis, str] = field(default_factory=dict)
     carried: tuple[Carried, ...] = ()
     steps: bool = False
+    paths: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
         for one in Carried.of(found.carried[axis], layer, piece)
     )
     touched = frozenset(found.touched)
-    told = (called, touched, sizes, widths, refused, carried, found.steps)
+    paths = paths_of(found.compared, found.reads, {layer.name: layer.width for layer in layers}, owners)
+    told = (called, touched, sizes, widths, refused, carried, found.steps, paths)
     return Structure(layers, others | reasons, owners, blends, *told)
 
 

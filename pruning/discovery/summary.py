@@ -12,6 +12,8 @@ from pruning.core.words import table_of, wrapped
 ADVICE: dict[str, str] = {
     "the model returns it": "its width is that of the answer; neurons that it reads can go, its own cannot",
     "where it is as wide as": "let the code decide that once, when a module is made, and not by the widths of a call",
+    "of its neurons is left": "let the code decide that once, when a module is made, and not by the widths of a call",
+    "of its neurons are left": "let the code decide that once, when a module is made, and not by the widths of a call",
     "own code counts on its width": "let the code read sizes from a module's number or a tensor's shape, not as halves",
     "computes something else than where nobody reads them": "look for a width, an order or a scale in the code",
     "topk mixes all of it": "of a router, whole experts can go with their rows: see `found.experts()`",
@@ -42,6 +44,9 @@ ADVICE: dict[str, str] = {
 CARRIED = "; if it is a state that the next call is given, `discover(…, carried=argument)` says so"
 """What else can be done about what a model returns that takes several arguments."""
 INEXACT = "not exact: what is computed over all neurons (statistics, say), or drawn, differs where some are gone"
+AVOIDED = (
+    "widths that are stepped over, for the network's code compares them as it runs, and does something else there:"
+)
 STAYS = "what stays, with its share of the parameters; what of it reads neurons of a layer goes with them:"
 WHOLE = (
     "residual blocks and experts that can go as a whole: `found.blocks()` and `found.experts()` look for them, "
@@ -83,6 +88,7 @@ def summary(
     said = _repaired_in_part(layers)
     if not all(layer.exact for layer in layers):
         said.append(INEXACT)
+    said += _listed(AVOIDED, ((one.name, _spans(one.avoided)) for one in layers if one.avoided))
     if unprunable:
         said += ["", STAYS]
     for reason, modules in _grouped(unprunable).items():
@@ -109,6 +115,22 @@ def _listed(what: str, pairs: Iterable[tuple[str, str]]) -> list[str]:
     for one, other in pairs:
         several.setdefault(one, {})[other] = None
     return ["", what, *(f"  {one}: {', '.join(others)}" for one, others in several.items())] if several else []
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """Return ascending whole numbers in words.
+
+    >>> _spans([1, 2, 3, 7, 9, 10])
+    '1 to 3, 7, 9, 10'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    told = (f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+    return ", ".join(told)
 
 
 def _row(network: nn.Module, layer: NeuronLayer) -> list[str]:

@@ -1,5 +1,6 @@
 """A network run on its example inputs, every operation seen with the neurons that its tensors belong to."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -140,13 +141,12 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
 
     def told(
         self, module: object, call: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any
-    ) -> None:
-        """Note what the numbers count that a call in the network's code is told, or tells it."""
+    ) -> Any:
+        """Note what the numbers count that a call in the network's code is told, or tells it; return what it gives."""
         if not self._stack or self._stack[-1][1] is not module:
-            return
+            return outputs
         if name in READ:
-            self._read(call, name, args, kwargs)
-            return
+            return self._read(call, name, args, kwargs, outputs)
         numbers: list[int] = []
         args = parts_told(name, args, kwargs, outputs)
         numbered(name, args, kwargs, lambda _, number: numbers.append(number) or number)  # type: ignore[func-returns-value]
@@ -160,9 +160,11 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
                     if places is None or bool(places.any()):
                         counted = Counted(self._stack[-1][0], call, place, numbers[place], places)
                         self.found.count(counted)
+        return outputs
 
-    def _read(self, call: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note what the sizes of a tensor count that the network's code reads."""
+    def _read(self, call: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:
+        """Note what the sizes of a tensor count that the network's code reads; return them as such that tell of it."""
+        told: dict[int, Any] = {}
         with _disable_current_modes():
             value = self.value(args[0])
             sizes = value.places.shape if isinstance(value, Value) else value.extent
@@ -170,6 +172,15 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
                 places = _along(self.found, value, dim, None)
                 if bool(places.any()):
                     self.found.count(Counted(self._stack[-1][0], call, dim, sizes[dim], places))
+                    told[dim] = self.found.comparing(sizes[dim], places)
+        whole = tuple(sizes) if name == "numel" else outputs  # Python takes no other whole number of `len`
+        if name == "len" or not told or any(isinstance(size, Tensor) for size in flat(whole)):
+            return outputs
+        if isinstance(outputs, tuple):
+            return torch.Size([told.get(dim, size) for dim, size in enumerate(outputs)])
+        return (
+            math.prod(told.get(dim, size) for dim, size in enumerate(sizes)) if name == "numel" else told.popitem()[1]
+        )
 
     def _know(self, tensor: Tensor, value: Value | Address) -> None:
         if id(tensor) not in self._values:

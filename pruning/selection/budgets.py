@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -123,11 +123,22 @@ def budget_of(
     return Budget(kind, float(value), layers, size_costs(model, kind))
 
 
-def allowed_widths(width: int, *, floor: int, ceiling: int | None, multiple: int) -> np.ndarray:
+def allowed_widths(
+    width: int, *, floor: int, ceiling: int | None, multiple: int, avoided: Collection[int] = ()
+) -> np.ndarray:
     """Return the widths that a layer may have, ascending: multiples within [floor, ceiling], or all of the layer.
 
     >>> allowed_widths(20, floor=6, ceiling=None, multiple=8).tolist()
     [8, 16, 20]
+    >>> allowed_widths(8, floor=5, ceiling=None, multiple=1, avoided=[6]).tolist()
+    [5, 7, 8]
+
+    Args:
+        width: The layer's own.
+        floor: The fewest neurons, if it has so many.
+        ceiling: The most.
+        multiple: What a width is a multiple of.
+        avoided: Those that it must not have, see `NeuronLayer`.
 
     Raises:
         ValueError: If there is none.
@@ -135,12 +146,14 @@ def allowed_widths(width: int, *, floor: int, ceiling: int | None, multiple: int
     low, high = min(floor, width), width if ceiling is None else min(ceiling, width)
     multiples = [number for number in range(multiple, high + 1, multiple) if number >= low]
     whole = [width] if high == width and width % multiple else []
-    if not multiples + whole:
+    widths = [number for number in multiples + whole if number not in avoided]
+    if not widths:
+        but = " and not one with which its network's code does something else" if multiples + whole else ""
         raise ValueError(
-            f"Expected a width between a floor of {low} and a ceiling of {high} that is a multiple of {multiple}, "
+            f"Expected a width between a floor of {low} and a ceiling of {high} that is a multiple of {multiple}{but}, "
             "got none."
         )
-    return np.array(multiples + whole)
+    return np.array(widths)
 
 
 def widths_within(

@@ -1,7 +1,7 @@
 """How many neurons each layer keeps, and which."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ def retention(
     variant: str,
     by: str,
     kinds: Mapping[str, str] | None = None,
+    avoided: Mapping[str, Collection[int]] | None = None,
 ) -> pd.DataFrame:
     """Return the `retention` table: which neurons the variant keeps.
 
@@ -37,7 +38,9 @@ def retention(
     `retain`, or the largest set of importance within `budget` (see `widths_within`; the largest equal share that
     fits for `layer`). Every layer's width lies between its floor and its ceiling and is a multiple of `multiple`, or
     is the whole layer; a fixed share takes the nearest such width, the larger of two. A layer smaller than its floor
-    is kept whole. Equals are kept in the order of their numbers.
+    is kept whole. Equals are kept in the order of their numbers. A width with which the network's code does something
+    else is stepped over: a share of a layer takes the nearest other one, of two the larger, since one neuron too many
+    does no harm; a budget, and a share of all neurons together, is not exceeded.
 
     A mixed network starts with more recurrent and spiking neurons than are to stay (a super-network), and which kind
     stays is decided in one of three ways. `snn_ratio` r: 1 − r of the recurrent neurons and r of the spiking ones, at
@@ -63,6 +66,7 @@ def retention(
         variant: Name for the table's rows.
         by: The column to rank by.
         kinds: Layer → network type, for `adaptive`, `snn_ratio` and `quota`; `mixed` where it is not named.
+        avoided: Layer → widths that it must not have, see `avoided_in`.
 
     Raises:
         ValueError: For an unknown column or layer, importance that is not a number, bounds that leave no width, a
@@ -80,7 +84,7 @@ def retention(
     place = frame["rank"]
     if budget is not None:
         budget, place = _ordered(budget, frame)
-    choices = _choices(sizes, allocation)
+    choices = _choices(sizes, allocation, avoided or {})
     shares = dict.fromkeys(sizes, allocation.retain)
     if allocation.rate == "adaptive":
         beside = frame["layer"].isin(apart)
@@ -123,12 +127,20 @@ def _comparable(frame: pd.DataFrame, scope: str) -> pd.Series:
     return frame["importance"] / mean.where(mean > 0, 1)
 
 
-def _choices(sizes: Mapping[str, int], allocation: Allocation) -> dict[str, np.ndarray]:
+def _choices(
+    sizes: Mapping[str, int], allocation: Allocation, avoided: Mapping[str, Collection[int]]
+) -> dict[str, np.ndarray]:
     """Return the widths that each layer may have."""
     floors = {**dict.fromkeys(sizes, 1), **_of_layers(allocation.floor, sizes, "floor")}
     ceilings = _of_layers(allocation.ceiling, sizes, "ceiling") if allocation.ceiling is not None else {}
     return {
-        layer: allowed_widths(size, floor=floors[layer], ceiling=ceilings.get(layer), multiple=allocation.multiple)
+        layer: allowed_widths(
+            size,
+            floor=floors[layer],
+            ceiling=ceilings.get(layer),
+            multiple=allocation.multiple,
+            avoided=avoided.get(layer, ()),
+        )
         for layer, size in sizes.items()
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from pruning.core.avoiding import avoided_in
 from pruning.core.devices import seeded
 from pruning.core.modes import evaluating
 from pruning.core.neurons import Keep, select
@@ -232,6 +233,6 @@ def _cut(model: Measurable, batches: list[Any], neurons: int, rounds: Rounds, se
         moments = sensitivities(model, batches, batches=len(batches), seed=seed)
         order = surgeon(states, moments, damping=rounds.damping)
         allocation = rounds.allocation(neurons / sum(model.widths()))
-        keep = keep_of(retention(order, allocation, variant="round", by="importance"))
+        keep = keep_of(retention(order, allocation, variant="round", by="importance", avoided=avoided_in(model)))
         read: dict[str, Any] = {"data": batches} if isinstance(model, Adapted) else {"covariances": states}
         return keep, reconstruct(model, keep, repair="ridge", **read)

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from pruning.core.avoiding import avoided_in
 from pruning.core.devices import expect_seed, seeded
 from pruning.core.hearing import front_door
 from pruning.core.modes import NOT_FINITE, ONCE, once_alone
@@ -154,7 +155,8 @@ class Importance:
 
     def _retained(self, rows: pd.DataFrame, allocation: Allocation) -> pd.DataFrame:
         kinds = {layer.name: layer.kind for layer in self.model.layers()}
-        return retention(rows.reset_index(drop=True), allocation, variant="kept", by=self.by, kinds=kinds)
+        how: dict[str, Any] = {"by": self.by, "kinds": kinds, "avoided": avoided_in(self.model)}
+        return retention(rows.reset_index(drop=True), allocation, variant="kept", **how)
 
     def _layers(self, named: Sequence[str] | None) -> list[str]:
         every = self.model.layers()

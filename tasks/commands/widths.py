@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pruning.ablation.oracle import neurons_to_measure
+from pruning.core.avoiding import avoided_in
 from pruning.core.devices import without_values
 from pruning.core.neurons import NeuronLayer
 from pruning.core.options import FIRING, too_few
@@ -99,7 +100,8 @@ def _check_kept(asked: Mapping[str, Any], model: Measurable, place: str, *, by: 
             **{name: asked[name] for name in _AS_ASKED},
         )
         kinds = {layer.name: layer.kind for layer in layers}
-        retention(_any_importance(layers, without), allocation, variant=place, by=by, kinds=kinds)
+        how: dict[str, Any] = {"kinds": kinds, "avoided": avoided_in(separate)}
+        retention(_any_importance(layers, without), allocation, variant=place, by=by, **how)
     except ValueError as error:
         raise Unexpected(f"{str(error).rstrip('.')} ({place} in params.yaml).") from None
 
@@ -122,7 +124,9 @@ def _check_bounds(asked: Mapping[str, Any], layers: Sequence[NeuronLayer], place
             for bound in (asked["floor"], asked["ceiling"])
         )
         try:
-            allowed_widths(layer.width, floor=floor or 1, ceiling=ceiling, multiple=asked["multiple"])
+            allowed_widths(
+                layer.width, floor=floor or 1, ceiling=ceiling, multiple=asked["multiple"], avoided=layer.avoided
+            )
         except ValueError as error:
             raise Unexpected(
                 f"{str(error).rstrip('.')} for {layer.name} of {layer.width} neurons; lower the floor or the multiple, "

@@ -6,6 +6,7 @@ from functools import partial
 
 import pandas as pd
 
+from pruning.core.avoiding import avoided_in
 from pruning.core.neurons import Keep
 from pruning.core.progress import Track
 from pruning.core.workers import computed
@@ -66,4 +67,4 @@ def kept_at(job: Job, dense: Measurable, retain: float) -> Keep:
     by = "surgeon" if importance["surgeon"].notna().all() else "fused"
     scope = "absolute" if by == "surgeon" else "global"
     allocation = Allocation(retain=retain, floor=job.settings("prune")["floor"], scope=scope)
-    return keep_of(retention(importance, allocation, variant=f"{retain:g}", by=by))
+    return keep_of(retention(importance, allocation, variant=f"{retain:g}", by=by, avoided=avoided_in(dense)))

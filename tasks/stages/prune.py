@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from pruning.core.avoiding import avoided_in
 from pruning.core.neurons import select
 from pruning.core.options import FIRING
 from pruning.models.base import Measurable
@@ -43,7 +44,8 @@ def run(job: Job) -> None:
 
     def made(budget: Budget | None) -> _Cut:
         allocation = Allocation(**settings, budget=budget)
-        retained = retention(importance, allocation, variant=variant, by=by, kinds=kinds)
+        how: dict[str, Any] = {"kinds": kinds, "avoided": avoided_in(separate)}
+        retained = retention(importance, allocation, variant=variant, by=by, **how)
         return _Cut(model if retained["kept"].all() else select(separate, keep_of(retained)), retained)
 
     if wanted is None:

@@ -126,53 +126,6 @@ def test_any_two_layers_of_one_width_lose_unequal_numbers_in_one_of_the_rounds(w
     assert width == 2 or all(width - count > 1 for counts in lost for count in counts)
 
 
-class Skipping(nn.Module):
-    """Adds what it is given where that is as wide as what it gives, as its code sees in each call."""
-
-    def __init__(self, entering: int, leaving: int) -> None:
-        super().__init__()
-        self.body, self.skip = nn.Linear(entering, leaving), nn.Linear(entering, leaving)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.body(inputs).tanh() + (inputs if inputs.shape[1] == self.body.out_features else self.skip(inputs))
-
-
-class Adding(Skipping):
-    """Adds it there, and nothing else elsewhere: it has no second path, so that its code fails where it takes one."""
-
-    def __init__(self, entering: int, leaving: int) -> None:
-        super().__init__(entering, leaving)
-        del self.skip
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.body(inputs).tanh() + (self.skip(inputs) if inputs.shape[1] == self.body.out_features else 0)
-
-
-ANOTHER = "its model's own code computes something else"
-
-
-def test_the_wider_of_two_layers_stays_where_their_widths_are_compared_in_each_call():
-    network = nn.Sequential(nn.Linear(3, 5), Skipping(5, 7), Skipping(7, 4), nn.Linear(4, 2))
-    found = discover(network.double(), floats(2, 3))
-    assert [(layer.name, layer.width) for layer in found.layers()] == [("0", 5), ("2.body", 4)]
-    assert found.unprunable["1.body"] == f"where it is as wide as 0, {ANOTHER}"
-    assert "let the code decide that once" in str(found)
-
-
-def test_a_layer_stays_that_could_become_as_wide_as_the_inputs_with_which_it_is_compared():
-    found = discover(nn.Sequential(Skipping(4, 6), nn.ReLU(), nn.Linear(6, 2)).double(), floats(2, 4))
-    assert not found.layers()
-    assert found.unprunable["0.body"] == f"where it is as wide as what stays beside it, 4, {ANOTHER}"
-
-
-def test_the_line_is_said_that_fails_where_two_widths_are_equal():
-    found = discover(nn.Sequential(nn.Linear(3, 5), Adding(5, 7), nn.Linear(7, 2)).double(), floats(2, 3))
-    assert [layer.name for layer in found.layers()] == ["0"]
-    assert (
-        "where it is as wide as 0, its model's own code counts on its width (test_proving" in found.unprunable["1.body"]
-    )
-
-
 class SpikingHeads(nn.Module):
     """Attention between spikes, all of which are there where biases are large, in as many heads as a number says."""
 
@@ -228,22 +181,6 @@ def test_no_number_that_is_drawn_hides_what_is_computed_with_a_width(kept):
         torch.manual_seed(0)
         given.append(changed(inputs))
     torch.testing.assert_close(*given)
-
-
-@pytest.mark.parametrize("least", [3, 6, 14])
-def test_a_layer_stays_that_is_scaled_otherwise_where_it_is_narrow(least):
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.enter, self.leave = nn.Linear(20, 16), nn.Linear(16, 30)
-
-        def forward(self, steps: torch.Tensor) -> torch.Tensor:
-            hidden = self.enter(steps).relu()
-            return self.leave(hidden * (2 if hidden.shape[1] >= least else 1))
-
-    found = discover(Scaled().double().eval(), floats(4, 20))
-    assert not found.layers()
-    assert "computes something else" in found.unprunable["enter"]
 
 
 @pytest.mark.parametrize("draw", [random.random, np.random.rand])

@@ -1,0 +1,197 @@
+"""What a network's code compares widths with as it runs, and so by which widths it takes other paths than it does."""
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pruning.discovery.widths import Width
+
+Formed = tuple[Any, ...] | int | float
+"""How a number is made: a number; or ("read", which of the sizes that were read, the size); or what of two others."""
+MOST = 1000
+"""So many different comparisons are looked at."""
+_MADE = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
+_COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")
+_KNOWN: dict[str, Callable[[Any, Any], Any]] = {name: getattr(operator, name) for name in (*_MADE, *_COMPARED)}
+
+
+class Compared(int):
+    """A width that code reads of a tensor, and that tells what it is compared with; so does what is made of it.
+
+    >>> told = []
+    >>> width = Compared(8, ("read", 0, 8), told.append)
+    >>> (width // 2) % 3 == 0, width in (7, 11), bool(width - 8), width**0.5 > 3
+    (False, False, False, False)
+    >>> told[0]
+    ('eq', ('mod', ('floordiv', ('read', 0, 8), 2), 3), 0)
+    >>> [comparison[2] for comparison in told[1:]]
+    [7, 11, 0, 3]
+
+    Attributes:
+        formed: How it is made.
+        tell: Is told of each comparison how it is made.
+    """
+
+    formed: Formed
+    tell: Callable[[tuple[Any, ...]], object]
+
+    def __new__(cls, number: int, formed: Formed, tell: Callable[[tuple[Any, ...]], object]) -> Self:
+        """Return a width."""
+        made = super().__new__(cls, number)
+        made.formed, made.tell = formed, tell
+        return made
+
+
+class Part(float):
+    """What is made of such a width that is no whole number, such as its root."""
+
+    formed: Formed
+    tell: Callable[[tuple[Any, ...]], object]
+
+    def __new__(cls, number: float, formed: Formed, tell: Callable[[tuple[Any, ...]], object]) -> Self:
+        """Return a number."""
+        made = super().__new__(cls, number)
+        made.formed, made.tell = formed, tell
+        return made
+
+
+def _formed(value: Any) -> Formed:
+    formed: Formed = value.formed if isinstance(value, Compared | Part) else value
+    return formed
+
+
+def _bare(value: Any) -> Any:
+    return (int if isinstance(value, int) else float)(value)
+
+
+def _making(name: str, *, reflected: bool) -> Callable[[Any, Any], Any]:
+    def found(self: Compared | Part, value: Any) -> Any:
+        if not isinstance(value, int | float) or isinstance(value, Width):  # which knows by itself what is made of it
+            return NotImplemented
+        numbers, forms = (_bare(self), _bare(value)), (self.formed, _formed(value))
+        numbers, forms = (numbers[::-1], forms[::-1]) if reflected else (numbers, forms)
+        number = _KNOWN[name](*numbers)
+        kind = {int: Compared, float: Part}.get(type(number))
+        return kind(number, (name, *forms), self.tell) if kind else number
+
+    return found
+
+
+def _comparing(name: str) -> Callable[[Any, Any], Any]:
+    def found(self: Compared | Part, value: Any) -> Any:
+        if not isinstance(value, int | float) or isinstance(value, Width):
+            return NotImplemented
+        self.tell((name, self.formed, _formed(value)))
+        return _KNOWN[name](_bare(self), _bare(value))
+
+    return found
+
+
+def _is_some(self: Compared | Part) -> bool:
+    """Return whether it is not 0, which is a comparison, too."""
+    self.tell(("ne", self.formed, 0))
+    return bool(_bare(self))
+
+
+for _kind in (Compared, Part):
+    for _name in _MADE:
+        setattr(_kind, f"__{_name}__", _making(_name, reflected=False))
+        setattr(_kind, f"__r{_name}__", _making(_name, reflected=True))
+    for _name in _COMPARED:
+        setattr(_kind, f"__{_name}__", _comparing(_name))
+    for _name, _function in (
+        ("bool", _is_some),
+        ("hash", lambda self: hash(_bare(self))),
+        ("reduce", lambda self: (type(_bare(self)), (_bare(self),))),  # a copy is a plain number
+    ):
+        setattr(_kind, f"__{_name}__", _function)
+
+
+def plain(value: Any) -> Any:
+    """Return plain numbers where such widths are given, also in tuples, lists, dictionaries and slices."""
+    kind = type(value)
+    if kind in (Compared, Part):
+        return _bare(value)
+    if kind in (tuple, list, torch.Size):
+        return kind(map(plain, value)) if any(map(_may_hold, value)) else value
+    if kind is dict:
+        return {key: plain(part) for key, part in value.items()}
+    return slice(plain(value.start), plain(value.stop), plain(value.step)) if kind is slice else value
+
+
+def _may_hold(value: Any) -> bool:
+    return type(value) in (Compared, Part, tuple, list, torch.Size, dict, slice)
+
+
+def paths_of(
+    compared: Iterable[tuple[Any, ...]],
+    reads: Sequence[Tensor],
+    widths: Mapping[str, int],
+    owners: tuple[Tensor, Tensor],
+) -> dict[str, np.ndarray]:
+    """Return, for each layer whose width is compared, which path the code is seen to take for each width, from 1 on.
+
+    Widths for which every comparison comes out alike have one number. A comparison of two layers' widths is left out.
+
+    Args:
+        compared: The comparisons, each as it is made.
+        reads: The places along each of the dimensions whose sizes were read.
+        widths: Layer → its width.
+        owners: Place → the number of the layer that it belongs to, and of the neuron; −1 for none.
+    """
+    counts = [_counted(places, owners) for places in reads]
+    outcomes: dict[int, list[np.ndarray]] = {}
+    for comparison in compared:
+        layers = {layer for read in _reads(comparison) for layer, (_, neurons) in counts[read].items() if neurons > 1}
+        for layer in layers if len(layers) == 1 else ():
+            found = _outcome(comparison, counts, layer, [*widths.values()][layer])
+            if found is not None:
+                outcomes.setdefault(layer, []).append(found)
+    ways = {layer: np.unique(np.stack(own), axis=1, return_inverse=True)[1].ravel() for layer, own in outcomes.items()}
+    return {[*widths][layer]: own for layer, own in ways.items()}
+
+
+def _reads(formed: Formed) -> set[int]:
+    if not isinstance(formed, tuple):
+        return set()
+    return {formed[1]} if formed[0] == "read" else _reads(formed[1]) | _reads(formed[2])
+
+
+def _counted(places: Tensor, owners: tuple[Tensor, Tensor]) -> dict[int, tuple[int, int]]:
+    """Return for each layer how many places along a dimension are its neurons', and how many neurons these are.
+
+    Along a batch there lies one neuron, again and again.
+    """
+    layers, neurons = (own[places] for own in owners)
+    found = {}
+    for layer in torch.unique(layers[layers >= 0]).tolist():
+        own = neurons[layers == layer]
+        found[layer] = len(own), len(torch.unique(own))
+    return found
+
+
+def _outcome(
+    formed: Formed, counts: Sequence[Mapping[int, tuple[int, int]]], layer: int, width: int
+) -> np.ndarray | None:
+    """Return what a comparison comes to for each width of a layer; None if that is not known."""
+
+    def values(part: Formed) -> Any:
+        if not isinstance(part, tuple):
+            return part
+        if part[0] != "read":
+            return _KNOWN[part[0]](values(part[1]), values(part[2]))
+        count, neurons = counts[part[1]].get(layer, (0, 1))
+        if neurons not in (1, width) or count % width * (neurons > 1):
+            raise ValueError  # a part of the neurons: it depends on which of them go
+        each = count // width if neurons > 1 else 0
+        return part[2] + (np.arange(1, width + 1) - width) * each
+
+    try:
+        with np.errstate(all="ignore"):
+            return np.broadcast_to(np.asarray(values(formed), dtype=bool), (width,))
+    except (ValueError, TypeError, OverflowError):
+        return None
