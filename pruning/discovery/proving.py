@@ -89,11 +89,8 @@ def proved(
             layers = [layer for layer in layers if layer.name not in alone]
             layers, more = _together(prover, layers, numbers, number=each)
             reasons |= alone | more
-    alone = {
-        layer.name: what
-        for layer in layers
-        if same_path(layer, found.paths) and (what := prover.failure([layer], numbers))
-    }
+    stepping = [layer for layer in layers if same_path(layer, found.paths)]  # which may all have lost as many
+    alone = {layer.name: what for layer in stepping if (what := prover.failure([layer], numbers))}
     reasons, layers = reasons | alone, [layer for layer in layers if layer.name not in alone]
     tensors = {**named_tensors(prover.model), **named_buffers(prover.model)}
     seen = Seen(found.paths, prover.proved(layers, rounds))
