@@ -38,13 +38,13 @@ def duplicated(value: Any, network: nn.Module, memo: dict[int, Any]) -> Any:
     memo.update(known)
     try:
         found = _copied(value, network, memo)
-    except TypeError:
+    except (TypeError, RuntimeError):
         parts = {id(module): module for module in network.modules()}
         for module in parts.values():
             for kept in (kept for name, kept in vars(module).items() if name not in _OWN):
                 try:
                     copy.deepcopy(kept, {**parts, **known})
-                except TypeError:
+                except (TypeError, RuntimeError):  # which a tensor without numbers raises, as graphs keep them
                     known[id(kept)] = kept
         memo.clear()
         memo.update(known)

@@ -106,7 +106,8 @@ def discover(
             attention are replaced; the sentence says why.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"Expected a network, an nn.Module, got {described(model)}.")
+        advice = "; give its `.module()`" if isinstance(model, torch.export.ExportedProgram) else ""
+        raise TypeError(f"Expected a network, an nn.Module, got {described(model)}{advice}.")
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(
             "Expected a network as Python runs it, got what TorchScript compiled, which takes no other weights; give "

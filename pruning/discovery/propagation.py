@@ -112,6 +112,9 @@ class Call:
         tensors = list(tensors)
         if self.positions.quiet:
             return self.fresh()
+        if any(isinstance(leaf, torch.ScriptObject) for leaf in flat(self.given)):
+            self.freeze(tensors, f"{self.place} reads it by weights that are packed")
+            return self.fresh()
         alone = {id(value): value.running() for value in tensors if isinstance(value, Address)}
         if any(len(axes) == 1 for axes in alone.values()):
             change = lambda part: self.as_value(part, alone[id(part)]) if len(alone.get(id(part), ())) == 1 else part  # noqa: E731

@@ -10,6 +10,9 @@ from pruning.core.neurons import NeuronLayer, Slice
 from pruning.core.words import table_of, wrapped
 
 ADVICE: dict[str, str] = {
+    "its weights are quantized": "prune the network first, and quantize what comes of it",
+    "by weights that are packed": "prune the network first, and quantize what comes of it",
+    "prepared for quantization": "prune the network before it is prepared for quantization",
     "the model returns it": "its width is that of the answer; neurons that it reads can go, its own cannot",
     "where it is as wide as": "let the code decide that once, when a module is made, and not by the widths of a call",
     "of its neurons is left": "let the code decide that once, when a module is made, and not by the widths of a call",

@@ -261,6 +261,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         before = None
         if changed:  # what it was given is needed to probe it
             before = mapped(Tensor.clone, (args, kwargs))
+        lying = [_geometry(tensor) for tensor in changed]
         found = operation(*args, **kwargs)
         self.found.positions.quiet = not needed  # widths that it computes with must follow all the same
         call = Call(self.found, operation, self.index, found, before or (args, kwargs), self._stack)
@@ -273,8 +274,12 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         values = call.result(follow)
         self.found.positions.quiet = False
         first = values[0] if isinstance(values, tuple) and values else values
-        for tensor, value in zip(changed, _each(values, len(changed)), strict=True):
-            self._write(tensor, value if isinstance(value, Value) else first)
+        for tensor, value, lay in zip(changed, _each(values, len(changed)), lying, strict=True):
+            own = value if isinstance(value, Value) else first
+            if _geometry(tensor) == lay:
+                self._write(tensor, own)
+            else:  # `squeeze_`: it sees the same memory in another way
+                self._know(tensor, own)
         ids = {id(tensor) for tensor in changed}
         for tensor, value in zip(flat(found), flat(values), strict=True):
             if isinstance(tensor, Tensor) and id(tensor) not in ids and value is not None:
