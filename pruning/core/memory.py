@@ -14,6 +14,30 @@ Kept = Mapping[Place, Any]
 """What is kept at some places; those that are not there at all are left out."""
 
 
+def attributes(module: nn.Module) -> dict[str, Any]:
+    """Return what a module has by name, also in the slots of its class.
+
+    >>> class Counter(nn.Module):
+    ...     __slots__ = ("steps",)
+    >>> counter = Counter()
+    >>> counter.steps = 3
+    >>> attributes(counter)["steps"], "steps" in vars(counter)
+    (3, False)
+    """
+    return {**vars(module), **{name: getattr(module, name) for name in slots(module) if hasattr(module, name)}}
+
+
+def slots(module: nn.Module) -> list[str]:
+    """Return the names of the slots that the classes of a module have beside what every module has."""
+    found = []
+    for kind in type(module).__mro__:
+        own = vars(kind).get("__slots__", ())
+        names = [own] if isinstance(own, str) else list(own)
+        private = f"_{kind.__name__.lstrip('_')}"
+        found += [private + name if name.startswith("__") and not name.endswith("__") else name for name in names]
+    return [name for name in found if name not in ("__dict__", "__weakref__")]
+
+
 def kept(network: nn.Module, places: Iterable[Place]) -> dict[Place, Any]:
     """Return what a network's modules keep at these places.
 
@@ -25,7 +49,7 @@ def kept(network: nn.Module, places: Iterable[Place]) -> dict[Place, Any]:
     found = {}
     for path, name in places:
         module = network.get_submodule(path)
-        for held in (module._buffers, vars(module)):
+        for held in (module._buffers, attributes(module)):
             if name in held:
                 found[path, name] = held[name]
     return found
@@ -63,6 +87,12 @@ def keeping(network: nn.Module, places: Iterable[Place], values: Kept) -> Iterat
 def _put(network: nn.Module, places: Iterable[Place], values: Kept) -> None:
     for path, name in places:
         module: Any = network.get_submodule(path)
+        if name in slots(module):
+            if (path, name) in values:
+                setattr(module, name, values[path, name])
+            elif hasattr(module, name):
+                delattr(module, name)
+            continue
         held = module._buffers if name in module._buffers else vars(module)
         if (path, name) in values:
             held[name] = values[path, name]

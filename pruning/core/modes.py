@@ -130,15 +130,20 @@ def derivatives(
 def reassigned(model: nn.Module) -> Iterator[None]:
     """Within the context code may give parameters other tensors, `p.data = …`; they then have those that they had.
 
-    So does an encoder that follows another one by momentum in each call.
+    So does an encoder that follows another one by momentum in each call. Where it is known that code writes into
+    parameters (`p.data.mul_(…)`, see `Beginning.written`), these then hold what they held, too.
     """
     held = [(parameter, parameter.data) for parameter in model.parameters()]
+    known = [(module, vars(module).get("written", ())) for module in model.modules() if hasattr(module, "remembered")]
+    written = [(each := module.get_parameter(name), each.detach().clone()) for module, own in known for name in own]
     try:
         yield
     finally:
         for parameter, own in held:
             if parameter.data_ptr() != own.data_ptr():
                 parameter.data = own
+        for parameter, values in written:
+            parameter.data.copy_(values)
 
 
 @contextmanager

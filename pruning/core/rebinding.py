@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import nn
 
+from pruning.core.memory import slots
+
 _OWN = ("_parameters", "_buffers", "_modules")
 """Where a module keeps what PyTorch finds there itself."""
 
@@ -58,13 +60,18 @@ def _copied(value: Any, network: nn.Module, memo: dict[int, Any]) -> Any:
         memo[id(module)] = type(module).__new__(type(module))
     for module in own:
         vars(memo[id(module)]).update(copy.deepcopy(vars(module), memo))
+        for name in (name for name in slots(module) if hasattr(module, name)):
+            object.__setattr__(memo[id(module)], name, copy.deepcopy(getattr(module, name), memo))
     return copy.deepcopy(value, memo)
 
 
 def _copies_itself(module: nn.Module) -> bool:
-    """Return whether a module is of a class that says how it is copied, a class of the user's."""
+    """Return whether a module is of a class of the user's that says how it is copied, or has slots.
+
+    Of these PyTorch's own way to copy a module knows nothing.
+    """
     copier = getattr(type(module), "__deepcopy__", None)
-    return copier is not None and not copier.__module__.startswith(("torch.", "pruning."))
+    return bool(slots(module)) or (copier is not None and not copier.__module__.startswith(("torch.", "pruning.")))
 
 
 def _empty(network: nn.Module) -> dict[int, Any]:

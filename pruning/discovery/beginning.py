@@ -24,9 +24,11 @@ class Beginning(PrunableModule):
     Attributes:
         network: The model itself.
         remembered: Where its modules keep something of a call: attributes and buffers, by the modules' paths.
+        written: The parameters that its code writes into in a call, by the names that they have in this model.
     """
 
     network: nn.Module
+    written: tuple[str, ...] = ()
 
     def __init__(self, remembered: Sequence[Place]) -> None:
         super().__init__()

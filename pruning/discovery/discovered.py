@@ -157,6 +157,7 @@ class Discovered(Beginning):
         how = (self.unprunable, self.numbers, self.folded, self.origin, self.remembered)
         found = type(self)(network, layers, *how)
         found.chosen, found.entries, found.earlier = self.chosen, self.entries, self.earlier
+        found.written = self.written
         for name, module in network.named_modules():
             module.training = modes[name]
         return found

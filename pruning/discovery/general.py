@@ -39,4 +39,5 @@ def _fixed(found: Discovered, model: Discovered, inputs: Inputs) -> Fixed:
     mode = Remembering()
     with running(found, inputs, mode) as (network, outputs):
         finite = all(bool(tensor.isfinite().all()) for tensor in outputs)
+        model.written = tuple(dict.fromkeys((*model.written, *mode.written)))
         return found if finite else model, mode.places(network)

@@ -101,7 +101,9 @@ def proved(
     inexact = prover.inexact(layers, numbers)
     layers = [_said(layer, exact=layer.exact and layer.name not in inexact) for layer in layers]
     places = [(path[len(PREFIX) :], name) for path, name in prover.remembers]
-    return Discovered(model.network, layers, {}, numbers, model.folded, remembered=places), reasons
+    proof = Discovered(model.network, layers, {}, numbers, model.folded, remembered=places)
+    proof.written = model.written
+    return proof, reasons
 
 
 def _said(layer: NeuronLayer, *, exact: bool) -> NeuronLayer:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pruning.core.devices import full_precision, seeded, states_of
-from pruning.core.memory import Place
+from pruning.core.memory import Place, attributes
 from pruning.core.modes import reassigned
+from pruning.core.operands import storage_of
 from pruning.core.rebinding import duplicated, rebind
 from pruning.core.uncompiled import Mode
 from pruning.discovery.beginning import differentiates
@@ -72,7 +73,7 @@ def running(
     torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer of a Transformer
     try:
         followed = torch.enable_grad() if differentiates(network) else torch.inference_mode()
-        with reassigned(traced), seeded(network, seed), full_precision(), followed:
+        with reassigned(traced), mode.guarding(traced), seeded(network, seed), full_precision(), followed:
             mode.begin(traced, inputs, prefix)
             given = []
             for _ in range(turns):
@@ -122,7 +123,7 @@ def copied(module: nn.Module, *, sharing: bool = False, replacing: Mapping[int, 
         sharing: Whether the copy has the same parameters; what it does to its buffers and attributes is its own.
         replacing: By identity of a tensor, what the copy has in its place.
     """
-    held = (value for part in module.modules() for value in (*part._buffers.values(), *vars(part).values()))
+    held = (value for part in module.modules() for value in (*part._buffers.values(), *attributes(part).values()))
     leaves = (leaf for value in held for leaf in flat(value))
     kept = (value for value in leaves if isinstance(value, Tensor) and not value.is_leaf)
     memo: dict[int, Any] = {id(value): value.detach().clone() for value in kept}
@@ -156,6 +157,27 @@ class Seeing(Mode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.index = 0
+        self._parameters: dict[int, dict[str, nn.Parameter]] = {}
+        self._before: dict[str, Tensor] = {}
+
+    @contextmanager
+    def guarding(self, network: nn.Module) -> Iterator[None]:
+        """Within the context a network's code may write into its parameters; then they hold what they held."""
+        self._parameters, self._before = {}, {}
+        parameters = dict(network.named_parameters())
+        for name, parameter in parameters.items():
+            if not parameter.is_meta:
+                self._parameters.setdefault(storage_of(parameter), {})[name] = parameter
+        try:
+            yield
+        finally:
+            for name, values in self._before.items():
+                parameters[name].data.copy_(values)
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The parameters that the network's code wrote into."""
+        return tuple(self._before)
 
     def __torch_dispatch__(
         self, operation: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -174,6 +196,9 @@ class Seeing(Mode):  # type: ignore[no-untyped-call]
                 found = operation.decompose(*args, **kwargs)
             if found is not NotImplemented:
                 return found
+        for tensor in written(operation, args, kwargs):
+            for own, parameter in self._parameters.get(storage_of(tensor), {}).items():
+                self._before.setdefault(own, parameter.data.clone())
         if name != "detach":  # PyTorch adds one where what an operation gave is held by a mode
             self.index += 1
         return self.see(operation, args, kwargs)
@@ -291,11 +316,11 @@ class Remembering(Seeing):  # type: ignore[no-untyped-call]
 
     def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:  # noqa: ARG002 - as every mode is told
         """See what the modules keep."""
-        self._before = _kept(network)
+        self._held = _kept(network)
 
     def places(self, network: nn.Module) -> tuple[Place, ...]:
         """Return where the modules keep something else now."""
-        return tuple(place for place, now in _kept(network).items() if _changed(self._before.get(place), now))
+        return tuple(place for place, now in _kept(network).items() if _changed(self._held.get(place), now))
 
 
 Held = list[tuple[Any, int]]
@@ -310,7 +335,7 @@ def _kept(network: nn.Module) -> dict[Place, Held]:
             for leaf in flat([value])
         ]
         for path, module in network.named_modules()
-        for name, value in (*vars(module).items(), *module._buffers.items())
+        for name, value in (*attributes(module).items(), *module._buffers.items())
         if not name.startswith("_") or name == MEMORIES
     }
 
