@@ -160,9 +160,9 @@ def discover(
     plans = {path: one.plan() for path, one in computed.items()}
     layers, named = tuple(model.layers()), {name: names[name] for name in shapes}
     origin = Origin(shapes, named, layers, inputs, frozenset(found.states), plans, carried)
-    found = Discovered(network, model.layers(), reasons, model.numbers, model.folded, origin, model.remembered)
-    found.written = model.written
-    return found
+    ready = Discovered(network, model.layers(), reasons, model.numbers, model.folded, origin, model.remembered)
+    ready.written = model.written
+    return ready
 
 
 def _call(model: nn.Module, example_inputs: Any) -> Arguments:
