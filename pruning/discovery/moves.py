@@ -41,8 +41,6 @@ def move(call: Call) -> Any:
         return call.unknown(values)
     if call.name in (*_JOINING, "stack") and not padded:
         call.args = _aligned(call, values)
-    if call.name in ("expand", "expand_as") and not values[0].places.any() and values[0].places.shape != call.shape():
-        return call.fresh(made=True)  # repeated as often as there are neurons, say
     moved = _execute(call, lambda value: value.places), _execute(call, lambda value: value.functions)
     if isinstance(moved[0], Tensor):
         return Value(squeezed(moved[0]), squeezed(moved[1]), padded)

@@ -28,6 +28,9 @@ from pruning.discovery.values import (
 )
 
 
+_WIDENING = {"expand", "expand_as", "repeat", "tile"}
+
+
 class Call:
     """One operation, with its arguments' values at hand.
 
@@ -51,12 +54,12 @@ class Call:
         self,
         into: Propagation,
         target: Any,
-        index: int,
+        when: tuple[str, int],
         outputs: Any,
         given: tuple[tuple[Any, ...], dict[str, Any]],
         stack: Sequence[tuple[str, nn.Module, int]],
     ) -> None:
-        self.into, self.positions, self.target, self.index = into, into.positions, target, index
+        self.into, self.positions, self.target, self.when = into, into.positions, target, when
         self.outputs, self.given = outputs, given
         self.module, module, self._entered = stack[-1] if stack else ("", None, 0)
         self.module_type = str(type(module))
@@ -89,7 +92,7 @@ class Call:
         if all(isinstance(value, Value) and not value.places.any() for value in tensors):
             parts = [(value.functions == MADE) for value in tensors if isinstance(value, Value)]
             number = self.name.startswith("lift_fresh") and self.outputs.numel() == 1  # `torch.tensor(0.0)`
-            made = number or self.name.startswith("new_") or all(bool(part.all()) for part in parts)
+            made = number or self._widens() or self.name.startswith("new_") or all(bool(part.all()) for part in parts)
             given = any(bool((value.functions <= GIVEN).any()) for value in tensors if isinstance(value, Value))
             if made or not (given or any(bool(part.any()) for part in parts)):
                 return self.fresh(made=made)
@@ -97,6 +100,14 @@ class Call:
             return rule(self)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             return self.unknown(tensors)  # a form of the operation that its rule does not foresee
+
+    def _widens(self) -> bool:
+        """Return whether what has one place along some dimensions is repeated there: as often as there are neurons, say."""
+        if self.name not in _WIDENING:
+            return False
+        own, whole = self.given[0][0].shape, self.shape()
+        grown = {before for before, now in zip(own[::-1], whole[::-1], strict=False) if before != now}
+        return grown <= {1} and own != whole
 
     def value(self, places: Tensor, *, padded: frozenset[str] = frozenset()) -> Value:
         """Return what this operation computes for neurons."""
@@ -200,9 +211,8 @@ class Call:
             self.into.even |= value.padded
 
     def blend(self, places: Tensor, dim: int, other: int | None = None) -> None:
-        """Note that neurons along a dimension are taken together."""
-        if not self.positions.quiet:
-            self.into.blends.append(Blend(self.index, places, dim % places.ndim, self.place, self.module, other))
+        """Note that neurons along a dimension are taken together, also where Python alone reads what that gives."""
+        self.into.blends.append(Blend(self.when, places, dim % places.ndim, self.place, self.module, other))
 
     def freeze(self, tensors: Iterable[Value | Address | None], reason: str) -> None:
         """Say why nobody can go to whom these belong."""

@@ -240,7 +240,7 @@ class Prover:
     def _difference(self, keep: Keep, numbers: Sequence[Number], found: Sequence[Tensor], *, lean: bool) -> str:
         """Return how what a smaller model gives differs from what it should be; empty if it does not."""
         blends = [blend for blend in self.found.blends if self._concerns(blend, keep)]
-        some = {blend.index: with_some(self.found, blend, keep) for blend in blends}
+        some = {blend.when: with_some(self.found, blend, keep) for blend in blends}
         near = False
         for read, instead, failure in self._readings(keep, some):
             mode = Still(instead, self.drawn)

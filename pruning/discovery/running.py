@@ -1,5 +1,6 @@
 """A copy of a network run on its example inputs, every operation seen by a mode as it was called."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,7 @@ from pruning.discovery.values import flat
 
 Inputs = tuple[Arguments, ...]
 """The calls by which a network is known: of most it is one; of some, each takes a path that others do not."""
-Instead = Mapping[int, Callable[..., Any]]
+Instead = Mapping[tuple[str, int], Callable[..., Any]]
 """Operation, by when it came → what is done in its place."""
 MEMORIES = "_memories"
 """Where the modules of `spikingjelly` keep their potentials."""
@@ -77,7 +78,7 @@ def running(
             mode.begin(traced, inputs, prefix)
             given = []
             for _ in range(turns):
-                mode.index = 0
+                mode.restart()
                 for before, start in ((None, one) for one in inputs) if feeding is None else feeding.rows(inputs):
                     args, kwargs = start
                     for _ in range(1 if before is None else STEPS):
@@ -143,7 +144,7 @@ def canonical(network: nn.Module) -> dict[str, str]:
 
 
 class Seeing(Mode):  # type: ignore[no-untyped-call]
-    """A mode that counts the operations of a network, each known by when it came.
+    """A mode that counts the operations of a network, each known by when it came, or by which of its name it is.
 
     Attributes:
         counts: That it does, so that no layer computes by other operations where nobody watches it.
@@ -156,7 +157,7 @@ class Seeing(Mode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.index = 0
+        self.restart()
         self._parameters: dict[int, dict[str, nn.Parameter]] = {}
         self._before: dict[str, Tensor] = {}
 
@@ -178,6 +179,11 @@ class Seeing(Mode):  # type: ignore[no-untyped-call]
     def written(self) -> tuple[str, ...]:
         """The parameters that the network's code wrote into."""
         return tuple(self._before)
+
+    def restart(self) -> None:
+        """Count from the beginning."""
+        self.index, self._counted = 0, Counter[str]()
+        self.when = "", 0
 
     def __torch_dispatch__(
         self, operation: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -201,6 +207,8 @@ class Seeing(Mode):  # type: ignore[no-untyped-call]
                 self._before.setdefault(own, parameter.data.clone())
         if name != "detach":  # PyTorch adds one where what an operation gave is held by a mode
             self.index += 1
+            self._counted[name] += 1
+            self.when = name, self._counted[name]
         return self.see(operation, args, kwargs)
 
     def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -272,8 +280,8 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         name = name_of(operation)
         if self.double and kwargs.get("dtype") is torch.float32:
             kwargs = {**kwargs, "dtype": torch.float64}
-        if self.index in self.instead:
-            return self.instead[self.index](operation, args, kwargs)
+        if self.when in self.instead:
+            return self.instead[self.when](operation, args, kwargs)
         found = operation(*args, **kwargs)
         if name.removesuffix("_") in DROPOUTS and not name.endswith("_"):
             return found if isinstance(found, tuple) else args[0].clone()

@@ -137,7 +137,7 @@ def computed_with(
     def same(chosen: Sequence[Size], blends: Sequence[Blend], number: Twice = _doubled) -> bool | None:
         """Return whether nothing changes where neurons are taken twice; None where the network does not run so."""
         try:
-            twice = {blend.index: _twice(blend) for blend in blends}
+            twice = {blend.when: _twice(blend) for blend in blends}
             found, _ = run(twice, told(chosen, number))
         except Exception:  # a shape that does not fit
             return None
@@ -154,7 +154,7 @@ def computed_with(
     for together in codes.values():
         for tried in [together, *([call] for call in together if len(together) > 1)]:
             chosen = [width for call in tried for width in numbers[call]]
-            blends = {blend.index: blend for width in chosen for blend in concerned(width)}
+            blends = {blend.when: blend for width in chosen for blend in concerned(width)}
             if blends and any(same(chosen, [*blends.values()], number) for number in (_doubled, _less_one)):
                 means += [width for width in chosen if width not in means]
                 if tried is together:

@@ -264,7 +264,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         lying = [_geometry(tensor) for tensor in changed]
         found = operation(*args, **kwargs)
         self.found.positions.quiet = not needed  # widths that it computes with must follow all the same
-        call = Call(self.found, operation, self.index, found, before or (args, kwargs), self._stack)
+        call = Call(self.found, operation, self.when, found, before or (args, kwargs), self._stack)
         call.alone = self.index in self.beside
         call.args, call.kwargs = normalised(operation, *mapped(lambda part: _whole(self.value(part)), (args, kwargs)))
         names = {value.name for value in flat((call.args, call.kwargs)) if isinstance(value, Address)}

@@ -160,7 +160,7 @@ class Blend:
     """An operation that takes all neurons together, so that what is left of them gives another number.
 
     Attributes:
-        index: When the operation came.
+        when: Its name, and which of that name it was: what data decide leaves out or adds is mostly of other names.
         places: The neurons, by the places that compute them.
         dim: The dimension along which they are taken together.
         what: The operation, for a sentence.
@@ -168,7 +168,7 @@ class Blend:
         other: The same of a second tensor, which is summed over together with the first.
     """
 
-    index: int
+    when: tuple[str, int]
     places: Tensor
     dim: int
     what: str
