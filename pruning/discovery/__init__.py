@@ -19,6 +19,7 @@ that may follow it (`numbers`); else the layer is named with the error.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ from pruning.discovery.beginning import DIFFERENTIATING
 from pruning.discovery.computed import computed_in, plainly
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.feeding import StateNames, feeding_of, settled
-from pruning.discovery.findings import Propagation
+from pruning.discovery.findings import Propagation, Ways
 from pruning.discovery.learning import trained_too
 from pruning.discovery.origins import Origin
 from pruning.discovery.preparing import (
@@ -127,18 +128,21 @@ def discover(
     modes = {name: module.training for name, module in network.named_modules()}
     with uncached(network) as cached:
         found = _followed(network.eval(), inputs)
-        matrices = not found.crossed or _reaches_more(network, found, _followed(network, inputs, matrices=False))
-        if not matrices:
-            found = _followed(network, inputs, matrices=False)
+        if found.crossed and not _reaches_more(network, found, other := _followed(network, inputs, Ways(matrices=False))):
+            found = other
+        if found.clashed:
+            other = _followed(network, inputs, replace(found.ways, turned=True))
+            found = other if _reaches_more(network, other, found) else found
+        ways = found.ways
         feeding = feeding_of(network, inputs, found, [carried] if isinstance(carried, str) else carried)
         if feeding is not None:
-            found = _followed(network, inputs, feeding, matrices=matrices)
-            settled(found, feeding, lambda other: _followed(network, inputs, other, matrices=matrices))
+            found = _followed(network, inputs, ways, feeding)
+            settled(found, feeding, lambda other: _followed(network, inputs, ways, other))
         trained_too(network, inputs, PREFIX, found, feeding)
         read_by(network, [reading.axis[0] for reading in found.readings])
         structure = structure_of(found, Discovered(network, [], {}), PREFIX)
         if others := crossing(structure):
-            across = propagated(network, inputs, PREFIX, others, feeding=feeding, matrices=matrices)
+            across = propagated(network, inputs, PREFIX, others, feeding=feeding, ways=ways)
             structure = joined(structure, structure_of(across, Discovered(network, [], {}), PREFIX), PREFIX)
         for reading in found.readings:
             read = ((p.parameter, p.dim) for layer in structure.layers for p in layer.read)
@@ -188,11 +192,11 @@ def _reaches_more(network: nn.Module, one: Propagation, other: Propagation) -> b
 
 
 def _followed(
-    network: nn.Module, inputs: Inputs, feeding: Feeding | None = None, *, matrices: bool = True
+    network: nn.Module, inputs: Inputs, ways: Ways | None = None, feeding: Feeding | None = None
 ) -> Propagation:
     """Return what a run tells, its recurrent layers even where their states are read as wide as they are."""
     while True:
-        found = propagated(network, inputs, PREFIX, feeding=feeding, matrices=matrices)
+        found = propagated(network, inputs, PREFIX, feeding=feeding, ways=ways)
         wide = {name for reading in found.readings if not _can_narrow(network, reading) for name in reading.padded}
         even = [module for module in map(network.get_submodule, found.even | wide) if isinstance(module, Recurrent)]
         if all(module.even for module in even):

@@ -32,7 +32,7 @@ def elementwise(call: Call) -> Any:
         return _of_parameters(call, addresses)
     if _made(values, shape) and all(address.coordinates[0].numel() == 1 for address in addresses):
         return call.fresh(made=True)
-    result = _together([value.places.expand(shape) for value in values])
+    result = _together(call, [value.places.expand(shape) for value in values])
     for address in addresses:
         call.own(address, result, len(shape) - len(address.extent))
     for value in values:
@@ -55,7 +55,7 @@ def _matrix(call: Call, addresses: Sequence[Address], values: Sequence[Value]) -
     shape = call.shape()
     if addresses and all(value.free for value in values) and (_widened(addresses, shape) or _whole(addresses, shape)):
         return _of_parameters(call, addresses)
-    if call.into.matrices and (matrix := _crossed(addresses, values, shape)):
+    if call.into.ways.matrices and (matrix := _crossed(addresses, values, shape)):
         call.into.crossed = True
         return _met(call, matrix, addresses, values)
     return None
@@ -209,9 +209,12 @@ def glu(call: Call) -> Any:
     return call.value(one, padded=value.padded)
 
 
-def _together(places: Sequence[Tensor]) -> Tensor:
+def _together(call: Call, places: Sequence[Tensor]) -> Tensor:
     """Return, for each element, the first of these places that belongs to a neuron."""
     carrying = sorted((one for one in places if bool(one.any())), key=_spread, reverse=True)
+    if len(running := {tuple(axes(one)) for one in carrying} - {()}) > 1 and len({*map(len, running)}) == 1:
+        call.into.clashed = True  # heads meet what biases places, say
+        carrying = carrying[:: -1 if call.into.ways.turned else 1]
     result = carrying[0] if carrying else places[0]
     for one in carrying[1:]:
         result = torch.where(result > 0, result, one) if bool((result == 0).any()) else result

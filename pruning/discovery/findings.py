@@ -22,6 +22,22 @@ from pruning.discovery.values import (
 )
 
 
+@dataclass(frozen=True)
+class Ways:
+    """How what may be followed in two ways is followed: that by which more parameters are some neuron's is taken.
+
+    Attributes:
+        matrices: Whether a matrix that meets neurons along one of its axes goes on as one; else its other axis stays.
+            And whether of two dimensions that a product gives together the last is that of neurons; else the first; and
+            whether a batch of matrices that meets what the code made gives what the code made.
+        turned: Whether of neurons that run across others, where both are added, the fewer go on, and those to each of
+            which the same weights are applied end there; else the more go on, and these do.
+    """
+
+    matrices: bool = True
+    turned: bool = False
+
+
 @dataclass
 class Propagation:
     """What is learnt about a model's neurons while its graph is gone through.
@@ -45,10 +61,9 @@ class Propagation:
         given: The places of each of the model's outputs, counted as they lie flat, in the last call.
         carried: Places of states that go from call to call, numbered as a parameter's are → where they go in and out.
         steps: Whether something is computed of neurons that is the same for many values, as a spike is.
-        matrices: Whether a matrix that meets neurons along one of its axes goes on as one; else its other axis stays.
-            And whether of two dimensions that a product gives together the last is that of neurons; else the first; and
-            whether a batch of matrices that meets what the code made gives what the code made.
-        crossed: Whether that made a difference.
+        ways: How what may be followed in two ways is followed.
+        crossed: Whether it made a difference how matrices are.
+        clashed: And neurons that run across others.
         compared: What the network's code compares widths with that it reads of tensors.
         reads: The places that each of these counts.
     """
@@ -70,8 +85,9 @@ class Propagation:
     given: dict[int, Tensor] = field(default_factory=dict)
     carried: dict[Axis, Edge] = field(default_factory=dict)
     steps: bool = False
-    matrices: bool = True
+    ways: Ways = field(default_factory=Ways)
     crossed: bool = False
+    clashed: bool = False
     compared: dict[tuple[Any, ...], None] = field(default_factory=dict)
     reads: list[Tensor] = field(default_factory=list)
     _functions: dict[tuple[str, str, int], int] = field(default_factory=dict)

@@ -41,6 +41,8 @@ def move(call: Call) -> Any:
         return call.unknown(values)
     if call.name in (*_JOINING, "stack") and not padded:
         call.args = _aligned(call, values)
+    if call.widens() and not values[0].places.any():
+        return call.fresh(made=True)
     moved = _execute(call, lambda value: value.places), _execute(call, lambda value: value.functions)
     if isinstance(moved[0], Tensor):
         return Value(squeezed(moved[0]), squeezed(moved[1]), padded)
@@ -171,15 +173,86 @@ def index(call: Call) -> Any:
     chosen = [dim for dim, index in enumerate(indices) if index is not None]
     if isinstance(value, Address):
         value = call.as_value(value, [axis for axis in range(len(value.extent)) if axis not in chosen])
-    if any(varies(value.places, dim) for dim in chosen):
+    given = [None if index is None else index.cpu() for index in call.given[0][1]]
+    along = [dim for dim in chosen if varies(value.places, dim)]
+    own = _in_their_order(value.places, along, given)
+    carrying = [index for index in indices if isinstance(index, Value) and bool(index.places.any())]
+    if own is None:
         return call.unknown([value, *(index for index in indices if isinstance(index, (Value, Address)))])
-    call.freeze(indices, f"{call.place} chooses by it")
-    given = call.given[0][1]
-    first = [None if index is None else torch.zeros_like(index, dtype=torch.int64, device="cpu") for index in given]
+    if len(carrying) == 1 and not value.places.any():  # each neuron looks up its own in what is nobody's
+        where = _behind(carrying[0].places, given, len(call.shape()))
+        if len(axes(where)) == 1:
+            return call.value(where.expand(call.shape()), padded=carrying[0].padded)
+    first = [None if index is None else torch.zeros_like(index, dtype=torch.int64) for index in given]
     if any(index is not None and index.dtype == torch.bool for index in given):
-        first = [None if index is None else index.cpu() for index in given]
+        first = list(given)
+    for dim in along:
+        first[dim] = given[dim]
     places, functions = (torch.ops.aten.index.Tensor(part, first) for part in (value.places, value.functions))
+    if not along:
+        call.freeze(indices, f"{call.place} chooses by it")
+    for index in carrying if along else ():  # each neuron chooses for itself
+        where = _behind(index.places, given, places.ndim)
+        if [dim for dim in axes(where)] == [own]:
+            call.positions.link(where, places)
+        else:
+            call.freeze([index], f"{call.place} chooses by it")
     return Value(squeezed(places), squeezed(functions), value.padded)
+
+
+def _in_their_order(places: Tensor, along: Sequence[int], given: Sequence[Tensor | None]) -> int | None:
+    """Return along which dimension of what is chosen neurons lie, of which all are chosen in their order; −1 if none.
+
+    So does `x[torch.arange(batch)[:, None], torch.arange(width), places]`. None of what is chosen otherwise.
+    """
+    if not along:
+        return -1
+    index = given[along[0]]
+    if len(along) > 1 or index is None or index.dtype == torch.bool:
+        return None
+    wide = [dim for dim in range(index.ndim) if index.shape[dim] == places.shape[along[0]]]
+    for dim in wide:
+        numbers = torch.arange(index.shape[dim]).view(-1, *[1] * (index.ndim - dim - 1))
+        if bool((index == numbers).all()):
+            ndim = max(other.ndim for other in given if other is not None)
+            return _begin(given) + dim + ndim - index.ndim
+    return None
+
+
+def _begin(given: Sequence[Tensor | None]) -> int:
+    """Return at which dimension of what is chosen those of the indices begin."""
+    chosen = [dim for dim, index in enumerate(given) if index is not None]
+    return chosen[0] if chosen == [*range(chosen[0], chosen[-1] + 1)] else 0
+
+
+def _behind(places: Tensor, given: Sequence[Tensor | None], ndim: int) -> Tensor:
+    """Return an index's places in a shape that broadcasts with what is chosen."""
+    whole = max(other.ndim for other in given if other is not None)
+    return places.reshape(*places.shape, *[1] * (ndim - _begin(given) - whole))
+
+
+def put(call: Call) -> Any:
+    """`x[indices] = y` where each neuron of `x` gets its own: all are there, in their order."""
+    target, indices, source = call.args[:3]
+    given = [None if index is None else index.cpu() for index in call.given[0][1]]
+    along = [dim for dim, index in enumerate(given) if index is not None and varies(target.places, dim)]
+    own = _in_their_order(target.places, along, given)
+    if own is None or not along or not isinstance(source, Value):
+        return call.unknown([target, *(one for one in flat((indices, source)) if isinstance(one, (Value, Address)))])
+    first = [None if index is None else torch.zeros_like(index) for index in given]
+    first[along[0]] = given[along[0]]
+    places = torch.ops.aten.index.Tensor(target.places, first)
+    for index in indices:
+        if isinstance(index, Value) and bool(index.places.any()):
+            where = _behind(index.places, given, places.ndim)
+            if axes(where) == [own]:
+                call.positions.link(where, places)
+            else:
+                call.freeze([index], f"{call.place} chooses by it")
+    if not source.free and not bool(source.places.any()) and source.places.ndim and source.places.shape[-1] > 1:
+        call.positions.freeze(places, f"{call.place} combines it with values of a fixed width")
+    call.positions.link(source.places, places)
+    return call.value(target.places, padded=target.padded)
 
 
 def _looked_up(call: Call, value: Any, indices: Sequence[Any]) -> Value | None:

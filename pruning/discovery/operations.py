@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from pruning.discovery.elementwise import elementwise, glu, prelu
-from pruning.discovery.moves import chosen, copy, index, move, paired, same, strided
+from pruning.discovery.moves import chosen, copy, index, move, paired, put, same, strided
 from pruning.discovery.products import (
     addmm,
     attention,
@@ -28,6 +28,7 @@ from pruning.discovery.reductions import (
     embedding,
     group_norm,
     layer_norm,
+    ordered,
     patches,
     reduce,
     sampled,
@@ -85,6 +86,8 @@ _REDUCTIONS = (
 )
 
 
+_ORDERED = "topk sort argsort cumsum cumprod cummax cummin logcumsumexp"
+
 _SPATIAL = (
     "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
     "adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d "
@@ -122,6 +125,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_SAME.split(), same),
     **dict.fromkeys(_ELEMENTWISE.split(), elementwise),
     **dict.fromkeys(_REDUCTIONS.split(), reduce),
+    **dict.fromkeys(_ORDERED.split(), ordered),
     **dict.fromkeys(_SPATIAL.split(), spatial),
     **dict.fromkeys(_MADE.split(), _zeroed),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), convolution),
@@ -147,6 +151,7 @@ RULES: dict[str, Rule] = {
     "scaled_dot_product_attention": attention,
     "group_norm": group_norm,
     "index": index,
+    "index_put": put,
     "as_strided": strided,
     "copy": copy,
     **dict.fromkeys(("view_as_real", "view_as_complex"), paired),

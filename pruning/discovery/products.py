@@ -199,12 +199,12 @@ def _product(
     if heads or _begins(call, value, each, shape):
         return _of_each_head(call, value, weight, heads, bias, shape) if heads else call.fresh(made=True)
     several = len(along) == 1 and bias is None and ndim == 2
-    if several and call.into.matrices and len(across) > 2 and varies(value.places, -1):
+    if several and call.into.ways.matrices and len(across) > 2 and varies(value.places, -1):
         return mixed(call, value, weight, inner % ndim, shape)
     across = _neurons_of(call, across)
     call.fixed(weight, [*itertools.chain(*each[: ndim - 2]), *along[1:], *across[1:]])
     crossing = [dim for dim in range(value.places.ndim - 1) if varies(value.places, dim)]
-    if crossing and not varies(value.places, value.places.ndim - 1):
+    if crossing and not varies(value.places, value.places.ndim - 1) and not call.into.ways.turned:
         return _applied(call, value, weight, bias, shape)
     for dim in crossing:
         call.positions.mix(value.places, dim, f"{call.place} reads all of it by the same weights")
@@ -230,7 +230,7 @@ def _runs(places: Tensor, dim: int) -> bool:
 
 def _begins(call: Call, value: Value, each: Sequence[Sequence[int]], shape: Sequence[int]) -> bool:
     """Return whether a batch of matrices may meet a first state of zeros, so that later steps tell whose these are."""
-    if not (value.free and any(each[: len(each) - 2]) and tuple(shape) == call.shape() and call.into.matrices):
+    if not (value.free and any(each[: len(each) - 2]) and tuple(shape) == call.shape() and call.into.ways.matrices):
         return False
     call.into.crossed = True
     return True
@@ -241,7 +241,7 @@ def _neurons_of(call: Call, across: list[int]) -> list[int]:
 
     Of heads and their dimensions these are the first; of the members of an ensemble and their neurons the last.
     """
-    if len(across) != 2 or not call.into.matrices:
+    if len(across) != 2 or not call.into.ways.matrices:
         return across
     call.into.crossed = True
     return across[::-1]
@@ -326,7 +326,7 @@ def convolution(call: Call) -> Any:
     value = call.as_value(value, [channel])
     if is_view(weight):
         return by_kernels(call, value, weight, channel)
-    if _is_across(value, weight, channel, padding, shape):
+    if _is_across(value, weight, channel, padding, shape) and not call.into.ways.turned:
         return _applied_across(call, value, weight, bias, shape)
     as_channels(call, value, channel)
     rows = column(call.into.place(weight, 0), 0)

@@ -92,7 +92,7 @@ class Call:
         if all(isinstance(value, Value) and not value.places.any() for value in tensors):
             parts = [(value.functions == MADE) for value in tensors if isinstance(value, Value)]
             number = self.name.startswith("lift_fresh") and self.outputs.numel() == 1  # `torch.tensor(0.0)`
-            made = number or self._widens() or self.name.startswith("new_") or all(bool(part.all()) for part in parts)
+            made = number or self.widens() or self.name.startswith("new_") or all(bool(part.all()) for part in parts)
             given = any(bool((value.functions <= GIVEN).any()) for value in tensors if isinstance(value, Value))
             if made or not (given or any(bool(part.any()) for part in parts)):
                 return self.fresh(made=made)
@@ -101,7 +101,7 @@ class Call:
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             return self.unknown(tensors)  # a form of the operation that its rule does not foresee
 
-    def _widens(self) -> bool:
+    def widens(self) -> bool:
         """Return whether what has one place along some dimensions is repeated there: as often as there are neurons, say."""
         if self.name not in _WIDENING:
             return False
@@ -245,13 +245,15 @@ class Call:
                 continue
             if not varies(places, axis + offset):
                 self.fixed(address, dims)
-            elif len(dims) != 1 or found.any():
+            elif found.any() or not all(torch.equal(address.coordinates[dims[0]], address.coordinates[d]) for d in dims):
                 layout = f"{self.place} lays out its parameter in a way of its own"
                 self.freeze([address], layout)
                 self.positions.freeze(places, layout)
             else:
                 found = self.into.place(address, dims[0])
-                self.into.owning[address.name, dims[0]] = None
+                for dim in dims:  # several on a diagonal
+                    self.positions.link(self.into.place(address, dim), found)
+                    self.into.owning[address.name, dim] = None
                 if any(varies(places, dim) for dim in range(places.ndim) if dim != axis + offset):
                     shared = f"all neurons share it where {self.place} uses it"
                     self.positions.share(found, places, axis + offset, shared)

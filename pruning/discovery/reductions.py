@@ -53,6 +53,18 @@ def reduce(call: Call) -> Any:
     return mapped(call.outputs, like)
 
 
+def ordered(call: Call) -> Any:
+    """`topk(x, k, dim)`, `sort`, `cumsum`, …: along another dimension than the neurons', of each what it is given."""
+    value = call.args[0]
+    names = [argument.name for argument in call.target._schema.arguments]
+    dim = call.args[names.index("dim")] if "dim" in names else None
+    if not isinstance(value, Value) or not isinstance(dim, int) or varies(value.places, dim):
+        return call.unknown([value])
+    call.even([value])
+    places = value.places.narrow(dim, 0, 1)
+    return mapped(call.outputs, lambda tensor: call.value(places.expand(tensor.shape)))
+
+
 def _of_parameter(call: Call, address: Address) -> Any:
     """Return what is summed of a parameter as a view of it; what lies along a dimension is taken together."""
     ndim, names = len(address.extent), [argument.name for argument in call.target._schema.arguments]

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from pruning.core.nested import mapped
 from pruning.core.operands import storage_of
-from pruning.discovery.findings import Propagation, carry
+from pruning.discovery.findings import Propagation, Ways, carry
 from pruning.discovery.needs import Needs
 from pruning.discovery.operations import follow
 from pruning.discovery.positions import Axis, varies
@@ -34,7 +34,7 @@ def propagated(
     *,
     training: bool = False,
     feeding: Feeding | None = None,
-    matrices: bool = True,
+    ways: Ways | None = None,
 ) -> Propagation:
     """Return what running the network on these inputs tells about its neurons.
 
@@ -47,13 +47,13 @@ def propagated(
         silent: Where no neurons are looked for, as if parameters gave there what the network is given.
         training: Whether it runs as it does while it is trained.
         feeding: If the network's state goes from call to call: how; its inputs are those of this.
-        matrices: See `Propagation`.
+        ways: How what may be followed in two ways is; the likelier one by default.
     """
     seen = Needs()
     inputs = inputs if feeding is None else feeding.inputs
     with running(network, inputs, seen, training=training, feeding=feeding) as (traced, outputs):
         needed = seen.needed([*outputs, *kept_tensors(traced).values()])
-    found = Propagation(silent=silent, matrices=matrices)
+    found = Propagation(silent=silent, ways=ways or Ways())
     following = Following(found, needed, seen.beside, feeding)
     with (
         Watching(following.told),
