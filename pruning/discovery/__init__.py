@@ -127,12 +127,7 @@ def discover(
     _compare(model, network, inputs, list(computed))
     modes = {name: module.training for name, module in network.named_modules()}
     with uncached(network) as cached:
-        found = _followed(network.eval(), inputs)
-        if found.crossed and not _reaches_more(network, found, other := _followed(network, inputs, Ways(matrices=False))):
-            found = other
-        if found.clashed:
-            other = _followed(network, inputs, replace(found.ways, turned=True))
-            found = other if _reaches_more(network, other, found) else found
+        found = _likeliest(network.eval(), inputs)
         ways = found.ways
         feeding = feeding_of(network, inputs, found, [carried] if isinstance(carried, str) else carried)
         if feeding is not None:
@@ -181,6 +176,18 @@ def _call(model: nn.Module, example_inputs: Any) -> Arguments:
     if takes_state(model, arguments):
         arguments = (*arguments, first_state(model, arguments, example_dim_of(model, arguments)))
     return arguments, {}
+
+
+def _likeliest(network: nn.Module, inputs: Inputs) -> Propagation:
+    """Return what a run tells that follows neurons in those ways by which more parameters are some neuron's."""
+    found = _followed(network, inputs)
+    if found.crossed:
+        other = _followed(network, inputs, Ways(matrices=False))
+        found = found if _reaches_more(network, found, other) else other
+    if found.clashed:
+        other = _followed(network, inputs, replace(found.ways, turned=True))
+        found = other if _reaches_more(network, other, found) else found
+    return found
 
 
 def _reaches_more(network: nn.Module, one: Propagation, other: Propagation) -> bool:

@@ -90,7 +90,10 @@ class Size(Number):
 
 @dataclass(frozen=True)
 class Kept(Number):
-    """A number of heads that stays what it was, since the code divides by it; the sizes in its calls follow instead."""
+    """A number that stays what it was, as the code divides by it; the sizes in its calls follow instead.
+
+    So may a number of heads, or what a module of PyTorch's tells of its width.
+    """
 
     number: int
 

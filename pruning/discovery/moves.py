@@ -174,30 +174,52 @@ def index(call: Call) -> Any:
     if isinstance(value, Address):
         value = call.as_value(value, [axis for axis in range(len(value.extent)) if axis not in chosen])
     given = [None if index is None else index.cpu() for index in call.given[0][1]]
-    along = [dim for dim in chosen if varies(value.places, dim)]
-    own = _in_their_order(value.places, along, given)
     carrying = [index for index in indices if isinstance(index, Value) and bool(index.places.any())]
-    if own is None:
-        return call.unknown([value, *(index for index in indices if isinstance(index, (Value, Address)))])
     if len(carrying) == 1 and not value.places.any():  # each neuron looks up its own in what is nobody's
         where = _behind(carrying[0].places, given, len(call.shape()))
         if len(axes(where)) == 1:
             return call.value(where.expand(call.shape()), padded=carrying[0].padded)
+    along = [dim for dim in chosen if varies(value.places, dim)]
+    own = _in_their_order(value.places, along, given)
+    if own is None:
+        return call.unknown([value, *(index for index in indices if isinstance(index, (Value, Address)))])
     first = [None if index is None else torch.zeros_like(index, dtype=torch.int64) for index in given]
     if any(index is not None and index.dtype == torch.bool for index in given):
         first = list(given)
     for dim in along:
         first[dim] = given[dim]
     places, functions = (torch.ops.aten.index.Tensor(part, first) for part in (value.places, value.functions))
-    if not along:
-        call.freeze(indices, f"{call.place} chooses by it")
-    for index in carrying if along else ():  # each neuron chooses for itself
-        where = _behind(index.places, given, places.ndim)
-        if [dim for dim in axes(where)] == [own]:
+    _for_themselves(call, indices, given, places, own)
+    return Value(squeezed(places), squeezed(functions), value.padded)
+
+
+def put(call: Call) -> Any:
+    """`x[indices] = y` where each neuron of `x` gets its own: all are there, in their order."""
+    target, indices, source = call.args[:3]
+    given = [None if index is None else index.cpu() for index in call.given[0][1]]
+    along = [dim for dim, index in enumerate(given) if index is not None and varies(target.places, dim)]
+    own = _in_their_order(target.places, along, given)
+    if own is None or not along or not isinstance(source, Value):
+        return call.unknown([target, *(one for one in flat((indices, source)) if isinstance(one, (Value, Address)))])
+    first = [None if index is None else torch.zeros_like(index) for index in given]
+    first[along[0]] = given[along[0]]
+    places = torch.ops.aten.index.Tensor(target.places, first)
+    _for_themselves(call, indices, given, places, own)
+    if not source.free and not bool(source.places.any()) and source.places.ndim and source.places.shape[-1] > 1:
+        call.positions.freeze(places, f"{call.place} combines it with values of a fixed width")
+    call.positions.link(source.places, places)
+    return call.value(target.places, padded=target.padded)
+
+
+def _for_themselves(
+    call: Call, indices: Sequence[Any], given: Sequence[Tensor | None], places: Tensor, own: int
+) -> None:
+    """Link indices with the neurons, along a dimension, each of which chooses for itself; others may not choose."""
+    for index in indices:
+        if isinstance(index, Value) and own >= 0 and axes(where := _behind(index.places, given, places.ndim)) == [own]:
             call.positions.link(where, places)
         else:
             call.freeze([index], f"{call.place} chooses by it")
-    return Value(squeezed(places), squeezed(functions), value.padded)
 
 
 def _in_their_order(places: Tensor, along: Sequence[int], given: Sequence[Tensor | None]) -> int | None:
@@ -229,30 +251,6 @@ def _behind(places: Tensor, given: Sequence[Tensor | None], ndim: int) -> Tensor
     """Return an index's places in a shape that broadcasts with what is chosen."""
     whole = max(other.ndim for other in given if other is not None)
     return places.reshape(*places.shape, *[1] * (ndim - _begin(given) - whole))
-
-
-def put(call: Call) -> Any:
-    """`x[indices] = y` where each neuron of `x` gets its own: all are there, in their order."""
-    target, indices, source = call.args[:3]
-    given = [None if index is None else index.cpu() for index in call.given[0][1]]
-    along = [dim for dim, index in enumerate(given) if index is not None and varies(target.places, dim)]
-    own = _in_their_order(target.places, along, given)
-    if own is None or not along or not isinstance(source, Value):
-        return call.unknown([target, *(one for one in flat((indices, source)) if isinstance(one, (Value, Address)))])
-    first = [None if index is None else torch.zeros_like(index) for index in given]
-    first[along[0]] = given[along[0]]
-    places = torch.ops.aten.index.Tensor(target.places, first)
-    for index in indices:
-        if isinstance(index, Value) and bool(index.places.any()):
-            where = _behind(index.places, given, places.ndim)
-            if axes(where) == [own]:
-                call.positions.link(where, places)
-            else:
-                call.freeze([index], f"{call.place} chooses by it")
-    if not source.free and not bool(source.places.any()) and source.places.ndim and source.places.shape[-1] > 1:
-        call.positions.freeze(places, f"{call.place} combines it with values of a fixed width")
-    call.positions.link(source.places, places)
-    return call.value(target.places, padded=target.padded)
 
 
 def _looked_up(call: Call, value: Any, indices: Sequence[Any]) -> Value | None:

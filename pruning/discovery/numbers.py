@@ -14,6 +14,9 @@ from pruning.discovery.findings import Propagation
 from pruning.discovery.following import Kept, Number, Size
 
 _FOLLOWING = ("torch.nn.modules", "torch.nn.utils", "pruning.discovery")
+_SAYING = (nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.modules.conv._ConvNd)
+_TOLD = ("embedding_dim", "in_features", "out_features", "in_channels", "out_channels")
+"""Widths that these tell and do not compute with, so that a factor that a user's code makes of them may stay."""
 BACKWARDS = "_reverse"
 """How the name of a recurrent layer ends that reads backwards."""
 ATTEMPTS = 16
@@ -64,6 +67,12 @@ def sized(
     ]
     if kept:
         yield [*kept, *counting]
+    for name in _TOLD:  # `x * self.table.embedding_dim ** 0.5`
+        modules = ((path, network.get_submodule(path)) for path in sorted(_around(layer)))
+        told = {path: getattr(module, name, None) for path, module in modules if isinstance(module, _SAYING)}
+        staying = [Kept(path, name, None, layer.name, 1, number) for path, number in told.items() if number]
+        if staying:
+            yield [*staying, *counting]
     factors = {1, *(piece.size for piece in (*layer.owned, *layer.read))}
     made = [
         size.of(layer) for size in sizes if size.counts is None and size.number in {f * layer.width for f in factors}

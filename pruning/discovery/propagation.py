@@ -27,7 +27,6 @@ from pruning.discovery.values import (
     squeezed,
 )
 
-
 _WIDENING = {"expand", "expand_as", "repeat", "tile"}
 
 
@@ -102,7 +101,7 @@ class Call:
             return self.unknown(tensors)  # a form of the operation that its rule does not foresee
 
     def widens(self) -> bool:
-        """Return whether what has one place along some dimensions is repeated there: as often as there are neurons, say."""
+        """Return whether what has one place along some dimensions is repeated there, as often as neurons are, say."""
         if self.name not in _WIDENING:
             return False
         own, whole = self.given[0][0].shape, self.shape()
@@ -245,7 +244,9 @@ class Call:
                 continue
             if not varies(places, axis + offset):
                 self.fixed(address, dims)
-            elif found.any() or not all(torch.equal(address.coordinates[dims[0]], address.coordinates[d]) for d in dims):
+            elif found.any() or not all(
+                torch.equal(address.coordinates[dims[0]], address.coordinates[d]) for d in dims
+            ):
                 layout = f"{self.place} lays out its parameter in a way of its own"
                 self.freeze([address], layout)
                 self.positions.freeze(places, layout)
