@@ -40,8 +40,8 @@ def operands(model: nn.Module, hooks: Mapping[str, Hook], along: Mapping[str, in
     for name, hook in hooks.items():
         module, parameter = model.get_submodule(name.rpartition(".")[0]), model.get_parameter(name)
         told = along is not None and name in along and parameter.ndim == 2  # others are read by several dimensions
-        stride = parameter.stride(along[name]) if told and along else None
-        watched.setdefault(storage_of(parameter), []).append(_Watched(module, hook, stride))
+        lies = (parameter.stride(along[name]), parameter.shape[along[name]]) if told and along else None
+        watched.setdefault(storage_of(parameter), []).append(_Watched(module, hook, lies))
     weights = {storage_of(tensor) for tensor in (*model.parameters(), *model.buffers())}
     with _Products(watched, weights):
         yield
@@ -49,16 +49,20 @@ def operands(model: nn.Module, hooks: Mapping[str, Hook], along: Mapping[str, in
 
 @dataclass(frozen=True)
 class _Watched:
-    """A parameter that is watched: its module, its hook, and of a matrix how far what reads lies apart."""
+    """A parameter that is watched: its module, its hook, of a matrix how far apart what reads lies, and its size."""
 
     module: nn.Module
     hook: Hook
-    stride: int | None
+    lies: tuple[int, int] | None
 
     def reads(self, factor: Tensor, dim: int) -> bool:
         """Return whether a product that sums over a dimension of a view of it is one that is looked for."""
-        told = self.stride is not None and factor.ndim == 2 and factor.shape[dim] > 1
-        return not told or factor.stride(dim) == self.stride
+        if self.lies is None or factor.ndim != 2:
+            return True
+        stride, size = self.lies
+        if size == 1 or factor.shape[dim] == 1:  # no stride tells the dimensions of a single column apart
+            return factor.shape[dim] == size
+        return factor.stride(dim) == stride
 
 
 class _Products(Mode):  # type: ignore[no-untyped-call]

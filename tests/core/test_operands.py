@@ -1,5 +1,6 @@
 """What parameters are multiplied with, where these are computed with before they are."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -48,3 +49,14 @@ def test_what_takes_the_memory_of_what_was_computed_of_a_parameter_is_not_it():
             _ = read.mT @ torch.ones(2, 4, 5)
 
     assert {part.shape[-1] for part in seen_of(run, w=torch.ones(3, 4))} == {3}
+
+
+@pytest.mark.parametrize(("shape", "along"), [((3, 1), 0), ((1, 3), 1), ((3, 1), 1), ((1, 3), 0)])
+def test_of_a_matrix_with_one_row_or_column_a_product_over_the_other_dimension_is_none_of_its_reading(
+    shape: tuple[int, int], along: int
+) -> None:
+    model, seen = nn.ParameterDict({"w": torch.ones(shape)}), list[Tensor]()
+    with torch.no_grad(), operands(model, {"w": lambda _, inputs, __: seen.append(inputs[0])}, {"w": along}):
+        _ = torch.ones(2, shape[0]) @ model["w"]
+        _ = torch.ones(2, shape[1]) @ model["w"].T
+    assert [tuple(part.shape) for part in seen] == [(2, shape[along])]
