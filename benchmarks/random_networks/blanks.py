@@ -6,6 +6,7 @@ over: it sees those that are left. So of what `discover` found only the slices t
 none that reads them, and no code of the library's runs.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -60,8 +61,10 @@ def own_name(network: nn.Module, name: str) -> str:
 @contextmanager
 def passed_over() -> Iterator[None]:
     """Within the context NaNs are neurons that are no more."""
-    with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), Blanks():
-        yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what switching oneDNN off asks for on a GPU
+        with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), Blanks():
+            yield
 
 
 class Blanks(TorchDispatchMode):

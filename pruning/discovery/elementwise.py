@@ -14,7 +14,8 @@ from pruning.discovery.propagation import Call
 from pruning.discovery.values import Address, Value, column, flat, mapped
 
 _SUMS = ("add", "sub", "rsub", "subtract")
-_PRODUCTS = ("mul", "multiply", "div", "divide", "true_divide")
+_QUOTIENTS = ("div", "divide", "true_divide")
+_PRODUCTS = ("mul", "multiply", *_QUOTIENTS)
 
 
 def elementwise(call: Call) -> Any:
@@ -34,7 +35,7 @@ def elementwise(call: Call) -> Any:
         return call.fresh(made=True)
     result = _together(call, [value.places.expand(shape) for value in values])
     for address in addresses:
-        call.own(address, result, len(shape) - len(address.extent))
+        _own(call, address, result)
     for value in values:
         _combine(call, value, result)
     carrying = [value for value in values if bool(value.places.any())]
@@ -48,6 +49,13 @@ def elementwise(call: Call) -> Any:
         call.positions.mark(result, "random")
     found = call.value(result, padded=padded)
     return mapped(call.outputs, lambda _: found)
+
+
+def _own(call: Call, address: Address, result: Tensor) -> None:
+    """Let a parameter that is combined with neurons go with them."""
+    call.own(address, result, result.ndim - len(address.extent))
+    if call.name.strip("_") in _QUOTIENTS and address is call.args[1]:
+        call.into.dividing |= {(address.name, dim) for axis in address.running() for dim in address.dims(axis)}
 
 
 def _matrix(call: Call, addresses: Sequence[Address], values: Sequence[Value]) -> Any:

@@ -60,6 +60,7 @@ class Propagation:
             counts something else.
         given: The places of each of the model's outputs, counted as they lie flat, in the last call.
         carried: Places of states that go from call to call, numbered as a parameter's are → where they go in and out.
+        dividing: Axes of parameters that something is divided by, of which zero would make no number.
         steps: Whether something is computed of neurons that is the same for many values, as a spike is.
         ways: How what may be followed in two ways is followed.
         crossed: Whether it made a difference how matrices are.
@@ -84,6 +85,7 @@ class Propagation:
     counted: dict[tuple[str, str, int], list[Counted]] = field(default_factory=dict)
     given: dict[int, Tensor] = field(default_factory=dict)
     carried: dict[Axis, Edge] = field(default_factory=dict)
+    dividing: set[Axis] = field(default_factory=set)
     steps: bool = False
     ways: Ways = field(default_factory=Ways)
     crossed: bool = False

@@ -89,7 +89,7 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
         layer = _layer(groups, found, readings, model, prefix)
         if isinstance(layer, NeuronLayer):
             if int(members[_first_place(found, groups)]) in blended:
-                layer = replace(layer, silenced=_unread(layer.owned, layer.read))
+                layer = replace(layer, silenced=_zeroable(layer, found))
             made.append((layer, groups))
             continue
         for axis in (axis for axis in groups.places if axis in found.owning):
@@ -146,10 +146,10 @@ def _owners(found: Propagation, made: Sequence[Groups], size: int) -> tuple[Tens
     return layers, neurons
 
 
-def _unread(owned: Iterable[Slice], read: Iterable[Slice]) -> tuple[Slice, ...]:
-    """Return the slices that compute neurons and do not read them."""
-    axes = {(piece.parameter, piece.dim) for piece in read}
-    return tuple(piece for piece in owned if (piece.parameter, piece.dim) not in axes)
+def _zeroable(layer: NeuronLayer, found: Propagation) -> tuple[Slice, ...]:
+    """Return the slices that compute neurons, do not read them, and may be zero."""
+    axes = found.dividing.union((piece.parameter, piece.dim) for piece in layer.read)
+    return tuple(piece for piece in layer.owned if (piece.parameter, piece.dim) not in axes)
 
 
 def _regular(groups: Groups) -> Groups:

@@ -359,3 +359,29 @@ def test_a_root_of_the_width_that_a_module_keeps_stays_and_removing_equals_maski
     small = select(found, keep)
     assert small.network.scale == 12**0.5
     torch.testing.assert_close(small(x), mask(found, keep)(x), rtol=0, atol=1e-10)
+
+
+def test_a_number_that_neurons_are_divided_by_stays_where_they_are_masked_for_a_normalisation_over_them():
+    class Divided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.norm, self.inner, self.out = (
+                nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 6), nn.Linear(6, 3),
+            )  # fmt: skip
+            self.gain = nn.Parameter(torch.rand(6) + 0.5)
+            self.register_buffer("shift", torch.rand(6))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            stream = (self.enter(inputs) - self.shift) / self.gain
+            return self.out(stream + self.inner(self.norm(stream)))
+
+    model = discover(Divided().double(), torch.randn(3, 4, dtype=torch.float64))
+    (layer,) = model.layers()
+    assert (layer.width, layer.exact, "network.gain" in {piece.parameter for piece in layer.silenced}) == (
+        6,
+        False,
+        False,
+    )
+    assert bool(
+        mask(model, {layer.name: torch.tensor([0, 4])})(torch.randn(3, 4, dtype=torch.float64)).isfinite().all()
+    )
