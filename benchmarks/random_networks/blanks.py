@@ -86,9 +86,10 @@ class Blanks(TorchDispatchMode):
         return found
 
 
-def alike(tensor: Tensor, value: float) -> Tensor:
+def alike(tensor: Tensor, value: float, options: dict[str, Any]) -> Tensor:
     """Return a tensor of one value, NaN where the given one is."""
-    return torch.where(tensor.isnan(), tensor, torch.full_like(tensor, value))
+    filled = torch.ops.aten.full_like(tensor, value, **options)
+    return filled.masked_fill(tensor.isnan(), float("nan")) if tensor.is_floating_point() else filled
 
 
 def zeroed(tensor: Tensor) -> Tensor:
@@ -230,8 +231,8 @@ def root_normed(inputs: Tensor, shape: Sequence[int], weight: Any, eps: float | 
 
 COMPARISONS = ("gt", "ge", "lt", "le")
 STAND_INS: dict[str, Callable[..., Any]] = {
-    "zeros_like": lambda tensor, **_: alike(tensor, 0.0),
-    "ones_like": lambda tensor, **_: alike(tensor, 1.0),
+    "zeros_like": lambda tensor, **options: alike(tensor, 0, options),
+    "ones_like": lambda tensor, **options: alike(tensor, 1, options),
     "mm": product,
     "bmm": product,
     "mv": product,

@@ -87,7 +87,13 @@ def scaled(d: Draft) -> None:
     values = f"torch.rand({', '.join(map(str, shape))}) + 0.5"
     gain, fixed = d.part(f"nn.Parameter({values})", "gain"), d.buffer(values)
     d.say(
-        d.pick(f"x = x * {gain}", f"x = x * {fixed}", f"x = x + {gain}", f"x = (x - {fixed}) / {gain}", f"x *= {gain}")
+        d.pick(
+            f"x = x * {gain}",
+            f"x = x * {fixed}",
+            f"x = x + {gain}",
+            f"x = (x - {fixed}) / {gain}",
+            f"x = x.clone().mul_({gain})",
+        )
     )
 
 

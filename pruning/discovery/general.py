@@ -27,8 +27,13 @@ def positions(model: Discovered, inputs: Inputs) -> Iterator[Fixed]:
     """Yield the model with several weights, for one of which neurons that spike do so neither always nor never."""
     yield generic(model, inputs)
     yield generic(model, inputs, centred=True)
-    own = Discovered(model.network, model.layers(), {})
-    yield _fixed(own.resized([layer.width for layer in own.layers()]), model, inputs)
+    yield own(model, inputs)
+
+
+def own(model: Discovered, inputs: Inputs) -> Fixed:
+    """Return a copy of the model with the weights that it has, of which what its modules remember is forgotten."""
+    found = Discovered(model.network, model.layers(), {})
+    return _fixed(found.resized([layer.width for layer in found.layers()]), model, inputs)
 
 
 def _fixed(found: Discovered, model: Discovered, inputs: Inputs) -> Fixed:

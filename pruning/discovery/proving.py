@@ -22,8 +22,7 @@ from pruning.core.neurons import Keep, NeuronLayer, named_buffers, named_tensors
 from pruning.discovery.alike import COUNTS, Seen, apart, same_path, unequal
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.following import Number, Size
-from pruning.discovery.general import positions
-from pruning.discovery.numbers import candidates, sized
+from pruning.discovery.general import own, positions
 from pruning.discovery.rounds import gone, rounds_of
 from pruning.discovery.running import (
     DRAWN,
@@ -35,6 +34,7 @@ from pruning.discovery.running import (
     greatest,
     running,
 )
+from pruning.discovery.settling import TOGETHER, settled
 from pruning.discovery.sizes import noted
 from pruning.discovery.states import Feeding
 from pruning.discovery.statistics import Read, Telling, Widths, computed_with, with_some
@@ -44,6 +44,7 @@ from pruning.discovery.values import Blend
 
 ALONE = 0.6
 """The power of rounding up to which answers are equal where no finer ones tell: 7e-5 of the largest, not 6e-6."""
+UNSHOWN = "its model gives nothing but NaN on other weights, which shows nothing of what it computes"
 
 
 def proved(
@@ -64,31 +65,23 @@ def proved(
         cached: The modules whose configuration asks for a cache, which is switched off now.
         feeding: If its state goes from call to call: how.
     """
-    layers = model.layers()
+    every = layers = model.layers()
     first, *others = itertools.islice(positions(model, inputs), None if found.steps else 1)
     prover = Prover(*first, found, inputs, states, cached, feeding)
     prover.others = [Prover(*fixed, found, inputs, states, (), feeding) for fixed in others]
     if prover.drawing():
         prover.others += [Prover(*first, found, inputs, states, (), feeding, seed) for seed in range(1, len(DRAWN))]
-    numbers: list[Number] = []
-    reasons: dict[str, str] = {}
     rounds = rounds_of(layers)
-    failing = not prover.holds(layers, [], rounds)
-    if failing and (kept := prover.kept(layers)):
-        numbers += kept
-        failing = not prover.holds(layers, numbers, rounds)
-    if failing:
-        numbers, reasons = _each(prover, layers, rounds)
-        layers = [layer for layer in layers if layer.name not in reasons]
-        if layers and prover.failure(layers, numbers):
-            layers, more = _together(prover, layers, numbers)
-            reasons |= more
-    for each in rounds[1:] if failing else []:
-        if layers and prover.failure(layers, numbers, number=each):
-            alone = {layer.name: what for layer in layers if (what := prover.failure([layer], numbers, number=each))}
-            layers = [layer for layer in layers if layer.name not in alone]
-            layers, more = _together(prover, layers, numbers, number=each)
-            reasons |= alone | more
+    layers, numbers, reasons = settled(prover, every, rounds)
+    beside = prover.others
+    if not found.steps:  # weights by which some neurons are silent, or an answer is cut off, hide what others show
+        other = Prover(*own(model, inputs), found, inputs, states, (), feeding)
+        failure = other.failure(layers, numbers)
+        if failure != UNSHOWN:
+            beside = [*beside, other]
+            if failure or any(reason.startswith(TOGETHER) for reason in reasons.values()):
+                prover.others = beside
+                layers, numbers, reasons = settled(prover, every, rounds)
     stepping = [layer for layer in layers if same_path(layer, found.paths)]  # which may all have lost as many
     alone = {layer.name: what for layer in stepping if (what := prover.failure([layer], numbers))}
     reasons, layers = reasons | alone, [layer for layer in layers if layer.name not in alone]
@@ -98,7 +91,7 @@ def proved(
     reasons, layers = reasons | equal, [layer for layer in layers if layer.name not in equal]
     layers = [replace(layer, avoided=tuple(sorted(avoided.get(layer.name, ())))) for layer in layers]
     numbers = [number for number in (*found.carried, *numbers) if number.layer in {layer.name for layer in layers}]
-    inexact = prover.inexact(layers, numbers)
+    inexact = set[str]().union(*(each.inexact(layers, numbers) for each in (prover, *beside)))
     layers = [_said(layer, exact=layer.exact and layer.name not in inexact) for layer in layers]
     places = [(path[len(PREFIX) :], name) for path, name in prover.remembers]
     proof = Discovered(model.network, layers, {}, numbers, model.folded, remembered=places)
@@ -110,47 +103,6 @@ def _said(layer: NeuronLayer, *, exact: bool) -> NeuronLayer:
     """Return the layer with whether it is exact; if not, its readers read something else once some are gone."""
     what = layer.obstacle or ("" if exact else "its readers read other numbers once some of its neurons are gone")
     return replace(layer, exact=exact, obstacle=what)
-
-
-def _each(
-    prover: "Prover", layers: Sequence[NeuronLayer], rounds: Sequence[int]
-) -> tuple[list[Number], dict[str, str]]:
-    """Return the numbers that must follow so that each layer can be cut by itself, and why some cannot.
-
-    In one round alone some might fit by chance, as parts of a whole number that are rounded down.
-    """
-    numbers: list[Number] = []
-    reasons: dict[str, str] = {}
-    network = prover.model.network
-    for layer in layers:
-        failure = prover.failure([layer], [])
-        if failure:
-            kept = prover.kept([layer])
-            own = list(candidates(network, layer))
-            told = list(sized(network, prover.found.sizes, layer, prover.model.layers()))
-            tried = itertools.chain([[]], own, told, ([*own[0], *sizes] for sizes in told if own))
-            both = (beside for chosen in tried for beside in ([[*kept, *chosen], chosen] if kept else [chosen]))
-            following = next((chosen for chosen in both if chosen and prover.holds([layer], chosen, rounds)), None)
-            if following is None:
-                reasons[layer.name] = failure
-            else:
-                numbers += (number for number in prover.needed([layer], following) if number not in numbers)
-    return numbers, reasons
-
-
-def _together(
-    prover: "Prover", layers: Sequence[NeuronLayer], numbers: Sequence[Number], *, number: int = 0
-) -> tuple[list[NeuronLayer], dict[str, str]]:
-    """Return the layers that can be cut together, the first ones first, and why the others cannot."""
-    kept: list[NeuronLayer] = []
-    reasons: dict[str, str] = {}
-    for layer in layers:
-        if failure := prover.failure([*kept, layer], numbers, number=number):
-            by = (one.name for one in kept if prover.failure([one, layer], numbers, number=number))
-            reasons[layer.name] = f"together with {next(by, kept[-1].name)}, {failure}" if kept else failure
-        else:
-            kept.append(layer)
-    return kept, reasons
 
 
 class Prover:
@@ -251,7 +203,7 @@ class Prover:
                     continue
                 return f"{blends[0].what if blends else 'its model'} takes all of it together: {error}"
             if any(part.numel() and bool(part.isnan().all()) for part in expected):
-                return "its model gives nothing but NaN on other weights, which shows nothing of what it computes"
+                return UNSHOWN
             if len(found) != len(expected):
                 continue
             if all(close(a, b, rounding) for a, b in zip(found, expected, strict=True)):

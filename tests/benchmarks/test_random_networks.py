@@ -37,7 +37,7 @@ def test_the_twin_without_some_neurons_knows_nothing_of_who_reads_them() -> None
 
 
 def test_a_neuron_that_goes_although_something_reads_it_is_seen() -> None:
-    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     found = pruning.discover(network, floats(4, 3))
     keep, inputs = {"0": torch.tensor([0, 2])}, floats(2, 3)
     smaller = pruning.select(found, keep).network

@@ -1,16 +1,18 @@
 """The proof of what was found, where a network's draws or answers are such that nothing could be compared."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pruning.core.neurons import mask, select
 from pruning.discovery import discover
 from pruning.discovery.rounds import gone
 from pruning.discovery.running import close
+from tests.discovery.test_forms import Network, answers
 from tests.foreign import floats
 
 INFINITE = float("inf")
@@ -217,3 +219,36 @@ def test_what_rounding_is_left_of_numbers_that_cancel_is_no_difference(named):
     torch.manual_seed(0)
     (layer,) = discover(Cancelling(named=named), torch.randn(4, 6)).layers()
     assert (layer.width, layer.exact) == (60, True)
+
+
+def test_a_number_of_heads_that_silent_neurons_hide_shows_with_the_weights_that_the_network_has():
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        read = self.enter(inputs) * torch.relu(self.gain - 5)  # nothing, with weights around one
+        q, k, v = (
+            part(read).reshape(inputs.size(0), inputs.shape[1], 2, -1).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
+        )
+        mixed = torch.softmax(q @ k.mT / 2, -1) @ v
+        return self.out(mixed.transpose(1, 2).reshape(inputs.size(0), inputs.shape[1], -1))
+
+    parts = {name: nn.Linear(8, 8) for name in ("query", "key", "value")}
+    gain = nn.Parameter(torch.full((8,), 7.0))
+    network = Network(run, enter=nn.Linear(4, 8), gain=gain, out=nn.Linear(8, 3), **parts).double()
+    inputs = (floats(2, 5, 4),)
+    model = discover(network, inputs)
+    assert {layer.name: layer.width for layer in model.layers()} == {"enter": 8, "query": 2}
+    keep = {"query": torch.tensor([1])}
+    torch.testing.assert_close(
+        answers(select(model, keep), inputs), answers(mask(model, keep), inputs), rtol=0, atol=1e-12
+    )
+
+
+def test_a_normalisation_that_an_answer_cut_off_hides_shows_with_the_weights_that_the_network_has():
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        answer = self.out(self.norm(self.enter(inputs)))
+        return (answer.square() * 1e6 * self.small).clamp(max=1.0)  # one everywhere, with weights around one
+
+    small = nn.Parameter(torch.full((3,), 1e-8))
+    network = Network(run, enter=nn.Linear(4, 6), norm=nn.LayerNorm(6), out=nn.Linear(6, 3), small=small).double()
+    (layer,) = discover(network, (floats(2, 4),)).layers()
+    assert (layer.width, layer.exact) == (6, False)

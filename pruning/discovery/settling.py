@@ -1,0 +1,81 @@
+"""Which layers a proof lets go, alone and together, and which numbers in code and modules follow their widths."""
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pruning.core.neurons import NeuronLayer
+from pruning.discovery.following import Number
+from pruning.discovery.numbers import candidates, sized
+
+if TYPE_CHECKING:
+    from pruning.discovery.proving import Prover
+
+TOGETHER = "together with "
+"""How the reason begins of a layer that can go by itself alone."""
+
+
+def settled(
+    prover: "Prover", layers: Sequence[NeuronLayer], rounds: Sequence[int]
+) -> tuple[list[NeuronLayer], list[Number], dict[str, str]]:
+    """Return the layers that can be cut, the numbers that follow their widths, and why the others cannot be cut."""
+    numbers: list[Number] = []
+    reasons: dict[str, str] = {}
+    failing = not prover.holds(layers, [], rounds)
+    if failing and (kept := prover.kept(layers)):
+        numbers += kept
+        failing = not prover.holds(layers, numbers, rounds)
+    if failing:
+        numbers, reasons = _each(prover, layers, rounds)
+        layers = [layer for layer in layers if layer.name not in reasons]
+        if layers and prover.failure(layers, numbers):
+            layers, more = _together(prover, layers, numbers)
+            reasons |= more
+    for each in rounds[1:] if failing else []:
+        if layers and prover.failure(layers, numbers, number=each):
+            alone = {layer.name: what for layer in layers if (what := prover.failure([layer], numbers, number=each))}
+            layers = [layer for layer in layers if layer.name not in alone]
+            layers, more = _together(prover, layers, numbers, number=each)
+            reasons |= alone | more
+    return list(layers), numbers, reasons
+
+
+def _each(
+    prover: "Prover", layers: Sequence[NeuronLayer], rounds: Sequence[int]
+) -> tuple[list[Number], dict[str, str]]:
+    """Return the numbers that must follow so that each layer can be cut by itself, and why some cannot.
+
+    In one round alone some might fit by chance, as parts of a whole number that are rounded down.
+    """
+    numbers: list[Number] = []
+    reasons: dict[str, str] = {}
+    network = prover.model.network
+    for layer in layers:
+        failure = prover.failure([layer], [])
+        if failure:
+            kept = prover.kept([layer])
+            own = list(candidates(network, layer))
+            told = list(sized(network, prover.found.sizes, layer, prover.model.layers()))
+            tried = itertools.chain([[]], own, told, ([*own[0], *sizes] for sizes in told if own))
+            both = (beside for chosen in tried for beside in ([[*kept, *chosen], chosen] if kept else [chosen]))
+            following = next((chosen for chosen in both if chosen and prover.holds([layer], chosen, rounds)), None)
+            if following is None:
+                reasons[layer.name] = failure
+            else:
+                numbers += (number for number in prover.needed([layer], following) if number not in numbers)
+    return numbers, reasons
+
+
+def _together(
+    prover: "Prover", layers: Sequence[NeuronLayer], numbers: Sequence[Number], *, number: int = 0
+) -> tuple[list[NeuronLayer], dict[str, str]]:
+    """Return the layers that can be cut together, the first ones first, and why the others cannot."""
+    kept: list[NeuronLayer] = []
+    reasons: dict[str, str] = {}
+    for layer in layers:
+        if failure := prover.failure([*kept, layer], numbers, number=number):
+            by = (one.name for one in kept if prover.failure([one, layer], numbers, number=number))
+            reasons[layer.name] = f"{TOGETHER}{next(by, kept[-1].name)}, {failure}" if kept else failure
+        else:
+            kept.append(layer)
+    return kept, reasons
