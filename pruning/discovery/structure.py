@@ -84,8 +84,7 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
     reasons: dict[str, str] = {}
     others: dict[str, str] = {}
     refused: dict[Axis, str] = {}
-    for alike in found.positions.groups():
-        groups = _regular(alike)
+    for groups in (part for alike in found.positions.groups() for part in _regular(alike)):
         layer = _layer(groups, found, readings, model, prefix)
         if isinstance(layer, NeuronLayer):
             if int(members[_first_place(found, groups)]) in blended:
@@ -152,20 +151,27 @@ def _zeroable(layer: NeuronLayer, found: Propagation) -> tuple[Slice, ...]:
     return tuple(piece for piece in layer.owned if (piece.parameter, piece.dim) not in axes)
 
 
-def _regular(groups: Groups) -> Groups:
+def _regular(groups: Groups) -> list[Groups]:
     """Return the groups, or as few as possible of them taken together so that all their places lie in regular order.
 
     Where channels are shuffled, those that lie beside each other at the reader belong to one neuron: as many can go.
+    Where a reader has parts of them in another order (`cat([second, first])`), each part is a layer of its own.
     """
     if groups.reason or len(groups) < 2:
-        return groups
+        return [groups]
     width = len(groups)
     for count in (count for count in range(width, 1, -1) if width % count == 0):
         for beside in (False, True):
             coarser = groups.in_blocks(count, beside=beside) if count < width else groups
             if all(map(_slices, coarser.places, coarser.places.values())):
-                return coarser
-    return groups
+                return [coarser]
+    breaks = np.zeros(width - 1, dtype=bool)
+    for places in groups.places.values():
+        breaks |= (np.diff(places, axis=0) != _sizes(places[0].tolist())).any(1)
+    parts = np.split(np.arange(width), breaks.nonzero()[0] + 1)
+    alone = [part for part in parts if len(part) < 2]
+    some = [part for part in parts if len(part) > 1] + ([np.concatenate(alone)] if alone else [])
+    return [replace(groups, places={axis: own[part] for axis, own in groups.places.items()}) for part in some]
 
 
 def _layer(
@@ -231,16 +237,25 @@ def _compiled(axes: Iterable[Axis], model: nn.Module, prefix: str) -> str:
     return f"{inside.removeprefix(prefix)} {COMPILED}" if inside else ""
 
 
+def _blocks(first: list[int]) -> list[tuple[int, int]]:
+    """Return where each run of a neuron's places begins, and how long it is."""
+    begins = [run for run in range(len(first)) if not run or first[run] != first[run - 1] + 1]
+    return [(first[run], after - run) for run, after in itertools.pairwise([*begins, len(first)])]
+
+
+def _sizes(first: list[int]) -> Indices:
+    """Return for each of a neuron's places how long the run is that it lies in: as far on lies the next neuron's."""
+    return np.concatenate([np.full(size, size) for _, size in _blocks(first)])
+
+
 def _slices(axis: Axis, places: Indices) -> tuple[Slice, ...]:
     """Return the slices that hold these neurons along an axis; none if they lie in no regular order.
 
     Each neuron has some consecutive places in each block, and a block holds the neurons one after the other.
     """
     width, first = len(places), places[0].tolist()
-    begins = [run for run in range(len(first)) if not run or first[run] != first[run - 1] + 1]
-    blocks = [(first[run], after - run) for run, after in itertools.pairwise([*begins, len(first)])]
-    sizes = np.concatenate([np.full(size, size) for _, size in blocks])
-    if not np.array_equal(places, places[0] + np.arange(width)[:, None] * sizes):
+    blocks = _blocks(first)
+    if not np.array_equal(places, places[0] + np.arange(width)[:, None] * _sizes(first)):
         return ()
     pieces: list[Slice] = []
     for start, size in blocks:

@@ -284,3 +284,21 @@ def test_halves_of_what_a_layer_gives_are_no_neurons_that_could_go_by_themselves
         torch.testing.assert_close(
             answers(select(model, keep), inputs), answers(mask(model, keep), inputs), rtol=0, atol=1e-12
         )
+
+
+def test_parts_of_a_layer_that_a_reader_has_in_another_order_are_layers_of_their_own():
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        one, other = self.enter(inputs).split([5, 3], dim=-1)
+        joined = torch.cat([other.tanh(), one.sin()], -1)
+        return self.out(joined * torch.sigmoid(self.gate(joined)))
+
+    parts = {"enter": nn.Linear(3, 8), "gate": nn.Linear(8, 8), "out": nn.Linear(8, 2)}
+    network, inputs = Network(run, **parts).double(), (floats(4, 3),)
+    model = pruning.discover(network, inputs)
+    assert [(layer.name, layer.width, layer.owned[0].start) for layer in model.layers()] == [
+        ("enter:0", 5, 0),
+        ("enter:5", 3, 5),
+    ]
+    for keep in ({"enter:0": [4, 0, 2], "enter:5": [1]}, {"enter:5": [0, 2]}):
+        kept = {name: torch.tensor(own) for name, own in keep.items()}
+        torch.testing.assert_close(answers(select(model, kept), inputs), answers(mask(model, kept), inputs))
