@@ -16,7 +16,7 @@ class Attention(nn.MultiheadAttention):
 
     Attributes:
         num_heads: How many heads are left.
-        head_dim: Dimensions of each.
+        head_dim: Dimensions of each; of a single head's values some may have gone.
     """
 
     _qkv_same_embed_dim: bool
@@ -75,16 +75,22 @@ class Attention(nn.MultiheadAttention):
         return (outputs if self.batch_first else outputs.transpose(0, 1)), weights
 
     def _heads(self, *inputs: Tensor) -> list[Tensor]:
-        """Return queries, keys and values, each (B, heads, T, head_dim)."""
+        """Return queries, keys and values, each (B, heads, T, head_dim); a single head's values may have fewer."""
         apart = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-        weights = apart if self.in_proj_weight is None else self.in_proj_weight.chunk(3)
+        weights = apart if self.in_proj_weight is None else self._apart(self.in_proj_weight)
         biases: tuple[Tensor | None, ...] = (
-            (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+            (None, None, None) if self.in_proj_bias is None else self._apart(self.in_proj_bias)
         )
+        sizes = (-1, self.head_dim) if self.num_heads > 1 else (1, -1)
         return [
-            F.linear(tensor, weight, bias).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # type: ignore[no-untyped-call]
+            F.linear(tensor, weight, bias).unflatten(-1, sizes).transpose(1, 2)  # type: ignore[no-untyped-call]
             for tensor, weight, bias in zip(inputs, weights, biases, strict=True)
         ]
+
+    def _apart(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return the rows of queries, keys and values, of which those of a single head may be fewer."""
+        values = self.out_proj.weight.shape[1]
+        return rows.chunk(3) if self.num_heads > 1 else rows.split([self.head_dim, self.head_dim, values])
 
     def _alone(
         self, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None, *settings: Any

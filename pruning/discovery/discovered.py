@@ -278,7 +278,7 @@ def _agree(module: nn.Module) -> None:
         module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         _agree_recurrent(module)
-    elif isinstance(module, Attention):
+    elif isinstance(module, Attention) and module.num_heads > 1:
         rows = module.q_proj_weight if module.in_proj_weight is None else module.in_proj_weight.chunk(3)[0]
         module.num_heads = len(rows) // module.head_dim
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):

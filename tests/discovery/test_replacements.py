@@ -210,3 +210,26 @@ def test_a_module_of_several_layers_whose_weights_another_sets_is_one_layer_that
     assert [(layer.name, layer.width) for layer in found.layers()] == [("read", 5), ("rnn.module", 8)]
     importance = pruning.importance(found, data, nn.MSELoss(), signals=["activations", "surgeon"])
     assert importance.table["layer"].value_counts().to_dict() == {"rnn.module": 8, "read": 5}
+
+
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"bias": False}, {"kdim": 3, "vdim": 5}])
+def test_the_values_of_a_single_head_lose_dimensions(settings, weights, tmp_path):
+    def run(self, inputs):
+        hidden = self.enter(inputs).tanh()
+        keys, values = (self.other(inputs), self.another(inputs)) if settings.get("vdim") else (hidden, hidden)
+        return self.out(self.mixed(hidden, keys, values, need_weights=weights)[0])
+
+    def made():
+        torch.manual_seed(0)
+        mixed = nn.MultiheadAttention(7, 1, batch_first=True, **settings)
+        parts = {"enter": nn.Linear(4, 7), "other": nn.Linear(4, 3), "another": nn.Linear(4, 5), "out": nn.Linear(7, 2)}
+        return Network(run, mixed=mixed, **parts).double().eval()
+
+    model, inputs = pruning.discover(made(), floats(2, 5, 4)), floats(3, 5, 4)
+    assert {layer.name: layer.width for layer in model.layers()}["mixed"] == 7
+    keep = {"mixed": torch.tensor([6, 1, 4])}
+    smaller = pruning.select(model, keep)
+    assert_same(smaller(inputs), mask(model, keep)(inputs))
+    pruning.save(smaller, tmp_path / "smaller")
+    assert_same(pruning.restore(made(), tmp_path / "smaller")(inputs), smaller(inputs))
