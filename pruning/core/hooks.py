@@ -148,9 +148,12 @@ def watching(
     with ExitStack() as handles:
         for layer in (layer for layer in layers if not layer.operand):
             handles.enter_context(model.get_submodule(layer.output).register_forward_hook(hook_of(layer)))
-        if within:
-            along = {piece.parameter: piece.dim for layer in within for piece in layer.read}
-            handles.enter_context(operands(model, {layer.operand: hook_of(layer) for layer in within}, along))
+        while within:
+            some = {layer.operand: layer for layer in reversed(within)}  # one parameter may read several layers
+            along = {name: p.dim for name, layer in some.items() for p in layer.read if p.parameter == name}
+            hooks = {name: hook_of(layer) for name, layer in some.items()}
+            handles.enter_context(operands(model, hooks, along))
+            within = [layer for layer in within if layer is not some[layer.operand]]
         yield
 
 

@@ -90,7 +90,7 @@ class Attention(nn.MultiheadAttention):
     def _apart(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Return the rows of queries, keys and values, of which those of a single head may be fewer."""
         values = self.out_proj.weight.shape[1]
-        return rows.chunk(3) if self.num_heads > 1 else rows.split([self.head_dim, self.head_dim, values])
+        return rows.chunk(3) if self.num_heads > 1 else rows.split_with_sizes([self.head_dim, self.head_dim, values])
 
     def _alone(
         self, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None, *settings: Any

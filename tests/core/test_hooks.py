@@ -10,6 +10,7 @@ from torch import nn
 from pruning.core.hooks import record, recorded, shown
 from pruning.core.modes import evaluating, untouched
 from pruning.core.neurons import NeuronLayer
+from pruning.discovery import discover
 from tests.tiny import FAMILIES, SIGNALS, VOCABULARY, bytes_of, tensors_of, tiny, twin_of
 
 
@@ -129,3 +130,23 @@ def test_a_model_that_counts_and_draws_as_it_runs_is_left_untouched():
     assert torch.equal(*drawn)
     assert torch.equal(torch.get_rng_state(), random)
     assert (model.num_batches_tracked, model.running_mean.abs().sum()) == (0, 0)
+
+
+def test_each_of_several_layers_that_one_parameter_reads_by_itself_is_recorded():
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.last = nn.Linear(4, 2), nn.Linear(4, 3), nn.Linear(6, 1)
+            self.joined = nn.Parameter(torch.randn(6, 5))
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            both = torch.cat([self.one(inputs).tanh(), self.other(inputs).sin()], 1)
+            return self.last(nn.functional.linear(both, self.joined).relu())
+
+    network, inputs, seen = Joined(), torch.randn(7, 4), {}
+    found = discover(network, inputs)
+    assert [layer.operand for layer in found.layers()][:2] == ["network.joined"] * 2
+    with record(found, found.layers(), seen.__setitem__):
+        found(inputs)
+    torch.testing.assert_close(seen["one"], network.one(inputs).tanh())
+    torch.testing.assert_close(seen["other"], network.other(inputs).sin())
