@@ -37,10 +37,13 @@ def between(call: Call, one: Value, other: Value) -> Value:
 def _with_made(call: Call, part: Tensor, dim: int, shape: Sequence[int]) -> Value:
     """Pass on neurons that are not summed over in a product with what the code made, as a state begins with zeros.
 
-    What it made is as wide as there are neurons, whether these are summed over or meet what comes of it.
+    What it made is as wide as there are neurons, whether these are summed over or meet what comes of it. Where others
+    (heads) run across these, they are parts of each of the others: a kernel of distances knows how many.
     """
     rest = part.narrow(dim, 0, 1)
     if any(varies(rest, other) for other in range(rest.ndim)):
+        if varies(part, dim):
+            call.positions.mix(part, dim, f"{call.place} {ALONE}")
         return call.value(rest.expand(shape))
     return Value(nobody(shape), torch.tensor(MADE).expand(tuple(shape)))
 

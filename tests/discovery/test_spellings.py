@@ -314,6 +314,23 @@ def states_of_heads_that_begin_as_zeros_and_are_read_before_anything_is_written(
     return Network(run, **parts, out=nn.Linear(8, 2)), (floats(4, 3, 3),)
 
 
+@spelling({"enter": 6, "queries": 2})
+def attention_less_a_learned_mixture_of_distances_for_each_head() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        stream = self.enter(inputs)
+        asked, keys, values, paces = (
+            part(stream).unflatten(-1, (2, -1)).transpose(1, 2)
+            for part in (self.queries, self.keys, self.values, self.paces)
+        )
+        steps = torch.arange(inputs.shape[1]).to(inputs)
+        kernels = -torch.arange(1, 4).to(inputs).view(-1, 1, 1) * (steps[:, None] - steps).abs()
+        scores = asked @ keys.mT + torch.einsum("fts,bhsf->bhst", kernels, torch.sigmoid(paces))
+        return self.out((scores.softmax(-1) @ values).transpose(1, 2).flatten(2))
+
+    parts = {name: nn.Linear(6, 8) for name in ("queries", "keys", "values")}
+    return Network(run, enter=nn.Linear(3, 6), **parts, paces=nn.Linear(6, 6), out=nn.Linear(8, 2)), (floats(4, 5, 3),)
+
+
 @spelling({"bias": 6})
 def a_recurrence_by_a_matrix_less_its_transpose() -> Made:
     def run(self: Any, inputs: Tensor) -> Tensor:
