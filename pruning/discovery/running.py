@@ -125,7 +125,7 @@ def copied(module: nn.Module, *, sharing: bool = False, replacing: Mapping[int, 
         replacing: By identity of a tensor, what the copy has in its place.
     """
     held = (value for part in module.modules() for value in (*part._buffers.values(), *attributes(part).values()))
-    leaves = (leaf for value in held for leaf in flat(value))
+    leaves = (leaf for value in held if isinstance(value, (Tensor, tuple, list, dict)) for leaf in flat(value))
     kept = (value for value in leaves if isinstance(value, Tensor) and not value.is_leaf)
     memo: dict[int, Any] = {id(value): value.detach().clone() for value in kept}
     if sharing:

@@ -182,7 +182,8 @@ def flat(values: object) -> Iterator[Any]:
         for value in values:
             yield from flat(value)
     elif isinstance(values, dict):
-        yield from flat(list(values.values()))
+        for value in values.values():
+            yield from flat(value)
     else:
         yield values
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import pruning
+from pruning.core.rebinding import duplicated
 from tests.foreign import floats
 
 
@@ -60,3 +61,44 @@ def test_modules_that_list_their_parts_otherwise_are_refused_by_the_name_of_thei
     ):
         with pytest.raises(TypeError, match=name):
             pruning.discover(network, (floats(2, 3),))
+
+
+class Stated(nn.Module):
+    """A module that says what a copy of it is made of, and is told it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.seen = inner, ["a call"]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "seen": []}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        super().__setstate__(state)
+        self.width = len(self.inner.weight)
+
+
+def test_a_copy_is_made_of_what_its_class_says():
+    network = nn.Sequential(Stated(nn.Linear(3, 6)), nn.Linear(6, 6), nn.LSTM(6, 4))
+    network[1].names = {"one": ["two", (network[0], 3)]}
+    twin = duplicated(network, network, {})
+    assert (twin[0].seen, twin[0].width, network[0].seen) == ([], 6, ["a call"])
+    assert twin[1].names["one"] == ["two", (twin[0], 3)]
+    assert twin[2]._flat_weights[0] is twin[2].weight_ih_l0
+    assert twin[2]._flat_weight_refs[0]() is twin[2].weight_ih_l0
+    assert not {*map(id, network.modules())} & {*map(id, twin.modules())}
+    assert not {*map(id, network.parameters())} & {*map(id, twin.parameters())}
+
+
+def test_a_copy_of_what_holds_a_model_begins_where_the_model_began():
+    class Counted(nn.Linear):
+        steps = 0
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.steps = self.steps + 1
+            return super().forward(inputs) + self.steps
+
+    model = pruning.discover(nn.Sequential(nn.Linear(3, 6), Counted(6, 6), nn.Linear(6, 2)), floats(4, 3).float())
+    holder = nn.Sequential(model)
+    once = holder(floats(4, 3).float())
+    torch.testing.assert_close(duplicated(holder, holder, {})(floats(4, 3).float()), once)
