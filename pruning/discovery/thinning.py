@@ -18,6 +18,8 @@ from pruning.discovery.running import canonical
 LARGE = 2**16
 """From how many elements on a weight is cut only while it is needed."""
 _CALLED = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, Attention)
+_PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""What does nothing with its input but multiply it by its weight, whose columns are as zero as the input is there."""
 
 
 def thinned(model: Discovered, keep: Keep, *, lean: bool = False) -> tuple[Discovered, bool]:
@@ -54,7 +56,7 @@ def silenced(model: Discovered, keep: Keep, *, lean: bool = False) -> Iterator[N
         model: It is as it was afterwards.
         keep: As `mask` takes it.
         lean: Whether large weights of modules that are called are written into only while these run, so that what stood
-            there is held of but one of them.
+            there is held of but one of them, and not at all where it does for a product to be told zeros.
     """
     layers, tensors = model.layers(), named_tensors(model)
     places = [
@@ -100,12 +102,15 @@ def _put_back(before: Sequence[_Written]) -> None:
 
 
 def _while_running(module: nn.Module, places: Sequence[tuple[Tensor, int, Tensor]]) -> list[RemovableHandle]:
-    """Let there be zeros while a module runs."""
+    """Let there be zeros while a module runs: in its weights, or for columns of a product where it is told them."""
+    columns = [place for place in places if place[1] == 1] if _only_multiplies(module) else []
+    rest = [place for place in places if place[1] != 1] if columns else places
     before: list[list[_Written]] = []
 
-    def enter(*_: object) -> None:
+    def enter(_: object, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         with _disable_current_modes():
-            before.append(_zeroed(places))
+            before.append(_zeroed(rest if args else places))
+            return (_multiplied(args[0], columns), *args[1:]) if args and columns else None
 
     def leave(*_: object) -> None:
         with _disable_current_modes():
@@ -115,6 +120,21 @@ def _while_running(module: nn.Module, places: Sequence[tuple[Tensor, int, Tensor
         module.register_forward_pre_hook(enter),
         module.register_forward_hook(leave, always_call=True),
     ]
+
+
+def _only_multiplies(module: nn.Module) -> bool:
+    """Return whether a module's input goes nowhere but into a product with its weight, whose columns read all of it."""
+    told = "forward" in vars(module) or module._forward_hooks
+    return type(module) in _PRODUCTS and getattr(module, "groups", 1) == 1 and not told
+
+
+def _multiplied(inputs: Tensor, columns: Sequence[tuple[Tensor, int, Tensor]]) -> Tensor:
+    """Return inputs times zero where they meet these columns of a weight: a whole weight is large, and an input not."""
+    channel = 1 - columns[0][0].ndim
+    kept = inputs.new_ones(inputs.shape[channel])
+    for _, _, where in columns:
+        kept[where.to(inputs.device)] = 0
+    return inputs * kept.reshape(-1, *[1] * (-channel - 1))
 
 
 def _late(model: Discovered, layers: Sequence[NeuronLayer]) -> dict[str, list[NeuronLayer]]:

@@ -87,3 +87,29 @@ def test_a_module_that_writes_into_its_weight_while_it_runs_writes_into_no_other
     assert lean
     smaller(torch.ones(4, 3))
     assert torch.equal(model.network[2].weight, before)
+
+
+def silent(model: thinning.Discovered, keep: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return what a model gives where nobody reads some neurons, its weights written into while they are needed."""
+    with torch.no_grad(), thinning.silenced(model, keep, lean=True):
+        found: torch.Tensor = model(torch.ones(4, 3))
+    return found
+
+
+def test_a_weight_that_only_multiplies_an_input_is_not_written_into(monkeypatch):
+    monkeypatch.setattr(thinning, "LARGE", 1)
+    parts = (nn.Linear(3, 6), nn.Tanh(), nn.Unflatten(1, (6, 1)), nn.Conv1d(6, 2, 1))
+    model, keep = pruning.discover(nn.Sequential(*parts), torch.ones(4, 3)), {"0": torch.tensor([4, 1])}
+    weight = model.network[3].weight
+    before = weight._version
+    assert torch.equal(silent(model, keep), mask(model, keep)(torch.ones(4, 3)))
+    assert weight._version == before
+
+
+def test_an_input_that_a_hook_sees_keeps_the_neurons_that_nobody_reads(monkeypatch):
+    monkeypatch.setattr(thinning, "LARGE", 1)
+    network = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2))
+    model, keep, seen = pruning.discover(network, torch.ones(4, 3)), {"0": torch.tensor([4, 1])}, []
+    model.network[2].register_forward_hook(lambda *told: seen.append(told[1][0]))
+    assert torch.equal(silent(model, keep), mask(model, keep)(torch.ones(4, 3)))
+    assert bool(seen[0].all())
