@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from pruning import Ablation, adapt, fuse, hessian, keep_of, loss_of, oracle, retention, select
 from pruning.compat.advanced_importance_calculator import ALL, READ
-from pruning.compat.files import name_beside, read_table, write_table
+from pruning.compat.files import fingerprint, name_beside, read_table, write_table
 from pruning.compat.given import Criterion, Given, first_calls
 from pruning.core.devices import expect_on
 from pruning.core.modes import evaluating, untouched
-from pruning.core.neurons import NeuronLayer, fingerprint
+from pruning.core.neurons import NeuronLayer
 from pruning.core.tables import table
 from pruning.data.windows import IGNORED, Window, cut
 from pruning.experiment.measuring import USUAL, calibrate

@@ -1,11 +1,15 @@
 """The older interface's files, the one place of the library that knows paths: tables that say what they are of."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import nn
 
+from pruning.core.neurons import named_tensors
 from pruning.core.tables import Table, metadata, table, taken_from
 from pruning.extras import needed
 
@@ -48,3 +52,13 @@ def _arrow() -> tuple[Any, Any]:
 def name_beside(file: str | Path, name: str) -> str:
     """Return the name of the file that holds the table of that name beside another file."""
     return str(Path(file).with_name(f"{Path(file).stem}.{name}.parquet"))
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return what tells a model from every other: a digest of its parameters' names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, parameter in named_tensors(model).items():
+        values = parameter.cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -227,6 +227,8 @@ def _activations(layer: NeuronLayer, inputs: tuple[Any, ...], outputs: Any) -> t
         values = (inputs[0].data if packed else inputs[0]).detach()
         return layer.seen.split(values).flatten(1).T, None if packed or layer.operand else values.shape
     activations = outputs if isinstance(outputs, Tensor) else outputs[0]
+    if layer.given is not None:
+        return layer.given.split(activations.detach()).flatten(1).T, activations.shape
     if isinstance(activations, PackedSequence):
         return activations.data.detach().reshape(-1, layer.width), None
     return activations.detach().movedim(layer.along, -1).reshape(-1, layer.width), activations.shape
@@ -241,7 +243,8 @@ def _places(layer: NeuronLayer, shape: torch.Size, example_dim: int) -> Places |
     example = example_dim - (layer.seen is not None and example_dim > neurons)
     if example >= len(others):  # one step alone has no dimension of steps
         example = 0
-    repeats = 1 if layer.seen is None else _length(layer.seen, shape) // layer.width
+    part = layer.seen or layer.given
+    repeats = 1 if part is None else _length(part, shape) // layer.width
     return Places(others, example, repeats) if others else None
 
 

@@ -5,7 +5,6 @@ surgery (`select`) and counting (`parameters_per_neuron`) all read that declarat
 construction what is cut.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,8 @@ TIED = "computes its neurons as well as reading them"
 """How an obstacle ends where one parameter does both."""
 UNSEEN = "reads its neurons where no module's input or output is what it reads"
 """How an obstacle ends where only what the neurons are computed from, or go into, is recorded."""
+NO_READER = "no weights read its neurons"
+"""The obstacle where they meet others in a product or a distance alone."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class NeuronLayer:
         kind: The network type of its neurons: `rnn`, `snn`, `dense`, `conv` (channels) or `head` (attention heads).
         width: How many neurons it has.
         owned: Slices that compute the neurons (rows of weights, biases).
-        read: Slices that consume the neurons' outputs (columns of every reader).
+        read: Slices that consume the neurons' outputs (columns of every reader); the owned ones where none does.
         output: The module whose first output is the neurons' activations, shaped (…, width); with `seen`, the module
             whose first input holds them.
         buffers: Slices of buffers that go with the neurons (running statistics), which are no parameters.
@@ -114,6 +115,7 @@ class NeuronLayer:
             that no input or output of a module holds them: `seen` says where that something does. Empty if one does.
         avoided: Widths below its own with which the network's code, which compares it as it runs, does something else:
             choosing neurons steps over them, and `select` refuses them.
+        given: Where the output of `output` holds the activations, if it holds others beside them.
     """
 
     name: str
@@ -131,6 +133,12 @@ class NeuronLayer:
     tied: tuple[Slice, ...] = ()
     operand: str = ""
     avoided: tuple[int, ...] = ()
+    given: Slice | None = None
+
+    @property
+    def unread(self) -> bool:
+        """Whether no weights read its neurons: `read` is then what computes them, for they say zero where it is."""
+        return bool(self.read) and all(piece in self.owned for piece in self.read)
 
     def __deepcopy__(self, memo: object) -> Self:
         """Return the layer itself, which nothing changes: networks are copied by the dozen to prove what was found."""
@@ -186,16 +194,6 @@ def named_buffers(model: nn.Module) -> dict[str, Tensor]:
             known.add(id(tensor))
             buffers[name] = tensor.detach() if isinstance(tensor, Tensor) else tensor
     return buffers
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Return what tells a model from every other: a digest of its parameters' names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, parameter in named_tensors(model).items():
-        values = parameter.cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def frozen_as(model: nn.Module, other: Module) -> Module:
@@ -309,7 +307,7 @@ def cut(layers: Iterable[NeuronLayer], keep: Keep, tensors: Tensors) -> dict[str
     shared: dict[tuple[str, int], list[tuple[Slice, NeuronLayer]]] = {}
     for layer in layers:
         statistics = (piece for piece in layer.buffers if piece.parameter in left)
-        for piece in (*layer.owned, *layer.read, *statistics):
+        for piece in dict.fromkeys((*layer.owned, *layer.read, *statistics)):
             shared.setdefault((piece.parameter, piece.dim), []).append((piece, layer))
     for (parameter, dim), pieces in sorted(shared.items(), key=lambda part: part[0]):  # rows first: they lie together
         size = left[parameter].shape[dim]

@@ -1,6 +1,6 @@
 """Numbers in a network's own modules, and in the calls of their code, that follow the widths of layers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,10 @@ class Number:
     place: int | None
     layer: str
     factor: int
+
+    def concerns(self, names: Container[str]) -> bool:
+        """Return whether it follows one of these layers."""
+        return self.layer in names
 
     def set(self, network: nn.Module, widths: Mapping[str, int]) -> None:
         """Let the number be what it is for this width."""
@@ -76,6 +80,10 @@ class Size(Number):
     def read(self) -> bool:
         """Whether the code is not told the number but reads it of a tensor: `place` is the dimension."""
         return self.attribute.partition("<")[0] in READ
+
+    def concerns(self, names: Container[str]) -> bool:
+        """Return whether it counts neurons of one of these layers, or follows it."""
+        return self.layer in names or any(name in names for name, *_ in self.counts or ())
 
     def fitting(self, widths: Mapping[str, int]) -> int:
         """Return the number that fits these widths."""
@@ -141,6 +149,13 @@ class Carried(Number):
         edge, own = next(iter(known.items()), (Edge(state, self.dim, self.size), {}))
         before, _ = own.get(self.start, (self.width * self.factor, 0))  # of a network that was pruned before
         cuts[edge] = {**own, self.start: (before, widths[self.layer] * self.factor)}
+
+
+def concerning(numbers: Iterable[Number], names: Container[str]) -> list[Number]:
+    """Return the numbers that follow some of these layers, and all sizes of a call of which one does."""
+    numbers = list(numbers)
+    calls = {(number.module, number.attribute) for number in numbers if number.concerns(names)}
+    return [n for n in numbers if n.concerns(names) or (isinstance(n, Size) and (n.module, n.attribute) in calls)]
 
 
 def number_of(plan: Mapping[str, Any]) -> Number:

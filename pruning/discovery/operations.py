@@ -11,6 +11,7 @@ from typing import Any
 
 from pruning.discovery.elementwise import elementwise, glu, prelu
 from pruning.discovery.moves import chosen, copy, index, move, paired, put, same, strided
+from pruning.discovery.pairs import distances
 from pruning.discovery.products import (
     addmm,
     attention,
@@ -149,6 +150,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("grouped_mm", "_grouped_mm"), grouped),
     "bilinear": bilinear,
     "scaled_dot_product_attention": attention,
+    **dict.fromkeys(("cdist", "_cdist_forward", "_euclidean_dist"), distances),
     "group_norm": group_norm,
     "index": index,
     "index_put": put,

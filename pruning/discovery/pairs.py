@@ -1,6 +1,7 @@
 """Products of two tensors neither of which is a weight: attention's, and those of parameters with each other."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,13 +118,31 @@ def _as_one(call: Call, places: Tensor, dim: int) -> Tensor:
 
 def _contracted(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value:
     """Link what is summed over one by one: each neuron adds its own part."""
-    along, across = left.transpose(-1, -2).narrow(-1, 0, 1), right.narrow(-1, 0, 1)
+    summed_over(call, left, right, -2)
+    return call.value(nobody(shape))
+
+
+def distances(call: Call) -> Any:
+    """`cdist(x (…, m, width), y (…, n, width), p)`: neurons that say the same on both sides add nothing."""
+    one, other = (call.as_value(value) for value in call.args[:2])
+    if any(varies(part.places, dim) for part in (one, other) for dim in range(part.places.ndim - 1)):
+        return call.unknown([one, other])
+    call.even([one, other])
+    summed_over(call, one.places, other.places, -1)
+    return call.value(nobody(call.shape()))
+
+
+def summed_over(call: Call, left: Tensor, right: Tensor, dim: int) -> None:
+    """Link what a product sums over, along the last dimension of one tensor and along `dim` of the other."""
+    if not (varies(left, -1) or varies(right, dim)):
+        return
+    along = left.transpose(-1, -2).narrow(-1, 0, 1)
+    across = (right if dim == -2 else right.transpose(-1, -2)).narrow(-1, 0, 1)
     along, across = along + 0 * across, across + 0 * along
     call.positions.link(along, across)
     for part, other in ((along, across), (across, along)):
         call.positions.freeze(part[other == 0], f"{call.place} {ALONE}")
-    call.blend(left, -1, -2)
-    return call.value(nobody(shape))
+    call.blend(left, -1, dim)
 
 
 def of_parameters(call: Call, left: Address, right: Address) -> Address:

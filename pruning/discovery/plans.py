@@ -231,7 +231,8 @@ def _layer(plan: Mapping[str, Any], known: Mapping[str, Tensor]) -> NeuronLayer:
     for kind in KINDS:
         fields[kind] = tuple(Slice(**piece) for piece in plan[kind])
     fields["buffers"] = tuple(p for p in fields["buffers"] if p.parameter.removeprefix(PREFIX) in known)
-    fields["seen"] = plan["seen"] and Slice(**plan["seen"])
+    for kind in ("seen", "given"):
+        fields[kind] = Slice(**plan[kind]) if plan.get(kind) else None
     return NeuronLayer(**fields)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pruning.discovery.elementwise import elementwise
 from pruning.discovery.kernels import as_channels, by_kernels, is_kernel, is_view, mixed
-from pruning.discovery.pairs import between, of_parameters, over_heads
+from pruning.discovery.pairs import between, of_parameters, over_heads, summed_over
 from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call
 from pruning.discovery.values import Address, Value, column, flat, nobody
@@ -144,8 +144,7 @@ def attention(call: Call) -> Any:
     if any(varies(value.places, -2) for value in (queries, keys, values)):
         call.freeze([queries, keys, values], f"{call.place} mixes all of it")
     if not any(varies(value.places, dim) for value in (queries, keys, values) for dim in range(value.places.ndim - 2)):
-        for value in (queries, keys):
-            call.positions.hold(value.places, [value.places.ndim - 1], f"{call.place} scales by the width of its head")
+        summed_over(call, queries.places, keys.places, -1)
         return call.value(values.places.narrow(-2, 0, 1).expand(call.shape()))
     if any(bool((value.places == 0).any()) for value in (queries, keys, values)):
         call.freeze([queries, keys, values], f"{call.place} combines it with values of a fixed width")

@@ -21,7 +21,7 @@ from pruning.core.memory import Place
 from pruning.core.neurons import Keep, NeuronLayer, named_buffers, named_tensors
 from pruning.discovery.alike import COUNTS, Seen, apart, same_path, unequal
 from pruning.discovery.discovered import PREFIX, Discovered
-from pruning.discovery.following import Number, Size
+from pruning.discovery.following import Number, Size, concerning
 from pruning.discovery.general import own, positions
 from pruning.discovery.rounds import gone, rounds_of
 from pruning.discovery.running import (
@@ -90,7 +90,7 @@ def proved(
     avoided, equal = apart(layers, tensors, lambda keep: prover._failure(keep, numbers), seen)
     reasons, layers = reasons | equal, [layer for layer in layers if layer.name not in equal]
     layers = [replace(layer, avoided=tuple(sorted(avoided.get(layer.name, ())))) for layer in layers]
-    numbers = [number for number in (*found.carried, *numbers) if number.layer in {layer.name for layer in layers}]
+    numbers = concerning((*found.carried, *numbers), {layer.name for layer in layers})
     inexact = set[str]().union(*(each.inexact(layers, numbers) for each in (prover, *beside)))
     layers = [_said(layer, exact=layer.exact and layer.name not in inexact) for layer in layers]
     places = [(path[len(PREFIX) :], name) for path, name in prover.remembers]
@@ -176,7 +176,7 @@ class Prover:
 
     def _tried(self, keep: Keep, numbers: Sequence[Number], *, lean: bool) -> tuple[str, bool]:
         """Return what `_failure` does, and whether large weights were cut only while they were needed."""
-        followed = [number for number in (*self.found.carried, *numbers) if number.layer in keep]
+        followed = concerning((*self.found.carried, *numbers), keep)
         model = Discovered(self.model.network, self.model.layers(), {}, followed)
         try:
             smaller, lean = thinned(model, keep, lean=lean)
@@ -288,8 +288,7 @@ class Prover:
 
     def _is_exact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> bool:
         keep = self.some(layers, 0)
-        numbers = [number for number in numbers if number.layer in keep]
-        model = Discovered(self.model.network, self.model.layers(), {}, numbers)
+        model = Discovered(self.model.network, self.model.layers(), {}, concerning(numbers, keep))
         smaller, _ = thinned(model, keep, lean=self.lean)
         one, other = Still(), Still()
         one.apart = other.apart = True  # what is drawn for fewer neurons is drawn otherwise

@@ -217,22 +217,21 @@ class _Following(TorchFunctionMode):
                 fitting = partial(_fitting, call, sizes, self._before, left)
                 args, named = numbered(name, args, named, fitting)
         args, named = sizes_told(function, args, named)
-        found = function(*args, **named)
         if name := read_by_code(function, sys._getframe(1)):
             call, module = call_of(name, sys._getframe(1))
             if module is self._module and call in self._sizes:
-                return _as_before(call, self._sizes[call], found, name, args, named)
-        return found
+                return _as_before(call, self._sizes[call], function, name, args, named)
+        return function(*args, **named)
 
 
 def _as_before(
-    call: str, sizes: Mapping[int, int], found: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    call: str, sizes: Mapping[int, int], function: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
     """Return the sizes that code reads of a tensor, computed with as they were."""
-    told = answered(found, name, args, kwargs, sizes)
-    if _NOTED is not None and told is not found:
+    found = answered(function, name, args, kwargs, sizes)
+    if _NOTED is not None and any(args[0].shape[dim] != size for dim, size in sizes.items()):
         _NOTED.update((call, place) for place in sizes)
-    return told
+    return found
 
 
 def _in_parts(

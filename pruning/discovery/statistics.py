@@ -23,7 +23,7 @@ from pruning.discovery.running import Instead, Still, close, name_of
 from pruning.discovery.sizes import call_of, read_by_code
 from pruning.discovery.structure import Structure
 from pruning.discovery.values import Blend
-from pruning.discovery.widths import Width, answered, sizes_told
+from pruning.discovery.widths import ATTENTION, Width, answered, sizes_told
 
 Read = Mapping[tuple[str, str], Mapping[int, int]]
 """Module and call in its code → dimension → the width that is read there."""
@@ -48,13 +48,12 @@ class Telling(TorchFunctionMode):
     ) -> Any:
         """Do what is asked, and tell what is computed with where that is known."""
         args, named = sizes_told(function, args, kwargs or {})
-        found = function(*args, **named)
         name = read_by_code(function, sys._getframe(1)) if self._told else ""
         if not name:
-            return found
+            return function(*args, **named)
         call, module = call_of(name, sys._getframe(1))
         path = self._mode.paths.get(id(module), "").removeprefix(PREFIX.rstrip(".")).removeprefix(".")
-        return answered(found, name, args, named, self._told.get((path, call), {}))
+        return answered(function, name, args, named, self._told.get((path, call), {}))
 
 
 def told(widths: Sequence[Size], number: Callable[[Size], int]) -> Read:
@@ -193,6 +192,8 @@ def _of_some(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blen
     kept = kept.to(value.device)
     some = value.index_select(blend.dim, kept)
     name = name_of(operation)
+    if name == ATTENTION and kwargs.get("scale") is None:
+        kwargs = {**kwargs, "scale": value.shape[-1] ** -0.5}
     if blend.other is not None:
         return operation(some, others[0].index_select(blend.other, kept), *others[1:], **kwargs)
     if name in ("layer_norm", "rms_norm"):

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.core.neurons import TIED, UNSEEN, NeuronLayer, Slice
+from pruning.core.neurons import NO_READER, TIED, NeuronLayer, Slice
 from pruning.discovery.comparing import paths_of
 from pruning.discovery.findings import Propagation
 from pruning.discovery.following import Carried, Size
 from pruning.discovery.numbers import told_sizes
+from pruning.discovery.observing import observed, shown_among
 from pruning.discovery.positions import Axis, Groups, Indices, varies
 from pruning.discovery.values import UNREAD, Blend, Reading
 
@@ -50,17 +51,6 @@ class Structure:
     paths: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Observed:
-    """Where a layer's activations are seen: see `NeuronLayer`."""
-
-    module: str
-    seen: Slice | None = None
-    along: int = -1
-    obstacle: str = ""
-    operand: str = ""
-
-
 IDLE = "what the model returns does not depend on it"
 COMPILED = "is in what TorchScript compiled, which takes no other weights"
 ENTERING = ("it reads ", "no neurons run along it")
@@ -79,7 +69,8 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
     for reading in found.readings:
         readings.setdefault(reading.axis, []).append(reading)
     members, blends = _blended(found)
-    blended = {int(group) for blend in blends for group in torch.unique(members[blend.places])}
+    taken = [(int(group), blend.extreme) for blend in blends for group in torch.unique(members[blend.places])]
+    blended, chosen = {group for group, _ in taken}, {group for group, extreme in taken if extreme}
     made: list[tuple[NeuronLayer, Groups]] = []
     reasons: dict[str, str] = {}
     others: dict[str, str] = {}
@@ -87,8 +78,10 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
     for groups in (part for alike in found.positions.groups() for part in _regular(alike)):
         layer = _layer(groups, found, readings, model, prefix)
         if isinstance(layer, NeuronLayer):
-            if int(members[_first_place(found, groups)]) in blended:
-                layer = replace(layer, silenced=_zeroable(layer, found))
+            group = int(members[_first_place(found, groups)])
+            if group in blended:
+                exact = layer.exact and not (layer.unread and group in chosen)
+                layer = replace(layer, silenced=_zeroable(layer, found), exact=exact)
             made.append((layer, groups))
             continue
         for axis in (axis for axis in groups.places if axis in found.owning):
@@ -192,8 +185,8 @@ def _layer(
     own = sorted((axis for axis in all_own if axis not in readings), key=lambda axis: axis[0] not in parameters)
     if not all_own:
         return "nothing computes it"
-    if not read:
-        return "nothing reads it by weights of its own"
+    if not read and not any(axis[0] in found.touched for axis in all_own):
+        return IDLE
     if not own:
         return "it is tied: one matrix computes its neurons and reads them"
     if own[0][0] not in parameters:
@@ -207,26 +200,29 @@ def _layer(
     readers = {reading.axis: reading for reading in read}
     reading_slices = tuple(replace(piece, bias=readers[axis].bias) for axis in readers for piece in slices[axis])
     tied = [axis for axis in all_own if axis in readings]
+    owned = tuple(piece for axis in own if axis[0] in parameters for piece in slices[axis])
     serving = [reading for reading in read if not reading.idle and not reading.training]
-    if not serving:
+    if read and not serving:
         return IDLE
-    observed = _observed(serving, reading_slices, groups, found, model)
-    if observed is None:
-        return f"{read[0].axis[0].removeprefix(prefix)} reads it outside of any module, so it cannot be seen"
+    seen = observed(serving, reading_slices, groups, found, model) if read else shown_among(groups, found)
+    if seen is None:
+        reader = f"{read[0].axis[0].removeprefix(prefix)} reads it" if read else f"{NO_READER}, and it is computed"
+        return f"{reader} outside of any module, so it cannot be seen"
     return NeuronLayer(
         name=owner_of(own[0], prefix),
         kind=_kind(groups.marks),
         width=len(groups),
-        owned=tuple(piece for axis in own if axis[0] in parameters for piece in slices[axis]),
-        read=reading_slices,
-        output=observed.module,
+        owned=owned,
+        read=reading_slices or tuple(p for p in owned if (p.parameter, p.dim) not in found.dividing) or owned,
+        output=seen.module,
         buffers=tuple(piece for axis in own if axis[0] not in parameters for piece in slices[axis]),
-        seen=observed.seen,
-        along=observed.along,
-        operand=observed.operand,
-        obstacle=observed.obstacle.removeprefix(prefix) or _obstacle(serving, groups, prefix, tied),
+        seen=seen.seen,
+        along=seen.along,
+        operand=seen.operand,
+        obstacle=seen.obstacle.removeprefix(prefix) or _obstacle(serving, groups, prefix, tied),
         exact="random" not in groups.marks,
         tied=tuple(piece for piece in reading_slices if (piece.parameter, piece.dim) in tied),
+        given=seen.given,
     )
 
 
@@ -267,97 +263,10 @@ def _slices(axis: Axis, places: Indices) -> tuple[Slice, ...]:
     return tuple(pieces)
 
 
-_READERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
-"""What is known to read its first input through its own parameters; so is the `Conv1D` of `transformers`."""
-
-
-def _observed(
-    read: Sequence[Reading], slices: Sequence[Slice], groups: Groups, found: Propagation, model: nn.Module
-) -> Observed | None:
-    """Return where the neurons' activations are seen; None if no module shows them.
-
-    A recurrent layer shows its own; other neurons are seen as what their first reader reads, or else where a module
-    gives them.
-    """
-    for reading in read:
-        module = model.get_submodule(reading.module)
-        recurrent = isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and "weight_hh" in reading.axis[0]
-        if recurrent and reading.module in found.called:
-            return Observed(reading.module)
-    pieces = [next(piece for piece in slices if (piece.parameter, piece.dim) == reading.axis) for reading in read]
-    entering = [_reads_its_input(reading, piece, found, model) for reading, piece in zip(read, pieces, strict=True)]
-    for reading, piece, known in zip(read, pieces, entering, strict=True):
-        dim, shown = 1 - model.get_parameter(piece.parameter).ndim, found.shown.get((reading.module, True))
-        if known:
-            elsewhere = next((other.axis[0] for other, enters in zip(read, entering, strict=True) if not enters), "")
-            within = f"{elsewhere} {UNSEEN}" if elsewhere else ""
-            return Observed(reading.module, replace(piece, dim=dim), obstacle=within)
-        if shown is not None and shown.dim == dim and torch.equal(shown.functions, reading.functions):
-            within = f"{reading.axis[0]} {UNSEEN}" if len(read) > 1 else ""  # other readers may be in the same module
-            return Observed(reading.module, replace(piece, dim=dim), obstacle=within)
-    return _given(read, groups, found)
-
-
-def _reads_its_input(reading: Reading, piece: Slice, found: Propagation, model: nn.Module) -> bool:
-    """Return whether what a parameter reads is known to be its module's first input, as of PyTorch's own modules."""
-    module = model.get_submodule(reading.module)
-    known = isinstance(module, _READERS) or type(module).__name__ == "Conv1D"
-    above = (
-        isinstance(module, nn.RNNBase) and "weight_ih_l0" not in piece.parameter
-    )  # it reads what a layer below gives
-    return known and not above and reading.module in found.called and piece.dim == _reading_dim(module)
-
-
-def _reading_dim(module: nn.Module) -> int:
-    """Return along which dimension a module's own weight reads its input; a tied decoder reads by the other one."""
-    first = isinstance(module, nn.modules.conv._ConvTransposeNd) or type(module).__name__ == "Conv1D"
-    return 0 if first else 1
-
-
-def _given(read: Sequence[Reading], groups: Groups, found: Propagation) -> Observed | None:
-    """Return the module that gives what is read, or the product that reads it, or a module that gives its neurons."""
-    axis, members = read[0].axis, found.positions.members()
-    first, width = found.positions.first[axis], len(groups)
-    places = torch.from_numpy(groups.places[axis][:, 0])
-    function, wanted = read[0].functions[places[0]], members[first + places]
-    giving = [
-        (module, shown)
-        for (module, entering), shown in found.shown.items()
-        if not entering and shown is not None and len(shown.places) == width
-        if torch.equal(members[shown.places], wanted) and bool((shown.places > 0).all())
-    ]
-    for module, shown in giving:
-        if bool((shown.functions == function).all()):
-            return Observed(module, along=shown.dim)
-    for reading in read:
-        piece = _in_operand(reading, wanted, members, found)
-        if piece is not None:
-            return Observed(reading.module, piece, -1, f"{reading.axis[0]} {UNSEEN}", reading.axis[0])
-    for module, shown in giving[-1:]:
-        return Observed(module, None, shown.dim, f"{axis[0]} {UNSEEN}")
-    return None
-
-
-def _in_operand(reading: Reading, neurons: Tensor, members: Tensor, found: Propagation) -> Slice | None:
-    """Return where what a product reads holds the neurons; None if that is no product, or they lie apart in it."""
-    others = [one for one in found.readings if one.axis[0] == reading.axis[0]]
-    same = all(one.axis == reading.axis and torch.equal(one.seen, reading.seen) for one in others)
-    if not reading.product or not same:
-        return None
-    places = (torch.isin(members[reading.seen], neurons) & (reading.seen > 0)).nonzero().flatten()
-    start, length = int(places[0]), len(places)
-    if int(places[-1]) - start + 1 != length:
-        return None
-    groups = members[reading.seen][start : start + length]
-    size = int((groups == groups[0]).long().cumprod(0).sum())
-    blocks = len(groups) // (size * len(neurons))
-    regular = torch.equal(groups, neurons.repeat_interleave(size).repeat(blocks))
-    part = None if length == len(reading.seen) else length
-    return Slice(reading.axis[0], -1, blocks, start=start, length=part, size=size) if regular else None
-
-
 def _obstacle(read: Sequence[Reading], groups: Groups, prefix: str, tied: Sequence[Axis]) -> str:
     """Return why refitting the readers on the recorded activations would not be exact; empty if it would."""
+    if not read:
+        return NO_READER
     if tied:
         return f"{tied[0][0].removeprefix(prefix)} {TIED}"
     functions = [set(reading.functions[groups.places[reading.axis][0]].tolist()) for reading in read]

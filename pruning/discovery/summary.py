@@ -34,6 +34,7 @@ ADVICE: dict[str, str] = {
     "TorchScript compiled": "give `discover` the module that was compiled, and compile what comes of it",
     "is tied to": "give it a weight of its own",
     "it is tied": "give its reader a weight of its own",
+    "it is computed outside of any module": "hold it in an `nn.Embedding`, or compute it by an `nn.Linear`",
     "outside of any module": "read it by an `nn.Linear`",
     "does not depend on it": "it can be left out of the model",
     "counts on the order of": "compute the same in any order of them",
@@ -144,6 +145,8 @@ def _row(network: nn.Module, layer: NeuronLayer) -> list[str]:
 
 def _repairable(layer: NeuronLayer) -> str:
     """Return which of the readers can be refitted on what they read: all but those whose weights are neurons' too."""
+    if layer.unread:
+        return "no"
     if not layer.tied:
         return "yes"
     return "biases alone" if len(layer.tied) == len(layer.read) else "in part"
@@ -156,6 +159,7 @@ def _repaired_in_part(layers: Iterable[NeuronLayer]) -> list[str]:
         tied = sorted({piece.parameter.removeprefix("network.") for piece in layer.tied})
         what = "its readers' biases alone" if len(layer.tied) == len(layer.read) else "its other readers"
         lines += [f"of {layer.name}, {what} are repaired: {', '.join(tied)} computes its neurons too"] if tied else []
+        lines += [f"of {layer.name}, nothing is repaired: {layer.obstacle}"] if layer.unread else []
     return lines
 
 

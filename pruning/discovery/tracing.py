@@ -23,7 +23,7 @@ from pruning.discovery.running import Inputs, Seeing, kept_tensors, name_of, run
 from pruning.discovery.sizes import Counted, Watching, counted_dims, numbered, parts_told
 from pruning.discovery.states import Edge, Feeding, State
 from pruning.discovery.values import GIVEN, MADE, Address, Value, column, flat, nobody, squeezed
-from pruning.discovery.widths import READ, read_dims
+from pruning.discovery.widths import ATTENTION, READ, read_dims
 
 
 def propagated(
@@ -174,7 +174,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
                     self.found.count(Counted(self._stack[-1][0], call, dim, sizes[dim], places))
                     told[dim] = self.found.comparing(sizes[dim], places)
         whole = tuple(sizes) if name == "numel" else outputs  # Python takes no other whole number of `len`
-        if name == "len" or not told or any(isinstance(size, Tensor) for size in flat(whole)):
+        if name in ("len", ATTENTION) or not told or any(isinstance(size, Tensor) for size in flat(whole)):
             return outputs
         if isinstance(outputs, tuple):
             return torch.Size([told.get(dim, size) for dim, size in enumerate(outputs)])

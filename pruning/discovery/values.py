@@ -175,6 +175,11 @@ class Blend:
     module: str
     other: int | None = None
 
+    @property
+    def extreme(self) -> bool:
+        """Whether it gives one of the neurons: one that says zero or not, as the others have it."""
+        return self.what.partition(" ")[0] in {"max", "min", "amax", "amin"}
+
 
 def flat(values: object) -> Iterator[Any]:
     """Yield what lies in nested tuples, lists and dictionaries."""

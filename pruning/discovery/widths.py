@@ -12,9 +12,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-_TELLING = {"size": "size", "numel": "numel", "__len__": "len"}
+ATTENTION = "scaled_dot_product_attention"
+"""It divides by the root of the width of its queries where it is told no scale, as code would that reads it."""
+_TELLING = {"size": "size", "numel": "numel", "__len__": "len", ATTENTION: ATTENTION}
 READ = {"shape", *_TELLING.values()}
-"""What tells the sizes of a tensor."""
+"""What tells the sizes of a tensor, or computes with them."""
 _SCALED = {"add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "floor_divide", "pow", "clamp"}
 _SCALED |= {"float_power", "clamp_min", "clamp_max", "fill", "addcmul", "addcdiv", "lerp", "full_like"}
 _SCALED |= {"rsub", "rdiv", "rtruediv", "rmul", "radd", "rpow", "truediv", "iadd", "isub", "imul", "idiv", "itruediv"}
@@ -172,20 +174,28 @@ def read_dims(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], ndim:
     """Return of which dimensions a tensor's sizes are read."""
     if name == "len":
         return [0]
+    if name == ATTENTION:
+        return [] if kwargs.get("scale") is not None else [ndim - 1]
     dim = args[1] if len(args) > 1 else kwargs.get("dim")
     return [*range(ndim)] if dim is None else [dim % ndim]
 
 
-def answered(found: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], told: Mapping[int, int]) -> Any:
+def answered(
+    function: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], told: Mapping[int, int]
+) -> Any:
     """Return the sizes that code reads of a tensor, as widths where they are computed with as others.
 
     Args:
-        found: The sizes as they are.
-        name: By which of `READ`.
+        function: What it asks.
+        name: Which of `READ` that is.
         args: What that is given.
         kwargs: What it is given by name.
         told: Dimension → the number that is computed with, or the width itself.
     """
+    if name == ATTENTION:
+        width = next((told[dim] for dim in read_dims(name, args, kwargs, args[0].ndim) if dim in told), None)
+        return function(*args, **kwargs if width is None else {**kwargs, "scale": computed(width) ** -0.5})
+    found = function(*args, **kwargs)
     shape = [int(size) if isinstance(size, Tensor) else size for size in args[0].shape]  # as `torch.jit.trace` has it
     dims = [
         dim for dim in read_dims(name, args, kwargs, len(shape)) if computed(told.get(dim, shape[dim])) != shape[dim]

@@ -211,8 +211,9 @@ class Adapted(Measurable):
         apart = self._each_reader(inputs)
         with torch.no_grad(), apart:
             self.read(inputs)
+        unread = {layer.name: layer.obstacle for layer in self.layers() if layer.unread}
         why = "no operation that is known was seen to read it"
-        return {name: why for name, uses in apart.uses.items() if not uses.values}
+        return {name: unread.get(name, why) for name, uses in apart.uses.items() if not uses.values}
 
     def tapped(self, inputs: Any, state: Any = None) -> tuple[Tensor, dict[str, Tensor], Any]:
         """Return outputs, the zeros added to each layer's outputs, (steps, examples, width), and the state.

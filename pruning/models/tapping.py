@@ -136,7 +136,7 @@ def _places(model: Measurable, layer: NeuronLayer) -> list[tuple[str, Slice]]:
 def _reason(model: Measurable, layer: NeuronLayer) -> str:
     """Return why nothing can be added to the layer's outputs so that all its readers see it; empty if it can."""
     module = model.get_submodule(layer.output)
-    if layer.obstacle.endswith(UNSEEN):
+    if layer.unread or layer.obstacle.endswith(UNSEEN):
         return layer.obstacle
     if layer.seen is not None:
         return layer.obstacle if len(layer.read) > 1 else ""

@@ -24,7 +24,7 @@ from pruning.core.progress import Track, silently
 from pruning.core.statistics import Covariance, merged
 from pruning.data.windows import Batches
 from pruning.repair.fitting import best_ridge, fit_of
-from pruning.repair.refitting import refitted
+from pruning.repair.refitting import UNREPAIRED, refitted
 from pruning.signals.activations import Covariances
 
 logger = logging.getLogger(__name__)
@@ -120,8 +120,10 @@ def reconstruct(
     }
     for layer in model.layers():
         removed = removed_neurons(layer, keep)
-        if len(removed) and layer.obstacle:
-            logger.warning("Cut and not repaired: layer %s, because %s; give `data`.", layer.name, layer.obstacle)
+        if len(removed) and layer.unread:
+            logger.warning(UNREPAIRED, layer.name, layer.obstacle)
+        elif len(removed) and layer.obstacle:
+            logger.warning(f"{UNREPAIRED[:-1]}; give `data`.", layer.name, layer.obstacle)
         elif len(removed):
             _refit(tensors, layer, keep[layer.name], removed, covariances[layer.name], repair)
     repaired = model.resized([layer.width for layer in model.layers()])

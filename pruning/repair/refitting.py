@@ -35,6 +35,9 @@ from pruning.repair.fitting import cross_validated, fit_of
 
 logger = logging.getLogger(__name__)
 
+UNREPAIRED = "Cut and not repaired: layer %s, because %s."
+"""What is said of a layer that has no readers to refit."""
+
 FOLDS = 4
 """Parts of the data, of which each in turn is held out while the strength of the ridge is chosen."""
 ALIKE = 1e-5
@@ -66,7 +69,7 @@ def refitted(model: Model, keep: Keep, data: Batches, *, repair: str, rank: int 
     Layers are cut one after the other. While one is, both networks read the same batches, and the moments of each of
     its readers' own inputs are kept: x of the dense network, x' of the kept neurons in the network cut so far. Where
     its own cut changes these (a recurrence, a normalisation, an attention that compares neurons), they are taken once
-    more from the network in which it is cut and refitted.
+    more from the network in which it is cut and refitted. What no weights read is only cut.
     """
     if not len(data):
         raise ValueError("Expected at least one batch to refit readers on, got none.")
@@ -74,6 +77,10 @@ def refitted(model: Model, keep: Keep, data: Batches, *, repair: str, rank: int 
     repaired = _copy(model)
     done: dict[str, Tensor] = {}
     for layer in track(layers, "repair"):
+        if layer.unread:
+            logger.warning(UNREPAIRED, layer.name, layer.obstacle)
+            done[layer.name] = keep[layer.name]
+            continue
         refit = _Refit(model, repaired, layer, keep[layer.name].cpu(), done, repair, rank)
         refit.learn(data, cut=False)
         if refit.moves(data):

@@ -134,7 +134,7 @@ def told_by_shapes(model: Measurable, names: Iterable[str], *, dims: int | None 
     depth, full = len(layers), np.array([layer.width for layer in layers])
     each: dict[tuple[str, int], np.ndarray] = {}
     for index, layer in enumerate(layers):
-        for piece in (*layer.owned, *layer.read, *layer.buffers):
+        for piece in dict.fromkeys((*layer.owned, *layer.read, *layer.buffers)):
             each.setdefault((piece.parameter, piece.dim), np.zeros(depth))[index] += piece.blocks * piece.size
     constant, linear, products = 0.0, np.zeros(depth), np.zeros((depth, depth))
     for name in names:

@@ -537,7 +537,7 @@ def test_a_recurrent_layers_state_that_goes_in_and_out_may_be_read_besides(atten
 
     inputs, kept = (floats(4, 2, 3), floats(1, 2, 6)), torch.tensor([5, 0, 2])
     found = pruning.discover(Attending().double(), inputs)
-    assert [layer.name for layer in found.layers()] == ["rnn.0"]
+    assert [layer.name for layer in found.layers() if layer.exact] == ["rnn.0"]
     masked, smaller = mask(found, {"rnn.0": kept}), pruning.select(found, {"rnn.0": kept})
     whole, state = inputs[1], torch.cat([inputs[1][..., kept], inputs[1][..., :3]], dim=-1)
     for _ in range(3):

@@ -46,7 +46,9 @@ REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
     "is in what TorchScript compiled, which takes no other weights": lambda: first(
         lambda s, x: s.out(s.inner(x)), "inner", inner=compiled(nn.Linear(3, 6))
     ),
-    "nothing reads it by weights of its own": lambda: first(lambda s, x: s.out(x @ s.two) + s.one(x).sum(), two=OTHER),
+    "no weights read its neurons, and it is computed outside of any module": lambda: first(
+        lambda s, x: s.out(s.one(x)).sum(-1) + (x @ s.two).square().sum(-1), "two", two=OTHER
+    ),
     "what the model returns does not depend on it": lambda: first(
         lambda s, x: (s.three(s.one(x)), s.out(x @ s.two))[1], two=OTHER, three=nn.Linear(6, 2)
     ),
@@ -104,9 +106,6 @@ REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
     "sums over it with values of a fixed width": lambda: first(lambda s, x: s.one(x) @ x.T, inputs=SIX),
     "pairs each of it with each": lambda: first(
         lambda s, x: s.out((s.one(x)[:, :, None] @ s.one(x)[:, None, :]).mean(1))
-    ),
-    "scales by the width of its head": lambda: first(
-        lambda s, x: s.out(F.scaled_dot_product_attention(s.one(x)[None], s.one(x)[None], s.one(x)[None])[0])
     ),
     "all heads of scaled_dot_product_attention share it": lambda: first(
         shared_key, "two", floats(2, 4, 3), two=nn.Linear(3, 4)

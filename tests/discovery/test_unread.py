@@ -1,0 +1,268 @@
+"""Neurons that no weights read, as they meet others in a product or a distance alone: both sides of it go together."""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pruning
+from pruning.core.hooks import record
+from pruning.core.neurons import mask, select
+from pruning.signals.gradients import gate_gradients
+from tests.discovery.test_forms import Made, Network, answers, drawn
+from tests.foreign import floats, tokens
+
+UNREAD: dict[str, tuple[Callable[[], Made], dict[str, int], set[str]]] = {}
+"""Form → how a network of it is made with its inputs, the widths of its layers, and which of them are not exact."""
+
+
+def unread(layers: dict[str, int], inexact: set[str] = frozenset()) -> Callable[..., Any]:
+    def known(make: Callable[[], Made]) -> Callable[[], Made]:
+        UNREAD[make.__name__] = make, layers, set(inexact)
+        return make
+
+    return known
+
+
+def tables(run: Callable[..., Any], **others: Any) -> Made:
+    """Return a network of two embeddings, and which of their rows it is asked for."""
+    return Network(run, users=nn.Embedding(11, 8), items=nn.Embedding(11, 8), **others), (tokens(6), tokens(7)[1:])
+
+
+def towers(run: Callable[..., Any]) -> Made:
+    def tower() -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 5))
+
+    return Network(run, one=tower(), other=tower()), (floats(12, 3)[:6], floats(12, 3)[6:])
+
+
+def attending(run: Callable[..., Any]) -> Made:
+    parts = {"query": nn.Linear(3, 8), "key": nn.Linear(3, 8), "value": nn.Linear(3, 5), "out": nn.Linear(5, 2)}
+    return Network(run, **parts), (floats(2, 4, 3),)
+
+
+@unread({"users": 8})
+def factors_multiplied_and_summed() -> Made:
+    return tables(lambda s, users, items: (s.users(users) * s.items(items)).sum(-1))
+
+
+@unread({"users": 8})
+def factors_in_a_product_of_batches() -> Made:
+    return tables(lambda s, users, items: torch.bmm(s.users(users)[:, None], s.items(items)[..., None]).squeeze())
+
+
+@unread({"users": 8})
+def factors_by_einsum() -> Made:
+    return tables(lambda s, users, items: torch.einsum("bd,bd->b", s.users(users), s.items(items)))
+
+
+@unread({"users": 8})
+def factors_of_all_with_all() -> Made:
+    return tables(lambda s, users, items: s.users(users) @ s.items(items).T)
+
+
+@unread({"users": 8})
+def factors_at_an_angle() -> Made:
+    return tables(lambda s, users, items: F.cosine_similarity(s.users(users), s.items(items)))
+
+
+@unread({"users": 8})
+def factors_at_a_distance() -> Made:
+    return tables(lambda s, users, items: F.pairwise_distance(s.users(users), s.items(items), eps=0.0))
+
+
+@unread({"users": 8})
+def factors_at_a_distance_each_from_each() -> Made:
+    return tables(lambda s, users, items: torch.cdist(s.users(users), s.items(items)))
+
+
+@unread({"users": 8})
+def translations_between_factors() -> Made:
+    run = lambda s, users, items: (s.users(users) + s.relation - s.items(items)).abs().sum(-1)  # noqa: E731
+    return tables(run, relation=nn.Parameter(floats(8)))
+
+
+@unread({"users": 4})
+def factors_that_are_rotated_by_angles() -> Made:
+    def run(self: Any, users: Tensor, items: Tensor) -> Tensor:
+        (a, b), (c, d) = (self.users(part).chunk(2, -1) for part in (users, items))
+        turn = self.turns(items)
+        real, imaginary = a * turn.cos() - b * turn.sin() - c, a * turn.sin() + b * turn.cos() - d
+        return torch.stack([real, imaginary]).norm(dim=0).sum(-1)
+
+    return Network(run, users=nn.Embedding(11, 8), turns=nn.Embedding(11, 4)), (tokens(6), tokens(7)[1:])
+
+
+@unread({"factors": 8})
+def a_factorisation_machine() -> Made:
+    def run(self: Any, fields: Tensor) -> Tensor:
+        factors = self.factors(fields)
+        return self.weights(fields).sum((1, 2)) + 0.5 * (factors.sum(1).square() - factors.square().sum(1)).sum(1)
+
+    return Network(run, factors=nn.Embedding(11, 8), weights=nn.Embedding(11, 1)), (tokens(6, 3),)
+
+
+@unread({"one.0": 6, "one.2": 5, "other.0": 6})
+def two_towers_whose_directions_are_compared() -> Made:
+    return towers(lambda s, a, b: F.normalize(s.one(a), dim=-1) @ F.normalize(s.other(b), dim=-1).T)
+
+
+@unread({"one.0": 6, "one.2": 5})
+def one_tower_for_both_sides() -> Made:
+    return towers(lambda s, a, b: (s.one(a) - s.one(b)).square().sum(-1).sqrt())
+
+
+@unread({"one.0": 6, "one.2": 5})
+def a_decoder_of_a_graph() -> Made:
+    return towers(lambda s, a, _: (s.one(a) @ s.one(a).T).sigmoid())
+
+
+@unread({"query": 8, "value": 5})
+def one_head_whose_code_reads_its_width() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        queries, keys = self.query(inputs), self.key(inputs)
+        return self.out((queries @ keys.mT / math.sqrt(keys.shape[-1])).softmax(-1) @ self.value(inputs))
+
+    return attending(run)
+
+
+@unread({"query": 8, "value": 5})
+def one_head_that_pytorch_scales() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        parts = self.query(inputs), self.key(inputs), self.value(inputs)
+        return self.out(F.scaled_dot_product_attention(*parts, scale=None))
+
+    return attending(run)
+
+
+@unread({"all:0": 8, "all:16": 8})
+def one_head_of_one_projection() -> Made:
+    run = lambda s, x: s.out(F.scaled_dot_product_attention(*s.all(x).chunk(3, -1), is_causal=True))  # noqa: E731
+    return Network(run, all=nn.Linear(3, 24), out=nn.Linear(8, 2)), (floats(2, 4, 3),)
+
+
+@unread({"one": 6, "two": 6})
+def one_head_of_neurons_that_are_read_besides() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = self.one(inputs)
+        return self.out(self.two(F.scaled_dot_product_attention(hidden, hidden, hidden)))
+
+    return Network(run, one=nn.Linear(3, 6), two=nn.Linear(6, 6), out=nn.Linear(6, 2)), (floats(2, 4, 3),)
+
+
+@unread({"query": 6, "value": 5})
+def places_of_an_image_that_attend_to_each_other() -> Made:
+    def run(self: Any, image: Tensor) -> Tensor:
+        queries, keys, values = (part(image).flatten(2) for part in (self.query, self.key, self.value))
+        return self.out((values @ (queries.mT @ keys).softmax(-1).mT).mean(-1))
+
+    parts = {"query": nn.Conv2d(3, 6, 1), "key": nn.Conv2d(3, 6, 1), "value": nn.Conv2d(3, 5, 1)}
+    return Network(run, **parts, out=nn.Linear(5, 2)), (floats(2, 3, 3, 3),)
+
+
+@unread({"features": 6}, {"features"})
+def correlations_of_shifted_features() -> Made:
+    def run(self: Any, one: Tensor, other: Tensor) -> Tensor:
+        one, other = self.features(one), self.features(other)
+        return self.out(torch.stack([(one * other.roll(step, 3)).mean(1) for step in range(3)], 1))
+
+    parts = {"features": nn.Conv2d(3, 6, 3, padding=1), "out": nn.Conv2d(3, 2, 1)}
+    return Network(run, **parts), (floats(4, 3, 4, 4)[:2], floats(4, 3, 4, 4)[2:])
+
+
+@unread({"one": 6}, {"one"})
+def the_greatest_of_all() -> Made:
+    return Network(lambda s, x: s.one(x).amax(-1), one=nn.Linear(3, 6)), (floats(4, 3),)
+
+
+@unread({"one": 6}, {"one"})
+def rates_that_are_not_zero_where_their_neurons_say_nothing() -> Made:
+    return Network(lambda s, x: s.one(x).sigmoid().sum(-1), one=nn.Linear(3, 6)), (floats(4, 3),)
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_where_no_weights_read_neurons_removing_them_equals_letting_them_say_zero(name):
+    make, layers, inexact = UNREAD[name]
+    network, inputs = drawn(make)
+    found = pruning.discover(network, inputs)
+    assert {layer.name: layer.width for layer in found.layers()} == layers
+    assert {layer.name for layer in found.layers() if not layer.exact} == inexact
+    for dtype, digits in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
+        model = found.to(dtype)
+        given = [part.to(dtype) if part.is_floating_point() else part for part in inputs]
+        for share in (0.8, 0.4):
+            exact = [layer for layer in model.layers() if layer.exact]
+            left = [math.ceil(share * layer.width) - number % 2 for number, layer in enumerate(exact)]
+            keep = {one.name: torch.arange(one.width).flip(0)[:count] for one, count in zip(exact, left, strict=True)}
+            for some in (given, [part[:1] for part in given]):
+                removed, masked = answers(select(model, keep), some), answers(mask(model, keep), some)
+                torch.testing.assert_close(removed, masked, rtol=digits, atol=digits)
+
+
+@pytest.mark.parametrize("name", ["factors_multiplied_and_summed", "one_head_of_one_projection"])
+def test_what_no_weights_read_is_measured_pruned_saved_and_trained_as_anything_else(name, tmp_path, caplog):
+    make = UNREAD[name][0]
+    network, inputs = drawn(make)
+    network, inputs = network.float(), tuple(part.float() if part.is_floating_point() else part for part in inputs)
+    with torch.no_grad():
+        wanted = network(*inputs)
+    data = [
+        (inputs if len(inputs) > 1 else inputs[0], wanted + 0.1 * floats(*wanted.shape).float() * n) for n in (1, 2)
+    ]
+    found = pruning.discover(network, inputs)
+    (name,) = [layer.name for layer in found.layers() if layer.unread]
+    assert "no weights read its neurons" in str(found)
+    signals = ["weights", "hessian", "activations", "gradients", "cooperative", "surgeon", "intervention", "criteria"]
+    with caplog.at_level(logging.WARNING):
+        importance = pruning.importance(found, data, nn.MSELoss(), signals=signals)
+    assert f"Not measured by surgeon: layer {name}, because no weights read its neurons." in caplog.text
+    assert importance.table["fused"].notna().all()
+    smaller = pruning.prune(found, importance, keep=0.5, repair="ridge", data=data)
+    assert f"Cut and not repaired: layer {name}, because no weights read its neurons." in caplog.text
+    pruning.prune(found, importance, keep=0.5, repair="imitate", data=data)
+    pruning.reconstruct(smaller.decoupled(), {}, importance.covariances, repair="mean")
+    pruning.save(smaller, tmp_path)
+    restored = pruning.restore(drawn(make)[0].float(), tmp_path)
+    torch.testing.assert_close(answers(restored, inputs), answers(smaller, inputs), rtol=0, atol=0)
+    pruning.finetune(smaller, data, epochs=1)
+
+
+def test_a_gate_on_what_computes_them_tells_what_removing_them_costs_at_first_order():
+    network, inputs = drawn(UNREAD["translations_between_factors"][0])
+    with torch.no_grad():
+        network.relation.zero_()
+        network.users.weight.copy_(network.items.weight.abs().sum() + 1)  # so that each distance is a sum
+    model = pruning.adapt(network, inputs, loss=lambda outputs, _: outputs.mean())
+    (layer,) = model.layers()
+    gates, _ = gate_gradients(model, [layer], inputs, torch.zeros(6), None)
+    whole = network(*inputs).mean()
+    removed = [
+        whole - select(model, {layer.name: torch.tensor([n for n in range(8) if n != neuron])}).module(*inputs).mean()
+        for neuron in range(8)
+    ]
+    torch.testing.assert_close(gates[layer.name], torch.stack(removed).detach())
+
+
+def test_activations_are_those_of_the_part_of_an_output_that_holds_the_neurons():
+    network, inputs = drawn(UNREAD["one_head_of_one_projection"][0])
+    found = pruning.discover(network, inputs)
+    seen: dict[str, Tensor] = {}
+    with record(found, [layer for layer in found.layers() if layer.unread], seen.__setitem__):
+        answers(found, inputs)
+        found(*inputs)
+    queries, keys, _ = network.all(inputs[0]).chunk(3, -1)
+    torch.testing.assert_close(seen["all:0"], torch.cat([queries.reshape(-1, 8), keys.reshape(-1, 8)]).detach())
+
+
+def test_the_classes_of_a_network_that_gives_its_own_loss_stay():
+    def run(self: Any, inputs: Tensor, classes: Tensor) -> Tensor:
+        return F.cross_entropy(self.out(self.hidden(inputs).relu()), classes)
+
+    network = Network(run, hidden=nn.Linear(3, 6), out=nn.Linear(6, 4)).double()
+    found = pruning.discover(network, (floats(5, 3), torch.tensor([0, 3, 1, 1, 2])))
+    assert [layer.name for layer in found.layers()] == ["hidden"]
