@@ -243,7 +243,7 @@ def _combine(call: Call, value: Value, result: Tensor) -> None:
     if others and not own and bool(value.places.any()):
         call.positions.freeze(value.places, f"{call.place} uses its single number for all")
     elif own and others:  # neurons of several (the dimensions of heads) meet what is the same for all
-        call.positions.share(value.places.expand(result.shape), result, own[0], f"{call.place} uses it for several")
+        call.positions.share(value.places.expand(result.shape), result, own[:1], f"{call.place} uses it for several")
     else:
         call.positions.link(value.places, result)
     if value.free:

@@ -71,7 +71,8 @@ class Positions:
     _next: int = 1  # 0 is what belongs to no neuron
     _links: list[Tensor] = field(default_factory=list)
     _said: dict[str, list[tuple[Tensor, str]]] = field(default_factory=lambda: {"reason": [], "mixed": [], "mark": []})
-    _shares: list[tuple[Tensor, Tensor, int, str]] = field(default_factory=list)
+    _shares: list[tuple[Tensor, Tensor, list[int], str]] = field(default_factory=list)
+    _taken: list[tuple[Tensor, int, Tensor, str]] = field(default_factory=list)
     _widths: list[tuple[Tensor, list[int], str]] = field(default_factory=list)
     _known: tuple[int, Tensor] | None = None
     quiet: bool = False
@@ -103,18 +104,33 @@ class Positions:
         self.link(places, first)
         self._say("mixed", places, what)
 
+    def take(self, places: Tensor, dim: int, what: str) -> Tensor:
+        """Say that something takes together what lies along a dimension, for each of several; return whose that is.
+
+        Where these are several neurons (heads), what it takes goes as one, and what comes of it is that neuron's. Where
+        they are the same neurons (the gates of a cell), it is a statistic of neurons that belongs to none of them.
+        Which of both is known once it is known what belongs together.
+        """
+        (first,) = compact(places.amax(dim, keepdim=True))
+        distinct, order = torch.unique(first, return_inverse=True)
+        number = self.number((f"statistic {self._next}", 0), len(distinct))
+        shape = [1 if other == dim % places.ndim else size for other, size in enumerate(places.shape)]
+        statistic = torch.where(first > 0, number + order, 0).expand(shape)
+        self._taken.append((places, dim % places.ndim, statistic, what))
+        return statistic
+
     def hold(self, places: Tensor, dims: list[int], reason: str) -> None:
         """Say why there must stay as many neurons as there are along these dimensions, if neurons run along them."""
         if not self.quiet:
             self._widths.append((places, dims, reason))
 
-    def share(self, one: Tensor, other: Tensor, dim: int, reason: str) -> None:
-        """Link `one` with `other` if neurons run along a dimension of `other`; if not, `one` cannot go for this reason.
+    def share(self, one: Tensor, other: Tensor, dims: list[int], reason: str) -> None:
+        """Link `one` with `other` if neurons run along dimensions of `other`; if not, `one` cannot go for this reason.
 
         A head's dimensions may share one scale among all heads: this is known once it is known what makes up a head.
         """
         if not self.quiet:
-            self._shares.append((one, other, dim, reason))
+            self._shares.append((one, other, dims, reason))
 
     def freeze(self, places: Tensor, reason: str) -> None:
         """Say why these places cannot go."""
@@ -128,8 +144,14 @@ class Positions:
     def members(self) -> Tensor:
         """Return for each place the number of the group that it is in, as far as is known."""
         members = self._members()
-        for one, other, dim, reason in self._shares:
-            if self._runs(members, other, [dim]):
+        for places, dim, statistic, what in self._taken:
+            if self._runs(members, places, [other for other in range(places.ndim) if other != dim]):
+                self.mix(places, dim, what)
+                self.link(places, statistic)
+        members = self._members() if self._taken else members
+        self._taken.clear()
+        for one, other, dims, reason in self._shares:
+            if self._runs(members, other, dims):
                 self.link(one, other)
             else:
                 self.freeze(one, reason)

@@ -209,9 +209,10 @@ class Call:
         for value in values if not self.positions.quiet else ():
             self.into.even |= value.padded
 
-    def blend(self, places: Tensor, dim: int, other: int | None = None) -> None:
+    def blend(self, places: Tensor, dim: int, other: int | None = None, *, among: Tensor | None = None) -> None:
         """Note that neurons along a dimension are taken together, also where Python alone reads what that gives."""
-        self.into.blends.append(Blend(self.when, places, dim % places.ndim, self.place, self.module, other))
+        known = (self.place, self.module, other, among)
+        self.into.blends.append(Blend(self.when, places, dim % places.ndim, *known))
 
     def freeze(self, tensors: Iterable[Value | Address | None], reason: str) -> None:
         """Say why nobody can go to whom these belong."""
@@ -251,14 +252,16 @@ class Call:
                 self.freeze([address], layout)
                 self.positions.freeze(places, layout)
             else:
-                found = self.into.place(address, dims[0])
+                own = self.into.place(address, dims[0])
                 for dim in dims:  # several on a diagonal
-                    self.positions.link(self.into.place(address, dim), found)
+                    self.positions.link(self.into.place(address, dim), own)
                     self.into.owning[address.name, dim] = None
+                along = [other + offset for other in range(len(address.extent)) if address.dims(other) == dims]
                 if any(varies(places, dim) for dim in range(places.ndim) if dim != axis + offset):
                     shared = f"all neurons share it where {self.place} uses it"
-                    self.positions.share(found, places, axis + offset, shared)
-                    return
+                    self.positions.share(own, places, along, shared)
+                else:
+                    found = own
         self.positions.link(found, places)
 
     def fixed(self, address: Address, dims: Iterable[int]) -> None:

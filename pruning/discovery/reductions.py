@@ -34,12 +34,11 @@ def reduce(call: Call) -> Any:
         call.even([value])
         if call.name in _ORDERED and not (call.name in ("max", "min") and (given is None or call.alone)):
             call.positions.hold(value.places, [dim], f"{call.place} says which of them it is")
-        if others:  # what lies along it for each of several (the dimensions of a head) goes as one
-            call.positions.mix(value.places, dim, f"{call.place} mixes all of it")
-        else:
-            call.blend(value.places, dim)
+        call.blend(value.places, dim)
     kept = value.places
     for dim in dims:
+        if others and dim in across:
+            kept = call.positions.take(kept, dim, f"{call.place} mixes all of it")
         kept = kept.narrow(dim, 0, 1)
     if across and not others:
         kept = nobody(kept.shape)
@@ -231,7 +230,8 @@ def group_norm(call: Call) -> Any:
             call.blend(value.places, 1)
     else:
         grouped = value.places.unflatten(1, (groups, -1))  # type: ignore[no-untyped-call]
-        call.positions.mix(grouped, 2, f"{call.place} normalises over it")
+        call.positions.take(grouped, 2, f"{call.place} normalises over it")
+        call.blend(value.places, 1, among=grouped)
     return _first(call, call.value(value.places))
 
 

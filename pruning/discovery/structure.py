@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pruning.core.neurons import NO_READER, TIED, NeuronLayer, Slice
 from pruning.discovery.comparing import paths_of
 from pruning.discovery.findings import Propagation
-from pruning.discovery.following import Carried, Size
+from pruning.discovery.following import Carried, Kept, Number, Size
 from pruning.discovery.numbers import told_sizes
 from pruning.discovery.observing import observed, shown_among
 from pruning.discovery.positions import Axis, Groups, Indices, varies
@@ -32,7 +32,7 @@ class Structure:
         sizes: The numbers that calls in the network's code are told and that count neurons, or what it makes.
         widths: Those that it reads of tensors, such as `x.shape[1]`, and that count neurons.
         refused: Where places that something computes stay → why.
-        carried: Where states that go from call to call hold their neurons.
+        carried: Where states that go from call to call hold their neurons, and groups that are as many with fewer.
         steps: Whether something is computed of neurons that is the same for many values, as a spike is.
         paths: Layer → the path that the network's code is seen to take for each width, from 1 on; see `paths_of`.
     """
@@ -46,7 +46,7 @@ class Structure:
     sizes: tuple[Size, ...] = ()
     widths: tuple[Size, ...] = ()
     refused: Mapping[Axis, str] = field(default_factory=dict)
-    carried: tuple[Carried, ...] = ()
+    carried: tuple[Number, ...] = ()
     steps: bool = False
     paths: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -95,12 +95,18 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
     numbers = tuple(told_sizes(found, layers, owners))
     sizes = tuple(number for number in numbers if not number.read)
     widths = tuple(number for number in numbers if number.read and number.counts)
-    carried = tuple(
+    carried: tuple[Number, ...] = tuple(
         one
         for layer, (_, groups) in zip(layers, made, strict=True)
         for axis in (axis for axis in groups.places if axis in found.carried)
         for piece in _slices(axis, groups.places[axis])
         for one in Carried.of(found.carried[axis], layer, piece)
+    )
+    carried += tuple(
+        Kept(owner_of((piece.parameter, 0), prefix), "num_groups", None, layer.name, 1, piece.blocks)
+        for layer in layers
+        for piece in layer.owned
+        if getattr(model.get_submodule(owner_of((piece.parameter, 0), "")), "num_groups", 1) == piece.blocks > 1
     )
     touched = frozenset(found.touched)
     paths = paths_of(found.compared, found.reads, {layer.name: layer.width for layer in layers}, owners)
@@ -114,7 +120,8 @@ def _blended(found: Propagation) -> tuple[Tensor, list[Blend]]:
     blends = []
     for blend in found.blends:
         groups = torch.where(blend.places > 0, members[blend.places], -1)
-        if not varies(groups, blend.dim):
+        apart = blend.among is not None and varies(torch.where(blend.among > 0, members[blend.among], -1), 1)
+        if apart or not varies(groups, blend.dim):
             continue
         if any(varies(groups, dim) for dim in range(groups.ndim) if dim != blend.dim):
             found.positions.freeze(blend.places, f"{blend.what} mixes all of it")

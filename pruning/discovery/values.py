@@ -166,6 +166,7 @@ class Blend:
         what: The operation, for a sentence.
         module: The module that calls it.
         other: The same of a second tensor, which is summed over together with the first.
+        among: The places by groups, along dimension 1, of each of which it takes all: these are to be the same.
     """
 
     when: tuple[str, int]
@@ -174,6 +175,7 @@ class Blend:
     what: str
     module: str
     other: int | None = None
+    among: Tensor | None = None
 
     @property
     def extreme(self) -> bool:
