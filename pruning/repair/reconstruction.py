@@ -123,7 +123,7 @@ def reconstruct(
         if len(removed) and layer.unread:
             logger.warning(UNREPAIRED, layer.name, layer.obstacle)
         elif len(removed) and layer.obstacle:
-            logger.warning(f"{UNREPAIRED[:-1]}; give `data`.", layer.name, layer.obstacle)
+            logger.warning("Cut and not repaired: layer %s, because %s; give `data`.", layer.name, layer.obstacle)
         elif len(removed):
             _refit(tensors, layer, keep[layer.name], removed, covariances[layer.name], repair)
     repaired = model.resized([layer.width for layer in model.layers()])
