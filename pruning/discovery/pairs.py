@@ -142,7 +142,7 @@ def summed_over(call: Call, left: Tensor, right: Tensor, dim: int) -> None:
     call.positions.link(along, across)
     for part, other in ((along, across), (across, along)):
         call.positions.freeze(part[other == 0], f"{call.place} {ALONE}")
-    call.blend(left, -1, dim)
+    call.blend(left, -1, -1 if call.name == "linear" else dim)  # which is given its second matrix turned
 
 
 def of_parameters(call: Call, left: Address, right: Address) -> Address:

@@ -175,6 +175,13 @@ def correlations_of_shifted_features() -> Made:
     return Network(run, **parts), (floats(4, 3, 4, 4)[:2], floats(4, 3, 4, 4)[2:])
 
 
+@unread({"one": 6})
+def neurons_that_a_product_of_two_parameters_reads() -> Made:
+    run = lambda s, x: s.out(F.linear(s.one(x).relu(), s.left @ s.right))  # noqa: E731
+    parts = {"left": nn.Parameter(floats(5, 2)), "right": nn.Parameter(floats(2, 6)), "out": nn.Linear(5, 2)}
+    return Network(run, one=nn.Linear(3, 6), **parts), (floats(4, 3),)
+
+
 @unread({"one": 6}, {"one"})
 def the_greatest_of_all() -> Made:
     return Network(lambda s, x: s.one(x).amax(-1), one=nn.Linear(3, 6)), (floats(4, 3),)
