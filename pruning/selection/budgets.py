@@ -147,11 +147,15 @@ def allowed_widths(
     multiples = [number for number in range(multiple, high + 1, multiple) if number >= low]
     whole = [width] if high == width and width % multiple else []
     widths = [number for number in multiples + whole if number not in avoided]
-    if not widths:
-        but = " and not one with which its network's code does something else" if multiples + whole else ""
+    if not multiples + whole:
         raise ValueError(
-            f"Expected a width between a floor of {low} and a ceiling of {high} that is a multiple of {multiple}{but}, "
+            f"Expected a width between a floor of {low} and a ceiling of {high} that is a multiple of {multiple}, "
             "got none."
+        )
+    if not widths:
+        raise ValueError(
+            f"Expected a width of {multiples + whole} with which the network's own code does nothing else, got none; "
+            "raise the ceiling or lower the floor."
         )
     return np.array(widths)
 
