@@ -70,5 +70,6 @@ def joined(one: Structure, other: Structure, prefix: str) -> Structure:
         sizes=(*one.sizes, *sizes),
         widths=(*one.widths, *widths),
         paths={**other.paths, **one.paths},
+        turns={**other.turns, **one.turns},
         carried=carried,
     )

@@ -28,10 +28,12 @@ class Seen(NamedTuple):
     Attributes:
         paths: Layer → the path that code is seen to take for each width, from 1 on; see `paths_of`.
         proved: Layer → widths that it was proved with.
+        turns: Two layers → with which widths of both code is seen to go another way; see `turns_of`.
     """
 
     paths: Mapping[str, np.ndarray]
     proved: Mapping[str, Collection[int]]
+    turns: Mapping[tuple[str, str], np.ndarray]
 
 
 def same_path(layer: NeuronLayer, paths: Mapping[str, np.ndarray]) -> list[int]:
@@ -73,6 +75,7 @@ def apart(
     trial = _Trial(layers, failing)
     trial.other_paths(seen)
     trial.equals({size for sizes in fixed.values() for size in sizes})
+    trial.together(seen)
     trial.beside(fixed)
     trial.narrow()
     return trial.avoided, trial.reasons
@@ -138,6 +141,27 @@ class _Trial:
                 if what := self.failing(_even(pair, beside | others, before)):
                     self._avoid(wider, range(1, other.width + 1), _reason(other.name, what))
             left = [layer for layer in self._left() if self.avoided[layer.name] == before[layer.name]]
+
+    def together(self, seen: Seen) -> None:
+        """Try two layers with widths of both for which code is seen to go another way, and that are not avoided yet."""
+        for pair, turns in seen.turns.items():
+            left = {layer.name: layer for layer in self._left() if layer.name in pair}
+            if len(left) < 2:
+                continue
+            turned = turns.copy()
+            for dim, name in enumerate(pair):
+                np.moveaxis(turned, dim, 0)[[size - 1 for size in self.avoided[name]]] = False
+            both = np.argwhere(turned) + 1
+            ends = [dict(zip(pair, sizes.tolist(), strict=True)) for sizes in both[[0, -1]]] if len(both) else []
+            for sizes in ends:
+                if what := self.failing({name: _last(left[name], size) for name, size in sizes.items()}):
+                    other, wider = sorted(left.values(), key=lambda layer: layer.width)
+                    told = what if CODE in what else f"{CODE} computes something else"
+                    reason = f"with {sizes[wider.name]} neurons beside {sizes[other.name]} of {other.name}, {told}"
+                    self.reasons[wider.name] = reason
+                    whole = both[both[:, pair.index(wider.name)] == wider.width][:, pair.index(other.name)]
+                    self._avoid(other, whole.tolist(), reason)
+                    break
 
     def beside(self, fixed: Mapping[str, Sequence[int]]) -> None:
         """Try layers as wide as what stays beside them."""

@@ -14,6 +14,8 @@ Formed = tuple[Any, ...] | int | float
 """How a number is made: a number; or ("read", which of the sizes that were read, the size); or what of two others."""
 MOST = 1000
 """So many different comparisons are looked at."""
+LARGEST = 2**22
+"""So many pairs of widths of two layers are looked at."""
 _MADE = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
 _COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")
 _KNOWN: dict[str, Callable[[Any, Any], Any]] = {name: getattr(operator, name) for name in (*_MADE, *_COMPARED)}
@@ -143,16 +145,44 @@ def paths_of(
         widths: Layer → its width.
         owners: Place → the number of the layer that it belongs to, and of the neuron; −1 for none.
     """
-    counts = [_counted(places, owners) for places in reads]
+    counts, names, sizes = [_counted(places, owners) for places in reads], [*widths], [*widths.values()]
     outcomes: dict[int, list[np.ndarray]] = {}
     for comparison in compared:
-        layers = {layer for read in _reads(comparison) for layer, (_, neurons) in counts[read].items() if neurons > 1}
+        layers = _layers_in(comparison, counts)
         for layer in layers if len(layers) == 1 else ():
-            found = _outcome(comparison, counts, layer, [*widths.values()][layer])
+            found = _outcome(comparison, counts, {layer: np.arange(1, sizes[layer] + 1)}, sizes)
             if found is not None:
                 outcomes.setdefault(layer, []).append(found)
     ways = {layer: np.unique(np.stack(own), axis=1, return_inverse=True)[1].ravel() for layer, own in outcomes.items()}
-    return {[*widths][layer]: own for layer, own in ways.items()}
+    return {names[layer]: own for layer, own in ways.items()}
+
+
+def turns_of(
+    compared: Iterable[tuple[Any, ...]],
+    reads: Sequence[Tensor],
+    widths: Mapping[str, int],
+    owners: tuple[Tensor, Tensor],
+) -> dict[tuple[str, str], np.ndarray]:
+    """Return, for each two layers whose widths are compared, for which widths of both that comes out otherwise.
+
+    It takes what `paths_of` does.
+    """
+    counts, names, sizes = [_counted(places, owners) for places in reads], [*widths], [*widths.values()]
+    turns: dict[tuple[str, str], np.ndarray] = {}
+    for comparison in compared:
+        layers = sorted(_layers_in(comparison, counts))
+        if len(layers) == 2 and sizes[layers[0]] * sizes[layers[1]] <= LARGEST:
+            one, other = layers
+            both = {one: np.arange(1, sizes[one] + 1)[:, None], other: np.arange(1, sizes[other] + 1)[None]}
+            found = _outcome(comparison, counts, both, sizes)
+            if found is not None:
+                pair = names[one], names[other]
+                turns[pair] = turns.get(pair, np.zeros_like(found)) | (found != found[-1, -1])
+    return turns
+
+
+def _layers_in(comparison: tuple[Any, ...], counts: Sequence[Mapping[int, tuple[int, int]]]) -> set[int]:
+    return {layer for read in _reads(comparison) for layer, (_, neurons) in counts[read].items() if neurons > 1}
 
 
 def _reads(formed: Formed) -> set[int]:
@@ -175,23 +205,29 @@ def _counted(places: Tensor, owners: tuple[Tensor, Tensor]) -> dict[int, tuple[i
 
 
 def _outcome(
-    formed: Formed, counts: Sequence[Mapping[int, tuple[int, int]]], layer: int, width: int
+    comparison: Formed,
+    counts: Sequence[Mapping[int, tuple[int, int]]],
+    sizes: Mapping[int, np.ndarray],
+    widths: Sequence[int],
 ) -> np.ndarray | None:
-    """Return what a comparison comes to for each width of a layer; None if that is not known."""
+    """Return what a comparison comes to for these sizes of some layers; None if that is not known."""
 
     def values(part: Formed) -> Any:
         if not isinstance(part, tuple):
             return part
         if part[0] != "read":
             return _KNOWN[part[0]](values(part[1]), values(part[2]))
-        count, neurons = counts[part[1]].get(layer, (0, 1))
-        if neurons not in (1, width) or count % width * (neurons > 1):
-            raise ValueError  # a part of the neurons: it depends on which of them go
-        each = count // width if neurons > 1 else 0
-        return part[2] + (np.arange(1, width + 1) - width) * each
+        size = part[2]
+        for layer, (count, neurons) in counts[part[1]].items():
+            if neurons > 1:
+                if neurons != widths[layer] or count % neurons:
+                    raise ValueError  # a part of the neurons: it depends on which of them go
+                size = size + (sizes[layer] - neurons) * (count // neurons)
+        return size
 
+    shape = np.broadcast_shapes(*(size.shape for size in sizes.values()))
     try:
         with np.errstate(all="ignore"):
-            return np.broadcast_to(np.asarray(values(formed), dtype=bool), (width,))
+            return np.broadcast_to(np.asarray(values(comparison), dtype=bool), shape)
     except (ValueError, TypeError, OverflowError):
         return None

@@ -86,7 +86,7 @@ def proved(
     alone = {layer.name: what for layer in stepping if (what := prover.failure([layer], numbers))}
     reasons, layers = reasons | alone, [layer for layer in layers if layer.name not in alone]
     tensors = {**named_tensors(prover.model), **named_buffers(prover.model)}
-    seen = Seen(found.paths, prover.proved(layers, rounds))
+    seen = Seen(found.paths, prover.proved(layers, rounds), found.turns)
     avoided, equal = apart(layers, tensors, lambda keep: prover._failure(keep, numbers), seen)
     reasons, layers = reasons | equal, [layer for layer in layers if layer.name not in equal]
     layers = [replace(layer, avoided=tuple(sorted(avoided.get(layer.name, ())))) for layer in layers]

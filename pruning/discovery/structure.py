@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.neurons import NO_READER, TIED, NeuronLayer, Slice
-from pruning.discovery.comparing import paths_of
+from pruning.discovery.comparing import paths_of, turns_of
 from pruning.discovery.findings import Propagation
 from pruning.discovery.following import Carried, Kept, Number, Size
 from pruning.discovery.numbers import told_sizes
@@ -35,6 +35,7 @@ class Structure:
         carried: Where states that go from call to call hold their neurons, and groups that are as many with fewer.
         steps: Whether something is computed of neurons that is the same for many values, as a spike is.
         paths: Layer → the path that the network's code is seen to take for each width, from 1 on; see `paths_of`.
+        turns: Two layers → with which widths of both it goes another way; see `turns_of`.
     """
 
     layers: list[NeuronLayer]
@@ -49,6 +50,7 @@ class Structure:
     carried: tuple[Number, ...] = ()
     steps: bool = False
     paths: Mapping[str, np.ndarray] = field(default_factory=dict)
+    turns: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
 
 IDLE = "what the model returns does not depend on it"
@@ -109,8 +111,8 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
         if getattr(model.get_submodule(owner_of((piece.parameter, 0), "")), "num_groups", 1) == piece.blocks > 1
     )
     touched = frozenset(found.touched)
-    paths = paths_of(found.compared, found.reads, {layer.name: layer.width for layer in layers}, owners)
-    told = (called, touched, sizes, widths, refused, carried, found.steps, paths)
+    seen = found.compared, found.reads, {layer.name: layer.width for layer in layers}, owners
+    told = (called, touched, sizes, widths, refused, carried, found.steps, paths_of(*seen), turns_of(*seen))
     return Structure(layers, others | reasons, owners, blends, *told)
 
 

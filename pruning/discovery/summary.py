@@ -15,6 +15,7 @@ ADVICE: dict[str, str] = {
     "prepared for quantization": "prune the network before it is prepared for quantization",
     "the model returns it": "its width is that of the answer; neurons that it reads can go, its own cannot",
     "where it is as wide as": "let the code decide that once, when a module is made, and not by the widths of a call",
+    " neurons beside ": "let the code decide that once, when a module is made, and not by the widths of a call",
     "of its neurons is left": "let the code decide that once, when a module is made, and not by the widths of a call",
     "of its neurons are left": "let the code decide that once, when a module is made, and not by the widths of a call",
     "own code counts on its width": "let the code read sizes from a module's number or a tensor's shape, not as halves",

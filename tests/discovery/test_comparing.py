@@ -154,6 +154,25 @@ def test_layers_that_step_over_most_widths_are_proved_apart_from_each_other():
     assert not discover(Twice().double(), floats(2, 3)).layers()
 
 
+@pytest.mark.parametrize("asked", [lambda one, two: one + 3 == two, lambda one, two: 2 * one < two])
+def test_the_wider_of_two_layers_stays_where_their_widths_are_compared_otherwise_than_for_being_equal(asked):
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 7), nn.Linear(3, 9)
+            self.leave, self.other = nn.Linear(7, 2), nn.Linear(9, 2)
+
+        def forward(self, steps: torch.Tensor) -> torch.Tensor:
+            one, two = self.one(steps).relu(), self.two(steps).tanh()
+            return self.leave(one) * (2 if asked(one.shape[1], two.shape[1]) else 1) + self.other(two)
+
+    inputs = floats(2, 3)
+    found = discover(Beside().double(), inputs)
+    assert [layer.name for layer in found.layers()] in (["one"], [])
+    assert "its model" in found.unprunable["two"] or "the model" in found.unprunable["two"]
+    removed_is_masked(found, inputs)
+
+
 def test_avoided_widths_outlast_a_cut_and_a_folder(tmp_path):
     inputs = floats(4, 20)
     found = discover(Scaled(ASKED["one of several"][0]).double().eval(), inputs)
