@@ -267,7 +267,7 @@ def _changed(
 def _agree(module: nn.Module) -> None:
     """Let a module's own numbers agree with the shapes of its parameters."""
     if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
+        _agree_linear(module)
     elif isinstance(module, nn.Bilinear):
         module.out_features, module.in1_features, module.in2_features = module.weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd):
@@ -284,6 +284,12 @@ def _agree(module: nn.Module) -> None:
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
         for name, size in zip(("nx", "nf"), module.get_parameter("weight").shape, strict=True):
             setattr(module, name, size)
+
+
+def _agree_linear(module: nn.Linear) -> None:
+    """Let a linear map agree with the shape of its weight; that of a packed one says nothing of its sizes."""
+    if module.weight.is_floating_point() or module.weight.is_complex():
+        module.out_features, module.in_features = module.weight.shape
 
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
