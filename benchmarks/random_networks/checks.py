@@ -17,6 +17,7 @@ import pruning
 from benchmarks.networks import ANSWER, apart, in_precision, reached
 from benchmarks.random_networks import blanks
 from benchmarks.random_networks.drafts import Spec, built, example, source_of
+from pruning.core.neurons import NeuronLayer
 
 AGREEMENT = {torch.float64: 1e-10, torch.float32: 2e-4}
 SIGNALS = ("weights", "activations", "gradients", "cooperative", "surgeon")
@@ -109,7 +110,7 @@ def removed(spec: Spec, given: nn.Module, found: Any, kind: torch.dtype) -> str:
     rng, layers = random.Random(spec.seed), found.layers()
     rounds = [layers, layers, layers] + ([[layer] for layer in layers][:6] if len(layers) > 1 else [])
     for number, some in enumerate(rounds):
-        keep = {layer.name: chosen(layer.width, rng, whole=layer not in some) for layer in layers}
+        keep = {layer.name: chosen(layer, rng, whole=layer not in some) for layer in layers}
         batch = rng.choice(others(spec))
         inputs = in_precision(example(spec, batch, 3 + number), kind)
         what = {layer.name: keep[layer.name].tolist() for layer in some}
@@ -132,16 +133,17 @@ def removed(spec: Spec, given: nn.Module, found: Any, kind: torch.dtype) -> str:
     return ""
 
 
-def chosen(width: int, rng: random.Random, *, whole: bool) -> Tensor:
-    """Return neurons that stay, in order."""
-    count = width if whole else rng.randint(1, width)
-    return torch.tensor(sorted(rng.sample(range(width), count)))
+def chosen(layer: NeuronLayer, rng: random.Random, *, whole: bool) -> Tensor:
+    """Return neurons that stay, in order, as many as the layer may have."""
+    counts = [count for count in range(1, layer.width + 1) if count not in layer.avoided]
+    count = layer.width if whole else rng.choice(counts)
+    return torch.tensor(sorted(rng.sample(range(layer.width), count)))
 
 
 def stored(spec: Spec, found: Any, kind: torch.dtype) -> str:
     """Return what is wrong with a smaller network that was stored, or copied."""
     rng = random.Random(spec.seed + 1)
-    keep = {layer.name: chosen(layer.width, rng, whole=False) for layer in found.layers()}
+    keep = {layer.name: chosen(layer, rng, whole=False) for layer in found.layers()}
     smaller = pruning.select(found, keep)
     inputs = in_precision(example(spec, others(spec)[0], 9), kind)
     expected = answers(smaller.network, inputs)
