@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pruning.core.neurons import NeuronLayer
 from pruning.discovery.following import Number
@@ -49,6 +49,7 @@ def _each(
     """
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
+    followed = set[tuple[Any, ...]]()
     network = prover.model.network
     for layer in layers:
         failure = prover.failure([layer], [])
@@ -57,13 +58,22 @@ def _each(
             own = list(candidates(network, layer))
             told = list(sized(network, prover.found.sizes, layer, prover.model.layers()))
             tried = itertools.chain([[]], own, told, ([*own[0], *sizes] for sizes in told if own))
-            both = (beside for chosen in tried for beside in ([[*kept, *chosen], chosen] if kept else [chosen]))
-            following = next((chosen for chosen in both if chosen and prover.holds([layer], chosen, rounds)), None)
+            both = [
+                beside for chosen in tried for beside in ([[*kept, *chosen], chosen] if kept else [chosen]) if beside
+            ]
+            both.sort(key=lambda chosen: _kinds(chosen) not in followed)  # as in a layer before, of the same code
+            following = next((chosen for chosen in both if prover.holds([layer], chosen, rounds)), None)
             if following is None:
                 reasons[layer.name] = failure
             else:
+                followed.add(_kinds(following))
                 numbers += (number for number in prover.needed([layer], following) if number not in numbers)
     return numbers, reasons
+
+
+def _kinds(numbers: Sequence[Number]) -> tuple[Any, ...]:
+    """Return what numbers are but for the modules and the layer that they are of, so that blocks of one kind agree."""
+    return tuple(sorted((type(one).__name__, one.attribute, str(one.place), one.factor) for one in numbers))
 
 
 def _together(
