@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from pruning.core.memory import Place
 from pruning.discovery.discovered import Discovered
-from pruning.discovery.running import Inputs, Remembering, kept_tensors, redrawn, running
+from pruning.discovery.remembering import Remembering
+from pruning.discovery.running import Inputs, kept_tensors, redrawn, running
 
 Fixed = tuple[Discovered, tuple[Place, ...]]
 """A model with other weights, and where its modules remember a call, so that the next one must be tried, too."""

@@ -16,7 +16,8 @@ from pruning.discovery.attention import Attention, is_attention
 from pruning.discovery.discovered import PREFIX
 from pruning.discovery.folding import fold
 from pruning.discovery.recurrent import Narrowed, Recurrent, is_recurrent
-from pruning.discovery.running import MEMORIES, copied
+from pruning.discovery.remembering import MEMORIES
+from pruning.discovery.running import copied
 
 BUFFERS = {"buffers", "named_buffers", "_buffers"}
 """What names a module's buffers in its code."""

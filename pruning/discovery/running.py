@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pruning.core.devices import full_precision, seeded, states_of
-from pruning.core.memory import Place, attributes
+from pruning.core.memory import attributes
 from pruning.core.modes import reassigned
 from pruning.core.operands import storage_of
 from pruning.core.rebinding import duplicated, rebind
@@ -25,10 +25,6 @@ Inputs = tuple[Arguments, ...]
 """The calls by which a network is known: of most it is one; of some, each takes a path that others do not."""
 Instead = Mapping[tuple[str, int], Callable[..., Any]]
 """Operation, by when it came → what is done in its place."""
-MEMORIES = "_memories"
-"""Where the modules of `spikingjelly` keep their potentials."""
-
-
 _DRAWS = (
     "rand randn rand_like randn_like bernoulli normal uniform exponential geometric cauchy log_normal random randint "
     "randint_like poisson multinomial randperm"
@@ -317,41 +313,6 @@ def _spread(drawn: Tensor) -> Tensor:
         return torch.full_like(drawn, 0.5)
     steps = torch.linspace(0.25, 0.75, len(drawn), dtype=drawn.dtype, device=drawn.device)
     return steps.reshape(-1, *[1] * (drawn.ndim - 1)).expand_as(drawn).clone()
-
-
-class Remembering(Seeing):  # type: ignore[no-untyped-call]
-    """Where a network's modules keep something of a call: a state in an attribute or a buffer."""
-
-    def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:  # noqa: ARG002 - as every mode is told
-        """See what the modules keep."""
-        self._held = _kept(network)
-
-    def places(self, network: nn.Module) -> tuple[Place, ...]:
-        """Return where the modules keep something else now."""
-        return tuple(place for place, now in _kept(network).items() if _changed(self._held.get(place), now))
-
-
-Held = list[tuple[Any, int]]
-"""What lies in an attribute, each part with how often it was written into."""
-
-
-def _kept(network: nn.Module) -> dict[Place, Held]:
-    """Return what modules keep besides their parameters; in attributes of theirs alone, but for `spikingjelly`'s."""
-    return {
-        (path, name): [
-            (leaf, leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0)
-            for leaf in flat([value])
-        ]
-        for path, module in network.named_modules()
-        for name, value in (*attributes(module).items(), *module._buffers.items())
-        if not name.startswith("_") or name == MEMORIES
-    }
-
-
-def _changed(before: Held | None, now: Held) -> bool:
-    if before is None or len(before) != len(now):
-        return True
-    return not all(a is b and one == other for (a, one), (b, other) in zip(before, now, strict=True))
 
 
 def close(one: Tensor, other: Tensor, rounding: float = 0.0, *, power: float = 0.75) -> bool:

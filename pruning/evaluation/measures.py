@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pruning.core.finite import expect_finite
 from pruning.core.modes import evaluating
-from pruning.core.neurons import expect_finite
 from pruning.core.progress import Track, silently
 from pruning.data.windows import Batches
 from pruning.models.base import LanguageModel, Measurable, State, expect_measurable

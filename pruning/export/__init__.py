@@ -22,7 +22,8 @@ from torch.utils import _pytree as pytree
 
 from pruning.core.faults import said
 from pruning.core.modes import evaluating
-from pruning.discovery.running import Remembering, Seeing, close, copied, running, uncached
+from pruning.discovery.remembering import Remembering
+from pruning.discovery.running import Seeing, close, copied, running, uncached
 from pruning.discovery.states import Arguments
 from pruning.export.calls import inputs_of, outputs_of, plain_of, single
 from pruning.export.language_models import dimensions, initial_state, largest_difference

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.core.devices import moved
+from pruning.core.finite import expect_finite
 from pruning.core.hooks import record
 from pruning.core.modes import carried
-from pruning.core.neurons import PrunableModule, expect_finite, expect_neurons
+from pruning.core.neurons import PrunableModule, expect_neurons
 from pruning.core.options import Decoupling
 from pruning.data.windows import IGNORED, Batches
 from pruning.models.answers import detached

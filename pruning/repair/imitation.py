@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.devices import moved, twin_of
+from pruning.core.finite import expect_finite
 from pruning.core.modes import carried, differentiating, evaluating
-from pruning.core.neurons import PrunableModule, expect_finite, expect_neurons
+from pruning.core.neurons import PrunableModule, expect_neurons
 from pruning.core.optimizers import Adam, clip
 from pruning.core.options import expect_known
 from pruning.core.progress import Track, silently

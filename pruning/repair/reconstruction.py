@@ -6,11 +6,11 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from pruning.core.finite import expect_finite
 from pruning.core.neurons import (
     Keep,
     Model,
     NeuronLayer,
-    expect_finite,
     expect_neurons,
     frozen_as,
     gather,

@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.core.neurons import NeuronLayer, PrunableModule, Slice, expect_finite, expect_neurons, named_tensors
+from pruning.core.finite import expect_finite
+from pruning.core.neurons import NeuronLayer, PrunableModule, Slice, expect_neurons, named_tensors
 from pruning.core.statistics import Covariance, jackknife_error, merged, quantile
 from pruning.core.tables import table
 from pruning.signals.activations import Covariances

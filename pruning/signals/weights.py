@@ -6,15 +6,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pruning.core.neurons import (
-    NeuronLayer,
-    PrunableModule,
-    expect_finite,
-    expect_neurons,
-    gather,
-    named_tensors,
-    real_pairs,
-)
+from pruning.core.finite import expect_finite
+from pruning.core.neurons import NeuronLayer, PrunableModule, expect_neurons, gather, named_tensors, real_pairs
 from pruning.core.statistics import Histogram, entropy
 from pruning.core.tables import table
 from pruning.signals.scaling import signal_rows, weighted

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from pruning.core.devices import seeded
+from pruning.core.finite import expect_finite
 from pruning.core.modes import differentiating, evaluating, thawed
 from pruning.core.nested import tensors_in
-from pruning.core.neurons import expect_finite
 from pruning.core.options import expect_known
 from pruning.core.words import described
 from pruning.data.batches import Pair, Unlabelled

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from pruning.ablation.oracle import Ablation, oracle
-from pruning.core.neurons import expect_finite, select
+from pruning.core.finite import expect_finite
+from pruning.core.neurons import select
 from pruning.core.tables import UNMEASURED, table, unmeasured
 from pruning.data.windows import Windows
 from pruning.evaluation.measures import loss_of
