@@ -281,8 +281,8 @@ def _obstacle(read: Sequence[Reading], groups: Groups, prefix: str, tied: Sequen
     functions = [set(reading.functions[groups.places[reading.axis][0]].tolist()) for reading in read]
     other = next((reading for reading, own in zip(read, functions, strict=True) if own != functions[0]), None)
     if other is not None:
-        names = (reading.axis[0].removeprefix(prefix) for reading in (read[0], other))
-        return "{} and {} read different functions of its neurons".format(*names)
+        names = dict.fromkeys(reading.axis[0].removeprefix(prefix) for reading in (read[0], other))
+        return f"{' and '.join(names)} {'reads' if len(names) == 1 else 'read'} different functions of its neurons"
     bordered = next((reading for reading in read if reading.padding), None)
     return f"{bordered.module.removeprefix(prefix)} puts zeros around what it reads" if bordered else ""
 

@@ -237,6 +237,19 @@ def test_a_layer_says_why_its_readers_cannot_be_refitted_exactly(name, layer, ob
     assert bool(obstacle) == bool(told)
 
 
+def test_a_reader_that_reads_two_functions_of_neurons_is_named_once():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(3, 5), nn.Linear(5, 2)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.leave(self.enter(inputs).tanh()) + self.leave(self.enter(inputs).sin())
+
+    (layer,) = pruning.discover(Twice(), torch.randn(4, 3)).layers()
+    assert layer.obstacle == "leave.weight reads different functions of its neurons"
+
+
 @pytest.mark.parametrize(
     ("name", "module"),
     [("GPT-2", "transformer.h.1.mlp.c_proj"), ("BERT", "classifier"), ("VGG", "classifier.0"), ("concatenated", "out")],
