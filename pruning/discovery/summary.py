@@ -9,15 +9,17 @@ from torch import nn
 from pruning.core.neurons import NeuronLayer, Slice
 from pruning.core.words import table_of, wrapped
 
+_DECIDED_ONCE = "let the code decide that once, when a module is made, and not by the widths of a call"
+_QUANTIZED_AFTER = "prune the network first, and quantize what comes of it"
 ADVICE: dict[str, str] = {
-    "its weights are quantized": "prune the network first, and quantize what comes of it",
-    "by weights that are packed": "prune the network first, and quantize what comes of it",
+    "its weights are quantized": _QUANTIZED_AFTER,
+    "by weights that are packed": _QUANTIZED_AFTER,
     "prepared for quantization": "prune the network before it is prepared for quantization",
     "the model returns it": "its width is that of the answer; neurons that it reads can go, its own cannot",
-    "where it is as wide as": "let the code decide that once, when a module is made, and not by the widths of a call",
-    " neurons beside ": "let the code decide that once, when a module is made, and not by the widths of a call",
-    "of its neurons is left": "let the code decide that once, when a module is made, and not by the widths of a call",
-    "of its neurons are left": "let the code decide that once, when a module is made, and not by the widths of a call",
+    "where it is as wide as": _DECIDED_ONCE,
+    " neurons beside ": _DECIDED_ONCE,
+    "of its neurons is left": _DECIDED_ONCE,
+    "of its neurons are left": _DECIDED_ONCE,
     "own code counts on its width": "let the code read sizes from a module's number or a tensor's shape, not as halves",
     "computes something else than where nobody reads them": "look for a width, an order or a scale in the code",
     "topk mixes all of it": "of a router, whole experts can go with their rows: see `found.experts()`",

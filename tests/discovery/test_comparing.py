@@ -138,7 +138,7 @@ def test_a_layer_stays_that_is_scaled_otherwise_where_it_is_narrow_and_nobody_se
     assert "where 2 of its neurons are left, its model's own code computes something else" in found.unprunable["enter"]
 
 
-def test_layers_that_step_over_most_widths_are_proved_apart_from_each_other():
+def test_layers_that_step_over_most_widths_stay_where_their_parts_fit_only_if_both_lose_as_many():
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
