@@ -69,6 +69,7 @@ def looked_into(spec: Spec, kind: torch.dtype = torch.float64, *, measured: bool
     finding.reasons = {name: why for name, why in found.unprunable.items() if why != ANSWER}
     checks: dict[str, Callable[[], str]] = {
         "left as it was": lambda: unlike(given, before),
+        "avoided": lambda: avoiding(found),
         "rewritten": lambda: rewritten(spec, given, found, kind),
         "removed": lambda: removed(spec, given, found, kind),
         "kept": lambda: stored(spec, found, kind),
@@ -89,6 +90,11 @@ def unlike(given: nn.Module, before: Mapping[str, Tensor]) -> str:
     """Return which of a network's tensors changed."""
     changed = [name for name, value in given.state_dict().items() if not torch.equal(value, before[name])]
     return f"changed: {', '.join(changed)}" if changed else ""
+
+
+def avoiding(found: Any) -> str:
+    """Return which widths layers are to step over: no block writes code that compares them."""
+    return ", ".join(f"{layer.name} not with {layer.avoided}" for layer in found.layers() if layer.avoided)
 
 
 def rewritten(spec: Spec, given: nn.Module, found: Any, kind: torch.dtype) -> str:

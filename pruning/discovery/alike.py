@@ -138,9 +138,29 @@ class _Trial:
                 others = {layer.width for layer in self.layers if layer not in pair}
                 if {wider.name, other.name} & {*self.reasons} or other.width in self.avoided[wider.name]:
                     continue
-                if what := self.failing(_even(pair, beside | others, before)):
-                    self._avoid(wider, range(1, other.width + 1), _reason(other.name, what))
+                even = _even(pair, beside | others, before)
+                if what := self.failing(even):
+                    if blamed := self._failing_unequal(even, wider, other, beside | others):
+                        self.reasons[blamed.name] = _reason_at(len(even[blamed.name]), what)
+                    else:
+                        self._avoid(wider, range(1, other.width + 1), _reason(other.name, what))
             left = [layer for layer in self._left() if self.avoided[layer.name] == before[layer.name]]
+
+    def _failing_unequal(
+        self, even: Keep, wider: NeuronLayer, other: NeuronLayer, beside: set[int]
+    ) -> NeuronLayer | None:
+        """Return of which of two layers something else comes also where the wider one stays the wider; None if of none.
+
+        That is so of no code that compares the two.
+        """
+        if {*even} != {wider.name, other.name}:
+            return None
+        size = len(even[wider.name])
+        fewer = next((each for each in range(size - 1, 0, -1) if each not in {*beside, *self.avoided[other.name]}), 0)
+        if not fewer or not self.failing({**even, other.name: _last(other, fewer)}):
+            return None
+        alone = (self.failing({other.name: _last(other, each)}) for each in (size, fewer))
+        return other if any(alone) else wider
 
     def together(self, seen: Seen) -> None:
         """Try two layers with widths of both for which code is seen to go another way, and that are not avoided yet."""
@@ -170,7 +190,13 @@ class _Trial:
             sizes = {name: fixed[name][number] for name in known}
             sizes = {name: size for name, size in sizes.items() if size not in self.avoided[name]}
             for name, what in self._alone(sizes).items():
-                self._avoid(known[name], [sizes[name]], _reason(f"what stays beside it, {sizes[name]}", what))
+                size, layer = sizes[name], known[name]
+                taken = {*fixed[name], *self.avoided[name], *(each.width for each in self.layers)}
+                near = next((each for each in (size + 1, size - 1) if each not in taken), 0)
+                if near and self.failing({name: _last(layer, near)}):  # so that nothing is compared with that size
+                    self.reasons[name] = _reason_at(size, what)
+                else:
+                    self._avoid(layer, [size], _reason(f"what stays beside it, {size}", what))
 
     def narrow(self) -> None:
         """Try layers as narrow as they may be, but for a single neuron; of two an error tells by itself."""

@@ -88,7 +88,7 @@ _SPATIAL = (
     "reflection_pad2d replication_pad1d replication_pad2d"
 )
 
-_STEPS = {"gt", "ge", "lt", "le", "greater", "less", "heaviside", "sign", "sgn", "floor", "ceil", "round", "trunc"}
+JUMPS = {"gt", "ge", "lt", "le", "greater", "less", "heaviside", "sign", "sgn", "floor", "ceil", "round", "trunc"}
 """What gives the same for many values."""
 _MADE = "new_zeros new_ones new_full new_empty empty_like zeros_like zero fill new_empty_strided"
 
@@ -105,7 +105,7 @@ def follow(call: Call) -> Any:
     name = call.name.removesuffix("_")
     if name not in _PASSING:
         call.uses(values)
-    if name in _STEPS and any(isinstance(value, Value) and bool(value.places.any()) for value in values):
+    if name in JUMPS and any(isinstance(value, Value) and bool(value.places.any()) for value in values):
         call.into.steps = True
     rule = RULES.get(call.name) or RULES.get(name)
     if rule is None:

@@ -241,8 +241,13 @@ class Prover:
         return computed_with(self.found.widths, concerned, self._telling)
 
     def _telling(self, instead: Instead, read: Read) -> tuple[list[Tensor], float]:
-        """Return what the model gives where its code reads other widths, and does chosen operations otherwise."""
-        return self.outputs(self.model, Still(instead, self.drawn), read)
+        """Return what the model gives where its code reads other widths, and does chosen operations otherwise.
+
+        With it comes what its spikes are computed of, since few of these change with a factor.
+        """
+        mode = Still(instead, self.drawn)
+        outputs, rounding = self.outputs(self.model, mode, read)
+        return [*outputs, *mode.jumping], rounding
 
     def kept(self, layers: Sequence[NeuronLayer]) -> list[Size]:
         """Return the widths that code computes with as they were, for each of these layers."""

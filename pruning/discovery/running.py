@@ -17,7 +17,7 @@ from pruning.core.rebinding import duplicated, rebind
 from pruning.core.uncompiled import Mode
 from pruning.discovery.beginning import differentiates
 from pruning.discovery.moves import DROPOUTS
-from pruning.discovery.operations import RULES
+from pruning.discovery.operations import JUMPS, RULES
 from pruning.discovery.states import STEPS, Arguments, Feeding
 from pruning.discovery.values import flat
 
@@ -257,6 +257,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         spread: Whether what is drawn differs along the first dimension.
         apart: Whether it differs everywhere, as it does: a narrower tensor then has other numbers.
         double: Whether code that asks for numbers of single precision gets double ones.
+        jumping: The real numbers that were given to what gives the same for many values, as a spike is.
     """
 
     def __init__(self, instead: Instead | None = None, drawn: float = DRAWN[0]) -> None:
@@ -265,15 +266,21 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         self.rounding = 0.0
         self.paths = dict[int, str]()
         self.drew = self.spread = self.apart = self.double = False
+        self.jumping: list[Tensor] = []
 
     def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:  # noqa: ARG002 - as every mode is told
         """Know the modules that run, and what would be drawn."""
         self.before = states_of(network)
         self.paths = {id(module): path for path, module in network.named_modules()}
+        self.jumping = []
 
     def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what the operation gives, or what is to stand for it."""
         name = name_of(operation)
+        if name.removesuffix("_") in JUMPS:
+            self.jumping += [
+                part.clone() for part in flat(args) if isinstance(part, Tensor) and part.is_floating_point()
+            ]
         if self.double and kwargs.get("dtype") is torch.float32:
             kwargs = {**kwargs, "dtype": torch.float64}
         if self.when in self.instead:

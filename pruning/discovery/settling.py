@@ -22,9 +22,8 @@ def settled(
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
     failing = not prover.holds(layers, [], rounds)
-    if failing and (kept := prover.kept(layers)):
-        numbers += kept
-        failing = not prover.holds(layers, numbers, rounds)
+    if (failing or prover.found.steps) and (kept := prover.kept(layers)) and prover.holds(layers, kept, rounds):
+        numbers, failing = [*kept], False  # also where the spikes happen to be the same with another factor
     if failing:
         numbers, reasons = _each(prover, layers, rounds)
         layers = [layer for layer in layers if layer.name not in reasons]
@@ -53,8 +52,8 @@ def _each(
     network = prover.model.network
     for layer in layers:
         failure = prover.failure([layer], [])
+        kept = prover.kept([layer]) if failure or prover.found.steps else []
         if failure:
-            kept = prover.kept([layer])
             own = list(candidates(network, layer))
             told = list(sized(network, prover.found.sizes, layer, prover.model.layers()))
             tried = itertools.chain([[]], own, told, ([*own[0], *sizes] for sizes in told if own))
@@ -68,6 +67,8 @@ def _each(
             else:
                 followed.add(_kinds(following))
                 numbers += (number for number in prover.needed([layer], following) if number not in numbers)
+        elif kept and prover.holds([layer], kept, rounds):
+            numbers += (number for number in kept if number not in numbers)
     return numbers, reasons
 
 

@@ -208,3 +208,45 @@ def test_every_way_to_choose_neurons_steps_over_such_a_width():
     assert prune(found, measured, {"enter": 0.25}, repair="none").widths() == (5,)
     assert prune(found, measured, 0.5, scope="layer", multiple=4, repair="none").widths() == (12,)
     assert prune(found, measured, budget={"kind": "neurons", "value": 8}, repair="none").widths() == (7,)
+
+
+class Firing(nn.Module):
+    """Fires where a sum is above nearly nothing, by a factor that it computes with its width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.middle, self.leave = nn.Linear(3, 12), nn.Linear(12, 8, bias=False), nn.Linear(8, 2)
+
+    def forward(self, steps: torch.Tensor) -> torch.Tensor:
+        hidden = self.enter(steps).relu()
+        return self.leave((self.middle(hidden * hidden.shape[1] ** -0.5) > 1e-4).to(hidden))
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32])
+def test_a_factor_stays_what_it_is_that_changes_no_spike_of_the_examples(kind):
+    found = discover(Firing().to(kind).eval(), floats(2, 3).to(kind))
+    assert [(layer.width, layer.avoided) for layer in found.layers()] == [(12, ()), (8, ())]
+    assert [number.layer for number in found.numbers] == ["enter"]
+    keep, inputs = {"enter": torch.arange(3)}, floats(64, 3).to(kind)
+    heard = []
+    for changed in (select(found, keep), mask(found, keep)):
+        changed.network.middle.register_forward_hook(lambda *told: heard.append(told[-1]))
+        changed(inputs)
+    torch.testing.assert_close(*heard)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_layer_stays_that_is_equal_to_another_only_by_chance_where_something_else_comes(beside):
+    class Some(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.leave = nn.Linear(4 if beside else 20, 16), nn.Linear(16, 4), nn.Linear(4, 30)
+            self.two, self.leave = (nn.Identity(), nn.Linear(16, 30)) if beside else (self.two, self.leave)
+
+        def forward(self, steps: torch.Tensor) -> torch.Tensor:
+            hidden = self.one(steps).relu()
+            return self.leave(self.two(hidden * (2 if 1.9 < math.sqrt(hidden.shape[1]) < 2.3 else 1)).tanh())
+
+    found = discover(Some().double().eval(), floats(4, 4 if beside else 20))
+    assert [layer.name for layer in found.layers()] == ([] if beside else ["two"])
+    assert found.unprunable["one"] == f"where 4 of its neurons are left, {ANOTHER}"
