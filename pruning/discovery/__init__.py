@@ -18,7 +18,7 @@ model gives in which nobody reads them. Where the user's own code counts on a wi
 that may follow it (`numbers`); else the layer is named with the error.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -57,7 +57,7 @@ from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.running import Inputs, Seeing, canonical, close, copied, fresh, running, uncached
 from pruning.discovery.starting import example_dim_of, first_state, takes_state
 from pruning.discovery.states import Arguments, Feeding
-from pruning.discovery.structure import structure_of
+from pruning.discovery.structure import Structure, structure_of
 from pruning.discovery.summary import covered
 from pruning.discovery.tracing import propagated
 from pruning.discovery.values import GIVEN, Reading
@@ -135,10 +135,7 @@ def discover(
             settled(found, feeding, lambda other: _followed(network, inputs, ways, other))
         trained_too(network, inputs, PREFIX, found, feeding)
         read_by(network, [reading.axis[0] for reading in found.readings])
-        structure = structure_of(found, Discovered(network, [], {}), PREFIX)
-        if others := crossing(structure):
-            across = propagated(network, inputs, PREFIX, others, feeding=feeding, ways=ways)
-            structure = joined(structure, structure_of(across, Discovered(network, [], {}), PREFIX), PREFIX)
+        structure = _structured(network, inputs, found, feeding)
         for reading in found.readings:
             read = ((p.parameter, p.dim) for layer in structure.layers for p in layer.read)
             if reading.padded and reading.axis in read:
@@ -180,22 +177,35 @@ def _call(model: nn.Module, example_inputs: Any) -> Arguments:
 
 def _likeliest(network: nn.Module, inputs: Inputs) -> Propagation:
     """Return what a run tells that follows neurons in those ways by which more parameters are some neuron's."""
-    found = _followed(network, inputs)
+    found, known = _followed(network, inputs), Discovered(network, [], {})
+
+    def alone(one: Propagation) -> Structure:
+        return structure_of(one, known, PREFIX)
+
+    def across(one: Propagation) -> Structure:
+        return _structured(network, inputs, one, None)
+
+    def more(one: Propagation, other: Propagation, told: Callable[[Propagation], Structure]) -> bool:
+        layers = (told(each).layers for each in (one, other))
+        reached = [covered(known, [piece for layer in own for piece in (*layer.owned, *layer.read)]) for own in layers]
+        return reached[0] > reached[1]
+
     if found.crossed:
         other = _followed(network, inputs, Ways(matrices=False))
-        found = found if _reaches_more(network, found, other) else other
-    if found.clashed:
+        found = found if more(found, other, alone) else other
+    if found.clashed:  # where the first way leaves what runs across them to a further run, both runs' layers count
         other = _followed(network, inputs, replace(found.ways, turned=True))
-        found = other if _reaches_more(network, other, found) else found
+        found = other if more(other, found, alone) and more(other, found, across) else found
     return found
 
 
-def _reaches_more(network: nn.Module, one: Propagation, other: Propagation) -> bool:
-    """Return whether by what one run told more parameters are some neuron's than by what another one did."""
-    known = Discovered(network, [], {})
-    layers = (structure_of(found, known, PREFIX).layers for found in (one, other))
-    reached = [covered(known, [piece for layer in own for piece in (*layer.owned, *layer.read)]) for own in layers]
-    return reached[0] > reached[1]
+def _structured(network: nn.Module, inputs: Inputs, found: Propagation, feeding: Feeding | None) -> Structure:
+    """Return the layers that a run tells, and those that run across them, which a further run tells."""
+    structure = structure_of(found, Discovered(network, [], {}), PREFIX)
+    if others := crossing(structure):
+        across = propagated(network, inputs, PREFIX, others, feeding=feeding, ways=found.ways)
+        structure = joined(structure, structure_of(across, Discovered(network, [], {}), PREFIX), PREFIX)
+    return structure
 
 
 def _followed(

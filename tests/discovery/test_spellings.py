@@ -282,7 +282,7 @@ def channels_mixed_in_a_stream_in_which_steps_are_mixed() -> Made:
     return Network(run, **parts, out=nn.Linear(5, 2)), (floats(4, 5, 3),)
 
 
-@spelling({"enter": 5, "values": 6})
+@spelling({"enter": 5, "keys": 6, "values": 6})
 def fast_weights_that_begin_as_zeros_and_are_corrected_by_what_they_give() -> Made:
     def run(self: Any, inputs: Tensor) -> Tensor:
         stream = torch.tanh(self.enter(inputs))
