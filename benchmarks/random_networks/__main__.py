@@ -114,7 +114,7 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 def kind_of(sentence: str) -> str:
     """Return a sentence without what tells one network from another."""
-    words = (word for word in sentence.replace("|", "/").split())
+    words = sentence.replace("|", "/").split()
     return " ".join("…" if any(letter.isdigit() for letter in word) else word for word in words)[:160]
 
 

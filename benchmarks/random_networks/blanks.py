@@ -2,8 +2,8 @@
 
 Parameters that compute a removed neuron are NaN, and so is the neuron, wherever elementwise operations, views and
 concatenations take it. What adds up over neurons (a product, a convolution, a mean, a norm, a softmax) passes the NaNs
-over: it sees those that are left. So of what `discover` found only the slices that *compute* neurons are used here,
-none that reads them, and no code of the library's runs.
+over: it sees those that are left. So of what `discover` found only which parameters *compute* neurons is used here, and
+nothing of what reads them; no code runs that removes or masks.
 """
 
 import warnings
@@ -44,7 +44,7 @@ def without(given: nn.Module, layers: Sequence[NeuronLayer], keep: Keep, inputs:
                 tensors[own_name(network, piece.parameter)].index_fill_(
                     piece.dim, torch.tensor(places, dtype=torch.long), float("nan")
                 )
-    with passed_over():
+    with passed_over():  # and with gradients, without which PyTorch has one operation for a whole attention
         return network(*inputs)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 import pruning
-from benchmarks.networks import ANSWER, apart, in_precision, reached
+from benchmarks.answers import apart, tensors_of
+from benchmarks.networks import ANSWER, in_precision, reached
 from benchmarks.random_networks import blanks
 from benchmarks.random_networks.drafts import Spec, built, example, source_of
 from pruning.core.neurons import NeuronLayer
@@ -30,8 +30,10 @@ class Finding:
     Attributes:
         wrong: What does not hold: how it was asked → what was seen; empty if all does.
         refused: Why the network as a whole is refused; empty if it is not.
-        layers: How many layers of neurons were found, and how many of them are exact.
-        reach: The share of parameters within reach.
+        layers: How many layers of neurons were found.
+        exact: How many of them are.
+        parameters: How many numbers its parameters hold.
+        reach: The share of these that is within reach.
         reasons: Module → why it stays, but for those that give the answer.
     """
 
@@ -128,7 +130,7 @@ def removed(spec: Spec, given: nn.Module, found: Any, kind: torch.dtype) -> str:
             given_answers = answers(smaller.network, inputs)
         except Exception as error:
             return f"cut to {what}, a batch of {batch}: {said(error)}"
-        blank = tensors(blanks.without(given, layers, keep, [inputs.clone()]))
+        blank = [part.detach() for part in tensors_of(blanks.without(given, layers, keep, [inputs.clone()]))]
         if (far := apart(given_answers, blank)) > AGREEMENT[kind]:
             return f"{far:.0e} apart of what is left by {what}, a batch of {batch}"
         exact = {layer.name: keep[layer.name] for layer in layers if layer.exact}
@@ -185,39 +187,26 @@ def measuring(spec: Spec, found: Any, kind: torch.dtype) -> str:
 
 def cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
     """Return the cross-entropy of the first tensor of an answer."""
-    return nn.functional.cross_entropy(main(outputs).flatten(0, -2), targets.flatten())
+    return nn.functional.cross_entropy(tensors_of(outputs)[0].flatten(0, -2), targets.flatten())
 
 
 def squared(outputs: Any, targets: Tensor) -> Tensor:
     """Return the squared error of the first tensor of an answer."""
-    return nn.functional.mse_loss(main(outputs), targets)
+    return nn.functional.mse_loss(tensors_of(outputs)[0], targets)
 
 
 def own(outputs: Any, targets: Tensor) -> Tensor:
     """Return a loss as a user writes one."""
-    apart = (main(outputs) - targets).abs()
-    return (apart + 0.1 * apart**2).mean() + 0.01 * sum(part.square().mean() for part in tensors(outputs)[1:])
-
-
-def main(outputs: Any) -> Tensor:
-    """Return the first tensor of an answer."""
-    return (
-        outputs
-        if isinstance(outputs, Tensor)
-        else next(iter(outputs.values() if isinstance(outputs, dict) else outputs))
-    )
-
-
-def tensors(outputs: Any) -> list[Tensor]:
-    """Return the tensors of an answer."""
-    return [part.detach() for part in pytree.tree_leaves(outputs) if isinstance(part, Tensor)]
+    main, *others = tensors_of(outputs)
+    error = (main - targets).abs()
+    return (error + 0.1 * error**2).mean() + 0.01 * sum(other.square().mean() for other in others)
 
 
 def answers(network: nn.Module, inputs: Tensor) -> list[Tensor]:
     """Return what a network gives."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return tensors(network(inputs.clone()))  # some write into what they are given
+        return tensors_of(network(inputs.clone()))  # some write into what they are given
 
 
 def said(error: BaseException) -> str:

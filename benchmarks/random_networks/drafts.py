@@ -152,6 +152,18 @@ class Net(nn.Module):
 
 def source_of(spec: Spec) -> str:
     """Return the source of a network; blocks that do not fit where others were left out are passed over."""
+    draft = _written(spec)
+    draft.rng = random.Random(spec.seed)
+    answered(draft)
+    forward = "".join(f"        {line}\n" for line in draft.lines)
+    used = set(re.findall(r"self\.(\w+)", forward))
+    parts = [line for line in draft.parts if used & set(re.findall(r"^self\.(\w+) =|buffer\('(\w+)'", line)[0])]
+    body = "".join(f"        {line}\n" for line in parts or ["pass"])
+    return f"{HEAD}{body}\n    def forward(self, x):\n{forward}"
+
+
+def _written(spec: Spec) -> Draft:
+    """Return a network's draft after its blocks, those that fit."""
     rng = random.Random(spec.seed)
     draft = Draft(rng, spec.sizes, spec.kind, rng.choice(spec.sizes), spec.steps, spec.side)
     if spec.kind == "tokens":
@@ -163,13 +175,7 @@ def source_of(spec: Spec) -> str:
         if draft.kind in kinds:
             draft.rng = random.Random(seed)
             write(draft)
-    draft.rng = random.Random(spec.seed)
-    answered(draft)
-    forward = "".join(f"        {line}\n" for line in draft.lines)
-    used = set(re.findall(r"self\.(\w+)", forward))
-    parts = [line for line in draft.parts if used & set(re.findall(r"^self\.(\w+) =|buffer\('(\w+)'", line)[0])]
-    body = "".join(f"        {line}\n" for line in parts or ["pass"])
-    return f"{HEAD}{body}\n    def forward(self, x):\n{forward}"
+    return draft
 
 
 def answered(draft: Draft) -> None:
@@ -261,13 +267,4 @@ def drawn(seed: int) -> Spec:
 
 def kind_after(spec: Spec) -> str:
     """Return what flows after the blocks of a spec."""
-    draft = Draft(
-        random.Random(0), spec.sizes, "steps" if spec.kind == "tokens" else spec.kind, 1, spec.steps, spec.side
-    )
-    draft.width = random.Random(spec.seed).choice(spec.sizes)
-    for name, seed in spec.blocks:
-        kinds, write = BLOCKS[name]
-        if draft.kind in kinds:
-            draft.rng = random.Random(seed)
-            write(draft)
-    return draft.kind
+    return _written(spec).kind
