@@ -41,9 +41,8 @@ def reasons_of(
             tied = f"it is tied to {first}" + (f": {reasons[first]}" if first in reasons else ", which is pruned")
             alone = _unread_because(found, name, owner, single=parameter.numel() == 1)
             told.setdefault(owner, reasons.get(owner, tied if owner != first else alone))
-    for owner, reason in quantized_in(model.get_submodule(prefix.rstrip("."))).items():
-        if owner not in pruned and not any(part in told.get(owner, "") for part in ("_fake_quant", "post_process")):
-            told[owner] = reason
+    quantized = quantized_in(model.get_submodule(prefix.rstrip(".")))
+    told |= {owner: reason for owner, reason in quantized.items() if owner not in pruned}
     told |= _beside_layers(found, layers, model, prefix, refuted)
     return {**told, **{name: reason for name, reason in refuted.items() if name not in pruned and name not in told}}
 

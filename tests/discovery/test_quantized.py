@@ -8,7 +8,7 @@ from torch.ao import quantization
 
 from pruning.core.neurons import mask, select
 from pruning.discovery import discover
-from pruning.discovery.summary import ADVICE
+from pruning.discovery.quantized import PREPARED
 from tests.foreign import floats
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -29,10 +29,14 @@ class Tagger(nn.Module):
         return self.out(self.rnn(steps)[0])
 
 
-def static() -> nn.Module:
+def observed() -> nn.Module:
     network = nn.Sequential(quantization.QuantStub(), layered(), quantization.DeQuantStub()).eval()
     network.qconfig = quantization.get_default_qconfig("x86")
-    network = quantization.prepare(network)
+    return quantization.prepare(network)
+
+
+def static() -> nn.Module:
+    network = observed()
     network(INPUTS)
     return quantization.convert(network)
 
@@ -85,12 +89,11 @@ def test_a_layer_that_is_read_by_quantized_weights_says_by_which():
     assert "prune the network first" in str(found)
 
 
-def test_a_network_that_is_prepared_for_quantization_says_so_of_each_module():
-    found = discover(learning(), INPUTS)
-    for name in ("1.0", "1.2", "1.4"):
-        reason = found.unprunable[name]
-        advice = next(what for part, what in ADVICE.items() if part in reason)
-        assert advice == "prune the network before it is prepared for quantization"
+@pytest.mark.parametrize("made", [learning, observed])
+def test_a_network_that_is_prepared_for_quantization_says_so_of_each_module_and_what_to_do(made):
+    found = discover(made(), INPUTS)
+    assert found.unprunable == dict.fromkeys(("1.0", "1.2", "1.4"), PREPARED)
+    assert "prune the network before it is prepared for quantization" in " ".join(str(found).split())
 
 
 def fused() -> nn.Module:
