@@ -1,7 +1,9 @@
 """Which layers a proof lets go, alone and together, and which numbers in code and modules follow their widths."""
 
 import itertools
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.neurons import NeuronLayer
@@ -44,32 +46,70 @@ def _each(
 ) -> tuple[list[Number], dict[str, str]]:
     """Return the numbers that must follow so that each layer can be cut by itself, and why some cannot.
 
-    In one round alone some might fit by chance, as parts of a whole number that are rounded down.
+    Once one is settled, those of the same name but for its numbers, as in the blocks of a Transformer, are tried all
+    together with what followed its width; what two of a width could not be cut for is not tried to be mended in more.
     """
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
-    followed = set[tuple[Any, ...]]()
-    network = prover.model.network
-    for layer in layers:
-        failure = prover.failure([layer], [])
-        kept = prover.kept([layer]) if failure or prover.found.steps else []
-        if failure:
-            own = list(candidates(network, layer))
-            told = list(sized(network, prover.found.sizes, layer, prover.model.layers()))
-            tried = itertools.chain([[]], own, told, ([*own[0], *sizes] for sizes in told if own))
-            both = [
-                beside for chosen in tried for beside in ([[*kept, *chosen], chosen] if kept else [chosen]) if beside
-            ]
-            both.sort(key=lambda chosen: _kinds(chosen) not in followed)  # as in a layer before, of the same code
-            following = next((chosen for chosen in both if prover.holds([layer], chosen, rounds)), None)
-            if following is None:
+    followed, refused = set[tuple[Any, ...]](), Counter[tuple[str, str, int]]()
+    waiting = list(layers)
+    while waiting:
+        layer, *waiting = waiting
+        name, following, kinds = _numberless(layer.name), list[Number](), ()
+        if failure := prover.failure([layer], []):
+            case = name, _numberless(failure), layer.width
+            choice = None if refused[case] > 1 else _following(prover, layer, rounds, followed)
+            if choice is None:
                 reasons[layer.name] = failure
-            else:
-                followed.add(_kinds(following))
-                numbers += (number for number in prover.needed([layer], following) if number not in numbers)
-        elif kept and prover.holds([layer], kept, rounds):
-            numbers += (number for number in kept if number not in numbers)
+                refused[case] += 1
+                continue
+            following = prover.needed([layer], choice)
+            kinds = _kinds(choice)
+            followed.add(kinds)
+        elif prover.found.steps and (kept := prover.kept([layer])) and prover.holds([layer], kept, rounds):
+            following, kinds = [*kept], _kinds(kept)
+        likewise = [other for other in waiting if _numberless(other.name) == name]
+        more = _likewise(prover, likewise, rounds, kinds)
+        if more is not None:
+            waiting = [other for other in waiting if other not in likewise]
+        numbers += dict.fromkeys(number for number in (*following, *(more or ())) if number not in numbers)
     return numbers, reasons
+
+
+def _numberless(words: str) -> str:
+    return re.sub(r"\d+", "#", words)
+
+
+def _following(
+    prover: "Prover", layer: NeuronLayer, rounds: Sequence[int], followed: Collection[tuple[Any, ...]]
+) -> list[Number] | None:
+    """Return the numbers that must follow so that a layer can be cut; what did for one before it is tried first.
+
+    In one round alone some might fit by chance, as parts of a whole number that are rounded down.
+    """
+    choices = sorted(_choices(prover, layer), key=lambda chosen: _kinds(chosen) not in followed)
+    return next((chosen for chosen in choices if prover.holds([layer], chosen, rounds)), None)
+
+
+def _likewise(
+    prover: "Prover", layers: Sequence[NeuronLayer], rounds: Sequence[int], kinds: tuple[Any, ...]
+) -> list[Number] | None:
+    """Return the numbers of these kinds that must follow so that layers can be cut together; None if they cannot."""
+    if not layers or not kinds:
+        alone = not layers or prover.found.steps  # where a factor may change no spike that is seen, each is asked
+        return None if alone or prover.failure(layers, []) else []
+    found = [next((one for one in _choices(prover, layer) if _kinds(one) == kinds), None) for layer in layers]
+    numbers = [number for chosen in found if chosen for number in chosen]
+    return prover.needed(layers, numbers) if all(found) and prover.holds(layers, numbers, rounds) else None
+
+
+def _choices(prover: "Prover", layer: NeuronLayer) -> list[list[Number]]:
+    """Return what numbers might have to follow a layer's width, the likeliest first."""
+    network, kept = prover.model.network, prover.kept([layer])
+    own = list(candidates(network, layer))
+    told = list(sized(network, prover.found.sizes, layer, prover.model.layers()))
+    tried = itertools.chain([[]], own, told, ([*own[0], *sizes] for sizes in told if own))
+    return [beside for chosen in tried for beside in ([[*kept, *chosen], chosen] if kept else [chosen]) if beside]
 
 
 def _kinds(numbers: Sequence[Number]) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pruning.core.neurons import mask, select
 from pruning.discovery import discover
+from pruning.discovery.proving import Prover
 from pruning.discovery.rounds import gone
 from pruning.discovery.running import close
 from tests.discovery.test_forms import Network, answers
@@ -252,3 +253,29 @@ def test_a_normalisation_that_an_answer_cut_off_hides_shows_with_the_weights_tha
     network = Network(run, enter=nn.Linear(4, 6), norm=nn.LayerNorm(6), out=nn.Linear(6, 3), small=small).double()
     (layer,) = discover(network, (floats(2, 4),)).layers()
     assert (layer.width, layer.exact) == (6, False)
+
+
+class Attending(nn.Module):
+    """A block of attention in which one code shapes heads by the width of the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.enter, self.leave = 2, nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, stream: torch.Tensor) -> torch.Tensor:
+        batch, steps, width = stream.shape
+        queries, keys, values = self.enter(stream).reshape(batch, steps, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        found = nn.functional.scaled_dot_product_attention(queries, keys, values)
+        return stream + self.leave(found.transpose(1, 2).reshape(batch, steps, width))
+
+
+def test_a_deep_stack_of_equal_blocks_takes_hardly_more_proofs_than_a_short_one(monkeypatch):
+    proofs, once = [], Prover._tried
+    monkeypatch.setattr(Prover, "_tried", lambda *args, **kwargs: proofs.append(1) or once(*args, **kwargs))
+    taken = {}
+    for depth in (3, 9):
+        network = nn.Sequential(nn.Linear(4, 8), *(Attending() for _ in range(depth)), nn.Linear(8, 2))
+        proofs.clear()
+        assert len(discover(network, torch.randn(2, 5, 4)).layers()) == depth + 1
+        taken[depth] = len(proofs)
+    assert taken[9] - taken[3] < 12
