@@ -52,7 +52,7 @@ def sized(
 
     Those that count its neurons do; others may have to be told what they count all the same, where the code takes them
     from the layer's width. What the code makes of numbers (`zeros(B, 12)`) counts nobody's: each size that might be
-    the width, or that of both directions of a recurrent module, is tried, all at once, the last or the first of each
+    the width, or that of what lies beside it, is tried, all at once, the last or the first of each
     call, then each alone and with the next one.
     """
     counting = [size.of(layer) for size in sizes if size.counts is not None]
@@ -77,11 +77,10 @@ def sized(
     made = [
         size.of(layer) for size in sizes if size.counts is None and size.number in {f * layer.width for f in factors}
     ]
-    both = [each for each in layers if each.name.removesuffix(BACKWARDS) == layer.name.removesuffix(BACKWARDS)]
-    if len(both) > 1:
-        counts, whole = tuple((each.name, 1, each.width) for each in both), sum(each.width for each in both)
-        beside = [size for size in sizes if size.counts is None and size.number == whole and size.number != layer.width]
-        made += [replace(size, layer=layer.name, counts=counts) for size in beside]
+    for counts in dict.fromkeys(_beside(layer, layers)):
+        whole, taken = sum(times * width for _, times, width in counts), {size.number for size in made}
+        beside = [size for size in sizes if size.counts is None and size.number == whole and whole not in taken]
+        made += [replace(size, layer=layer.name, counts=counts) for size in beside if whole != layer.width]
     last = {size.attribute + size.module: size for size in made}
     first = {size.attribute + size.module: size for size in reversed(made)}
     pairs = ([one, other] for one, other in itertools.pairwise(made))  # the two states of a cell are made one by one
@@ -89,6 +88,17 @@ def sized(
     for place, chosen in enumerate(tried[:ATTEMPTS]):
         if chosen and chosen not in tried[:place]:
             yield [*counting, *chosen]
+
+
+def _beside(layer: NeuronLayer, layers: Sequence[NeuronLayer]) -> Iterator[tuple[tuple[str, int, int], ...]]:
+    """Yield layers that lie beside each other, as `Size.counts`: directions, and what one parameter reads in parts."""
+    both = [each for each in layers if each.name.removesuffix(BACKWARDS) == layer.name.removesuffix(BACKWARDS)]
+    if len(both) > 1:
+        yield tuple((each.name, 1, each.width) for each in both)
+    for axis in dict.fromkeys((piece.parameter, piece.dim) for piece in layer.read):
+        pieces = [(each, piece) for each in layers for piece in each.read if (piece.parameter, piece.dim) == axis]
+        if len(pieces) > 1:
+            yield tuple((each.name, piece.blocks * piece.size, each.width) for each, piece in pieces)
 
 
 def _around(layer: NeuronLayer) -> set[str]:

@@ -194,6 +194,16 @@ def what_a_decoder_read_of_both_directions_the_step_before() -> Made:
     return Network(run, **parts, score=nn.Linear(5, 6), out=nn.Linear(13, 2)), (floats(2, 6, 3),)
 
 
+@code({"one": 3, "two": 4, "three": 5})
+def numbers_for_all_channels_that_lie_beside_each_other() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        beside = torch.cat([self.one(inputs).relu(), self.two(inputs).tanh(), self.three(inputs).sigmoid()], 1)
+        return self.out(beside.flatten(1) + torch.full((len(inputs), 48), 0.3))
+
+    parts = {name: nn.Conv2d(1, width, 1) for name, width in (("one", 3), ("two", 4), ("three", 5))}
+    return Network(run, **parts, out=nn.Linear(48, 2)), (floats(2, 1, 2, 2),)
+
+
 def made(name: str) -> Made:
     with torch.random.fork_rng():
         torch.manual_seed(0)
