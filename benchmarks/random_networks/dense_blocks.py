@@ -296,7 +296,8 @@ def low_rank_cross(d: Draft) -> None:
     """Write products of features with each other."""
     first = d.linear(d.width)
     one, two = d.linear(d.size()), d.name("inner")
-    d.say(d.pick(f"x = x * {first}(x) + x", f"{two} = {one}(x)\nx = torch.cat([x, {two} * {two}], 1)".split("\n")[0]))
-    if d.lines[-1].startswith(two):
-        d.say(f"x = torch.cat([x, ({two} * {two}).sum(1, keepdim=True)], 1)")
+    if d.pick(True, False):
+        d.say(f"x = x * {first}(x) + x")
+    else:
+        d.say(f"{two} = {one}(x)", f"x = torch.cat([x, ({two} * {two}).sum(1, keepdim=True)], 1)")
         d.width += 1

@@ -223,11 +223,8 @@ def _stand_ins(network: nn.Module) -> dict[str, dict[str, Any]]:
 
 def _layer(plan: Mapping[str, Any], known: Mapping[str, Tensor]) -> NeuronLayer:
     """Return a layer as it was; a buffer that modules do not keep yet is none of it."""
-    fields = {
-        "avoided": (),
-        **{field.name: plan[field.name] for field in dataclasses.fields(NeuronLayer) if field.name in plan},
-    }
-    fields["avoided"] = tuple(fields["avoided"])
+    fields = {field.name: plan[field.name] for field in dataclasses.fields(NeuronLayer) if field.name in plan}
+    fields["avoided"] = tuple(plan.get("avoided", ()))
     for kind in KINDS:
         fields[kind] = tuple(Slice(**piece) for piece in plan[kind])
     fields["buffers"] = tuple(p for p in fields["buffers"] if p.parameter.removeprefix(PREFIX) in known)
