@@ -138,13 +138,15 @@ def _numbers(path: str, module: nn.Module, layer: NeuronLayer, factors: set[int]
 
 
 def told_sizes(found: Propagation, layers: Sequence[NeuronLayer], owners: tuple[Tensor, Tensor]) -> Iterator[Size]:
-    """Yield the numbers that calls are told, each with how often it counts the neurons of which layers."""
+    """Yield the numbers that calls are told, each with how often it counts the neurons of which layers.
+
+    A width that code reads is as it was whichever layer's it is, so that one place in it may read several in turn.
+    """
     for (module, call, place), each in found.counted.items():
-        counts = {None if one.places is None else _counts(one.places, layers, owners) for one in each}
-        if len({one.number for one in each}) == len(counts) == 1:
-            own = counts.pop()
-            if own is None or -1 not in own:
-                yield Size(module, call, place=place, layer="", factor=1, number=each[0].number, counts=own)
+        counts = dict.fromkeys(None if one.places is None else _counts(one.places, layers, owners) for one in each)
+        size = Size(module, call, place=place, layer="", factor=1, number=each[0].number)
+        if len({one.number for one in each}) == 1 and (len(counts) == 1 or size.read):
+            yield from (replace(size, counts=own) for own in counts if own is None or -1 not in own)
 
 
 def _counts(places: Tensor, layers: Sequence[NeuronLayer], owners: tuple[Tensor, Tensor]) -> tuple[Any, ...]:

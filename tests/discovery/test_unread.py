@@ -131,6 +131,19 @@ def one_head_whose_code_reads_its_width() -> Made:
     return attending(run)
 
 
+@unread({"values": 5, "asked0": 4, "asked1": 4})
+def heads_of_one_query_and_key_each_that_one_line_scales_by_the_width_it_reads() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        values, heads = self.values(inputs), []
+        for asked, keys in ((self.asked0, self.keys0), (self.asked1, self.keys1)):
+            scores = asked(inputs) @ keys(inputs).mT
+            heads.append((scores / keys(inputs).size(-1) ** 0.5).softmax(-1) @ values)
+        return self.out((heads[0] + heads[1]) / 2)
+
+    parts = {f"{name}{head}": nn.Linear(3, 4) for name in ("asked", "keys") for head in range(2)}
+    return Network(run, values=nn.Linear(3, 5), **parts, out=nn.Linear(5, 2)), (floats(4, 5, 3),)
+
+
 @unread({"query": 8, "value": 5})
 def one_head_that_pytorch_scales() -> Made:
     def run(self: Any, inputs: Tensor) -> Tensor:
