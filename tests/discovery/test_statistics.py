@@ -385,3 +385,19 @@ def test_a_number_that_neurons_are_divided_by_stays_where_they_are_masked_for_a_
     assert bool(
         mask(model, {layer.name: torch.tensor([0, 4])})(torch.randn(3, 4, dtype=torch.float64)).isfinite().all()
     )
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_no_spike_that_is_always_there_hides_that_a_norm_takes_neurons_together(own):
+    class Firing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.norm, self.leave = nn.Linear(3, 8), nn.LayerNorm(8), nn.Linear(8, 2)
+            self.middle = nn.Identity() if own else nn.Linear(8, 8)
+
+        def forward(self, steps: torch.Tensor) -> torch.Tensor:
+            return self.leave((self.middle(self.norm(self.enter(steps))) > -9).to(steps))
+
+    found = discover(Firing().double(), torch.randn(2, 3, dtype=torch.float64))
+    exact = {layer.name: layer.exact for layer in found.layers()}
+    assert exact == ({"enter": False} if own else {"enter": False, "middle": True})
