@@ -208,7 +208,9 @@ def nobody(shape: Sequence[int]) -> Tensor:
 
 
 def column(places: Tensor, dim: int) -> Tensor:
-    """Return what is found along one dimension where all others are at 0."""
+    """Return what is found along one dimension where all others are at 0; nobody's where another is empty."""
+    if not places.numel():
+        return nobody(places.shape[dim : dim + 1])
     for other in reversed(range(places.ndim)):
         if other != dim:
             places = places.select(other, 0)

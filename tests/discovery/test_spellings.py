@@ -424,6 +424,16 @@ def heads_of_learned_queries_and_of_learned_keys_and_values() -> Made:
     return Network(run, **parts), (floats(3, 5, 4),)
 
 
+@spelling({})
+def learned_tokens_of_which_there_are_none_keep_the_width_of_what_they_stand_before() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = self.enter(inputs).relu()
+        return self.out(torch.cat([self.tokens.expand(len(inputs), -1, -1), hidden], 1)).mean(1)
+
+    parts = {"enter": nn.Linear(3, 6), "tokens": nn.Parameter(torch.zeros(1, 0, 6)), "out": nn.Linear(6, 2)}
+    return Network(run, **parts), (floats(4, 5, 3),)
+
+
 def made(name: str) -> Made:
     with torch.random.fork_rng():
         torch.manual_seed(0)
