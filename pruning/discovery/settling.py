@@ -23,9 +23,10 @@ def settled(
     """Return the layers that can be cut, the numbers that follow their widths, and why the others cannot be cut."""
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
-    failing = not prover.holds(layers, [], rounds)
+    torn = any(prover.failure([part], []) for part in _parts(layers))  # three parts of `chunk` may fit by chance
+    failing = torn or not prover.holds(layers, [], rounds)
     if (failing or prover.found.steps) and (kept := prover.kept(layers)) and prover.holds(layers, kept, rounds):
-        numbers, failing = [*kept], False  # also where the spikes happen to be the same with another factor
+        numbers, failing = [*kept], torn  # also where the spikes happen to be the same with another factor
     if failing:
         numbers, reasons = _each(prover, layers, rounds)
         layers = [layer for layer in layers if layer.name not in reasons]
@@ -52,7 +53,7 @@ def _each(
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
     followed, refused = set[tuple[Any, ...]](), Counter[tuple[str, str, int]]()
-    waiting = list(layers)
+    waiting, parts = list(layers), _parts(layers)
     while waiting:
         layer, *waiting = waiting
         name, following, kinds = _numberless(layer.name), list[Number](), ()
@@ -68,12 +69,18 @@ def _each(
             followed.add(kinds)
         elif prover.found.steps and (kept := prover.kept([layer])) and prover.holds([layer], kept, rounds):
             following, kinds = [*kept], _kinds(kept)
-        likewise = [other for other in waiting if _numberless(other.name) == name]
+        likewise = [other for other in waiting if _numberless(other.name) == name and other not in parts]
         more = _likewise(prover, likewise, rounds, kinds)
         if more is not None:
             waiting = [other for other in waiting if other not in likewise]
         numbers += dict.fromkeys(number for number in (*following, *(more or ())) if number not in numbers)
     return numbers, reasons
+
+
+def _parts(layers: Sequence[NeuronLayer]) -> list[NeuronLayer]:
+    """Return the layers that share a parameter which computes them with others, as queries, keys and values may."""
+    held = Counter(name for layer in layers for name in {piece.parameter for piece in layer.owned})
+    return [layer for layer in layers if any(held[piece.parameter] > 1 for piece in layer.owned)]
 
 
 def _numberless(words: str) -> str:

@@ -279,3 +279,29 @@ def test_a_deep_stack_of_equal_blocks_takes_hardly_more_proofs_than_a_short_one(
         assert len(discover(network, torch.randn(2, 5, 4)).layers()) == depth + 1
         taken[depth] = len(proofs)
     assert taken[9] - taken[3] < 12
+
+
+class InThirds(nn.Module):
+    """Two layers, and a third one's thirds as queries, keys and values of a head: as they go may fit by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 12), nn.Linear(12, 12)
+        self.thirds, self.leave = nn.Linear(12, 12), nn.Linear(4, 2)
+
+    def forward(self, steps: torch.Tensor) -> torch.Tensor:
+        thirds = self.thirds(self.second(self.first(steps).tanh()).tanh()).chunk(3, -1)
+        queries, keys, values = (part.reshape(len(steps), 3, 1, -1).transpose(1, 2) for part in thirds)
+        weights = torch.einsum("bhid,bhjd->bhij", queries, keys).mul(0.5).softmax(-1)
+        return self.leave(torch.einsum("bhij,bhjd->bhid", weights, values).transpose(1, 2).flatten(2))
+
+
+def test_parts_of_what_one_layer_computes_are_also_proved_by_themselves():
+    torch.manual_seed(0)
+    inputs = floats(2, 3, 5)
+    found = discover(InThirds().double().eval(), inputs)
+    assert [layer.width for layer in found.layers()] == [12, 12, 4, 4]
+    for layer in found.layers():
+        for width in range(1, layer.width):
+            keep = {layer.name: torch.arange(width)}
+            torch.testing.assert_close(select(found, keep)(inputs), mask(found, keep)(inputs), rtol=0, atol=1e-12)
