@@ -206,13 +206,11 @@ class Prover:
                 return UNSHOWN
             if len(found) != len(expected):
                 continue
-            if all(close(a, b, rounding) for a, b in zip(found, expected, strict=True)):
+            if _equal(found, expected, rounding):
                 return failure
             if all(map(_near, found, expected)):
                 near = True
-                if not self.finer and all(
-                    close(a, b, rounding, power=ALONE) for a, b in zip(found, expected, strict=True)
-                ):
+                if not self.finer and _equal(found, expected, rounding, power=ALONE):
                     return failure
         if self.finer and (near or self.found.steps):  # of a spike that rounding adds not all is near
             return self.finer._failure(keep, numbers)
@@ -246,6 +244,7 @@ class Prover:
         With it comes what its spikes are computed of, since few of these change with a factor.
         """
         mode = Still(instead, self.drawn)
+        mode.watching = True
         outputs, rounding = self.outputs(self.model, mode, read)
         return [*outputs, *mode.jumping], rounding
 
@@ -296,6 +295,7 @@ class Prover:
         model = Discovered(self.model.network, self.model.layers(), {}, concerning(numbers, keep))
         smaller, _ = thinned(model, keep, lean=self.lean)
         one, other = Still(), Still()
+        one.watching = other.watching = True
         one.apart = other.apart = True  # what is drawn for fewer neurons is drawn otherwise
         found, _ = self.outputs(smaller, one, once=True)
         expected, rounding = self.masked(keep, other, lean=self.lean)
@@ -304,7 +304,7 @@ class Prover:
             return False
         if len(keep) == 1:
             expected = [_left(b, a, *keep.values()) for a, b in zip(found, expected, strict=True)]
-            return all(close(a, b, rounding) for a, b in zip(found, expected, strict=True))
+            return _equal(found, expected, rounding)
         return all(close(a, b, rounding) for a, b in zip(found, expected, strict=True) if a.shape == b.shape)
 
     def masked(
@@ -352,6 +352,11 @@ def _left(whole: Tensor, like: Tensor, kept: Tensor) -> Tensor:
         if size != left == len(kept) and size > int(kept.max()):
             whole = whole.index_select(dim, kept.to(whole.device))
     return whole
+
+
+def _equal(ones: Sequence[Tensor], others: Sequence[Tensor], rounding: float, **power: float) -> bool:
+    """Return whether two answers of as many tensors are equal up to rounding, see `close`."""
+    return all(close(one, other, rounding, **power) for one, other in zip(ones, others, strict=True))
 
 
 def _caching(model: Discovered, modules: Sequence[str]) -> Discovered:

@@ -257,6 +257,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         spread: Whether what is drawn differs along the first dimension.
         apart: Whether it differs everywhere, as it does: a narrower tensor then has other numbers.
         double: Whether code that asks for numbers of single precision gets double ones.
+        watching: Whether what spikes are computed of is kept, which takes a copy of each.
         jumping: The real numbers that were given to what gives the same for many values, as a spike is.
     """
 
@@ -265,7 +266,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         self.instead, self.drawn = instead or {}, drawn
         self.rounding = 0.0
         self.paths = dict[int, str]()
-        self.drew = self.spread = self.apart = self.double = False
+        self.drew = self.spread = self.apart = self.double = self.watching = False
         self.jumping: list[Tensor] = []
 
     def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:  # noqa: ARG002 - as every mode is told
@@ -277,7 +278,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
     def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what the operation gives, or what is to stand for it."""
         name = name_of(operation)
-        if name.removesuffix("_") in JUMPS:
+        if self.watching and name.removesuffix("_") in JUMPS:
             self.jumping += [
                 part.clone() for part in flat(args) if isinstance(part, Tensor) and part.is_floating_point()
             ]
