@@ -23,10 +23,11 @@ def settled(
     """Return the layers that can be cut, the numbers that follow their widths, and why the others cannot be cut."""
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
-    torn = any(prover.failure([part], []) for part in _parts(layers))  # three parts of `chunk` may fit by chance
-    failing = torn or not prover.holds(layers, [], rounds)
+    failing = not prover.holds(layers, [], rounds)
     if (failing or prover.found.steps) and (kept := prover.kept(layers)) and prover.holds(layers, kept, rounds):
-        numbers, failing = [*kept], torn  # also where the spikes happen to be the same with another factor
+        numbers, failing = [*kept], False  # also where the spikes happen to be the same with another factor
+    # three parts of `chunk` may fit together by chance
+    failing = failing or any(prover.failure([part], numbers) for part in _parts(layers))
     if failing:
         numbers, reasons = _each(prover, layers, rounds)
         layers = [layer for layer in layers if layer.name not in reasons]
