@@ -46,6 +46,14 @@ def part(word: str) -> float:
     return number
 
 
+def size(word: str) -> tuple[int, int]:
+    """Return the units of a layer and the columns of a text, UNITSxCOLUMNS."""
+    units, times, columns = word.partition("x")
+    if not times:
+        raise ArgumentTypeError(f"Expected UNITSxCOLUMNS, as 1024x64, got {word}.")
+    return count(units), count(columns)
+
+
 def splits(word: str) -> Path:
     """Return a folder that holds published splits of a text."""
     folder = there(word)

@@ -27,7 +27,7 @@ KEEPING = 1.04
 LEAVING = 5.0
 """Seconds that a process needs to keep all and end."""
 STREAM = 200
-"""Steps of a window of the one stream that models are judged on."""
+"""Steps of a window of the text that models are judged on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,7 @@ class Sizes:
         calibration: Windows that units are chosen by.
         tokens: Most tokens of a split.
         probe: Steps that are timed.
+        streams: Columns of the text that models are judged on: one, as published perplexities are.
     """
 
     width: int = 1500
@@ -59,6 +60,7 @@ class Sizes:
     calibration: int = 48
     tokens: int = 10**7
     probe: int = 40
+    streams: int = 1
 
 
 class OutOfTime(Exception):
@@ -164,13 +166,13 @@ class Bench:
         self.report(self)
 
     def judge(self, phase: str, model: LanguageModel) -> None:
-        """Keep a phase's perplexities, read as one stream as the published ones are, and its sizes."""
+        """Keep a phase's perplexities and its sizes."""
         if phase in self.kept.facts.get("rows", {}):
             return
         numbers: dict[str, Any] = {"widths": list(model.widths()), "embedding": model.encoder.embedding_dim}
         numbers |= {"parameters": size_of(model).parameters, "lstm": recurrent_weights(model)}
         for split in ("valid", "test"):
-            numbers[split] = loss_of(model, self.windows(split, 1, STREAM)).perplexity
+            numbers[split] = loss_of(model, self.windows(split, self.sizes.streams, STREAM)).perplexity
         self.note(rows=self.kept.facts.get("rows", {}) | {phase: numbers | {"at": self.spent}})
         self.say(f"{phase}: {numbers}")
 

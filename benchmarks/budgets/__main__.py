@@ -8,6 +8,7 @@ stand beside
 - the same widths from new weights, trained for the dense model's epochs and E together;
 - as many units chosen at random, with the same repair and epochs;
 - single weights set to zero by magnitude, with as many parameters left, and the same epochs;
+- the same widths from new weights, with the dense model as a teacher, for the dense model's epochs and some more;
 - the dense model with E more epochs.
 
 Every model is a job of its own; `--workers` processes do them side by side, the more important first, one seed after
@@ -78,30 +79,38 @@ def shared_gpu(folder: Path, *, wanted: bool) -> Iterator[bool]:
         subprocess.run([control], input="quit\n", text=True, check=False)
 
 
-def all_done(listed: Sequence[Job], plan: Plan, workers: int, until: float) -> bool:
-    """Do what is left to do of the jobs, as far as the time reaches; return whether all is done."""
-    left = [job for job in listed if done(plan.state, job) is None]
-    finished = {job for job in listed if job not in left}
+def all_done(listed: Sequence[tuple[Plan, Job]], workers: int, until: float) -> bool:
+    """Do what is left to do of the jobs, as far as the time reaches; return whether all is done.
+
+    They are begun in their order, each once the jobs of its plan that it starts from are done; all plans are for one
+    device.
+    """
+    left = [(plan, job) for plan, job in listed if done(plan.state, job) is None]
+    finished = {(plan.state, job) for plan, job in listed} - {(plan.state, job) for plan, job in left}
     context = multiprocessing.get_context("spawn")
-    running: dict[Future[dict[str, object] | None], Job] = {}
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin, initargs=(plan.device,)) as pool:
+    running: dict[Future[dict[str, object] | None], tuple[Plan, Job]] = {}
+    device = listed[0][0].device if listed else "cpu"
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin, initargs=(device,)) as pool:
         while left or running:
-            ready = [job for job in left if finished.issuperset(job.needs)] if time.time() < until else []
-            for job in ready[: workers - len(running)]:
-                left.remove(job)
-                running[pool.submit(work, job, plan, until)] = job
+            in_time = time.time() < until
+            ready = [n for n, (plan, job) in enumerate(left)
+                     if in_time and finished.issuperset((plan.state, needed) for needed in job.needs)]  # fmt: skip
+            for n in reversed(ready[: workers - len(running)]):
+                plan, job = left.pop(n)
+                running[pool.submit(work, job, plan, until)] = plan, job
             if not running:
                 return False
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job, facts = running.pop(future), future.result()
+                (plan, job), facts = running.pop(future), future.result()
+                name = f"{plan.state.name}/{job.name}"
                 if facts is None:
-                    left.insert(0, job)
-                    print(f"{job.name}: kept, to go on", flush=True)
+                    left.insert(0, (plan, job))
+                    print(f"{name}: kept, to go on", flush=True)
                 else:
-                    finished.add(job)
+                    finished.add((plan.state, job))
                     row = list(facts["rows"].values())[-1]  # type: ignore[attr-defined]
                     print(
-                        f"{job.name}: valid {row['valid']:.2f}, test {row['test']:.2f}, {facts['spent']:.0f} s",
+                        f"{name}: valid {row['valid']:.2f}, test {row['test']:.2f}, {facts['spent']:.0f} s",
                         flush=True,
                     )
     return True
@@ -156,6 +165,9 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--batch", type=asked.count, help="columns of the training text")
     parser.add_argument(
+        "--streams", type=asked.count, default=1, help="columns of the text that models are judged by; 1 as published"
+    )
+    parser.add_argument(
         "--rate", type=asked.amount, default=4e-3, help="highest learning rate of what is trained from new weights"
     )
     parser.add_argument(
@@ -180,11 +192,9 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what is left to do, and exit with 75 if that was not all."""
-    start = time.time()
-    given = options(arguments)
-    sizes = QUICK if given.quick else STRONG
+def planned(given: argparse.Namespace) -> tuple[Plan, list[Job]]:
+    """Return what all jobs of a command line share, and the jobs."""
+    sizes = replace(QUICK if given.quick else STRONG, streams=given.streams)
     sizes = replace(sizes, batch=given.batch) if given.batch else sizes
     texts, end_of_line, types = texts_of(given.corpus, sizes)
     tuning, repair = tuning_of(given.tuning)
@@ -192,13 +202,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sizes, texts, end_of_line, types, given.device, given.state, given.epochs, given.rate,
         repair._replace(tokens=given.imitation), tuning, given.family, given.dropout, given.type, given.softmax,
     )  # fmt: skip
-    listed = chosen(jobs(given.seeds, given.keep, sorted(given.tuned), given.epochs), given.ways)
+    return plan, chosen(jobs(given.seeds, given.keep, sorted(given.tuned), given.epochs), given.ways)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what is left to do, and exit with 75 if that was not all."""
+    start = time.time()
+    given = options(arguments)
+    plan, listed = planned(given)
     given.state.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python -m benchmarks.budgets", *(arguments or sys.argv[1:])])
     with shared_gpu(given.state, wanted=given.device.startswith("cuda") and not given.alone) as shared:
         print(f"{len(listed)} jobs, {given.workers} workers, shared: {shared}", flush=True)
         try:
-            whole = all_done(listed, plan, given.workers, start + given.limit)
+            whole = all_done([(plan, job) for job in listed], given.workers, start + given.limit)
         finally:
             where = f"`{command}`, commit `{given.commit or commit_of()}`, on {machine(torch.device(given.device))}."
             written(listed, plan, given.to, where)

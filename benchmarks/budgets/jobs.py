@@ -83,7 +83,8 @@ class Job(NamedTuple):
     """One model.
 
     Attributes:
-        way: dense, scratch, surgeon, random, magnitude or dense more; `surgeon` and `random` of no epochs are repairs.
+        way: dense, scratch, surgeon, random, magnitude, taught or dense more; `surgeon` and `random` of no epochs are
+            repairs.
         seed: Of weights, dropout and random choice.
         keep: Share of the units that are left.
         epochs: Of a model from new weights all, otherwise those after the repair; the dense one's are the plan's.
@@ -111,6 +112,8 @@ class Job(NamedTuple):
 
 
 CHOICES = ("surgeon", "random")
+NEW = ("scratch", "taught")
+"""Ways that begin with new weights."""
 WIDTHS = {0.75: (0.5, 1.0), 0.5: (80 / 256, 176 / 256), 0.35: (56 / 256, 120 / 256), 0.25: (40 / 256, 88 / 256)}
 """Share of all units → shares of both layers: what the surgeon's order over all layers left of another dense model of
 the same kind, trained for 13 epochs. They stand here so that models from new weights need not wait for a dense one, and
@@ -162,6 +165,10 @@ class Plan:
         model: Any = Remembered(dense, bench.training) if self.softmax == "full" else dense
         return Teacher(model=cast(Measurable, model), share=share, temperature=1.0)
 
+    def tuned(self, job: Job) -> Tuning:
+        """Return how a job learns from labels and the dense model: as what has as many epochs, or the next fewer."""
+        return self.tuning[max(epochs for epochs in self.tuning if epochs <= job.epochs)]
+
     def new(self, seed: int, keep: float = 1.0, dropout: float = 0.0) -> LanguageModel:
         """Return a model of new weights on the CPU: the dense one, or of the widths that keep that share of the units.
 
@@ -198,7 +205,8 @@ def jobs(seeds: int, keeps: list[float], tuned: list[int], dense_epochs: int) ->
     """Return all jobs, the more important ones first: one seed after the other, dense models at the start.
 
     A model from new weights is trained for as long as the dense one and the longest but one fine-tuning together, and
-    for as long as with the longest: so none has less than the pruned model that stands beside it.
+    for as long as with the longest: so none has less than the pruned model that stands beside it. One that the dense
+    model teaches is trained for the former.
     """
     totals = totals_of(tuned, dense_epochs)
     listed = [Job("dense", seed) for seed in range(seeds)]
@@ -210,6 +218,7 @@ def jobs(seeds: int, keeps: list[float], tuned: list[int], dense_epochs: int) ->
         listed += [Job("random", seed, keep) for keep in keeps]
         listed += [Job(way, seed, keep, epochs) for way in ("random", "magnitude") for keep in keeps
                    for epochs in ([0] if way == "magnitude" else []) + tuned[::-1]]  # fmt: skip
+        listed += [Job("taught", seed, keep, totals[0]) for keep in keeps]
     return listed
 
 
@@ -314,13 +323,20 @@ def _magnitude(bench: Bench, job: Job, plan: Plan) -> None:
         _tuned(bench, dense, job, plan)
 
 
+def _taught(bench: Bench, job: Job, plan: Plan) -> None:
+    """Let the dense model teach a new one of the widths that pruned ones have, by the recipe that they are tuned by."""
+    model = plan.new(100 + bench.seed, job.keep, _dropout(job, plan))
+    model.expect(bench.training.targets)
+    _tuned(bench, model, job, plan)
+
+
 def _more(bench: Bench, job: Job, plan: Plan) -> None:
     """Train the dense model for some epochs more, as pruned ones are."""
     _tuned(bench, _model(plan, job.needs[0], _dropout(job, plan)), job, plan)
 
 
 WAYS = {"dense": _dense, "scratch": _scratch, "surgeon": _chosen, "random": _chosen, "magnitude": _magnitude,
-        "dense more": _more}  # fmt: skip
+        "taught": _taught, "dense more": _more}  # fmt: skip
 
 
 def smallest_left_out(model: LanguageModel, left: int) -> dict[torch.nn.Parameter, Tensor]:
@@ -367,7 +383,7 @@ def _fitted(bench: Bench, model: LanguageModel, recipe: Recipe) -> None:
 def _tuned(bench: Bench, model: LanguageModel, job: Job, plan: Plan) -> None:
     """Fine-tune by the labels and the dense model."""
     dense = _model(plan, job.needs[0]).to(bench.device).eval()
-    tuning = plan.tuning[job.epochs]
+    tuning = plan.tuned(job)
     teacher = plan.teacher(bench, dense, tuning.share)
     recipe = replace(plan.taught(TRAINED), epochs=job.epochs, learning_rate=tuning.rate)
     trained = bench.trained("model", model.to(bench.device), Training(partial(train, teacher=teacher), recipe), 0.0)
@@ -376,7 +392,7 @@ def _tuned(bench: Bench, model: LanguageModel, job: Job, plan: Plan) -> None:
 
 def _dropout(job: Job, plan: Plan) -> float:
     """Return the dropout of a job's training."""
-    part = plan.tuning[job.epochs].dropout if job.epochs and job.way != "scratch" else 1.0
+    part = plan.tuned(job).dropout if job.epochs and job.way != "scratch" else 1.0
     return plan.dropout * math.sqrt(job.keep) * part
 
 

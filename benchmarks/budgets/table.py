@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.budgets.jobs import Job, Plan, done, totals_of
+from benchmarks.budgets.jobs import NEW, Job, Plan, done, totals_of
 from benchmarks.resumable import replaced
 
 TITLES = {
@@ -13,6 +13,7 @@ TITLES = {
     "random": "pruned (random), repaired",
     "magnitude": "single weights, as many parameters",
     "scratch": "the same widths from new weights",
+    "taught": "the same widths from new weights, taught by the dense model",
     "dense more": "dense, more epochs",
 }
 REPAIRS = ("none", "ridge", "imitate", "outputs")
@@ -89,11 +90,11 @@ def _epochs(known: Known, keeps: Sequence[float], tuned: Sequence[int], dense_ep
         "|---|---|" + "---:|" * len(tuned),
     ]
     for keep in [*keeps, 1.0]:
-        for way in ("surgeon", "random", "magnitude", "scratch") if keep < 1 else ("dense more",):
+        for way in ("surgeon", "random", "magnitude", *NEW) if keep < 1 else ("dense more",):
             cells = []
             for epochs in tuned:
                 total = next((total for total in totals if total >= dense_epochs + epochs), totals[-1])
-                which = [Job(way, seed, keep, total if way == "scratch" else epochs) for seed in seeds]
-                cells.append(_cell(known, which, "trained") + (f", {total} epochs" if way == "scratch" else ""))
+                which = [Job(way, seed, keep, total if way in NEW else epochs) for seed in seeds]
+                cells.append(_cell(known, which, "trained") + (f", {total} epochs" if way in NEW else ""))
             lines.append(f"| {keep:.0%} | {TITLES[way]} | " + " | ".join(cells) + " |")
     return lines

@@ -23,7 +23,7 @@ from benchmarks import asked
 from benchmarks.device.facts import facts
 from benchmarks.device.foreign import foreign
 from benchmarks.device.numbers import double, single, tensor_cores
-from benchmarks.device.report import Report
+from benchmarks.device.report import FAMILIES, Report
 from benchmarks.device.speed import synchronisations, throughput
 from benchmarks.device.work import pipeline, resumed
 
@@ -76,6 +76,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny models, to try the script")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="which parts to run")
     parser.add_argument("--limit", type=asked.amount, default=LIMIT, help="seconds after which nothing more is begun")
+    parser.add_argument(
+        "--sizes", type=asked.size, nargs="+", default=Report.sizes, help="of throughput: UNITSxCOLUMNS, as 1024x64"
+    )
+    parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=Report.families, help="of throughput")
+    parser.add_argument("--alone", action="store_true", help="throughput without the CPU beside the device")
     parser.add_argument("--packages", type=asked.there, help="a folder of packages that are not installed")
     parser.add_argument("--to", type=asked.file, help="a Markdown file for the report")
     given = parser.parse_args()
@@ -83,7 +88,10 @@ def main() -> None:
         sys.path.insert(0, str(given.packages))
     torch.set_flush_denormal(True)
     warnings.simplefilter("ignore")
-    report, over = Report(torch.device(given.device), given.quick), time.perf_counter() + given.limit
+    over = time.perf_counter() + given.limit
+    report = Report(
+        torch.device(given.device), given.quick, sizes=given.sizes, families=given.families, alone=given.alone
+    )
     ends = []
     for name in given.parts:
         ends.append(run(report, name, over))

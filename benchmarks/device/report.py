@@ -23,11 +23,25 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Report:
-    """What the parts share: where to compute, how much, and what was found so far."""
+    """What the parts share: where to compute, how much, and what was found so far.
+
+    Attributes:
+        device: Where to compute.
+        quick: Whether models are tiny, to try the script.
+        end: When the part's time is over.
+        sizes: Of throughput's models, as (units of a layer, columns of text).
+        families: Of throughput's models.
+        alone: Whether throughput leaves out the CPU.
+        lines: What was said.
+        models: Trained ones that parts share.
+    """
 
     device: torch.device
     quick: bool
     end: float = 0.0
+    sizes: Sequence[tuple[int, int]] = ((256, 20), (1024, 64))
+    families: Sequence[str] = ("lstm", "snn")
+    alone: bool = False
     lines: list[str] = field(default_factory=list)
     models: dict[Any, Any] = field(default_factory=dict)
 

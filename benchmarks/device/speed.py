@@ -126,14 +126,14 @@ def throughput(report: Report) -> None:
 
 def measured(report: Report) -> None:
     """Measure every work on every model, and show the table."""
-    sizes = ((300, 32, 8, 10),) if report.quick else ((10_000, 256, 20, 35), (10_000, 1024, 64, 35))
+    sizes = ((300, 32, 8, 10),) if report.quick else tuple((10_000, *size, 35) for size in report.sizes)
     rows: list[tuple[str, str, str, float, str, tuple[str, ...]]] = []
     roofline = Roofline(report, report.device)
-    for (vocabulary, width, batch, bptt), family in ((s, f) for s in sizes for f in ("lstm", "snn")):
+    for (vocabulary, width, batch, bptt), family in ((s, f) for s in sizes for f in report.families):
         corpus = windows_of(batch * bptt * 64, vocabulary, batch=batch, bptt=bptt)
         short = windows_of(batch, vocabulary, batch=batch, bptt=1)
         shape = f"{family}, 2 × {width}, {vocabulary:,} words, batch {batch} × {bptt}"
-        for device in dict.fromkeys((report.device, torch.device("cpu"))):
+        for device in (report.device,) if report.alone else dict.fromkeys((report.device, torch.device("cpu"))):
             slow = device.type == "cpu" or report.quick
             model = made(family, vocabulary=vocabulary, width=width, dropout=0.2).to(device)
             steps, neurons = ((1 if width > 256 else 4), 8) if slow else (32, 64)

@@ -40,6 +40,8 @@ def test_every_option_of_a_benchmark_says_what_it_may_be() -> None:
         (asked.file, "empty", "Expected a file that can be written, got the folder empty."),
         (asked.file, "file/report.md", "Expected a folder at file or none yet, got the file file."),
         (asked.folder, "file", "Expected a folder at file or none yet, got the file file."),
+        (asked.size, "1024", "Expected UNITSxCOLUMNS, as 1024x64, got 1024."),
+        (asked.size, "1024x0", "Expected a whole number from 1, got '0'."),
         (asked.device, "tpu", "which are here, got 'tpu'."),
     ],
 )

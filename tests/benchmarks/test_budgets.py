@@ -12,6 +12,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from benchmarks.budgets import together
 from benchmarks.budgets.__main__ import QUICK, all_done, main, options
 from benchmarks.budgets.jobs import TUNINGS, WAYS, Job, Plan, Repair, Tuning, done, held, jobs, smallest_left_out, work
 from benchmarks.budgets.search import DENSE, REPAIRED, attempt, search, tuned, valid_of
@@ -106,7 +107,7 @@ def test_a_job_that_ends_for_want_of_time_goes_on_to_the_same_result(tmp_path: P
 
 
 def test_nothing_is_begun_when_the_time_is_over(tmp_path: Path) -> None:
-    assert not all_done([Job("dense", 0)], plan_of(tmp_path), 1, 0.0)
+    assert not all_done([(plan_of(tmp_path), Job("dense", 0))], 1, 0.0)
     assert not [*tmp_path.iterdir()]
 
 
@@ -121,6 +122,60 @@ def test_the_command_writes_what_is_known_and_says_that_it_is_not_all(
     assert "commit `abc`" in (tmp_path / "budgets.md").read_text(encoding="utf-8")
     with (tmp_path / "budgets.csv").open(encoding="utf-8") as file:
         assert [*csv.DictReader(file)] == []
+
+
+def test_a_comparison_in_two_lines_is_one_and_its_earlier_line_comes_first(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.budgets.__main__.ProcessPoolExecutor", lambda count, **_: ThreadPoolExecutor(count))
+    shared = f"--corpus {corpus} --quick --device cpu --seeds 1 --epochs 1 --keep 0.5 --tuned 1 --imitation 400"
+    folders = {name: f"--state {tmp_path / name} --to {tmp_path / name}.md" for name in ("lstm", "gru")}
+    lines = [
+        "# the GRU's dense model first",
+        f"{shared} {folders['gru']} --family gru --ways dense",
+        "",
+        f"{shared} {folders['lstm']} --ways scratch",
+        f"{shared} {folders['gru']} --family gru --ways surgeon taught",
+    ]
+    (tmp_path / "lines").write_text("\n".join(lines), encoding="utf-8")
+    together.main(["--lines", str(tmp_path / "lines"), "--commit", "abc"])
+    ends = re.findall(r"^(\w+/[\w-]+): valid", capsys.readouterr().out, re.MULTILINE)
+    assert ends == [
+        "gru/dense-100-0-0",
+        "lstm/scratch-50-2-0",
+        "gru/surgeon-50-0-0",
+        "gru/surgeon-50-1-0",
+        "gru/taught-50-2-0",
+    ]
+    table = (tmp_path / "gru.md").read_text(encoding="utf-8")
+    assert "--ways dense`; `python" in table
+    taught = next(line for line in table.splitlines() if "taught by the dense model" in line)
+    assert "(" in taught.split("|")[3]
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ("# nothing\n", "Expected lines of options of benchmarks.budgets in {path}, got none."),
+        ("{options} --device cpu\n{options} --device cuda\n",
+         "Expected lines of options of benchmarks.budgets for one device in {path}, got cpu and cuda."),
+    ],
+)  # fmt: skip
+def test_lines_that_say_nothing_or_are_for_two_devices_are_refused(
+    lines: str,
+    sentence: str,
+    corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("benchmarks.asked.device", str)
+    path = tmp_path / "lines"
+    path.write_text(lines.replace("{options}", f"--corpus {corpus} --state s --to t.md"), encoding="utf-8")
+    with pytest.raises(SystemExit) as end:
+        together.main(["--lines", str(path)])
+    assert end.value.code == 2
+    assert sentence.format(path=path) in capsys.readouterr().err
 
 
 def test_the_search_names_the_repair_and_the_tuning_of_the_best_validation_perplexity(
