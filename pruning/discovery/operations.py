@@ -84,8 +84,10 @@ _ORDERED = "topk sort argsort cumsum cumprod cummax cummin logcumsumexp"
 _SPATIAL = (
     "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
     "adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d "
-    "upsample_nearest1d upsample_nearest2d upsample_bilinear2d upsample_linear1d pad constant_pad_nd reflection_pad1d "
-    "reflection_pad2d replication_pad1d replication_pad2d"
+    "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
+    "_upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d "
+    "_upsample_bicubic2d_aa _upsample_lanczos2d_aa upsample_trilinear3d pad constant_pad_nd reflection_pad1d "
+    "reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d"
 )
 
 JUMPS = {"gt", "ge", "lt", "le", "greater", "less", "heaviside", "sign", "sgn", "floor", "ceil", "round", "trunc"}
@@ -144,7 +146,7 @@ RULES: dict[str, Rule] = {
     "scaled_dot_product_attention": attention,
     **dict.fromkeys(("cdist", "_cdist_forward", "_euclidean_dist"), distances),
     "group_norm": group_norm,
-    "index": index,
+    **dict.fromkeys(("index", "_unsafe_index"), index),
     "index_put": put,
     "as_strided": strided,
     "copy": copy,

@@ -176,6 +176,27 @@ def a_learned_image_that_is_enlarged_and_scaled_by_channels() -> Made:
     return Network(run, **parts, out=nn.Conv2d(6, 1, 3)), (floats(3, 4),)
 
 
+@spelling({"enter": 8, "inner": 6})
+def places_resized_in_every_way() -> Made:
+    def run(self: Any, image: Tensor) -> Tensor:
+        stream = self.enter(image)
+        for way in ("bicubic", "bilinear"):
+            for smooth in (False, True):
+                stream = stream + F.interpolate(self.places, size=4, mode=way, antialias=smooth)
+        stream = stream + F.interpolate(self.places, size=4, mode="nearest-exact")
+        volumes = self.places[:, :, None]
+        for way in ("trilinear", "nearest", "nearest-exact"):
+            stream = stream + F.interpolate(volumes, size=(2, 4, 4), mode=way).mean(2)
+        stream = stream + F.interpolate(self.places.flatten(2), size=4, mode="nearest-exact")[..., None]
+        volumes = F.pad(
+            F.pad(stream[:, :, None], [1] * 4 + [0] * 2, mode="replicate"), [1] * 4 + [0] * 2, mode="reflect"
+        )
+        return self.out(torch.relu(self.inner(volumes.mean(2))))
+
+    parts = {"enter": nn.Conv2d(3, 8, 2, 2), "places": grid(1, 8, 3, 3), "inner": nn.Conv2d(8, 6, 3)}
+    return Network(run, **parts, out=nn.Conv2d(6, 2, 1)), (floats(2, 3, 8, 8),)
+
+
 @spelling({"image": 8, "enter": 6})
 def a_learned_image_that_is_convolved() -> Made:
     def run(self: Any, style: Tensor) -> Tensor:
