@@ -147,6 +147,9 @@ def measured(report: Report) -> None:
                 share, largest = roofline.share(work, seconds) if device == report.device else (0.0, "–")
                 best = f"{share:.0%}" if share else "–"
                 rows.append((shape, name, device.type, amount / seconds, unit, (memory, best, largest)))
+                print(
+                    f"{shape}, {name} on {device}: {amount / seconds:,.1f} {unit}, {best}", flush=True
+                )  # if it is killed
     other = {(row[0], row[1]): row[3] for row in rows if row[2] == "cpu"}
     shown = []
     for shape, name, where, speed, unit, more in rows:

@@ -8,16 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from ruamel.yaml import YAML
 
-from benchmarks.budgets import together
+from benchmarks.budgets import texts, together
 from benchmarks.budgets.__main__ import QUICK, all_done, main, options
 from benchmarks.budgets.jobs import TUNINGS, WAYS, Job, Plan, Repair, Tuning, done, held, jobs, smallest_left_out, work
 from benchmarks.budgets.search import DENSE, REPAIRED, attempt, search, tuned, valid_of
 from benchmarks.headline import RESUME
 from benchmarks.resumable import recurrent_weights
+from pruning.data.corpus import END_OF_LINE, number, published_lines
 from pruning.models.base import LanguageModel
 from tests.benchmarks.test_headline import corpus
 from tests.projects import ROOT
@@ -27,12 +29,12 @@ __all__ = ["corpus"]
 
 
 def plan_of(state: Path, family: str = "lstm") -> Plan:
-    texts = {
+    splits = {
         split: text(length, seed=seed)
         for seed, (split, length) in enumerate({"train": 400, "valid": 200, "test": 200}.items())
     }
     return Plan(
-        QUICK, texts, 0, VOCABULARY, "cpu", state, 1, 4e-3, Repair(tokens=400, outputs=0.5), TUNINGS["slow"], family
+        QUICK, splits, 0, VOCABULARY, "cpu", state, 1, 4e-3, Repair(tokens=400, outputs=0.5), TUNINGS["slow"], family
     )
 
 
@@ -151,6 +153,35 @@ def test_a_comparison_in_two_lines_is_one_and_its_earlier_line_comes_first(
     assert "--ways dense`; `python" in table
     taught = next(line for line in table.splitlines() if "taught by the dense model" in line)
     assert "(" in taught.split("|")[3]
+
+
+def test_the_lines_for_one_gpu_are_of_comparisons_that_begin_with_their_dense_models(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.asked.device", str)
+    text = (ROOT / "benchmarks/budgets/gpu.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    asked_for = [options(shlex.split(re.sub(r"--corpus \S+", f"--corpus {corpus}", line))) for line in lines]
+    known: set[Path] = set()
+    for own in asked_for:
+        assert own.ways == ["dense"] or own.state in known
+        known.add(own.state)
+    assert {own.family for own in asked_for} == {"lstm", "gru", "snn", "mixed"}
+    assert {own.device for own in asked_for} == {"cuda"}
+
+
+def test_the_default_runs_text_as_published_splits_has_the_same_numbers(tmp_path: Path) -> None:
+    words = [END_OF_LINE, "a", "the", "<unk>"]
+    tokens = {"train": [1, 2, 0, 2, 2, 0, 1, 3, 0], "valid": [2, 1, 0], "test": [1, 1, 0]}
+    (tmp_path / "prepare").mkdir()
+    pd.DataFrame({"token": range(4), "text": words}).to_parquet(tmp_path / "prepare/vocabulary.parquet")
+    rows = [(split, place, token) for split, own in tokens.items() for place, token in enumerate(own)]
+    table = pd.DataFrame(rows, columns=["split", "position", "token"])
+    table.to_parquet(tmp_path / "prepare/corpus.parquet")
+    texts.main(["--data", str(tmp_path), "--into", str(tmp_path / "splits")])
+    lines = {split: published_lines((tmp_path / f"splits/{split}.txt").read_text(encoding="utf-8")) for split in tokens}
+    assert lines["train"] == [["a", "the"], ["the", "the"], ["a", "<unk>"]]
+    assert [len(own) for own in number(lines, 4).tokens.values()] == [len(own) for own in tokens.values()]
 
 
 @pytest.mark.parametrize(
