@@ -282,8 +282,9 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
             self.jumping += [
                 part.clone() for part in flat(args) if isinstance(part, Tensor) and part.is_floating_point()
             ]
-        if self.double and kwargs.get("dtype") is torch.float32:
-            kwargs = {**kwargs, "dtype": torch.float64}
+        if self.double:  # `x.float()` is told by place, `x.to(dtype=…)` by name
+            args = tuple(torch.float64 if part is torch.float32 else part for part in args)
+            kwargs = {key: torch.float64 if part is torch.float32 else part for key, part in kwargs.items()}
         if self.when in self.instead:
             return self.instead[self.when](operation, args, kwargs)
         found = operation(*args, **kwargs)

@@ -222,6 +222,23 @@ def test_what_rounding_is_left_of_numbers_that_cancel_is_no_difference(named):
     assert (layer.width, layer.exact) == (60, True)
 
 
+class Swinging(nn.Module):
+    """Asks for single precision, whose rounding what comes after it makes large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.out = nn.Linear(6, 20), nn.Linear(20, 10), nn.Linear(10, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden = self.two(self.one(inputs).relu())
+        return self.out((hidden.float() * 3e3).sin().type_as(hidden)).float()
+
+
+def test_code_that_asks_for_single_precision_is_proved_in_double_where_rounding_hides_what_is_equal():
+    torch.manual_seed(0)
+    assert [layer.width for layer in discover(Swinging(), torch.randn(4, 6)).layers()] == [20, 10]
+
+
 def test_a_number_of_heads_that_silent_neurons_hide_shows_with_the_weights_that_the_network_has():
     def run(self: Any, inputs: Tensor) -> Tensor:
         read = self.enter(inputs) * torch.relu(self.gain - 5)  # nothing, with weights around one
