@@ -7,7 +7,7 @@ from torch import nn
 from pruning.core.neurons import NeuronLayer
 from pruning.discovery.quantized import quantized_in
 from pruning.discovery.running import canonical
-from pruning.discovery.structure import ENTERING, IDLE, Structure, owner_of
+from pruning.discovery.structure import ENTERING, IDLE, SINGLE, Structure, owner_of
 
 UNREACHED = "the example inputs do not reach it"
 
@@ -54,7 +54,7 @@ def _beside_layers(
     held = {piece.parameter for layer in layers for piece in layer.owned}
     owners = {owner_of((name, 0), prefix) for name in held}
     because = {p.parameter: refuted[one.name] for one in found.layers if one.name in refuted for p in one.owned}
-    for (name, _), reason in found.refused.items():
+    for (name, _), reason in sorted(found.refused.items(), key=lambda told: told[1] == SINGLE):
         if not reason.startswith(ENTERING):
             because.setdefault(name, reason)
     return {

@@ -59,6 +59,10 @@ ENTERING = ("it reads ", "no neurons run along it")
 """How reasons begin that speak of what a module reads; where there is another, that is why its own neurons stay."""
 
 
+SINGLE = "all of it goes together, so it is a single neuron"
+"""The reason of what is no neurons: where there is another, that is why the neurons of the same module stay."""
+
+
 def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure:
     """Return the layers of neurons and why others are none; `reasons_of` completes these.
 
@@ -88,7 +92,7 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
             continue
         for axis in (axis for axis in groups.places if axis in found.owning):
             refused.setdefault(axis, layer)
-            (others if layer.startswith(ENTERING) else reasons).setdefault(owner_of(axis, prefix), layer)
+            (others if layer.startswith((*ENTERING, SINGLE)) else reasons).setdefault(owner_of(axis, prefix), layer)
     order = list(found.owning)
     made.sort(key=lambda pair: min(order.index((piece.parameter, piece.dim)) for piece in pair[0].owned))
     layers = apart([layer for layer, _ in made], prefix)
@@ -201,7 +205,7 @@ def _layer(
     if own[0][0] not in parameters:
         return f"no parameter computes it, only the buffer {own[0][0].removeprefix(prefix)}"
     if len(groups) < 2:
-        return groups.mixed or "all of it goes together, so it is a single neuron"
+        return groups.mixed or SINGLE
     slices = {axis: _slices(axis, places) for axis, places in axes.items()}
     irregular = next((axis for axis, pieces in slices.items() if not pieces), None)
     if irregular is not None:

@@ -37,12 +37,20 @@ def shared_key(self: Any, inputs: Tensor) -> Tensor:
     return self.out(heads.transpose(1, 2).flatten(2))
 
 
+def resized(self: Any, inputs: Tensor) -> Tensor:
+    """Give places beside what they stand for; that they are resized together is not why their width stays."""
+    image = self.places[:, 1:].reshape(1, 2, 2, 6).permute(0, 3, 1, 2)
+    image = F.interpolate(image, size=(2, 2), mode="bilinear").permute(0, 2, 3, 1).reshape(1, 4, -1)
+    return self.one(inputs) + torch.cat([self.places[:, :1], image], 1)
+
+
 FIXED = Network(lambda s, x: F.linear(x, s.made) * s.scale, scale=nn.Parameter(floats(1)))
 FIXED.register_buffer("made", floats(6, 3))
-OTHER = nn.Parameter(floats(3, 6))
+OTHER, TABLE = nn.Parameter(floats(3, 6)), nn.Parameter(floats(1, 5, 6))
 REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
     "the model returns it": lambda: first(lambda s, x: s.one(x)),
     "model returns it": lambda: first(lambda s, x: (s.out(s.one(x)), s.two), "two", two=nn.Parameter(floats(4, 4))),
+    "the model returns": lambda: (Network(resized, one=nn.Linear(3, 6), places=TABLE), floats(2, 5, 3), "places"),
     "is in what TorchScript compiled, which takes no other weights": lambda: first(
         lambda s, x: s.out(s.inner(x)), "inner", inner=compiled(nn.Linear(3, 6))
     ),
