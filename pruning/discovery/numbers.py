@@ -145,7 +145,8 @@ def told_sizes(found: Propagation, layers: Sequence[NeuronLayer], owners: tuple[
     for (module, call, place), each in found.counted.items():
         counts = dict.fromkeys(None if one.places is None else _counts(one.places, layers, owners) for one in each)
         size = Size(module, call, place=place, layer="", factor=1, number=each[0].number)
-        if len({one.number for one in each}) == 1 and (len(counts) == 1 or size.read):
+        same = size.number > 1 and len({one.number for one in each}) == 1  # in a loop, it may be 1 at first
+        if same and (len(counts) == 1 or size.read):
             yield from (replace(size, counts=own) for own in counts if own is None or -1 not in own)
 
 

@@ -153,13 +153,12 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         tensors = [part for part in flat(outputs) if isinstance(part, Tensor)]
         with _disable_current_modes():
             for place, which, dim, end in counted_dims(name, args, kwargs, outputs):
-                if place < len(numbers) and numbers[place] > 1:
-                    value = self.value(args[0] if which < 0 else tensors[which])
-                    free = isinstance(value, Value) and value.free
-                    places = None if free else _along(self.found, value, dim, end)
-                    if places is None or bool(places.any()):
-                        counted = Counted(self._stack[-1][0], call, place, numbers[place], places)
-                        self.found.count(counted)
+                number = numbers[place] if place < len(numbers) else -1
+                value = self.value(args[0] if which < 0 else tensors[which])
+                free = number < 2 or (isinstance(value, Value) and value.free)
+                places = None if free else _along(self.found, value, dim, end)
+                if number >= 0 and (places is None or bool(places.any())):
+                    self.found.count(Counted(self._stack[-1][0], call, place, number, places))
         return outputs
 
     def _read(self, call: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:

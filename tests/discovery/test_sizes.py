@@ -28,6 +28,21 @@ def code(layers: dict[str, int], inexact: set[str] = frozenset()) -> Callable[..
     return known
 
 
+@code({"enter:0": 8, "enter:8": 8})
+def parts_that_gates_weigh_in_a_loop() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        query, hidden, gates = self.enter(inputs).split((8, 8, 3), -1)
+        found = hidden.mean(1, keepdim=True) * gates[..., 2:]
+        for level, deeper in enumerate(self.deeper):
+            hidden = deeper(hidden.mT).mT.relu()
+            found = found + hidden * gates[..., level : level + 1]
+        return self.out(query * self.mixed(found))
+
+    deeper = nn.ModuleList(nn.Conv1d(8, 8, 3, padding=1, groups=8) for _ in range(2))
+    parts = {"enter": nn.Linear(4, 19), "deeper": deeper, "mixed": nn.Linear(8, 8), "out": nn.Linear(8, 2)}
+    return Network(run, **parts), (floats(3, 5, 4),)
+
+
 @code({"cell": 12})
 def a_state_of_a_cell() -> Made:
     def run(self: Any, inputs: Tensor) -> Tensor:
