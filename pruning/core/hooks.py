@@ -152,7 +152,8 @@ def watching(
             some = {layer.operand: layer for layer in reversed(within)}  # one parameter may read several layers
             along = {name: p.dim for name, layer in some.items() for p in layer.read if p.parameter == name}
             hooks = {name: hook_of(layer) for name, layer in some.items()}
-            handles.enter_context(operands(model, hooks, along))
+            tables = {name for name, layer in some.items() if layer.seen is None}
+            handles.enter_context(operands(model, hooks, along, tables))
             within = [layer for layer in within if layer is not some[layer.operand]]
         yield
 

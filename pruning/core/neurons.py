@@ -112,7 +112,8 @@ class NeuronLayer:
         along: The dimension of the output of `output` that runs over the neurons, where its output shows them.
         tied: Those of `read` whose parameter computes neurons of the layer too, so that a refit would change these.
         operand: A parameter of the module `output` by whose product with something its own code reads the neurons, so
-            that no input or output of a module holds them: `seen` says where that something does. Empty if one does.
+            that no input or output of a module holds them: `seen` says where that something does. Or, where `seen` is
+            None, one whose rows that code looks up: what it finds is the output. Empty if a module shows them.
         avoided: Widths below its own with which the network's code, which compares it as it runs, does something else:
             choosing neurons steps over them, and `select` refuses them.
         given: Where the output of `output` holds the activations, if it holds others beside them.

@@ -1,4 +1,4 @@
-"""Seeing what a parameter is multiplied with where a network's own code does that, and no module shows it."""
+"""Seeing what a parameter is multiplied with, or what its rows are, where only a network's own code reads them."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,16 +16,25 @@ _PRODUCTS = {
 }
 """Product → which of its arguments is the first factor, the next being the second."""
 _CONVOLUTIONS = ("convolution", "conv1d", "conv2d", "conv3d")
+LOOKUPS = ("index", "index_select", "gather", "embedding")
+"""What looks up rows of a table, its first argument."""
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 """Called like a forward hook: with a module, its inputs and what it gave."""
 
 
 @contextmanager
-def operands(model: nn.Module, hooks: Mapping[str, Hook], along: Mapping[str, int] | None = None) -> Iterator[None]:
+def operands(
+    model: nn.Module,
+    hooks: Mapping[str, Hook],
+    along: Mapping[str, int] | None = None,
+    tables: Collection[str] = (),
+) -> Iterator[None]:
     """Within the context, call each parameter's hook with what it is multiplied with, and with the product.
 
     What is summed over lies along the last dimension of what the hook is given, complex numbers as two of each, one
     after the other. Views of the parameter count as it, and so does what is computed of it number by number.
+    The hook of one of the `tables` is called where rows of that parameter are looked up instead: with no inputs, and
+    with what is found.
     Where `along` says which dimension of a parameter reads, products that sum over another one are none of it: a tied
     decoder reads by the rows of a matrix whose columns read something else.
 
@@ -41,7 +50,7 @@ def operands(model: nn.Module, hooks: Mapping[str, Hook], along: Mapping[str, in
         module, parameter = model.get_submodule(name.rpartition(".")[0]), model.get_parameter(name)
         told = along is not None and name in along and parameter.ndim == 2  # others are read by several dimensions
         lies = (parameter.stride(along[name]), parameter.shape[along[name]]) if told and along else None
-        watched.setdefault(storage_of(parameter), []).append(_Watched(module, hook, lies))
+        watched.setdefault(storage_of(parameter), []).append(_Watched(module, hook, lies, name in tables))
     weights = {storage_of(tensor) for tensor in (*model.parameters(), *model.buffers())}
     with _Products(watched, weights):
         yield
@@ -49,11 +58,15 @@ def operands(model: nn.Module, hooks: Mapping[str, Hook], along: Mapping[str, in
 
 @dataclass(frozen=True)
 class _Watched:
-    """A parameter that is watched: its module, its hook, of a matrix how far apart what reads lies, and its size."""
+    """A parameter that is watched: its module, its hook, of a matrix how far apart what reads lies, and its size.
+
+    And whether it is watched where its rows are looked up, not where it is multiplied.
+    """
 
     module: nn.Module
     hook: Hook
     lies: tuple[int, int] | None
+    looked: bool = False
 
     def reads(self, factor: Tensor, dim: int) -> bool:
         """Return whether a product that sums over a dimension of a view of it is one that is looked for."""
@@ -77,23 +90,13 @@ class _Products(Mode):  # type: ignore[no-untyped-call]
     ) -> Any:
         product = operation(*args, **(kwargs or {}))
         name = str(operation.overloadpacket).removeprefix("aten.")
-        first = _PRODUCTS.get(name)
-        if name in _CONVOLUTIONS:
-            channels = args[0].movedim(1 - args[1].ndim, -1)
-            for one in self._watched.get(storage_of(args[1]), ()):
-                one.hook(one.module, (_numbers(channels),), product)
-        if first is not None:
-            left, right = args[first : first + 2]
-            summed = -1 if name == "linear" or right.ndim == 1 else -2
-            for one in self._watched.get(storage_of(right), ()):
-                if one.reads(right, summed):
-                    one.hook(one.module, (_numbers(left),), product)
-            for one in self._watched.get(storage_of(left), ()):
-                if one.reads(left, -1):
-                    one.hook(one.module, (_numbers(right.mT if right.ndim > 1 else right),), product)
+        for tensor, dim, inputs in _uses(name, args):
+            for one in self._watched.get(storage_of(tensor), ()):
+                if one.looked == (dim is None) and (dim is None or one.reads(tensor, dim)):
+                    one.hook(one.module, inputs, product)
         for result in product if isinstance(product, tuple | list) else (product,):
             if isinstance(result, Tensor):
-                self._follow(args if first is None else (), result, repeated=name == "repeat")
+                self._follow(() if name in _PRODUCTS else args, result, repeated=name == "repeat")
         return product
 
     def _follow(self, args: tuple[Any, ...], result: Tensor, *, repeated: bool) -> None:
@@ -109,6 +112,21 @@ class _Products(Mode):  # type: ignore[no-untyped-call]
             known = next((self._watched[one] for one in of_shape if one in self._watched), None)
             if known is not None:
                 self._watched[memory] = known
+
+
+def _uses(name: str, args: tuple[Any, ...]) -> Iterator[tuple[Tensor, int | None, tuple[Any, ...]]]:
+    """Yield what may be a weight, which of its dimensions is summed over, and what it is multiplied with.
+
+    Of a table whose rows are looked up that is no dimension, and nothing.
+    """
+    if name in LOOKUPS:
+        yield args[0], None, ()
+    elif name in _CONVOLUTIONS:
+        yield args[1], 1, (_numbers(args[0].movedim(1 - args[1].ndim, -1)),)
+    elif name in _PRODUCTS:
+        left, right = args[_PRODUCTS[name] : _PRODUCTS[name] + 2]
+        yield right, -1 if name == "linear" or right.ndim == 1 else -2, (_numbers(left),)
+        yield left, -1, (_numbers(right.mT if right.ndim > 1 else right),)
 
 
 def _numbers(factor: Tensor) -> Tensor:

@@ -224,7 +224,19 @@ def _moved(layer: NeuronLayer, width: int, moved: Mapping[Slice, Slice]) -> Neur
         seen = replace(moved[source], dim=seen.dim)
     kinds = ("owned", "read", "buffers", "silenced", "tied")
     pieces: dict[str, Any] = {kind: tuple(moved[p] for p in getattr(layer, kind)) for kind in kinds}
-    return replace(layer, width=width, seen=seen, **pieces)
+    return replace(layer, width=width, seen=seen, given=_given(layer, width, moved), **pieces)
+
+
+def _given(layer: NeuronLayer, width: int, moved: Mapping[Slice, Slice]) -> Slice | None:
+    """Return where an output holds a layer's neurons among others: as a slice that computes them does, or at first."""
+    if layer.given is None:
+        return None
+    named: dict[str, Any] = {"parameter": "", "bias": "", "dim": layer.given.dim}
+    like = next((moved[piece] for piece in layer.owned if replace(piece, **named) == layer.given), None)
+    if like is not None:
+        return replace(like, **named)
+    length = None if layer.given.length is None else layer.given.blocks * layer.given.size * width
+    return replace(layer.given, length=length)
 
 
 def _shared(layers: Iterable[NeuronLayer]) -> dict[tuple[str, int], list[tuple[Slice, str]]]:

@@ -170,7 +170,7 @@ def _of_parameters(call: Call, addresses: Sequence[Address]) -> Any:
             return call.unknown(addresses)
         whole = whole.moved(lambda part: part.expand(call.shape()))
     beside = []
-    for address in addresses:
+    for address in (part for one in addresses for part in (one.parts if one is not whole else (one,))):
         offset = len(whole.extent) - len(address.extent)
         for axis in range(len(address.extent)):
             dims, own = address.dims(axis), whole.dims(axis + offset)

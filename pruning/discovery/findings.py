@@ -52,6 +52,9 @@ class Propagation:
         begun: The numbers of the model's inputs that a recurrence begins with, as a state.
         used: The numbers of those that something else reads.
         shown: Module, and whether its first input or its first output → the neurons there; None if calls differ.
+        looked: Parameter → the neurons in what its rows give where code looks them up (`table[rows]`); None if its
+            look-ups differ.
+        multiplied: Parameter → the neurons over which a product of it with another parameter sums, as they lie in that.
         called: The modules that are called, and not only asked for their parameters.
         touched: The parameters and buffers that what the network returns is computed from.
         met: Those that some operation read.
@@ -78,6 +81,8 @@ class Propagation:
     begun: set[int] = field(default_factory=set)
     used: set[int] = field(default_factory=set)
     shown: dict[tuple[str, bool], Shown | None] = field(default_factory=dict)
+    looked: dict[str, Shown | None] = field(default_factory=dict)
+    multiplied: dict[str, Tensor] = field(default_factory=dict)
     called: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
     met: set[str] = field(default_factory=set)
@@ -112,11 +117,11 @@ class Propagation:
 
     def show(self, module: str, value: Value, *, entering: bool) -> None:
         """Note what a module's first input, or its first output, shows in a call."""
-        shown, key = Shown.of(value), (module, entering)
-        if key in self.shown:
-            before = self.shown[key]
-            shown = before if before is not None and before.same(shown) else None
-        self.shown[key] = shown
+        _show(self.shown, (module, entering), value)
+
+    def look(self, table: str, value: Value) -> None:
+        """Note what looking up rows of a parameter gives."""
+        _show(self.looked, table, value)
 
     def count(self, counted: Counted) -> None:
         """Note what a number that a call is told counts."""
@@ -140,6 +145,15 @@ class Propagation:
         self._calls[entered, kind] = self._calls.get((entered, kind), 0) + 1
         key = path, kind, self._calls[entered, kind]
         return torch.tensor(self._functions.setdefault(key, len(self._functions) + 1))
+
+
+def _show(known: dict[Any, Shown | None], key: Any, value: Value) -> None:
+    """Note what a value shows; nothing where it was another before."""
+    shown = Shown.of(value)
+    if key in known:
+        before = known[key]
+        shown = before if before is not None and before.same(shown) else None
+    known[key] = shown
 
 
 def carry(into: Propagation, kept: Address, value: Value) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from pruning.discovery.findings import carry
 from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call
-from pruning.discovery.values import Address, Value, exchanged, flat, squeezed
+from pruning.discovery.values import Address, Value, exchanged, flat, nobody, squeezed
 
 DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"}
 RANDOM = {"bernoulli", "rand_like", "randn_like", "poisson", *DROPOUTS}
@@ -171,9 +171,11 @@ def index(call: Call) -> Any:
     if (found := _looked_up(call, value, indices)) is not None:
         return found
     chosen = [dim for dim, index in enumerate(indices) if index is not None]
-    if isinstance(value, Address):
-        value = call.as_value(value, [axis for axis in range(len(value.extent)) if axis not in chosen])
     given = [None if index is None else index.cpu() for index in call.given[0][1]]
+    if isinstance(value, Address):
+        value = _rows_of(call, value, chosen, lambda part: torch.ops.aten.index.Tensor(part, given))
+        if isinstance(value, Address):
+            return value
     carrying = [index for index in indices if isinstance(index, Value) and bool(index.places.any())]
     if len(carrying) == 1 and not value.places.any():  # each neuron looks up its own in what is nobody's
         where = _behind(carrying[0].places, given, len(call.shape()))
@@ -191,6 +193,32 @@ def index(call: Call) -> Any:
     places, functions = (torch.ops.aten.index.Tensor(part, first) for part in (value.places, value.functions))
     _for_themselves(call, indices, given, places, own)
     return Value(squeezed(places), squeezed(functions), value.padded)
+
+
+def _rows_of(call: Call, table: Address, chosen: Sequence[int], choose: Callable[[Tensor], Tensor]) -> Value | Address:
+    """Return what is chosen of a table: matrices as a view of it, else values, neurons along another dimension.
+
+    Args:
+        call: What chooses.
+        table: A parameter.
+        chosen: The dimensions along which it does.
+        choose: Does so, of tensors of the table's shape or of one place along other dimensions.
+    """
+    others = [axis for axis in table.running() if axis not in chosen]
+    if len(others) > 1 and call.name.startswith("index") and call.into.ways.matrices:
+        call.into.crossed = True
+        single = [axis for axis in range(len(table.extent)) if axis not in chosen]
+
+        def change(part: Tensor) -> Tensor:
+            for axis in (axis for axis in single if not varies(part, axis)):  # a whole table would be as large again
+                part = part.narrow(axis, 0, 1)
+            return choose(part).expand(call.shape())
+
+        return table.moved(change)
+    if others:
+        return call.as_value(table, others)
+    call.fixed(table, [dim for axis in table.running() for dim in table.dims(axis)])
+    return call.value(nobody(table.extent))
 
 
 def put(call: Call) -> Any:
@@ -283,7 +311,10 @@ def chosen(call: Call) -> Any:
     if (found := _looked_up(call, value, [indices])) is not None:
         return found
     if isinstance(value, Address):
-        value = call.as_value(value, [axis for axis in range(len(value.extent)) if axis != dim % len(value.extent)])
+        own = [dim % len(value.extent)]
+        value = _rows_of(call, value, own, lambda part: part.index_select(dim, call.given[0][2].cpu()))
+        if isinstance(value, Address):
+            return value
     if varies(value.places, dim):
         return call.unknown([value, indices])
     call.freeze([indices], f"{call.place} chooses by it")

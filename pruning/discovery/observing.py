@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -96,18 +97,34 @@ def _given(read: Sequence[Reading], groups: Groups, found: Propagation) -> Obser
 
 
 def shown_among(groups: Groups, found: Propagation) -> Observed | None:
-    """Return the last module whose output shows neurons that no weights read, alone or among others; None if none."""
+    """Return what shows neurons that no weights read, alone or among others; None if nothing does.
+
+    That is the last module whose output does, or else a table whose rows are looked up.
+    """
     members = found.positions.members()
     axis, places = next(iter(groups.places.items()))
     wanted = members[found.positions.first[axis] + torch.from_numpy(places[:, 0])]
-    for (module, entering), shown in reversed(found.shown.items()):
-        if not entering and shown is not None and bool(torch.isin(members[shown.places], wanted).any()):
+    giving = [(module, "", shown) for (module, entering), shown in reversed(found.shown.items()) if not entering]
+    giving += [(table.rpartition(".")[0], table, shown) for table, shown in found.looked.items()]
+    for module, table, shown in giving:
+        if shown is not None and bool(torch.isin(members[shown.places], wanted).any()):
             piece = _laid(shown.places, wanted, members)
             if piece is not None and (piece.length, piece.blocks, piece.size) == (None, 1, 1):
-                return Observed(module, along=shown.dim)
-            if piece is not None:
-                return Observed(module, along=shown.dim, given=replace(piece, dim=shown.dim))
+                return Observed(module, along=shown.dim, operand=table)
+            if piece is not None and (piece.start == 0 or _lies_as_a_parameter(piece, groups)):
+                return Observed(module, along=shown.dim, operand=table, given=replace(piece, dim=shown.dim))
+    for factor, seen in found.multiplied.items():
+        if torch.equal(members[seen], wanted):
+            return Observed(factor.rpartition(".")[0], Slice(factor, -1), operand=factor)
     return None
+
+
+def _lies_as_a_parameter(piece: Slice, groups: Groups) -> bool:
+    """Return whether neurons lie in an output as they do in a parameter, so that it is known where fewer would."""
+    width = len(groups)
+    each = piece.indices(torch.arange(width), width).view(piece.blocks, width, piece.size)
+    lying = each.transpose(0, 1).reshape(width, -1).numpy()
+    return any(np.array_equal(own, lying) for own in groups.places.values())
 
 
 def _in_operand(reading: Reading, neurons: Tensor, members: Tensor, found: Propagation) -> Slice | None:

@@ -1,6 +1,7 @@
 """Products of two tensors neither of which is a weight: attention's, and those of parameters with each other."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from pruning.discovery.positions import compact, varies
 from pruning.discovery.propagation import Call
-from pruning.discovery.values import MADE, Address, Value, nobody
+from pruning.discovery.values import MADE, Address, Value, column, nobody
 
 ALONE = "sums over it with values of a fixed width"
 
@@ -143,6 +144,26 @@ def summed_over(call: Call, left: Tensor, right: Tensor, dim: int) -> None:
     for part, other in ((along, across), (across, along)):
         call.positions.freeze(part[other == 0], f"{call.place} {ALONE}")
     call.blend(left, -1, -1 if call.name == "linear" else dim)  # which is given its second matrix turned
+
+
+def of_matrices(call: Call, left: Address, right: Address) -> Address:
+    """Return the product of two matrices of parameters as a view of the second, with one of the first beside it.
+
+    What it sums over (the rank of a weight `A @ B`, the factors of all users and items) goes together.
+    """
+    dims = left.dims(1), right.dims(0)
+    if len(dims[0]) == len(dims[1]) == 1:
+        own, other = call.into.place(left, dims[0][0]), call.into.place(right, dims[1][0])
+        call.into.owning[left.name, dims[0][0]] = call.into.owning[right.name, dims[1][0]] = None
+        summed_over(call, own, other, -2)
+        call.into.multiplied[left.name] = column(other, 0)
+    else:
+        call.fixed(left, dims[0])
+        call.fixed(right, dims[1])
+    rows = left.moved(lambda part: part.narrow(1, 0, 1).expand(call.shape()))
+    columns = right.moved(lambda part: part.narrow(0, 0, 1).expand(call.shape()))
+    computed, bent = left.computed or right.computed, left.bent or right.bent
+    return replace(columns, beside=(*columns.beside, *rows.parts), computed=computed, bent=bent)
 
 
 def of_parameters(call: Call, left: Address, right: Address) -> Address:

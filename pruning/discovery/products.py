@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pruning.discovery.elementwise import elementwise
 from pruning.discovery.kernels import mixed
-from pruning.discovery.pairs import between, of_parameters, over_heads, summed_over
+from pruning.discovery.pairs import between, of_matrices, of_parameters, over_heads, summed_over
 from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call
 from pruning.discovery.values import Address, Value, column, flat, nobody
@@ -62,14 +62,15 @@ def matmul(call: Call) -> Any:
     value, other = (call.as_value(part) if _in_heads(part) else part for part in call.args[:2])
     if isinstance(value, Address) and isinstance(other, Address) and len(value.extent) == len(other.extent) == 3:
         return of_parameters(call, value, other)
-    if isinstance(other, Address):
-        other = _flattened(other)
+    value, other = (_flattened(part) if isinstance(part, Address) else part for part in (value, other))
+    if isinstance(value, Address) and isinstance(other, Address) and len(value.extent) == len(other.extent) == 2:
+        return of_matrices(call, value, other)
     if isinstance(other, Address) and len(other.extent) > 1 and isinstance(value, Value):
         return _product(call, value, other, -2, -1, None)
     if isinstance(other, Address) and len(other.extent) == 1 and isinstance(value, Value):
         return _scored(call, value, other)
     if isinstance(value, Address) and len(value.extent) > 1 and isinstance(other, Value):
-        return _from_the_left(call, _flattened(value), other)
+        return _from_the_left(call, value, other)
     return between(call, call.as_value(value), call.as_value(other))
 
 
@@ -202,24 +203,27 @@ def _product(
         return mixed(call, value, weight, inner % ndim, shape)
     across = _neurons_of(call, across)
     call.fixed(weight, [*itertools.chain(*each[: ndim - 2]), *along[1:], *across[1:]])
+    for other in weight.beside:
+        call.fixed(other, [dim for axis in range(ndim - 2) for dim in other.dims(axis)])
     crossing = [dim for dim in range(value.places.ndim - 1) if varies(value.places, dim)]
     if crossing and not varies(value.places, value.places.ndim - 1) and not call.into.ways.turned:
         return applied(call, value, weight, bias, shape)
     for dim in crossing:
         call.positions.mix(value.places, dim, f"{call.place} reads all of it by the same weights")
         call.even([value])
-    if along and not value.free:
-        seen, functions = (column(part, value.places.ndim - 1) for part in (value.places, value.functions))
-        at = column(weight.coordinates[along[0]], inner % ndim)
-        call.read(
-            seen, functions, weight, along[0], bias.name if bias else "", at=at, padded=value.padded, product=True
-        )
-        for other in weight.beside:
-            for dim in other.dims(inner % ndim)[:1]:
-                at = column(other.coordinates[dim], inner % ndim)
-                call.read(seen, functions, other, dim, "", at=at, padded=value.padded, product=True)
+    if not value.free:
+        _read(call, value, weight, inner % ndim, bias)
     rows = _rows(call, weight, outer % ndim, bias, across)
     return call.fresh() if rows is None else call.value(rows.expand(shape))
+
+
+def _read(call: Call, value: Value, weight: Address, axis: int, bias: Address | None) -> None:
+    """Note what a weight, and what goes with it, reads along an axis of its view."""
+    seen, functions = (column(part, value.places.ndim - 1) for part in (value.places, value.functions))
+    for part in weight.parts:
+        for dim in part.dims(axis)[:1]:
+            at, name = column(part.coordinates[dim], axis), bias.name if bias and part is weight else ""
+            call.read(seen, functions, part, dim, name, at=at, padded=value.padded, product=True)
 
 
 def _runs(places: Tensor, dim: int) -> bool:
@@ -248,6 +252,10 @@ def _neurons_of(call: Call, across: list[int]) -> list[int]:
 
 def _rows(call: Call, weight: Address, outer: int, bias: Address | None, across: Sequence[int]) -> Tensor | None:
     """Return the neurons that a weight's rows compute, its bias with them; None if it computes a single number."""
+    if not across:  # of a product of two matrices the first one has the rows
+        weight = next((part for part in weight.beside if part.dims(outer)), weight)
+        across = weight.dims(outer)
+        call.fixed(weight, across[1:])
     if not across:
         for dim in range(len(weight.shape)):
             if not any(dim in weight.dims(axis) for axis in range(len(weight.extent))):

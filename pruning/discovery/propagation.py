@@ -185,14 +185,18 @@ class Call:
         """
         if not isinstance(value, Address):
             return value  # type: ignore[no-any-return]
-        wide = [axis for axis, size in enumerate(value.extent) if size > 1 and len(value.dims(axis)) == 1]
-        chosen = [axis for axis in wide if axis in set(along)] or wide[-1:]
-        own = value.dims(chosen[-1]) if chosen else []
-        self.fixed(value, [dim for axis in value.running() for dim in value.dims(axis) if dim not in own])
-        if not own:
-            return self.value(nobody(value.extent))
-        self.into.owning[value.name, own[0]] = None
-        return self.value(self.into.place(value, own[0]))
+        whole = range(len(value.extent))
+        wide = [axis for axis in whole if value.extent[axis] > 1 and any(len(p.dims(axis)) == 1 for p in value.parts)]
+        chosen = ([axis for axis in wide if axis in set(along)] or wide[-1:])[-1:]
+        found: list[Tensor] = []
+        for part in value.parts:
+            own = [dim for axis in chosen for dim in part.dims(axis)]
+            self.fixed(part, [dim for axis in whole for dim in part.dims(axis) if dim not in own])
+            if own:
+                self.into.owning[part.name, own[0]] = None
+                found.append(self.into.place(part, own[0]))
+                self.positions.link(found[0], found[-1])
+        return self.value(found[0] if found else nobody(value.extent))
 
     def uses(self, values: Iterable[Any]) -> None:
         """Note that something reads inputs of the model as they were given."""

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from pruning.core.nested import mapped
-from pruning.core.operands import storage_of
+from pruning.core.operands import LOOKUPS, storage_of
 from pruning.discovery.findings import Propagation, Ways, carry
 from pruning.discovery.needs import Needs
 from pruning.discovery.operations import follow
@@ -270,7 +270,10 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         self.found.met |= names
         if needed:
             self.found.touched |= names
+        table = call.args[0] if call.name in LOOKUPS else None
         values = call.result(follow)
+        if isinstance(table, Address) and isinstance(values, Value):
+            self.found.look(table.name, values)
         self.found.positions.quiet = False
         first = values[0] if isinstance(values, tuple) and values else values
         for tensor, value, lay in zip(changed, _each(values, len(changed)), lying, strict=True):

@@ -57,7 +57,8 @@ class Address:
         name: Its name in the model.
         shape: The shape of the whole.
         coordinates: For each dimension of the whole, the index of each element along it, shaped like the view.
-        beside: Views of other parameters, of the same shape, that are combined with it element by element.
+        beside: Views of other parameters, of the same shape, that are combined with it element by element, or that are
+            multiplied with it as matrices are and so run along another axis.
         scaled: By which neurons it is multiplied, element by element, each in the shape of the view.
         computed: Whether it is combined with what the network computes, so that it is a matrix made in a call.
         bent: Whether something is computed of it that is not zero where it is, or not twice as large.
@@ -87,6 +88,11 @@ class Address:
         beside = tuple(other.moved(change) for other in self.beside)
         scaled = tuple(replace(one, places=change(one.places), functions=change(one.functions)) for one in self.scaled)
         return replace(self, coordinates=tuple(change(part) for part in self.coordinates), beside=beside, scaled=scaled)
+
+    @property
+    def parts(self) -> tuple["Address", ...]:
+        """The views that it consists of: its own and those beside it."""
+        return self, *self.beside
 
     def running(self) -> list[int]:
         """Return the axes of the view along which it does not repeat itself."""

@@ -188,11 +188,88 @@ def correlations_of_shifted_features() -> Made:
     return Network(run, **parts), (floats(4, 3, 4, 4)[:2], floats(4, 3, 4, 4)[2:])
 
 
-@unread({"one": 6})
+@unread({"one": 6, "left:1": 4, "left:0": 5})
 def neurons_that_a_product_of_two_parameters_reads() -> Made:
     run = lambda s, x: s.out(F.linear(s.one(x).relu(), s.left @ s.right))  # noqa: E731
-    parts = {"left": nn.Parameter(floats(5, 2)), "right": nn.Parameter(floats(2, 6)), "out": nn.Linear(5, 2)}
+    parts = {"left": nn.Parameter(floats(5, 4)), "right": nn.Parameter(floats(4, 6)), "out": nn.Linear(5, 2)}
     return Network(run, one=nn.Linear(3, 6), **parts), (floats(4, 3),)
+
+
+def rows(run: Callable[..., Any], **others: Any) -> Made:
+    """Return a network of two tables that are parameters, and which of their rows it is asked for."""
+    parts = {"users": nn.Parameter(floats(11, 8)), "items": nn.Parameter(floats(12, 8)), **others}
+    return Network(run, **parts), (tokens(6), tokens(7)[1:])
+
+
+@unread({"users": 8})
+def factors_in_parameters_multiplied_and_summed() -> Made:
+    others = {"of_users": nn.Parameter(floats(11)), "of_items": nn.Parameter(floats(12))}
+    return rows(lambda s, u, i: (s.users[u] * s.items[i]).sum(-1) + s.of_users[u] + s.of_items[i], **others)
+
+
+@unread({"users": 8})
+def factors_in_parameters_all_multiplied_before_rows_are_chosen() -> Made:
+    return rows(lambda s, u, i: (s.users @ s.items.T)[u, i])
+
+
+@unread({"users": 8})
+def factors_in_parameters_at_a_distance() -> Made:
+    run = lambda s, u, i: (s.users[u] + s.relations[u] - s.users.index_select(0, i)).norm(dim=-1)  # noqa: E731
+    return Network(run, users=nn.Parameter(floats(11, 8)), relations=nn.Parameter(floats(11, 8))), (
+        tokens(6),
+        tokens(7)[1:],
+    )
+
+
+@unread({"users": 8})
+def factors_in_parameters_by_a_matrix_of_each_relation() -> Made:
+    run = lambda s, u, i: (torch.bmm(s.users[u][:, None], s.turning[i])[:, 0] * s.users[i]).sum(-1)  # noqa: E731
+    return Network(run, users=nn.Parameter(floats(11, 8)), turning=nn.Parameter(floats(11, 8, 8))), (
+        tokens(6),
+        tokens(7)[1:],
+    )
+
+
+@unread({"hidden": 6, "turning": 5})
+def neurons_that_matrices_read_of_which_each_example_chooses_one() -> Made:
+    run = lambda s, x, i: s.out(torch.einsum("ni,nio->no", s.hidden(x).relu(), s.turning[i]).relu())  # noqa: E731
+    parts = {"hidden": nn.Linear(3, 6), "turning": nn.Parameter(floats(11, 6, 5)), "out": nn.Linear(5, 2)}
+    return Network(run, **parts), (floats(6, 3), tokens(6))
+
+
+@unread({"hidden": 6, "one": 4})
+def neighbours_by_a_product_of_two_parameters() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        return self.out(((self.one @ self.other).relu().softmax(1) @ self.hidden(inputs)).relu())
+
+    parts = {"one": nn.Parameter(floats(5, 4)), "other": nn.Parameter(floats(4, 5))}
+    return Network(run, hidden=nn.Linear(3, 6), **parts, out=nn.Linear(6, 2)), (floats(2, 5, 3),)
+
+
+@unread({"hidden": 6, "nodes": 4})
+def neighbours_by_a_parameter_with_itself() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        return self.out(((self.nodes @ self.nodes.T).relu().softmax(1) @ self.hidden(inputs)).relu())
+
+    return Network(run, hidden=nn.Linear(3, 6), nodes=nn.Parameter(floats(5, 4)), out=nn.Linear(6, 2)), (
+        floats(2, 5, 3),
+    )
+
+
+@unread({"shares": 3, "own": 6})
+def relations_of_a_basis() -> Made:
+    def run(self: Any, inputs: Tensor, neighbours: Tensor) -> Tensor:
+        weights = (self.shares @ self.basis.view(3, -1)).view(4, 3, 6)
+        found = inputs @ self.own
+        for number in range(4):
+            found = found + neighbours[:, number] @ (inputs @ weights[number])
+        return self.out(found.relu())
+
+    parts = {"shares": nn.Parameter(floats(4, 3)), "basis": nn.Parameter(floats(3, 3, 6))}
+    return Network(run, **parts, own=nn.Parameter(floats(3, 6)), out=nn.Linear(6, 2)), (
+        floats(2, 5, 3),
+        floats(2, 4, 5, 5).abs(),
+    )
 
 
 @unread({"one": 6}, {"one"})
@@ -224,7 +301,15 @@ def test_where_no_weights_read_neurons_removing_them_equals_letting_them_say_zer
                 torch.testing.assert_close(removed, masked, rtol=digits, atol=digits)
 
 
-@pytest.mark.parametrize("name", ["factors_multiplied_and_summed", "one_head_of_one_projection"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "factors_multiplied_and_summed",
+        "factors_in_parameters_multiplied_and_summed",
+        "neighbours_by_a_product_of_two_parameters",
+        "one_head_of_one_projection",
+    ],
+)
 def test_what_no_weights_read_is_measured_pruned_saved_and_trained_as_anything_else(name, tmp_path, caplog):
     make = UNREAD[name][0]
     network, inputs = drawn(make)
@@ -235,12 +320,13 @@ def test_what_no_weights_read_is_measured_pruned_saved_and_trained_as_anything_e
         (inputs if len(inputs) > 1 else inputs[0], wanted + 0.1 * floats(*wanted.shape).float() * n) for n in (1, 2)
     ]
     found = pruning.discover(network, inputs)
-    (name,) = [layer.name for layer in found.layers() if layer.unread]
+    ((name, seen),) = [(layer.name, layer.seen) for layer in found.layers() if layer.unread]
     assert "no weights read its neurons" in str(found)
     signals = ["weights", "hessian", "activations", "gradients", "cooperative", "surgeon", "intervention", "criteria"]
     with caplog.at_level(logging.WARNING):
         importance = pruning.importance(found, data, nn.MSELoss(), signals=signals)
-    assert f"Not measured by surgeon: layer {name}, because no weights read its neurons." in caplog.text
+    told = f"Not measured by surgeon: layer {name}, because no weights read its neurons." in caplog.text
+    assert told == (seen is None)  # of two parameters each reads what is in the other
     assert importance.table["fused"].notna().all()
     smaller = pruning.prune(found, importance, keep=0.5, repair="ridge", data=data)
     assert f"Cut and not repaired: layer {name}, because no weights read its neurons." in caplog.text
@@ -277,6 +363,27 @@ def test_activations_are_those_of_the_part_of_an_output_that_holds_the_neurons()
         found(*inputs)
     queries, keys, _ = network.all(inputs[0]).chunk(3, -1)
     torch.testing.assert_close(seen["all:0"], torch.cat([queries.reshape(-1, 8), keys.reshape(-1, 8)]).detach())
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "samples"),
+    [
+        ("one_head_of_one_projection", "all:0", 16),
+        ("factors_in_parameters_multiplied_and_summed", "users", 6),
+        ("neighbours_by_a_product_of_two_parameters", "one", 5),
+    ],
+)
+def test_activations_of_fewer_neurons_are_those_that_are_left(name, layer, samples):
+    network, inputs = drawn(UNREAD[name][0])
+    found = pruning.discover(network, inputs)
+    keep = {one.name: torch.arange(one.width).flip(0)[:2] for one in found.layers()}
+    seen: list[dict[str, Tensor]] = [{}, {}]
+    for model, own in zip((found, select(found, keep)), seen, strict=True):
+        with record(model, [one for one in model.layers() if one.name == layer], own.__setitem__):
+            answers(model, inputs)
+            model(*inputs)
+    torch.testing.assert_close(seen[1][layer], seen[0][layer][:, keep[layer]])
+    assert seen[1][layer].shape == (samples, 2)
 
 
 def test_the_classes_of_a_network_that_gives_its_own_loss_stay():
