@@ -94,7 +94,8 @@ class Positions:
         pairs = torch.stack([part.flatten() for part in compact(one, other)])
         pairs = pairs[:, (pairs[0] > 0) & (pairs[1] > 0) & (pairs[0] != pairs[1])]
         if pairs.shape[1]:
-            self._links.append(torch.unique(pairs, dim=1))
+            coded = torch.unique(pairs[0] * self._next + pairs[1])  # sooner than that of columns
+            self._links.append(torch.stack([coded // self._next, coded % self._next]))
 
     def mix(self, places: Tensor, dim: int, what: str) -> None:
         """Say that something mixes all that lies along a dimension, so that it stays or goes as one."""
