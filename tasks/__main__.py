@@ -81,7 +81,8 @@ def _run(words: Sequence[str]) -> None:
     folder, _, stage = name.rpartition(".")
     every = read_yaml(PARAMETERS)
     values = read_yaml(folder / PARAMETERS) if folder else every
-    known = {each.name for each in read_stages(values, folder)}
+    stages = read_stages(values, folder)
+    known = {each.name for each in stages}
     hint = "" if folder or stage in known else nearest(name, [*known, *COMMANDS])
     if any(repr(command) in hint for command in COMMANDS):
         raise Unexpected(f"Unknown command {name!r}; known: {list(COMMANDS)}.{hint}")
@@ -99,7 +100,7 @@ def _run(words: Sequence[str]) -> None:
         # By name, for the check only refuses, and no result depends on its code.
         importlib.import_module("tasks.commands.check").check_once(every, parameters)
     with workers(asked) as spread, joined(name, parameters.compute.device) as together:
-        _say_which(described, [each.address for each in read_stages(values, folder)])
+        _say_which(described, [each.address for each in stages])
         job = Job(described, parameters, silently if rank() else track, own, spread, together)
         _run_stage(job, parameters.model.source)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from dvc.utils.serialize import _yaml
 
 from flows.execution import CommandError, Commands
-from flows.warm import FOLDER
+from flows.warm import FOLDER, read_sooner
 from tests.flow_project import alive
 from tests.flows.serving import hearing, wait_for
 from tests.projects import warmed
@@ -92,6 +93,54 @@ def test_another_program_and_one_that_finds_no_warm_process_run_by_themselves(fo
         done = subprocess.run([folder / "python", *words], cwd=folder, env=warmed(), capture_output=True, text=True)
         assert done.returncode == 0
         assert json.loads(done.stdout.splitlines()[0])[-1] is False
+
+
+LOCK = """\
+schema: '2.0'
+stages:
+  train:
+    cmd: exec python -m tasks train
+    deps:
+    - path: data/prepare/corpus.parquet
+      hash: md5
+      md5: 523097653699db2318362fb4a9818ccf.dir
+      size: 175331
+    params:
+      params.yaml:
+        train:
+          learning_rate: 0.001
+          weight_decay: 1e-05
+          clip: 1e+20
+          widths:
+          - 10
+          - 8
+          source:
+          tied: true
+          decoder: no
+          version: '1.10'
+          none: []
+          empty: {}
+          text: 'one: two'
+          quoted: "a\\tb"
+"""
+
+
+def test_a_warm_dvc_reads_a_lock_file_sooner_and_writes_the_same_bytes() -> None:
+    def written(text: str) -> str:
+        data = _yaml.parse_yaml_for_update(text, "experiment/dvc.lock")
+        data["stages"]["train"]["outs"] = [{"path": "data/train", "size": 1}]
+        return _yaml.dumps_yaml(data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_yaml, "parse_yaml_for_update", _yaml.parse_yaml_for_update)
+        noted = LOCK + "# which a lock file of DVC's has not\n"
+        before = [written(text) for text in (LOCK, noted)]
+        read_sooner(_yaml)
+        assert [written(text) for text in (LOCK, noted)] == before
+        assert type(_yaml.parse_yaml_for_update(LOCK, "dvc.lock")) is dict
+        assert type(_yaml.parse_yaml_for_update(LOCK, "dvc.yaml")) is not dict  # which holds comments
+    assert LOCK.splitlines() == before[0].splitlines()[: LOCK.count("\n")]
+    assert "# which" in before[1]
 
 
 def test_what_a_flow_starts_is_warm_from_then_on_and_the_warm_process_ends_with_it(
