@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from pruning.core.memory import tensors_of
 from pruning.core.unrolled import KINDS, unrolled
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -117,7 +118,7 @@ def wait_for(device: torch.device) -> None:
 
 def accelerators_of(module: nn.Module) -> list[torch.device]:
     """Return the devices besides the CPU on which a module's parameters and buffers live."""
-    return accelerators_among((*module.parameters(), *module.buffers()))
+    return accelerators_among(tensors_of(module))
 
 
 def accelerators_among(tensors: Iterable[Tensor]) -> list[torch.device]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from pruning.core.memory import slots
+from pruning.core.memory import modules_in, slots
 
 _OWN = ("_parameters", "_buffers", "_modules")
 """Where a module keeps what PyTorch finds there itself."""
@@ -143,7 +143,7 @@ def rebind(network: nn.Module, changes: Mapping[int, Any]) -> None:
         changes: By identity of an object, what stands in its place.
     """
     known: dict[int, Any] = {}
-    for module in network.modules():
+    for module in modules_in(network):
         for name, value in list(vars(module).items()):
             if name in _OWN or type(value) in _PLAIN or (type(value) in _HOLDERS and not value):
                 continue

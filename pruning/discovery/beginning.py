@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pruning.core.memory import Kept, Place, copies, keeping, kept
+from pruning.core.memory import Kept, Place, copies, keeping, kept, modules_in
 from pruning.core.nested import mapped
 from pruning.core.neurons import PrunableModule
 from pruning.core.rebinding import duplicated, rebind
@@ -91,4 +91,4 @@ class Beginning(PrunableModule):
 
 def differentiates(network: nn.Module) -> bool:
     """Return whether a network is marked as one that takes gradients in its forward, as of an energy by positions."""
-    return any(DIFFERENTIATING in vars(module) for module in network.modules())
+    return any(DIFFERENTIATING in vars(module) for module in modules_in(network))

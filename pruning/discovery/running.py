@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pruning.core.devices import full_precision, seeded, states_of
-from pruning.core.memory import attributes
+from pruning.core.memory import attributes, modules_in
 from pruning.core.modes import reassigned
 from pruning.core.operands import storage_of
 from pruning.core.rebinding import duplicated, rebind
@@ -25,6 +25,8 @@ Inputs = tuple[Arguments, ...]
 """The calls by which a network is known: of most it is one; of some, each takes a path that others do not."""
 Instead = Mapping[tuple[str, int], Callable[..., Any]]
 """Operation, by when it came → what is done in its place."""
+_HOLDERS = (tuple, list, dict)
+"""Types of what a module may keep tensors in; most of its own are empty."""
 _DRAWS = (
     "rand randn rand_like randn_like bernoulli normal uniform exponential geometric cauchy log_normal random randint "
     "randint_like poisson multinomial randperm"
@@ -120,9 +122,9 @@ def copied(module: nn.Module, *, sharing: bool = False, replacing: Mapping[int, 
         sharing: Whether the copy has the same parameters; what it does to its buffers and attributes is its own.
         replacing: By identity of a tensor, what the copy has in its place.
     """
-    held = (value for part in module.modules() for value in (*part._buffers.values(), *attributes(part).values()))
-    leaves = (leaf for value in held if isinstance(value, (Tensor, tuple, list, dict)) for leaf in flat(value))
-    kept = (value for value in leaves if isinstance(value, Tensor) and not value.is_leaf)
+    held = (each for part in modules_in(module) for each in (*part._buffers.values(), *attributes(part).values()))
+    several = (value for value in held if isinstance(value, Tensor) or (isinstance(value, _HOLDERS) and value))
+    kept = (leaf for value in several for leaf in flat(value) if isinstance(leaf, Tensor) and not leaf.is_leaf)
     memo: dict[int, Any] = {id(value): value.detach().clone() for value in kept}
     if sharing:
         memo.update({id(parameter): parameter for parameter in module.parameters()})

@@ -33,7 +33,7 @@ _SKIPPED = (f"{torch.__path__[0]}/", *(__file__.replace("sizes.py", f"{name}.py"
 """Where code lies whose lines say nothing of a call."""
 _MODES = (__file__, __file__.replace("sizes.py", "statistics.py"))
 """Where modes lie that are handed a call one after the other."""
-_WRAPPING = {Tensor.__len__.__code__, handle_torch_function.__code__}
+_WRAPPING = {id(Tensor.__len__.__code__), id(handle_torch_function.__code__)}
 """What stands between a call and the first mode."""
 
 
@@ -143,17 +143,18 @@ def call_of(name: str, frame: FrameType | None) -> tuple[str, object]:
     return "<".join(parts), None
 
 
-_KNOWN: dict[tuple[CodeType, int], str] = {}
+_KNOWN: dict[tuple[int, int], tuple[str, CodeType]] = {}
+"""By identity of code, whose hash takes longer, and instruction: where that is, and the code, which so lives on."""
 
 
 def _where(code: CodeType, instruction: int) -> str:
     """Return the function, line and column of an instruction, counted from where its function begins."""
-    known = _KNOWN.get((code, instruction))
-    if known is None:
+    found = _KNOWN.get((id(code), instruction))
+    if found is None:
         line, _, column, end = next(itertools.islice(code.co_positions(), instruction // 2, None))
-        known = f"{code.co_name}+{(line or 0) - code.co_firstlineno}:{column}-{end}"
-        _KNOWN[code, instruction] = known
-    return known
+        found = f"{code.co_name}+{(line or 0) - code.co_firstlineno}:{column}-{end}", code
+        _KNOWN[id(code), instruction] = found
+    return found[0]
 
 
 def read_by_code(function: Any, frame: FrameType | None) -> str:
@@ -166,7 +167,7 @@ def read_by_code(function: Any, frame: FrameType | None) -> str:
     name = reads(function)
     while name and frame is not None:
         code = frame.f_code
-        if not (code.co_filename.startswith(_MODES) or code in _WRAPPING):
+        if not (code.co_filename.startswith(_MODES) or id(code) in _WRAPPING):
             return "" if code.co_filename.startswith(_SKIPPED) else name
         frame = frame.f_back
     return ""
