@@ -262,13 +262,28 @@ def select(model: Model, keep: Keep) -> Model:
         ValueError: For an unknown layer, no kept neuron, a repeated index, one outside the layer, or as many as its
             network's code takes another path with (`NeuronLayer.avoided`).
     """
+    smaller = narrowed(model, keep)
+    smaller.settle(model, keep)
+    return smaller
+
+
+def narrowed(model: Model, keep: Keep) -> Model:
+    """Return what `select` does, to be run and no more: it does not know which neurons it has.
+
+    To know them takes longer where a configuration is to say how many, which is tried by building the network.
+
+    Args:
+        model: It is left as it was.
+        keep: As `select` takes it.
+
+    Raises:
+        ValueError: As `select` does.
+    """
     layers = _checked(model, keep)
     expect_width(layers, {name: len(kept) for name, kept in keep.items()})
     smaller = model.resized([len(keep.get(layer.name, range(layer.width))) for layer in layers])
     smaller.load_state_dict(cut(layers, keep, {**named_tensors(model), **named_buffers(model)}))
-    smaller = frozen_as(model, smaller).train(model.training)
-    smaller.settle(model, keep)
-    return smaller
+    return frozen_as(model, smaller).train(model.training)
 
 
 def cut(layers: Iterable[NeuronLayer], keep: Keep, tensors: Tensors) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from pruning.core.neurons import (
     gather,
     named_buffers,
     named_tensors,
+    narrowed,
     removed_neurons,
     select,
 )
@@ -104,10 +105,10 @@ def reconstruct(
     expect_known("repair", REPAIRS, repair)
     expect_neurons(model)
     expect_finite(model)
-    smaller = select(model, keep)  # refuses a wrong choice before any work
-    keep = {name: kept.cpu() for name, kept in keep.items()}  # where the covariances are
     if repair == "none":
-        return smaller
+        return select(model, keep)
+    narrowed(model, keep)  # refuses a wrong choice before any work
+    keep = {name: kept.cpu() for name, kept in keep.items()}  # where the covariances are
     if data is not None:
         return refitted(model, keep, data, repair=repair, rank=rank, track=track)
     if covariances is None:

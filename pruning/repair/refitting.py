@@ -21,6 +21,7 @@ from pruning.core.neurons import (
     gather,
     named_buffers,
     named_tensors,
+    narrowed,
     removed_neurons,
     select,
 )
@@ -181,7 +182,7 @@ class _Refit:
         return cut(done, self.done, {name: places})[name][0]
 
     def _network(self, *, cut: bool) -> PrunableModule:
-        return select(self.repaired, {**self.done, **({self.layer.name: self.kept} if cut else {})})
+        return narrowed(self.repaired, {**self.done, **({self.layer.name: self.kept} if cut else {})})
 
     def _samples(self, data: Batches, rows: Tensor, readers: Sequence[int], *, cut: bool) -> dict[int, Sample]:
         """Return the moments of what each of some readers reads, by its number."""

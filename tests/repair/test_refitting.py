@@ -326,6 +326,16 @@ def test_a_network_with_nothing_removed_stays_as_it_is_and_no_hook_or_state_is_l
     assert found.training
 
 
+def test_what_a_configuration_says_is_tried_for_the_repaired_network_alone(monkeypatch):
+    torch.manual_seed(0)
+    found = pruning.discover(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4), nn.Linear(4, 2)), draw(4, 2))
+    tried = []
+    monkeypatch.setattr("pruning.discovery.discovered.follow_widths", lambda *_: tried.append(1) or ())
+    keep = {layer.name: torch.arange(layer.width - 1) for layer in found.layers()}
+    reconstruct(found, keep, data=[draw(4, 2), draw(4, 2)], repair="ridge")
+    assert (len(keep), len(tried)) == (2, 1)
+
+
 def test_one_batch_alone_is_parted_so_that_some_of_it_can_be_held_out():
     torch.manual_seed(0)
     found = pruning.discover(nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 2)), draw(4, 2))
