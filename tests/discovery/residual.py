@@ -28,8 +28,8 @@ class Transformer(nn.Module):
 
     def __init__(self, *, indexed: bool = False) -> None:
         super().__init__()
-        self.embed, self.head, self.n_layers, self.indexed = nn.Embedding(11, 8), nn.Linear(8, 11), 4, indexed
-        self.blocks = nn.ModuleList(Block(8) for _ in range(4))
+        self.embed, self.head, self.n_layers, self.indexed = nn.Embedding(11, 8), nn.Linear(8, 11), 3, indexed
+        self.blocks = nn.ModuleList(Block(8) for _ in range(3))
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.embed(ids)

@@ -46,12 +46,12 @@ KINDS = {"GPT2LMHeadModel": "GPT2", "LlamaForCausalLM": "Llama", "BertModel": "B
 
 
 def gpt2() -> nn.Module:
-    return language_model("GPT2LMHeadModel", n_positions=32, n_embd=8, n_layer=4, n_head=2)
+    return language_model("GPT2LMHeadModel", n_positions=32, n_embd=8, n_layer=3, n_head=2)
 
 
 def llama() -> nn.Module:
     sizes = {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2, "num_key_value_heads": 1}
-    return language_model("LlamaForCausalLM", num_hidden_layers=4, **sizes)
+    return language_model("LlamaForCausalLM", num_hidden_layers=3, **sizes)
 
 
 def bert() -> nn.Module:
@@ -66,12 +66,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any, list[str]]] = {
     "blocks in a loop": (
         Transformer,
         IDS,
-        [name for n in range(4) for name in (f"blocks.{n}", f"blocks.{n}.proj", f"blocks.{n}.down")],
+        [name for n in range(3) for name in (f"blocks.{n}", f"blocks.{n}.proj", f"blocks.{n}.down")],
     ),
     "blocks by number": (
         lambda: Transformer(indexed=True),
         IDS,
-        [name for n in range(4) for name in (f"blocks.{n}", f"blocks.{n}.proj", f"blocks.{n}.down")],
+        [name for n in range(3) for name in (f"blocks.{n}", f"blocks.{n}.proj", f"blocks.{n}.down")],
     ),
     "by attribute": (Named, (floats(2, 6),), ["ff", "mix"]),
     "recurrent": (Stack, STEPS, ["layers.0", "layers.1", "layers.2"]),
@@ -90,9 +90,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any, list[str]]] = {
     "GPT-2": (
         gpt2,
         IDS,
-        [f"transformer.h.{n}{part}" for n in range(4) for part in ("", ".attn", ".mlp")],
+        [f"transformer.h.{n}{part}" for n in range(3) for part in ("", ".attn", ".mlp")],
     ),
-    "Llama": (llama, IDS, [f"model.layers.{n}{part}" for n in range(4) for part in ("", ".self_attn", ".mlp")]),
+    "Llama": (llama, IDS, [f"model.layers.{n}{part}" for n in range(3) for part in ("", ".self_attn", ".mlp")]),
     "BERT": (
         bert,
         IDS,
@@ -171,7 +171,7 @@ def test_what_is_left_is_discovered_exactly(name: str) -> None:
 def test_a_list_is_shorter_and_numbers_that_count_it_follow() -> None:
     found, *_ = made("blocks by number")
     smaller = pruning.shorten(found, ["blocks.0", "blocks.2"]).network
-    assert (len(smaller.blocks), smaller.n_layers) == (2, 2)
+    assert (len(smaller.blocks), smaller.n_layers) == (1, 1)
     assert not any(isinstance(module, Absent) for module in smaller.modules())
 
 
@@ -252,7 +252,7 @@ def test_language_models_generate_with_their_cache_afterwards(name: str, part: s
     settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "attention_mask": torch.ones_like(ids)}
     with_cache, without = (smaller.generate(ids, use_cache=cached, **settings) for cached in (True, False))
     assert torch.equal(with_cache, without)
-    assert smaller.config.num_hidden_layers == (2 if not part else 4)
+    assert smaller.config.num_hidden_layers == (1 if not part else 3)
     if not part:
         smaller.save_pretrained(tmp_path)
         again = type(smaller).from_pretrained(tmp_path).double()
