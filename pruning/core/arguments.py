@@ -34,7 +34,7 @@ def given_as(module: nn.Module, inputs: Any, before: Any = None) -> tuple[Any, .
     A tuple or list is as many arguments as it has parts, a dictionary arguments by name, all else is one argument. So
     is a packed sequence, a named tuple that forward can be called with alone, a tuple or list of more parts than
     forward has places for, a dictionary with none of the names of its arguments, and what is of the kind of the one
-    structure that the network was given before.
+    structure that the network was given before, unless it holds such a structure alone.
 
     >>> class Pooled(nn.Module):
     ...     def forward(self, bags):
@@ -53,10 +53,16 @@ def given_as(module: nn.Module, inputs: Any, before: Any = None) -> tuple[Any, .
     needed = [each for each in taken if each.default is Parameter.empty and each.kind not in _MANY]
     alone = places != 0 and len(needed) <= 1 and all(each.kind in PLACED for each in needed)
     if alone and isinstance(before, tuple) and len(before) == 1 and type(before[0]) is type(inputs):
-        return (inputs,)
+        return inputs if _holds_one(inputs, before[0]) else (inputs,)
     if isinstance(inputs, Mapping):
         names = {each.name for each in taken}
         other = bool(inputs) and not any(each.kind is Parameter.VAR_KEYWORD for each in taken)
         return (inputs,) if alone and other and names.isdisjoint(inputs) else dict(inputs)
     one = hasattr(inputs, "_fields") or (places is not None and len(inputs) > places)
     return (inputs,) if alone and one else tuple(inputs)
+
+
+def _holds_one(inputs: Any, before: Any) -> bool:
+    """Return whether inputs are a tuple of nothing but another one, while the structure given before had none in it."""
+    held = type(inputs) is tuple and len(inputs) == 1 and type(inputs[0]) is tuple
+    return held and not any(type(part) is tuple for part in before)

@@ -332,6 +332,9 @@ def test_what_forward_takes_says_how_many_arguments_a_tuple_or_dictionary_is():
     assert told(lambda a, b: (a, b), Batch(1, 2)) == (1, 2)
     assert told(lambda a, b=None: (a, b), [1, 2]) == (1, 2)
     assert told(lambda a, b=None: (a, b), [1, 2], ([5],)) == ([1, 2],)
+    assert told(lambda a: a, (1, 2), ((5, 6),)) == ((1, 2),)
+    assert told(lambda a: a, ((1, 2),), ((5, 6),)) == ((1, 2),)  # as the example was given
+    assert told(lambda a: a, ((1, 2),), (((5, 6), (7, 8)),)) == (((1, 2),),)
     assert told(lambda a: a, [1, 2]) == ([1, 2],)
     assert told(lambda *a: a, [1, 2]) == (1, 2)
     assert told(lambda a: a, {"a": 1}) == {"a": 1}
