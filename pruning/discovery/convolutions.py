@@ -31,7 +31,7 @@ def convolution(call: Call) -> Any:
         return by_kernels(call, value, weight, channel)
     if _is_across(value, weight, channel, padding, shape) and not call.into.ways.turned:
         return applied(call, value, weight, bias, shape)
-    as_channels(call, value, channel)
+    as_channels(call, value, channel, weight.shape[2:])
     rows = column(call.into.place(weight, 0), 0)
     call.into.owning[weight.name, 0] = None
     if len(rows) == 1:

@@ -1,5 +1,6 @@
 """Kernels that are a view of a parameter, or that are made of it for each example, mixed or scaled."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeGuard
@@ -7,6 +8,8 @@ from typing import Any, TypeGuard
 from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call
 from pruning.discovery.values import Address, Value, column, nobody
+
+SAME = "reads all of it by the same weights"
 
 
 def is_view(weight: Address) -> bool:
@@ -53,7 +56,7 @@ def by_kernels(call: Call, value: Value, weight: Address, channel: int) -> Value
 def mixed(call: Call, value: Value, weight: Address, inner: int, shape: Sequence[int]) -> Any:
     """Note that neurons mix several kernels, of which one is made for each example."""
     for dim in (dim for dim in range(value.places.ndim - 1) if varies(value.places, dim)):
-        call.positions.mix(value.places, dim, f"{call.place} reads all of it by the same weights")
+        call.positions.mix(value.places, dim, f"{call.place} {SAME}")
     seen, functions = (column(part, value.places.ndim - 1) for part in (value.places, value.functions))
     (dim,) = weight.dims(inner)
     at = column(weight.coordinates[dim], inner)
@@ -63,8 +66,10 @@ def mixed(call: Call, value: Value, weight: Address, inner: int, shape: Sequence
     return replace(one, computed=True)
 
 
-def as_channels(call: Call, value: Value, channel: int) -> None:
-    """Let what lies in one channel go as one."""
+def as_channels(call: Call, value: Value, channel: int, kernel: Sequence[int] = ()) -> None:
+    """Let what lies in one channel go as one; a kernel of some size, (behind channels,), reads neighbours there."""
     for dim in range(value.places.ndim):
         if dim != channel and varies(value.places, dim):
-            call.positions.mix(value.places, dim, f"{call.place} reads all of it by the same weights")
+            ordered = dim > channel and math.prod(kernel[dim - channel - 1 : dim - channel]) > 1
+            how = "takes neighbours in it together, and so counts on its order" if ordered else SAME
+            call.positions.mix(value.places, dim, f"{call.place} {how}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pruning.core.operands import storage_of
 from pruning.discovery.elementwise import elementwise
 from pruning.discovery.kernels import mixed
 from pruning.discovery.pairs import between, of_matrices, of_parameters, over_heads, summed_over
@@ -161,13 +162,23 @@ def attention(call: Call) -> Any:
     head = parts[0].narrow(-1, 0, 1).narrow(-2, 0, 1)
     for part in parts:
         call.positions.link(head, part)
-    mask = call.as_value(call.args[3], [len(call.args[3].extent) - 3] if isinstance(call.args[3], Address) else ())
-    if isinstance(mask, Value) and mask.places.ndim > 2 and mask.places.shape[-3] > 1:
-        call.positions.link(mask.places.narrow(-1, 0, 1), head)  # as a table of biases has a column for each head
-        if bool((mask.places == 0).any()):
-            call.positions.freeze(head, f"{call.place} has a mask of a fixed width for the heads")
+    _masked(call, head)
     call.positions.mark(head, "head")
     return call.value(parts[2].narrow(-2, 0, 1).expand(call.shape()))
+
+
+def _masked(call: Call, head: Tensor) -> None:
+    """Let heads go with the columns of a table that a mask is made of, or with others that the same mask serves."""
+    mask = call.as_value(call.args[3], [len(call.args[3].extent) - 3] if isinstance(call.args[3], Address) else ())
+    if not isinstance(mask, Value) or mask.places.ndim < 3 or mask.places.shape[-3] < 2:
+        return
+    call.positions.link(mask.places.narrow(-1, 0, 1), head)
+    given = call.given[1].get("attn_mask", call.given[0][3] if len(call.given[0]) > 3 else None)
+    if bool((mask.places == 0).any()) and bool((given != given.narrow(-3, 0, 1)).any()):
+        call.positions.freeze(head, f"{call.place} has a mask of a fixed width for the heads")
+    elif not bool(mask.places.any()):  # code may have made it as wide as there are heads, which the proof tells
+        _, first = call.into.masks.setdefault(storage_of(given), (given, head))
+        call.positions.link(first, head)
 
 
 def _product(

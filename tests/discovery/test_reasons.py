@@ -84,6 +84,9 @@ REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
     "avg_pool2d in norm mixes all of it": lambda: first(  # of channels that zeros are put before
         lambda s, x: s.out(s.norm(s.one(x)[..., None])[..., 0]), norm=nn.LocalResponseNorm(3)
     ),
+    "conv1d in near takes neighbours in it together, and so counts on its order": lambda: first(
+        lambda s, x: s.out(s.one(x) * s.near(s.one(x)[:, None])[:, 0].sigmoid()), near=nn.Conv1d(1, 1, 3, padding=1)
+    ),
     "sort mixes all of it": lambda: first(lambda s, x: s.out(s.one(x).argsort().to(x))),
     "mixes all of it by kernels that are computed in each call": lambda: first(
         lambda s, x: s.out(F.conv1d(s.one(x)[None], s.two(x).view(4, 4, 3), padding=1)[0]), "one", two=nn.Linear(3, 12)

@@ -79,6 +79,20 @@ def heads_and_their_dimensions() -> Made:
     return Network(run, **parts, out=nn.Linear(16, 2)), (floats(2, 5, 10),)
 
 
+@code({"query0": 4})
+def heads_of_two_blocks_with_a_mask_that_code_makes_once_for_each_of_them() -> Made:
+    def run(self: Any, inputs: Tensor, padding: Tensor) -> Tensor:
+        mask = torch.zeros(1, 4, 1, 5).to(inputs) + padding[:, None, None]
+        for number in range(2):
+            parts = (getattr(self, f"{name}{number}")(inputs) for name in ("query", "key", "value"))
+            heads = F.scaled_dot_product_attention(*(p.view(-1, 5, 4, 3).transpose(1, 2) for p in parts), mask)
+            inputs = inputs + getattr(self, f"out{number}")(heads.transpose(1, 2).flatten(2))
+        return inputs
+
+    parts = {f"{name}{number}": nn.Linear(4, 12) for name in ("query", "key", "value") for number in range(2)}
+    return Network(run, **parts, out0=nn.Linear(12, 4), out1=nn.Linear(12, 4)), (floats(2, 5, 4), floats(2, 5))
+
+
 @code({"query": 2})
 def heads_that_are_left_over() -> Made:
     def run(self: Any, inputs: Tensor) -> Tensor:
