@@ -46,6 +46,8 @@ def convolution(call: Call) -> Any:
         if not value.free:
             functions = column(value.functions, channel)
             call.read(seen, functions, weight, 1, name, padding=bordered, padded=value.padded, product=True)
+        else:
+            call.serve(value, channel, call.into.axis(weight, 1))
     else:
         call.even([value])
         _grouped(call, seen, rows, groups)

@@ -247,6 +247,9 @@ def _combine(call: Call, value: Value, result: Tensor) -> None:
     else:
         call.positions.link(value.places, result)
     if value.free:
+        for dim in axes(result) if len(axes(result)) == 1 else ():
+            if dim >= offset and value.places.shape[dim - offset] > 1:
+                call.serve(value, dim - offset, column(result, dim))
         return
     wide = [dim for dim in axes(result) if dim >= offset and value.places.shape[dim - offset] > 1]
     if wide and bool((value.places == 0).any()):

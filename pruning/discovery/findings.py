@@ -55,6 +55,7 @@ class Propagation:
         looked: Parameter → the neurons in what its rows give where code looks them up (`table[rows]`); None if its
             look-ups differ.
         multiplied: Parameter → the neurons over which a product of it with another parameter sums, as they lie in that.
+        served: What the code made, by its identity, and a dimension of it → this, and the neurons that it met first.
         masks: Memory → a mask that lies there, the same for all heads, and the heads that it served first.
         called: The modules that are called, and not only asked for their parameters.
         touched: The parameters and buffers that what the network returns is computed from.
@@ -84,6 +85,7 @@ class Propagation:
     shown: dict[tuple[str, bool], Shown | None] = field(default_factory=dict)
     looked: dict[str, Shown | None] = field(default_factory=dict)
     multiplied: dict[str, Tensor] = field(default_factory=dict)
+    served: dict[tuple[int, int], tuple[Value, Tensor]] = field(default_factory=dict)
     masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     called: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)

@@ -224,6 +224,8 @@ def _product(
         call.even([value])
     if not value.free:
         _read(call, value, weight, inner % ndim, bias)
+    elif len(along) == 1:
+        call.serve(value, value.places.ndim - 1, column(call.into.place(weight, along[0]), inner % ndim))
     rows = _rows(call, weight, outer % ndim, bias, across)
     return call.fresh() if rows is None else call.value(rows.expand(shape))
 

@@ -213,6 +213,12 @@ class Call:
         for value in values if not self.positions.quiet else ():
             self.into.even |= value.padded
 
+    def serve(self, made: Value, dim: int, places: Tensor) -> None:
+        """Let all neurons go together that meet what the code made once, along a dimension: it has one width."""
+        _, first = self.into.served.setdefault((id(made), dim), (made, places))
+        if first.shape == places.shape:
+            self.positions.link(first, places)
+
     def blend(self, places: Tensor, dim: int, other: int | None = None, *, among: Tensor | None = None) -> None:
         """Note that neurons along a dimension are taken together, also where Python alone reads what that gives."""
         known = (self.place, self.module, other, among)

@@ -79,6 +79,20 @@ def heads_and_their_dimensions() -> Made:
     return Network(run, **parts, out=nn.Linear(16, 2)), (floats(2, 5, 10),)
 
 
+@code({"forget": 6})
+def two_states_that_begin_with_the_same_zeros() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        memory = state = torch.zeros(len(inputs), 6).to(inputs)
+        for step in inputs.unbind(1):
+            memory = memory * self.forget(step).sigmoid() + self.enter(step).tanh()
+            state = self.turned(memory).tanh() * (self.leave(step) + self.back(state)).sigmoid()
+        return self.out(state)
+
+    parts = {name: nn.Linear(4, 6) for name in ("enter", "forget", "leave")}
+    parts |= {name: nn.Linear(6, 6) for name in ("turned", "back")}
+    return Network(run, **parts, out=nn.Linear(6, 3)), (floats(3, 5, 4),)
+
+
 @code({"query0": 4})
 def heads_of_two_blocks_with_a_mask_that_code_makes_once_for_each_of_them() -> Made:
     def run(self: Any, inputs: Tensor, padding: Tensor) -> Tensor:
