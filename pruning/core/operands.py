@@ -96,7 +96,9 @@ class _Products(Mode):  # type: ignore[no-untyped-call]
                     one.hook(one.module, inputs, product)
         for result in product if isinstance(product, tuple | list) else (product,):
             if isinstance(result, Tensor):
-                self._follow(() if name in _PRODUCTS else args, result, repeated=name == "repeat")
+                chosen = name in LOOKUPS and args[0].ndim > 2  # matrices of a table, which read as the whole does
+                sources = () if name in _PRODUCTS else args[:1] if chosen else args
+                self._follow(sources, result, repeated=chosen or name == "repeat")
         return product
 
     def _follow(self, args: tuple[Any, ...], result: Tensor, *, repeated: bool) -> None:
