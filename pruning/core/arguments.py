@@ -53,7 +53,7 @@ def given_as(module: nn.Module, inputs: Any, before: Any = None) -> tuple[Any, .
     needed = [each for each in taken if each.default is Parameter.empty and each.kind not in _MANY]
     alone = places != 0 and len(needed) <= 1 and all(each.kind in PLACED for each in needed)
     if alone and isinstance(before, tuple) and len(before) == 1 and type(before[0]) is type(inputs):
-        return inputs if _holds_one(inputs, before[0]) else (inputs,)
+        return tuple(inputs) if _holds_one(inputs, before[0]) else (inputs,)
     if isinstance(inputs, Mapping):
         names = {each.name for each in taken}
         other = bool(inputs) and not any(each.kind is Parameter.VAR_KEYWORD for each in taken)

@@ -173,7 +173,7 @@ def _masked(call: Call, head: Tensor) -> None:
     if not isinstance(mask, Value) or mask.places.ndim < 3 or mask.places.shape[-3] < 2:
         return
     call.positions.link(mask.places.narrow(-1, 0, 1), head)
-    given = call.given[1].get("attn_mask", call.given[0][3] if len(call.given[0]) > 3 else None)
+    given: Tensor = call.given[1]["attn_mask"] if "attn_mask" in call.given[1] else call.given[0][3]
     if bool((mask.places == 0).any()) and bool((given != given.narrow(-3, 0, 1)).any()):
         call.positions.freeze(head, f"{call.place} has a mask of a fixed width for the heads")
     elif not bool(mask.places.any()):  # code may have made it as wide as there are heads, which the proof tells
