@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,17 @@ def stand_ins(network: nn.Module) -> list[str]:
     return [name for name, module in network.named_modules() if type(module).__module__.startswith("pruning.")]
 
 
+@cache
+def discovered(name: str) -> tuple[Discovered, nn.Module, Any]:
+    """Return a form's network in which neurons were looked for, as its user has it, and its inputs; to be left."""
+    network, inputs = form_of(name)
+    return pruning.discover(network, inputs), network, inputs
+
+
 @pytest.mark.parametrize("equal", [True, False], ids=["equal", "unequal"])
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_of_network_is_restored_to_the_last_bit(name: str, equal: bool, tmp_path: Path) -> None:
-    network, inputs = form_of(name)
-    found = pruning.discover(network, inputs)
+    found, network, inputs = discovered(name)
     smaller = select(found, halved(found, equal=equal))
     pruning.save(smaller, tmp_path)
     restored = pruning.restore(blank(form_of(name)[0]), tmp_path)

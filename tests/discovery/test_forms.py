@@ -1,6 +1,7 @@
 """The forms in which people write networks: in each the neurons are found, and removing them equals masking them."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from torch.utils import _pytree as pytree
 import pruning
 from pruning.core.hooks import record
 from pruning.core.neurons import mask, select
+from pruning.discovery import Discovered
 from pruning.discovery.running import copied
 from pruning.models.adapting import adapt
+from tests.discovery.readers import assert_each_is_seen
 from tests.foreign import floats, tokens
 
 Made = tuple[nn.Module, tuple[Any, ...]]
@@ -489,11 +492,17 @@ def made(name: str) -> Made:
     return drawn(FORMS[name][0])
 
 
-@pytest.mark.parametrize("name", FORMS)
-def test_in_each_form_removing_the_neurons_that_are_found_equals_masking_them(name):
+@cache
+def discovered(name: str) -> tuple[Discovered, nn.Module, Any, list[Tensor]]:
+    """Return a network in which neurons were looked for, as its user has it, its inputs and what it gave before."""
     network, inputs = made(name)
     given = answers(network, inputs)
-    found = pruning.discover(network, inputs)
+    return pruning.discover(network, inputs), network, inputs, given
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_in_each_form_removing_the_neurons_that_are_found_equals_masking_them(name):
+    found, network, inputs, given = discovered(name)
     for one, other in zip(answers(found, inputs), given, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
     for one, other in zip(answers(network, inputs), given, strict=True):
@@ -505,6 +514,12 @@ def test_in_each_form_removing_the_neurons_that_are_found_equals_masking_them(na
     keep = {layer.name: keep[layer.name] for layer in found.layers() if layer.exact}
     for one, other in zip(answers(select(found, keep), inputs), answers(mask(found, keep), inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_each_reader_of_each_form_is_seen_with_as_many_numbers_as_it_has_columns(name):
+    found, _, inputs, _ = discovered(name)
+    assert_each_is_seen(copied(found), inputs)
 
 
 @pytest.mark.parametrize("name", ["packed_sequences_read_in_their_last_states", "packed_sequences_padded_again"])

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from torch.nn import functional as F
 import pruning
 from pruning.core.hooks import record
 from pruning.core.neurons import mask, select
+from pruning.discovery import Discovered
+from pruning.discovery.running import copied
+from tests.discovery.readers import assert_each_is_seen
 from tests.discovery.test_forms import Made, Network, answers
 from tests.foreign import floats
 
@@ -310,10 +314,16 @@ def made(name: str) -> Made:
     return network.double().eval(), inputs
 
 
+@cache
+def discovered(name: str) -> tuple[Discovered, nn.Module, Any]:
+    """Return a network in which neurons were looked for, as its user has it, and its inputs; to be left."""
+    network, inputs = made(name)
+    return pruning.discover(network, inputs), network, inputs
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_in_each_kind_removing_the_neurons_that_are_found_equals_masking_them(name):
-    network, inputs = made(name)
-    model = pruning.discover(network, inputs)
+    model, network, inputs = discovered(name)
     for one, other in zip(answers(model, inputs), answers(network, inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
     assert {layer.name: layer.width for layer in model.layers()} == KINDS[name][1]
@@ -325,3 +335,9 @@ def test_in_each_kind_removing_the_neurons_that_are_found_equals_masking_them(na
     with record(model, model.layers(), seen.__setitem__), torch.no_grad():
         model(*inputs)
     assert {name: values.shape[1] for name, values in seen.items()} == KINDS[name][1]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_reader_of_each_kind_is_seen_with_as_many_numbers_as_it_has_columns(name):
+    model, _, inputs = discovered(name)
+    assert_each_is_seen(copied(model), inputs)
