@@ -22,6 +22,12 @@ print(json.dumps([os.getcwd(), os.environ.get("ASKED"), more, __name__, "torch" 
 print(os.getpid())
 if what == "leave":
     print(subprocess.Popen(["sleep", "600"]).pid)
+if what == "end":
+    import atexit, tempfile, weakref
+    atexit.register(print, "at the end")
+    folder = tempfile.TemporaryDirectory()
+    print(folder.name)
+    print(sum(one.atexit for one in weakref.finalize._registry))
 if what == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "fail":
@@ -68,6 +74,13 @@ def test_what_a_program_leaves_behind_is_ended_with_it(folder: Path) -> None:
     done = asked(folder, "leave")
     assert done.returncode == 0
     assert not alive(int(done.stdout.splitlines()[-1]))
+
+
+def test_at_its_end_a_program_does_what_it_asked_for_and_nothing_that_imports_did(folder: Path) -> None:
+    done = asked(folder, "end")
+    *_, left, finalizers, last = done.stdout.splitlines()
+    assert (done.returncode, finalizers, last) == (0, "1", "at the end")
+    assert not Path(left).exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
