@@ -6,6 +6,7 @@ PyTorch's gives the call the size that fits; the code itself, and every other mo
 
 import itertools
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -196,11 +197,26 @@ class Watching(TorchFunctionMode):
 
 
 class _Following(TorchFunctionMode):
-    """A mode that gives calls in a module's code the sizes that fit, and widths that it computes with as they were."""
+    """A mode that gives calls in modules' code the sizes that fit, and widths that it computes with as they were.
 
-    def __init__(self, told: "Sizing") -> None:
+    It is one for all that run within the outermost: a call then passes it once, however deep it stands.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self._module, self._sizes, self._before = told.module, told.sizes, told.before
+        self._running: dict[int, Sizing] = {}
+
+    @contextmanager
+    def telling(self, told: "Sizing") -> Iterator[None]:
+        """Within the context a module runs whose calls get other sizes."""
+        key = id(told.module)
+        before, self._running[key] = self._running.get(key), told
+        try:
+            yield
+        finally:
+            self._running.pop(key)
+            if before is not None:
+                self._running[key] = before
 
     def __torch_function__(
         self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -210,19 +226,42 @@ class _Following(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name in SIZED:
             call, module = call_of(name, sys._getframe(1))
-            sizes = self._sizes.get(call) if module is self._module else None
+            told = self._running.get(id(module))
+            sizes = told.sizes.get(call) if told else None
             if sizes and name in _PARTED:
                 return _in_parts(call, sizes, function, args, named)
-            if sizes:
+            if told and sizes:
                 left = name in ("view", "reshape") and -1 not in pytree.tree_leaves(args[1:])
-                fitting = partial(_fitting, call, sizes, self._before, left)
+                fitting = partial(_fitting, call, sizes, told.before, left)
                 args, named = numbered(name, args, named, fitting)
         args, named = sizes_told(function, args, named)
         if name := read_by_code(function, sys._getframe(1)):
             call, module = call_of(name, sys._getframe(1))
-            if module is self._module and call in self._sizes:
-                return _as_before(call, self._sizes[call], function, name, args, named)
+            told = self._running.get(id(module))
+            if told and call in told.sizes:
+                return _as_before(call, told.sizes[call], function, name, args, named)
         return function(*args, **named)
+
+
+_OUTERMOST = threading.local()
+"""Of each thread the mode that follows the sizes of the modules that run."""
+
+
+@contextmanager
+def _followed(told: "Sizing") -> Iterator[None]:
+    """Within the context a module's calls get other sizes, by the mode that is entered already if there is one."""
+    outer: _Following | None = getattr(_OUTERMOST, "mode", None)
+    entered = torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    if outer is not None and any(mode is outer for mode in entered):
+        with outer.telling(told):
+            yield
+        return
+    _OUTERMOST.mode = mode = _Following()
+    try:
+        with mode, mode.telling(told):
+            yield
+    finally:
+        _OUTERMOST.mode = outer
 
 
 def _as_before(
@@ -344,5 +383,5 @@ class Sizing(Standing):
         return self._run(*args, **kwargs)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        with _Following(self):
+        with _followed(self):
             return self.__wrapped__(*args, **kwargs)

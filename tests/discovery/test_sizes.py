@@ -288,6 +288,39 @@ def test_only_the_modules_in_whose_code_a_size_must_follow_are_told_sizes_and_th
     assert "`reshape` in `forward`, its line 5, with 16" in said
 
 
+class Nested(nn.Module):
+    """Heads whose sizes its code says, around another one of its kind."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.value, self.back, self.inner = nn.Linear(5, 12), nn.Linear(12, 5), inner
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        heads = self.value(inputs).view(2, 4, 3, 4)
+        weights = (heads.transpose(1, 2) @ heads.permute(0, 2, 3, 1)).softmax(-1)
+        mixed = (weights @ heads.transpose(1, 2)).transpose(1, 2).reshape(2, 4, 12)
+        return self.inner(inputs + self.back(mixed))
+
+
+def test_a_call_passes_one_mode_however_deep_the_module_stands_whose_sizes_follow():
+    found: set[int] = set()
+
+    class Counted(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            found.add(len(torch.overrides._get_current_function_mode_stack()))
+            return super().forward(inputs)
+
+    network, inputs = Nested(Nested(Nested(Counted(5, 2)))).double(), (floats(2, 4, 5),)
+    model = pruning.discover(network, inputs)
+    keep = {layer.name: torch.tensor([2, 0]) for layer in model.layers() if layer.width == 3}
+    assert len(keep) == 3
+    smaller, masked = select(model, keep), mask(model, keep)
+    torch.testing.assert_close(answers(smaller, inputs), answers(masked, inputs), rtol=0, atol=1e-12)
+    found.clear()
+    smaller(*inputs)
+    assert found == {1}
+
+
 def test_a_call_in_the_loop_of_a_list_stands_in_the_function_that_the_loop_is_in():
     size = Size("", "view<<listcomp>+0:8-30<forward+4:12-60", 0, "", 1, 16)
     assert str(size) == "`view` in `forward`, its line 5, with 16"
