@@ -146,7 +146,7 @@ def summed_over(call: Call, left: Tensor, right: Tensor, dim: int) -> None:
     call.blend(left, -1, -1 if call.name == "linear" else dim)  # which is given its second matrix turned
 
 
-def of_matrices(call: Call, left: Address, right: Address) -> Address:
+def of_matrices(call: Call, left: Address, right: Address) -> Address | Value:
     """Return the product of two matrices of parameters as a view of the second, with one of the first beside it.
 
     What it sums over (the rank of a weight `A @ B`, the factors of all users and items) goes together.
@@ -155,11 +155,15 @@ def of_matrices(call: Call, left: Address, right: Address) -> Address:
     if len(dims[0]) == len(dims[1]) == 1:
         own, other = call.into.place(left, dims[0][0]), call.into.place(right, dims[1][0])
         call.into.owning[left.name, dims[0][0]] = call.into.owning[right.name, dims[1][0]] = None
-        summed_over(call, own, other, -2)
         call.into.multiplied[left.name] = column(other, 0)
+        before = (None,) * (len(call.shape()) - 2)  # the one batch that `einsum` makes of a matrix
+        summed_over(call, own[before], other[before], -2)
     else:
         call.fixed(left, dims[0])
         call.fixed(right, dims[1])
+    if left.name == right.name and left.dims(0) == right.dims(1):  # each of them with each
+        call.fixed(left, left.dims(0))
+        return call.value(nobody(call.shape()))
     rows = left.moved(lambda part: part.narrow(1, 0, 1).expand(call.shape()))
     columns = right.moved(lambda part: part.narrow(0, 0, 1).expand(call.shape()))
     computed, bent = left.computed or right.computed, left.bent or right.bent

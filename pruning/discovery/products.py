@@ -61,9 +61,9 @@ def addmm(call: Call) -> Any:
 def matmul(call: Call) -> Any:
     """`x @ W`, `W @ x`, or attention's products of two values."""
     value, other = (call.as_value(part) if _in_heads(part) else part for part in call.args[:2])
+    value, other = (_flattened(part) if isinstance(part, Address) else part for part in (value, other))
     if isinstance(value, Address) and isinstance(other, Address) and len(value.extent) == len(other.extent) == 3:
         return of_parameters(call, value, other)
-    value, other = (_flattened(part) if isinstance(part, Address) else part for part in (value, other))
     if isinstance(value, Address) and isinstance(other, Address) and len(value.extent) == len(other.extent) == 2:
         return of_matrices(call, value, other)
     if isinstance(other, Address) and len(other.extent) > 1 and isinstance(value, Value):
@@ -134,8 +134,8 @@ def _scored(call: Call, value: Value, vector: Address) -> Value:
 
 def _flattened(address: Address) -> Address:
     """Return a matrix that is the same for a whole batch as one matrix."""
-    while len(address.extent) > 2 and not address.dims(0):
-        address = Address(address.name, address.shape, tuple(part.select(0, 0) for part in address.coordinates))
+    while len(address.extent) > 2 and not any(part.dims(0) for part in address.parts):
+        address = address.moved(lambda part: part.select(0, 0))
     return address
 
 

@@ -256,6 +256,31 @@ def neighbours_by_a_parameter_with_itself() -> Made:
     )
 
 
+@unread({"hidden": 6, "shares": 3, "basis": 4})
+def relations_of_a_basis_by_einsum() -> Made:
+    def run(self: Any, inputs: Tensor, neighbours: Tensor) -> Tensor:
+        weights = torch.einsum("rb,bio->rio", self.shares, self.basis)
+        found = torch.einsum("erst,eti,rio->eso", neighbours, self.hidden(inputs).relu(), weights)
+        return self.out(found.relu())
+
+    parts = {"shares": nn.Parameter(floats(4, 3)), "basis": nn.Parameter(floats(3, 6, 4)), "out": nn.Linear(4, 2)}
+    return Network(run, hidden=nn.Linear(3, 6), **parts), (floats(2, 5, 3), floats(2, 4, 5, 5).abs())
+
+
+@unread({"hidden": 6, "basis": 4, "nodes": 3})
+def weights_of_each_node_from_what_is_learned_of_it() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        near = F.softmax((self.nodes @ self.nodes.T).relu(), dim=1)
+        weights, biases = torch.einsum("nd,dio->nio", self.nodes, self.basis), self.nodes @ self.biases
+        found = torch.einsum("nm,emi->eni", near, self.hidden(inputs).relu())
+        return self.out((torch.einsum("eni,nio->eno", found, weights) + biases).relu())
+
+    parts = {"nodes": nn.Parameter(floats(5, 3)), "basis": nn.Parameter(floats(3, 6, 4))}
+    return Network(run, hidden=nn.Linear(3, 6), **parts, biases=nn.Parameter(floats(3, 4)), out=nn.Linear(4, 2)), (
+        floats(2, 5, 3),
+    )
+
+
 @unread({"shares": 3, "own": 6})
 def relations_of_a_basis() -> Made:
     def run(self: Any, inputs: Tensor, neighbours: Tensor) -> Tensor:
