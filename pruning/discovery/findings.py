@@ -57,6 +57,7 @@ class Propagation:
         multiplied: Parameter → the neurons over which a product of it with another parameter sums, as they lie in that.
         served: What the code made, by its identity, and a dimension of it → this, and the neurons that it met first.
         masks: Memory → a mask that lies there, the same for all heads, and the heads that it served first.
+        factors: The parameters that are multiplied with others, so that what reads is their product.
         called: The modules that are called, and not only asked for their parameters.
         touched: The parameters and buffers that what the network returns is computed from.
         met: Those that some operation read.
@@ -87,6 +88,7 @@ class Propagation:
     multiplied: dict[str, Tensor] = field(default_factory=dict)
     served: dict[tuple[int, int], tuple[Value, Tensor]] = field(default_factory=dict)
     masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    factors: set[str] = field(default_factory=set)
     called: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
     met: set[str] = field(default_factory=set)

@@ -131,7 +131,7 @@ def _in_operand(reading: Reading, neurons: Tensor, members: Tensor, found: Propa
     """Return where what a product reads holds the neurons; None if that is no product, or they lie apart in it."""
     others = [one for one in found.readings if one.axis[0] == reading.axis[0]]
     same = all(one.axis == reading.axis and torch.equal(one.seen, reading.seen) for one in others)
-    if not reading.product or not same:
+    if not reading.product or not same or reading.axis[0] in found.factors:
         return None
     piece = _laid(reading.seen, neurons, members)
     return piece and replace(piece, parameter=reading.axis[0])

@@ -152,6 +152,7 @@ def of_matrices(call: Call, left: Address, right: Address) -> Address | Value:
     What it sums over (the rank of a weight `A @ B`, the factors of all users and items) goes together.
     """
     dims = left.dims(1), right.dims(0)
+    call.into.factors |= {part.name for part in (*left.parts, *right.parts)}
     if len(dims[0]) == len(dims[1]) == 1:
         own, other = call.into.place(left, dims[0][0]), call.into.place(right, dims[1][0])
         call.into.owning[left.name, dims[0][0]] = call.into.owning[right.name, dims[1][0]] = None

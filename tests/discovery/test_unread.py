@@ -397,6 +397,8 @@ def test_activations_are_those_of_the_part_of_an_output_that_holds_the_neurons()
         ("factors_in_parameters_multiplied_and_summed", "users", 6),
         ("neighbours_by_a_product_of_two_parameters", "one", 5),
         ("neurons_that_matrices_read_of_which_each_example_chooses_one", "hidden", 6),
+        ("neurons_that_a_product_of_two_parameters_reads", "one", 4),
+        ("relations_of_a_basis_by_einsum", "hidden", 10),
     ],
 )
 def test_activations_of_fewer_neurons_are_those_that_are_left(name, layer, samples):
