@@ -352,3 +352,40 @@ def test_readers_of_wide_layers_are_refitted_on_data_by_as_few_directions_as_the
     found = pruning.discover(network, data[0])
     smaller = reconstruct(found, {"0": torch.arange(0, 40, 4)}, data=data, repair="ridge", rank=3)
     assert torch.allclose(smaller(data[0]), network(data[0]), atol=1e-3)
+
+
+def deep(net, x):
+    return net.last(net.c(net.b(net.a(x).tanh()).tanh()).tanh())
+
+
+def of_a_deep_network():
+    torch.manual_seed(0)
+    sizes = {"a": (3, 6), "b": (6, 5), "c": (5, 4), "last": (4, 2)}
+    network = Net(deep, **{name: nn.Linear(*size) for name, size in sizes.items()})
+    keep = {"a": torch.tensor([0, 2, 5]), "b": torch.tensor([4, 1])}
+    return pruning.discover(network, draw(40, 3)), keep, [draw(50, 3) for _ in range(6)]
+
+
+def test_but_for_the_first_batch_a_network_runs_only_until_the_readers_have_read(monkeypatch):
+    found, keep, data = of_a_deep_network()
+    linear, read = F.linear, []
+    monkeypatch.setattr(F, "linear", lambda *given: read.append(tuple(given[1].shape)) or linear(*given))
+    reconstruct(found, keep, data=data, repair="ridge")
+    both_networks_and_whether_the_cut_moves_anything = 3
+    assert read.count((2, 4)) == len(keep) * both_networks_and_whether_the_cut_moves_anything
+    assert read.count((5, 6)) > len(data)
+
+
+def of_a_loop():
+    torch.manual_seed(0)
+    found = pruning.discover(Net(looped, cell=nn.RNNCell(3, 5), out=nn.Linear(5, 2)), draw(4, 2, 3))
+    return found, {found.layers()[0].name: torch.tensor([0, 2])}, [draw(9, steps, 3) for steps in (2, 5, 9, 3)]
+
+
+@pytest.mark.parametrize("made", [of_a_deep_network, of_a_loop])
+def test_a_network_that_runs_only_until_its_readers_have_read_is_repaired_to_the_same_bytes(made, monkeypatch):
+    found, keep, data = made()
+    early = reconstruct(found, keep, data=data, repair="ridge").state_dict()
+    monkeypatch.setattr("pruning.repair.refitting._keeps", lambda _: True)
+    whole = reconstruct(found, keep, data=data, repair="ridge").state_dict()
+    assert all(torch.equal(early[name], whole[name]) for name in whole)
