@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pruning.core.devices import states_of
 from pruning.core.modes import carried, evaluating
+from pruning.core.nested import tensors_in
 from pruning.core.neurons import (
     Keep,
     Model,
@@ -223,18 +224,21 @@ class _Refit:
     ) -> Iterator[tuple[int, list[list[Read]], list[list[Read]]]]:
         """Yield each batch's number, and what this layer's readers read in the dense network and in the pruned one.
 
-        The first batch runs to its end. Where nothing is carried on from it, and some readers have read once each at
-        most, other batches run only until they have, which halves what a deep network takes.
+        The first batch runs to its end. Where nothing is carried on from it, and each reader has read once, others of
+        its shapes run only until they have, which halves what a deep network takes. A reader that did not read may do
+        so in another batch (an expert), and others may read more often in a longer one (a loop).
         """
         states: tuple[Any, Any] = (None, None)
-        enough: set[int] | None = None
+        alike: list[torch.Size] | None = None
         for index, inputs in _inputs(self.dense, data):
+            shapes = [part.shape for part in tensors_in(inputs)]
+            enough = set(readers) if shapes == alike else None
             with states_of(dense).again():
                 wanted, one = _read(dense, self.layer.read, inputs, states[0], enough)
             given, other = _read(pruned, self._readers(pruned), inputs, states[1], enough)
             states = carried(one), carried(other)
-            if index == 0 and one is None and not _keeps(dense) and all(len(wanted[each]) < 2 for each in readers):
-                enough = {each for each in readers if wanted[each]}
+            if index == 0 and one is None and not _keeps(dense) and all(len(wanted[each]) == 1 for each in readers):
+                alike = shapes
             yield index, wanted, given
 
     def _readers(self, network: PrunableModule) -> Sequence[Slice]:

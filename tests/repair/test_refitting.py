@@ -382,7 +382,39 @@ def of_a_loop():
     return found, {found.layers()[0].name: torch.tensor([0, 2])}, [draw(9, steps, 3) for steps in (2, 5, 9, 3)]
 
 
-@pytest.mark.parametrize("made", [of_a_deep_network, of_a_loop])
+def of_a_loop_that_is_short_at_first():
+    found, keep, data = of_a_loop()
+    return found, keep, [data[0][:, :1], *data]
+
+
+def by_experts(net, x):
+    hidden = net.a(x).relu()
+    chosen = net.choose(x).argmax(-1)
+    given = torch.zeros(len(x), 2)
+    for number, expert in enumerate((net.first, net.second)):
+        at = (chosen == number).nonzero()[:, 0]
+        given = given.index_add(0, at, expert(hidden[at])) if len(at) else given
+    return given
+
+
+def of_experts_the_last_of_which_the_first_batch_does_not_reach():
+    torch.manual_seed(0)
+    sizes = {"a": (3, 6), "choose": (3, 2), "first": (6, 2), "second": (6, 2)}
+    network = Net(by_experts, **{name: nn.Linear(*size) for name, size in sizes.items()})
+    found, data = pruning.discover(network, draw(40, 3)), [draw(60, 3) for _ in range(5)]
+    to_the_first = data[0][network.choose(data[0]).argmax(-1) == 0]
+    return found, {"a": torch.tensor([0, 2, 5])}, [to_the_first, *(batch[: len(to_the_first)] for batch in data)]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        of_a_deep_network,
+        of_a_loop,
+        of_a_loop_that_is_short_at_first,
+        of_experts_the_last_of_which_the_first_batch_does_not_reach,
+    ],
+)
 def test_a_network_that_runs_only_until_its_readers_have_read_is_repaired_to_the_same_bytes(made, monkeypatch):
     found, keep, data = made()
     early = reconstruct(found, keep, data=data, repair="ridge").state_dict()
