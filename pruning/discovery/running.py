@@ -357,14 +357,15 @@ def uncached(network: nn.Module) -> Iterator[list[str]]:
             config.use_cache = True
 
 
-def redrawn(network: nn.Module, *, centred: bool = False) -> Any:
+def redrawn(network: nn.Module, *, centred: bool = False, seed: int = 0) -> Any:
     """Return a copy of a network with weights in general position, so that none hides what depends on a neuron.
 
     Args:
         network: It is left as it was.
         centred: Whether vectors are drawn around nought, and matrices twice as large; else vectors around one.
+        seed: Of what is drawn.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     weights = (tensor for tensor in network.parameters() if tensor.is_floating_point())
     return copied(network, replacing={id(tensor): _drawn(tensor, generator, centred=centred) for tensor in weights})
 

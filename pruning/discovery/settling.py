@@ -24,8 +24,8 @@ def settled(
     numbers: list[Number] = []
     reasons: dict[str, str] = {}
     failing = not prover.holds(layers, [], rounds)
-    if (failing or prover.found.steps) and (kept := prover.kept(layers)) and prover.holds(layers, kept, rounds):
-        numbers, failing = [*kept], False  # also where the spikes happen to be the same with another factor
+    if kept := _kept(prover, layers, rounds, failing=failing):
+        numbers, failing = kept, False
     # three parts of `chunk` may fit together by chance
     failing = failing or any(prover.failure([part], numbers) for part in _parts(layers))
     if failing:
@@ -41,6 +41,19 @@ def settled(
             layers, more = _together(prover, layers, numbers, number=each)
             reasons |= alone | more
     return list(layers), numbers, reasons
+
+
+def _kept(prover: "Prover", layers: Sequence[NeuronLayer], rounds: Sequence[int], *, failing: bool) -> list[Number]:
+    """Return the factors that stay what they are; none where layers cannot be cut so, or need not.
+
+    They also stay where the proof holds without: spikes, or what a ReLU leaves, may be the same with another factor.
+    But where more layers are exact without, as of a mean that is multiplied by the width, they follow.
+    """
+    kept = prover.kept(layers)
+    if not kept or not prover.holds(layers, kept, rounds):
+        return []
+    exact = failing or prover.found.steps or prover.inexact(layers, kept) <= prover.inexact(layers, [])
+    return [*kept] if exact else []
 
 
 def _each(
@@ -68,8 +81,8 @@ def _each(
             following = prover.needed([layer], choice)
             kinds = _kinds(choice)
             followed.add(kinds)
-        elif prover.found.steps and (kept := prover.kept([layer])) and prover.holds([layer], kept, rounds):
-            following, kinds = [*kept], _kinds(kept)
+        elif kept := _kept(prover, [layer], rounds, failing=False):
+            following, kinds = kept, _kinds(kept)
         likewise = [other for other in waiting if _numberless(other.name) == name and other not in parts]
         more = _likewise(prover, likewise, rounds, kinds)
         if more is not None:
@@ -104,7 +117,7 @@ def _likewise(
 ) -> list[Number] | None:
     """Return the numbers of these kinds that must follow so that layers can be cut together; None if they cannot."""
     if not layers or not kinds:
-        alone = not layers or prover.found.steps  # where a factor may change no spike that is seen, each is asked
+        alone = not layers or prover.kept(layers)  # where a factor may change nothing that is seen, each is asked
         return None if alone or prover.failure(layers, []) else []
     found = [next((one for one in _choices(prover, layer) if _kinds(one) == kinds), None) for layer in layers]
     numbers = [number for chosen in found if chosen for number in chosen]

@@ -322,3 +322,26 @@ def test_parts_of_what_one_layer_computes_are_also_proved_by_themselves():
         for width in range(1, layer.width):
             keep = {layer.name: torch.arange(width)}
             torch.testing.assert_close(select(found, keep)(inputs), mask(found, keep)(inputs), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("times", [2, 3])
+@pytest.mark.parametrize("width", [2, 3])
+def test_a_factor_that_silent_relus_hide_stays_what_it_is(times, width):
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = self.enter(inputs).relu()
+        for _ in range(times):
+            hidden = self.again(hidden).relu()
+        return self.leave(hidden * hidden.shape[1] ** -0.5)
+
+    torch.manual_seed(0)
+    parts = {"enter": nn.Linear(3, width), "again": nn.Linear(width, width, bias=False), "leave": nn.Linear(width, 3)}
+    network = Network(run, **parts).double()
+    with torch.no_grad():  # with which it is silent, too
+        network.again.weight.copy_(-torch.eye(width))
+    found = discover(network, floats(2, 3).abs())
+    assert [number.number for number in found.numbers] == [width]
+    with torch.no_grad():
+        found.network.again.weight.copy_(torch.eye(width))
+    keep = {layer.name: torch.tensor([1]) for layer in found.layers()}
+    inputs = (floats(5, 3),)
+    torch.testing.assert_close(answers(select(found, keep), inputs), answers(mask(found, keep), inputs))
