@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -58,12 +59,22 @@ def own_name(network: nn.Module, name: str) -> str:
     return ".".join(path)
 
 
+def padded(data: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    """Return a batch of packed sequences; a neuron that is no more is none behind their ends either."""
+    sequences, lengths = torch._pad_packed_sequence(data, *args)
+    return sequences.masked_fill(data.isnan().all(0), float("nan")), lengths
+
+
+PADDED = patch("torch.nn.utils.rnn._VF._pad_packed_sequence", padded, create=True)
+"""PyTorch takes that operation apart before a mode sees it."""
+
+
 @contextmanager
 def passed_over() -> Iterator[None]:
     """Within the context NaNs are neurons that are no more."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what switching oneDNN off asks for on a GPU
-        with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), Blanks():
+        with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), PADDED, Blanks():
             yield
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import pruning
 from benchmarks.random_networks import blanks
@@ -46,3 +47,12 @@ def test_a_neuron_that_goes_although_something_reads_it_is_seen() -> None:
     with torch.no_grad():
         smaller[2].weight.copy_(network[2].weight[:, [0, 1]])
     assert not torch.allclose(twin, smaller(inputs))
+
+
+def test_behind_the_end_of_a_shorter_sequence_a_neuron_that_is_no_more_is_none_either() -> None:
+    packed = pack_padded_sequence(torch.tensor([[[1.0, float("nan")]] * 3] * 2), torch.tensor([3, 2]), batch_first=True)
+    with blanks.passed_over():
+        sequences, lengths = pad_packed_sequence(packed, batch_first=True)
+    assert sequences[..., 0].tolist() == [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]
+    assert sequences[..., 1].isnan().all()
+    assert lengths.tolist() == [3, 2]
