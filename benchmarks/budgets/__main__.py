@@ -205,24 +205,46 @@ def planned(given: argparse.Namespace) -> tuple[Plan, list[Job]]:
     return plan, chosen(jobs(given.seeds, given.keep, sorted(given.tuned), given.epochs), given.ways)
 
 
+def run(asked_for: Sequence[tuple[argparse.Namespace, str]], workers: int, until: float, commit: str | None) -> None:
+    """Do what is left to do of some command lines for one device, write their tables, and exit with 75 if any is left.
+
+    Args:
+        asked_for: What each says, and itself; what one has in common with an earlier one of the same state is done
+            once, and what goes to one file stands in one table.
+        workers: Processes side by side.
+        until: The time (of `time.time`) after which no epoch begins.
+        commit: Of this code; None asks git.
+    """
+    listed: dict[tuple[Path, Job], Plan] = {}
+    tables: dict[Path, tuple[list[Job], Plan, list[str]]] = {}
+    for given, command in asked_for:
+        plan, own = planned(given)
+        given.state.mkdir(parents=True, exist_ok=True)
+        for job in own:
+            listed.setdefault((given.state, job), plan)
+        shown, _, commands = tables.setdefault(given.to, ([], plan, []))
+        shown += [job for job in own if job not in shown]
+        commands.append(f"`python -m benchmarks.budgets {command}`")
+    first = asked_for[0][0]
+    with shared_gpu(first.state, wanted=first.device.startswith("cuda") and not first.alone) as shared:
+        print(f"{len(listed)} jobs, {workers} workers, shared: {shared}", flush=True)
+        try:
+            whole = all_done([(plan, job) for (_, job), plan in listed.items()], workers, until)
+        finally:
+            where = f"commit `{commit or commit_of()}`, on {machine(torch.device(first.device))}."
+            for to, (shown, plan, commands) in tables.items():
+                written(shown, plan, to, f"{'; '.join(commands)}, {where}")
+                print(to.read_text(encoding="utf-8"), flush=True)
+    if not whole:
+        print("out of time; run the same command again")
+        sys.exit(RESUME)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do what is left to do, and exit with 75 if that was not all."""
     start = time.time()
     given = options(arguments)
-    plan, listed = planned(given)
-    given.state.mkdir(parents=True, exist_ok=True)
-    command = " ".join(["python -m benchmarks.budgets", *(arguments or sys.argv[1:])])
-    with shared_gpu(given.state, wanted=given.device.startswith("cuda") and not given.alone) as shared:
-        print(f"{len(listed)} jobs, {given.workers} workers, shared: {shared}", flush=True)
-        try:
-            whole = all_done([(plan, job) for job in listed], given.workers, start + given.limit)
-        finally:
-            where = f"`{command}`, commit `{given.commit or commit_of()}`, on {machine(torch.device(given.device))}."
-            written(listed, plan, given.to, where)
-            print(given.to.read_text(encoding="utf-8"), flush=True)
-    if not whole:
-        print("out of time; run the same command again")
-        sys.exit(RESUME)
+    run([(given, " ".join(arguments or sys.argv[1:]))], given.workers, start + given.limit, given.commit)
 
 
 if __name__ == "__main__":

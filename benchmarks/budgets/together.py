@@ -11,18 +11,12 @@ goes on from there. The tables of every `--to` are written whenever it ends.
 import argparse
 import math
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from benchmarks import asked
-from benchmarks.budgets.__main__ import all_done, options, planned, shared_gpu
-from benchmarks.budgets.jobs import Job, Plan
-from benchmarks.budgets.table import written
-from benchmarks.headline import RESUME, commit_of, machine
+from benchmarks.budgets.__main__ import options, run
 
 
 def lines_of(path: Path) -> list[str]:
@@ -60,32 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines = lines_of(given.lines)
     except ValueError as error:
         parser.error(str(error))
-    asked_for = [options(shlex.split(line)) for line in lines]
-    listed: dict[tuple[Path, Job], Plan] = {}
-    tables: dict[Path, tuple[list[Job], Plan, list[str]]] = {}
-    for line, own in zip(lines, asked_for, strict=True):
-        plan, jobs = planned(own)
-        own.state.mkdir(parents=True, exist_ok=True)
-        for job in jobs:
-            listed.setdefault((own.state, job), plan)
-        together, _, named = tables.setdefault(own.to, ([], plan, []))
-        together += [job for job in jobs if job not in together]
-        named.append(line)
-    device, folder = asked_for[0].device, asked_for[0].state
-    with shared_gpu(folder, wanted=device.startswith("cuda")) as shared:
-        print(f"{len(listed)} jobs, {given.workers} workers, shared: {shared}", flush=True)
-        try:
-            tasks = [(plan, job) for (_, job), plan in listed.items()]
-            whole = all_done(tasks, given.workers, start + given.limit)
-        finally:
-            on = f"commit `{given.commit or commit_of()}`, on {machine(torch.device(device))}."
-            for to, (own_jobs, plan, named) in tables.items():
-                commands = "; ".join(f"`python -m benchmarks.budgets {line}`" for line in named)
-                written(own_jobs, plan, to, f"{commands}; {on}")
-                print(to.read_text(encoding="utf-8"), flush=True)
-    if not whole:
-        print("out of time; run the same command again")
-        sys.exit(RESUME)
+    asked_for = [(options(shlex.split(line)), line) for line in lines]
+    run(asked_for, given.workers, start + given.limit, given.commit)
 
 
 if __name__ == "__main__":
