@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pruning.pictures.style import COLOURS
 from tasks.commands.tracking import records, sending
 from tasks.commands.tracking.identity import differences, identity, named
 from tasks.commands.tracking.pipeline import SIZES, evaluated
@@ -32,6 +33,7 @@ from tests.results import (
     experiment,
     md5,
     parents,
+    part_of,
     runs,
     tracked,
     write_results,
@@ -275,11 +277,17 @@ def test_a_state_is_logged_only_once(again: Path) -> None:
     assert len(every_run(again)) == 2 + len(VARIANTS)
 
 
-def test_another_lock_makes_another_parent(again: Path) -> None:
+def test_another_lock_makes_another_parent_whose_variants_have_colours_of_their_own(again: Path) -> None:
+    first = runs(again)
+    assert [first[variant].data.tags["mlflow.runColor"] for variant in VARIANTS] == [*COLOURS[:5]]
+    assert "mlflow.runColor" not in first["pipeline"].data.tags
     with (again / "dvc.lock").open("a") as lock:
         lock.write("  another:\n    cmd: exec another\n")
     assert tracked(again)[0] == 0
     assert (len(every_run(again)), len(parents(again))) == (2 * (2 + len(VARIANTS)), 2)
+    known = {run.info.run_id for run in first.values()}
+    later = {part_of(run): run for run in every_run(again) if run.info.run_id not in known}
+    assert [later[variant].data.tags["mlflow.runColor"] for variant in VARIANTS] == [*COLOURS[5:], COLOURS[0]]
 
 
 def test_a_parent_left_by_a_kill_is_replaced(unlogged: Path, monkeypatch: pytest.MonkeyPatch) -> None:

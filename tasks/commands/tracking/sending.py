@@ -1,13 +1,15 @@
 """How records become runs: a parent and its children, once for each state of the results."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pruning.pictures.style import COLOURS
 from tasks.commands.tracking.identity import differences, identity, named
 from tasks.commands.tracking.records import Record, metrics_of
 from tasks.commands.tracking.state import State
-from tasks.commands.tracking.store import opened
+from tasks.commands.tracking.store import COLOUR, LISTED, opened
 
 DIGEST, PARENT = "dvc.lock", "mlflow.parentRunId"
 
@@ -32,12 +34,27 @@ def log_once(records: Sequence[Record], state: State, command: str, datasets: Se
                 return f"MLflow: this state is already logged (run {run.info.run_id})"
         for run in made:  # left by a run that was killed
             client.delete_run(run.info.run_id)
+        records = _coloured(records, beside=len(client.search_runs([experiment], "tags.`listed` = 'yes'")))
         whole, *parts = zip(records, names, strict=True)
         parent = _log(client, experiment, *whole, tags, datasets)
         for part, name in reversed(parts):  # the newest run stands first in MLflow's list
             client.set_terminated(_log(client, experiment, part, name, {**tags, PARENT: parent}, datasets))
         client.set_terminated(parent)
     return f"MLflow: {len(records)} runs logged (run {parent})"
+
+
+def _coloured(records: Sequence[Record], *, beside: int) -> list[Record]:
+    """Return the records, those that are listed in colours that follow those of the runs beside them.
+
+    So no two of nine that were logged one after the other share one, and variants have at first those of the pictures.
+    """
+    places = itertools.count(beside)
+    return [
+        replace(record, tags={**record.tags, COLOUR: COLOURS[next(places) % len(COLOURS)]})
+        if LISTED.items() <= record.tags.items()
+        else record
+        for record in records
+    ]
 
 
 def _absolute(record: Record) -> Record:

@@ -101,8 +101,7 @@ def _make_relative(database: Path) -> None:
             connection.execute(change, (str(ARTIFACTS), len(place) + 1, len(place), place))
 
 
-ABOUT = """One run for the whole pipeline, one for training, one for each variant: some neurons removed, the network \
-repaired and fine-tuned.
+ABOUT = """One run for the whole pipeline, one for training, one for each variant: cut, repaired, fine-tuned.
 
 | metric | means |
 |---|---|
@@ -121,6 +120,8 @@ PIPELINE, TRAINING, VARIANT, FAILED = "pipeline", "training", "variant", "failed
 """What a run's tag `kind` says that it is of."""
 DESCRIPTION = "mlflow.note.content"
 """The tag that MLflow shows as the description of a run or an experiment."""
+COLOUR = "mlflow.runColor"
+"""The tag with the colour of a run in MLflow's charts; of runs without, several may have one."""
 LISTED = {"listed": "yes"}
 """The tag of what the list of runs shows: variants, and stages that failed."""
 COLUMNS = {
