@@ -28,6 +28,7 @@ from flows.stages import GraphStage, read_stages
 
 ADVICE = (
     "Running stage ",
+    "> exec python -m tasks ",
     "Updating lock file ",
     "To track the changes with git, run:",
     "\tgit add ",

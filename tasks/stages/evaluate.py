@@ -50,7 +50,7 @@ def _row(
 ) -> dict[str, object]:
     """Return the row of one phase's model on one split."""
     phase, split = part
-    model, windows, what = models[phase], texts[split], f"{variant}, {phase}, {split}"
+    model, windows, what = models[phase], texts[split], f"{phase}, {split}"
     loss = loss_of(model, windows, track=track, what=what)
     return {
         "variant": variant,

@@ -43,7 +43,8 @@ def run(job: Job) -> None:
 def _judged(windows: Mapping[str, Batches], shared: tuple[float, Measurable], *, track: Track) -> dict[str, object]:
     """Return the row of a model at its share of neurons."""
     retain, model = shared
-    losses = {split: loss_of(model, text, track=track, what=f"{retain:g}, {split}") for split, text in windows.items()}
+    what = f"keep {retain:g}"
+    losses = {split: loss_of(model, text, track=track, what=f"{what}, {split}") for split, text in windows.items()}
     worth = {f"{split}_perplexity": loss.perplexity for split, loss in losses.items()}
     worth |= {f"{split}_loss": loss.mean for split, loss in losses.items()}
     return {"retain": retain, **asdict(size_of(model)), **worth}

@@ -94,6 +94,15 @@ def test_a_project_is_reproduced_once_and_what_fails_then_is_named(
     assert capsys.readouterr().err.startswith("Unknown stage 'nonsense'")
 
 
+def test_dvc_does_not_say_which_command_runs_where_the_stage_says_what_it_does(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for line in ("Running stage 'train':", "> exec python -m tasks train", "train: stage 3 of 37, train the model"):
+        repro._say(stage("train"), line)
+    repro._say(stage("mine"), "> python mine.py")
+    assert capsys.readouterr().out.splitlines() == ["train: stage 3 of 37, train the model", "mine | > python mine.py"]
+
+
 BLOCKED = ["ERROR: failed to reproduce 'a': 'a.txt' is busy, it is being blocked by:", "  (PID 7): dvc repro"]
 
 
