@@ -117,9 +117,10 @@ def hessian(
                 if reached >= stability:
                     break
     if stability > 0 and (reached is None or reached < stability):
-        known = "that are too few to tell" if reached is None else f"{reached:.2f} is what these show"
+        known = "too few to tell" if reached is None else f"they show {reached:.2f}"
         logger.warning(
-            "The Hessian's ranking by %d probes is not shown to agree with that by other probes to %.2f: %s.",
+            "The Hessian's ranking by %d probes is not shown to agree with that by other probes to %.2f (%s); "
+            "where you choose by it, give more probes, or the method 'gauss_newton', which needs the fewest.",
             probes, stability, known,
         )  # fmt: skip
     return _hessian_table(groups, squares)
