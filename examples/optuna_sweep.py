@@ -44,10 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m examples.optuna_sweep", description=str(__doc__).partition("\n")[0]
     )
-    parser.add_argument("--trials", type=int, default=20, help="how many in all, those of earlier calls among them")
-    parser.add_argument("--variant", default="enhanced", help="the variant of params.yaml whose settings are searched")
-    parser.add_argument("--study", type=Path, default=STUDY, help="the file that the study lies in")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--trials", type=int, default=20, help="how many in all, those of earlier calls among them (20)"
+    )
+    parser.add_argument(
+        "--variant", default="enhanced", help="the one of params.yaml whose settings are searched (enhanced)"
+    )
+    parser.add_argument("--study", type=Path, default=STUDY, help=f"the file that the study lies in ({STUDY})")
+    parser.add_argument("--seed", type=int, default=1, help="another number proposes other values (1)")
     given = parser.parse_args(arguments)
     try:
         study = search(given.study, given.variant, trials=given.trials, seed=given.seed)
