@@ -279,7 +279,7 @@ def test_a_state_is_logged_only_once(again: Path) -> None:
 
 def test_another_lock_makes_another_parent_whose_variants_have_colours_of_their_own(again: Path) -> None:
     first = runs(again)
-    assert [first[variant].data.tags["mlflow.runColor"] for variant in VARIANTS] == [*COLOURS[:5]]
+    assert [first[variant].data.tags["mlflow.runColor"] for variant in sorted(VARIANTS)] == [*COLOURS[:5]]
     assert "mlflow.runColor" not in first["pipeline"].data.tags
     with (again / "dvc.lock").open("a") as lock:
         lock.write("  another:\n    cmd: exec another\n")
@@ -287,7 +287,7 @@ def test_another_lock_makes_another_parent_whose_variants_have_colours_of_their_
     assert (len(every_run(again)), len(parents(again))) == (2 * (2 + len(VARIANTS)), 2)
     known = {run.info.run_id for run in first.values()}
     later = {part_of(run): run for run in every_run(again) if run.info.run_id not in known}
-    assert [later[variant].data.tags["mlflow.runColor"] for variant in VARIANTS] == [*COLOURS[5:], COLOURS[0]]
+    assert [later[variant].data.tags["mlflow.runColor"] for variant in sorted(VARIANTS)] == [*COLOURS[5:], COLOURS[0]]
 
 
 def test_a_parent_left_by_a_kill_is_replaced(unlogged: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """How records become runs: a parent and its children, once for each state of the results."""
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -46,13 +45,12 @@ def log_once(records: Sequence[Record], state: State, command: str, datasets: Se
 def _coloured(records: Sequence[Record], *, beside: int) -> list[Record]:
     """Return the records, those that are listed in colours that follow those of the runs beside them.
 
-    So no two of nine that were logged one after the other share one, and variants have at first those of the pictures.
+    So no two of nine that were logged one after the other share one. As in the pictures, variants go by their names.
     """
-    places = itertools.count(beside)
+    listed = sorted(record.name for record in records if LISTED.items() <= record.tags.items())
+    colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(listed, beside)}
     return [
-        replace(record, tags={**record.tags, COLOUR: COLOURS[next(places) % len(COLOURS)]})
-        if LISTED.items() <= record.tags.items()
-        else record
+        replace(record, tags={**record.tags, COLOUR: colours[record.name]}) if record.name in colours else record
         for record in records
     ]
 
