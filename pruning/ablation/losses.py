@@ -96,9 +96,9 @@ class SampledLoss:
         most = torch.minimum(even, self.weights[..., self.certain - 1] + precision.tiny)
         self.centre, self.rounding = decoder.mean(0), precision.eps**0.5
         self.farthest, self.unread = (decoder - self.centre).norm(dim=1).max(), most.log()
-        read = torch.cat([chosen, self.targets[..., None]], dim=-1)
-        mean = shares @ decoder
-        self.rows = torch.cat([decoder[read], mean[:, :, None]], dim=2)  # (T, B, words + 2, features)
+        wanted = self.targets[..., None]
+        self.rows = decoder[torch.cat([chosen, wanted, wanted], dim=-1)]  # (T, B, words + 2, features)
+        self.rows[:, :, -1] = shares @ decoder
 
     def compared(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """See `_ReferenceLoss`; 0 where nothing is to be predicted."""
@@ -144,7 +144,7 @@ class SampledLoss:
 def _words(shares: Tensor, certain: int, sampled: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Return words, (T, B, words), weights with which their sum estimates that over all words, and the rest's share."""
     top = shares.topk(certain, dim=-1)
-    ends = shares.to(finest(shares.device)).scatter(-1, top.indices, 0).cumsum(-1)
+    ends = shares.to(finest(shares.device), copy=True).scatter_(-1, top.indices, 0).cumsum_(-1)
     rest = ends[..., -1:]
     offset = torch.rand(*ends.shape[:-1], 1, dtype=ends.dtype, generator=generator).to(ends.device)
     points = (torch.arange(sampled, device=ends.device) + offset) / max(sampled, 1) * rest
