@@ -1,4 +1,4 @@
-"""Widths that layers step over, since their network's code, which compares them as it runs, does otherwise there."""
+"""Widths that layers step over, since their network's code does something else with them, or stops."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def expect_width(layers: Iterable[NeuronLayer], widths: Mapping[str, int]) -> No
             near = min({*range(1, layer.width + 1)} - {*layer.avoided}, key=lambda size: (abs(size - width), -size))
             raise ValueError(
                 f"Expected another number of neurons in layer {layer.name!r} than {width}, with which the network's "
-                f"own code, which compares it as it runs, does something else; keep {near}."
+                f"own code does something else, or stops; keep {near}."
             )

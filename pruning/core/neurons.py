@@ -114,7 +114,7 @@ class NeuronLayer:
         operand: A parameter of the module `output` by whose product with something its own code reads the neurons, so
             that no input or output of a module holds them: `seen` says where that something does. Or, where `seen` is
             None, one whose rows that code looks up: what it finds is the output. Empty if a module shows them.
-        avoided: Widths below its own with which the network's code, which compares it as it runs, does something else:
+        avoided: Widths below its own with which the network's code does something else, for it compares them, or stops:
             choosing neurons steps over them, and `select` refuses them.
         given: Where the output of `output` holds the activations, if it holds others beside them.
     """
@@ -260,7 +260,7 @@ def select(model: Model, keep: Keep) -> Model:
 
     Raises:
         ValueError: For an unknown layer, no kept neuron, a repeated index, one outside the layer, or as many as its
-            network's code takes another path with (`NeuronLayer.avoided`).
+            network's code does something else with (`NeuronLayer.avoided`).
     """
     smaller = narrowed(model, keep)
     smaller.settle(model, keep)

@@ -199,15 +199,44 @@ class _Trial:
                     self._avoid(layer, [size], _reason(f"what stays beside it, {size}", what))
 
     def narrow(self) -> None:
-        """Try layers as narrow as they may be, but for a single neuron; of two an error tells by itself."""
-        allowed = {
-            layer.name: (size for size in range(FEW, layer.width) if size not in self.avoided[layer.name])
-            for layer in self._left()
-        }
-        sizes = {name: size for name, own in allowed.items() for size in itertools.islice(own, 1)}
-        for name, what in self._alone(sizes).items():
-            if COUNTS not in what or sizes[name] > FEW:
-                self.reasons[name] = _reason_at(sizes[name], what)
+        """Try layers as narrow as they may be, beside each other: with two neurons, of which one may do for several.
+
+        Code that gives something else for two does so for no reason that is seen, and the layer stays. Code that stops,
+        as where it takes the second of several heads by a slice, or gives something else for a single one, as where
+        that dimension is squeezed out, does so for all that are fewer than some number.
+        """
+        for few in (FEW, 1):
+            sizes = {layer: self._narrowest(layer, few) for layer in self._left()}
+            keep = {layer.name: _last(layer, size) for layer, size in sizes.items() if size < layer.width}
+            if not keep or not self.failing(keep):
+                continue
+            beside: dict[str, Tensor] = {}
+            for layer in (layer for layer in sizes if layer.name in keep):
+                size = sizes[layer]
+                if what := self.failing({**beside, layer.name: keep[layer.name]}):
+                    reason = _reason_at(size, what)
+                    if few == FEW and COUNTS not in what:
+                        self.reasons[layer.name] = reason
+                        continue
+                    size = self._fewest(layer, size, beside)
+                    self._avoid(layer, range(1, size), reason)
+                beside[layer.name] = _last(layer, size)
+
+    def _narrowest(self, layer: NeuronLayer, few: int) -> int:
+        """Return how few neurons a layer may have, but no fewer than some."""
+        sizes = (size for size in range(few, layer.width) if size not in self.avoided[layer.name])
+        return next(sizes, layer.width)
+
+    def _fewest(self, layer: NeuronLayer, fails: int, beside: Keep) -> int:
+        """Return how many neurons a layer must have at least where code fails with fewer; with so few it does."""
+        holds = layer.width
+        while holds - fails > 1:
+            size = (holds + fails) // 2
+            if self.failing({**beside, layer.name: _last(layer, size)}):
+                fails = size
+            else:
+                holds = size
+        return holds
 
 
 def _reason_at(size: int, failure: str) -> str:

@@ -46,6 +46,9 @@ ALONE = 0.6
 """The power of rounding up to which answers are equal where no finer ones tell: 7e-5 of the largest, not 6e-6."""
 UNSHOWN = "its model gives nothing but NaN on other weights, which shows nothing of what it computes"
 
+LONE = f"{COUNTS}, for PyTorch's group_norm takes no single number of one example"
+NOTHING = f"{COUNTS}, for what it computes of so few is NaN"
+
 
 def proved(
     model: Discovered,
@@ -182,12 +185,20 @@ class Prover:
             smaller, lean = thinned(model, keep, lean=lean)
             if self.cached:
                 self.outputs(_caching(copied(smaller, sharing=True), self.cached), Still())
-            found, _ = self.outputs(smaller, Still(drawn=self.drawn), once=True)
+            found, _ = self.outputs(smaller, mode := Still(drawn=self.drawn), once=True)
         except Exception as error:  # whatever a user's code raises at other widths
             what = str(error).strip().partition(chr(10))[0]
             return f"{COUNTS}{_line(error)}: {what}", lean
         del smaller
+        if mode.lone > self.whole[1]:
+            return LONE, lean
         return self._difference(keep, numbers, found, lean=lean), lean
+
+    @cached_property
+    def whole(self) -> tuple[list[Tensor], int]:
+        """What the model gives with all its neurons, and how often it normalises a number by itself."""
+        found, _ = self.outputs(self.model, mode := Still(drawn=self.drawn))
+        return found, mode.lone
 
     def _difference(self, keep: Keep, numbers: Sequence[Number], found: Sequence[Tensor], *, lean: bool) -> str:
         """Return how what a smaller model gives differs from what it should be; empty if it does not."""
@@ -202,8 +213,11 @@ class Prover:
                 if read:  # nor a width a size
                     continue
                 return f"{blends[0].what if blends else 'its model'} takes all of it together: {error}"
-            if any(part.numel() and bool(part.isnan().all()) for part in expected):
-                return UNSHOWN
+            if any(bool(part.isnan().any()) for part in expected):
+                if any(part.numel() and bool(part.isnan().all()) for part in self.whole[0]):
+                    return UNSHOWN
+                if not all(map(_as_many_nans, expected, self.whole[0])):
+                    return NOTHING
             if len(found) != len(expected):
                 continue
             if _equal(found, expected, rounding):
@@ -376,6 +390,10 @@ def _line(error: Exception) -> str:
 
 def _is_float(part: object) -> bool:
     return isinstance(part, Tensor) and part.is_floating_point()
+
+
+def _as_many_nans(one: Tensor, other: Tensor) -> bool:
+    return int(one.isnan().sum()) == int(other.isnan().sum())
 
 
 def _near(one: Tensor, other: Tensor) -> bool:

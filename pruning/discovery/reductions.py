@@ -72,8 +72,10 @@ def _of_parameter(call: Call, address: Address) -> Any:
         return elementwise(call)
     dims = range(ndim) if given is None or given == [] else [given] if isinstance(given, int) else given
     dims = sorted(dim % ndim for dim in dims)
-    address = _read(call, address, dims)
-    for axis in dims:
+    read = _read_along(call, address, dims)
+    left = (value for value in address.scaled if not any(varies(value.places, axis) for axis in dims))
+    address = replace(address, scaled=tuple(left)) if call.name == "sum" else address
+    for axis in (axis for axis in dims if axis not in read):  # what a matrix reads is no statistic of it
         for dim in address.dims(axis):
             call.blend(call.into.place(address, dim), axis)
 
@@ -89,19 +91,18 @@ def _of_parameter(call: Call, address: Address) -> Any:
     return mapped(call.outputs, like)
 
 
-def _read(call: Call, address: Address, dims: list[int]) -> Address:
-    """Note the neurons that a matrix is multiplied by and that are then summed over as what its columns read."""
-    if call.name != "sum":
-        return address
-    for axis in dims:
+def _read_along(call: Call, address: Address, dims: list[int]) -> set[int]:
+    """Return along which dimensions neurons that a matrix is multiplied by are summed over, read by its columns."""
+    read = set[int]()
+    for axis in dims if call.name == "sum" else ():
         for value in address.scaled:
             if varies(value.places, axis) and len(address.dims(axis)) == 1:
                 seen, functions = (column(part, axis) for part in (value.places, value.functions))
                 dim = address.dims(axis)[0]
                 at = column(address.coordinates[dim], axis)
                 call.read(seen, functions, address, dim, "", at=at, padded=value.padded)
-    left = (value for value in address.scaled if not any(varies(value.places, axis) for axis in dims))
-    return replace(address, scaled=tuple(left))
+                read.add(axis)
+    return read
 
 
 def spatial(call: Call) -> Any:

@@ -261,6 +261,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         double: Whether code that asks for numbers of single precision gets double ones.
         watching: Whether what spikes are computed of is kept, which takes a copy of each.
         jumping: The real numbers that were given to what gives the same for many values, as a spike is.
+        lone: How often a single number was normalised by itself, which PyTorch refuses of one example.
     """
 
     def __init__(self, instead: Instead | None = None, drawn: float = DRAWN[0]) -> None:
@@ -268,6 +269,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         self.instead, self.drawn = instead or {}, drawn
         self.rounding = 0.0
         self.paths = dict[int, str]()
+        self.lone = 0
         self.drew = self.spread = self.apart = self.double = self.watching = False
         self.jumping: list[Tensor] = []
 
@@ -275,7 +277,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         """Know the modules that run, and what would be drawn."""
         self.before = states_of(network)
         self.paths = {id(module): path for path, module in network.named_modules()}
-        self.jumping = []
+        self.jumping, self.lone = [], 0
 
     def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what the operation gives, or what is to stand for it."""
@@ -284,6 +286,8 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
             self.jumping += [
                 part.clone() for part in flat(args) if isinstance(part, Tensor) and part.is_floating_point()
             ]
+        if name == "group_norm":
+            self.lone += args[0][0].numel() == args[1]
         if self.double:  # `x.float()` is told by place, `x.to(dtype=…)` by name
             args = tuple(torch.float64 if part is torch.float32 else part for part in args)
             kwargs = {key: torch.float64 if part is torch.float32 else part for key, part in kwargs.items()}

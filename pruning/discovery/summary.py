@@ -51,9 +51,7 @@ ADVICE: dict[str, str] = {
 CARRIED = "; if it is a state that the next call is given, `discover(…, carried=argument)` says so"
 """What else can be done about what a model returns that takes several arguments."""
 INEXACT = "not exact: what is computed over all neurons (statistics, say), or drawn, differs where some are gone"
-AVOIDED = (
-    "widths that are stepped over, for the network's code compares them as it runs, and does something else there:"
-)
+AVOIDED = "widths that are stepped over, for the network's code does something else there, or stops:"
 STAYS = "what stays, with its share of the parameters; what of it reads neurons of a layer goes with them:"
 WHOLE = (
     "residual blocks and experts that can go as a whole: `found.blocks()` and `found.experts()` look for them, "
