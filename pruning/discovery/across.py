@@ -71,5 +71,6 @@ def joined(one: Structure, other: Structure, prefix: str) -> Structure:
         widths=(*one.widths, *widths),
         paths={**other.paths, **one.paths},
         turns={**other.turns, **one.turns},
+        hidden={**other.hidden, **one.hidden},
         carried=carried,
     )

@@ -18,6 +18,8 @@ COUNTS = f"{CODE} counts on its width"
 """So it does where it raises one itself."""
 FEW = 2
 """So many neurons are left of a layer where code is asked whether it does otherwise for a narrow one."""
+WAYS = 64
+"""So many paths of one layer are tried: with more of them, as many as lie evenly among these."""
 MOST = 40
 """Of how many layers each is tried with each, where those that share a parameter do not tell."""
 
@@ -29,11 +31,13 @@ class Seen(NamedTuple):
         paths: Layer → the path that code is seen to take for each width, from 1 on; see `paths_of`.
         proved: Layer → widths that it was proved with.
         turns: Two layers → with which widths of both code is seen to go another way; see `turns_of`.
+        hidden: Layer → the path that it may take for each width where nobody sees it.
     """
 
     paths: Mapping[str, np.ndarray]
     proved: Mapping[str, Collection[int]]
     turns: Mapping[tuple[str, str], np.ndarray]
+    hidden: Mapping[str, np.ndarray]
 
 
 def same_path(layer: NeuronLayer, paths: Mapping[str, np.ndarray]) -> list[int]:
@@ -52,7 +56,7 @@ def unequal(layers: Sequence[NeuronLayer], keep: Keep, paths: Mapping[str, np.nd
         size, taken = len(keep[layer.name]), {len(kept) for kept in found.values()}
         free = (other for other in same_path(layer, paths) or range(2, layer.width) if other not in taken)
         size = min(free, key=lambda other: abs(other - size), default=size) if size in taken else size
-        found[layer.name] = _last(layer, size)
+        found[layer.name] = last(layer, size)
     return found
 
 
@@ -73,7 +77,8 @@ def apart(
     """
     fixed = {layer.name: _beside(layer, layers, tensors) for layer in layers}
     trial = _Trial(layers, failing)
-    trial.other_paths(seen)
+    for paths in (seen.paths, seen.hidden):
+        trial.other_paths(paths, seen.proved)
     trial.equals({size for sizes in fixed.values() for size in sizes})
     trial.together(seen)
     trial.beside(fixed)
@@ -107,23 +112,24 @@ class _Trial:
     def _alone(self, sizes: Mapping[str, int]) -> dict[str, str]:
         """Return which layers something else comes of with so many neurons, and what, if it does of all together."""
         known = {layer.name: layer for layer in self.layers}
-        keep = {name: _last(known[name], size) for name, size in sizes.items()}
+        keep = {name: last(known[name], size) for name, size in sizes.items() if size not in self.avoided[name]}
         if not keep or not self.failing(keep):
             return {}
         return {name: what for name, kept in keep.items() if (what := self.failing({name: kept}))}
 
-    def other_paths(self, seen: Seen) -> None:
-        """Try a layer with the narrowest and the widest of the widths for which code is seen to go another way."""
-        known = {layer.name: layer for layer in self.layers if layer.name in seen.paths}
+    def other_paths(self, paths: Mapping[str, np.ndarray], tried: Mapping[str, Collection[int]]) -> None:
+        """Try a layer with the narrowest and the widest of the widths for which code goes another way, or may."""
+        known = {layer.name: layer for layer in self._left() if layer.name in paths}
         ways: dict[str, list[list[int]]] = {}
         for name, layer in known.items():
-            path = seen.paths[name]
-            proved = {int(path[width - 1]) for width in (layer.width, *seen.proved[name])}
-            own = (way for way in np.unique(path) if int(way) not in proved)
-            ways[name] = sorted((np.flatnonzero(path == way) + 1).tolist() for way in own)
+            path = paths[name]
+            proved = {int(path[width - 1]) for width in (layer.width, *tried[name])}
+            own = [way for way in np.unique(path) if int(way) not in proved]
+            some = own[:: -(-len(own) // WAYS) or 1]
+            ways[name] = sorted((np.flatnonzero(path == way) + 1).tolist() for way in some)
         for number in range(max(map(len, ways.values()), default=0)):
             chosen = {name: own[number] for name, own in ways.items() if number < len(own)}
-            for end in (0, -1):
+            for end in (0, -1) if any(len(widths) > 1 for widths in chosen.values()) else (0,):
                 for name, what in self._alone({name: widths[end] for name, widths in chosen.items()}).items():
                     self._avoid(known[name], chosen[name], _reason_at(chosen[name][end], what))
 
@@ -157,9 +163,9 @@ class _Trial:
             return None
         size = len(even[wider.name])
         fewer = next((each for each in range(size - 1, 0, -1) if each not in {*beside, *self.avoided[other.name]}), 0)
-        if not fewer or not self.failing({**even, other.name: _last(other, fewer)}):
+        if not fewer or not self.failing({**even, other.name: last(other, fewer)}):
             return None
-        alone = (self.failing({other.name: _last(other, each)}) for each in (size, fewer))
+        alone = (self.failing({other.name: last(other, each)}) for each in (size, fewer))
         return other if any(alone) else wider
 
     def together(self, seen: Seen) -> None:
@@ -174,7 +180,7 @@ class _Trial:
             both = np.argwhere(turned) + 1
             ends = [dict(zip(pair, sizes.tolist(), strict=True)) for sizes in both[[0, -1]]] if len(both) else []
             for sizes in ends:
-                if what := self.failing({name: _last(left[name], size) for name, size in sizes.items()}):
+                if what := self.failing({name: last(left[name], size) for name, size in sizes.items()}):
                     other, wider = sorted(left.values(), key=lambda layer: layer.width)
                     told = what if CODE in what else f"{CODE} computes something else"
                     reason = f"with {sizes[wider.name]} neurons beside {sizes[other.name]} of {other.name}, {told}"
@@ -193,7 +199,10 @@ class _Trial:
                 size, layer = sizes[name], known[name]
                 taken = {*fixed[name], *self.avoided[name], *(each.width for each in self.layers)}
                 near = next((each for each in (size + 1, size - 1) if each not in taken), 0)
-                if near and self.failing({name: _last(layer, near)}):  # so that nothing is compared with that size
+                also = self.failing({name: last(layer, near)}) if near else ""  # so that size is nothing's own
+                if COUNTS in what and COUNTS in also:
+                    self._avoid(layer, range(1, self._fewest(layer, max(size, near), {})), _reason_at(size, what))
+                elif also:
                     self.reasons[name] = _reason_at(size, what)
                 else:
                     self._avoid(layer, [size], _reason(f"what stays beside it, {size}", what))
@@ -206,8 +215,8 @@ class _Trial:
         that dimension is squeezed out, does so for all that are fewer than some number.
         """
         for few in (FEW, 1):
-            sizes = {layer: self._narrowest(layer, few) for layer in self._left()}
-            keep = {layer.name: _last(layer, size) for layer, size in sizes.items() if size < layer.width}
+            sizes = {layer: narrowest(layer, few, self.avoided[layer.name]) for layer in self._left()}
+            keep = {layer.name: last(layer, size) for layer, size in sizes.items() if size < layer.width}
             if not keep or not self.failing(keep):
                 continue
             beside: dict[str, Tensor] = {}
@@ -220,19 +229,14 @@ class _Trial:
                         continue
                     size = self._fewest(layer, size, beside)
                     self._avoid(layer, range(1, size), reason)
-                beside[layer.name] = _last(layer, size)
-
-    def _narrowest(self, layer: NeuronLayer, few: int) -> int:
-        """Return how few neurons a layer may have, but no fewer than some."""
-        sizes = (size for size in range(few, layer.width) if size not in self.avoided[layer.name])
-        return next(sizes, layer.width)
+                beside[layer.name] = last(layer, size)
 
     def _fewest(self, layer: NeuronLayer, fails: int, beside: Keep) -> int:
         """Return how many neurons a layer must have at least where code fails with fewer; with so few it does."""
         holds = layer.width
         while holds - fails > 1:
             size = (holds + fails) // 2
-            if self.failing({**beside, layer.name: _last(layer, size)}):
+            if self.failing({**beside, layer.name: last(layer, size)}):
                 fails = size
             else:
                 holds = size
@@ -278,10 +282,15 @@ def _even(layers: Sequence[NeuronLayer], beside: set[int], avoided: Mapping[str,
     never = set[int]().union(*(avoided[layer.name] for layer in wide))
     sizes = [size for size in range(most, 0, -1) if size not in never]
     size = next((size for size in sizes if size > 1 and size not in beside), next(iter(sizes), 0))
-    return {layer.name: _last(layer, size) for layer in wide} if size else {}
+    return {layer.name: last(layer, size) for layer in wide} if size else {}
 
 
-def _last(layer: NeuronLayer, size: int) -> Tensor:
+def narrowest(layer: NeuronLayer, few: int, avoided: Collection[int]) -> int:
+    """Return how few neurons a layer may have, but no fewer than some."""
+    return next((size for size in range(few, layer.width) if size not in avoided), layer.width)
+
+
+def last(layer: NeuronLayer, size: int) -> Tensor:
     """Return the layer's last neurons, the last one first; all in order where none goes, see `thinned`."""
     left = torch.arange(layer.width - size, layer.width)
     return left if size == layer.width else left.flip(0)

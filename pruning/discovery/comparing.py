@@ -1,6 +1,7 @@
 """What a network's code compares widths with as it runs, and so by which widths it takes other paths than it does."""
 
 import operator
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pruning.core.hearing import LIBRARIES
 from pruning.discovery.widths import Width
 
 Formed = tuple[Any, ...] | int | float
@@ -18,6 +20,14 @@ LARGEST = 2**22
 """So many pairs of widths of two layers are looked at."""
 _MADE = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
 _COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")
+HIDDEN = "hidden"
+"""In the place of a comparison: a width goes where nobody sees what it is compared with, as a key or a root."""
+_HIDING = (
+    *("float", "int", "hash", "repr", "str", "format", "round", "trunc", "floor", "ceil"),
+    *("and", "or", "xor", "lshift", "rshift", "rand", "ror", "rxor", "rlshift", "rrshift", "invert"),
+)
+"""What gives a number, or words, of a width, that tell of nothing any more."""
+_LIBRARIES = (*LIBRARIES, f"{torch.__path__[0].rpartition('/')[0]}/")
 _KNOWN: dict[str, Callable[[Any, Any], Any]] = {name: getattr(operator, name) for name in (*_MADE, *_COMPARED)}
 
 
@@ -32,6 +42,8 @@ class Compared(int):
     ('eq', ('mod', ('floordiv', ('read', 0, 8), 2), 3), 0)
     >>> [comparison[2] for comparison in told[1:]]
     [7, 11, 0, 3]
+    >>> {7: "seven"}.get(width), told[-1]
+    (None, ('hidden', ('read', 0, 8), 0))
 
     Attributes:
         formed: How it is made.
@@ -67,7 +79,7 @@ def _formed(value: Any) -> Formed:
 
 
 def _bare(value: Any) -> Any:
-    return (int if isinstance(value, int) else float)(value)
+    return int.__int__(value) if isinstance(value, int) else float.__float__(value)
 
 
 def _making(name: str, *, reflected: bool) -> Callable[[Any, Any], Any]:
@@ -99,7 +111,21 @@ def _is_some(self: Compared | Part) -> bool:
     return bool(_bare(self))
 
 
-for _kind in (Compared, Part):
+def _hiding(kind: type, name: str) -> Callable[..., Any]:
+    method = getattr(kind, f"__{name}__")
+
+    def found(self: Compared | Part, *others: Any) -> Any:
+        if not sys._getframe(1).f_code.co_filename.startswith(_LIBRARIES):  # einops keeps what it made by sizes
+            self.tell((HIDDEN, self.formed, 0))
+        return method(_bare(self), *others)
+
+    return found
+
+
+for _kind, _base in ((Compared, int), (Part, float)):
+    for _name in _HIDING:
+        if hasattr(_base, f"__{_name}__"):
+            setattr(_kind, f"__{_name}__", _hiding(_base, _name))
     for _name in _MADE:
         setattr(_kind, f"__{_name}__", _making(_name, reflected=False))
         setattr(_kind, f"__r{_name}__", _making(_name, reflected=True))
@@ -107,7 +133,10 @@ for _kind in (Compared, Part):
         setattr(_kind, f"__{_name}__", _comparing(_name))
     for _name, _function in (
         ("bool", _is_some),
-        ("hash", lambda self: hash(_bare(self))),
+        ("neg", lambda self: 0 - self),
+        ("pos", lambda self: self),
+        ("abs", lambda self: self if _bare(self) >= 0 else 0 - self),
+        ("divmod", lambda self, value: (self // value, self % value)),
         ("reduce", lambda self: (type(_bare(self)), (_bare(self),))),  # a copy is a plain number
     ):
         setattr(_kind, f"__{_name}__", _function)
@@ -134,6 +163,8 @@ def paths_of(
     reads: Sequence[Tensor],
     widths: Mapping[str, int],
     owners: tuple[Tensor, Tensor],
+    *,
+    hidden: bool = False,
 ) -> dict[str, np.ndarray]:
     """Return, for each layer whose width is compared, which path the code is seen to take for each width, from 1 on.
 
@@ -144,12 +175,13 @@ def paths_of(
         reads: The places along each of the dimensions whose sizes were read.
         widths: Layer → its width.
         owners: Place → the number of the layer that it belongs to, and of the neuron; −1 for none.
+        hidden: Whether the paths are asked for that the code may take where nobody sees what widths are compared with.
     """
     counts, names, sizes = [_counted(places, owners) for places in reads], [*widths], [*widths.values()]
     outcomes: dict[int, list[np.ndarray]] = {}
     for comparison in compared:
         layers = _layers_in(comparison, counts)
-        for layer in layers if len(layers) == 1 else ():
+        for layer in layers if len(layers) == 1 and (comparison[0] == HIDDEN) == hidden else ():
             found = _outcome(comparison, counts, {layer: np.arange(1, sizes[layer] + 1)}, sizes)
             if found is not None:
                 outcomes.setdefault(layer, []).append(found)
@@ -171,7 +203,7 @@ def turns_of(
     turns: dict[tuple[str, str], np.ndarray] = {}
     for comparison in compared:
         layers = sorted(_layers_in(comparison, counts))
-        if len(layers) == 2 and sizes[layers[0]] * sizes[layers[1]] <= LARGEST:
+        if comparison[0] != HIDDEN and len(layers) == 2 and sizes[layers[0]] * sizes[layers[1]] <= LARGEST:
             one, other = layers
             both = {one: np.arange(1, sizes[one] + 1)[:, None], other: np.arange(1, sizes[other] + 1)[None]}
             found = _outcome(comparison, counts, both, sizes)
@@ -205,7 +237,7 @@ def _counted(places: Tensor, owners: tuple[Tensor, Tensor]) -> dict[int, tuple[i
 
 
 def _outcome(
-    comparison: Formed,
+    comparison: tuple[Any, ...],
     counts: Sequence[Mapping[int, tuple[int, int]]],
     sizes: Mapping[int, np.ndarray],
     widths: Sequence[int],
@@ -228,6 +260,8 @@ def _outcome(
     shape = np.broadcast_shapes(*(size.shape for size in sizes.values()))
     try:
         with np.errstate(all="ignore"):
+            if comparison[0] == HIDDEN:
+                return np.broadcast_to(np.asarray(values(comparison[1]), dtype=float), shape)
             return np.broadcast_to(np.asarray(values(comparison), dtype=bool), shape)
     except (ValueError, TypeError, OverflowError):
         return None

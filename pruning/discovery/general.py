@@ -6,12 +6,10 @@ from typing import Any
 from pruning.core.memory import Place
 from pruning.discovery.discovered import Discovered
 from pruning.discovery.remembering import Remembering
-from pruning.discovery.running import Inputs, kept_tensors, name_of, redrawn, running
+from pruning.discovery.running import CUTTING, Inputs, kept_tensors, name_of, redrawn, running
 
 DRAWS = 8
 """How often weights are drawn until nothing is cut off everywhere: half of the draws may leave a ReLU silent."""
-CUTTING = {"relu", "hardtanh", "threshold", "clamp", "clamp_min", "clamp_max"}
-"""What gives one number for all that is beyond a bound, so that nothing in front of it may show."""
 Fixed = tuple[Discovered, tuple[Place, ...]]
 """A model with other weights, and where its modules remember a call, so that the next one must be tried, too."""
 

@@ -19,21 +19,13 @@ from torch.utils import _pytree as pytree
 from pruning.core.hearing import LIBRARIES
 from pruning.core.memory import Place
 from pruning.core.neurons import Keep, NeuronLayer, named_buffers, named_tensors
-from pruning.discovery.alike import COUNTS, Seen, apart, same_path, unequal
+from pruning.discovery.alike import COUNTS, Seen, apart, last, narrowest, same_path, unequal
+from pruning.discovery.answers import as_many_nans, equal, left_of, near
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.following import Number, Size, concerning
 from pruning.discovery.general import own, positions
 from pruning.discovery.rounds import gone, rounds_of
-from pruning.discovery.running import (
-    DRAWN,
-    Inputs,
-    Instead,
-    Still,
-    close,
-    copied,
-    greatest,
-    running,
-)
+from pruning.discovery.running import DRAWN, Inputs, Instead, Still, close, copied, running
 from pruning.discovery.settling import TOGETHER, settled
 from pruning.discovery.sizes import noted
 from pruning.discovery.states import Feeding
@@ -45,7 +37,6 @@ from pruning.discovery.values import Blend
 ALONE = 0.6
 """The power of rounding up to which answers are equal where no finer ones tell: 7e-5 of the largest, not 6e-6."""
 UNSHOWN = "its model gives nothing but NaN on other weights, which shows nothing of what it computes"
-
 LONE = f"{COUNTS}, for PyTorch's group_norm takes no single number of one example"
 NOTHING = f"{COUNTS}, for what it computes of so few is NaN"
 
@@ -71,6 +62,7 @@ def proved(
     every = layers = model.layers()
     first, *others = itertools.islice(positions(model, inputs), None if found.steps else 1)
     prover = Prover(*first, found, inputs, states, cached, feeding)
+    prover.leak()
     prover.others = [Prover(*fixed, found, inputs, states, (), feeding) for fixed in others]
     if prover.drawing():
         prover.others += [Prover(*first, found, inputs, states, (), feeding, seed) for seed in range(1, len(DRAWN))]
@@ -89,7 +81,9 @@ def proved(
     alone = {layer.name: what for layer in stepping if (what := prover.failure([layer], numbers))}
     reasons, layers = reasons | alone, [layer for layer in layers if layer.name not in alone]
     tensors = {**named_tensors(prover.model), **named_buffers(prover.model)}
-    seen = Seen(found.paths, prover.proved(layers, rounds), found.turns)
+    kept = [number for number in numbers if isinstance(number, Size) and number.read]  # what code reads there stays
+    hidden = {name: path for name, path in found.hidden.items() if not any(each.concerns([name]) for each in kept)}
+    seen = Seen(found.paths, prover.proved(layers, rounds), found.turns, hidden)
     avoided, equal = apart(layers, tensors, lambda keep: prover._failure(keep, numbers), seen)
     reasons, layers = reasons | equal, [layer for layer in layers if layer.name not in equal]
     layers = [replace(layer, avoided=tuple(sorted(avoided.get(layer.name, ())))) for layer in layers]
@@ -127,7 +121,7 @@ class Prover:
         self.found, self.inputs, self.states, self.cached = found, inputs, states, cached
         self.others: list[Prover] = []
         self.lean = True
-        self.draws = self.double = False
+        self.draws = self.double = self.leaking = False
 
     @cached_property
     def finer(self) -> "Prover | None":
@@ -145,6 +139,7 @@ class Prover:
             seed=self.seed,
         )
         finer.model.double()
+        finer.leaking = self.leaking
         for finer.double in (True, False):  # code that names single precision may also need it
             with contextlib.suppress(Exception):
                 found, _ = finer.outputs(finer.model, Still())
@@ -185,50 +180,55 @@ class Prover:
             smaller, lean = thinned(model, keep, lean=lean)
             if self.cached:
                 self.outputs(_caching(copied(smaller, sharing=True), self.cached), Still())
-            found, _ = self.outputs(smaller, mode := Still(drawn=self.drawn), once=True)
+            found, _ = self.outputs(smaller, mode := self.still(), once=True)
         except Exception as error:  # whatever a user's code raises at other widths
             what = str(error).strip().partition(chr(10))[0]
             return f"{COUNTS}{_line(error)}: {what}", lean
         del smaller
-        if mode.lone > self.whole[1]:
+        if mode.lone and mode.lone > self.whole[1]:
             return LONE, lean
         return self._difference(keep, numbers, found, lean=lean), lean
 
     @cached_property
     def whole(self) -> tuple[list[Tensor], int]:
         """What the model gives with all its neurons, and how often it normalises a number by itself."""
-        found, _ = self.outputs(self.model, mode := Still(drawn=self.drawn))
+        found, _ = self.outputs(self.model, mode := self.still())
         return found, mode.lone
 
     def _difference(self, keep: Keep, numbers: Sequence[Number], found: Sequence[Tensor], *, lean: bool) -> str:
         """Return how what a smaller model gives differs from what it should be; empty if it does not."""
         blends = [blend for blend in self.found.blends if self._concerns(blend, keep)]
         some = {blend.when: with_some(self.found, blend, keep) for blend in blends}
-        near = False
+        may = False
         for read, instead, failure in self._readings(keep, some):
-            mode = Still(instead, self.drawn)
+            mode = self.still(instead)
             try:
                 expected, rounding = self.masked(keep, mode, read, lean=lean)
             except Exception as error:  # what is left of the neurons may be no input of the operation
                 if read:  # nor a width a size
                     continue
                 return f"{blends[0].what if blends else 'its model'} takes all of it together: {error}"
-            if any(bool(part.isnan().any()) for part in expected):
-                if any(part.numel() and bool(part.isnan().all()) for part in self.whole[0]):
-                    return UNSHOWN
-                if not all(map(_as_many_nans, expected, self.whole[0])):
-                    return NOTHING
+            if what := self._unshown(expected):
+                return what
             if len(found) != len(expected):
                 continue
-            if _equal(found, expected, rounding):
+            if equal(found, expected, rounding):
                 return failure
-            if all(map(_near, found, expected)):
-                near = True
-                if not self.finer and _equal(found, expected, rounding, power=ALONE):
+            if all(map(near, found, expected)):
+                may = True
+                if not self.finer and equal(found, expected, rounding, power=ALONE):
                     return failure
-        if self.finer and (near or self.found.steps):  # of a spike that rounding adds not all is near
+        if self.finer and (may or self.found.steps):  # of a spike that rounding adds not all is near
             return self.finer._failure(keep, numbers)
         return "without some of its neurons the model computes something else than where nobody reads them"
+
+    def _unshown(self, expected: Sequence[Tensor]) -> str:
+        """Return what is wrong with an answer that is no number where the model with all neurons gives one."""
+        if not any(bool(part.isnan().any()) for part in expected):
+            return ""
+        if any(part.numel() and bool(part.isnan().all()) for part in self.whole[0]):
+            return UNSHOWN
+        return "" if all(map(as_many_nans, expected, self.whole[0])) else NOTHING
 
     def _readings(self, keep: Keep, some: Instead) -> Iterator[tuple[Read, Instead, str]]:
         """Yield what may be done where nobody reads some neurons, and what is wrong with it.
@@ -257,7 +257,7 @@ class Prover:
 
         With it comes what its spikes are computed of, since few of these change with a factor.
         """
-        mode = Still(instead, self.drawn)
+        mode = self.still(instead)
         mode.watching = True
         outputs, rounding = self.outputs(self.model, mode, read)
         return [*outputs, *mode.jumping], rounding
@@ -266,6 +266,24 @@ class Prover:
         """Return the widths that code computes with as they were, for each of these layers."""
         found = itertools.chain(*(each.widths.kept(layers) for each in (self, *self.others)))
         return list(dict.fromkeys(found))
+
+    def leak(self) -> None:
+        """Let what is cut off below or above a bound go on in part, if the model gives finite numbers so.
+
+        Behind a ReLU that is silent once some neurons are gone nothing shows of what is in front of it.
+        """
+        self.leaking = True
+        with contextlib.suppress(Exception):
+            outputs, _ = self.outputs(self.model, self.still())
+            if all(bool(part.isfinite().all()) for part in outputs):
+                return
+        self.leaking = False
+
+    def still(self, instead: Instead | None = None) -> Still:
+        """Return a mode to run the model, or a smaller one, in."""
+        mode = Still(instead, self.drawn)
+        mode.leaking = self.leaking
+        return mode
 
     def drawing(self) -> bool:
         """Return whether the model draws numbers."""
@@ -305,10 +323,15 @@ class Prover:
         return {layer.name for layer in blended if not self._is_exact([layer], numbers)}
 
     def _is_exact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> bool:
-        keep = self.some(layers, 0)
+        keeps, names = [self.some(layers, 0)], [layer.name for layer in layers]
+        if any(blend.extreme and self._concerns(blend, names) for blend in self.found.blends):  # which may stay there
+            keeps.append({layer.name: last(layer, narrowest(layer, 1, layer.avoided)) for layer in layers})
+        return all(self._is_masked(keep, numbers) for keep in keeps)
+
+    def _is_masked(self, keep: Keep, numbers: Sequence[Number]) -> bool:
         model = Discovered(self.model.network, self.model.layers(), {}, concerning(numbers, keep))
         smaller, _ = thinned(model, keep, lean=self.lean)
-        one, other = Still(), Still()
+        one, other = self.still(), self.still()
         one.watching = other.watching = True
         one.apart = other.apart = True  # what is drawn for fewer neurons is drawn otherwise
         found, _ = self.outputs(smaller, one, once=True)
@@ -317,8 +340,8 @@ class Prover:
         if len(found) != len(expected):
             return False
         if len(keep) == 1:
-            expected = [_left(b, a, *keep.values()) for a, b in zip(found, expected, strict=True)]
-            return _equal(found, expected, rounding)
+            expected = [left_of(b, a, *keep.values()) for a, b in zip(found, expected, strict=True)]
+            return equal(found, expected, rounding)
         return all(close(a, b, rounding) for a, b in zip(found, expected, strict=True) if a.shape == b.shape)
 
     def masked(
@@ -358,21 +381,6 @@ class Prover:
         return any(number >= 0 and known[number].name in names for number in layers)
 
 
-def _left(whole: Tensor, like: Tensor, kept: Tensor) -> Tensor:
-    """Return of a tensor with all neurons what another one has that is as wide as those that are kept."""
-    if whole.ndim != like.ndim:
-        return whole
-    for dim, (size, left) in enumerate(zip(whole.shape, like.shape, strict=True)):
-        if size != left == len(kept) and size > int(kept.max()):
-            whole = whole.index_select(dim, kept.to(whole.device))
-    return whole
-
-
-def _equal(ones: Sequence[Tensor], others: Sequence[Tensor], rounding: float, **power: float) -> bool:
-    """Return whether two answers of as many tensors are equal up to rounding, see `close`."""
-    return all(close(one, other, rounding, **power) for one, other in zip(ones, others, strict=True))
-
-
 def _caching(model: Discovered, modules: Sequence[str]) -> Discovered:
     """Return the model, a copy that is to run once, with its caches switched on: their widths may be the code's."""
     for name in modules:
@@ -390,12 +398,3 @@ def _line(error: Exception) -> str:
 
 def _is_float(part: object) -> bool:
     return isinstance(part, Tensor) and part.is_floating_point()
-
-
-def _as_many_nans(one: Tensor, other: Tensor) -> bool:
-    return int(one.isnan().sum()) == int(other.isnan().sum())
-
-
-def _near(one: Tensor, other: Tensor) -> bool:
-    """Return whether rounding might be why two tensors differ."""
-    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=1e-2 * greatest(other))

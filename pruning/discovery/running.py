@@ -33,6 +33,9 @@ _DRAWS = (
 )
 DRAWS = {*_DRAWS.split()}
 """What draws numbers, also into a tensor that is there."""
+CUTTING = {"relu", "relu6", "hardtanh", "hardsigmoid", "hardshrink", "softshrink", "threshold"}
+CUTTING |= {"clamp", "clamp_min", "clamp_max"}
+"""What gives one number for all that is beyond a bound, so that nothing in front of it may show."""
 DRAWN = (0.5, 0.01, 0.99)
 """What stands for numbers that are drawn between 0 and 1: what is compared with them shows with one of these."""
 
@@ -261,6 +264,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         double: Whether code that asks for numbers of single precision gets double ones.
         watching: Whether what spikes are computed of is kept, which takes a copy of each.
         jumping: The real numbers that were given to what gives the same for many values, as a spike is.
+        leaking: Whether what is beyond the bound of a ReLU or of a clamp is not cut off, but halved.
         lone: How often a single number was normalised by itself, which PyTorch refuses of one example.
     """
 
@@ -270,7 +274,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
         self.rounding = 0.0
         self.paths = dict[int, str]()
         self.lone = 0
-        self.drew = self.spread = self.apart = self.double = self.watching = False
+        self.drew = self.spread = self.apart = self.double = self.watching = self.leaking = False
         self.jumping: list[Tensor] = []
 
     def begin(self, network: nn.Module, inputs: Inputs, prefix: str) -> None:  # noqa: ARG002 - as every mode is told
@@ -293,7 +297,7 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
             kwargs = {key: torch.float64 if part is torch.float32 else part for key, part in kwargs.items()}
         if self.when in self.instead:
             return self.instead[self.when](operation, args, kwargs)
-        found = operation(*args, **kwargs)
+        found = self._leaky(name, operation, args, kwargs) if self.leaking else operation(*args, **kwargs)
         if name.removesuffix("_") in DROPOUTS and not name.endswith("_"):
             return found if isinstance(found, tuple) else args[0].clone()
         if name.removesuffix("_") in DRAWS:
@@ -304,6 +308,16 @@ class Still(Seeing):  # type: ignore[no-untyped-call]
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 self.rounding = max(self.rounding, torch.finfo(tensor.dtype).eps)
         return found
+
+    def _leaky(self, name: str, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what an operation gives, of one that cuts off the mean of that and of what it is given."""
+        cuts = name.removesuffix("_") in CUTTING
+        given = args[0].clone() if cuts and name.endswith("_") else args[0] if cuts else None
+        found = operation(*args, **kwargs)
+        if given is None or not found.is_floating_point():
+            return found
+        mean = found.lerp(given.to(found), 0.5)
+        return found.copy_(mean) if name.endswith("_") else mean
 
     def _drawn(self, found: Tensor, operation: Any, args: tuple[Any, ...]) -> Tensor:
         """Return what stands for numbers that were drawn: the same however many there are, unless `apart`."""

@@ -36,6 +36,7 @@ class Structure:
         steps: Whether something is computed of neurons that is the same for many values, as a spike is.
         paths: Layer → the path that the network's code is seen to take for each width, from 1 on; see `paths_of`.
         turns: Two layers → with which widths of both it goes another way; see `turns_of`.
+        hidden: Layer → the path that it may take for each width where nobody sees what that is compared with.
     """
 
     layers: list[NeuronLayer]
@@ -51,6 +52,7 @@ class Structure:
     steps: bool = False
     paths: Mapping[str, np.ndarray] = field(default_factory=dict)
     turns: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    hidden: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 IDLE = "what the model returns does not depend on it"
@@ -116,7 +118,8 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
     )
     touched = frozenset(found.touched)
     seen = found.compared, found.reads, {layer.name: layer.width for layer in layers}, owners
-    told = (called, touched, sizes, widths, refused, carried, found.steps, paths_of(*seen), turns_of(*seen))
+    ways = paths_of(*seen), turns_of(*seen), paths_of(*seen, hidden=True)
+    told = (called, touched, sizes, widths, refused, carried, found.steps, *ways)
     return Structure(layers, others | reasons, owners, blends, *told)
 
 

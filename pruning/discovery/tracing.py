@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from pruning.core.nested import mapped
 from pruning.core.operands import LOOKUPS, storage_of
+from pruning.discovery.comparing import HIDDEN
 from pruning.discovery.findings import Propagation, Ways, carry
 from pruning.discovery.needs import Needs
 from pruning.discovery.operations import follow
@@ -173,6 +174,8 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
                     self.found.count(Counted(self._stack[-1][0], call, dim, sizes[dim], places))
                     told[dim] = self.found.comparing(sizes[dim], places)
         whole = tuple(sizes) if name == "numel" else outputs  # Python takes no other whole number of `len`
+        if name == "len" and told:
+            told[0].tell((HIDDEN, told[0].formed, 0))
         if name in ("len", ATTENTION) or not told or any(isinstance(size, Tensor) for size in flat(whole)):
             return outputs
         if isinstance(outputs, tuple):

@@ -1,4 +1,4 @@
-"""Widths with which a network's own code, which compares them as it runs, does something else."""
+"""Widths with which a network's own code does something else, for it compares them as it runs, or stops."""
 
 import itertools
 import math
@@ -35,6 +35,11 @@ class Adding(Skipping):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.body(inputs).tanh() + (self.skip(inputs) if inputs.shape[1] == self.body.out_features else 0)
+
+
+def unseen(width: int) -> int:
+    """Return the width as a plain number: the place of a list is one that tells of nothing."""
+    return [*range(100)][width]
 
 
 ANOTHER = "its model's own code computes something else"
@@ -114,6 +119,12 @@ ASKED = {
     "a root": (lambda hidden: hidden.size(1) ** 0.5 == 3, {9}),
     "all numbers": (lambda hidden: hidden.numel() == 28, {7}),
     "a shape": (lambda hidden: hidden.shape == (4, 7), {7}),
+    "a member": (lambda hidden: hidden.shape[1] in {7, 11}, {7, 11}),
+    "a key": (lambda hidden: {(4, 7): True}.get(tuple(hidden.shape)), {7}),
+    "words": (lambda hidden: str(hidden.shape[1]) == "7" or f"{hidden.shape[1]}" == "9", {7, 9}),
+    "a function": (lambda hidden: math.sqrt(hidden.shape[1]) == 3, {9}),
+    "rounded": (lambda hidden: round(hidden.shape[1] / 3) == 3, {8, 9, 10}),
+    "a length": (lambda hidden: len(hidden.T) == 7, {7}),
     "as given": (lambda hidden: hidden.shape == hidden.sum().new_zeros(4, 9).shape, {9}),
 }
 
@@ -126,6 +137,50 @@ def test_the_widths_are_stepped_over_for_which_code_is_seen_to_decide_otherwise(
     assert {*removed_is_masked(found, inputs)["enter"]} == avoided
 
 
+STOPPING = {
+    "a slice": (lambda hidden: hidden + hidden.new_zeros(1, hidden.shape[1])[:, 3:4], {1, 2, 3}),
+    "a dimension that goes with the last of several": (lambda hidden: hidden.squeeze() * 1, {1}),
+    "a spread": (lambda hidden: hidden / (1 + hidden.std(1, keepdim=True)), {1}),
+    "one number of one example": (lambda hidden: nn.functional.group_norm(hidden[..., None, None], 1)[..., 0, 0], {1}),
+}
+
+
+@pytest.mark.parametrize("which", STOPPING)
+def test_the_widths_are_stepped_over_with_which_code_stops_or_gives_no_numbers(which):
+    class Stopping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(3, 12), nn.Linear(12, 2)
+
+        def forward(self, steps: torch.Tensor) -> torch.Tensor:
+            return self.leave(STOPPING[which][0](self.enter(steps)))
+
+    found = discover(Stopping().double(), floats(4, 3))
+    (layer,) = found.layers()
+    assert {*layer.avoided} == STOPPING[which][1]
+    smallest = select(found, {"enter": torch.arange(max(layer.avoided) + 1)})
+    assert smallest(floats(1, 3)).isfinite().all()
+    assert "does something else there, or stops" in " ".join(str(found).split())
+
+
+def test_heads_of_which_code_takes_the_second_row_of_a_mask_are_never_a_single_one():
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three = (nn.Linear(4, 9) for _ in range(3))
+            self.leave = nn.Linear(9, 4)
+
+        def forward(self, steps: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+            parts = (each(steps).unflatten(-1, (-1, 3)).transpose(1, 2) for each in (self.one, self.two, self.three))
+            query, key, value = parts
+            mask = steps.new_zeros(1, query.shape[1], 1, 5) + padding[:, None, None]
+            heads = nn.functional.scaled_dot_product_attention(query, key, value, mask[:, 1:2])
+            return steps + self.leave(heads.transpose(1, 2).flatten(2))
+
+    (layer,) = discover(Heads().double(), (floats(2, 5, 4), floats(2, 5))).layers()
+    assert (layer.kind, layer.width, layer.avoided) == ("head", 3, (1,))
+
+
 def test_a_layer_stays_of_which_code_goes_one_way_with_all_neurons_alone():
     found = discover(Scaled(lambda hidden: hidden.shape[1] == 16).double().eval(), floats(4, 20))
     assert not found.layers()
@@ -133,7 +188,7 @@ def test_a_layer_stays_of_which_code_goes_one_way_with_all_neurons_alone():
 
 
 def test_a_layer_stays_that_is_scaled_otherwise_where_it_is_narrow_and_nobody_sees_why():
-    found = discover(Scaled(lambda hidden: math.sqrt(hidden.shape[1]) >= 2).double().eval(), floats(4, 20))
+    found = discover(Scaled(lambda hidden: unseen(hidden.shape[1]) >= 4).double().eval(), floats(4, 20))
     assert not found.layers()
     assert "where 2 of its neurons are left, its model's own code computes something else" in found.unprunable["enter"]
 
@@ -245,7 +300,7 @@ def test_a_layer_stays_that_is_equal_to_another_only_by_chance_where_something_e
 
         def forward(self, steps: torch.Tensor) -> torch.Tensor:
             hidden = self.one(steps).relu()
-            return self.leave(self.two(hidden * (2 if 1.9 < math.sqrt(hidden.shape[1]) < 2.3 else 1)).tanh())
+            return self.leave(self.two(hidden * (2 if unseen(hidden.shape[1]) in (4, 5) else 1)).tanh())
 
     found = discover(Some().double().eval(), floats(4, 4 if beside else 20))
     assert [layer.name for layer in found.layers()] == ([] if beside else ["two"])

@@ -344,3 +344,52 @@ def test_a_factor_that_silent_relus_hide_stays_what_it_is(times, width):
     keep = {layer.name: torch.tensor([1]) for layer in found.layers()}
     inputs = (floats(5, 3),)
     torch.testing.assert_close(answers(select(found, keep), inputs), answers(mask(found, keep), inputs))
+
+
+def test_no_relu_that_is_silent_once_neurons_are_gone_hides_a_norm_over_them():
+    class Silent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.norm, self.leave = nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2)
+            self.last = nn.Linear(2, 3)
+
+        def forward(self, steps: Tensor) -> Tensor:
+            return self.last((self.leave(self.norm(self.enter(steps))) - 30).relu())
+
+    torch.manual_seed(0)
+    found = discover(Silent().double(), floats(4, 4))
+    assert {layer.name: layer.exact for layer in found.layers()} == {"enter": False, "leave": True}
+
+
+def test_a_greatest_neuron_that_may_stay_in_one_round_is_no_reason_to_call_removing_it_masking():
+    class Greatest(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, steps: Tensor) -> Tensor:
+            hidden = self.enter(steps)
+            return self.leave(hidden * (hidden == hidden.amax(1, keepdim=True)))
+
+    torch.manual_seed(1)
+    (layer,) = discover(Greatest().double(), floats(5, 4)).layers()
+    assert not layer.exact
+
+
+def test_a_divisor_before_a_matrix_that_code_multiplies_and_sums_over_stays_and_removing_equals_masking():
+    class ByHand(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(4, 8), nn.Linear(5, 3)
+            self.weight = nn.Parameter(torch.randn(5, 8))
+
+        def forward(self, steps: Tensor) -> Tensor:
+            hidden = self.enter(steps).tanh()
+            hidden = hidden / hidden.size(1)
+            return self.leave((hidden.unsqueeze(-2) * self.weight).sum(-1).tanh())
+
+    inputs = floats(5, 4)
+    found = discover(ByHand().double(), inputs)
+    assert [(layer.name, layer.exact) for layer in found.layers()] == [("enter", True), ("weight", True)]
+    keep = {"enter": torch.tensor([6, 1]), "weight": torch.tensor([0, 3])}
+    torch.testing.assert_close(select(found, keep)(inputs), mask(found, keep)(inputs), rtol=0, atol=1e-10)
