@@ -59,6 +59,10 @@ class Reading(TorchFunctionMode):
     Each operation is seen as it was called: a product, a convolution, a recurrent layer or cell. Views of parameters
     and their copies in another type are known by the memory that they share, or were copied from.
 
+    Attributes:
+        used: Parameter → the other operations that compute something of it.
+        asked: Whether the network's code asked for a number that it computed, and so may read otherwise the next time.
+
     >>> network = nn.Linear(2, 1)
     >>> with torch.no_grad(), Reading(network, [Slice("weight", dim=1)], lambda _, read: print(read.values.tolist())):
     ...     _ = network(torch.tensor([[1.0, 2.0]]))
@@ -71,6 +75,10 @@ class Reading(TorchFunctionMode):
         for number, piece in enumerate(pieces):
             self._pieces.setdefault((piece.parameter, piece.dim), []).append(number)
         self._observe = observe
+        self.used: dict[str, set[str]] = {}
+        self.asked = False
+        reading = {name for name, _ in self._pieces}
+        self._own = {storage_of(held): name for name, held in model.named_parameters() if name in reading}
         self._known: dict[int, list[_Known]] = {}
         for name, parameter in model.named_parameters():
             self._know(parameter, [(name, dim) for dim in range(parameter.ndim)])
@@ -82,14 +90,27 @@ class Reading(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
         found = self.run(function, args, kwargs)
+        self.asked |= name in _ASKING
+        read: set[str] = set()
         if name in _READERS:
             for weight, axis, values, extra in _READERS[name](args, kwargs, found):
                 column = self._column(weight, axis) if isinstance(weight, Tensor) else None
                 if column is None:
                     continue
+                read.add(column[0])
                 for number in self._pieces.get(column, ()):
                     self._observe(number, Read(column, values, **extra | self._beside(**extra)))
+        self._note(name, args, found, read)
         return found
+
+    def _note(self, name: str, args: tuple[Any, ...], found: object, read: set[str]) -> None:
+        """Note of which parameters, but those that read by it, an operation computes something that is no view."""
+        if not isinstance(found, Tensor) or name in _COPIES:
+            return
+        for part in (each for given in args for each in (given if isinstance(given, (tuple, list)) else [given])):
+            own = self._own.get(storage_of(part)) if isinstance(part, Tensor) else None
+            if own is not None and own not in read and storage_of(found) != storage_of(part):
+                self.used.setdefault(own, set()).add(name.strip("_"))
 
     def _beside(self, beside: tuple[Tensor, Tensor] | None = None, **_: object) -> dict[str, Any]:
         column = None if beside is None else self._column(beside[0], 1)
@@ -306,6 +327,9 @@ _READERS: dict[str, Callable[[tuple[Any, ...], dict[str, Any], Any], Iterator[Us
     **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _stepped),
 }
 _COPIES = {"to", "float", "double", "half", "bfloat16", "type", "type_as", "contiguous", "clone", "reshape"}
+_ASKING = {"__bool__", "__int__", "__float__", "__index__", "__contains__", "item", "tolist", "numpy", "__array__"}
+_ASKING |= {"nonzero", "argwhere", "unique", "unique_consecutive", "masked_select"}
+"""What gives Python a number that the network computed, or as many of them as it has of a kind."""
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
 _DROPOUTS |= {"feature_alpha_dropout", "feature_dropout"}
 

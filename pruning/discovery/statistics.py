@@ -208,9 +208,11 @@ def _of_some(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blen
         chosen = [w.index_select(0, kept) if isinstance(w, Tensor) else w for w in weights]
         return _put_back(operation(some, groups, *chosen, **kwargs), value, blend.dim, kept)
     found = operation(some, *others, **kwargs)
-    if isinstance(found, Tensor) and found.ndim == value.ndim and found.shape[blend.dim] == len(kept) != 1:
-        return _put_back(found, value, blend.dim, kept)
-    return found
+    if not isinstance(found, Tensor) or found.ndim != value.ndim or found.shape[blend.dim] != len(kept):
+        return found
+    if len(kept) == 1 and operation(value, *others, **kwargs).shape[blend.dim] == 1:  # a mean that keeps its dimension
+        return found
+    return _put_back(found, value, blend.dim, kept)
 
 
 def _put_back(found: Tensor, value: Tensor, dim: int, kept: Tensor) -> Tensor:

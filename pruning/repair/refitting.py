@@ -115,6 +115,8 @@ class _Refit:
         whole = {name: dense.get_parameter(name).detach().cpu() for name in names}
         self.tensors = {name: tensor.double() for name, tensor in whole.items() if not tensor.is_complex()}
         self.seen: set[int] = set()
+        self.read: set[int] = set()
+        self.used: dict[str, set[str]] = {}
         self._added: dict[int, dict[str, Tensor]] = {}  # by each reader's fit to each parameter
         self._first: list[Tensor] = []
 
@@ -145,7 +147,7 @@ class _Refit:
         _, inputs = next(iter(_inputs(self.dense, data)))
         readers = self._readers(pruned)
         with torch.no_grad(), evaluating(pruned):
-            by_reader, _ = _read(pruned, readers, inputs, None)
+            by_reader, *_ = _read(pruned, readers, inputs, None)
         now = [read.of(piece)[0] for reads, piece in zip(by_reader, readers, strict=True) for read in reads]
         return len(now) != len(self._first) or any(
             one.shape != other.shape or not torch.allclose(one, other, rtol=0, atol=ALIKE * float(other.abs().max()))
@@ -160,11 +162,19 @@ class _Refit:
             elif not self._is_real(number):
                 why = "its weights are complex numbers"
             elif number not in self.seen:
-                why = "no operation that is known was seen to read by it"
+                why = self._unseen(number)
             else:
                 continue
             message = "Cut and not refitted: %s, which reads layer %s, because %s."
             logger.warning(message, self._own(piece.parameter), self.layer.name, why)
+
+    def _unseen(self, number: int) -> str:
+        """Return why there is nothing that a reader was seen to read."""
+        if number in self.read:
+            return "it read other samples once neurons were gone"
+        if used := self.used.get(self.layer.read[number].parameter):
+            return f"it is used by {' and '.join(sorted(used))}, of which it is not known what is read by it"
+        return "in none of the batches it read anything"
 
     def _own(self, name: str) -> str:
         """Return what the user's own module calls a parameter."""
@@ -226,7 +236,8 @@ class _Refit:
 
         The first batch runs to its end. Where nothing is carried on from it, and each reader has read once, others of
         its shapes run only until they have, which halves what a deep network takes. A reader that did not read may do
-        so in another batch (an expert), and others may read more often in a longer one (a loop).
+        so in another batch (an expert), and others may read more often in a longer one, or where the code asks for a
+        number (a loop).
         """
         states: tuple[Any, Any] = (None, None)
         alike: list[torch.Size] | None = None
@@ -234,10 +245,13 @@ class _Refit:
             shapes = [part.shape for part in tensors_in(inputs)]
             enough = set(readers) if shapes == alike else None
             with states_of(dense).again():
-                wanted, one = _read(dense, self.layer.read, inputs, states[0], enough)
-            given, other = _read(pruned, self._readers(pruned), inputs, states[1], enough)
+                wanted, one, reading = _read(dense, self.layer.read, inputs, states[0], enough)
+            given, other, _ = _read(pruned, self._readers(pruned), inputs, states[1], enough)
             states = carried(one), carried(other)
-            if index == 0 and one is None and not _keeps(dense) and all(len(wanted[each]) == 1 for each in readers):
+            self.read |= {number for number, reads in enumerate(wanted) if reads}
+            self.used |= reading.used
+            alone = all(len(wanted[each]) == 1 for each in readers)
+            if index == 0 and one is None and alone and not reading.asked and not _keeps(dense):
                 alike = shapes
             yield index, wanted, given
 
@@ -337,8 +351,8 @@ class _Enough(BaseException):
 
 def _read(
     model: PrunableModule, pieces: Sequence[Slice], inputs: Any, state: Any, enough: set[int] | None = None
-) -> tuple[list[list[Read]], Any]:
-    """Return what each of the pieces reads while the model runs, and the state to carry on from.
+) -> tuple[list[list[Read]], Any, Reading]:
+    """Return what each of the pieces reads while the model runs, the state to carry on from, and what was seen.
 
     Args:
         model: It runs on a batch.
@@ -354,11 +368,12 @@ def _read(
         if enough is not None and all(by_piece[each] for each in enough):
             raise _Enough
 
+    reading = Reading(model, pieces, observe)
     try:
-        with Reading(model, pieces, observe):
-            return by_piece, _run(model, inputs, state)
+        with reading:
+            return by_piece, _run(model, inputs, state), reading
     except _Enough:
-        return by_piece, None
+        return by_piece, None, reading
 
 
 def _keeps(model: PrunableModule) -> bool:

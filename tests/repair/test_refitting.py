@@ -406,11 +406,27 @@ def of_experts_the_last_of_which_the_first_batch_does_not_reach():
     return found, {"a": torch.tensor([0, 2, 5])}, [to_the_first, *(batch[: len(to_the_first)] for batch in data)]
 
 
+def as_deep_as_it_is_asked(net, x):
+    hidden = net.a(x).tanh()
+    for _ in range(int(x[0, 0].abs())):
+        hidden = torch.tanh(hidden + net.b(hidden))
+    return net.last(hidden)
+
+
+def of_a_loop_that_the_first_batch_takes_once():
+    torch.manual_seed(0)
+    sizes = {"a": (3, 6), "b": (6, 6), "last": (6, 2)}
+    network = Net(as_deep_as_it_is_asked, **{name: nn.Linear(*size) for name, size in sizes.items()})
+    data = [torch.cat([torch.full((1, 3), depth), draw(20, 3)]) for depth in (1.5, 3.5, 2.5, 4.5)]
+    return pruning.discover(network, data[1]), {"a": torch.tensor([0, 2, 5])}, data
+
+
 @pytest.mark.parametrize(
     "made",
     [
         of_a_deep_network,
         of_a_loop,
+        of_a_loop_that_the_first_batch_takes_once,
         of_a_loop_that_is_short_at_first,
         of_experts_the_last_of_which_the_first_batch_does_not_reach,
     ],
@@ -421,3 +437,22 @@ def test_a_network_that_runs_only_until_its_readers_have_read_is_repaired_to_the
     monkeypatch.setattr("pruning.repair.refitting._keeps", lambda _: True)
     whole = reconstruct(found, keep, data=data, repair="ridge").state_dict()
     assert all(torch.equal(early[name], whole[name]) for name in whole)
+
+
+def of_three(net, x):
+    hidden = net.a(x).tanh()
+    return net.last(hidden) + torch.einsum("bi,oi,o->bo", hidden, net.weight, net.gain)
+
+
+def test_a_reader_that_cannot_be_refitted_is_named_with_what_uses_it(caplog):
+    torch.manual_seed(0)
+    own = {"weight": nn.Parameter(torch.randn(2, 6)), "gain": nn.Parameter(torch.randn(2))}
+    found = pruning.discover(Net(of_three, a=nn.Linear(3, 6), last=nn.Linear(6, 2), **own), draw(4, 3))
+    reconstruct(found, {"a": torch.tensor([0, 2, 5])}, data=[draw(9, 3)] * 2, repair="ridge")
+    assert "weight, which reads layer a, because it is used by einsum, of which it is not known what is" in caplog.text
+
+
+def test_a_reader_that_no_batch_reaches_is_named_with_that(caplog):
+    found, keep, (first, *_) = of_experts_the_last_of_which_the_first_batch_does_not_reach()
+    reconstruct(found, keep, data=[first] * 2, repair="ridge")
+    assert "second.weight, which reads layer a, because in none of the batches it read anything." in caplog.text
