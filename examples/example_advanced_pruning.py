@@ -25,6 +25,7 @@ from pruning.data.corpus import (
     END_OF_LINE,
     SPLITS,
     Fractions,
+    assign_documents,
     divide_lines,
     number,
     numbered,
@@ -236,19 +237,30 @@ def _show(results: Sequence[Pruning], tables: Mapping[str, pd.DataFrame]) -> Non
 
 
 def _texts(data: Path) -> dict[str, Sequence[Sequence[str]]]:
-    """Return the lines of each split of a folder of published splits, or of one text file cut into three.
+    """Return the lines of each split of published splits, of documents in a folder, or of one file cut in three.
 
     Raises:
         ValueError: If there is neither.
     """
+    tenths = Fractions(0.1, 0.1)
     if data.is_file():
-        return dict(divide_lines(raw_lines(_read(data), lowercase=True), Fractions(0.1, 0.1)))
+        return dict(divide_lines(raw_lines(_read(data), lowercase=True), tenths))
     if not data.is_dir():
         raise ValueError(f"Expected a folder or a text file at --data, got {str(data)!r}, which does not exist.")
     names = published_names(path.name for path in data.iterdir())
-    if len(names) < len(SPLITS):
-        raise ValueError(f"Expected ptb.{{train,valid,test}}.txt or the like in --data, got {str(data)!r} without.")
-    return {split: published_lines(_read(data / name)) for split, name in names.items()}
+    if len(names) == len(SPLITS):
+        return {split: published_lines(_read(data / name)) for split, name in names.items()}
+    documents = {path.name: raw_lines(_read(path), lowercase=True) for path in sorted(data.glob("*.txt"))}
+    if len(documents) < len(SPLITS):
+        raise ValueError(
+            f"Expected ptb.{{train,valid,test}}.txt or the like, or three .txt documents or more, in --data, got "
+            f"{str(data)!r} without; one text file will do, too."
+        )
+    splits = assign_documents({name: sum(map(len, lines)) for name, lines in documents.items()}, tenths, seed=1)
+    return {
+        split: [line for name, lines in documents.items() if splits[name] == split for line in lines]
+        for split in SPLITS
+    }
 
 
 def _read(path: Path) -> str:
@@ -307,7 +319,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     """Return the options, those that were not given being the quick ones' or the defaults."""
     parser = _Parser(description="Train a small language model and compare ways to prune it.")
     parser.add_argument("--mode", default="compare", help=f"one of {', '.join(MODES)}")
-    parser.add_argument("--data", type=Path, required=True, help="a folder of published splits, or a text file")
+    parser.add_argument("--data", type=Path, required=True, help="published splits, .txt documents, or a text file")
     parser.add_argument("--checkpoint", type=Path, help="a trained model (safetensors), its vocabulary beside it")
     parser.add_argument("--quick", action="store_true", help="smaller and coarser in all: a look in a minute")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.9, 0.75, 0.5, 0.35, 0.25], help="shares to keep")

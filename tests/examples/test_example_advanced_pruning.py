@@ -48,6 +48,15 @@ def test_the_example_compares_every_choice_when_run_from_its_old_folder(corpus: 
     assert "prune and train, calibration 0: 3 in" in done.stderr
 
 
+def test_whole_documents_of_a_folder_go_to_one_split_each(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.txt").write_text(f"speech {number} .\n" * 3, encoding="utf-8")
+    texts = example_advanced_pruning._texts(tmp_path)
+    spoken = {split: {line[1] for line in lines} for split, lines in texts.items()}
+    assert {split: len(numbers) for split, numbers in spoken.items()} == {"train": 16, "valid": 2, "test": 2}
+    assert len(set.union(*spoken.values())) == 20
+
+
 @pytest.mark.parametrize("mode", ["traditional", "enhanced", "ablation", "stability"])
 def test_the_examples_other_modes_run(corpus: Path, capsys: pytest.CaptureFixture[str], mode: str) -> None:
     few = ["--variants", "random", "surgeon", "traditional"]
@@ -63,7 +72,7 @@ def test_the_examples_other_modes_run(corpus: Path, capsys: pytest.CaptureFixtur
     [
         (["--mode", "best"], r"Unknown mode 'best'; known: \['compare'"),
         (["--data", "nowhere"], "Expected a folder or a text file at --data, got 'nowhere', which does not exist"),
-        (["--data", str(OLD_PLACE)], "Expected ptb.* or the like in --data"),
+        (["--data", str(OLD_PLACE)], "Expected ptb.* or the like, or three .txt documents or more, in --data"),
         (["--keep", "1.5"], r"Expected shares in \(0, 1\) for --keep, got 1.5"),
         (["--epochs", "0"], "Expected at least 1 for --epochs, got 0"),
         (["--portion", "2"], r"Expected --portion in \(0, 1\], got 2"),
