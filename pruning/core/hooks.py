@@ -50,8 +50,8 @@ def record(model: nn.Module, layers: Sequence[NeuronLayer], observe: Observer) -
     """
 
     def hook_of(layer: NeuronLayer) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
-            observe(layer.name, _activations(layer, inputs, outputs)[0])
+        def hook(module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
+            observe(layer.name, _activations(layer, module, inputs, outputs)[0])
 
         return hook
 
@@ -85,8 +85,8 @@ def recorded(
     calls: dict[str, list[tuple[Tensor, Places | None]]] = {layer.name: [] for layer in layers}
 
     def hook_of(layer: NeuronLayer) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
-            values, shape = _activations(layer, inputs, outputs)
+        def hook(module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
+            values, shape = _activations(layer, module, inputs, outputs)
             calls[layer.name].append((values, None if shape is None else _places(layer, shape, example_dim)))
 
         return hook
@@ -215,7 +215,26 @@ def counting(wanted: Tensor, calls: Sequence[Places | None], *, targets_last: bo
     return found
 
 
-def _activations(layer: NeuronLayer, inputs: tuple[Any, ...], outputs: Any) -> tuple[Tensor, torch.Size | None]:
+def by_groups(module: nn.Module, values: Tensor, dim: int) -> Tensor:
+    """Return what a module reads with the groups of a grouped convolution before its channels, all else as it is.
+
+    A column of its kernels reads one channel of each group.
+
+    >>> by_groups(nn.Conv1d(6, 4, 1, groups=2), torch.ones(3, 6, 5), -2).shape
+    torch.Size([3, 2, 3, 5])
+
+    Args:
+        module: What reads.
+        values: What it is given.
+        dim: Which dimension of that channels run along, counted from the last.
+    """
+    groups = module.groups if isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd) else 1
+    return values if groups == 1 else values.unflatten(dim, (groups, -1))  # type: ignore[no-untyped-call]
+
+
+def _activations(
+    layer: NeuronLayer, module: nn.Module, inputs: tuple[Any, ...], outputs: Any
+) -> tuple[Tensor, torch.Size | None]:
     """Return a layer's activations, (samples, width), and the shape of what shows them; None if that is packed."""
     first = inputs[0] if layer.seen is not None else outputs
     if isinstance(first, Tensor) and first.is_complex():
@@ -226,6 +245,7 @@ def _activations(layer: NeuronLayer, inputs: tuple[Any, ...], outputs: Any) -> t
     if layer.seen is not None:
         packed = isinstance(inputs[0], PackedSequence)
         values = (inputs[0].data if packed else inputs[0]).detach()
+        values = by_groups(module, values, layer.seen.dim)
         return layer.seen.split(values).flatten(1).T, None if packed or layer.operand else values.shape
     activations = outputs if isinstance(outputs, Tensor) else outputs[0]
     if layer.given is not None:

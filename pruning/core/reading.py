@@ -234,12 +234,15 @@ def _axis(term: str, letter: str) -> int:
 
 
 def _convolved(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> Iterator[Use]:
-    """`conv(x (N, C, …), W (out, in, …), b, stride, padding, dilation, groups)`: it reads the zeros around, too."""
+    """`conv(x (N, C, …), W (out, in, …), b, stride, padding, dilation, groups)`: it reads the zeros around, too.
+
+    Of several groups each is a sample, read by rows of its own, so that a constant adds something else to each.
+    """
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     values, weight, _, stride, padding, dilation, groups = _named(
         args, {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1} | kwargs, *names
     )
-    if groups != 1:
+    if groups != 1 and weight.shape[1] == 1:
         return
     kernel = weight.shape[2:]
     stride, dilation = (_each(number, len(kernel)) for number in (stride, dilation))
@@ -252,7 +255,7 @@ def _convolved(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> Iter
     if any(size for sizes in around for size in sizes):
         values = F.pad(values, [size for sizes in reversed(around) for size in sizes])
     sizes = values.shape[2:]
-    extra = {}
+    extra: dict[str, Any] = {}
     if any(size > 1 for size in (*kernel, *stride)):
         results = [(size - far - 1) // step + 1 for size, far, step in zip(sizes, reach, stride, strict=True)]
         one, other = (values.new_ones(1, 1, *shape, dtype=torch.float32) for shape in (results, kernel))
@@ -260,7 +263,11 @@ def _convolved(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> Iter
         repeats = spread(one, other, stride=tuple(stride), dilation=tuple(dilation))
         unread = [size - reached for size, reached in zip(sizes, repeats.shape[2:], strict=True)]
         extra = {"repeats": F.pad(repeats, [size for rest in reversed(unread) for size in (0, rest)])[:, 0].round()}
-    yield weight, 1, values.movedim(1, -1), extra
+    values = values.movedim(1, -1)
+    if groups != 1:
+        values, extra = values.unflatten(-1, (groups, -1)), {name: part[..., None] for name, part in extra.items()}
+        extra["constant"] = False
+    yield weight, 1, values, extra
 
 
 def _transposed(args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> Iterator[Use]:

@@ -193,6 +193,9 @@ def _likeliest(network: nn.Module, inputs: Inputs) -> Propagation:
     if found.crossed:
         other = _followed(network, inputs, Ways(matrices=False))
         found = found if more(found, other, alone) else other
+    if found.parted and found.grouped:  # one reads the other, perhaps, and all channels go together
+        other = _followed(network, inputs, replace(found.ways, groups=True))
+        found = other if more(other, found, alone) else found
     if found.clashed:  # where the first way leaves what runs across them to a further run, both runs' layers count
         other = _followed(network, inputs, replace(found.ways, turned=True))
         found = other if more(other, found, alone) and more(other, found, across) else found

@@ -36,24 +36,30 @@ def convolution(call: Call) -> Any:
     call.into.owning[weight.name, 0] = None
     if len(rows) == 1:
         call.positions.freeze(rows, "it computes a single number")
-    if isinstance(bias, Address):
-        call.positions.link(call.into.place(bias, 0), rows)
-        call.into.owning[bias.name, 0] = None
+    _biased(call, bias, rows)
     seen = column(value.places, channel)
+    bordered = any(size not in (0, "valid") for size in flat([padding]))
     if groups == 1:
-        bordered = any(size not in (0, "valid") for size in flat([padding]))
         name = bias.name if isinstance(bias, Address) else ""
         if not value.free:
             functions = column(value.functions, channel)
             call.read(seen, functions, weight, 1, name, padding=bordered, padded=value.padded, product=True)
         else:
             call.serve(value, channel, call.into.axis(weight, 1))
+    elif _goes_whole(call, value, groups, (weight.shape[1], len(rows) // groups)):
+        _grouped(call, value, seen, rows, groups)
     else:
-        call.even([value])
-        _grouped(call, seen, rows, groups)
+        _alike(call, value, weight, channel, rows, padding=bordered, groups=groups)
     call.positions.mark(rows, "conv")
     view = [len(rows) if dim == channel else 1 for dim in range(len(shape))]
     return call.value(rows.view(view).expand(shape))
+
+
+def _biased(call: Call, bias: Any, rows: Tensor) -> None:
+    """Let the numbers of a bias go with the channels that they are added to."""
+    if isinstance(bias, Address):
+        call.positions.link(column(call.into.place(bias, 0), 0), rows)
+        call.into.owning[bias.name, 0] = None
 
 
 def _is_across(value: Value, weight: Address, channel: int, padding: Any, shape: Sequence[int]) -> bool:
@@ -69,8 +75,40 @@ def _is_across(value: Value, weight: Address, channel: int, padding: Any, shape:
     return bool(across) and alone and not bordered and not varies(value.places, channel)
 
 
-def _grouped(call: Call, seen: Tensor, rows: Tensor, groups: int) -> None:
+def _goes_whole(call: Call, value: Value, groups: int, channels: tuple[int, int]) -> bool:
+    """Return whether a group goes as a whole; else channels do, one of each group together.
+
+    Whichever are more do, and channels of as many. But a group that reads the network's inputs cannot go.
+
+    Args:
+        call: The convolution.
+        value: What it reads.
+        groups: How many groups it has.
+        channels: How many channels a group reads, and computes.
+    """
+    known = value.free or bool(value.places.any())
+    if call.into.ways.groups or (min(channels) < groups if known else channels[1] < 2):
+        call.into.grouped |= min(channels) > 1
+        return True
+    return False
+
+
+def _alike(
+    call: Call, value: Value, weight: Address, channel: int, rows: Tensor, *, padding: bool, groups: int
+) -> None:
+    """Let channels that lie alike in the groups go together, those read with the column of the kernels that does."""
+    call.even([value])
+    call.positions.link(rows.view(groups, -1), rows.view(groups, -1)[:1])
+    seen, functions = (column(part, channel).view(groups, -1) for part in (value.places, value.functions))
+    call.positions.link(seen, seen.amax(0, keepdim=True))
+    call.into.parted[weight.name] = groups
+    if not value.free:
+        call.read(seen.amax(0), functions[0], weight, 1, "", padding=padding, padded=value.padded)
+
+
+def _grouped(call: Call, value: Value, seen: Tensor, rows: Tensor, groups: int) -> None:
     """Let the channels that a group reads and those that it computes go as one."""
+    call.even([value])
     own, read = rows.view(groups, -1), seen.view(groups, -1)
     call.positions.link(own, own[:, :1])
     call.positions.link(read, own[:, :1])
@@ -106,9 +144,7 @@ def transposed_convolution(call: Call) -> Any:
         if not bool(seen.any()):
             call.positions.freeze(rows, "each of its groups reads some of the model's inputs")
         call.positions.freeze(call.into.place(weight, 1), f"all groups of {call.module} share it")
-    if isinstance(bias, Address):
-        call.positions.link(column(call.into.place(bias, 0), 0), rows)
-        call.into.owning[bias.name, 0] = None
+    _biased(call, bias, rows)
     call.positions.mark(rows, "conv")
     view = [len(rows) if dim == channel else 1 for dim in range(len(shape))]
     return call.value(rows.view(view).expand(shape))

@@ -144,8 +144,9 @@ class Discovered(Beginning):
         with self.begun():
             changed = _changed(self.network, self._layers, layers, tensors)
             network = copied(self.network, sharing=sharing, replacing=changed)
-        for module in network.modules():
-            _agree(module)
+        staying = {number.module for number in self.numbers if number.attribute == "groups"}
+        for path, module in network.named_modules():
+            _agree(module, staying=path in staying)
             run_apart(module)
         for before, after in zip(self._layers, layers, strict=True):
             _agree_heads(network, before, after)
@@ -276,14 +277,14 @@ def _changed(
     return changed
 
 
-def _agree(module: nn.Module) -> None:
-    """Let a module's own numbers agree with the shapes of its parameters."""
+def _agree(module: nn.Module, *, staying: bool) -> None:
+    """Let a module's own numbers agree with the shapes of its parameters; the groups of a convolution may all stay."""
     if isinstance(module, nn.Linear):
         _agree_linear(module)
     elif isinstance(module, nn.Bilinear):
         module.out_features, module.in1_features, module.in2_features = module.weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd):
-        _agree_convolution(module)
+        _agree_convolution(module, staying=staying)
     elif isinstance(module, _NORMS):
         _agree_norm(module)
     elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
@@ -323,10 +324,10 @@ def _agree_norm(module: Any) -> None:
         module.normalized_shape = tuple(known.shape)
 
 
-def _agree_convolution(module: nn.modules.conv._ConvNd) -> None:
-    """Let a convolution agree with the shape of its weight; a group keeps as many channels as it has."""
+def _agree_convolution(module: nn.modules.conv._ConvNd, *, staying: bool) -> None:
+    """Let a convolution agree with the shape of its weight; where groups go, one keeps as many channels as it has."""
     before, after = module.in_channels if module.transposed else module.out_channels, module.weight.shape[0]
-    if module.groups > 1:
+    if module.groups > 1 and not staying:
         module.groups = after // (before // module.groups)
     one, other = after, module.weight.shape[1] * module.groups
     module.in_channels, module.out_channels = (one, other) if module.transposed else (other, one)

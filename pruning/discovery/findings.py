@@ -32,10 +32,13 @@ class Ways:
             whether a batch of matrices that meets what the code made gives what the code made.
         turned: Whether of neurons that run across others, where both are added, the fewer go on, and those to each of
             which the same weights are applied end there; else the more go on, and these do.
+        groups: Whether the groups of every convolution go as a whole; else those do of which there are more, groups or
+            channels in each of them.
     """
 
     matrices: bool = True
     turned: bool = False
+    groups: bool = False
 
 
 @dataclass
@@ -71,6 +74,8 @@ class Propagation:
         ways: How what may be followed in two ways is followed.
         crossed: Whether it made a difference how matrices are.
         clashed: And neurons that run across others.
+        grouped: Whether groups of convolutions of several channels go as a whole.
+        parted: The kernels of those of which channels go, one of each group together, and how many groups they have.
         compared: What the network's code compares widths with that it reads of tensors.
         reads: The places that each of these counts.
     """
@@ -101,6 +106,8 @@ class Propagation:
     ways: Ways = field(default_factory=Ways)
     crossed: bool = False
     clashed: bool = False
+    grouped: bool = False
+    parted: dict[str, int] = field(default_factory=dict)
     compared: dict[tuple[Any, ...], None] = field(default_factory=dict)
     reads: list[Tensor] = field(default_factory=list)
     _functions: dict[tuple[str, str, int], int] = field(default_factory=dict)

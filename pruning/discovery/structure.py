@@ -116,6 +116,12 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
         for piece in layer.owned
         if getattr(model.get_submodule(owner_of((piece.parameter, 0), "")), "num_groups", 1) == piece.blocks > 1
     )
+    carried += tuple(
+        Kept(owner_of((name, 0), prefix), "groups", None, layer.name, 1, found.parted[name])
+        for layer in layers
+        for name in dict.fromkeys(piece.parameter for piece in (*layer.owned, *layer.read))
+        if name in found.parted
+    )
     touched = frozenset(found.touched)
     seen = found.compared, found.reads, {layer.name: layer.width for layer in layers}, owners
     ways = paths_of(*seen), turns_of(*seen), paths_of(*seen, hidden=True)

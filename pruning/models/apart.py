@@ -84,9 +84,15 @@ class Apart(Reading):
         """Return what a weight multiplies with what is added to it; None if it reads nothing that is asked for."""
         column = self._column(weight, axis)
         numbers = self._pieces.get(column, []) if column else []
+        groups = values.shape[along] // weight.shape[axis] if numbers and not packed else 1
         for number in numbers:
             layer, piece = self.pieces[number]
-            values = values + self._zeros(layer, piece, values, along, packed=packed)
+            if groups > 1:  # of a convolution, each of which has its own channels
+                along = along % values.ndim - values.ndim
+                parts = values.unflatten(along, (groups, -1))
+                values = (parts + self._zeros(layer, piece, parts, along, packed=packed)).flatten(along - 1, along)
+            else:
+                values = values + self._zeros(layer, piece, values, along, packed=packed)
         return values if numbers else None
 
     def _zeros(self, layer: NeuronLayer, piece: Slice, values: Tensor, along: int, *, packed: bool) -> Tensor | float:
@@ -189,8 +195,7 @@ def _summed(args: Sequence[Any]) -> Iterator[Input]:
 
 
 def _convolved(args: Sequence[Any]) -> Iterator[Input]:
-    if len(args) < 7 or args[6] == 1:
-        yield 1, 1, (0,), 1 - args[1].ndim
+    yield 1, 1, (0,), 1 - args[1].ndim
 
 
 def _transposed(args: Sequence[Any]) -> Iterator[Input]:

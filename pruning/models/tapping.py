@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from pruning.core.hooks import by_groups
 from pruning.core.neurons import TIED, UNSEEN, NeuronLayer, Slice
 from pruning.discovery import Recurrent
 from pruning.models.apart import Place
@@ -51,6 +52,7 @@ def tapping(model: Measurable, without: frozenset[str] = frozenset()) -> Iterato
                 register = module.register_forward_hook if layer.seen is None else module.register_forward_pre_hook
                 tap: Tap = partial(_tap, found, layer, piece, model.example_dim, number == 0)
                 tap = tap if (time := _backwards(model, name)) is None else partial(_turned, tap, time)
+                tap = tap if layer.seen is None else partial(_of_groups, tap, module, piece.dim)
                 hook = (_output_hook if layer.seen is None else _input_hook)(tap)
                 handles.enter_context(register(hook, with_kwargs=True))
         yield found
@@ -119,6 +121,14 @@ def _turned(tap: Callable[[Tensor], Tensor | None], time: int, values: Tensor) -
         return tap(values)
     added = tap(values.flip(time))
     return None if added is None else added.flip(time)
+
+
+def _of_groups(tap: Tap, module: nn.Module, dim: int, values: Tensor) -> Tensor | None:
+    """Return what `tap` gives for what a convolution reads, where that has several groups for each of them."""
+    if isinstance(values, PackedSequence) or (parts := by_groups(module, values, dim)) is values:
+        return tap(values)
+    added = tap(parts)
+    return None if added is None else added.flatten(dim - 1, dim)
 
 
 def _places(model: Measurable, layer: NeuronLayer) -> list[tuple[str, Slice]]:

@@ -146,7 +146,8 @@ LAYERS = {
     "classifier of states": {"embedding": ("dense", 4)}
     | {f"lstm.{part}": ("rnn", 5) for part in ("0", "0_reverse", "1", "1_reverse")},
     "translator": {"encoder.0": ("rnn", 6)},
-    "concatenated": {"left": ("conv", 4), "right": ("conv", 6), "wide": ("conv", 2), "gate": ("dense", 6)},
+    "concatenated": {"left": ("conv", 4), "right": ("conv", 6), "wide": ("conv", 4), "grouped": ("conv", 4)}
+    | {"gate": ("dense", 6)},
     "hard-coded": {"conv": ("conv", 6), "fc1": ("dense", 8)},
     "ResNet": {
         "conv1": ("conv", 64),

@@ -109,7 +109,7 @@ REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
     ),
     "argmax says which of them it is": lambda: first(lambda s, x: s.out(s.one(x) + s.one(x).argmax(1)[:, None])),
     "each of its groups reads some of the model's inputs": lambda: first(
-        lambda s, x: s.out(s.deep(x[..., None])[..., 0]), "deep", deep=nn.Conv1d(3, 6, 1, groups=3)
+        lambda s, x: s.out(s.deep(x[..., None])[..., 0]), "deep", SIX, deep=nn.Conv1d(6, 6, 1, groups=6)
     ),
     "it normalises what no neuron gives": lambda: first(
         lambda s, x: s.out(s.one(s.norm(x))), "norm", norm=nn.BatchNorm1d(3)
