@@ -193,6 +193,9 @@ def _likeliest(network: nn.Module, inputs: Inputs) -> Propagation:
     if found.crossed:
         other = _followed(network, inputs, Ways(matrices=False))
         found = found if more(found, other, alone) else other
+    if found.shared:
+        other = _followed(network, inputs, replace(found.ways, heads=True))
+        found = other if more(other, found, alone) else found
     if found.parted and found.grouped:  # one reads the other, perhaps, and all channels go together
         other = _followed(network, inputs, replace(found.ways, groups=True))
         found = other if more(other, found, alone) else found

@@ -32,12 +32,15 @@ class Ways:
             whether a batch of matrices that meets what the code made gives what the code made.
         turned: Whether of neurons that run across others, where both are added, the fewer go on, and those to each of
             which the same weights are applied end there; else the more go on, and these do.
+        heads: Whether neurons that lie in two dimensions, of which a weight reads the last, go as heads do: as a whole
+            each; else as many as that reads, one of each head together.
         groups: Whether the groups of every convolution go as a whole; else those do of which there are more, groups or
             channels in each of them.
     """
 
     matrices: bool = True
     turned: bool = False
+    heads: bool = False
     groups: bool = False
 
 
@@ -74,6 +77,7 @@ class Propagation:
         ways: How what may be followed in two ways is followed.
         crossed: Whether it made a difference how matrices are.
         clashed: And neurons that run across others.
+        shared: Whether a weight reads neurons that lie in two dimensions.
         grouped: Whether groups of convolutions of several channels go as a whole.
         parted: The kernels of those of which channels go, one of each group together, and how many groups they have.
         compared: What the network's code compares widths with that it reads of tensors.
@@ -106,6 +110,7 @@ class Propagation:
     ways: Ways = field(default_factory=Ways)
     crossed: bool = False
     clashed: bool = False
+    shared: bool = False
     grouped: bool = False
     parted: dict[str, int] = field(default_factory=dict)
     compared: dict[tuple[Any, ...], None] = field(default_factory=dict)

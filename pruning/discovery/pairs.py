@@ -12,6 +12,7 @@ from pruning.discovery.propagation import Call
 from pruning.discovery.values import MADE, Address, Value, column, nobody
 
 ALONE = "sums over it with values of a fixed width"
+COMPUTED = "multiplies it by a matrix that is computed in each call"
 
 
 def between(call: Call, one: Value, other: Value) -> Value:
@@ -33,7 +34,7 @@ def between(call: Call, one: Value, other: Value) -> Value:
         return _of_heads(call, left, right, whole).shaped(shape)
     if varies(left, -1) and varies(right, -2):
         left, right = _as_one(call, left, -2), _as_one(call, right, -1)
-    return _of_matrices(call, left, right, whole).shaped(shape)
+    return (_of_laid_heads(call, left, right, whole) or _of_matrices(call, left, right, whole)).shaped(shape)
 
 
 def _with_made(call: Call, part: Tensor, dim: int, shape: Sequence[int]) -> Value:
@@ -54,10 +55,7 @@ def _of_heads(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> 
     """Link what belongs to a head: what is summed over, and what comes of it."""
     for shared, part, dim in ((left, right, -2), (right, left, -1)):
         if bool((shared > 0).all()) and not over_heads(shared):
-            call.positions.freeze(shared, f"all heads of {call.place} share it")
-            call.positions.link(part.narrow(dim, 0, 1), part)
-            call.positions.mark(part, "head")
-            return call.value(part.narrow(dim, 0, 1).expand(shape))
+            return _shared(call, part, shared, dim, shape)
     call.positions.link(left.narrow(-1, 0, 1), left)
     call.positions.link(right.narrow(-2, 0, 1), right)
     for wide, dim, also in ((left, -1, right), (right, -2, left)):
@@ -68,6 +66,27 @@ def _of_heads(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> 
     result = torch.where(columns > 0, columns, rows)
     call.positions.mark(result, "head")
     return call.value(result)
+
+
+def _of_laid_heads(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value | None:
+    """Link what belongs to a head where heads and examples lie in one dimension of matrices, as `einsum` lays them.
+
+    None where no heads meet what is neurons' along the dimension alone that is summed over.
+    """
+    known = varies(left, -1) and varies(right, -2) and bool((left > 0).all() and (right > 0).all())
+    if not known or varies(left, -2) == varies(right, -1):
+        return None
+    part, shared, dim = (left, right, -1) if varies(left, -2) else (right, left, -2)
+    call.positions.freeze(shared, f"{call.place} {COMPUTED}")
+    return _shared(call, part, shared, dim, shape)
+
+
+def _shared(call: Call, part: Tensor, shared: Tensor, dim: int, shape: Sequence[int]) -> Value:
+    """Let all go as one head that is summed over along a dimension, with what all heads share."""
+    call.positions.freeze(shared, f"all heads of {call.place} share it")
+    call.positions.link(part.narrow(dim, 0, 1), part)
+    call.positions.mark(part, "head")
+    return call.value(part.narrow(dim, 0, 1).expand(shape))
 
 
 def over_heads(places: Tensor) -> bool:
@@ -83,7 +102,7 @@ def _of_matrices(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) 
     if summed[0] and outer[0] and not bool(right.any()):  # weights that are computed: a row of them is a neuron
         call.positions.mix(left, -1, f"{call.place} {ALONE}")
         return call.value(left.narrow(-1, 0, 1).expand(shape))
-    what = "multiplies it by a matrix that is computed in each call" if all(summed) else ALONE
+    what = COMPUTED if all(summed) else ALONE
     for part, within in zip((left, right), summed, strict=True):
         if within:
             call.positions.freeze(part, f"{call.place} {what}")

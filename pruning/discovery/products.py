@@ -217,8 +217,8 @@ def _product(
     for other in weight.beside:
         call.fixed(other, [dim for axis in range(ndim - 2) for dim in other.dims(axis)])
     crossing = [dim for dim in range(value.places.ndim - 1) if varies(value.places, dim)]
-    if crossing and not varies(value.places, value.places.ndim - 1) and not call.into.ways.turned:
-        return applied(call, value, weight, bias, shape)
+    if crossing and (whole := _crossed(call, value)) is not None:
+        return applied(call, whole, weight, bias, shape)
     for dim in crossing:
         call.positions.mix(value.places, dim, f"{call.place} reads all of it by the same weights")
         call.even([value])
@@ -228,6 +228,22 @@ def _product(
         call.serve(value, value.places.ndim - 1, column(call.into.place(weight, along[0]), inner % ndim))
     rows = _rows(call, weight, outer % ndim, bias, across)
     return call.fresh() if rows is None else call.value(rows.expand(shape))
+
+
+def _crossed(call: Call, value: Value) -> Value | None:
+    """Return neurons along other dimensions than the last, to each of which the same weights are applied.
+
+    Where they lie along the last one, too, these are heads. None where the weights mix them.
+    """
+    if not varies(value.places, value.places.ndim - 1):
+        return None if call.into.ways.turned else value
+    call.into.shared = True
+    if not call.into.ways.heads:
+        return None
+    first = value.places.narrow(-1, 0, 1)
+    call.positions.link(first, value.places)
+    call.positions.mark(first, "head")
+    return replace(value, places=first.expand(value.places.shape))
 
 
 def _read(call: Call, value: Value, weight: Address, axis: int, bias: Address | None) -> None:

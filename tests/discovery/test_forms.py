@@ -337,7 +337,7 @@ def a_residual_stream_with_its_norms_and_positions() -> Made:
     return Network(run, **parts, blocks=blocks, out=nn.Linear(8, 2)), (tokens(3, 5),)
 
 
-@form({"a": 3, "c": 8}, {"c"})
+@form({"a": 2, "b.2": 3, "c": 8}, {"c"})
 def normalised_groups_and_channels() -> Made:
     layers = [nn.Conv2d(3, 12, 3), nn.GroupNorm(6, 12), nn.SiLU(), nn.Conv2d(12, 9, 1, groups=3)]
     parts = {"a": layers[0], "b": nn.Sequential(*layers[1:]), "c": nn.Conv2d(9, 8, 1), "norm": nn.GroupNorm(1, 8)}
