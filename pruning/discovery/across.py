@@ -71,6 +71,6 @@ def joined(one: Structure, other: Structure, prefix: str) -> Structure:
         widths=(*one.widths, *widths),
         paths={**other.paths, **one.paths},
         turns={**other.turns, **one.turns},
-        hidden={**other.hidden, **one.hidden},
+        hidden=({**other.hidden[0], **one.hidden[0]}, {**other.hidden[1], **one.hidden[1]}),
         carried=carried,
     )

@@ -2,7 +2,7 @@
 
 import operator
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -20,10 +20,12 @@ LARGEST = 2**22
 """So many pairs of widths of two layers are looked at."""
 _MADE = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
 _COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")
-HIDDEN = "hidden"
-"""In the place of a comparison: a width goes where nobody sees what it is compared with, as a key or a root."""
+HIDDEN, WORDS = "hidden", "words"
+"""In the place of a comparison: a width goes where nobody sees what it is compared with, as a root, or as a key."""
+_SAYING = ("hash", "repr", "str", "format")
 _HIDING = (
-    *("float", "int", "hash", "repr", "str", "format", "round", "trunc", "floor", "ceil"),
+    *_SAYING,
+    *("float", "int", "round", "trunc", "floor", "ceil"),
     *("and", "or", "xor", "lshift", "rshift", "rand", "ror", "rxor", "rlshift", "rrshift", "invert"),
 )
 """What gives a number, or words, of a width, that tell of nothing any more."""
@@ -43,7 +45,7 @@ class Compared(int):
     >>> [comparison[2] for comparison in told[1:]]
     [7, 11, 0, 3]
     >>> {7: "seven"}.get(width), told[-1]
-    (None, ('hidden', ('read', 0, 8), 0))
+    (None, ('words', ('read', 0, 8), 0))
 
     Attributes:
         formed: How it is made.
@@ -116,7 +118,7 @@ def _hiding(kind: type, name: str) -> Callable[..., Any]:
 
     def found(self: Compared | Part, *others: Any) -> Any:
         if not sys._getframe(1).f_code.co_filename.startswith(_LIBRARIES):  # einops keeps what it made by sizes
-            self.tell((HIDDEN, self.formed, 0))
+            self.tell((WORDS if name in _SAYING else HIDDEN, self.formed, 0))
         return method(_bare(self), *others)
 
     return found
@@ -164,7 +166,7 @@ def paths_of(
     widths: Mapping[str, int],
     owners: tuple[Tensor, Tensor],
     *,
-    hidden: bool = False,
+    how: Collection[str] = _COMPARED,
 ) -> dict[str, np.ndarray]:
     """Return, for each layer whose width is compared, which path the code is seen to take for each width, from 1 on.
 
@@ -175,13 +177,13 @@ def paths_of(
         reads: The places along each of the dimensions whose sizes were read.
         widths: Layer → its width.
         owners: Place → the number of the layer that it belongs to, and of the neuron; −1 for none.
-        hidden: Whether the paths are asked for that the code may take where nobody sees what widths are compared with.
+        how: Of which comparisons; of `HIDDEN` and `WORDS` each width may be a path of its own.
     """
     counts, names, sizes = [_counted(places, owners) for places in reads], [*widths], [*widths.values()]
     outcomes: dict[int, list[np.ndarray]] = {}
     for comparison in compared:
         layers = _layers_in(comparison, counts)
-        for layer in layers if len(layers) == 1 and (comparison[0] == HIDDEN) == hidden else ():
+        for layer in layers if len(layers) == 1 and comparison[0] in how else ():
             found = _outcome(comparison, counts, {layer: np.arange(1, sizes[layer] + 1)}, sizes)
             if found is not None:
                 outcomes.setdefault(layer, []).append(found)
@@ -203,7 +205,7 @@ def turns_of(
     turns: dict[tuple[str, str], np.ndarray] = {}
     for comparison in compared:
         layers = sorted(_layers_in(comparison, counts))
-        if comparison[0] != HIDDEN and len(layers) == 2 and sizes[layers[0]] * sizes[layers[1]] <= LARGEST:
+        if comparison[0] in _COMPARED and len(layers) == 2 and sizes[layers[0]] * sizes[layers[1]] <= LARGEST:
             one, other = layers
             both = {one: np.arange(1, sizes[one] + 1)[:, None], other: np.arange(1, sizes[other] + 1)[None]}
             found = _outcome(comparison, counts, both, sizes)
@@ -260,7 +262,7 @@ def _outcome(
     shape = np.broadcast_shapes(*(size.shape for size in sizes.values()))
     try:
         with np.errstate(all="ignore"):
-            if comparison[0] == HIDDEN:
+            if comparison[0] not in _COMPARED:
                 return np.broadcast_to(np.asarray(values(comparison[1]), dtype=float), shape)
             return np.broadcast_to(np.asarray(values(comparison), dtype=bool), shape)
     except (ValueError, TypeError, OverflowError):

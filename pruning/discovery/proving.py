@@ -82,7 +82,8 @@ def proved(
     reasons, layers = reasons | alone, [layer for layer in layers if layer.name not in alone]
     tensors = {**named_tensors(prover.model), **named_buffers(prover.model)}
     kept = [number for number in numbers if isinstance(number, Size) and number.read]  # what code reads there stays
-    hidden = {name: path for name, path in found.hidden.items() if not any(each.concerns([name]) for each in kept)}
+    scaled = {layer.name for layer in layers if any(number.concerns([layer.name]) for number in kept)}
+    hidden = found.hidden[1] | {name: path for name, path in found.hidden[0].items() if name not in scaled}
     seen = Seen(found.paths, prover.proved(layers, rounds), found.turns, hidden)
     avoided, equal = apart(layers, tensors, lambda keep: prover._failure(keep, numbers), seen)
     reasons, layers = reasons | equal, [layer for layer in layers if layer.name not in equal]
@@ -268,10 +269,7 @@ class Prover:
         return list(dict.fromkeys(found))
 
     def leak(self) -> None:
-        """Let what is cut off below or above a bound go on in part, if the model gives finite numbers so.
-
-        Behind a ReLU that is silent once some neurons are gone nothing shows of what is in front of it.
-        """
+        """Let what is cut off go on in part, if the model gives finite numbers so: a silent ReLU would show nothing."""
         self.leaking = True
         with contextlib.suppress(Exception):
             outputs, _ = self.outputs(self.model, self.still())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.neurons import NO_READER, TIED, NeuronLayer, Slice
-from pruning.discovery.comparing import paths_of, turns_of
+from pruning.discovery.comparing import HIDDEN, WORDS, paths_of, turns_of
 from pruning.discovery.findings import Propagation
 from pruning.discovery.following import Carried, Kept, Number, Size
 from pruning.discovery.numbers import told_sizes
@@ -36,7 +36,8 @@ class Structure:
         steps: Whether something is computed of neurons that is the same for many values, as a spike is.
         paths: Layer → the path that the network's code is seen to take for each width, from 1 on; see `paths_of`.
         turns: Two layers → with which widths of both it goes another way; see `turns_of`.
-        hidden: Layer → the path that it may take for each width where nobody sees what that is compared with.
+        hidden: Layer → the path that it may take for each width where nobody sees what that is compared with; and the
+            same of what goes on as words or a key alone, where a factor by that width stays what it was.
     """
 
     layers: list[NeuronLayer]
@@ -52,7 +53,7 @@ class Structure:
     steps: bool = False
     paths: Mapping[str, np.ndarray] = field(default_factory=dict)
     turns: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
-    hidden: Mapping[str, np.ndarray] = field(default_factory=dict)
+    hidden: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
 
 
 IDLE = "what the model returns does not depend on it"
@@ -124,7 +125,8 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
     )
     touched = frozenset(found.touched)
     seen = found.compared, found.reads, {layer.name: layer.width for layer in layers}, owners
-    ways = paths_of(*seen), turns_of(*seen), paths_of(*seen, hidden=True)
+    hidden = paths_of(*seen, how=(HIDDEN, WORDS)), paths_of(*seen, how=(WORDS,))
+    ways = paths_of(*seen), turns_of(*seen), hidden
     told = (called, touched, sizes, widths, refused, carried, found.steps, *ways)
     return Structure(layers, others | reasons, owners, blends, *told)
 

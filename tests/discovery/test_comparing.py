@@ -137,6 +137,21 @@ def test_the_widths_are_stepped_over_for_which_code_is_seen_to_decide_otherwise(
     assert {*removed_is_masked(found, inputs)["enter"]} == avoided
 
 
+def test_a_width_that_is_a_factor_and_a_word_is_stepped_over_where_the_word_says_so():
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key, self.value = nn.Linear(4, 16), nn.Linear(4, 16), nn.Linear(4, 3)
+
+        def forward(self, steps: torch.Tensor) -> torch.Tensor:
+            query, key = self.query(steps), self.key(steps)
+            weights = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1)
+            return weights @ self.value(steps) * (2 if str(query.shape[-1]) == "9" else 1)
+
+    found = discover(Attending().double(), floats(2, 5, 4))
+    assert {layer.name: layer.avoided for layer in found.layers()} == {"query": (9,)}
+
+
 STOPPING = {
     "a slice": (lambda hidden: hidden + hidden.new_zeros(1, hidden.shape[1])[:, 3:4], {1, 2, 3}),
     "a dimension that goes with the last of several": (lambda hidden: hidden.squeeze() * 1, {1}),
