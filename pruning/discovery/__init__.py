@@ -42,6 +42,7 @@ from pruning.discovery.findings import Propagation, Ways
 from pruning.discovery.learning import trained_too
 from pruning.discovery.origins import Origin
 from pruning.discovery.preparing import (
+    bounded,
     expect_listed,
     forgetful,
     narrow,
@@ -126,7 +127,7 @@ def discover(
     network = replaced(network)
     _compare(model, network, inputs, list(computed))
     modes = {name: module.training for name, module in network.named_modules()}
-    with uncached(network) as cached:
+    with uncached(network) as cached, bounded(network):
         found = _likeliest(network.eval(), inputs)
         ways = found.ways
         feeding = feeding_of(network, inputs, found, [carried] if isinstance(carried, str) else carried)

@@ -1,7 +1,9 @@
 """A user's network as a copy that can be cut: unwrapped, its parameters plain, stand-ins where widths must differ."""
 
 import dis
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -64,6 +66,27 @@ def simplified(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
                 delattr(module, name)
                 module.register_buffer(name, value)
     return network, folded
+
+
+@contextmanager
+def bounded(network: nn.Module) -> Iterator[None]:
+    """Within the context no embedding bounds the norms of the rows that it looks up: all of them are bounded before.
+
+    A row with fewer numbers has no larger norm, so that bounding it again changes nothing, whichever neurons go. A
+    table that another module reads, too, is left alone: what that reads follows from which rows were looked up.
+    """
+    held = Counter(id(parameter) for module in network.modules() for parameter in module._parameters.values())
+    tables = [module for module in network.modules() if isinstance(module, (nn.Embedding, nn.EmbeddingBag))]
+    bounds = {table: table.max_norm for table in tables if table.max_norm is not None and held[id(table.weight)] == 1}
+    for table, bound in bounds.items():
+        rows = torch.arange(len(table.weight), device=table.weight.device)
+        whole = torch.embedding_renorm_(table.weight.detach().clone(), rows, bound, table.norm_type)
+        table.weight, table.max_norm = nn.Parameter(whole, table.weight.requires_grad), None
+    try:
+        yield
+    finally:
+        for table, bound in bounds.items():
+            table.max_norm = bound
 
 
 def begun_with(kind: type[nn.Module]) -> dict[str, float]:
