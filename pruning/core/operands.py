@@ -142,3 +142,16 @@ def storage_of(tensor: Tensor) -> int:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # a sparse tensor has none
         return id(tensor)
+
+
+def geometry(tensor: Tensor) -> tuple[Any, ...]:
+    """Return how a tensor lies in its memory: two that lie alike there are one."""
+    return tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset(), tensor.dtype
+
+
+def reach_of(tensor: Tensor) -> int:
+    """Return how far into its memory a tensor reaches."""
+    if not tensor.numel():
+        return 0
+    steps = ((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return int(tensor.storage_offset() + 1 + sum(steps))

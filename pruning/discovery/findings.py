@@ -1,6 +1,6 @@
 """What is learnt of a network's neurons while it runs: who goes with whom, owns, is read, stays, and why."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,6 +153,24 @@ class Propagation:
         number = next(known, len(self.reads))
         self.reads += [places] * (number == len(self.reads))
         return Compared(size, ("read", number, size), self._compare)
+
+    def along(self, value: Value | Address, dim: int, end: int | None) -> Tensor:
+        """Return the places along one dimension of a tensor, as far as to its end or as it is told."""
+        if isinstance(value, Address):
+            dims = value.dims(dim)
+            places = self.place(value, dims[0]) if len(dims) == 1 else nobody(value.extent)
+        else:
+            places = value.places
+        return column(places, dim % places.ndim)[:end].clone()
+
+    def as_many(self, sizes: Sequence[Any], shape: Sequence[int]) -> Tensor | None:
+        """Return the neurons that a tensor of these sizes has as many of as one of them was read of; None of none."""
+        formed = [size.formed if isinstance(size, Compared) else 0 for size in sizes]
+        read = [one[1] if isinstance(one, tuple) and one[0] == "read" else -1 for one in formed]
+        along = [dim for dim, number in enumerate(read) if number >= 0 and varies(self.reads[number], 0)]
+        if len(along) != 1 or len(sizes) != len(shape):
+            return None
+        return self.reads[read[along[0]]].view(-1, *[1] * (len(shape) - along[0] - 1)).expand(tuple(shape))
 
     def _compare(self, comparison: tuple[Any, ...]) -> None:
         if len(self.compared) < MOST:

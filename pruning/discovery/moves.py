@@ -10,7 +10,7 @@ from torch import Tensor
 from pruning.discovery.findings import carry
 from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call
-from pruning.discovery.values import Address, Value, exchanged, flat, nobody, squeezed
+from pruning.discovery.values import MADE, Address, Value, column, exchanged, flat, nobody, squeezed
 
 DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"}
 RANDOM = {"bernoulli", "rand_like", "randn_like", "poisson", *DROPOUTS}
@@ -225,6 +225,7 @@ def put(call: Call) -> Any:
     """`x[indices] = y` where each neuron of `x` gets its own: all are there, in their order."""
     target, indices, source = call.args[:3]
     given = [None if index is None else index.cpu() for index in call.given[0][1]]
+    _fill(call, target, source)
     along = [dim for dim, index in enumerate(given) if index is not None and varies(target.places, dim)]
     own = _in_their_order(target.places, along, given)
     if own is None or not along or not isinstance(source, Value):
@@ -301,8 +302,19 @@ def copy(call: Call) -> Any:
     if isinstance(target, Address):
         carry(call.into, target, value)
         return target
+    _fill(call, target, value)
     shape = target.places.shape
     return replace(value, places=value.places.expand(shape), functions=value.functions.expand(shape))
+
+
+def _fill(call: Call, target: Any, source: Any) -> None:
+    """Let neurons that are written into what code made as wide as others are, and put nothing into, go with these."""
+    if not isinstance(target, Value) or not isinstance(source, Value) or not bool((target.functions == MADE).all()):
+        return
+    own, other = ([dim - part.places.ndim for dim in axes(part.places)] for part in (target, source))
+    if own == other and len(own) == 1 and target.places.shape[own[0]] == source.places.shape[own[0]]:
+        places = (column(part.places, part.places.ndim + own[0]) for part in (target, source))
+        call.positions.link(*places)
 
 
 def chosen(call: Call) -> Any:

@@ -185,6 +185,7 @@ class Watching(TorchFunctionMode):
         self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Do what is asked, and tell; what is told in return is what the code gets."""
+        given = args, kwargs or {}
         args, kwargs = plain(args), plain(kwargs or {})
         outputs = function(*args, **kwargs)
         name = getattr(function, "__name__", "")
@@ -192,7 +193,7 @@ class Watching(TorchFunctionMode):
             name = read_by_code(function, sys._getframe(1))
         if name:
             call, module = call_of(name, sys._getframe(1))
-            return self._told(module, call, name, args, kwargs, outputs)
+            return self._told(module, call, name, args, kwargs, outputs, given)
         return outputs
 
 

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from pruning.core.nested import mapped
-from pruning.core.operands import LOOKUPS, storage_of
+from pruning.core.operands import LOOKUPS, geometry, reach_of, storage_of
 from pruning.discovery.comparing import HIDDEN
 from pruning.discovery.findings import Propagation, Ways, carry
 from pruning.discovery.needs import Needs
@@ -21,7 +21,7 @@ from pruning.discovery.positions import Axis, varies
 from pruning.discovery.propagation import Call, normalised
 from pruning.discovery.recurrent import Recurrent
 from pruning.discovery.running import Inputs, Seeing, kept_tensors, name_of, running, written
-from pruning.discovery.sizes import Counted, Watching, counted_dims, numbered, parts_told
+from pruning.discovery.sizes import MADE_BY, Counted, Watching, counted_dims, numbered, parts_told
 from pruning.discovery.states import Edge, Feeding, State
 from pruning.discovery.values import GIVEN, MADE, Address, Value, column, flat, nobody, squeezed
 from pruning.discovery.widths import ATTENTION, READ, read_dims
@@ -141,7 +141,14 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
                     self.found.show(f"{self._prefix}{path}", value, entering=entering)
 
     def told(
-        self, module: object, call: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any
+        self,
+        module: object,
+        call: str,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        outputs: Any,
+        given: Any,
     ) -> Any:
         """Note what the numbers count that a call in the network's code is told, or tells it; return what it gives."""
         if not self._stack or self._stack[-1][1] is not module:
@@ -157,10 +164,20 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
                 number = numbers[place] if place < len(numbers) else -1
                 value = self.value(args[0] if which < 0 else tensors[which])
                 free = number < 2 or (isinstance(value, Value) and value.free)
-                places = None if free else _along(self.found, value, dim, end)
+                places = None if free else self.found.along(value, dim, end)
                 if number >= 0 and (places is None or bool(places.any())):
                     self.found.count(Counted(self._stack[-1][0], call, place, number, places))
+            if name in MADE_BY or name.startswith("new_"):
+                self._make(name, given[0], given[1], outputs)
         return outputs
+
+    def _make(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], made: Tensor) -> None:
+        """Let what code makes as wide as neurons are be as many as they, as it is by `zeros_like`."""
+        sizes: list[Any] = []
+        numbered(name, args, kwargs, lambda _, size: sizes.append(size) or size)  # type: ignore[func-returns-value]
+        value, places = self.value(made), self.found.as_many(sizes, made.shape)
+        if places is not None and isinstance(value, Value) and value.free:
+            self._know(made, replace(value, places=places))
 
     def _read(self, call: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:
         """Note what the sizes of a tensor count that the network's code reads; return them as such that tell of it."""
@@ -169,7 +186,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
             value = self.value(args[0])
             sizes = value.places.shape if isinstance(value, Value) else value.extent
             for dim in read_dims(name, args, kwargs, len(sizes)):
-                places = _along(self.found, value, dim, None)
+                places = self.found.along(value, dim, None)
                 if bool(places.any()):
                     self.found.count(Counted(self._stack[-1][0], call, dim, sizes[dim], places))
                     told[dim] = self.found.comparing(sizes[dim], places)
@@ -194,7 +211,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         if id(tensor) in self._values:
             return self._values[id(tensor)]
         others = self._tensors.get(storage_of(tensor), [])
-        same = next((other for other in others if _geometry(other) == _geometry(tensor)), None)
+        same = next((other for other in others if geometry(other) == geometry(tensor)), None)
         if same is not None:
             value = self._values[id(same)]
         elif others and all(isinstance(self._values[id(other)], Value) for other in others):
@@ -206,7 +223,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
 
     def _spread(self, tensors: list[Tensor]) -> Callable[[Tensor], Value]:
         """Return a function that tells of any view of what these tensors share to whom its elements belong."""
-        size = max(_reach(tensor) for tensor in self._tensors[storage_of(tensors[0])])
+        size = max(reach_of(tensor) for tensor in self._tensors[storage_of(tensors[0])])
         wholes = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.int64)
         padded: frozenset[str] = frozenset()
         for tensor in sorted(tensors, key=Tensor.numel, reverse=True):
@@ -221,7 +238,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
                 whole.as_strided(once.shape, once.stride(), once.storage_offset()).copy_(part)
 
         def view(tensor: Tensor) -> Value:
-            missing = max(0, _reach(tensor) - size)
+            missing = max(0, reach_of(tensor) - size)
             longer = [torch.cat([whole, whole.new_zeros(missing)]) if missing else whole for whole in wholes]
             parts = (part.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()) for part in longer)
             places, functions = (squeezed(part.clone()) for part in parts)
@@ -233,11 +250,11 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         """Know a tensor that was written into, and all that see the same memory, by what is in it now."""
         self.value(tensor)
         others = [other for other in self._tensors[storage_of(tensor)] if other is not tensor]
-        differing = [other for other in others if _geometry(other) != _geometry(tensor)]
+        differing = [other for other in others if geometry(other) != geometry(tensor)]
         values = [self._values[id(other)] for other in (tensor, *others)]
         if differing and all(isinstance(known, Value) for known in values):
             before = self._spread([tensor, *others])
-            reach = max(_reach(other) for other in (tensor, *others))
+            reach = max(reach_of(other) for other in (tensor, *others))
             whole = tensor.as_strided((reach,), (1,), 0)
             old = before(whole)
             parts = [part.clone() for part in (old.places, old.functions)]
@@ -251,7 +268,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
                 self._values[id(other)] = known
             return
         for other in (tensor, *others):
-            if _geometry(other) == _geometry(tensor):
+            if geometry(other) == geometry(tensor):
                 self._values[id(other)] = value
 
     def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -263,7 +280,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         before = None
         if changed:  # what it was given is needed to probe it
             before = mapped(Tensor.clone, (args, kwargs))
-        lying = [_geometry(tensor) for tensor in changed]
+        lying = [geometry(tensor) for tensor in changed]
         found = operation(*args, **kwargs)
         self.found.positions.quiet = not needed  # widths that it computes with must follow all the same
         call = Call(self.found, operation, self.when, found, before or (args, kwargs), self._stack)
@@ -281,7 +298,7 @@ class Following(Seeing):  # type: ignore[no-untyped-call]
         first = values[0] if isinstance(values, tuple) and values else values
         for tensor, value, lay in zip(changed, _each(values, len(changed)), lying, strict=True):
             own = value if isinstance(value, Value) else first
-            if _geometry(tensor) == lay:
+            if geometry(tensor) == lay:
                 self._write(tensor, own)
             else:  # `squeeze_`: it sees the same memory in another way
                 self._know(tensor, own)
@@ -355,16 +372,6 @@ def _is_wrapped(value: Any) -> bool:
     return isinstance(value, Tensor) and is_functorch_wrapped_tensor(value)
 
 
-def _along(found: Propagation, value: Value | Address, dim: int, end: int | None) -> Tensor:
-    """Return the places along one dimension of a tensor, as far as to its end or as it is told."""
-    if isinstance(value, Address):
-        dims = value.dims(dim)
-        places = found.place(value, dims[0]) if len(dims) == 1 else nobody(value.extent)
-    else:
-        places = value.places
-    return column(places, dim % places.ndim)[:end].clone()
-
-
 def _whole(value: Value | Address) -> Value | Address:
     """Return a value with what the code made beside neurons, as it pads sequences, as theirs whose column it is in."""
     if isinstance(value, Address) or not any(value.functions.stride()) or not any(value.places.stride()):
@@ -377,18 +384,6 @@ def _whole(value: Value | Address) -> Value | Address:
         if bool((made | (value.places == whole)).all()) and bool((whole > 0).all()):
             return replace(value, places=squeezed(whole.expand(made.shape)))
     return value
-
-
-def _geometry(tensor: Tensor) -> tuple[Any, ...]:
-    return tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset(), tensor.dtype
-
-
-def _reach(tensor: Tensor) -> int:
-    """Return how far into its memory a tensor reaches."""
-    if not tensor.numel():
-        return 0
-    steps = ((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return int(tensor.storage_offset() + 1 + sum(steps))
 
 
 def _each(values: Any, count: int) -> list[Any]:

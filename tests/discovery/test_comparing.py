@@ -153,7 +153,7 @@ def test_a_width_that_is_a_factor_and_a_word_is_stepped_over_where_the_word_says
 
 
 STOPPING = {
-    "a slice": (lambda hidden: hidden + hidden.new_zeros(1, hidden.shape[1])[:, 3:4], {1, 2, 3}),
+    "a part": (lambda hidden: hidden + hidden.new_zeros(1, hidden.shape[1] - 3)[:, :1], {1, 2, 3}),
     "a dimension that goes with the last of several": (lambda hidden: hidden.squeeze() * 1, {1}),
     "a spread": (lambda hidden: hidden / (1 + hidden.std(1, keepdim=True)), {1}),
     "one number of one example": (lambda hidden: nn.functional.group_norm(hidden[..., None, None], 1)[..., 0, 0], {1}),

@@ -388,3 +388,33 @@ def test_parts_of_a_layer_that_a_reader_has_in_another_order_are_layers_of_their
     for keep in ({"enter:0": [4, 0, 2], "enter:5": [1]}, {"enter:5": [0, 2]}):
         kept = {name: torch.tensor(own) for name, own in keep.items()}
         torch.testing.assert_close(answers(select(model, kept), inputs), answers(mask(model, kept), inputs))
+
+
+MADE: dict[str, Callable[[Tensor], Tensor]] = {
+    "like it": torch.zeros_like,
+    "of its shape": lambda hidden: torch.zeros(hidden.shape, dtype=hidden.dtype),
+    "of its sizes": lambda hidden: hidden.new_zeros(*hidden.size()),
+    "of one of its sizes": lambda hidden: torch.full((5, 3, hidden.shape[-1]), 0.5, dtype=hidden.dtype),
+}
+FILLED: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "by steps": lambda made, given: [made[:, step].copy_(given[:, step]) for step in range(3)],
+    "by rows that are chosen": lambda made, given: made.__setitem__(torch.tensor([0, 2, 4]), given[[0, 2, 4]]),
+    "by sums": lambda made, given: made.index_add_(0, torch.tensor([1, 0, 1, 4, 4]), given),
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+@pytest.mark.parametrize("filled", FILLED)
+def test_neurons_that_are_written_into_what_is_made_as_wide_as_others_go_with_these(made, filled):
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = self.enter(inputs).tanh()
+        state = MADE[made](hidden)
+        FILLED[filled](state, self.middle(hidden).sin())
+        return self.leave(state)
+
+    inputs = floats(5, 3, 4)
+    network = Network(run, enter=nn.Linear(4, 6), middle=nn.Linear(6, 6), leave=nn.Linear(6, 2)).double()
+    found = pruning.discover(network, inputs)
+    assert [(layer.name, layer.width, layer.exact) for layer in found.layers()] == [("enter", 6, True)]
+    keep = {"enter": torch.tensor([4, 1, 2])}
+    torch.testing.assert_close(select(found, keep)(inputs), mask(found, keep)(inputs), rtol=0, atol=1e-10)
