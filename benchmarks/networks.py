@@ -176,8 +176,12 @@ class Coarsest(TorchDispatchMode):
 
 def in_precision(value: Any, kind: torch.dtype) -> Any:
     """Return a module, or inputs, whose floating-point numbers are of a type."""
-    if isinstance(value, nn.Module):
-        return copied(value).to(kind)
+    if isinstance(value, nn.Module):  # `to` alone would take the imaginary parts away
+        return copied(value)._apply(
+            lambda part: part.to(
+                kind.to_complex() if part.is_complex() else kind if part.is_floating_point() else part.dtype
+            )
+        )
     return pytree.tree_map(
         lambda part: part.to(kind) if isinstance(part, Tensor) and part.is_floating_point() else part, value
     )

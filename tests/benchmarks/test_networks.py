@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from benchmarks.catalogue import Network
-from benchmarks.networks import NETWORKS, look, proof, separately
+from benchmarks.networks import NETWORKS, in_precision, look, proof, separately
 from benchmarks.tabled import page, row, summed
 from pruning.core.neurons import NeuronLayer
 from pruning.discovery import discover
@@ -63,6 +63,13 @@ def test_the_check_notices_a_layer_that_reads_what_was_removed():
 def test_weights_that_were_folded_in_single_precision_are_not_taken_for_a_mistake():
     network = nn.Sequential(weight_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3))
     assert look("normed", Network("torch", lambda: (network, (torch.randn(4, 6),))))["proof"] == "yes"
+
+
+def test_complex_weights_keep_their_imaginary_parts_in_another_precision():
+    weights = nn.ParameterList([torch.tensor([1 + 2j]), torch.ones(1)])
+    finer = in_precision(weights, torch.float64)
+    assert [part.dtype for part in finer] == [torch.complex128, torch.float64]
+    assert finer[0].item() == 1 + 2j
 
 
 def _facts() -> dict[str, object]:
