@@ -7,7 +7,7 @@ hook that stores a feature in `self`) is the same one, and would go on computing
 import copy
 import functools
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import CellType, FunctionType, MethodType, NoneType
 from typing import Any
 
@@ -101,8 +101,69 @@ def _is_copied_here(module: nn.Module) -> bool:
     kind = type(module)
     if _copier(kind) or slots(module):
         return not _copier(kind).startswith(("torch.", "pruning."))
-    own = [above for above in kind.__mro__[:-1] if not above.__module__.startswith("torch.nn.modules.")]
-    return not any(above.__module__ == "builtins" or _STATED & {*vars(above)} for above in own)
+    return not (_says_what_it_is_made_of(kind) or any(above.__module__ == "builtins" for above in kind.__mro__[:-1]))
+
+
+def _says_what_it_is_made_of(kind: type[nn.Module]) -> bool:
+    """Return whether a class that is not PyTorch's says of what a copy is made, as layers of `einops` do."""
+    own = (above for above in kind.__mro__[:-1] if not above.__module__.startswith("torch.nn.modules."))
+    return any(above.__module__ != "builtins" and _STATED & {*vars(above)} for above in own)
+
+
+def keep_in_copies(module: nn.Module, name: str) -> None:
+    """Let copies of a module, and what is read of its pickle, have an attribute that its class may leave out.
+
+    >>> class Named(nn.Module):
+    ...     def __getstate__(self):
+    ...         return {"name": "what the class thinks of"}
+    ...     def __setstate__(self, state):
+    ...         self.__init__()
+    >>> module = Named()
+    >>> module.heads = 3
+    >>> hasattr(copy.deepcopy(module), "heads")
+    False
+    >>> keep_in_copies(module, "heads")
+    >>> copy.deepcopy(copy.deepcopy(module)).heads
+    3
+    """
+    if _says_what_it_is_made_of(type(module)):
+        vars(module).setdefault(_Reduced.NAME, _Reduced(module)).names.add(name)
+
+
+class _Reduced:
+    """What a module is asked for in the place of its class's `__reduce_ex__`, which it asks itself.
+
+    Attributes:
+        module: The module.
+        names: Of the attributes that copies have beside what the class gives them.
+    """
+
+    NAME = "__reduce_ex__"
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.names = module, {self.NAME}
+
+    def __call__(self, protocol: Any) -> tuple[Any, ...]:
+        """Return how a copy is made, and of what: its class's own state, and what is kept beside that."""
+        make, arguments, *state = type(self.module).__reduce_ex__(self.module, protocol)
+        kept = {name: value for name, value in vars(self.module).items() if name in self.names}
+        return _begun, (make, arguments), (state[0] if state else None, kept)
+
+
+def _begun(make: Callable[..., nn.Module], arguments: tuple[Any, ...]) -> nn.Module:
+    """Return a copy that has not been told its state yet, and lets `_told` tell it."""
+    module = make(*arguments)
+    vars(module)["__setstate__"] = functools.partial(_told, module)
+    return module
+
+
+def _told(module: nn.Module, state: tuple[Any, dict[str, Any]]) -> None:
+    """Let a copy be what its class makes of its state, and have what is kept beside that."""
+    own, kept = state
+    del vars(module)["__setstate__"]
+    if own is not None:
+        module.__setstate__(own)
+    vars(module).update(kept)
 
 
 def _copy(value: Any, memo: dict[int, Any]) -> Any:

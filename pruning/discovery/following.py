@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.neurons import NeuronLayer, Slice
+from pruning.core.rebinding import keep_in_copies
 from pruning.discovery.sizes import Sizing
 from pruning.discovery.states import Boundary, Edge, State
 from pruning.discovery.widths import READ
@@ -38,6 +39,7 @@ class Number:
     def set(self, network: nn.Module, widths: Mapping[str, int]) -> None:
         """Let the number be what it is for this width."""
         module, number = network.get_submodule(self.module), self.factor * widths[self.layer]
+        keep_in_copies(module, self.attribute)
         if self.place is None:
             held = getattr(module, self.attribute)
             setattr(module, self.attribute, torch.full_like(held, number) if isinstance(held, Tensor) else number)

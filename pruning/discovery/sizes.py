@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, handle_torch_function
 from torch.utils import _pytree as pytree
 
+from pruning.core.rebinding import keep_in_copies
 from pruning.discovery.comparing import plain
 from pruning.discovery.widths import Width, answered, computed, reads, sizes_told
 
@@ -370,6 +371,7 @@ class Sizing(Standing):
         forward = vars(module).get("forward")
         if not isinstance(forward, Sizing):
             forward = vars(module)["forward"] = Sizing(module)
+            keep_in_copies(module, "forward")
         return forward
 
     def tell(self, call: str, place: int, before: int, now: int) -> None:

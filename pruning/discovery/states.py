@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from pruning.core.nested import mapped, tensors_in
+from pruning.core.rebinding import keep_in_copies
 from pruning.discovery.sizes import Sizing, Standing
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -182,6 +183,7 @@ class Boundary(Standing):
             around.inner = boundary
         else:
             vars(module)["forward"] = boundary
+            keep_in_copies(module, "forward")
         return boundary
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,9 @@
 """Copies of networks, whatever classes of a user's do about their own."""
 
 import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from torch import Tensor, nn
 
 import pruning
 from pruning.core.rebinding import duplicated
+from pruning.discovery.running import copied
 from tests.foreign import floats
 
 
@@ -102,3 +106,59 @@ def test_a_copy_of_what_holds_a_model_begins_where_the_model_began():
     holder = nn.Sequential(model)
     once = holder(floats(4, 3).float())
     torch.testing.assert_close(duplicated(holder, holder, {})(floats(4, 3).float()), once)
+
+
+class Parted(nn.Module):
+    """Divides into heads; a copy is made of what it was given, as layers of `einops` are."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.given, self.heads, self.sizes = heads, heads, {"heads": heads}
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"heads": self.given}
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.__init__(state["heads"])
+
+
+class PartedByItsNumber(Parted):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.view(*inputs.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+class PartedByItsCall(Parted):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.view(*inputs.shape[:2], self.sizes["heads"], -1).transpose(1, 2)
+
+
+class Attending(nn.Module):
+    def __init__(self, parted: type[Parted]) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(5, 16) for _ in range(3))
+        self.parted, self.out = parted(4), nn.Linear(16, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        query, key, value = (self.parted(each(inputs)) for each in (self.query, self.key, self.value))
+        return self.out(((query @ key.mT).softmax(-1) @ value).transpose(1, 2).flatten(2))
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "by Python": copy.deepcopy,
+    "by the library": copied,
+    "by a pickle": lambda network: pickle.loads(pickle.dumps(network)),  # noqa: S301 - our own
+    "of a copy": lambda network: copy.deepcopy(copy.deepcopy(network)),
+}
+
+
+@pytest.mark.parametrize("copying", COPIES)
+@pytest.mark.parametrize("parted", [PartedByItsNumber, PartedByItsCall])
+def test_a_copy_of_a_pruned_layer_whose_class_says_what_it_is_made_of_is_pruned_too(parted, copying):
+    torch.manual_seed(0)
+    inputs = torch.randn(2, 7, 5, dtype=torch.float64)
+    found = pruning.discover(Attending(parted).double(), inputs)
+    heads = next(layer for layer in found.layers() if layer.kind == "head")
+    pruned = pruning.select(found, {heads.name: torch.tensor([3, 1])})
+    torch.testing.assert_close(pruned(inputs), pruning.mask(found, {heads.name: torch.tensor([3, 1])})(inputs))
+    torch.testing.assert_close(COPIES[copying](pruned)(inputs), pruned(inputs), rtol=0, atol=0)
+    torch.testing.assert_close(COPIES[copying](pruned.network)(inputs), pruned(inputs), rtol=0, atol=0)
