@@ -145,7 +145,8 @@ class _Reduced:
 
     def __call__(self, protocol: Any) -> tuple[Any, ...]:
         """Return how a copy is made, and of what: its class's own state, and what is kept beside that."""
-        make, arguments, *state = type(self.module).__reduce_ex__(self.module, protocol)
+        reduced: Any = type(self.module).__reduce_ex__(self.module, protocol)
+        make, arguments, *state = reduced
         kept = {name: value for name, value in vars(self.module).items() if name in self.names}
         return _begun, (make, arguments), (state[0] if state else None, kept)
 
@@ -162,7 +163,7 @@ def _told(module: nn.Module, state: tuple[Any, dict[str, Any]]) -> None:
     own, kept = state
     del vars(module)["__setstate__"]
     if own is not None:
-        module.__setstate__(own)
+        module.__setstate__(own)  # type: ignore[no-untyped-call]
     vars(module).update(kept)
 
 

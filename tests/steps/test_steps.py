@@ -336,6 +336,31 @@ def test_a_function_marked_once_differentiable_leaves_out_second_derivatives_and
     assert (found.table["taylor_first"] > 0).all()
 
 
+def test_a_function_whose_derivative_writes_over_what_it_needs_leaves_out_second_derivatives():
+    class Bent(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(1 - values.tanh() ** 2)
+            return values.tanh()
+
+        @staticmethod
+        def backward(ctx: Any, slopes: torch.Tensor) -> torch.Tensor:
+            (room,) = ctx.saved_tensors
+            found = slopes * room
+            room.zero_()  # as scans do that need the memory
+            return found
+
+    class Bend(nn.Module):
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return Bent.apply(values)
+
+    batches = [(torch.randn(8, 4), torch.arange(8) % 3) for _ in range(4)]
+    network = nn.Sequential(nn.Linear(4, 6), Bend(), nn.Linear(6, 3))
+    found = pruning.importance(network, batches, nn.CrossEntropyLoss(), signals=["gradients", "hessian"])
+    assert found.left_out == {"hessian": ONCE}
+    assert found.table["gradients"].notna().all()
+
+
 def test_a_loss_with_a_distance_of_each_example_to_itself_leaves_out_the_hessian_alone():
     def contrastive(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         distances = (outputs[:, None] - outputs[None]).norm(dim=-1)
