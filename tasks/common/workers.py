@@ -170,7 +170,7 @@ class Pool:
     def _client(self) -> Any:
         # Dask's variables let malloc hand back what is freed at once, which makes training half as slow again.
         # A worker that ends is started again, which takes long on a busy machine: Dask would soon give it up for good.
-        # Watching its own event loops at 50 Hz and sampling workers' stacks at 100 Hz takes 2% to 3% of two cores.
+        # Watching its own event loops at 50 Hz and sampling workers' stacks at 100 Hz takes 2% of two cores, always.
         settings = {
             "admin.large-graph-warning-threshold": LARGE,
             "nanny.pre-spawn-environ": {},
