@@ -72,7 +72,9 @@ def part(corpus: pd.DataFrame, split: str, start: int, length: int) -> Tensor:
 
 def main() -> None:
     """Print one line for each share and way: mean over seeds ± largest deviation."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.allocation")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.allocation", description=__doc__.split("\n", maxsplit=1)[0]
+    )
     parser.add_argument("--by", default="fused", help="column of the table of importances")
     parser.add_argument("--tokens", type=asked.count, default=20_000, help="tokens of each split that are read")
     parser.add_argument("--seeds", type=asked.count, default=1, help="calibrations; more than one are the experiment's")

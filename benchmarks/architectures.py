@@ -57,10 +57,11 @@ def main() -> None:
     """Look at the kinds that the file does not have, a line each, and say what it holds."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.architectures",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__.split("\n", maxsplit=1)[0],
     )
-    parser.add_argument("package", choices=("transformers", "timm"))
+    parser.add_argument(
+        "package", choices=("transformers", "timm"), help="the package whose list of networks is gone through"
+    )
     parser.add_argument("--to", type=asked.file, required=True, help="the file of one line for each kind")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="look at these alone")
     given = parser.parse_args()

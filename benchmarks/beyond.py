@@ -263,7 +263,15 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", type=asked.checkpoint, required=True, help="a dense LSTM, its vocabulary beside it"
     )
-    parser.add_argument("--keep", type=asked.share, nargs="+", choices=list(STEPS), default=list(STEPS))
+    parser.add_argument(
+        "--keep",
+        type=asked.share,
+        nargs="+",
+        choices=list(STEPS),
+        metavar="SHARE",
+        default=list(STEPS),
+        help=f"of the neurons that stay, each by its steps: {', '.join(map(str, STEPS))}",
+    )
     parser.add_argument("--seeds", type=asked.count, default=1, help="seeds of calibration")
     parser.add_argument("--results", type=asked.file, default="beyond.jsonl", help="where cells are kept")
     given = parser.parse_args()

@@ -103,10 +103,12 @@ def probes_to(stability: float, traces: Tensor, scale: Tensor) -> str:
 
 def main() -> None:
     """Print a row for each method and layer."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.curvature")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.curvature", description=__doc__.split("\n", maxsplit=1)[0]
+    )
     parser.add_argument("--data", type=asked.results, default="data", help="what a finished run left")
-    parser.add_argument("--columns", type=asked.count, default=32)
-    parser.add_argument("--bptt", type=asked.count, default=35)
+    parser.add_argument("--columns", type=asked.count, default=32, help="columns of a window")
+    parser.add_argument("--bptt", type=asked.count, default=35, help="steps of a window")
     parser.add_argument("--reference", type=asked.count, default=600, help="probes that ranks are compared with")
     parser.add_argument("--rounds", type=asked.count, default=15, help="turns in which costs are measured")
     parser.add_argument("--probes", type=asked.count, default=60, help="probes of each method")

@@ -174,14 +174,18 @@ def ratios(runs: Mapping[str, Callable[[int], None]], times: int, rounds: int) -
 
 def main() -> None:
     """Print tokens/s of each family, fused and in the plain loop, their ratio, and one spiking layer's time."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.families")
-    parser.add_argument("--rounds", type=asked.count, default=5)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.families", description=__doc__.split("\n", maxsplit=1)[0]
+    )
+    parser.add_argument("--rounds", type=asked.count, default=5, help="turns that each model takes")
     parser.add_argument("--steps", type=asked.count, default=4, help="optimisation steps of a round")
-    parser.add_argument("--batch", type=asked.count, default=32)
-    parser.add_argument("--bptt", type=asked.count, default=35)
-    parser.add_argument("--width", type=asked.count, default=128)
-    parser.add_argument("--vocabulary", type=asked.count, default=6000)
-    parser.add_argument("--threads", type=asked.count, default=torch.get_num_threads())
+    parser.add_argument("--batch", type=asked.count, default=32, help="texts side by side")
+    parser.add_argument("--bptt", type=asked.count, default=35, help="steps of a text")
+    parser.add_argument(
+        "--width", type=asked.count, default=128, help="units of each of the two layers, and of the embedding"
+    )
+    parser.add_argument("--vocabulary", type=asked.count, default=6000, help="word types")
+    parser.add_argument("--threads", type=asked.count, default=torch.get_num_threads(), help="threads of PyTorch")
     parser.add_argument("--libraries", action="store_true", help="compare one spiking layer with other libraries'")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

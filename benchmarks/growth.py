@@ -177,12 +177,27 @@ def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
 
 def main() -> None:
     """Print a row for each part."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth")
-    parser.add_argument("--widths", type=asked.count, nargs="+", default=[512, 1024, 2048])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument(
+        "--widths",
+        type=asked.count,
+        nargs="+",
+        default=[512, 1024, 2048],
+        help="units of a layer, of models of --depth layers",
+    )
     parser.add_argument("--depth", type=asked.count, default=2, help="layers of the models of different widths")
-    parser.add_argument("--depths", type=asked.count, nargs="+", default=[12, 24])
+    parser.add_argument(
+        "--depths", type=asked.count, nargs="+", default=[12, 24], help="layers, of models of --width units"
+    )
     parser.add_argument("--width", type=asked.count, default=256, help="units of the models of different depths")
-    parser.add_argument("--parts", nargs="+", choices=list(PROMISED), default=list(PROMISED))
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=list(PROMISED),
+        default=list(PROMISED),
+        metavar="PART",
+        help=f"of {', '.join(PROMISED)}",
+    )
     given = parser.parse_args()
     logging.getLogger("pruning").addHandler(logging.NullHandler())  # that rankings are not stable is known
     wide, deep = f"{given.depth} × {given.widths[-1]}", f"{given.depths[-1]} × {given.width}"

@@ -346,9 +346,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rank", type=asked.count, help="size of the pruned model's embedding")
     parser.add_argument("--control", action="store_true", help="then train the same widths from new weights")
     parser.add_argument("--quick", action="store_true", help="toy size, to try the script")
-    parser.add_argument("--device", type=asked.device, default=str(there or "cpu"))
+    parser.add_argument("--device", type=asked.device, default=str(there or "cpu"), help="where models are trained")
     parser.add_argument("--commit", default=None, help="of this code; by default git's")
-    parser.add_argument("--seed", type=asked.index, default=1)
+    parser.add_argument("--seed", type=asked.index, default=1, help="of first weights, order of text and dropout")
     given = parser.parse_args(arguments)
     torch.set_flush_denormal(True)
     different = {name: of for name in ("share", "rank") if (of := getattr(given, name)) is not None}

@@ -121,7 +121,9 @@ def rank_twice(model: LanguageModel, windows: Sequence[Windows], *, probes: int,
 
 def main() -> None:
     """Print the ratio and the stability of the ranking."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.hessian")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.hessian", description=__doc__.split("\n", maxsplit=1)[0]
+    )
     parser.add_argument(
         "--checkpoint", type=asked.checkpoint, required=True, help="a dense model, its vocabulary beside it"
     )

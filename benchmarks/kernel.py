@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel", description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--data", type=asked.results, default="data", help="of a finished default run")
     parser.add_argument("--outputs", type=asked.count, default=48, help="that the kernel is of")
-    parser.add_argument("--seed", type=asked.index, default=1)
+    parser.add_argument("--seed", type=asked.index, default=1, help="of the words that are drawn")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     model = read_model(given.data / "train/model").cpu()

@@ -154,14 +154,16 @@ def _measured(
 
 def main() -> None:
     """Print a row for each part."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.large")
-    parser.add_argument("--layers", type=asked.count, default=24)
-    parser.add_argument("--width", type=asked.count, default=1280)
-    parser.add_argument("--heads", type=asked.count, default=20)
-    parser.add_argument("--batches", type=asked.count, default=2)
-    parser.add_argument("--rank", type=asked.count, default=32)
-    parser.add_argument("--threads", type=asked.count, default=1)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.large", description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--layers", type=asked.count, default=24, help="layers of the Transformer")
+    parser.add_argument("--width", type=asked.count, default=1280, help="units of a layer")
+    parser.add_argument("--heads", type=asked.count, default=20, help="heads of each attention")
+    parser.add_argument("--batches", type=asked.count, default=2, help="batches of 2 × 128 tokens that signals read")
+    parser.add_argument("--rank", type=asked.count, default=32, help="directions of the covariances")
+    parser.add_argument("--threads", type=asked.count, default=1, help="threads of PyTorch")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}"
+    )
     given = parser.parse_args()
     logging.getLogger("pruning").addHandler(logging.NullHandler())
     torch.set_num_threads(1)  # no pool of threads before the forks

@@ -62,16 +62,18 @@ class Masked:
 
 def main() -> None:
     """Print both costs, their ratio, and how far the numbers are apart."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.oracle")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.oracle", description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--corpus", type=asked.splits, required=True, help="a folder of published splits")
     parser.add_argument(
         "--checkpoint", type=asked.checkpoint, required=True, help="a dense model, its vocabulary beside it"
     )
-    parser.add_argument("--batch", type=asked.count, default=10)
-    parser.add_argument("--bptt", type=asked.count, default=50)
+    parser.add_argument("--batch", type=asked.count, default=10, help="columns of a window")
+    parser.add_argument("--bptt", type=asked.count, default=50, help="steps of a window")
     parser.add_argument("--windows", type=asked.count, default=4, help="windows that are measured")
     parser.add_argument("--peers", type=asked.count, default=4, help="neurons of each layer that the peer measures")
-    parser.add_argument("--words", type=asked.count, default=64)
+    parser.add_argument(
+        "--words", type=asked.count, default=64, help="word types that stand for the vocabulary at each token"
+    )
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     model, vocabulary = read_checkpoint(given.checkpoint).decoupled("untie"), read_vocabulary(given.checkpoint)

@@ -187,7 +187,7 @@ def main() -> None:
     )
     parser.add_argument("--into", type=asked.there, nargs="+", required=True, help="folders of dense models")
     parser.add_argument("--kept", action="store_true", help="report what is there, and measure nothing")
-    parser.add_argument("--device", type=asked.device, default="cpu")
+    parser.add_argument("--device", type=asked.device, default="cpu", help="where signals are measured")
     parser.add_argument("--alternating", action="store_true", help="label every other piece, judge by those between")
     given = parser.parse_args()
     torch.set_flush_denormal(True)

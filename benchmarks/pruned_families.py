@@ -114,8 +114,10 @@ def main() -> None:
         prog="python -m benchmarks.pruned_families", description=__doc__.split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--corpus", type=asked.splits, required=True, help="a folder with ptb.{train,valid,test}.txt")
-    parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
-    parser.add_argument("--seeds", nargs="+", type=asked.index, default=[1, 2, 3])
+    parser.add_argument(
+        "--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES), help="families of recurrent layers"
+    )
+    parser.add_argument("--seeds", nargs="+", type=asked.index, default=[1, 2, 3], help="of the dense models")
     parser.add_argument("--results", type=asked.file, default="pruned_families.jsonl", help="where rows are kept")
     given = parser.parse_args()
     torch.set_flush_denormal(True)

@@ -175,18 +175,22 @@ def show_quality(folder: Path, text: Text, ways: Sequence[str], seeds: Sequence[
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quicker")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quicker", description=__doc__.split("\n", maxsplit=1)[0]
+    )
     parser.add_argument("--rounds", type=asked.count, default=5, help="turns that count")
     parser.add_argument("--steps", type=asked.count, default=8, help="of a turn")
-    parser.add_argument("--batches", type=asked.count, nargs="+", default=[20, 64])
+    parser.add_argument("--batches", type=asked.count, nargs="+", default=[20, 64], help="texts side by side")
     parser.add_argument("--teacher", action="store_true", help="beside a teacher")
     parser.add_argument("--quality", action="store_true", help="how good, in place of how fast; the rest is of it")
-    parser.add_argument("--corpus", type=asked.there, default="data/prepare")
+    parser.add_argument(
+        "--corpus", type=asked.there, default="data/prepare", help="the folder of `prepare`, or one of published splits"
+    )
     parser.add_argument("--vocabulary", type=asked.count, default=10**6, help="most types, of published splits")
     parser.add_argument("--tokens", type=asked.count, default=150_000, help="that are trained on")
     parser.add_argument("--state", type=asked.folder, default="data/.quicker", help="folder of what is known so far")
     parser.add_argument("--only", nargs="+", default=list(WAYS), metavar="WAY", help="such as 'float32, sampled 300'")
-    parser.add_argument("--seeds", type=asked.index, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=asked.index, nargs="+", default=[1, 2, 3], help="of the models")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     if given.quality:

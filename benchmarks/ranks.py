@@ -144,7 +144,7 @@ def mean_of(tensors: list[Tensor]) -> Tensor:
 
 def main() -> None:
     """Measure what is missing, and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ranks")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ranks", description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--corpus", type=asked.splits, required=True, help="a folder of published splits")
     parser.add_argument(
         "--checkpoint", type=asked.checkpoint, required=True, help="a dense model, its vocabulary beside it"

@@ -22,9 +22,9 @@ TIMES = {"timing", "latency", "costs", "cost"}
 
 def main() -> int:
     """Print what differs and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("before", type=asked.results)
-    parser.add_argument("after", type=asked.results)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.same", description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("before", type=asked.results, help="the folder of results that stands")
+    parser.add_argument("after", type=asked.results, help="the folder of results to compare with it")
     given = parser.parse_args()
     before, after = (set(files_of(folder)) for folder in (given.before, given.after))
     lines = [f"only before: {path}" for path in sorted(before - after)]

@@ -196,7 +196,7 @@ def step_of(softmax: str, kind: str, steps: int) -> None:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--softmax", action="store_true", help="the step with 250,000 types, in place of the text")
     parser.add_argument("--lengths", type=asked.count, nargs="+", default=LENGTHS, help="tokens")
     given = parser.parse_args()

@@ -99,7 +99,7 @@ def seconds(model: Measurable, windows: Windows, rounds: int) -> dict[str, float
 
 def main() -> None:
     """Print a row for each network."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.second")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.second", description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=asked.count, default=5, help="turns that count")
     given = parser.parse_args()
     torch.set_flush_denormal(True)

@@ -78,16 +78,18 @@ def quality(corpus: Path, checkpoint: Path, ranks: Sequence[int], keep: float, s
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sketches")
-    parser.add_argument("--width", type=asked.count, default=8192)
-    parser.add_argument("--ranks", type=asked.count, nargs="+", default=[64, 256])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sketches", description=__doc__.split("\n", maxsplit=1)[0]
+    )
+    parser.add_argument("--width", type=asked.count, default=8192, help="units of the layer whose cost is measured")
+    parser.add_argument("--ranks", type=asked.count, nargs="+", default=[64, 256], help="directions of the covariances")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured")
     parser.add_argument(
         "--corpus", type=asked.splits, help="a folder of published splits; with it, quality is measured"
     )
     parser.add_argument("--checkpoint", type=asked.there, help="a model of its words")
     parser.add_argument("--keep", type=asked.share, default=0.5, help="share of the neurons that stay")
-    parser.add_argument("--seed", type=asked.index, default=1)
+    parser.add_argument("--seed", type=asked.index, default=1, help="of what sensitivities draw")
     given = parser.parse_args()
     if given.corpus:
         quality(given.corpus, given.checkpoint, given.ranks, given.keep, given.seed)

@@ -285,9 +285,17 @@ def main() -> None:
     )
     parser.add_argument("--data", type=asked.results, default="data", help="of a default run")
     parser.add_argument("--state", type=asked.folder, required=True, help="folder of what is known so far")
-    parser.add_argument("--families", nargs="+", default=["mixed", "snn"], choices=["mixed", "snn"])
-    parser.add_argument("--least-rates", type=asked.amount, nargs="+", default=[0.0, 0.02])
-    parser.add_argument("--seeds", type=asked.index, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--families", nargs="+", default=["mixed", "snn"], choices=["mixed", "snn"], help="families of models"
+    )
+    parser.add_argument(
+        "--least-rates",
+        type=asked.amount,
+        nargs="+",
+        default=[0.0, 0.02],
+        help="least spikes a step that neurons are trained to have",
+    )
+    parser.add_argument("--seeds", type=asked.index, nargs="+", default=[1, 2, 3], help="of the dense models")
     parser.add_argument("--portion", type=asked.share, help="of the training text; params.yaml's by default")
     parser.add_argument("--dense", action="store_true", help="prune nothing")
     given = parser.parse_args()

@@ -117,7 +117,7 @@ def main() -> None:
         prog="python -m benchmarks.stability", description=__doc__.split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--into", type=asked.there, nargs="+", required=True, help="folders of dense models")
-    parser.add_argument("--device", type=asked.device, default="cpu")
+    parser.add_argument("--device", type=asked.device, default="cpu", help="where signals are measured")
     parser.add_argument("--pieces", action="store_true", help="by divergence and label term instead of the surgeon")
     given = parser.parse_args()
     torch.set_flush_denormal(True)

@@ -77,7 +77,7 @@ def main() -> None:
     source.add_argument("--train", metavar="KIND-WIDTH-SEED", help="a small model to train, such as gru-96-1")
     parser.add_argument("--corpus", type=asked.there, help="published splits, or any text for --train")
     parser.add_argument("--only", nargs="*", default=[], help="texts, pieces, `signals` or `criteria`")
-    parser.add_argument("--device", type=asked.device, default="cpu")
+    parser.add_argument("--device", type=asked.device, default="cpu", help="where signals are measured")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
 

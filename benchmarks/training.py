@@ -75,7 +75,9 @@ def _work(loop: str, steps: int, line: Connection) -> None:
 
 def main() -> None:
     """Print tokens/s of each loop and the two ratios."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training", description=__doc__.split("\n", maxsplit=1)[0]
+    )
     parser.add_argument("--rounds", type=asked.count, default=5, help="rounds that count")
     parser.add_argument("--warmup", type=asked.index, default=5, help="rounds before, in which denormal numbers appear")
     parser.add_argument("--steps", type=asked.count, default=40, help=f"steps of a round, at most {WINDOWS}")

@@ -213,10 +213,12 @@ def main() -> None:
         "--epochs", type=asked.count, nargs="+", default=[1, 3], help="passes over the text, of all rounds"
     )
     parser.add_argument("--keep", type=asked.share, nargs="+", default=[0.5, 0.25], help="shares of the neurons")
-    parser.add_argument("--seeds", type=asked.index, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=[*WAYS])
+    parser.add_argument("--seeds", type=asked.index, nargs="+", default=[1, 2, 3], help="of the dense models")
+    parser.add_argument(
+        "--ways", nargs="+", default=[*WAYS], choices=[*WAYS], metavar="WAY", help=f"of {'; '.join(WAYS)}"
+    )
     parser.add_argument("--portion", type=asked.share, default=1.0, help="of the training text, for a short try")
-    parser.add_argument("--learning-rate", type=asked.amount, default=2e-3)
+    parser.add_argument("--learning-rate", type=asked.amount, default=2e-3, help="highest learning rate after pruning")
     given = parser.parse_args()
     torch.set_flush_denormal(True)
     given.state.mkdir(parents=True, exist_ok=True)

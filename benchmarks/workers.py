@@ -136,7 +136,9 @@ def timed(job: Callable[[Map], Any], map: Map) -> tuple[Any, tuple[float, float,
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each job and number of workers."""
     names = ("oracle", "experiment", *READ)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.workers")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.workers", description=__doc__.split("\n", maxsplit=1)[0]
+    )
     parser.add_argument("--jobs", nargs="+", default=names, choices=names, metavar="JOB", help=", ".join(names))
     parser.add_argument("--workers", nargs="+", default=["1", "2"], metavar="N", help="numbers of workers")
     parser.add_argument("--rounds", type=asked.count, default=1, help="turns of which the fastest is taken")

@@ -16,7 +16,7 @@ MOST = 64
 def main(arguments: list[str] | None = None) -> int:
     """Do what is asked and return the exit code: 0, or 1 where something is not up, after a sentence that says what."""
     parser = argparse.ArgumentParser(prog="python -m deploy", description="The pipeline's stores and servers.")
-    parser.add_argument("action", choices=("start", "stop", "status"))
+    parser.add_argument("action", choices=("start", "stop", "status"), help="what to do with them")
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"{', '.join(SERVERS)}, worker-1, …: these alone, with what they need"
     )

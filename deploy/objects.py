@@ -115,9 +115,9 @@ class Objects:
 def main() -> None:
     """Serve until ended; each change is on disk before its answer, so any end is a clean one."""
     parser = argparse.ArgumentParser(prog="python -m deploy.objects", description="Serve a folder's objects by S3.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--bucket", action="append", default=[])
+    parser.add_argument("folder", type=Path, help="where the objects are kept")
+    parser.add_argument("--port", type=int, required=True, help="of 127.0.0.1")
+    parser.add_argument("--bucket", action="append", default=[], help="a bucket to make; again for more")
     given = parser.parse_args()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not a line for each request
     objects = Objects(given.folder, given.bucket, os.environ["AWS_ACCESS_KEY_ID"])

@@ -154,10 +154,18 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[0.75, 0.5, 0.35, 0.25],
         choices=[*WIDTHS],
-        help="shares of units",
+        metavar="SHARE",
+        help=f"of units that stay, of {', '.join(map(str, WIDTHS))}",
     )
-    parser.add_argument("--seeds", type=asked.count, default=3)
-    parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=[*WAYS], help="what is made; what it needs too")
+    parser.add_argument("--seeds", type=asked.count, default=3, help="how many seeds, from 1")
+    parser.add_argument(
+        "--ways",
+        nargs="+",
+        default=[*WAYS],
+        choices=[*WAYS],
+        metavar="WAY",
+        help=f"what is made, with what it needs, of {', '.join(WAYS)}",
+    )
     parser.add_argument("--family", choices=FAMILIES, default="lstm", help="of all models")
     parser.add_argument("--dropout", type=asked.part, default=0.45, help="of the dense model")
     parser.add_argument(
@@ -187,7 +195,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=asked.count, default=1, help="processes side by side")
     parser.add_argument("--alone", action="store_true", help="on a GPU: without NVIDIA's multi-process service")
     parser.add_argument("--quick", action="store_true", help="toy size, to try the script")
-    parser.add_argument("--device", type=asked.device, default=str(there or "cpu"))
+    parser.add_argument("--device", type=asked.device, default=str(there or "cpu"), help="where models are trained")
     parser.add_argument("--commit", default=None, help="of this code; by default git's")
     return parser.parse_args(arguments)
 

@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=asked.amount, default=math.inf, help="seconds after which nothing begins")
     parser.add_argument("--workers", type=asked.count, default=1, help="processes side by side")
     parser.add_argument("--quick", action="store_true", help="toy size, to try the script")
-    parser.add_argument("--device", type=asked.device, default="cpu")
+    parser.add_argument("--device", type=asked.device, default="cpu", help="where models are trained")
     options = parser.parse_args(arguments)
     sizes = QUICK if options.quick else STRONG
     texts, end_of_line, types = texts_of(options.corpus, sizes)

@@ -1,5 +1,6 @@
 """What the options of benchmarks cannot be is refused in one sentence, and before any work, by one module for all."""
 
+import ast
 import re
 import sys
 from argparse import ArgumentTypeError
@@ -17,6 +18,19 @@ def test_every_option_of_a_benchmark_says_what_it_may_be() -> None:
     raw = re.compile(r"\btype=(?:int|float|Path)\b")
     sources = (ROOT / "benchmarks").rglob("*.py")
     assert [path.name for path in sources if raw.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_every_command_and_each_of_its_options_says_what_it_is_for() -> None:
+    silent = []
+    for room in ("benchmarks", "deploy", "docs", "examples", "flows", "pruning", "tasks"):
+        for path in (ROOT / room).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            for node in ast.walk(ast.parse(text)) if "argparse" in text else ():
+                called = getattr(getattr(node, "func", None), "attr", "")
+                wanted = {"add_argument": {"help", "version"}, "ArgumentParser": {"description", "usage", "parents"}}
+                if called in wanted and not wanted[called] & {word.arg for word in node.keywords}:
+                    silent.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert silent == []
 
 
 @pytest.mark.parametrize(
