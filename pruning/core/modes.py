@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from pruning.core.devices import seeded, states_of, without_cudnn
 from pruning.core.neurons import real_pairs
 
-_ONCE = ("derivative", "double backward", "differentiate twice", "not implemented", "not require grad", "inplace oper")
+_ONCE = (
+    "derivative",
+    "double backward",
+    "differentiate twice",
+    "not implemented",
+    "not require grad",
+    "inplace operation",
+)
 """What PyTorch says of a function that it can differentiate once alone, for want of code or of what it wrote over."""
 ONCE = "PyTorch cannot differentiate the network and its loss twice"
 """Why there are no second derivatives then."""
