@@ -95,8 +95,8 @@ class Reading(TorchFunctionMode):
         if name in _READERS:
             for weight, axis, values, extra in _READERS[name](args, kwargs, found):
                 column = self._column(weight, axis) if isinstance(weight, Tensor) else None
-                if column is None:
-                    continue
+                if column is None or storage_of(values) == storage_of(weight):
+                    continue  # a weight that meets itself, as in `W @ W.T` of a penalty, reads no neurons
                 read.add(column[0])
                 for number in self._pieces.get(column, ()):
                     self._observe(number, Read(column, values, **extra | self._beside(**extra)))

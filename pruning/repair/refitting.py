@@ -201,27 +201,26 @@ class _Refit:
         dense, pruned = _copy(self.dense), self._network(cut=cut)
         pieces, count = self._readers(pruned), len(data)
         samples: dict[int, Sample] = {}
-        first = True
         with torch.no_grad(), evaluating(dense), evaluating(pruned):
             for index, wanted, given in self._reads(dense, pruned, readers, data):
-                if first and not cut:
+                if index == 0 and not cut:
                     self._first = []
                 for number, (x, y) in enumerate(zip(wanted, given, strict=True)):
-                    for target, source in zip(x, y, strict=False):
+                    besides = self._besides(pieces[number], y)
+                    for target, source, beside in zip(x, y, besides, strict=False):
                         values, repeats = target.of(self.layer.read[number])
                         kept, _ = source.of(pieces[number])
                         kept = kept if cut else kept[:, self.kept]
-                        if first and not cut:
+                        if index == 0 and not cut:
                             self._first.append(kept.clone())
-                        if number in readers and len(kept) == len(values):
-                            beside = self._beside(pieces[number], source)
+                        suits = beside or getattr(samples.get(number), "beside", None) is None
+                        if number in readers and len(kept) == len(values) and suits:
                             if number not in samples:
                                 samples[number] = _sample(len(rows), kept, target.constant, beside, self.rank)
                             sample, joint = samples[number], self._joint(values, kept, rows)
                             if beside is not None and sample.beside is not None:
                                 joint = torch.cat([joint, beside[1] * sample.beside[1]], 1)
                             _take(sample.folds, joint, repeats, _fold_of(index, count))
-                first = False
         if not all(fold.mean.isfinite().all() for sample in samples.values() for fold in sample.folds):
             raise FloatingPointError(
                 f"Expected finite numbers of layer {self.layer.name} to refit its readers by, got others; "
@@ -267,6 +266,11 @@ class _Refit:
         (name, _), values = read.beside
         own = any(name == other.parameter for other in self.layer.read)
         return None if own else (name, values.flatten(0, -2).cpu().double())
+
+    def _besides(self, piece: Slice, reads: Sequence[Read]) -> list[tuple[str, Tensor] | None]:
+        """Return `_beside` of each read; none of any where code reads by the parameter elsewhere, too."""
+        found = [self._beside(piece, read) for read in reads]
+        return found if all(found) else [None] * len(found)
 
     def _joint(self, values: Tensor, kept: Tensor, rows: Tensor) -> Tensor:
         """Return (d, x') of some samples, float64."""
