@@ -6,7 +6,7 @@ import torch
 
 from pruning.core.neurons import NeuronLayer, Slice
 from pruning.discovery.positions import Axis
-from pruning.discovery.structure import Structure, apart
+from pruning.discovery.structure import NOBODY, Structure, apart
 
 
 def _pieces(layer: NeuronLayer) -> tuple[Slice, ...]:
@@ -28,12 +28,14 @@ def crossing(found: Structure) -> set[Axis]:
     """Return where neurons lie, and places that stay, across which others may run; none if nothing crosses them.
 
     A mixer of tokens is applied to each channel alike: its own neurons run along another dimension than the channels.
-    And a fast weight is a product of keys, of which none can go, and of values, of which some can.
+    And a fast weight is a product of keys, of which none can go, and of values, of which some can. What no neurons ran
+    along may be theirs: the scales of a shared matrix by members of an ensemble are members', and its own neurons'.
     """
     if not any(part in reason for reason in found.reasons.values() for part in CROSSED):
         return set()
     made = {(piece.parameter, piece.dim) for layer in found.layers for piece in layer.owned}
-    return made | {axis for axis, reason in found.refused.items() if not any(part in reason for part in CROSSED)}
+    others = (*CROSSED, NOBODY)
+    return made | {axis for axis, reason in found.refused.items() if not any(part in reason for part in others)}
 
 
 def joined(one: Structure, other: Structure, prefix: str) -> Structure:

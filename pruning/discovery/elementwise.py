@@ -11,7 +11,7 @@ from torch import Tensor
 from pruning.discovery.moves import RANDOM, axes
 from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call
-from pruning.discovery.values import Address, Value, column, flat, mapped
+from pruning.discovery.values import MADE, Address, Value, column, flat, mapped
 
 _SUMS = ("add", "sub", "rsub", "subtract")
 _QUOTIENTS = ("div", "divide", "true_divide")
@@ -48,7 +48,14 @@ def elementwise(call: Call) -> Any:
     if call.name.removesuffix("_") in RANDOM:
         call.positions.mark(result, "random")
     found = call.value(result, padded=padded)
+    found = found if addresses or bool(result.any()) else _repeated(found, values)
     return mapped(call.outputs, lambda _: found)
+
+
+def _repeated(found: Value, values: Sequence[Value]) -> Value:
+    """Return nobody's value as one that the code repeats where it repeats all that it is computed from."""
+    made = torch.stack([(value.functions == MADE).expand(found.places.shape) for value in values]).all(0)
+    return replace(found, functions=torch.where(made, MADE, found.functions))
 
 
 def _own(call: Call, address: Address, result: Tensor) -> None:
@@ -76,17 +83,11 @@ def _crossed(addresses: Sequence[Address], values: Sequence[Value], shape: Seque
         axes_of = {axis + offset: address.dims(axis) for axis in address.running()}
         places = [value.places.expand(shape) for value in values if not value.free]
         met = {dim for one in places for dim in axes(one)}
-        wide = [dim for dim in axes_of if all(_length(value, dim, len(shape)) == 1 for value in values)]
+        wide = [dim for dim in axes_of if not any(value.free or value.fixed(dim - len(shape)) for value in values)]
         single = all(len(dims) == 1 for dims in axes_of.values()) and len(axes_of) > 1
         if single and met and wide and met <= set(axes_of) and all(len(axes(one)) < 2 for one in places):
             return address
     return None
-
-
-def _length(value: Value, dim: int, ndim: int) -> int:
-    """Return how long a value is along a dimension of the tensor of so many that it is broadcast to."""
-    own = dim - (ndim - value.places.ndim)
-    return value.places.shape[own] if own >= 0 else 1
 
 
 def _met(call: Call, matrix: Address, addresses: Sequence[Address], values: Sequence[Value]) -> Any:
@@ -103,7 +104,7 @@ def _met(call: Call, matrix: Address, addresses: Sequence[Address], values: Sequ
             if bool(value.places.any()) and varies(places, dim):
                 call.positions.link(column(places, dim), column(call.into.place(whole, whole.dims(dim)[0]), dim))
                 call.into.owning[whole.name, whole.dims(dim)[0]] = None
-            elif not value.free and _length(value, dim, len(shape)) > 1:
+            elif value.fixed(dim - len(shape)):
                 call.fixed(whole, whole.dims(dim))
         if bool(value.places.any()):
             scaled.append(Value(places, functions, value.padded))
@@ -137,17 +138,17 @@ def _whole(addresses: Sequence[Address], shape: Sequence[int]) -> bool:
 
 def _gives_width(address: Address, values: Sequence[Value], ndim: int) -> list[int]:
     """Return the axes of a parameter along which it is combined with nothing, or only with what the code makes."""
-    fixed = [value.places for value in values if not value.free]
+    fixed = [value for value in values if not value.free]
     if not values or (not fixed and not address.extent):
         return []
 
     def alone(axis: int) -> bool:
-        behind = len(address.extent) - axis
-        return all(places.ndim < behind or places.shape[-behind] == 1 for places in fixed)
+        return not any(value.fixed(axis - len(address.extent)) for value in fixed)
 
     def met(axis: int) -> bool:
         behind = len(address.extent) - axis
-        return any(places.ndim >= behind and varies(places, places.ndim - behind) for places in fixed)
+        places = (value.places for value in fixed)
+        return any(one.ndim >= behind and varies(one, one.ndim - behind) for one in places)
 
     if any(size > 1 and met(axis) for axis, size in enumerate(address.extent)):
         return []
@@ -176,7 +177,10 @@ def _of_parameters(call: Call, addresses: Sequence[Address]) -> Any:
             dims, own = address.dims(axis), whole.dims(axis + offset)
             if not dims or (address.name == whole.name and dims == own):
                 continue
-            if len(dims) > 1 or len(own) > 1:
+            if not own and axis + offset < len(whole.extent) - 2:  # scales by examples or members of a shared matrix
+                call.fixed(address, dims)
+                continue
+            if len(dims) > 1 or len(own) != 1:
                 return call.unknown(addresses)
             call.positions.link(call.into.place(address, dims[0]), call.into.place(whole, own[0]))
             call.into.owning[address.name, dims[0]] = None
@@ -193,12 +197,15 @@ def _of_parameters(call: Call, addresses: Sequence[Address]) -> Any:
     return whole if product or not beside else replace(whole, beside=(*whole.beside, *beside))
 
 
-def _size(address: Address) -> tuple[int, bool, int]:
+def _size(address: Address) -> tuple[int, int, bool, int]:
     """Return along how many dimensions a view does not only repeat itself, whether it is linear, and how large it is.
 
-    Of two parameters that are multiplied, one that is zero where the other is bent (`w * exp(d)`) says what is read.
+    Of two parameters that are multiplied, one that is zero where the other is bent (`w * exp(d)`) says what is read,
+    and a matrix rather than what scales it for each member of an ensemble.
     """
-    return len(address.running()), not address.bent, math.prod(address.extent)
+    running = address.running()
+    last = sum(axis + 2 >= len(address.extent) for axis in running)
+    return len(running), last, not address.bent, math.prod(address.extent)
 
 
 def prelu(call: Call) -> Any:
@@ -251,7 +258,7 @@ def _combine(call: Call, value: Value, result: Tensor) -> None:
             if dim >= offset and value.places.shape[dim - offset] > 1:
                 call.serve(value, dim - offset, column(result, dim))
         return
-    wide = [dim for dim in axes(result) if dim >= offset and value.places.shape[dim - offset] > 1]
+    wide = [dim for dim in axes(result) if value.fixed(dim - result.ndim)]
     if wide and bool((value.places == 0).any()):
         alone = torch.where(value.places == 0, result, 0) if bool(value.places.any()) else result
         call.positions.hold(alone, wide, f"{call.place} combines it with values of a fixed width")

@@ -42,7 +42,7 @@ def move(call: Call) -> Any:
     if call.name in (*_JOINING, "stack") and not padded:
         call.args = _aligned(call, values)
     if call.widens() and not values[0].places.any():
-        return call.fresh(made=True)
+        return call.widened(values[0])
     moved = _execute(call, lambda value: value.places), _execute(call, lambda value: value.functions)
     if isinstance(moved[0], Tensor):
         return Value(squeezed(moved[0]), squeezed(moved[1]), padded)

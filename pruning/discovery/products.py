@@ -236,6 +236,7 @@ def _crossed(call: Call, value: Value) -> Value | None:
     Where they lie along the last one, too, these are heads. None where the weights mix them.
     """
     if not varies(value.places, value.places.ndim - 1):
+        call.into.clashed = True
         return None if call.into.ways.turned else value
     call.into.shared = True
     if not call.into.ways.heads:

@@ -91,7 +91,9 @@ class Call:
         if all(isinstance(value, Value) and not value.places.any() for value in tensors):
             parts = [(value.functions == MADE) for value in tensors if isinstance(value, Value)]
             number = self.name.startswith("lift_fresh") and self.outputs.numel() == 1  # `torch.tensor(0.0)`
-            made = number or self.widens() or self.name.startswith("new_") or all(bool(part.all()) for part in parts)
+            if self.widens():
+                return self.widened(self.args[0])
+            made = number or self.name.startswith("new_") or all(bool(part.all()) for part in parts)
             given = any(bool((value.functions <= GIVEN).any()) for value in tensors if isinstance(value, Value))
             if made or not (given or any(bool(part.any()) for part in parts)):
                 return self.fresh(made=made)
@@ -107,6 +109,21 @@ class Call:
         own, whole = self.given[0][0].shape, self.shape()
         grown = {before for before, now in zip(own[::-1], whole[::-1], strict=False) if before != now}
         return grown <= {1} and own != whole
+
+    def widened(self, value: Value) -> Value:
+        """Return what nobody's value is once repeated: made by the code beyond the first place, or in all of them.
+
+        In all where there is one number for each example or place of what is repeated last (channels, by `images`).
+        """
+        whole = self.shape()
+        own = (*[1] * (len(whole) - value.places.ndim), *value.places.shape)
+        if own[-1] == 1 or value.free:
+            return self.fresh(made=True)  # type: ignore[no-any-return]
+        functions = value.functions.reshape(own).expand(whole)
+        for dim in (dim for dim, size in enumerate(own) if size != whole[dim]):
+            first = torch.arange(whole[dim]).view(-1, *[1] * (len(whole) - dim - 1)) == 0
+            functions = torch.where(first, functions, MADE)
+        return Value(nobody(whole), functions)
 
     def value(self, places: Tensor, *, padded: frozenset[str] = frozenset()) -> Value:
         """Return what this operation computes for neurons."""

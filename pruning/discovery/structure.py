@@ -58,7 +58,8 @@ class Structure:
 
 IDLE = "what the model returns does not depend on it"
 COMPILED = "is in what TorchScript compiled, which takes no other weights"
-ENTERING = ("it reads ", "no neurons run along it")
+NOBODY = "no neurons run along it"
+ENTERING = ("it reads ", NOBODY)
 """How reasons begin that speak of what a module reads; where there is another, that is why its own neurons stay."""
 
 

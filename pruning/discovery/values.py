@@ -44,6 +44,15 @@ class Value:
         """Whether the network's code made it of numbers, in a shape that may follow from the neurons' own."""
         return bool((self.functions == MADE).all()) and not bool(self.places.any())
 
+    def fixed(self, dim: int) -> bool:
+        """Whether it is several along a dimension, counted from the last, and not as many as the code repeats it."""
+        dim += self.places.ndim
+        if dim < 0 or self.places.shape[dim] < 2:
+            return False
+        return bool(self.places.any()) or not bool(
+            (self.functions.narrow(dim, 1, self.places.shape[dim] - 1) == MADE).all()
+        )
+
     def shaped(self, shape: Sequence[int]) -> "Value":
         """Return the value in another shape."""
         return replace(self, places=self.places.reshape(shape), functions=self.functions.reshape(shape))

@@ -200,7 +200,7 @@ def _scales(model: Measurable, layers: Sequence[NeuronLayer], windows: Batches) 
         outputs = next(filter(None, (_read(model, layers, batch, None)[0] for batch in windows)), None)
     if outputs is None and any(model.count(targets) for _, targets in windows):
         raise ValueError(
-            "Expected a call that runs the network that it is given, got one that runs none of its layers; call that "
+            "Expected a call that runs the network that it is given, got one in which no neurons were seen; call that "
             "network, its first argument."
         )
     if outputs is None:

@@ -354,5 +354,5 @@ def test_batches_that_are_objects_of_a_class_of_its_own_go_all_the_way(batches):
 def test_a_call_that_runs_another_network_than_the_one_it_is_given_is_refused_with_that_reason(batches):
     network = Trained()
     found = pruning.discover(network, batches[0][0])
-    with pytest.raises(ValueError, match="runs none of its layers; call that network, its first argument"):
+    with pytest.raises(ValueError, match="in which no neurons were seen; call that network, its first argument"):
         pruning.importance(found, batches, nn.CrossEntropyLoss(), call=lambda _, x, state: (network(x), state))
