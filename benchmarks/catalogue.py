@@ -58,6 +58,7 @@ def of(path: str) -> Any:
         "diffusers",
         "spikingjelly",
         "segmentation_models_pytorch",
+        "monai",
     ):
         _declare_torchvision()
     if module.split(".")[0] in ("transformers", "torchaudio", "openunmix", "speechbrain", "asteroid"):

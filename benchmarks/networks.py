@@ -1,8 +1,9 @@
 """Whether neurons are found, and rightly removed, in networks that others published on PyPI, beside Torch-Pruning.
 
-`python -m benchmarks.networks --to FILE` looks into each network of `benchmarks.catalogue` and `benchmarks.specialised`
-in a process of its own, within a limit, and writes one row for each; `--only NAME …` looks at some of them. Those whose
-package is not installed are passed over, with the reason. Its table stands in docs/results/networks.md.
+`python -m benchmarks.networks --to FILE` looks into each network of the catalogue (`benchmarks.catalogue`,
+`specialised`, `sequential`, `structured`) in a process of its own, within a limit, and writes one row for each;
+`--only NAME …` looks at some of them. Those whose package is not installed are passed over, with the reason. Its table
+stands in docs/results/networks.md.
 
 The proof is not the library's own: the weights are moved off their special values (zero biases, unit gains), and then
 
@@ -36,14 +37,16 @@ from benchmarks import asked
 from benchmarks.answers import apart, tensors_of
 from benchmarks.catalogue import TIMM, TORCHVISION, TRANSFORMERS, Inputs, Network, of
 from benchmarks.rival import torch_pruned
+from benchmarks.sequential import SEQUENTIAL
 from benchmarks.specialised import SPECIALISED
+from benchmarks.structured import STRUCTURED
 from benchmarks.tabled import LIMIT, PEER_LIMIT, page, row, summed
 from pruning.core.neurons import Keep, NeuronLayer, Slice, mask, select
 from pruning.discovery import discover
 from pruning.discovery.discovered import Discovered
 from pruning.discovery.running import copied
 
-NETWORKS: dict[str, Network] = {**TORCHVISION, **TIMM, **TRANSFORMERS, **SPECIALISED}
+NETWORKS: dict[str, Network] = {**TORCHVISION, **TIMM, **TRANSFORMERS, **SPECIALISED, **SEQUENTIAL, **STRUCTURED}
 PATIENCE = 900
 """Seconds on the clock after which a process is ended."""
 AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-4}
