@@ -209,7 +209,7 @@ class Seeing(Mode):  # type: ignore[no-untyped-call]
         if name != "detach":  # PyTorch adds one where what an operation gave is held by a mode
             self.index += 1
             self._counted[name] += 1
-            self.when = name, self._counted[name]
+        self.when = name, self._counted[name]
         return self.see(operation, args, kwargs)
 
     def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

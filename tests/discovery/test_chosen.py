@@ -125,6 +125,18 @@ def a_stream_beside_what_a_view_mixes_with_times() -> Made:
     return Network(run, **parts, wide=nn.Linear(5, 8), out=nn.Linear(8, 2)), (floats(2, 4, 3),)
 
 
+@chosen({"enter": 6})
+def scores_of_all_neurons_whose_greatest_is_detached_and_taken_away() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden = self.enter(inputs)
+        scores = (hidden.tanh() * self.vector.weight).sum(-1)
+        shares = (scores - scores.detach().amax(1, keepdim=True)).exp()
+        return self.out(hidden * shares[..., None])
+
+    parts = {"enter": nn.Linear(3, 6), "vector": nn.Linear(6, 1, bias=False), "out": nn.Linear(6, 2)}
+    return Network(run, **parts), (floats(2, 4, 3),)
+
+
 @chosen({"table": 6})
 def a_table_whose_width_is_a_factor() -> Made:
     def run(self: Any, inputs: Tensor) -> Tensor:
