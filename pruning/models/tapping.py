@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from pruning.core.hooks import by_groups
 from pruning.core.neurons import TIED, UNSEEN, NeuronLayer, Slice
+from pruning.core.stepping import runs_as_its_own
 from pruning.discovery import Recurrent
 from pruning.models.apart import Place
 from pruning.models.base import Measurable
@@ -152,7 +153,7 @@ def _reason(model: Measurable, layer: NeuronLayer) -> str:
         return layer.obstacle if len(layer.read) > 1 else ""
     if layer.obstacle.endswith(TIED):
         return layer.obstacle
-    if isinstance(module, nn.RNNBase):
+    if isinstance(module, nn.RNNBase) and runs_as_its_own(module):
         several = module.num_layers > 1 or module.bidirectional or module.proj_size or not module.bias
         return "it is not one recurrent layer in one direction with biases" if several else ""
     if any(piece.parameter.startswith(f"{layer.output}.") for piece in layer.read):
@@ -168,7 +169,7 @@ def _output_hook(tap: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
         zeros = tap(values)
         if zeros is None:
             return outputs
-        if isinstance(module, nn.RNNBase):
+        if isinstance(module, nn.RNNBase) and runs_as_its_own(module):
             return _recurrent(module, zeros, *arguments, **named)
         added = values + zeros
         return added if isinstance(outputs, Tensor) else (added, *outputs[1:])
