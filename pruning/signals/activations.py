@@ -195,17 +195,32 @@ class _Reading:
 
 
 def _scales(model: Measurable, layers: Sequence[NeuronLayer], windows: Batches) -> dict[str, Tensor]:
-    """Return the root mean square activation of each layer on the first window in which a target counts."""
+    """Return the root mean square activation of each layer on the first window that runs it in which a target counts.
+
+    Raises:
+        ValueError: If none does.
+    """
+    scales: dict[str, Tensor] = {}
     with evaluating(model), torch.no_grad():
-        outputs = next(filter(None, (_read(model, layers, batch, None)[0] for batch in windows)), None)
-    if outputs is None and any(model.count(targets) for _, targets in windows):
+        for batch in windows:
+            left = [layer for layer in layers if layer.name not in scales]
+            if not left:
+                break
+            for name, values in _read(model, left, batch, None)[0].items():
+                scales[name] = values.square().mean().sqrt().cpu()
+    if not scales and any(model.count(targets) for _, targets in windows):
         raise ValueError(
             "Expected a call that runs the network that it is given, got one in which no neurons were seen; call that "
             "network, its first argument."
         )
-    if outputs is None:
+    if not scales:
         raise ValueError("Expected a batch with targets that count, got none; all are ignored.")
-    return {name: values.square().mean().sqrt().cpu() for name, values in outputs.items()}
+    if unread := [layer.name for layer in layers if layer.name not in scales]:
+        raise ValueError(
+            f"Expected batches to run every layer, got none that runs {unread[0]}; give some of each path that the "
+            "network takes."
+        )
+    return scales
 
 
 def _read(model: Measurable, layers: Sequence[NeuronLayer], batch: Any, state: Any) -> tuple[dict[str, Tensor], Any]:

@@ -94,7 +94,7 @@ def expect_several(count: int, signal: str) -> None:
 
 
 def filled(groups: Sequence[Counted], signal: str) -> list[Counted]:
-    """Return the groups in which something was seen, for in all batches of one every target may be ignored.
+    """Return the groups in which something was seen: a target may be ignored, and a layer may not run.
 
     Raises:
         ValueError: If there are fewer than two.
@@ -103,7 +103,7 @@ def filled(groups: Sequence[Counted], signal: str) -> list[Counted]:
     if len(read) < 2:
         raise ValueError(
             f"Expected targets that count in at least two stretches of the text for {signal}, got {len(read)}; "
-            "the others hold ignored ones alone."
+            "the others hold ignored ones alone, or do not run the layer."
         )
     return read
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -142,6 +143,11 @@ def tappable(model: Measurable, windows: Batches, signal: str) -> list[NeuronLay
     with evaluating(model):
         inputs, targets = next(iter(windows))
         reasons, objective = model.untappable(inputs), model.objective(targets)
+        never = {layer.name for layer in model.layers() if layer.unread}
+        for inputs, _ in islice(windows, 1, None):  # a layer may be one that only another path reads
+            if reasons.keys() <= never:
+                break
+            reasons = {name: why for name, why in model.untappable(inputs).items() if name in reasons}
     if not objective.drawn:
         logger.warning(
             "The Fisher information in %s is the empirical one, by the true targets: %s is the negative logarithm of "

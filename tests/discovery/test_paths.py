@@ -149,3 +149,23 @@ def test_what_no_example_reaches_is_named_with_what_to_do() -> None:
 def test_further_inputs_that_are_no_list_are_refused() -> None:
     with pytest.raises(TypeError, match=r"Expected further example inputs in a list, also=\[...\], got a tensor"):
         pruning.discover(Tasks(), X, also=X)  # type: ignore[arg-type]
+
+
+def test_batches_of_several_paths_are_measured_by_every_signal_whatever_comes_first() -> None:
+    class Routes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleDict({"arm": nn.Linear(3, 6), "leg": nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 6))})
+            self.out = nn.Linear(6, 2)
+
+        def forward(self, x: Tensor, part: str) -> Tensor:
+            answer: Tensor = self.out(self.parts[part](x).relu())
+            return answer
+
+    torch.manual_seed(1)
+    data = [((torch.randn(6, 3), part), torch.arange(6) % 2) for part in ("arm", "leg") * 2]
+    found = pruning.discover(Routes(), data[0][0], also=[data[1][0]])
+    importance = pruning.importance(found, data, nn.CrossEntropyLoss())
+    assert set(importance.table["layer"]) == {layer.name for layer in found.layers()} == {"parts.arm", "parts.leg.0"}
+    with pytest.raises(ValueError, match=r"to run every layer, got none that runs parts\.leg\.0; give"):
+        pruning.importance(found, data[::2], nn.CrossEntropyLoss(), signals=["activations"], by="fused")
