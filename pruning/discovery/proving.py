@@ -6,17 +6,15 @@ reference is the same network with that operation done on the neurons that are l
 
 import contextlib
 import itertools
-import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch.utils._pytree import tree_map_only
 
-from pruning.core.hearing import LIBRARIES
 from pruning.core.memory import Place
 from pruning.core.neurons import Keep, NeuronLayer, named_buffers, named_tensors
 from pruning.discovery.alike import COUNTS, Seen, apart, last, narrowest, same_path, unequal
@@ -24,10 +22,12 @@ from pruning.discovery.answers import as_many_nans, equal, left_of, near
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.following import Number, Size, concerning
 from pruning.discovery.general import own, positions
+from pruning.discovery.reasons import line_of
+from pruning.discovery.recalling import Recalled, Reference, named
 from pruning.discovery.rounds import gone, rounds_of
 from pruning.discovery.running import DRAWN, Inputs, Instead, Still, close, copied, running
 from pruning.discovery.settling import TOGETHER, settled
-from pruning.discovery.sizes import noted
+from pruning.discovery.sizes import noted, noting
 from pruning.discovery.states import Feeding
 from pruning.discovery.statistics import Read, Telling, Widths, computed_with, with_some
 from pruning.discovery.structure import Structure
@@ -121,15 +121,17 @@ class Prover:
         self.drawn = DRAWN[seed]
         self.found, self.inputs, self.states, self.cached = found, inputs, states, cached
         self.others: list[Prover] = []
-        self.lean = True
-        self.draws = self.double = self.leaking = False
+        self.told, self.references = dict[Hashable, str](), Recalled[Reference]()
+        self.lean, self.draws, self.double, self.leaking = True, False, False, False
 
     @cached_property
     def finer(self) -> "Prover | None":
         """The same in float64, where float32 rounds too much to tell; None where the model does not run in it."""
         if not any(parameter.dtype == torch.float32 for parameter in self.model.parameters()):
             return None
-        inputs = pytree.tree_map(lambda part: part.double() if _is_float(part) else part, self.inputs)
+        inputs = tree_map_only(
+            lambda one: isinstance(one, Tensor) and one.is_floating_point(), Tensor.double, self.inputs
+        )
         finer = Prover(
             self.model.resized([layer.width for layer in self.model.layers()]),
             self.remembers,
@@ -164,10 +166,15 @@ class Prover:
         return not any(self.failure(layers, numbers, number=each) for each in rounds)
 
     def _failure(self, keep: Keep, numbers: Sequence[Number]) -> str:
+        asked = named(keep), tuple(numbers)
+        if asked not in self.told or noting():
+            self.told[asked] = self._alone(keep, numbers)
+        return self.told[asked] or next(filter(None, (other._failure(keep, numbers) for other in self.others)), "")
+
+    def _alone(self, keep: Keep, numbers: Sequence[Number]) -> str:
+        """Return what `_failure` does with these weights alone."""
         failure, lean = self._tried(keep, numbers, lean=self.lean)
-        if not failure:
-            return next(filter(None, (other._failure(keep, numbers) for other in self.others)), "")
-        if not lean:
+        if not failure or not lean:
             return failure
         again, _ = self._tried(keep, numbers, lean=False)
         self.lean = bool(again)  # code that reads a weight outside of its module reads it next time, too
@@ -184,7 +191,7 @@ class Prover:
             found, _ = self.outputs(smaller, mode := self.still(), once=True)
         except Exception as error:  # whatever a user's code raises at other widths
             what = str(error).strip().partition(chr(10))[0]
-            return f"{COUNTS}{_line(error)}: {what}", lean
+            return f"{COUNTS}{line_of(error)}: {what}", lean
         del smaller
         if mode.lone and mode.lone > self.whole[1]:
             return LONE, lean
@@ -198,17 +205,10 @@ class Prover:
 
     def _difference(self, keep: Keep, numbers: Sequence[Number], found: Sequence[Tensor], *, lean: bool) -> str:
         """Return how what a smaller model gives differs from what it should be; empty if it does not."""
-        blends = [blend for blend in self.found.blends if self._concerns(blend, keep)]
-        some = {blend.when: with_some(self.found, blend, keep) for blend in blends}
         may = False
-        for read, instead, failure in self._readings(keep, some):
-            mode = self.still(instead)
-            try:
-                expected, rounding = self.masked(keep, mode, read, lean=lean)
-            except Exception as error:  # what is left of the neurons may be no input of the operation
-                if read:  # nor a width a size
-                    continue
-                return f"{blends[0].what if blends else 'its model'} takes all of it together: {error}"
+        for expected, rounding, failure in self.references.of((named(keep), lean), self._expected(keep, lean=lean)):
+            if expected is None:
+                return failure
             if what := self._unshown(expected):
                 return what
             if len(found) != len(expected):
@@ -222,6 +222,18 @@ class Prover:
         if self.finer and (may or self.found.steps):  # of a spike that rounding adds not all is near
             return self.finer._failure(keep, numbers)
         return "without some of its neurons the model computes something else than where nobody reads them"
+
+    def _expected(self, keep: Keep, *, lean: bool) -> Iterator[Reference]:
+        """Yield what the model may give where nobody reads some neurons; see `_readings`."""
+        blends = [blend for blend in self.found.blends if self._concerns(blend, keep)]
+        some = {blend.when: with_some(self.found, blend, keep) for blend in blends}
+        for read, instead, failure in self._readings(keep, some):
+            try:
+                yield *self.masked(keep, self.still(instead), read, lean=lean), failure
+            except Exception as error:  # what is left of the neurons may be no input of the operation
+                if not read:  # nor a width a size
+                    yield None, 0.0, f"{blends[0].what if blends else 'its model'} takes all of it together: {error}"
+                    return
 
     def _unshown(self, expected: Sequence[Tensor]) -> str:
         """Return what is wrong with an answer that is no number where the model with all neurons gives one."""
@@ -285,7 +297,8 @@ class Prover:
 
     def drawing(self) -> bool:
         """Return whether the model draws numbers."""
-        self.outputs(self.model, Still())
+        if not self.leaking:  # else it ran so already
+            self.outputs(self.model, Still())
         return self.draws
 
     def needed(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> list[Number]:
@@ -330,8 +343,8 @@ class Prover:
         model = Discovered(self.model.network, self.model.layers(), {}, concerning(numbers, keep))
         smaller, _ = thinned(model, keep, lean=self.lean)
         one, other = self.still(), self.still()
-        one.watching = other.watching = True
-        one.apart = other.apart = True  # what is drawn for fewer neurons is drawn otherwise
+        for each in (one, other):
+            each.watching = each.apart = True  # what is drawn for fewer neurons is drawn otherwise
         found, _ = self.outputs(smaller, one, once=True)
         expected, rounding = self.masked(keep, other, lean=self.lean)
         found, expected = [*found, *one.jumping], [*expected, *other.jumping]  # few spikes change with it
@@ -374,8 +387,7 @@ class Prover:
         return outputs, mode.rounding
 
     def _concerns(self, blend: Blend, names: Collection[str]) -> bool:
-        layers = torch.unique(self.found.owners[0][blend.places]).tolist()
-        known = self.found.layers
+        layers, known = torch.unique(self.found.owners[0][blend.places]).tolist(), self.found.layers
         return any(number >= 0 and known[number].name in names for number in layers)
 
 
@@ -385,14 +397,3 @@ def _caching(model: Discovered, modules: Sequence[str]) -> Discovered:
         config: Any = model.network.get_submodule(name).config
         config.use_cache = True
     return model
-
-
-def _line(error: Exception) -> str:
-    """Return where in the user's code an error arose, for a sentence; empty if that is nowhere to be seen."""
-    frames = traceback.extract_tb(error.__traceback__)
-    last = next((frame for frame in reversed(frames) if not frame.filename.startswith(LIBRARIES)), None)
-    return f" ({last.filename.rpartition('/')[2]}:{last.lineno}, `{last.line}`)" if last and last.line else ""
-
-
-def _is_float(part: object) -> bool:
-    return isinstance(part, Tensor) and part.is_floating_point()

@@ -1,9 +1,11 @@
 """Why what is no layer's stays as it is: a reason for each such module and parameter."""
 
+import traceback
 from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from pruning.core.hearing import LIBRARIES
 from pruning.core.neurons import NeuronLayer
 from pruning.discovery.quantized import quantized_in
 from pruning.discovery.running import canonical
@@ -75,3 +77,10 @@ def _unread_because(found: Structure, name: str, owner: str, *, single: bool) ->
     if name in found.touched:
         return "it is a single number" if single else "no neurons run along it"
     return IDLE if owner in found.called else UNREACHED
+
+
+def line_of(error: Exception) -> str:
+    """Return where in the user's code an error arose, for a sentence; empty if that is nowhere to be seen."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = next((frame for frame in reversed(frames) if not frame.filename.startswith(LIBRARIES)), None)
+    return f" ({last.filename.rpartition('/')[2]}:{last.lineno}, `{last.line}`)" if last and last.line else ""

@@ -326,6 +326,11 @@ def noted() -> Iterator[set[tuple[str, int]]]:
         _NOTED = before
 
 
+def noting() -> bool:
+    """Return whether it is noted which calls get another number: of a run that is not made nothing is."""
+    return _NOTED is not None
+
+
 class Standing:
     """What a module calls in the place of its own `forward`, which it calls.
 

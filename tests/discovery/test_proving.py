@@ -393,3 +393,17 @@ def test_a_divisor_before_a_matrix_that_code_multiplies_and_sums_over_stays_and_
     assert [(layer.name, layer.exact) for layer in found.layers()] == [("enter", True), ("weight", True)]
     keep = {"enter": torch.tensor([6, 1]), "weight": torch.tensor([0, 3])}
     torch.testing.assert_close(select(found, keep)(inputs), mask(found, keep)(inputs), rtol=0, atol=1e-10)
+
+
+def test_what_a_network_gives_without_the_same_neurons_is_computed_once(monkeypatch):
+    asked, own = [], Prover.masked
+
+    def counted(self, keep, mode, read=None, *, lean=False):
+        kept = tuple((name, *places.tolist()) for name, places in keep.items())
+        asked.append((id(self), kept, mode.apart, lean, tuple(mode.instead), str(read)))
+        return own(self, keep, mode, read, lean=lean)
+
+    monkeypatch.setattr(Prover, "masked", counted)
+    found = discover(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 3))
+    assert [layer.name for layer in found.layers()] == ["0"]
+    assert len(asked) == len(set(asked)) < 5
