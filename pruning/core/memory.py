@@ -1,5 +1,6 @@
 """What a network's modules keep from one call to the next, and how each batch starts where the network once began."""
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +26,32 @@ def attributes(module: nn.Module) -> dict[str, Any]:
     >>> attributes(counter)["steps"], "steps" in vars(counter)
     (3, False)
     """
-    return {**vars(module), **{name: getattr(module, name) for name in slots(module) if hasattr(module, name)}}
+    names = slots(module)
+    if not names:
+        return vars(module)
+    return {**vars(module), **{name: getattr(module, name) for name in names if hasattr(module, name)}}
+
+
+PLAIN = {type(None), bool, int, float, str}
+"""Types of what a copy of a module shares, whatever else it has."""
+HOLDERS = {dict, OrderedDict, list, tuple, set}
+"""Types of what a module may keep things in; most of its own are empty."""
+
+
+def filled(module: nn.Module) -> list[Any]:
+    """Return what a module has, also its parameters and buffers, but for plain values, and what holds nothing.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> [[*held] for held in filled(layer)]
+    [['weight', 'bias']]
+    """
+    return [v for name, v in attributes(module).items() if not is_empty(v) and name != "_modules"]
+
+
+def is_empty(value: Any) -> bool:
+    """Return whether a value is a plain one, or holds nothing."""
+    kind = type(value)
+    return kind in PLAIN or (kind in HOLDERS and not value)
 
 
 def modules_in(network: nn.Module) -> list[nn.Module]:

@@ -6,7 +6,7 @@ construction what is cut.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -20,7 +20,6 @@ from pruning.core.options import expect_known
 Tensors = Mapping[str, Tensor]
 Keep = Mapping[str, Tensor]
 """Kept neurons of each layer: layer name → indices, on any device, in the order that the smaller layer will have."""
-
 
 TIED = "computes its neurons as well as reading them"
 """How an obstacle ends where one parameter does both."""
@@ -80,6 +79,8 @@ class Slice:
 
     def indices(self, keep: Tensor, width: int) -> Tensor:
         """Return the positions along `dim` that belong to the kept neurons, block after block."""
+        if self.blocks == self.size == 1:
+            return keep + self.start
         blocks, places = (torch.arange(size, device=keep.device) for size in (self.blocks, self.size))
         first = self.start + (blocks[:, None] * width + keep[None, :]).flatten() * self.size
         return (first[:, None] + places).flatten()
@@ -155,8 +156,7 @@ class PrunableModule(nn.Module, ABC):
     ...         self.own = nn.Parameter(torch.arange(1.0, width + 1))
     ...         self.readers = nn.Parameter(torch.full((width,), 2.0))
     ...     def layers(self):
-    ...         width = len(self.own)
-    ...         return [NeuronLayer("l", "dense", width, (Slice("own", 0),), (Slice("readers", 0),), output="")]
+    ...         return [NeuronLayer("l", "dense", len(self.own), (Slice("own", 0),), (Slice("readers", 0),), "")]
     ...     def resized(self, widths):
     ...         return Doubled(*widths)
     >>> select(Doubled(3), {"l": torch.tensor([0, 2])}).own.tolist()
@@ -188,8 +188,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def named_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return what the model saves besides its parameters, each by one name: running statistics and the like."""
-    known = {id(parameter) for parameter in model.parameters()}
-    buffers = {}
+    known, buffers = {id(parameter) for parameter in model.parameters()}, {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in known:
             known.add(id(tensor))
@@ -295,28 +294,29 @@ def cut(layers: Iterable[NeuronLayer], keep: Keep, tensors: Tensors) -> dict[str
     >>> cut([layer], {"l": torch.tensor([2, 0])}, {"w": torch.tensor([5, 6, 7]), "v": torch.tensor([[1, 2, 3]])})
     {'w': tensor([7, 5]), 'v': tensor([[3, 1]])}
     """
-    kept = {layer.name: keep.get(layer.name, torch.arange(layer.width)).cpu() for layer in layers}
-    left = dict(tensors)
+    left, known = dict(tensors), dict[Hashable, Tensor]()  # what stays along the weight and the bias of a layer
     shared: dict[tuple[str, int], list[tuple[Slice, NeuronLayer]]] = {}
-    for layer in layers:
-        statistics = (piece for piece in layer.buffers if piece.parameter in left)
-        for piece in dict.fromkeys((*layer.owned, *layer.read, *statistics)):
+    for layer in (layer for layer in layers if layer.name in keep):
+        for piece in dict.fromkeys((*layer.owned, *layer.read, *(p for p in layer.buffers if p.parameter in left))):
             shared.setdefault((piece.parameter, piece.dim), []).append((piece, layer))
     for (parameter, dim), pieces in sorted(shared.items(), key=lambda part: part[0]):  # rows first: they lie together
-        size = left[parameter].shape[dim]
-        positions = _remaining(size, pieces, kept)
-        if not torch.equal(positions, torch.arange(size)):
-            left[parameter] = left[parameter].index_select(dim, positions.to(left[parameter].device))
+        whole = left[parameter]
+        laid = whole.shape[dim], *((piece.start, piece.blocks, piece.size, layer.name) for piece, layer in pieces)
+        if laid not in known:
+            known[laid] = _remaining(whole.shape[dim], pieces, keep)
+        if len(known[laid]):
+            left[parameter] = whole.index_select(dim, known[laid].to(whole.device))
     return left
 
 
-def _remaining(size: int, pieces: Sequence[tuple[Slice, NeuronLayer]], kept: Keep) -> Tensor:
-    """Return what stays of a dimension of this size that layers share, each in a part of its own; the rest stays."""
+def _remaining(size: int, pieces: Sequence[tuple[Slice, NeuronLayer]], keep: Keep) -> Tensor:
+    """Return what stays of a dimension of this size that layers share, each in a part of its own; none if all stays."""
     parts, end = [], 0
     for piece, layer in sorted(pieces, key=lambda pair: pair[0].start):
-        parts += [torch.arange(end, piece.start), piece.indices(kept[layer.name], layer.width)]
+        parts += [torch.arange(end, piece.start), piece.indices(keep[layer.name].cpu(), layer.width)]
         end = piece.start + piece.blocks * layer.width * piece.size
-    return torch.cat([*parts, torch.arange(end, size)])
+    places = torch.cat([*parts, torch.arange(end, size)])
+    return places[:0] if torch.equal(places, torch.arange(size)) else places
 
 
 def mask(model: Model, keep: Keep) -> Model:

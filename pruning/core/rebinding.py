@@ -6,21 +6,16 @@ hook that stores a feature in `self`) is the same one, and would go on computing
 
 import copy
 import functools
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from types import CellType, FunctionType, MethodType, NoneType
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 from torch import nn
 
-from pruning.core.memory import modules_in, slots
+from pruning.core.memory import HOLDERS, PLAIN, is_empty, modules_in, slots
 
 _OWN = ("_parameters", "_buffers", "_modules")
 """Where a module keeps what PyTorch finds there itself."""
-_PLAIN = {NoneType, bool, int, float, str}
-"""Types of what a copy shares, whatever it is a copy of."""
-_HOLDERS = {dict, OrderedDict, list, tuple, set}
-"""Types of what a module may keep things in; most of its own are empty."""
 _STATED = {"__reduce__", "__reduce_ex__", "__getstate__", "__setstate__"}
 """By what a class may say what a copy of it is made of."""
 
@@ -68,7 +63,7 @@ def _copied(value: Any, network: nn.Module, memo: dict[int, Any]) -> Any:
         twin, names = memo[id(module)], slots(module)
         own_way = not (names or _copier(type(module)))
         state = module.__getstate__() if own_way else vars(module)  # type: ignore[no-untyped-call]
-        found = {name: _copy(part, memo) for name, part in state.items()}
+        found = {name: part if type(part) in PLAIN else _copy(part, memo) for name, part in state.items()}
         twin.__setstate__(found) if own_way else vars(twin).update(found)
         for name in (name for name in names if hasattr(module, name)):
             object.__setattr__(twin, name, _copy(getattr(module, name), memo))
@@ -170,17 +165,18 @@ def _told(module: nn.Module, state: tuple[Any, dict[str, Any]]) -> None:
 def _copy(value: Any, memo: dict[int, Any]) -> Any:
     """Return what `copy.deepcopy` does, sooner."""
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in PLAIN:
         return value
     if id(value) in memo:
         return memo[id(value)]
-    if kind in _HOLDERS and not value:
+    if kind in HOLDERS and not value:
         found: Any = kind()
-    elif kind is tuple and all(type(part) in _PLAIN for part in value):
+    elif kind is tuple and all(type(part) in PLAIN for part in value):
         return value
     elif kind is dict:
         memo[id(value)] = found = {}
-        found.update((_copy(name, memo), _copy(part, memo)) for name, part in value.items())
+        for name, part in value.items():
+            found[_copy(name, memo)] = part if type(part) in PLAIN else _copy(part, memo)
     else:
         return copy.deepcopy(value, memo)
     memo[id(value)] = found
@@ -207,7 +203,7 @@ def rebind(network: nn.Module, changes: Mapping[int, Any]) -> None:
     known: dict[int, Any] = {}
     for module in modules_in(network):
         for name, value in list(vars(module).items()):
-            if name in _OWN or type(value) in _PLAIN or (type(value) in _HOLDERS and not value):
+            if is_empty(value) or name in _OWN:
                 continue
             new = _bound(value, changes, known)
             if new is value:

@@ -15,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 from pruning.core.devices import drawing
 from pruning.core.neurons import NeuronLayer
 from pruning.discovery.plain import given, gives
-from pruning.discovery.running import Inputs, copied, redrawn
+from pruning.discovery.redrawing import redrawn
+from pruning.discovery.running import Inputs, copied
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pruning.core.operands import storage_of
 from pruning.discovery.configured import EXPERTS
+from pruning.discovery.redrawing import redrawn
 from pruning.discovery.running import (
     Inputs,
     Still,
@@ -16,7 +17,6 @@ from pruning.discovery.running import (
     copied,
     kept_tensors,
     name_of,
-    redrawn,
     running,
 )
 from pruning.discovery.values import flat

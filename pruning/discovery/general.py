@@ -5,8 +5,9 @@ from typing import Any
 
 from pruning.core.memory import Place
 from pruning.discovery.discovered import Discovered
+from pruning.discovery.redrawing import redrawn
 from pruning.discovery.remembering import Remembering
-from pruning.discovery.running import CUTTING, Inputs, kept_tensors, name_of, redrawn, running
+from pruning.discovery.running import CUTTING, Inputs, kept_tensors, name_of, running
 
 DRAWS = 8
 """How often weights are drawn until nothing is cut off everywhere: half of the draws may leave a ReLU silent."""

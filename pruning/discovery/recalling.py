@@ -11,7 +11,7 @@ from pruning.core.neurons import Keep
 LATEST = 8
 """Of so many sets of neurons, the last ones that were asked for, it is known what a network gives without them."""
 Reference = tuple[list[Tensor] | None, float, str]
-"""What a network may give, how coarsely that is computed, and what is wrong if it does; or None, and why it gives none."""
+"""What a network may give, how coarsely that is computed, and what is wrong if it does; or None, and why not."""
 Known = TypeVar("Known")
 
 

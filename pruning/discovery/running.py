@@ -1,5 +1,6 @@
 """A copy of a network run on its example inputs, every operation seen by a mode as it was called."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pruning.core.devices import full_precision, seeded, states_of
-from pruning.core.memory import attributes, modules_in
+from pruning.core.memory import filled, modules_in
 from pruning.core.modes import reassigned
 from pruning.core.operands import storage_of
 from pruning.core.rebinding import duplicated, rebind
@@ -26,7 +27,7 @@ Inputs = tuple[Arguments, ...]
 Instead = Mapping[tuple[str, int], Callable[..., Any]]
 """Operation, by when it came → what is done in its place."""
 _HOLDERS = (tuple, list, dict)
-"""Types of what a module may keep tensors in; most of its own are empty."""
+"""Types of what a module may keep tensors in."""
 _DRAWS = (
     "rand randn rand_like randn_like bernoulli normal uniform exponential geometric cauchy log_normal random randint "
     "randint_like poisson multinomial randperm"
@@ -125,10 +126,11 @@ def copied(module: nn.Module, *, sharing: bool = False, replacing: Mapping[int, 
         sharing: Whether the copy has the same parameters; what it does to its buffers and attributes is its own.
         replacing: By identity of a tensor, what the copy has in its place.
     """
-    held = (each for part in modules_in(module) for each in (*part._buffers.values(), *attributes(part).values()))
-    several = (value for value in held if isinstance(value, Tensor) or (isinstance(value, _HOLDERS) and value))
-    kept = (leaf for value in several for leaf in flat(value) if isinstance(leaf, Tensor) and not leaf.is_leaf)
-    memo: dict[int, Any] = {id(value): value.detach().clone() for value in kept}
+    memo: dict[int, Any] = {}
+    for value in (value for part in modules_in(module) for value in filled(part)):
+        for leaf in (value,) if isinstance(value, Tensor) else flat(value) if isinstance(value, _HOLDERS) else ():
+            if isinstance(leaf, Tensor) and not leaf.is_leaf:
+                memo[id(leaf)] = leaf.detach().clone()
     if sharing:
         memo.update({id(parameter): parameter for parameter in module.parameters()})
     memo.update(replacing or {})
@@ -198,7 +200,7 @@ class Seeing(Mode):  # type: ignore[no-untyped-call]
 
     def _dispatched(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = name_of(operation)
-        if name not in RULES and name.removesuffix("_") not in RULES and name not in _WHOLE:
+        if _is_composed(name):
             with self:
                 found = operation.decompose(*args, **kwargs)
             if found is not NotImplemented:
@@ -220,9 +222,16 @@ class Seeing(Mode):  # type: ignore[no-untyped-call]
 _WHOLE = {"item", "is_nonzero", "_local_scalar_dense", "is_floating_point", "is_complex", "data", "size", "numel"}
 
 
+@functools.cache
 def name_of(operation: Any) -> str:
     """Return an operation's name without its overload."""
     return str(operation.overloadpacket).removeprefix("aten.")
+
+
+@functools.cache
+def _is_composed(name: str) -> bool:
+    """Return whether an operation is to be taken apart, as far as PyTorch can."""
+    return name not in RULES and name.removesuffix("_") not in RULES and name not in _WHOLE
 
 
 def written(operation: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
@@ -373,26 +382,3 @@ def uncached(network: nn.Module) -> Iterator[list[str]]:
     finally:
         for config in cached.values():
             config.use_cache = True
-
-
-def redrawn(network: nn.Module, *, centred: bool = False, seed: int = 0) -> Any:
-    """Return a copy of a network with weights in general position, so that none hides what depends on a neuron.
-
-    Args:
-        network: It is left as it was.
-        centred: Whether vectors are drawn around nought, and matrices twice as large; else vectors around one.
-        seed: Of what is drawn.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    weights = (tensor for tensor in network.parameters() if tensor.is_floating_point())
-    return copied(network, replacing={id(tensor): _drawn(tensor, generator, centred=centred) for tensor in weights})
-
-
-def _drawn(like: Tensor, generator: torch.Generator, *, centred: bool) -> nn.Parameter:
-    """Return random numbers in the shape of a parameter, of a size that neither explodes nor vanishes."""
-    if not like.ndim:
-        return nn.Parameter(like.detach().clone())
-    drawn = torch.randn(like.shape, generator=generator).mul_((len(like) / max(like.numel(), 1)) ** 0.5)
-    if centred:
-        return nn.Parameter((drawn.mul_(2) if like.ndim > 1 else drawn.div_(2)).to(like))
-    return nn.Parameter((drawn if like.ndim > 1 else drawn.div_(4).add_(1)).to(like))

@@ -11,7 +11,8 @@ from pruning.discovery.absent import Absent, Form, skipping
 from pruning.discovery.blocks import LISTS, Block, around_of, candidates, is_in, outermost
 from pruning.discovery.configured import COUNTED, shorten_lists
 from pruning.discovery.experts import Expert, Fewer, Routed, fewer_of, with_fewer
-from pruning.discovery.running import Inputs, Still, close, copied, redrawn, running
+from pruning.discovery.redrawing import redrawn
+from pruning.discovery.running import Inputs, Still, close, copied, running
 from pruning.discovery.streams import Streams
 
 NUMBERED = re.compile(r"layer_?(idx|id|index|number|num)$")

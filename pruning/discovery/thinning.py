@@ -40,8 +40,8 @@ def thinned(model: Discovered, keep: Keep, *, lean: bool = False) -> tuple[Disco
         shape = [len(part) for part in _positions(pieces, keep, tensors[name])]
         cuts[name] = tensors[name].new_zeros(()).expand(shape)
     found = model.with_widths([len(keep.get(layer.name, range(layer.width))) for layer in layers], cuts)
-    first = canonical(found)
-    for path, module in _plain(found):
+    first = canonical(found) if late else {}
+    for path, module in _plain(found) if late else []:
         for name in [name for name in module._parameters if first.get(f"{path}.{name}") in late]:
             source = first[f"{path}.{name}"]
             _fill(module, name, _cutting(late[source], keep, source, tensors[source]))
@@ -66,7 +66,7 @@ def silenced(model: Discovered, keep: Keep, *, lean: bool = False) -> Iterator[N
         for piece in (*layer.read, *layer.silenced)
     ]
     late = _late(model, layers) if lean else {}
-    first = canonical(model)
+    first = canonical(model) if late else {}
     before: list[_Written] = []
     hooks = []
     for path, module in _plain(model) if late else []:
