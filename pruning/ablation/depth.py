@@ -92,7 +92,7 @@ def in_turn(model: Adapted, pairs: Any, blocks: Blocks, count: int, *, track: Tr
         track: Shows progress.
     """
     gone: list[Block] = []
-    for _ in track(range(count), "depth"):
+    for _ in track(range(count), "depth, blocks"):
         left = [block for block in blocks if block not in gone]
         distances = without(model, pairs, [[*gone, block] for block in left]).divergence.mean
         gone.append(left[int(distances.argmin())])
@@ -119,7 +119,7 @@ def without(
     found = Skipped(ClusteredMean.empty(len(choices)), ClusteredMean.empty(len(choices)))
     states: list[Any] = [None] * (len(choices) + 1)
     with torch.no_grad(), evaluating(model):
-        for _, (inputs, targets) in zip(track(range(len(pairs)), "depth"), pairs, strict=False):
+        for _, (inputs, targets) in zip(track(range(len(pairs)), "depth, batches"), pairs, strict=False):
             drawn = states_of(model)
             with influences.seeing() if influences else ExitStack():
                 dense, states[-1] = model.predicted(inputs, states[-1])

@@ -104,7 +104,7 @@ def joint_removal(
     trained = None if finetune is None else cluster_losses(finetune(twin_of(model)), text)
     single = measured.set_index(["layer", "neuron"])["loss_increase"]
     removed = partial(_removed, model, text, dense, trained, single, repair, finetune)
-    tracked = zip(track([*sets], "joint removal"), map(removed, [*sets.items()]), strict=False)
+    tracked = zip(track([*sets], "joint removal, sets"), map(removed, [*sets.items()]), strict=False)
     rows = [row | {"samples": samples} for _, rows in tracked for row in rows]
     return table(JOINT_REMOVAL, pd.DataFrame(rows))
 

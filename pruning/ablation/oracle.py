@@ -239,7 +239,7 @@ def _masked(
     left = [{name: others(width, [neuron])} for name, width, neuron in layers]
     shares = dealt(range(len(left)), map)
     read = partial(_read_masked, model, text, counted, left)
-    return _together([*computed(map, read, shares, track=track, what="oracle")])
+    return _together([*computed(map, read, shares, track=track, what="oracle, shares of neurons")])
 
 
 def _together(parts: Sequence[_Statistics]) -> tuple[list[ClusteredMean], ClusteredMean]:
@@ -261,7 +261,7 @@ def _read_masked(
     states: dict[int, Any] = {}
     state, dense, loss, drawn = None, None, torch.empty(0), states_of(model)
     with evaluating(model), torch.no_grad():
-        for index, place in track([*product(range(len(text)), places)], "oracle"):
+        for index, place in track([*product(range(len(text)), places)], "oracle, removals by batch"):
             inputs, targets = text[index]
             if place == places[0]:
                 drawn = states_of(model)
@@ -302,12 +302,14 @@ def _measured(
     shares = [_Share(part, budget) for part in dealt(passes, map)]
     if first:
         pilot = partial(_read, model, windows, range(first), ablation, pilot=True)
-        read = [*computed(map, pilot, shares, track=track, what="oracle's pilot")]
+        read = [*computed(map, pilot, shares, track=track, what="oracle's pilot, shares of neurons")]
         increases = merged([every for (every, _, _), _ in read])
         budget[clear_places(increases, ablation.tokens, ablation.tolerance)] = ablation.tokens
         shares = [replace(share, budget=budget) for _, share in read]
     reading = partial(_read, model, windows, range(first, last), ablation)
-    return _together([part for part, _ in computed(map, reading, shares, track=track, what="oracle")])
+    return _together(
+        [part for part, _ in computed(map, reading, shares, track=track, what="oracle, shares of neurons")]
+    )
 
 
 def _read(
@@ -331,7 +333,7 @@ def _read(
     state, read = share.state, 0
     with evaluating(model), torch.inference_mode():
         running = [(each, removals(model, each.layer, each.neurons, each.carried)) for each in share.passes]
-        for place in track(places, "oracle"):
+        for place in track(places, "oracle, batches"):
             window = windows[place]
             loss, state = _dense_loss(model, window, state, ablation.words, generator)
             counts = (window.targets != IGNORED).sum(0)

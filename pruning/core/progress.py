@@ -10,7 +10,7 @@ class Track(Protocol):
     """Wraps a loop: passes its items on and shows how many of them are done."""
 
     def __call__(self, items: Sequence[Item], what: str) -> Iterable[Item]:
-        """Yield the items, reporting each as done once the next one is asked for."""
+        """Yield the items, reporting each as done once the next one is asked for; `what` ends with what they are."""
 
 
 def silently(items: Sequence[Item], what: str) -> Iterable[Item]:  # noqa: ARG001 - the signature is Track's

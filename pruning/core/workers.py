@@ -82,7 +82,7 @@ def computed(
         function: Takes a share and, as `track`, what shows progress.
         shares: What it is of.
         track: Shows progress.
-        what: What the progress of shares is called.
+        what: What is counted as shares are done.
     """
     if map is in_turn:
         yield from (function(share, track=track) for share in shares)
@@ -129,13 +129,13 @@ def in_stretches(
     parts = max(parts, 1)
     lengths = [end - start for start, end in pairwise(-(-part * count // parts) for part in range(parts + 1))]
     if map is in_turn:
-        tracked = (batch for _, batch in zip(track(range(count), what), batches, strict=False))
+        tracked = (batch for _, batch in zip(track(range(count), f"{what}, batches"), batches, strict=False))
         yield from one_by_one(map, reading, (islice(tracked, length) for length in lengths))
         next(tracked, None)  # so that the last one is reported, too
         return
     ahead = iter(batches)
     results = one_by_one(map, reading, (islice(ahead, length) for length in lengths))
-    for _, result in zip(track(range(parts), what), results, strict=False):
+    for _, result in zip(track(range(parts), f"{what}, stretches of batches"), results, strict=False):
         yield result
 
 

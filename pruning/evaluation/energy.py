@@ -91,7 +91,7 @@ def firing_rates(
     moments = {layer.name: Moments.empty(layer.width) for layer in layers}
     windows, state = model.pairs(windows), None
     with evaluating(model), torch.no_grad():
-        for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):
+        for _, (inputs, targets) in zip(track(range(len(windows)), f"{what}, batches"), windows, strict=False):
             wanted, read = model.counted(targets), partial(model.read, inputs, state)
             outputs, state = recorded(model, layers, read, wanted=wanted, example_dim=model.example_dim)
             for name, spikes in outputs.items():

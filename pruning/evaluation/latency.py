@@ -56,7 +56,7 @@ def latencies(
         clock: Tells seconds. `time.process_time` tells those of the processor, of all threads: on a machine that others
             use, too, they say what a step on one thread takes where the wall's say how long it waited.
     """
-    turns = track(range(-repeats // 10, repeats), f"latency at batch {batch}")
+    turns = track(range(-repeats // 10, repeats), f"latency at batch {batch}, turns")
     samples = _samples(models, batch, turns, np.random.default_rng(0), clock)
     return {name: _latency(times) for name, times in samples.items()}
 
@@ -109,7 +109,7 @@ def compared_latencies(
     turns = range(-1 - each // 10, each)
     parts = [
         _samples({name: copy.deepcopy(model) for name, model in models.items()}, batch, turns, order)
-        for _ in track(range(blocks), f"latency at batch {batch}")
+        for _ in track(range(blocks), f"latency at batch {batch}, blocks of turns")
     ]
     return {name: _compared([part[name] for part in parts], [part[to] for part in parts]) for name in models}
 

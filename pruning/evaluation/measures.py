@@ -102,7 +102,7 @@ def loss_of(
     better: dict[str, Direction] = {name: each.metric.better for name, each in running.items()}
     likelihood = True
     with evaluating(model), torch.no_grad():
-        for _, (inputs, targets) in zip(track(range(len(windows)), what), windows, strict=False):
+        for _, (inputs, targets) in zip(track(range(len(windows)), f"{what}, batches"), windows, strict=False):
             outputs, state = model.predicted(inputs, state)
             total += model.judged(outputs, targets, reduction="sum").item()
             tokens += model.count(targets)

@@ -233,7 +233,9 @@ def prune_and_train(
         "reconstructed": repaired,
         "finetuned": _finetuned(repaired, model, texts, treatment, seed),
     }
-    losses = {phase: losses_of(models[phase], texts.judged) for phase in track(PHASES, f"{variant} {retain:.0%}")}
+    losses = {
+        phase: losses_of(models[phase], texts.judged) for phase in track(PHASES, f"{variant} {retain:.0%}, phases")
+    }
     return Pruning(
         variant=variant, retain=retain, calibration=calibration.seed, training=training, keep=keep, losses=losses,
         size=size_of(models["pruned"]), models=models,

@@ -161,7 +161,7 @@ def side_by_side(
     names: list[tuple[str, Numbers]] = [(name, numbers) for name in models for numbers in NUMBERS]
     files = {
         (name, numbers): exported(models[name], target, numbers=numbers, converter=converter, threads=threads)
-        for name, numbers in track(names, "export")
+        for name, numbers in track(names, "export, files")
     }
     twins = {" ".join(key): stand_in(models[key[0]], one) for key, one in files.items()}
     with quietly():

@@ -76,7 +76,7 @@ def removal_curves(
         for removed in dict.fromkeys(round(share * layer.width) for share in shares)  # few neurons have fewer shares
     ]
     rows = []
-    for layer, removed in track([case for case in cases if 0 < case[1] < case[0].width], "removal curves"):
+    for layer, removed in track([case for case in cases if 0 < case[1] < case[0].width], "removal curves, cuts"):
         ordered = scores[scores["layer"] == layer.name].sort_values([by, "neuron"], kind="stable")
         masked = mask(model, {layer.name: torch.tensor(ordered["neuron"].to_numpy()[removed:])})
         rows.append((layer.name, removed, loss_of(masked, windows).mean - dense))

@@ -228,7 +228,7 @@ def _descend(
     optimizers = _optimizers(learner, learning, imitation)
     unread: list[Tensor] = []
     every = 1 if learning[0].device.type in AT_ONCE else UNREAD
-    for step in track(range(steps), "imitation"):
+    for step in track(range(steps), "imitation, steps"):
         loss = loss_of(step)
         if loss is None:
             continue

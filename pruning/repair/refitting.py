@@ -79,7 +79,7 @@ def refitted(model: Model, keep: Keep, data: Batches, *, repair: str, rank: int 
     layers = [layer for layer in model.layers() if len(removed_neurons(layer, keep))]
     repaired = _copy(model)
     done: dict[str, Tensor] = {}
-    for layer in track(layers, "repair"):
+    for layer in track(layers, "repair, layers"):
         if layer.unread:
             logger.warning(UNREPAIRED, layer.name, layer.obstacle)
             done[layer.name] = keep[layer.name]

@@ -109,7 +109,7 @@ def hessian(
     reached: float | None = None
     reading = _Reading(model, Curvature(model, layers, method=method, generator=torch.Generator()), seed)
     with reading.running(), closing(_probed(reading, model.pairs(windows), probes, map)) as probed:
-        for index, traces in zip(track(range(probes), "hessian"), probed, strict=False):
+        for index, traces in zip(track(range(probes), "hessian, probes"), probed, strict=False):
             for name, trace in traces.items():
                 groups[name][index % GROUPS].update(trace[None])
             if index + 1 >= FEWEST_PROBES and (index + 1) % GROUPS == 0:

@@ -48,7 +48,7 @@ def errors_by_share(
     dense = importance.model.decoupled()
     pairs = importance.data if data is None else limited(dense, data, COMPARED, seed=1)
     rows = []
-    for share in track(list(shares), "errors by share"):
+    for share in track(list(shares), "errors, shares"):
         for phase, repair in PHASES.items():
             smaller = prune(importance.model, importance, share, repair=repair, layers=layers)
             error, spread = risen(smaller, dense, pairs)

@@ -166,7 +166,7 @@ def prune(
         candidates = {each: importance.keep(keep, scope=each, budget=budget, **how) for each in tried}
         smaller = {
             each: reconstruct(start, kept, repair=closed, **read)
-            for each, kept in track([*candidates.items()], "repair")
+            for each, kept in track([*candidates.items()], "repair, choices")
         }
         distances = {each: apart(model, dense, pairs) for each, model in smaller.items()}
         best = min(distances, key=distances.__getitem__)

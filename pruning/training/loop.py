@@ -177,7 +177,7 @@ class Loop:
         states: _States = (None, None)
         every = 1 if self.model.device.type in AT_ONCE else UNREAD
         self.model.train()
-        for rate, (inputs, targets) in zip(self.track(rates, what), self.windows, strict=False):
+        for rate, (inputs, targets) in zip(self.track(rates, f"{what}, steps"), self.windows, strict=False):
             counts.append(self.model.count(targets))
             if self.model.weight(targets):
                 loss, own, taught = self._learn(inputs, targets, states, rate)

@@ -39,7 +39,7 @@ def run(job: Job) -> None:
     places = [kept / f"{name}.json" for name in names]
     outcome = partial(_outcome, dense, texts, calibration, weights, treated, retain, case.model)
     left = [name for name, place in zip(names, places, strict=True) if not place.is_file()]
-    for name, found in zip(job.track(left, job.stage.address), job.map(outcome, left), strict=False):
+    for name, found in zip(job.track(left, f"{job.stage.address}, choices"), job.map(outcome, left), strict=False):
         with replacing(kept / f"{name}.json") as aside:
             aside.write_text(json.dumps(found), encoding="utf-8")
     outcomes = [place.read_text(encoding="utf-8") for place in places]

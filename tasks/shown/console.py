@@ -34,11 +34,20 @@ def log_to_console() -> None:
 
 
 class _Rate(ProgressColumn):
-    """Items a second."""
+    """How fast items are done."""
 
     def render(self, task: Row) -> Text:
         """Return the rate as text."""
-        return Text(f"{task.speed:.1f}/s" if task.speed else "")
+        return Text(_pace(task.speed) if task.speed else "")
+
+
+def _pace(rate: float) -> str:
+    """Return how fast items are done: how many in a second, or in how many seconds one is.
+
+    >>> _pace(2.5), _pace(0.0125)
+    ('2.5/s', '80 s each')
+    """
+    return f"{rate:.1f}/s" if rate >= 0.5 else f"{1 / rate:.0f} s each"
 
 
 def _bar(items: Sequence[Item], what: str, console: Console) -> Iterator[Item]:
@@ -51,8 +60,8 @@ def _lines(items: Sequence[Item], what: str) -> Iterator[Item]:
     start = shown = time.monotonic()
     for done, item in enumerate(items):
         yield item
-        now = time.monotonic()
-        if now - shown >= LINES_EVERY:
+        now, left = time.monotonic(), len(items) - done - 1
+        if left and now - shown >= LINES_EVERY:
             shown, rate = now, (done + 1) / (now - start)
-            say(f"{what}: {done + 1}/{len(items)}, {rate:.1f}/s, {(len(items) - done - 1) / rate:.0f} s left")
+            say(f"{what}: {done + 1}/{len(items)}, {_pace(rate)}, {left / rate:.0f} s left")
     say(f"{what}: {len(items)} in {time.monotonic() - start:.1f} s")

@@ -35,7 +35,7 @@ def run(job: Job) -> None:
     words = {split: words_of(job, split) for split in windows}
     parts = [(phase, split) for split in windows for phase in models]
     row = partial(_row, job.stage.variant, models, windows, words)
-    rows = computed(job.map, row, parts, track=job.track, what=str(job.stage.variant))
+    rows = computed(job.map, row, parts, track=job.track, what=f"{job.stage.variant}, models by split")
     write_table(job.output("evaluation"), pd.DataFrame([*rows]), EVALUATION)
 
 

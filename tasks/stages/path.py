@@ -33,7 +33,7 @@ def run(job: Job) -> None:
     models |= {retain: model_at(job, retain) for retain in sorted(settings["retain"], reverse=True)}
     protocol = {name: job.settings("evaluate")[name] for name in ("batch", "bptt")}
     windows = {split: read_batches(job, split, **protocol) for split in ("valid", "test")}
-    rows = computed(job.map, partial(_judged, windows), [*models.items()], track=job.track, what="path")
+    rows = computed(job.map, partial(_judged, windows), [*models.items()], track=job.track, what="path, models")
     write_table(job.output("path"), pd.DataFrame([*rows]), PATH)
     named = {f"{retain:g}": model for retain, model in models.items()}
     latency = measured(job, named, to=f"{DENSE:g}", repeats=settings["repeats"])
