@@ -54,17 +54,18 @@ def read_lock(lock: Path = LOCK) -> dict[str, Any]:
 
 
 def expect_recorded(path: Path, hashes: Mapping[Path, str]) -> None:
-    """Refuse an output, a file or a folder, that is another than the lock files record.
+    """Refuse an output, a file or a folder, that is missing or another than the lock files record.
 
     Args:
         path: The output.
         hashes: Output → the MD5 that DVC recorded of it.
 
     Raises:
-        Unexpected: If it is another, or is not recorded.
+        Unexpected: If it is missing, another, or not recorded.
     """
-    if hash_of(path) != hashes.get(path):
-        raise Unexpected(f"Expected {path} as {LOCK} records it, got another; run `dvc repro` or `dvc checkout`.")
+    if not path.exists() or hash_of(path) != hashes.get(path):
+        got = "another" if path.exists() else "none"
+        raise Unexpected(f"Expected {path} as {LOCK} records it, got {got}; run `dvc repro` or `dvc checkout`.")
 
 
 def hash_of(path: Path) -> str:
