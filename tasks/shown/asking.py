@@ -7,6 +7,7 @@ What is said meanwhile is then on stderr.
 import argparse
 import importlib
 import json
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -51,6 +52,9 @@ EXAMPLES = {
 """Words after those commands that take some, as their help shows them."""
 KINDS = ("png", "svg")
 """What a picture may be written as."""
+NOT_READ = re.compile(r"argument (?P<option>\S+): invalid (?P<kind>int|float) value: (?P<value>.*)")
+"""Argparse's words for what is no number."""
+KIND_NAMES = {"int": "a whole number", "float": "a number"}
 HELP, JSON, MARKDOWN = ("-h", "--help"), "--json", "--markdown"
 
 
@@ -83,7 +87,9 @@ class Words(argparse.ArgumentParser):
             how.add_argument(MARKDOWN, action="store_true", help="print the answer as Markdown")
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print."""
+        """Raise what argparse would print, of a value as it is said everywhere else."""
+        if wrong := NOT_READ.fullmatch(message):
+            raise ValueError(f"Expected {KIND_NAMES[wrong['kind']]} for {wrong['option']}, got {wrong['value']}.")
         raise ValueError(f"{message[:1].upper()}{message[1:]}; `{self.prog} --help` says what there is.")
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:

@@ -112,7 +112,7 @@ def test_the_command_is_said_that_tries_it_and_a_missing_variant_is_named(here: 
         (("--epochs", "0"), "Expected --epochs of part of an epoch (0.25) or of whole ones (1, 3), got 0.\n"),
         (("--epochs", "1.5"), "Expected --epochs of part of an epoch (0.25) or of whole ones (1, 3), got 1.5.\n"),
         (("--epochs", "nan"), "Expected --epochs of part of an epoch (0.25) or of whole ones (1, 3), got nan.\n"),
-        (("--epoch", "x"), "Argument --epochs: invalid float value: 'x'; `python -m tasks recommend --help` says what"),
+        (("--epoch", "x"), "Expected a number for --epochs, got 'x'.\n"),
     ],
 )
 def test_a_budget_that_there_is_not_is_refused_in_a_sentence(
