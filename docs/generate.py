@@ -92,7 +92,7 @@ def _sections(values: Any, schema: Mapping[str, Any], heading: str) -> list[str]
         lines += ["", f"{heading} {section}", ""]
         if known is None:
             lines += ["| name | value |", "|---|---|"]
-            lines += [f"| `{name}` | `{_flow(value)}` |" for name, value in fields.items()]
+            lines += [f"| `{name}` | {_value(value)} |" for name, value in fields.items()]
             inner = schema["$defs"]["Variant"]
             lines += ["", "Each may set:", "", "| field | may be |", "|---|---|"]
             lines += [f"| `{name}` | {_allowed(field, schema)} |" for name, field in inner["properties"].items()]
@@ -108,7 +108,7 @@ def _fields(values: Any, known: Mapping[str, Any], schema: Mapping[str, Any]) ->
     lines = ["| field | value | may be | meaning |", "|---|---|---|---|"]
     for name, field in known.items():
         allowed, meaning = _allowed(field, schema), _cell(comment_beside(values, name))
-        lines.append(f"| `{name}` | `{_flow(values[name])}` | {allowed} | {meaning} |")
+        lines.append(f"| `{name}` | {_value(values[name])} | {allowed} | {meaning} |")
     return lines
 
 
@@ -147,6 +147,15 @@ def _allowed(field: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     words = described({**found, "$defs": schema["$defs"]})
     unbounded = words.replace("from 1 to 2147483647", "of at least 1").replace(" to 2147483647", " up")
     return _cell(unbounded.replace("'", "`"))
+
+
+def _value(value: Any) -> str:
+    """Return a value for a cell of a table; a list in pieces, between which a line may end.
+
+    >>> _value([0.5, "random"]), _value(None)
+    ('`0.5`, `random`', '`null`')
+    """
+    return ", ".join(f"`{_flow(part)}`" for part in value) if isinstance(value, list) and value else f"`{_flow(value)}`"
 
 
 def _flow(value: Any) -> str:
