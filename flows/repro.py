@@ -50,6 +50,7 @@ def repro(root: Path, targets: list[str] | None, *, jobs: int, force: bool = Fal
         jobs: How many stages run side by side.
         force: Run also what did not change.
     """
+    _print("Looking for what changed")
     commands, stages = Commands(root), read_stages(root, targets)
     stale = set(stages) if force else changed(commands, stages)
     commands.warm_up(len(stale))
@@ -86,8 +87,13 @@ def _say(stage: GraphStage, line: str) -> None:
     if line.startswith(ADVICE):
         return
     name = stage.address
+    _print(line if line.startswith(name) else f"{name} | {line}")
+
+
+def _print(line: str) -> None:
+    """Print a line at once, whole also where stages speak side by side."""
     with _SAYING:
-        sys.stdout.write(f"{line if line.startswith(name) else f'{name} | {line}'}\n")
+        sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
 

@@ -4,8 +4,9 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -38,8 +39,14 @@ ON_CPU = {"device": "cpu", "float32": "highest"}
 def main(arguments: list[str] | None = None) -> int:
     """Run a stage or a command and return the exit code: 0, or 1 after one sentence on what was wrong."""
     words = sys.argv[1:] if arguments is None else arguments
+    with ExitStack() as afterwards:
+        return _ended(words, partial(afterwards.callback, _tell))
+
+
+def _ended(words: Sequence[str], tell: Callable[[], object]) -> int:
+    """Run what the words say and return the exit code; `tell` is called where a stage of DVC's fails."""
     try:
-        with _watched(words):
+        with _watched(words, tell):
             _run(words)
     except (ValueError, FloatingPointError) as error:
         # By name, as whatever only refuses; it says what a queued experiment lacks, and nothing elsewhere.
@@ -56,17 +63,18 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _watched(words: Sequence[str]) -> AbstractContextManager[None]:
+def _watched(words: Sequence[str], tell: Callable[[], object]) -> AbstractContextManager[None]:
     """Return the context in which what a stage of DVC's says is kept, for MLflow if it fails; it changes no result."""
     if not os.environ.get("DVC_STAGE") or not words or words[0] in COMMANDS:
         return nullcontext()
     watched = importlib.import_module("tasks.commands.tracking.journal").watched
-    context: AbstractContextManager[None] = watched("@".join(words), _tell)
+    context: AbstractContextManager[None] = watched("@".join(words), tell)
     return context
 
 
 def _tell() -> None:
-    importlib.import_module("tasks.commands.tracking.failures").log_failures()  # imports MLflow, which takes seconds
+    """Tell MLflow of what failed, once the sentence that says why stands there: it takes seconds, or minutes."""
+    importlib.import_module("tasks.commands.tracking.failures").log_failures()
 
 
 def _run(words: Sequence[str]) -> None:

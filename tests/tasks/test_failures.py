@@ -14,6 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 
+from tasks import __main__ as program
 from tasks.__main__ import main
 from tasks.commands.tracking import journal
 from tasks.commands.tracking.failures import log_failures
@@ -55,6 +56,16 @@ def test_a_stage_that_refuses_leaves_a_failed_run_with_its_last_lines(project: P
     assert f"the last lines of train are in run {run.info.run_id}" in said.out
     assert said.err.splitlines()[-1] == tags["last line"]
     assert not list((project / ".dvc/tmp/running").iterdir())
+
+
+def test_the_sentence_stands_there_before_mlflow_is_told(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    said: list[str] = []
+    (project / "data/prepare/corpus.parquet").unlink()
+    monkeypatch.setattr(program, "_tell", lambda: said.append(capsys.readouterr().err))
+    assert main(["train"]) == 1
+    assert said == ["Expected the table data/prepare/corpus.parquet, got no such file; run `dvc repro` to make it.\n"]
 
 
 def test_the_load_is_measured_also_while_another_thread_still_imports_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

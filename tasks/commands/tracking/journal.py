@@ -77,7 +77,7 @@ class Journal:
 
 
 @contextmanager
-def watched(address: str, tell: Callable[[], None]) -> Iterator[None]:
+def watched(address: str, tell: Callable[[], object]) -> Iterator[None]:
     """Within the context, keep what a stage says and loads the machine with.
 
     Args:
