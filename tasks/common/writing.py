@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -48,9 +49,9 @@ def refusing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         number = re.search(r"\(os error (\d+)\)", str(error))  # as safetensors writes it
-        full = (int(number[1]) if number else getattr(error, "errno", None)) in NO_ROOM
-        what = "make room on the disk" if full else "see that it can be written to"
-        reason = getattr(error, "strerror", None) or error
+        code = int(number[1]) if number else getattr(error, "errno", None)
+        what = "make room on the disk" if code in NO_ROOM else "see that it can be written to"
+        reason = os.strerror(code) if code else error  # whatever else a package says around it
         raise Unexpected(f"Expected to write {path}, got {reason}; {what}, then run the same command.") from error
 
 

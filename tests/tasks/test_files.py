@@ -311,11 +311,14 @@ def test_a_full_disk_is_one_sentence_with_the_files_name_and_leaves_what_was_the
     assert {path: path.read_bytes() for path in (project / "data").rglob("*") if path.is_file()} == before
 
 
-def test_what_cannot_be_written_is_named_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words", ["No space left on device", "Error writing bytes to file. Detail: [errno 28] No space"]
+)
+def test_what_cannot_be_written_is_named_and_nothing_is_left_beside_it(tmp_path: Path, words: str) -> None:
     def write() -> None:
         with replacing(tmp_path / "result.txt") as aside:
             aside.write_text("half")
-            raise OSError(28, "No space left on device")
+            raise OSError(28, words)
 
     with pytest.raises(Unexpected, match=r"Expected to write .*result.txt, got No space left on device; make room on"):
         write()
