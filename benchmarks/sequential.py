@@ -130,24 +130,31 @@ class Ordinary(nn.Module):
         return self.out(of(f"torchdiffeq:{self.solver}")(self.field, self.up(inputs), times, **self.how)[-1])
 
 
+class Response(nn.Module):
+    """Where a state goes for each of the data's channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(8, 16), nn.Linear(16, 8 * 3)
+
+    def forward(self, _: Tensor, state: Tensor) -> Tensor:
+        """Return its change for each."""
+        return self.other(self.one(state).relu()).tanh().view(state.size(0), 8, 3)
+
+
 class Controlled(nn.Module):
     """A state that the data's own path moves."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.other = nn.Linear(8, 16), nn.Linear(16, 8 * 3)
-        self.initial, self.out = nn.Linear(3, 8), nn.Linear(8, 2)
-
-    def field(self, _: Tensor, state: Tensor) -> Tensor:
-        """Return where a state goes for each of the data's channels."""
-        return self.other(self.one(state).relu()).tanh().view(state.size(0), 8, 3)
+        self.response, self.initial, self.out = Response(), nn.Linear(3, 8), nn.Linear(8, 2)
 
     def forward(self, coefficients: Tensor) -> Any:
         """Return what is read of the last state."""
         path = of("torchcde:LinearInterpolation")(coefficients)
         begin = self.initial(path.evaluate(path.interval[0]))
         how = {"method": "rk4", "adjoint": False, "options": {"step_size": 1.0}}
-        return self.out(of("torchcde:cdeint")(X=path, z0=begin, func=self.field, t=path.interval, **how)[:, 1])
+        return self.out(of("torchcde:cdeint")(X=path, z0=begin, func=self.response, t=path.interval, **how)[:, 1])
 
 
 def _controlled() -> Made:
