@@ -29,6 +29,13 @@ EMPIRICAL = "empirical"
 """What a table says of Fisher information by the true targets."""
 
 
+UNMOVED = (
+    "the derivative of the loss by what its readers read is 0 everywhere, as where a torch.autograd.Function runs them "
+    "without recording it (an adjoint)"
+)
+"""Why a layer is left out, any order of whose neurons would be as good."""
+
+
 class Sensitivities(dict[str, list[Covariance]]):
     """Layer → moments of γ, in groups of consecutive windows.
 
@@ -60,8 +67,8 @@ def sensitivities(
     ones, and a warning says so.
     Tokens whose target is ignored (padding) are left out of the mean.
     Where no one place shows a layer to all its readers (a cell in a loop, packed sequences, a pooling beside a
-    recurrence), M is that of what each of them reads, all together. A layer of which no reader is seen is left out, and
-    a warning says so: other signals still order it.
+    recurrence), M is that of what each of them reads, all together. A layer of which no reader is seen, or by whose
+    outputs all derivatives are 0, is left out, and a warning says so: other signals still order it.
 
     >>> import torch, pruning
     >>> model = pruning.build(
@@ -95,7 +102,15 @@ def sensitivities(
     found.fisher = next((fisher for fisher, _ in reversed(read) if fisher), "")
     groups = by_layer(layers, [moments for _, moments in read])
     found.update({name: [group for group in parts if group.count] for name, parts in groups.items()})
+    for name in [name for name, parts in found.items() if parts and not any(map(_flows, parts))]:
+        del found[name]
+        logger.warning("Not measured by surgeon: layer %s, because %s.", name, UNMOVED)
     return found
+
+
+def _flows(moments: Covariance) -> bool:
+    """Return whether some derivative is not zero."""
+    return bool(moments.mean.any() or moments.variance.any())
 
 
 @dataclass(frozen=True)
