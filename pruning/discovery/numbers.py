@@ -17,6 +17,8 @@ _FOLLOWING = ("torch.nn.modules", "torch.nn.utils", "pruning.discovery")
 _SAYING = (nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.modules.conv._ConvNd)
 _TOLD = ("embedding_dim", "in_features", "out_features", "in_channels", "out_channels")
 """Widths that these tell and do not compute with, so that a factor that a user's code makes of them may stay."""
+Counts = tuple[tuple[str, int, int], ...]
+"""The layers whose neurons a number counts, see `Size.counts`."""
 BACKWARDS = "_reverse"
 """How the name of a recurrent layer ends that reads backwards."""
 ATTEMPTS = 16
@@ -33,9 +35,9 @@ def candidates(network: nn.Module, layer: NeuronLayer) -> Iterator[list[Number]]
     pieces = (*layer.owned, *layer.read)
     factors = {1} | {piece.size for piece in pieces} | {piece.size * piece.blocks for piece in pieces}
     known = [number for path, module in network.named_modules() for number in _numbers(path, module, layer, factors)]
-    around = sorted(_around(layer), key=len, reverse=True)
-    scopes = [[number for number in known if f"{number.module}.".startswith(f"{path}.") or not path] for path in around]
-    near = [number for number in known if number.module in around]
+    above = sorted(around(layer), key=len, reverse=True)
+    scopes = [[number for number in known if f"{number.module}.".startswith(f"{path}.") or not path] for path in above]
+    near = [number for number in known if number.module in above]
     tried: set[frozenset[Number]] = set()
     alone = ([number] for number in (*near, *known))
     for chosen in itertools.chain([near], _named(near), scopes, alone):
@@ -63,12 +65,12 @@ def sized(
         Kept(path, name, None, layer.name, 1, layer.width)
         for path, module in network.named_modules()
         for name in HEADS
-        if layer.kind == "head" and getattr(module, name, None) == layer.width and path in _around(layer)
+        if layer.kind == "head" and getattr(module, name, None) == layer.width and path in around(layer)
     ]
     if kept:
         yield [*kept, *counting]
     for name in _TOLD:  # `x * self.table.embedding_dim ** 0.5`
-        modules = ((path, network.get_submodule(path)) for path in sorted(_around(layer)))
+        modules = ((path, network.get_submodule(path)) for path in sorted(around(layer)))
         told = {path: getattr(module, name, None) for path, module in modules if isinstance(module, _SAYING)}
         staying = [Kept(path, name, None, layer.name, 1, number) for path, number in told.items() if number]
         if staying:
@@ -77,8 +79,8 @@ def sized(
     made = [
         size.of(layer) for size in sizes if size.counts is None and size.number in {f * layer.width for f in factors}
     ]
-    for counts in dict.fromkeys(_beside(layer, layers)):
-        whole, taken = sum(times * width for _, times, width in counts), {size.number for size in made}
+    for whole, counts in dict.fromkeys(_beside(network, sizes, layer, layers)):
+        taken = {size.number for size in made}
         beside = [size for size in sizes if size.counts is None and size.number == whole and whole not in taken]
         made += [replace(size, layer=layer.name, counts=counts) for size in beside if whole != layer.width]
     last = {size.attribute + size.module: size for size in made}
@@ -90,18 +92,35 @@ def sized(
             yield [*counting, *chosen]
 
 
-def _beside(layer: NeuronLayer, layers: Sequence[NeuronLayer]) -> Iterator[tuple[tuple[str, int, int], ...]]:
-    """Yield layers that lie beside each other, as `Size.counts`: directions, and what one parameter reads in parts."""
+def _beside(
+    network: nn.Module, sizes: Sequence[Size], layer: NeuronLayer, layers: Sequence[NeuronLayer]
+) -> Iterator[tuple[int, Counts]]:
+    """Yield how many lie beside each other with a layer's neurons, and which of them these are, as `Size.counts` says.
+
+    So do directions, what lies along one dimension of a parameter, and what a call takes apart.
+    """
     both = [each for each in layers if each.name.removesuffix(BACKWARDS) == layer.name.removesuffix(BACKWARDS)]
     if len(both) > 1:
-        yield tuple((each.name, 1, each.width) for each in both)
-    for axis in dict.fromkeys((piece.parameter, piece.dim) for piece in layer.read):
-        pieces = [(each, piece) for each in layers for piece in each.read if (piece.parameter, piece.dim) == axis]
-        if len(pieces) > 1:
-            yield tuple((each.name, piece.blocks * piece.size, each.width) for each, piece in pieces)
+        yield sum(each.width for each in both), tuple((each.name, 1, each.width) for each in both)
+    for axis in dict.fromkeys((piece.parameter, piece.dim) for piece in (*layer.read, *layer.owned)):
+        pieces = [
+            (each, piece)
+            for each in layers
+            for piece in (*each.read, *each.owned)
+            if (piece.parameter, piece.dim) == axis
+        ]
+        whole = network.get_parameter(axis[0].removeprefix(PREFIX)).shape[axis[1]]
+        if whole != layer.width:
+            yield whole, tuple((each.name, piece.blocks * piece.size, each.width) for each, piece in pieces)
+    calls = {
+        (size.module, size.attribute) for size in sizes if any(name == layer.name for name, *_ in size.counts or ())
+    }
+    for call in sorted(calls):
+        parts = [size for size in sizes if (size.module, size.attribute) == call]
+        yield sum(size.number for size in parts), tuple(count for size in parts for count in size.counts or ())
 
 
-def _around(layer: NeuronLayer) -> set[str]:
+def around(layer: NeuronLayer) -> set[str]:
     """Return the modules around the layer's parameters, by their paths."""
     paths = {piece.parameter.removeprefix(PREFIX).rpartition(".")[0] for piece in (*layer.owned, *layer.read)}
     return {above for path in paths for above in _above(path)}
@@ -144,6 +163,8 @@ def told_sizes(found: Propagation, layers: Sequence[NeuronLayer], owners: tuple[
     """
     for (module, call, place), each in found.counted.items():
         counts = dict.fromkeys(None if one.places is None else _counts(one.places, layers, owners) for one in each)
+        if len(counts) > 1:  # before the first step a state is nobody's
+            counts = dict.fromkeys(own for own in counts if own) or {(): None}
         size = Size(module, call, place=place, layer="", factor=1, number=each[0].number)
         same = size.number > 1 and len({one.number for one in each}) == 1  # in a loop, it may be 1 at first
         if same and (len(counts) == 1 or size.read):

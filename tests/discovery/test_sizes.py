@@ -28,6 +28,20 @@ def code(layers: dict[str, int], inexact: set[str] = frozenset()) -> Callable[..
     return known
 
 
+@code({"one": 6})
+def states_beside_each_other_of_which_one_stays() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        state = inputs.new_zeros(len(inputs), 9)
+        for step in inputs.unbind(1):
+            one, two = state.split([6, 3], 1)
+            one = self.one(torch.cat([step, one], 1)).tanh()
+            two = self.two(torch.cat([one, two], 1)).tanh()
+            state = torch.cat([one, two], 1)
+        return two
+
+    return Network(run, one=nn.Linear(9, 6), two=nn.Linear(9, 3)), (floats(2, 4, 3),)
+
+
 @code({"enter:0": 8, "enter:8": 8})
 def parts_that_gates_weigh_in_a_loop() -> Made:
     def run(self: Any, inputs: Tensor) -> Tensor:
