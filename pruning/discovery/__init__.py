@@ -39,6 +39,7 @@ from pruning.discovery.computed import computed_in, plainly
 from pruning.discovery.discovered import PREFIX, Discovered
 from pruning.discovery.feeding import StateNames, feeding_of, settled
 from pruning.discovery.findings import Propagation, Ways
+from pruning.discovery.joining import linked
 from pruning.discovery.learning import trained_too
 from pruning.discovery.origins import Origin
 from pruning.discovery.preparing import (
@@ -52,7 +53,7 @@ from pruning.discovery.preparing import (
     shapes_of,
     simplified,
 )
-from pruning.discovery.proving import proved
+from pruning.discovery.proof import proved
 from pruning.discovery.reasons import reasons_of
 from pruning.discovery.recurrent import Narrowed, Recurrent
 from pruning.discovery.running import Inputs, Seeing, canonical, close, copied, fresh, running, uncached
@@ -136,19 +137,20 @@ def discover(
             settled(found, feeding, lambda other: _followed(network, inputs, ways, other))
         trained_too(network, inputs, PREFIX, found, feeding)
         read_by(network, [reading.axis[0] for reading in found.readings])
-        structure = _structured(network, inputs, found, feeding)
+        structure = whole = _structured(network, inputs, found, feeding)
         for reading in found.readings:
             read = ((p.parameter, p.dim) for layer in structure.layers for p in layer.read)
             if reading.padded and reading.axis in read:
                 narrow(network, reading.module.removeprefix(PREFIX))
         persist(network, structure.layers)
-        model, refuted = proved(
+        model, structure, refuted = proved(
             Discovered(network, structure.layers, {}, folded=folded),
             structure,
             _beginning(inputs if feeding is None else feeding.alike(), found),
             found.states,
             cached,
             feeding,
+            lambda joints: _structured(network, inputs, linked(found, whole, joints), feeding),
         )
     network = copied(network)  # what it shared with the user's model becomes its own
     for name, module in network.named_modules():
@@ -193,7 +195,8 @@ def _likeliest(network: nn.Module, inputs: Inputs) -> Propagation:
 
     if found.crossed:
         other = _followed(network, inputs, Ways(matrices=False))
-        found = found if more(found, other, alone) else other
+        neither = not alone(found).layers and not alone(other).layers  # the first way knows why
+        found = found if neither or more(found, other, alone) else other
     if found.shared:
         other = _followed(network, inputs, replace(found.ways, heads=True))
         found = other if more(other, found, alone) else found

@@ -77,6 +77,11 @@ class Positions:
     _known: tuple[int, Tensor] | None = None
     quiet: bool = False
 
+    def copied(self) -> "Positions":
+        """Return the same, of which more can be said without changing this."""
+        said = {kind: [*words] for kind, words in self._said.items()}
+        return replace(self, _links=[*self._links], _said=said, _shares=[*self._shares], _taken=[*self._taken])
+
     def number(self, axis: Axis, size: int) -> int:
         """Return the number of an axis's index 0, numbering its places if they are new."""
         if axis not in self.first:

@@ -7,7 +7,6 @@ reference is the same network with that operation done on the neurons that are l
 import contextlib
 import itertools
 from collections.abc import Collection, Hashable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,17 +15,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from pruning.core.memory import Place
-from pruning.core.neurons import Keep, NeuronLayer, named_buffers, named_tensors
-from pruning.discovery.alike import COUNTS, Seen, apart, last, narrowest, same_path, unequal
+from pruning.core.neurons import Keep, NeuronLayer
+from pruning.discovery.alike import COUNTS, last, narrowest, same_path, unequal
 from pruning.discovery.answers import as_many_nans, equal, left_of, near
-from pruning.discovery.discovered import PREFIX, Discovered
+from pruning.discovery.discovered import Discovered
 from pruning.discovery.following import Number, Size, concerning
-from pruning.discovery.general import own, positions
 from pruning.discovery.reasons import line_of
 from pruning.discovery.recalling import Recalled, Reference, named
-from pruning.discovery.rounds import gone, rounds_of
+from pruning.discovery.rounds import gone
 from pruning.discovery.running import DRAWN, Inputs, Instead, Still, close, copied, running
-from pruning.discovery.settling import TOGETHER, settled
 from pruning.discovery.sizes import noted, noting
 from pruning.discovery.states import Feeding
 from pruning.discovery.statistics import Read, Telling, Widths, computed_with, with_some
@@ -39,68 +36,6 @@ ALONE = 0.6
 UNSHOWN = "its model gives nothing but NaN on other weights, which shows nothing of what it computes"
 LONE = f"{COUNTS}, for PyTorch's group_norm takes no single number of one example"
 NOTHING = f"{COUNTS}, for what it computes of so few is NaN"
-
-
-def proved(
-    model: Discovered,
-    found: Structure,
-    inputs: Inputs,
-    states: set[int],
-    cached: Sequence[str] = (),
-    feeding: Feeding | None = None,
-) -> tuple[Discovered, dict[str, str]]:
-    """Return the model with the layers that can be cut, and why the others cannot after all.
-
-    Args:
-        model: It is left as it was.
-        found: What is known of its neurons.
-        inputs: What it is called with.
-        states: Which of its outputs, counted as they lie flat, are recurrent states.
-        cached: The modules whose configuration asks for a cache, which is switched off now.
-        feeding: If its state goes from call to call: how.
-    """
-    every = layers = model.layers()
-    first, *others = itertools.islice(positions(model, inputs), None if found.steps else 1)
-    prover = Prover(*first, found, inputs, states, cached, feeding)
-    prover.leak()
-    prover.others = [Prover(*fixed, found, inputs, states, (), feeding) for fixed in others]
-    if prover.drawing():
-        prover.others += [Prover(*first, found, inputs, states, (), feeding, seed) for seed in range(1, len(DRAWN))]
-    rounds = rounds_of(layers)
-    layers, numbers, reasons = settled(prover, every, rounds)
-    beside = prover.others
-    if not found.steps:  # weights by which some neurons are silent, or an answer is cut off, hide what others show
-        other = Prover(*own(model, inputs), found, inputs, states, (), feeding)
-        failure = other.failure(layers, numbers)
-        if failure != UNSHOWN:
-            beside = [*beside, other]
-            if failure or any(reason.startswith(TOGETHER) for reason in reasons.values()):
-                prover.others = beside
-                layers, numbers, reasons = settled(prover, every, rounds)
-    stepping = [layer for layer in layers if same_path(layer, found.paths)]  # which may all have lost as many
-    alone = {layer.name: what for layer in stepping if (what := prover.failure([layer], numbers))}
-    reasons, layers = reasons | alone, [layer for layer in layers if layer.name not in alone]
-    tensors = {**named_tensors(prover.model), **named_buffers(prover.model)}
-    kept = [number for number in numbers if isinstance(number, Size) and number.read]  # what code reads there stays
-    scaled = {layer.name for layer in layers if any(number.concerns([layer.name]) for number in kept)}
-    hidden = found.hidden[1] | {name: path for name, path in found.hidden[0].items() if name not in scaled}
-    seen = Seen(found.paths, prover.proved(layers, rounds), found.turns, hidden)
-    avoided, equal = apart(layers, tensors, lambda keep: prover._failure(keep, numbers), seen)
-    reasons, layers = reasons | equal, [layer for layer in layers if layer.name not in equal]
-    layers = [replace(layer, avoided=tuple(sorted(avoided.get(layer.name, ())))) for layer in layers]
-    numbers = concerning((*found.carried, *numbers), {layer.name for layer in layers})
-    inexact = set[str]().union(*(each.inexact(layers, numbers) for each in (prover, *beside)))
-    layers = [_said(layer, exact=layer.exact and layer.name not in inexact) for layer in layers]
-    places = [(path[len(PREFIX) :], name) for path, name in prover.remembers]
-    proof = Discovered(model.network, layers, {}, numbers, model.folded, remembered=places)
-    proof.written = model.written
-    return proof, reasons
-
-
-def _said(layer: NeuronLayer, *, exact: bool) -> NeuronLayer:
-    """Return the layer with whether it is exact; if not, its readers read something else once some are gone."""
-    what = layer.obstacle or ("" if exact else "its readers read other numbers once some of its neurons are gone")
-    return replace(layer, exact=exact, obstacle=what)
 
 
 class Prover:
@@ -123,6 +58,15 @@ class Prover:
         self.others: list[Prover] = []
         self.told, self.references = dict[Hashable, str](), Recalled[Reference]()
         self.lean, self.draws, self.double, self.leaking = True, False, False, False
+
+    def knowing(self, found: Structure) -> "Prover":
+        """Return what proves other layers of the same model by the same weights."""
+        model = Discovered(self.model.network, found.layers, {}, folded=self.model.folded)
+        how = (self.inputs, self.states, self.cached, self.feeding, self.seed)
+        other = Prover(model, self.remembers, found, *how)
+        other.others = [each.knowing(found) for each in self.others]
+        other.lean, other.draws, other.leaking = self.lean, self.draws, self.leaking
+        return other
 
     @cached_property
     def finer(self) -> "Prover | None":

@@ -70,9 +70,9 @@ def _each(
     waiting, parts = list(layers), _parts(layers)
     while waiting:
         layer, *waiting = waiting
-        name, following, kinds = _numberless(layer.name), list[Number](), ()
+        name, following, kinds = numberless(layer.name), list[Number](), ()
         if failure := prover.failure([layer], []):
-            case = name, _numberless(failure), layer.width
+            case = name, numberless(failure), layer.width
             choice = None if refused[case] > 1 else _following(prover, layer, rounds, followed)
             if choice is None:
                 reasons[layer.name] = failure
@@ -83,7 +83,7 @@ def _each(
             followed.add(kinds)
         elif kept := _kept(prover, [layer], rounds, failing=False):
             following, kinds = kept, _kinds(kept)
-        likewise = [other for other in waiting if _numberless(other.name) == name and other not in parts]
+        likewise = [other for other in waiting if numberless(other.name) == name and other not in parts]
         more = _likewise(prover, likewise, rounds, kinds)
         if more is not None:
             waiting = [other for other in waiting if other not in likewise]
@@ -97,7 +97,8 @@ def _parts(layers: Sequence[NeuronLayer]) -> list[NeuronLayer]:
     return [layer for layer in layers if any(held[piece.parameter] > 1 for piece in layer.owned)]
 
 
-def _numberless(words: str) -> str:
+def numberless(words: str) -> str:
+    """Return words without the numbers in them, so that those of the blocks of one kind agree."""
     return re.sub(r"\d+", "#", words)
 
 

@@ -38,6 +38,7 @@ class Structure:
         turns: Two layers → with which widths of both it goes another way; see `turns_of`.
         hidden: Layer → the path that it may take for each width where nobody sees what that is compared with; and the
             same of what goes on as words or a key alone, where a factor by that width stays what it was.
+        told: The numbers that calls in the network's code are told.
     """
 
     layers: list[NeuronLayer]
@@ -54,6 +55,7 @@ class Structure:
     paths: Mapping[str, np.ndarray] = field(default_factory=dict)
     turns: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
     hidden: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
+    told: tuple[int, ...] = ()
 
 
 IDLE = "what the model returns does not depend on it"
@@ -128,8 +130,9 @@ def structure_of(found: Propagation, model: nn.Module, prefix: str) -> Structure
     seen = found.compared, found.reads, {layer.name: layer.width for layer in layers}, owners
     hidden = paths_of(*seen, how=(HIDDEN, WORDS)), paths_of(*seen, how=(WORDS,))
     ways = paths_of(*seen), turns_of(*seen), hidden
-    told = (called, touched, sizes, widths, refused, carried, found.steps, *ways)
-    return Structure(layers, others | reasons, owners, blends, *told)
+    told = tuple(dict.fromkeys(one.number for each in found.counted.values() for one in each))
+    known = (called, touched, sizes, widths, refused, carried, found.steps, *ways, told)
+    return Structure(layers, others | reasons, owners, blends, *known)
 
 
 def _blended(found: Propagation) -> tuple[Tensor, list[Blend]]:

@@ -228,3 +228,17 @@ def test_a_vector_that_two_modules_share_goes_with_its_neurons_and_is_not_said_t
     found = pruning.discover(network, inputs)
     assert [layer.width for layer in found.layers()] == [6]
     assert list(found.unprunable) == ["out"]
+
+
+def test_an_answer_that_a_matrix_computes_step_by_step_is_said_to_be_returned():
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        state = inputs.new_zeros(len(inputs), 6)
+        for step in inputs.unbind(1):
+            seen = (torch.sigmoid(step.unsqueeze(-1) - self.one) * self.weight).sum(1)
+            state = seen + (torch.sigmoid(state.unsqueeze(-1) - self.two) * self.other).sum(1)
+        return state
+
+    parts = {"one": (3, 6), "weight": (3, 6), "two": (6, 6), "other": (6, 6)}
+    network = Network(run, **{name: nn.Parameter(floats(*shape)) for name, shape in parts.items()})
+    found = pruning.discover(network, floats(2, 4, 3))
+    assert found.unprunable == dict.fromkeys(parts, "the model returns it")
