@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from rich.text import Text
+
 from pruning.data.corpus import UNKNOWN
 from pruning.evaluation.language import continuation
 from tasks.commands.using import add_model, unknown_words, used
@@ -37,4 +39,4 @@ def run(words: Sequence[str]) -> Answer:
     drawn = continuation(it.model, start, first=it.first, length=given.tokens, without=without, **how)
     texts = {"given": given.text, "text": reading.written([*start.tolist(), *drawn])}
     values = {"model": it.name, **texts, **how, "tokens": [reading.words[token] for token in drawn]}
-    return Answer(values, [texts["text"], *unknown_words(reading, lines)])
+    return Answer(values, [Text(texts["text"]), *unknown_words(reading, lines)])

@@ -64,8 +64,8 @@ class Answer:
 
     Attributes:
         values: For programs, as plain values with every digit.
-        parts: For people, tables and sentences.
-        hints: What is of use in a terminal alone, below them.
+        parts: For people, tables and sentences; a `Text` of Rich's is no sentence, and no line of it is folded.
+        hints: What is of use in a terminal alone, such as commands to copy, below them.
     """
 
     values: Any
@@ -129,4 +129,4 @@ def answer(command: str, words: Sequence[str]) -> None:
     elif found is not None and as_markdown:
         sys.stdout.write(f"{markdown(found.parts)}\n")
     elif found is not None:
-        print_all([*found.parts, *found.hints])
+        print_all(found.parts, found.hints)

@@ -1,6 +1,8 @@
 """How a table stands in a terminal or a log: no number of it is ever cut, and words fold where room is short."""
 
 import math
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,8 @@ Row = Mapping[str, str]
 """Cells by the heads of their columns."""
 NARROWEST, GAP = 12, 2
 """Letters that a word has before it is folded, and how far columns stand apart."""
+HELD = "\N{NO-BREAK SPACE}"
+"""What stands for a blank at which no line ends."""
 
 
 class _Head(str):
@@ -54,17 +58,41 @@ def shown_table(title: str, rows: Sequence[Row], *, words: int = 1) -> Table:
     return table
 
 
-def print_all(parts: Sequence[RenderableType]) -> None:
-    """Print tables and sentences, a table as wide as its numbers need to be whole, whatever the terminal has."""
+def print_all(parts: Sequence[RenderableType], hints: Sequence[str] = ()) -> None:
+    """Print tables and sentences, then hints below an empty line.
+
+    A table is as wide as its numbers need to be whole, whatever the terminal has. A sentence folds between its words
+    where a terminal ends; elsewhere, and where it is laid out in lines or is a model's own text, it stands as it is.
+    """
+    console = Console(highlight=False, markup=False, emoji=False)  # "[/b]" and ":x:" are words like others
+    wide = console.width
     for part in parts:
-        console = Console(highlight=False)
         if isinstance(part, Table):
             least = sum((column.min_width or 0) + GAP for column in part.columns) - GAP
-            console.width = max(console.width, least)
+            console.width = max(wide, least)
             console.print(part)
             console.print()
         else:
-            console.print(part, soft_wrap=True)
+            folds = console.is_terminal and isinstance(part, str)
+            console.print(folded(str(part), wide) if folds else part, soft_wrap=True)
+    if hints and parts and not isinstance(parts[-1], Table):
+        console.print()
+    for hint in hints:
+        console.print(hint, soft_wrap=True)
+
+
+def folded(text: str, width: int) -> str:
+    r"""Return a sentence in lines of at most so many letters; what is to be copied, between backticks, stays whole.
+
+    >>> print(folded("Keep it; then run `dvc repro train --force` here.", 24))
+    Keep it; then run
+    `dvc repro train --force`
+    here.
+    """
+    if "\n" in text:  # laid out
+        return text
+    held = re.sub("`[^`]+`", lambda copied: copied[0].replace(" ", HELD), text)
+    return textwrap.fill(held, width, break_long_words=False, break_on_hyphens=False).replace(HELD, " ")
 
 
 def markdown(parts: Sequence[RenderableType]) -> str:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
 from tasks.__main__ import main
 from tasks.common.pipeline import read_stages
@@ -36,6 +37,40 @@ def test_no_number_of_a_table_is_cut_and_no_letter_of_a_word_is_lost(
     assert "a_variant_with_a_long_name" in first
     assert "…" not in said
     assert max(map(len, said.splitlines())) <= max(width, 54)
+
+
+@pytest.mark.parametrize("width", [30, 80])
+def test_a_sentence_folds_where_a_terminal_ends_and_what_is_to_be_copied_never(
+    monkeypatch: pytest.MonkeyPatch, capsys: Said, width: int
+) -> None:
+    sentence = "The machine was busy while it was measured; on idle cores `dvc repro --force timing` measures again."
+    hint, drawn = "try it: dvc exp run " + "-S prune.retain=0.5 " * 5, "words " * 30
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_all([sentence, Text(drawn)], [hint])
+    assert capsys.readouterr().out.splitlines() == [sentence, drawn, "", hint]  # for programs and files: as it is
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    print_all([sentence, Text(drawn)], [hint])
+    *folded, drawn_again, empty, hint_again = capsys.readouterr().out.splitlines()
+    assert " ".join(folded) == sentence
+    assert len(folded) > 1
+    assert all(len(line) <= width or line.startswith("`") for line in folded)
+    assert [line for line in folded if "`dvc repro --force timing`" in line]
+    assert [drawn_again, empty, hint_again] == [drawn, "", hint]
+
+
+def test_hints_stand_below_one_empty_line(capsys: Said) -> None:
+    table = shown_table("Cost", ROWS)
+    for parts in ([table], [table, "Busy."]):
+        print_all(parts, ["Where to look"])
+        *_, last, empty, hint = capsys.readouterr().out.splitlines()
+        assert (bool(last.strip()), empty, hint) == (True, "", "Where to look")
+
+
+def test_brackets_and_colons_of_words_stand_as_they_are(capsys: Said) -> None:
+    print_all([shown_table("of [x]", [{"word": "[/b]", "nat": "1.0"}]), "[bold]a :smile: [/i]"], ["[/u]"])
+    said = capsys.readouterr().out
+    assert all(text in said for text in ("of [x]", "[/b]", "[bold]a :smile: [/i]", "[/u]"))
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -92,7 +127,7 @@ def test_a_wrong_word_gets_one_sentence_with_the_nearest(capsys: Said) -> None:
     assert main(["choose", "--within", "x"]) == 1
     assert main(["choose", "--within", "2", "--bach", "1"]) == 1
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("Argument --within: invalid float value: 'x'; ")
+    assert first == "Expected a number for --within, got 'x'."
     assert second == "Expected no more words after 'choose', got '--bach 1'. Did you mean '--batch'?"
 
 
