@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from pruning.core.devices import seeded
@@ -99,3 +100,17 @@ def _expect_loss(model: Measurable, first: Pair, *, followed: bool) -> None:
             f"Expected a finite loss, got {number} on the first batch; look for what the loss divides by, or inputs "
             "that are not finite."
         )
+
+
+def ordered_otherwise(table: pd.DataFrame, by: str, fused: Sequence[str]) -> str:
+    """Return of which layers neurons are chosen by `fused`, because `by` has no numbers of them; empty if of none.
+
+    >>> table = pd.DataFrame({"layer": ["a", "b"], "surgeon": [0.5, np.nan], "fused": [0.1, 0.2]})
+    >>> ordered_otherwise(table, "surgeon", ["activations"])
+    "Chosen by 'fused', here of activations, since 'surgeon' has no numbers of them: the neurons of b."
+    """
+    without, ranked = (table[name].isna().groupby(table["layer"]).all() for name in (by, "fused"))
+    layers = ", ".join(map(str, without.index[without & ~ranked]))
+    of = ", ".join(fused)
+    told = f"Chosen by 'fused', here of {of}, since {by!r} has no numbers of them: the neurons of {layers}."
+    return told if layers else ""

@@ -38,7 +38,7 @@ from pruning.selection.budgets import Budget, budget_of
 from pruning.selection.retention import keep_of, retention
 from pruning.signals.activations import Covariances
 from pruning.signals.schemas import SIGNALS
-from pruning.steps.choosing import MEASURED, STRATEGIES, measured_by
+from pruning.steps.choosing import MEASURED, STRATEGIES, measured_by, ordered_otherwise
 from pruning.steps.given import limited, prunable, read_once
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Importance:
         multiple: int = 1,
         budget: Any = None,
     ) -> Keep:
-        """Return which neurons stay.
+        """Return which neurons stay; those of a layer of which `by` has no numbers are chosen by `fused`.
 
         Args:
             share: Of the neurons; or layer → its own share, those that are not named staying whole.
@@ -356,6 +356,8 @@ def importance(
     if table[by].isna().all() and by != "surgeon":  # which says by itself why it has no numbers
         why = next((reason for name, reason in left_out.items() if name in (by, "criteria")), "no layer has any")
         raise ValueError(f"Expected numbers of {by!r} to choose by, got none: {why}.")
+    if otherwise := ordered_otherwise(table, by, fused or [name for name in SIGNALS if name in tables]):
+        logger.warning(otherwise)
     return Importance(table, by, model, pairs, covariances, left_out)
 
 

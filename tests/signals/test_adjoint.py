@@ -53,3 +53,15 @@ def test_a_layer_whose_readers_an_adjoint_runs_is_not_ordered_by_derivatives_tha
     places = importance.table.set_index("layer")["surgeon"]
     assert places["field.0"].isna().all()
     assert places["up"].notna().all()
+
+
+def test_the_neurons_of_a_layer_without_derivatives_are_chosen_by_what_else_was_measured_and_it_says_by_what(caplog):
+    torch.manual_seed(0)
+    found = pruning.discover(Moved(), torch.randn(4, 3))
+    batches = [(torch.randn(4, 3), torch.randn(4, 2)) for _ in range(2)]
+    with caplog.at_level(logging.WARNING):
+        importance = pruning.importance(found, batches, nn.MSELoss(), signals=["surgeon"])
+    told = "Chosen by 'fused', here of activations, since 'surgeon' has no numbers of them: the neurons of field.0."
+    assert told in caplog.text
+    own = importance.table[importance.table["layer"] == "field.0"].set_index("neuron")["activations"]
+    assert set(importance.keep(0.5)["field.0"].tolist()) == set(own.nlargest(4).index)
