@@ -10,7 +10,8 @@ from pruning.core.sketches import Sketch
 from pruning.core.statistics import Covariance
 from pruning.signals.activations import Covariances
 from tasks.common.parameters import Unexpected
-from tasks.common.tables import ANEW, Layer
+from tasks.common.pipeline import anew
+from tasks.common.tables import Layer
 from tasks.common.weights import read_weights
 from tasks.common.writing import replacing
 
@@ -48,13 +49,14 @@ def read_covariances(path: Path, layers: Iterable[Layer] | None = None) -> dict[
         for place in sorted({key.rsplit("/", 1)[0] for key in content}, key=_layer_and_group):
             states.setdefault(_layer_and_group(place)[0], []).append(_state(content, place))
     except (KeyError, ValueError, RuntimeError) as error:
-        raise Unexpected(f"Expected count, mean and products in {path}, got others ({error}); {ANEW}.") from error
+        raise Unexpected(f"Expected count, mean and products in {path}, got others ({error}); {anew(path)}.") from error
     widths = {layer.name: layer.width for layer in layers} if layers is not None else {}
     for name in widths:
         got = {len(state.mean) for state in states.get(name, [])}
         if got != {widths[name]}:
             raise Unexpected(
-                f"Expected {widths[name]} neurons of layer {name!r} in {path}, got {sorted(got) or 'none'}; {ANEW}."
+                f"Expected {widths[name]} neurons of layer {name!r} in {path}, got {sorted(got) or 'none'}; "
+                f"{anew(path)}."
             )
     return states
 

@@ -11,8 +11,8 @@ from pruning.models.base import LanguageModel, Measurable
 from tasks import own
 from tasks.common.devices import device
 from tasks.common.parameters import Unexpected
+from tasks.common.pipeline import anew
 from tasks.common.sources import file_of_source
-from tasks.common.tables import ANEW
 from tasks.common.weights import read_weights
 from tasks.common.writing import read_json, replacing
 
@@ -40,7 +40,7 @@ def read_model(folder: Path | str) -> Measurable:
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise Unexpected(f"Expected a model ({CONFIG} and {WEIGHTS}) in {folder}, got no {name}.")
+            raise Unexpected(f"Expected a model ({CONFIG} and {WEIGHTS}) in {folder}, got no {name}; {anew(folder)}.")
     config, tensors = read_json(folder / CONFIG), read_weights(folder / WEIGHTS)
     if not isinstance(config, dict):
         raise Unexpected(f"Expected a model's settings by name in {folder / CONFIG}, got {config!r:.80}.")
@@ -53,7 +53,7 @@ def read_model(folder: Path | str) -> Measurable:
     except MISFITS as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise Unexpected(
-            f"Expected a model in {folder}, got a {CONFIG} and a {WEIGHTS} that make none ({reason}); {ANEW}."
+            f"Expected a model in {folder}, got a {CONFIG} and a {WEIGHTS} that make none ({reason}); {anew(folder)}."
         ) from error
     return model.to(device()).eval()
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,21 @@ class Stage:
     def module(self) -> str:
         """The module whose `run` is the stage."""
         return ".".join(("tasks", self.folder or "stages", self.name.partition("_")[0]))
+
+
+def anew(path: Path) -> str:
+    """Return what to do about a file that is lacking or damaged: DVC makes again what a stage of its wrote.
+
+    Stages write below `data/<stage>`; other files are the user's, or what a command took out of the pipeline.
+    """
+    place = path.resolve()
+    for folder in (EXPERIMENT, ""):
+        data = (DATA / folder).resolve()
+        stage = place.relative_to(data).parts[:1] if place.is_relative_to(data) else ()
+        with suppress(Unexpected):  # no dvc.yaml here: nothing is DVC's
+            if stage and stage[0] in _entries(folder):
+                return f"run `dvc repro{folder and f' {folder / PIPELINE}'}` to make it anew"
+    return "copy it whole from where it was made, or save it again"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

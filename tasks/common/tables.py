@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 
 from pruning.core.tables import Table, declared, metadata, table
 from tasks.common.parameters import Unexpected
+from tasks.common.pipeline import anew
 from tasks.common.writing import replacing
 
 DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError)
 """What Arrow raises where bytes are not those that were written."""
-ANEW = "run `dvc repro` to make it anew"
 
 
 class Layer(Protocol):
@@ -55,7 +55,7 @@ def read_parquet(path: Path) -> pa.Table:
     except DAMAGED as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise Unexpected(
-            f"Expected a Parquet file at {path}, got a damaged one or something else ({reason}); {ANEW}."
+            f"Expected a Parquet file at {path}, got a damaged one or something else ({reason}); {anew(path)}."
         ) from error
 
 
@@ -71,7 +71,7 @@ def read_table(path: Path) -> pd.DataFrame:
         told = {key.decode(): value.decode() for key, value in content.schema.metadata.items() if key != b"pandas"}
         return table(declared(told), content.to_pandas())
     except DAMAGED as error:
-        raise Unexpected(f"{str(error).rstrip('.')} ({path}); {ANEW}.") from error
+        raise Unexpected(f"{str(error).rstrip('.')} ({path}); {anew(path)}.") from error
 
 
 def expect_table(schema: pa.Schema, path: Path) -> None:
@@ -97,6 +97,6 @@ def read_neurons(path: Path, layers: Iterable[Layer]) -> pd.DataFrame:
             missing, other = sorted(wanted - there), sorted(there - wanted)
             got = f"none for neuron {missing[0]}" if missing else f"one for neuron {other[0]}, which there is not,"
             raise Unexpected(
-                f"Expected a row for each neuron of the model in {path}, got {got} of layer {name!r}; {ANEW}."
+                f"Expected a row for each neuron of the model in {path}, got {got} of layer {name!r}; {anew(path)}."
             )
     return frame

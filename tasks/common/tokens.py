@@ -16,7 +16,8 @@ from pruning.core.tables import metadata
 from pruning.data.corpus import Numbers
 from pruning.data.schemas import CORPUS
 from tasks.common.parameters import Unexpected
-from tasks.common.tables import ANEW, DAMAGED, expect_table
+from tasks.common.pipeline import anew
+from tasks.common.tables import DAMAGED, expect_table
 from tasks.common.writing import refusing, replacing
 
 ROWS = 2**20
@@ -111,7 +112,7 @@ def read_tokens(path: Path, split: str) -> Stored:
     except DAMAGED as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise Unexpected(
-            f"Expected a Parquet file at {path}, got a damaged one or something else ({reason}); {ANEW}."
+            f"Expected a Parquet file at {path}, got a damaged one or something else ({reason}); {anew(path)}."
         ) from error
 
 
@@ -125,6 +126,6 @@ def _parts(file: pq.ParquetFile, split: str, path: Path) -> Iterator[np.ndarray]
         rows = file.read_row_group(index, columns=["split", "position", "token"])
         rows = rows.filter(pc.equal(rows["split"], split))
         if not np.array_equal(rows["position"].to_numpy(), np.arange(length, length + len(rows))):
-            raise Unexpected(f"Expected each position of the {split} split once in {path}, got others; {ANEW}.")
+            raise Unexpected(f"Expected each position of the {split} split once in {path}, got others; {anew(path)}.")
         length += len(rows)
         yield rows["token"].to_numpy().astype(np.int32, copy=False)

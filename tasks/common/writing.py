@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from tasks.common.parameters import Unexpected
+from tasks.common.pipeline import anew
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a full disk, a used-up quota and a file beyond its limit are called."""
@@ -81,7 +82,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise Unexpected(f"Expected JSON in {path}, got something else ({reason}).") from error
+        raise Unexpected(
+            f"Expected JSON in {path}, got something else ({str(reason).rstrip('.')}); {anew(path)}."
+        ) from error
 
 
 def remove(path: Path) -> None:

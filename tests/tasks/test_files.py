@@ -19,6 +19,7 @@ from tasks.__main__ import main
 from tasks.common.covariances import read_covariances
 from tasks.common.models import read_model, write_model
 from tasks.common.parameters import Unexpected
+from tasks.common.pipeline import anew
 from tasks.common.tables import read_table, write_table
 from tasks.common.writing import replacing
 from tasks.experiment.published import read_checkpoint
@@ -129,7 +130,7 @@ def test_a_page_whose_numbers_have_changed_is_refused(tmp_path: Path) -> None:
     end = pq.read_metadata(path).row_group(0).column(0)
     middle = end.data_page_offset + end.total_compressed_size // 2
     path.write_bytes(flipped(content)[middle])
-    with pytest.raises(Unexpected, match=r"got a damaged one or something else \(.*(checksum|CRC).*; run `dvc repro`"):
+    with pytest.raises(Unexpected, match=r"got a damaged one or something else \(.*(checksum|CRC).*; copy it whole"):
         read_table(path)
 
 
@@ -159,6 +160,40 @@ def test_a_stage_refuses_a_damaged_file_in_one_sentence_with_its_name(
     sentence = refused(words, capsys)
     assert sentence.startswith("Expected ")
     assert place.name in sentence
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("damage", ["gone", "text"])
+def test_what_a_stage_wrote_is_to_be_made_anew_and_a_folder_taken_along_to_be_copied_again(
+    project: Path, capsys: Said, name: str, damage: str
+) -> None:
+    shutil.copytree(project / "data/train/model", project / "data/choice")
+    for folder in ("data/train/model", "data/choice"):
+        path = project / folder / name
+        path.unlink()
+        if damage == "text":
+            path.write_text("no such")
+    assert refused(["weights"], capsys).endswith("; run `dvc repro` to make it anew.\n")
+    with pytest.raises(Unexpected, match=r"; copy it whole from where it was made, or save it again\.$"):
+        read_model("data/choice")
+
+
+@pytest.mark.parametrize(
+    ("path", "do"),
+    [
+        ("data/prune/enhanced/model", "run `dvc repro` to make it anew"),
+        ("data/experiment/train/model", "run `dvc repro experiment/dvc.yaml` to make it anew"),
+        ("data/export/enhanced", "copy it whole from where it was made, or save it again"),
+        ("learned/weights.json", "copy it whole from where it was made, or save it again"),
+    ],
+)
+def test_dvc_makes_again_what_its_stages_write_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str, do: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert anew(Path(path)) == do
+    monkeypatch.chdir(tmp_path)  # no pipeline
+    assert anew(Path(path)).startswith("copy it whole")
 
 
 @pytest.mark.parametrize(

@@ -408,14 +408,16 @@ def test_a_file_that_needs_more_is_refused_with_how_to_convert_it(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pt"])
 def test_a_missing_or_damaged_file_of_weights_is_refused(tmp_path, name):
-    with pytest.raises(Unexpected, match=rf"Expected weights at .*{name}, got no such file."):
+    with pytest.raises(Unexpected, match=rf"Expected weights at .*{name}, got no such file; copy it whole "):
         read_weights(tmp_path / name)
     tensors = {"w": torch.ones(300)}
     (save_file if name.endswith("s") else torch.save)(tensors, tmp_path / name)
     whole = (tmp_path / name).read_bytes()
     for content in (b"", b"damaged", whole[: len(whole) // 2]):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(Unexpected, match=r"got a damaged file; save it again."):
+        with pytest.raises(
+            Unexpected, match=r"got a damaged file; copy it whole from where it was made, or save it again."
+        ):
             read_weights(tmp_path / name)
 
 
