@@ -31,6 +31,7 @@ from pruning.models.calling import (
     held,
     on,
     own_module,
+    takes_state,
     usual_arguments,
 )
 from pruning.models.classes import Classes, class_numbers
@@ -81,6 +82,11 @@ class Adapted(Measurable):
     def module(self) -> nn.Module:
         """The user's own module."""
         return own_module(self.network)
+
+    @property
+    def judge(self) -> Any:
+        """The user's loss, which may keep something from call to call: see `pruning.core.holding`."""
+        return self.use.criterion
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
         """Return what the network gives."""
@@ -144,8 +150,15 @@ class Adapted(Measurable):
                 raise
             raise ValueError(
                 f"Expected batches that the network runs on, such as {known}, got {read}, on which it raises "
-                f"{said(error)}."
+                f"{said(error)}{self._without_state()}."
             ) from error
+
+    def _without_state(self) -> str:
+        """Return what to do where the model was adapted with a state that the network makes, which is in no batch."""
+        known = self.use.inputs
+        if not isinstance(known, tuple) or len(known) < 2 or not takes_state(self.network, known[:-1]):
+            return ""
+        return "; where batches hold no state, give `adapt` the inputs without it, as `init_hidden` makes it"
 
     def _evaluates(self, inputs: Any, state: Any) -> bool:
         """Return whether the network runs on inputs in evaluation mode."""

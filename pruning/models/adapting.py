@@ -8,13 +8,14 @@ from torch import nn
 from pruning.core.hearing import front_door
 from pruning.core.neurons import PrunableModule
 from pruning.data.batches import Split
-from pruning.discovery import StateNames, discover
+from pruning.discovery import Discovered, StateNames, discover
 from pruning.models.adapted import Adapted
 from pruning.models.asking import once_run
 from pruning.models.calling import (
     Call,
     example_dim_of,
     expect_call,
+    first_given,
     takes_state,
     usual_arguments,
     usual_call,
@@ -102,10 +103,29 @@ def adapt(
         stream=stream,
     )
     if not isinstance(network, PrunableModule):
-        network = discover(network, usual_arguments(network, inputs, dim), carried=carried)
+        network = _found(network, inputs, dim, call, carried)
         if not network.layers():
             raise ValueError(f"Expected a model with a layer that can be pruned, got none: {network.unprunable}.")
     model = Adapted(network, use)
     if loss is None or kind_of_loss(loss) is None:
         model.use = once_run(model, use)
     return model
+
+
+def _found(network: nn.Module, inputs: Any, dim: int, call: Call | None, carried: StateNames | None) -> Discovered:
+    """Return what is found in a network, by the inputs or, where it does not run on these, by what `call` gives it.
+
+    A call may give forward one of two views after the other, or the steps of a sequence.
+    """
+    try:
+        return discover(network, usual_arguments(network, inputs, dim), carried=carried)
+    except (TypeError, ValueError) as error:
+        if call is None:
+            raise
+        given = first_given(call, network, inputs)
+        if given is None:
+            raise type(error)(
+                f"{str(error).removesuffix('.')}; where `call` gives forward something else than it is given itself, "
+                "give `adapt` what `discover(network, …)` finds with that."
+            ) from error
+    return discover(network, given, carried=carried)

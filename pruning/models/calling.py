@@ -7,15 +7,16 @@ from inspect import Parameter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pruning.core.arguments import given_as, parameters_of
-from pruning.core.devices import moved
+from pruning.core.arguments import PLACED, given_as, parameters_of
+from pruning.core.devices import moved, seeded
 from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import NeuronLayer, PrunableModule, Slice
 from pruning.core.words import described
 from pruning.discovery import Discovered, starting
 from pruning.discovery.following import Carried
+from pruning.discovery.running import copied
 from pruning.discovery.states import parts
 
 Call = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
@@ -166,6 +167,28 @@ def called(call: Call, network: nn.Module, inputs: Any, state: Any) -> tuple[Any
             "is none: `return outputs, None`."
         )
     return answer[0], answer[1]
+
+
+def first_given(call: Call, network: nn.Module, inputs: Any) -> tuple[Any, ...] | Mapping[str, Any] | None:
+    """Return what a user's call gives a network's forward first, by place or by name; None if it gives it nothing."""
+    twin, heard = copied(network).eval(), list[tuple[Any, Any]]()
+
+    def hear(_: nn.Module, places: Any, named: Any) -> None:
+        heard.append((mapped(Tensor.detach, places), mapped(Tensor.detach, named)))
+
+    twin.register_forward_pre_hook(hear, with_kwargs=True)
+    with seeded(twin, 0):
+        try:
+            call(twin, inputs, None)
+        except Exception:  # whatever a user's code raises
+            return None
+    if not heard:
+        return None
+    places, named = heard[0]
+    if not named:
+        return tuple(places)
+    taken = [each.name for each in parameters_of(network) if each.kind in PLACED]
+    return {**dict(zip(taken, places, strict=False)), **named} if len(places) <= len(taken) else None
 
 
 def expect_call(call: Any) -> None:
