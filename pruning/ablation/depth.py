@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from pruning.ablation.schemas import DEPTH
 from pruning.core.devices import states_of
+from pruning.core.holding import holding
 from pruning.core.modes import evaluating
 from pruning.core.progress import Track, silently
 from pruning.core.statistics import ClusteredMean
@@ -127,7 +128,7 @@ def without(
             if not count:
                 continue
             judged = not isinstance(objective, Unjudged) and not isinstance(targets, Unlabelled)
-            loss = model.judged(dense, targets, reduction="sum").item() if judged else 0.0
+            loss = _loss(model, dense, targets) if judged else 0.0
             same = objective.divergence(dense, dense, targets, temperature=1.0)
             for place, blocks in enumerate(choices):
                 with drawn.again(), skipping(model.module, [(block.module, block.passes) for block in blocks]):
@@ -135,9 +136,15 @@ def without(
                 apart = (objective.divergence(outputs, dense, targets, temperature=1.0) - same).item()
                 _update(found.divergence, apart * count, count, place)
                 if judged:
-                    rise = model.judged(outputs, targets, reduction="sum").item() - loss
+                    rise = _loss(model, outputs, targets) - loss
                     _update(found.increase, rise, model.weight(targets), place)
     return found
+
+
+def _loss(model: Adapted, outputs: Any, targets: Any) -> float:
+    """Return the summed loss of a batch, by the same one whichever blocks are skipped."""
+    with holding(model):
+        return model.judged(outputs, targets, reduction="sum").item()
 
 
 def _update(mean: ClusteredMean, total: float, count: float, place: int) -> None:

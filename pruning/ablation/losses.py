@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pruning.core.devices import finest, moved, seeded
+from pruning.core.holding import holding
 from pruning.core.modes import evaluating
 from pruning.data.batches import Pair
 from pruning.data.windows import IGNORED, Batches, Window
@@ -186,9 +187,9 @@ def _divergence_by_cluster(model: Measurable, outputs: Any, dense: Any, targets:
 def _by_cluster(model: Measurable, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return the summed losses of the clusters of a batch and what each weighs, (clusters,)."""
     if not isinstance(model, LanguageModel):
-        return model.judged(logits, targets, reduction="sum")[None], torch.tensor(
-            [model.weight(targets)], dtype=torch.float64
-        )
+        with holding(model):  # the same loss for each removal
+            loss = model.judged(logits, targets, reduction="sum")[None]
+        return loss, torch.tensor([model.weight(targets)], dtype=torch.float64)
     wanted = model.labels(targets)
     losses = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="none").view(targets.shape)
     return losses.sum(0), (targets != IGNORED).sum(0)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.devices import seeded, states_of, without_cudnn
+from pruning.core.holding import holdings_of
 from pruning.core.neurons import real_pairs
 
 _ONCE = (
@@ -171,20 +172,22 @@ class evaluating:  # noqa: N801 - a context manager reads as a verb
     """Switch a model to evaluation, and each of its modules back to the mode, and the parameters, that it had.
 
     The global random states are left as they were, too, the CPU's and those of the devices that the model lives on: a
-    `DataLoader` draws from them whenever it is read, and so does a module that draws in evaluation mode.
+    `DataLoader` draws from them whenever it is read, and so does a module that draws in evaluation mode. So is what the
+    loss keeps that judges the model (see `pruning.core.holding`): each that is measured is judged by the same one.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self.modes = model, {module: module.training for module in model.modules()}
 
     def __enter__(self) -> None:
-        self.random = states_of(self.model)
+        self.random, self.loss = states_of(self.model), holdings_of(self.model)
         self.held = reassigned(self.model)
         self.held.__enter__()
         self.model.eval()
 
     def __exit__(self, *_: object) -> None:
         self.random.restore()
+        self.loss.restore()
         self.held.__exit__(None, None, None)
         for module, mode in self.modes.items():
             module.training = mode

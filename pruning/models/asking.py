@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from pruning.core.devices import accelerators_among, moved, seeded_on
+from pruning.core.holding import holding
 from pruning.core.modes import evaluating, untouched
 from pruning.core.nested import mapped, tensors_in
 from pruning.data.batches import TARGETS, Pair, Unlabelled
@@ -48,7 +49,8 @@ def once_run(model: Any, use: Use) -> Use:
     main = main_of(outputs) if has_main(outputs) else None
     if main is None or isinstance(use.criterion, Objective) or not takes(use.criterion, 2):
         return replace(use, shape=torch.Size())
-    softmax = judges_softmax(use.criterion, main, _putting(outputs))
+    with holding(model):
+        softmax = judges_softmax(use.criterion, main, _putting(outputs))
     return replace(use, shape=main.shape if softmax else torch.Size())
 
 

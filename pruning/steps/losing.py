@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pruning.core.holding import holding
 from pruning.core.progress import Track, silently
 from pruning.data.batches import Unlabelled
 from pruning.models.base import Measurable
@@ -83,7 +84,10 @@ def risen(model: Measurable, dense: Measurable, pairs: Any) -> tuple[float, floa
     def difference(objective: Objective, outputs: Any, taught: Any, targets: Any) -> float:
         if _unjudged(objective, targets):
             return distance(objective, outputs, taught, targets)
-        return float(model.judged(outputs, targets) - dense.judged(taught, targets))
+        with holding(model):
+            after = model.judged(outputs, targets)
+        with holding(dense):
+            return float(after - dense.judged(taught, targets))
 
     each = differences(model, dense, pairs, difference)
     spread = np.std(each, ddof=1) / math.sqrt(len(each)) if len(each) > 1 else math.nan
