@@ -21,7 +21,7 @@ def convolution(call: Call) -> Any:
         if transposed:
             call.args = (*call.args[:5], 0, groups, 1)
             return transposed_convolution(call)
-    call.means = " by kernels that are computed in each call" if isinstance(weight, Value) else ""
+    call.means = " by kernels that are computed in each call" if _mixes_channels(call, value, weight) else ""
     if not is_kernel(weight):
         return call.unknown([v for v in call.args if isinstance(v, (Value, Address))])
     shape = call.shape()
@@ -53,6 +53,14 @@ def convolution(call: Call) -> Any:
     call.positions.mark(rows, "conv")
     view = [len(rows) if dim == channel else 1 for dim in range(len(shape))]
     return call.value(rows.view(view).expand(shape))
+
+
+def _mixes_channels(call: Call, value: Any, weight: Any) -> bool:
+    """Return whether kernels are computed that read neurons as channels; along others they would filter, too."""
+    if not isinstance(value, Value) or not isinstance(weight, Value):
+        return False
+    channel = len(call.shape()) - (weight.places.ndim - 2) - 1
+    return not any(varies(value.places, dim) for dim in range(value.places.ndim) if dim != channel)
 
 
 def _biased(call: Call, bias: Any, rows: Tensor) -> None:

@@ -170,7 +170,7 @@ def _of_parameters(call: Call, addresses: Sequence[Address]) -> Any:
         if not _fits(whole.coordinates[0], call.shape()):
             return call.unknown(addresses)
         whole = whole.moved(lambda part: part.expand(call.shape()))
-    beside = []
+    beside, combined = [], any(address.combined for address in addresses)
     for address in (part for one in addresses for part in (one.parts if one is not whole else (one,))):
         offset = len(whole.extent) - len(address.extent)
         for axis in range(len(address.extent)):
@@ -185,15 +185,16 @@ def _of_parameters(call: Call, addresses: Sequence[Address]) -> Any:
             call.positions.link(call.into.place(address, dims[0]), call.into.place(whole, own[0]))
             call.into.owning[address.name, dims[0]] = None
             call.into.owning.setdefault((whole.name, own[0]))
+            combined = True
         other = address.name != whole.name or not all(map(torch.equal, address.coordinates, whole.coordinates))
         if other and tuple(address.extent) == call.shape():  # its own transpose, say
-            beside.append(address)
+            beside.append(replace(address, combined=True))
     name = call.name.strip("_")
     product = name in _PRODUCTS
     linear = product or name == "neg" or (name in _SUMS and len(addresses) > 1)
     computed = any(address.computed for address in addresses)
     scaled = whole.scaled if linear else ()
-    whole = replace(whole, computed=computed, scaled=scaled, bent=whole.bent or not linear)
+    whole = replace(whole, computed=computed, combined=combined, scaled=scaled, bent=whole.bent or not linear)
     return whole if product or not beside else replace(whole, beside=(*whole.beside, *beside))
 
 

@@ -321,7 +321,7 @@ class Call:
         self.positions.freeze(columns[seen == 0], "it reads what no neuron gives")
         module = weight.name.rpartition(".")[0]
         each = torch.full((size,), UNREAD).index_copy(0, at, functions.clone())
-        extra["idle"] = self.positions.quiet
+        extra |= {"idle": self.positions.quiet, "combined": weight.combined}
         self.into.readings.append(Reading((weight.name, dim), bias, module, each, seen, **extra))
 
 

@@ -15,7 +15,7 @@ from pruning.discovery.following import Carried, Kept, Number, Size
 from pruning.discovery.numbers import told_sizes
 from pruning.discovery.observing import observed, shown_among
 from pruning.discovery.positions import Axis, Groups, Indices, varies
-from pruning.discovery.values import UNREAD, Blend, Reading
+from pruning.discovery.values import COMBINED, UNREAD, Blend, Reading
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def _layer(
         return f"its places in {irregular[0].removeprefix(prefix)} follow no regular order"
     readers = {reading.axis: reading for reading in read}
     reading_slices = tuple(replace(piece, bias=readers[axis].bias) for axis in readers for piece in slices[axis])
-    tied = [axis for axis in all_own if axis in readings]
+    tied = [axis for axis in all_own if any(not reading.combined for reading in readings.get(axis, ()))]
     owned = tuple(piece for axis in own if axis[0] in parameters for piece in slices[axis])
     serving = [reading for reading in read if not reading.idle and not reading.training]
     if read and not serving:
@@ -247,7 +247,7 @@ def _layer(
         seen=seen.seen,
         along=seen.along,
         operand=seen.operand,
-        obstacle=seen.obstacle.removeprefix(prefix) or _obstacle(serving, groups, prefix, tied),
+        obstacle=_obstacle(serving, groups, prefix, tied, seen.obstacle.removeprefix(prefix)),
         exact="random" not in groups.marks,
         tied=tuple(piece for piece in reading_slices if (piece.parameter, piece.dim) in tied),
         given=seen.given,
@@ -291,10 +291,14 @@ def _slices(axis: Axis, places: Indices) -> tuple[Slice, ...]:
     return tuple(pieces)
 
 
-def _obstacle(read: Sequence[Reading], groups: Groups, prefix: str, tied: Sequence[Axis]) -> str:
+def _obstacle(read: Sequence[Reading], groups: Groups, prefix: str, tied: Sequence[Axis], unseen: str) -> str:
     """Return why refitting the readers on the recorded activations would not be exact; empty if it would."""
     if not read:
-        return NO_READER
+        return unseen or NO_READER
+    if all(reading.combined for reading in read):
+        return f"{read[0].axis[0].removeprefix(prefix)} {COMBINED}"
+    if unseen:
+        return unseen
     if tied:
         return f"{tied[0][0].removeprefix(prefix)} {TIED}"
     functions = [set(reading.functions[groups.places[reading.axis][0]].tolist()) for reading in read]

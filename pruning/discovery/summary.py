@@ -8,6 +8,7 @@ from torch import nn
 
 from pruning.core.neurons import NeuronLayer, Slice
 from pruning.core.words import table_of, wrapped
+from pruning.discovery.values import COMBINED
 
 _DECIDED_ONCE = "let the code decide that once, when a module is made, and not by the widths of a call"
 _QUANTIZED_AFTER = "prune the network first, and quantize what comes of it"
@@ -146,11 +147,16 @@ def _row(network: nn.Module, layer: NeuronLayer) -> list[str]:
 
 def _repairable(layer: NeuronLayer) -> str:
     """Return which of the readers can be refitted on what they read: all but those whose weights are neurons' too."""
-    if layer.unread:
+    if _stays(layer):
         return "no"
     if not layer.tied:
         return "yes"
     return "biases alone" if len(layer.tied) == len(layer.read) else "in part"
+
+
+def _stays(layer: NeuronLayer) -> bool:
+    """Return whether nothing that reads its neurons is refitted."""
+    return layer.unread or layer.obstacle.endswith(COMBINED)
 
 
 def _repaired_in_part(layers: Iterable[NeuronLayer]) -> list[str]:
@@ -160,7 +166,7 @@ def _repaired_in_part(layers: Iterable[NeuronLayer]) -> list[str]:
         tied = sorted({piece.parameter.removeprefix("network.") for piece in layer.tied})
         what = "its readers' biases alone" if len(layer.tied) == len(layer.read) else "its other readers"
         lines += [f"of {layer.name}, {what} are repaired: {', '.join(tied)} computes its neurons too"] if tied else []
-        lines += [f"of {layer.name}, nothing is repaired: {layer.obstacle}"] if layer.unread else []
+        lines += [f"of {layer.name}, nothing is repaired: {layer.obstacle}"] if _stays(layer) else []
     return lines
 
 

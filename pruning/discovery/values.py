@@ -19,6 +19,9 @@ MADE = -1
 GIVEN = -2
 """The number of the first of the model's inputs; the others have those below it, as far as they are only moved."""
 
+COMBINED = "goes into a matrix that is made in each call, of which it is not seen what it reads"
+"""How an obstacle ends where parameters that are combined with others alone read the neurons."""
+
 UNREAD = 1 - 2**62
 """The number of no operation: a reader does not read this place."""
 
@@ -70,6 +73,7 @@ class Address:
             multiplied with it as matrices are and so run along another axis.
         scaled: By which neurons it is multiplied, element by element, each in the shape of the view.
         computed: Whether it is combined with what the network computes, so that it is a matrix made in a call.
+        combined: Whether it is combined with other parameters, so that it is a matrix made in a call.
         bent: Whether something is computed of it that is not zero where it is, or not twice as large.
     """
 
@@ -79,6 +83,7 @@ class Address:
     beside: tuple["Address", ...] = ()
     scaled: tuple[Value, ...] = ()
     computed: bool = False
+    combined: bool = False
     bent: bool = False
 
     @classmethod
@@ -127,6 +132,7 @@ class Reading:
         padded: Whether it is read from a padded state.
         product: Whether it is read by a product of matrices.
         idle: Whether nothing that the network returns or keeps depends on what is computed from it.
+        combined: Whether what reads is a matrix that is made of several parameters in each call.
         training: Whether it is read only while the network is trained.
     """
 
@@ -139,6 +145,7 @@ class Reading:
     padded: frozenset[str] = frozenset()
     product: bool = False
     idle: bool = False
+    combined: bool = False
     training: bool = False
 
 

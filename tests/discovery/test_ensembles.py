@@ -1,5 +1,6 @@
 """Members of an ensemble that share a matrix, each with scales of its own before and behind it."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -91,3 +92,54 @@ def test_what_is_given_to_each_member_is_as_wide_as_it_was():
     network, inputs = ensemble("matmul", "expand")
     found = pruning.discover(network, inputs)
     assert all(piece.parameter != "network.first.r" for layer in found.layers() for piece in layer.owned)
+
+
+def test_a_matrix_that_is_made_of_several_parameters_in_each_call_is_only_cut_for_what_it_reads_is_not_seen(caplog):
+    network, inputs = ensemble("each member's matrix", "expand")
+    found = pruning.discover(network.float(), inputs.float())
+    told = " ".join(str(found).split())
+    why = "second.weight goes into a matrix that is made in each call, of which it is not seen what it reads"
+    assert f"of first, nothing is repaired: {why}" in told
+    assert "computes its neurons" not in told
+    batches = [(torch.randn(16, 5), torch.randn(16, 2)) for _ in range(2)]
+    importance = pruning.importance(found, batches, nn.MSELoss(), signals=["activations"])
+    with caplog.at_level(logging.WARNING):
+        smaller = pruning.prune(found, importance, repair="ridge", data=batches)
+    assert "second.weight, which reads layer first, because it is used by mul" in caplog.text
+    kept = importance.keep(0.5)["first"]
+    torch.testing.assert_close(
+        smaller.module.second.weight, network.second.weight[importance.keep(0.5)["second"]][:, kept]
+    )
+
+
+def test_a_matrix_that_reads_by_itself_beside_a_product_of_it_is_still_known_to_be_held_by_its_neurons():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(5, 8), nn.Linear(6, 2)
+            self.weight, self.gain = nn.Parameter(torch.randn(6, 8)), nn.Parameter(torch.rand(8))
+
+        def forward(self, inputs: Tensor) -> Any:
+            hidden = self.first(inputs).relu()
+            return self.last(F.linear(hidden, self.weight * self.gain) + F.linear(hidden, self.weight))
+
+    found = pruning.discover(Twice(), floats(4, 5).float())
+    assert [piece.parameter for layer in found.layers() for piece in layer.tied] == ["network.weight"]
+
+
+class Filtered(nn.Module):
+    """Neurons that a kernel made in each call, the same on both sides, filters along."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.side = nn.Linear(5, 8), nn.Linear(8, 2), nn.Parameter(torch.randn(1, 1, 2))
+
+    def forward(self, inputs: Tensor) -> Any:
+        kernel = torch.cat([self.side, self.side[..., :1]], -1)
+        return self.last(F.conv1d(self.first(inputs).relu()[:, None], kernel, padding=1)[:, 0])
+
+
+def test_neurons_that_a_kernel_filters_along_are_not_said_to_stay_because_the_kernel_is_computed():
+    told = " ".join(str(pruning.discover(Filtered(), floats(4, 5).float())).split())
+    assert "mixes all of it" in told
+    assert "kernels that are" not in told
