@@ -26,6 +26,7 @@ from tasks.common.reading import decoded
 from tasks.common.tables import write_table
 from tasks.common.tokens import Stored, write_tokens
 from tasks.common.writing import replacing
+from tasks.shown.wording import nearest
 
 Lines = Iterable[list[str]]
 MARK = "\ufeff"
@@ -85,8 +86,10 @@ def check_source(source: Path) -> None:
     """
     if not source.is_dir():
         if not source.is_file():
+            hint = nearest(str(source), map(str, source.parent.glob("[!.]*")))
             raise Unexpected(
-                f"Expected a folder or a text file at corpus.source, got {str(source)!r}, which {_instead(source)}."
+                f"Expected a folder or a text file at corpus.source, got {str(source)!r}, which {_instead(source)}; "
+                f"name one that is there, as seen from the repository's root.{hint}"
             )
         return
     if published_files(source):

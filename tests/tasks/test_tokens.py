@@ -27,7 +27,7 @@ from tasks.common.tables import read_table, write_table
 from tasks.common.tokens import Stored, read_tokens, write_tokens
 from tasks.common.windows import calibration_batches, labelled_batches
 from tasks.settings.parameters import checked
-from tasks.stages.prepare import read_texts
+from tasks.stages.prepare import check_source, read_texts
 from tests.projects import ROOT
 
 VALUES = read_yaml(ROOT / "params.yaml")
@@ -189,3 +189,15 @@ def test_text_is_never_held_whole(monkeypatch, tmp_path, form):
     words = 10 if form != "splits" else 8
     assert sum(map(len, corpus.tokens.values())) == words * text // len(line)
     assert peak < 800_000  # of 1.6 MB of tokens and 1.3 MB of text
+
+
+def test_a_corpus_that_is_not_there_gets_what_to_do_and_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "text").mkdir()
+    monkeypatch.chdir(tmp_path)
+    sentence = r"got 'texd', which does not exist; name one .* root\. Did you mean 'text'\?$"
+    with pytest.raises(Unexpected, match=sentence):
+        check_source(Path("texd"))
+    with pytest.raises(Unexpected, match=r"root\.$"):
+        check_source(Path("nowhere/speeches"))
