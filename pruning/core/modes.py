@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pruning.core.devices import seeded, states_of, without_cudnn
 from pruning.core.holding import holdings_of
 from pruning.core.neurons import real_pairs
+from pruning.core.recomputing import calling_once
 
 _ONCE = (
     "derivative",
@@ -174,6 +175,8 @@ class evaluating:  # noqa: N801 - a context manager reads as a verb
     The global random states are left as they were, too, the CPU's and those of the devices that the model lives on: a
     `DataLoader` draws from them whenever it is read, and so does a module that draws in evaluation mode. So is what the
     loss keeps that judges the model (see `pruning.core.holding`): each that is measured is judged by the same one.
+    Checkpointed code runs once (see `calling_once`), for hooks that measure are gone when the backward pass would run
+    it again.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -183,9 +186,11 @@ class evaluating:  # noqa: N801 - a context manager reads as a verb
         self.random, self.loss = states_of(self.model), holdings_of(self.model)
         self.held = reassigned(self.model)
         self.held.__enter__()
+        calling_once.__enter__()
         self.model.eval()
 
     def __exit__(self, *_: object) -> None:
+        calling_once.__exit__()
         self.random.restore()
         self.loss.restore()
         self.held.__exit__(None, None, None)
