@@ -20,7 +20,15 @@ from pruning.core.workers import Map, in_stretches, in_turn
 from pruning.data.windows import Batches
 from pruning.models.base import Measurable, expect_ready
 from pruning.models.objectives import Objective
-from pruning.signals.jackknife import by_layer, expect_several, filled, grouped_table, groups_that_fit, state_after
+from pruning.signals.jackknife import (
+    by_layer,
+    expect_several,
+    filled,
+    grouped_table,
+    groups_that_fit,
+    never_run,
+    state_after,
+)
 from pruning.signals.scaling import weighted
 from pruning.signals.schemas import ACTIVATIONS
 
@@ -216,10 +224,7 @@ def _scales(model: Measurable, layers: Sequence[NeuronLayer], windows: Batches) 
     if not scales:
         raise ValueError("Expected a batch with targets that count, got none; all are ignored.")
     if unread := [layer.name for layer in layers if layer.name not in scales]:
-        raise ValueError(
-            f"Expected batches to run every layer, got none that runs {unread[0]}; give some of each path that the "
-            "network takes."
-        )
+        raise ValueError(never_run(unread[0]))
     return scales
 
 

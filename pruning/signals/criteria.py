@@ -81,25 +81,27 @@ def criteria(
         map: Who computes: each worker reads some groups.
 
     Raises:
-        ValueError: If there is only one window, whose spread nothing tells.
+        ValueError: If there is only one window, whose spread nothing tells, or none that runs one of the layers.
     """
     expect_ready(model)
     windows = model.pairs(windows)
     count = min(batches, len(windows))
     expect_several(count, "criteria")
-    layers = tappable(model, [next(iter(windows))], "criteria")
+    layers = tappable(model, windows, "criteria")
     left_out = [(layer.name, layer.width) for layer in model.layers() if layer not in layers]
     if not layers:
         return unmeasured(CRITERIA_TABLE, left_out)
     most = min(groups_that_fit(layers, rank), count)
     with evaluating(model), thawed(model):
-        first: Any = next((batch for batch in islice(windows, count) if model.count(batch[1])), None)
+        batches_read = islice(windows, count)
+        first: Any = next((batch for batch in batches_read if model.count(batch[1])), None)
         if first is None:
             filled([], "criteria")  # which says so
-        parts, fisher = partition(model, first, bins=bins, classes=classes), model.objective(first[1]).drawn
+        parts = partition(model, first, bins=bins, classes=classes, layers=layers, later=batches_read)
+        fisher = model.objective(first[1]).drawn
         reading = _Reading(model, layers, parts, seed, rank)
         read = [*in_stretches(map, reading, windows, count, most, track=track, what="criteria")]
-    groups = by_layer(layers, [evidence for evidence in read if evidence])
+    groups = by_layer(layers, read)
     rows = [_rows(model, layer, filled(groups[layer.name], "criteria"), ridge) for layer in layers]
     rows = [frame.assign(fisher=fisher or EMPIRICAL) for frame in rows]
     rows += [unmeasured(CRITERIA_TABLE, left_out)] if left_out else []
@@ -124,7 +126,7 @@ def _why_not_twice(found: pd.DataFrame, read: Sequence[Evidence]) -> str:
 
 @dataclass(frozen=True)
 class _Reading:
-    """Evidence by layer, none where no target counts; the carry is a `Drawn`.
+    """Evidence by layer that runs, none where no target counts; the carry is a `Drawn`.
 
     Attributes:
         model: The model.
@@ -161,7 +163,7 @@ class _Reading:
                 generator=generator,
                 rank=self.rank,
             )
-            found = {name: found[name].merge(new) if found else new for name, new in evidence.items()}
+            found |= {name: found[name].merge(new) if name in found else new for name, new in evidence.items()}
         return found, Drawn(state, generator.get_state())
 
     def passed(self, batches: Iterable[Any], carry: Drawn | None) -> Drawn:

@@ -1,6 +1,6 @@
 """What one reading of the text leaves for all criteria: a mergeable state for each layer, from one pass a window."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -18,6 +18,7 @@ from pruning.core.statistics import Covariance
 from pruning.models.answers import detached
 from pruning.models.base import Measurable
 from pruning.models.classes import Classes
+from pruning.signals.jackknife import never_run
 
 ROWS = 64
 """Predictions that are summed by group together."""
@@ -78,42 +79,73 @@ class Partition:
     shares: Callable[[Tensor], Tensor]
 
 
-def partition(model: Measurable, batch: Sequence[Any], *, bins: int, classes: int) -> Partition:
+def partition(
+    model: Measurable,
+    batch: Sequence[Any],
+    *,
+    bins: int,
+    classes: int,
+    layers: Sequence[NeuronLayer] = (),
+    later: Iterable[Sequence[Any]] = (),
+) -> Partition:
     """Return bins of equal frequency for each neuron, and groups of token types of equal predicted probability.
 
-    Both are taken from one window, where its targets count, and then fixed. Token types are grouped in the order of
-    their mean predicted probability on it, likely ones first. Where the model's outputs are no classes, a prediction is
-    in one of as many groups of equal frequency along the direction in which the window's outputs differ most.
+    Both are taken from one window, where its targets count, and then fixed; the bins of a layer that it does not run,
+    being one of another path, from the first that does. Token types are grouped in the order of their mean predicted
+    probability on it, likely ones first. Where the model's outputs are no classes, a prediction is in one of as many
+    groups of equal frequency along the direction in which the window's outputs differ most.
 
     Args:
         model: In evaluation mode.
         batch: The (inputs, targets) that edges and groups come from.
         bins: Bins of each neuron's outputs.
         classes: Groups of token types.
+        layers: Those that need bins.
+        later: What follows the batch; none is read that is not needed.
+
+    Raises:
+        ValueError: If no batch runs one of the layers.
     """
     objective, wanted = model.objective(batch[1]), model.counted(batch[1])
     with torch.no_grad():
-        found = model.outputs(batch[0])
-        outputs = {name: at_targets(values, wanted, model.example_dim) for name, values in found.items()}
+        edges = _edges(model, batch, bins)
         rows = objective.rows(model.predicted(batch[0])[0], batch[1])
         rows = rows if wanted.all() else rows[wanted]
-    shares = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
-    edges = {name: torch.quantile(h.cpu().double(), shares, dim=0).T.contiguous() for name, h in outputs.items()}
+        batches = iter(later)
+        while unread := [layer.name for layer in layers if layer.name not in edges]:
+            if (following := next(batches, None)) is None:
+                raise ValueError(never_run(unread[0]))
+            if model.count(following[1]):
+                edges = _edges(model, following, bins) | edges
     grouped = _of_types if isinstance(objective, Classes) else _of_places
     return Partition(edges, grouped(rows, classes))
 
 
+def _edges(model: Measurable, batch: Sequence[Any], bins: int) -> dict[str, Tensor]:
+    """Return the inner edges of bins of equal frequency of each layer that a window runs."""
+    wanted, shares = model.counted(batch[1]), torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
+    outputs = {name: at_targets(values, wanted, model.example_dim) for name, values in model.outputs(batch[0]).items()}
+    return {name: torch.quantile(h.cpu().double(), shares, dim=0).T.contiguous() for name, h in outputs.items()}
+
+
 def _of_types(rows: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
     """Return what gives the probability of each group of token types, by logits of one window."""
+    return partial(_shares_of_types, _groups(rows, classes), classes)
+
+
+def _groups(rows: Tensor, classes: int) -> Tensor:
+    """Return which group each token type is in, by logits of one window."""
     ordered, types = rows.softmax(-1).cpu().double().mean(0).sort(descending=True, stable=True)
     middles = (ordered.cumsum(0) - ordered / 2) / ordered.sum()
     groups = torch.empty_like(types)
     groups[types] = (middles * classes).long().clamp(max=classes - 1)
-    return partial(_shares_of_types, groups)
+    return groups
 
 
-def _shares_of_types(groups: Tensor, logits: Tensor) -> Tensor:
-    return _by_class(logits.softmax(-1).cpu(), groups)
+def _shares_of_types(groups: Tensor, classes: int, logits: Tensor) -> Tensor:
+    if logits.shape[-1] != len(groups):  # another path answers by types of its own
+        groups = _groups(logits, classes)
+    return _by_class(logits.softmax(-1).cpu(), groups, classes)
 
 
 def _of_places(rows: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
@@ -146,7 +178,7 @@ def gather_evidence(
     generator: torch.Generator,
     rank: int | None = None,
 ) -> tuple[dict[str, Evidence], Any]:
-    """Return one window's evidence for each layer, and the state to carry on from.
+    """Return one window's evidence for each layer that it runs, and the state to carry on from.
 
     One forward pass serves three backward ones: by true labels, by labels sampled from the model, and the product of
     the Hessian with the gradient. The outputs themselves come from a pass without the decoder, which is the part
@@ -154,6 +186,7 @@ def gather_evidence(
     """
     inputs, targets = batch
     outputs = model.outputs(inputs, state)
+    layers = [layer for layer in layers if layer.name in outputs]
     found, rows, after = _derivatives(model, layers, inputs, targets, state, generator)
     wanted = model.counted(targets).cpu()
     predicted, count = partition.shares(rows), model.count(targets)
@@ -288,9 +321,9 @@ def _gate_totals(hidden: Tensor, true: Tensor, sampled: Tensor, tokens: int) -> 
     }
 
 
-def _by_class(probabilities: Tensor, classes: Tensor) -> Tensor:
+def _by_class(probabilities: Tensor, groups: Tensor, classes: int) -> Tensor:
     """Return the probability of each group of token types, (samples, classes)."""
-    members = F.one_hot(classes).double()
+    members = F.one_hot(groups, classes).double()
     # some rows at a time: all of them in float64 would be as large as the logits twice over
     return torch.cat([rows.double() @ members for rows in torch.split(probabilities, ROWS)])
 

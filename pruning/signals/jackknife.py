@@ -52,8 +52,8 @@ Group = TypeVar("Group")
 
 
 def by_layer(layers: Iterable[NeuronLayer], groups: Sequence[Mapping[str, Group]]) -> dict[str, list[Group]]:
-    """Return each layer's state in each of the groups of text that were read."""
-    return {layer.name: [group[layer.name] for group in groups] for layer in layers}
+    """Return each layer's state in each of the groups of text that were read and ran it."""
+    return {layer.name: [group[layer.name] for group in groups if layer.name in group] for layer in layers}
 
 
 def state_after(batches: Iterable[Any], state: Any, passed: Callable[[Any, Any, Any], Any]) -> Any:
@@ -91,6 +91,14 @@ def expect_several(count: int, signal: str) -> None:
             f"Expected at least two batches for {signal}, whose spread is its error, got {count}; "
             "read more of them, or make more and smaller batches."
         )
+
+
+def never_run(layer: str) -> str:
+    """Return what is said of a layer that belongs to a path that no batch takes."""
+    return (
+        f"Expected batches to run every layer, got none that runs {layer}; give some of each path that the network "
+        "takes."
+    )
 
 
 def filled(groups: Sequence[Counted], signal: str) -> list[Counted]:

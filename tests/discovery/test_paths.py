@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -169,3 +170,44 @@ def test_batches_of_several_paths_are_measured_by_every_signal_whatever_comes_fi
     assert set(importance.table["layer"]) == {layer.name for layer in found.layers()} == {"parts.arm", "parts.leg.0"}
     with pytest.raises(ValueError, match=r"to run every layer, got none that runs parts\.leg\.0; give"):
         pruning.importance(found, data[::2], nn.CrossEntropyLoss(), signals=["activations"], by="fused")
+    model = pruning.adapt(found, data[0][0], loss=nn.CrossEntropyLoss())
+    with pytest.raises(ValueError, match=r"to run every layer, got none that runs parts\.leg\.0; give"):
+        pruning.criteria(model, [*data[::2], data[1]], batches=2, bins=3, classes=2, ridge=1e-4, seed=1)
+
+
+def test_criteria_of_a_layer_are_those_of_the_batches_that_run_it() -> None:
+    class Routes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleDict({"arm": nn.Linear(3, 6), "leg": nn.Linear(3, 5)})
+            self.heads = nn.ModuleDict({"arm": nn.Linear(6, 2), "leg": nn.Linear(5, 4)})  # with labels of their own
+
+        def forward(self, x: Tensor, part: str) -> Tensor:
+            answer: Tensor = self.heads[part](self.parts[part](x).relu())
+            return answer
+
+    def criteria(model: Any, batches: Sequence[Any]) -> Any:
+        return pruning.criteria(model, batches, batches=4, bins=3, classes=2, ridge=1e-4, seed=1)
+
+    torch.manual_seed(1)
+    data = [((torch.randn(6, 3), part), torch.arange(6) % 2) for part in ("arm", "leg") * 2]
+    network = Routes()
+    found = pruning.discover(network, data[0][0], also=[data[1][0]])
+    model = pruning.adapt(found, data[0][0], loss=nn.CrossEntropyLoss())
+    table = criteria(model, data)
+    assert (table["samples"] == 12).all()
+    for part, only in ("arm", data[::2]), ("leg", data[1::2]):
+        path = nn.Sequential(network.parts[part], nn.ReLU(), network.heads[part])
+        alone = pruning.adapt(path, data[0][0][0], loss=nn.CrossEntropyLoss())
+        own = criteria(alone, [(x, y) for (x, _), y in only])
+        rows = table[table["layer"] == f"parts.{part}"].reset_index(drop=True)
+        exact = [
+            "magnitude_in",
+            "taylor_first",
+            "gate_fisher",
+            "snip",
+            "grasp",
+            "fluctuation",
+            "wanda",
+        ]
+        pd.testing.assert_frame_equal(rows[exact], own[exact])
