@@ -1,5 +1,6 @@
 """The stage `prepare`: which files are the corpus, and what they become."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -86,10 +87,11 @@ def check_source(source: Path) -> None:
     """
     if not source.is_dir():
         if not source.is_file():
-            hint = nearest(str(source), map(str, source.parent.glob("[!.]*")))
+            beside = [] if os.path.lexists(source) else source.parent.glob("[!.]*")
+            hint = nearest(str(source), map(str, beside))
             raise Unexpected(
                 f"Expected a folder or a text file at corpus.source, got {str(source)!r}, which {_instead(source)}; "
-                f"name one that is there, as seen from the repository's root.{hint}"
+                f"name one, as seen from the repository's root.{hint}"
             )
         return
     if published_files(source):

@@ -89,6 +89,9 @@ REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
     ),
     "sort mixes all of it": lambda: first(lambda s, x: s.out(s.one(x).argsort().to(x))),
     "mixes all of it by kernels that are computed in each call": lambda: first(
+        lambda s, x: s.out(F.conv1d(s.one(x)[..., None], s.two(x).view(6, 6, 1))[..., 0]), "one", two=nn.Linear(3, 9)
+    ),
+    "conv1d mixes all of it": lambda: first(  # whose kernels filter along neurons
         lambda s, x: s.out(F.conv1d(s.one(x)[None], s.two(x).view(4, 4, 3), padding=1)[0]), "one", two=nn.Linear(3, 12)
     ),
     "matmul multiplies it by a matrix that is computed in each call": lambda: first(

@@ -287,16 +287,16 @@ def linked(folder: Path) -> None:
 
 LINE = b"one two three four five six seven eight\n"
 CORPORA: dict[str, tuple[Change, str]] = {
-    "no source": (source("nowhere"), "got 'nowhere', which does not exist."),
+    "no source": (source("nowhere"), "got 'nowhere', which does not exist; name one, as"),
     "a link to nothing": (
         source("book.txt", lambda folder: (folder / "book.txt").symlink_to("nowhere")),
-        "got 'book.txt', which is a link to nothing.",
+        "got 'book.txt', which is a link to nothing; name one, as seen from the repository's root.\n",
     ),
     "a pipe": (
         source("pipe", lambda folder: os.mkfifo(folder / "pipe")),
-        "got 'pipe', which is no file but a pipe or a device.",
+        "got 'pipe', which is no file but a pipe or a device; name one, as seen from the repository's root.\n",
     ),
-    "a device": (source("/dev/null"), "got '/dev/null', which is no file but a pipe or a device."),
+    "a device": (source("/dev/null"), "got '/dev/null', which is no file but a pipe or a device; name one, as"),
     "an empty folder": (texts(), "got text with none of them."),
     "a split too few": (texts(train=LINE, valid=LINE), "without ['test']"),
     "a folder named as a split": (texts(train=LINE, valid=LINE, test=None), "without ['test']"),
@@ -846,7 +846,7 @@ def test_the_first_stage_that_dvc_starts_refuses_what_a_later_one_would(tmp_path
     [
         (YAML["NUL"], "Expected YAML in params.yaml, got the character U+0000"),
         (OWN_MODELS["sys.exit"], "got a call of sys.exit(3)"),
-        (CORPORA["a pipe"], "which is no file but a pipe or a device."),
+        (CORPORA["a pipe"], "which is no file but a pipe or a device; name one, as"),
     ],
 )
 def test_the_command_itself_says_so_in_one_line(project: Path, change: tuple[Change, str], expected: str) -> None:

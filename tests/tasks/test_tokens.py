@@ -196,7 +196,7 @@ def test_a_corpus_that_is_not_there_gets_what_to_do_and_the_nearest(
 ) -> None:
     (tmp_path / "text").mkdir()
     monkeypatch.chdir(tmp_path)
-    sentence = r"got 'texd', which does not exist; name one .* root\. Did you mean 'text'\?$"
+    sentence = r"got 'texd', which does not exist; name one, .* root\. Did you mean 'text'\?$"
     with pytest.raises(Unexpected, match=sentence):
         check_source(Path("texd"))
     with pytest.raises(Unexpected, match=r"root\.$"):
