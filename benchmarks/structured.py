@@ -143,7 +143,8 @@ def _splines() -> list[Any]:
 
 def _medical(kind: str, side: int = 32, batch: int = 2, **how: Any) -> Network:
     def make() -> Made:
-        return of(f"monai.networks.nets:{kind}")(**how), (torch.randn(batch, 1, side, side),)
+        network = of(f"monai.networks.nets:{kind}")(spatial_dims=2, in_channels=1, out_channels=2, **how)
+        return network, (torch.randn(batch, 1, side, side),)
 
     return Network("monai", make)
 
@@ -178,46 +179,32 @@ STRUCTURED = {
     "DIN": Network("deepctr-torch", _interests),
     "masked autoregressive flow": _density(_autoregressive),
     "neural spline flow": _density(_splines),
-    "MONAI UNet": _medical(
-        "UNet", spatial_dims=2, in_channels=1, out_channels=2, channels=(8, 12, 16), strides=(2, 2), num_res_units=2
-    ),
+    "MONAI UNet": _medical("UNet", channels=(8, 12, 16), strides=(2, 2), num_res_units=2),
     "SegResNet": _medical(
         "SegResNet",
-        spatial_dims=2,
         init_filters=8,
-        in_channels=1,
-        out_channels=2,
         blocks_down=(1, 1, 1),
         blocks_up=(1, 1),
     ),
     "UNETR": _medical(
         "UNETR",
         batch=1,
-        in_channels=1,
-        out_channels=2,
         img_size=(32, 32),
         feature_size=8,
         hidden_size=16,
         mlp_dim=24,
         num_heads=2,
-        spatial_dims=2,
     ),
     "Swin UNETR": _medical(
         "SwinUNETR",
         64,
         batch=1,
-        in_channels=1,
-        out_channels=2,
         feature_size=12,
-        spatial_dims=2,
         depths=(1, 1, 1, 1),
         num_heads=(2, 2, 2, 2),
     ),
     "DynUNet": _medical(
         "DynUNet",
-        spatial_dims=2,
-        in_channels=1,
-        out_channels=2,
         kernel_size=[3, 3, 3],
         strides=[1, 2, 2],
         upsample_kernel_size=[2, 2],
