@@ -55,7 +55,8 @@ def sized(
     Those that count its neurons do; others may have to be told what they count all the same, where the code takes them
     from the layer's width. What the code makes of numbers (`zeros(B, 12)`) counts nobody's: each size that might be
     the width, or that of what lies beside it, is tried, all at once, the last or the first of each
-    call, then each alone and with the next one.
+    call, then those of one place in their calls (as many examples as neurons are counted before them), each alone, and
+    with the next one.
     """
     counting = [size.of(layer) for size in sizes if size.counts is not None]
     own = [size for size in counting if not size.counts or any(name == layer.name for name, *_ in size.counts)]
@@ -85,8 +86,9 @@ def sized(
         made += [replace(size, layer=layer.name, counts=counts) for size in beside if whole != layer.width]
     last = {size.attribute + size.module: size for size in made}
     first = {size.attribute + size.module: size for size in reversed(made)}
+    places = ([size for size in made if size.place == place] for place in dict.fromkeys(size.place for size in made))
     pairs = ([one, other] for one, other in itertools.pairwise(made))  # the two states of a cell are made one by one
-    tried = [list(last.values()), list(first.values()), *([size] for size in made), *pairs]
+    tried = [list(last.values()), list(first.values()), *places, *([size] for size in made), *pairs]
     for place, chosen in enumerate(tried[:ATTEMPTS]):
         if chosen and chosen not in tried[:place]:
             yield [*counting, *chosen]

@@ -79,6 +79,18 @@ def a_state_as_wide_as_the_batch_is_long() -> Made:
     return Network(run, enter=nn.Linear(4, 3), back=nn.Linear(3, 3), out=nn.Linear(3, 2)), (floats(3, 5, 4),)
 
 
+@code({"cell": 5, "leak": 4})
+def states_of_layers_that_read_each_other_with_as_many_examples_as_one_has_neurons() -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        hidden, memory, given = inputs.new_zeros(4, 5), inputs.new_zeros(4, 4), inputs.new_zeros(4, 4)
+        for step in inputs.unbind(1):
+            memory = memory / 2 * (1 - given) + self.leak(torch.cat([step, hidden], 1))
+            hidden, given = self.cell(torch.cat([step, given], 1), hidden), memory.sigmoid()
+        return self.out(torch.cat([hidden, given], 1))
+
+    return Network(run, cell=nn.GRUCell(7, 5), leak=nn.Linear(8, 4), out=nn.Linear(9, 2)), (floats(4, 3, 3),)
+
+
 @code({"query": 4})
 def heads_and_their_dimensions() -> Made:
     def run(self: Any, inputs: Tensor) -> Tensor:
