@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.discovery.moves import RANDOM, axes
+from pruning.discovery.findings import carry
+from pruning.discovery.moves import RANDOM, axes, fill
 from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call
 from pruning.discovery.values import MADE, Address, Value, column, flat, mapped
@@ -207,6 +208,21 @@ def _size(address: Address) -> tuple[int, int, bool, int]:
     running = address.running()
     last = sum(axis + 2 >= len(address.extent) for axis in running)
     return len(running), last, not address.bent, math.prod(address.extent)
+
+
+def copy(call: Call) -> Any:
+    """`x.copy_(y)`: what is written is whose `y` is."""
+    target, source = call.args[:2]
+    if isinstance(target, Address) and isinstance(source, Address):  # weights that follow others by momentum
+        _of_parameters(call, [target, source])
+        return target
+    value = call.as_value(source)
+    if isinstance(target, Address):
+        carry(call.into, target, value)
+        return target
+    fill(call, target, value)
+    shape = target.places.shape
+    return replace(value, places=value.places.expand(shape), functions=value.functions.expand(shape))
 
 
 def prelu(call: Call) -> Any:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pruning.discovery.findings import Propagation
 from pruning.discovery.positions import Axis, Indices
-from pruning.discovery.running import Inputs, kept_tensors
+from pruning.discovery.running import Inputs, Seeing, kept_tensors, running
 from pruning.discovery.states import Feeding
 from pruning.discovery.tracing import propagated
 
@@ -16,10 +16,11 @@ from pruning.discovery.tracing import propagated
 def trained_too(
     network: nn.Module, inputs: Inputs, prefix: str, found: Propagation, feeding: Feeding | None = None
 ) -> None:
-    """Let parameters that only training reads go with the neurons that they belong to then.
+    """Let parameters that only training reads, or writes into, go with the neurons that they belong to then.
 
-    The network runs once more, as it does while it is trained, if some of its parameters took no part in the first run.
-    Of what that run tells, only what such parameters hold of neurons that were found is taken over.
+    The network runs once more, as it does while it is trained, if some of its parameters took no part in the first run,
+    or its code writes into them then (a teacher's follow the student's by momentum: as many of each may be left, and
+    others). Of what that run tells, only what such parameters hold of neurons that were found is taken over.
 
     Args:
         network: It is left as it was.
@@ -29,7 +30,8 @@ def trained_too(
         feeding: If its state goes from call to call: how.
     """
     tensors = {prefix + name: tensor for name, tensor in kept_tensors(network).items()}
-    if all(prefix + name in found.met for name, _ in network.named_parameters()):
+    changed = {prefix + name for name in _written(network, inputs, feeding)}
+    if not changed and all(prefix + name in found.met for name, _ in network.named_parameters()):
         return
     more = None
     with contextlib.suppress(Exception):  # code that cannot be trained on these inputs says so when it is
@@ -39,11 +41,11 @@ def trained_too(
     new = more.met - found.met
     followed: set[Axis] = set()
     for groups in more.positions.groups():
-        own = [axis for axis in groups.places if axis[0] in new]
-        known = [axis for axis in groups.places if axis in found.positions.first and axis[0] in found.met]
+        own = [axis for axis in groups.places if axis[0] in new | changed]
+        known = [axis for axis in groups.places if axis in found.positions.first and axis[0] in found.met - changed]
         if not own or not known:
             continue
-        followed |= set(own)
+        followed |= {axis for axis in own if axis[0] in new}
         places = torch.cat(
             [_numbers(found, axis, tensors[axis[0]], groups.places[axis]) for axis in (*known[:1], *own, *known[1:])], 1
         )
@@ -52,6 +54,19 @@ def trained_too(
             found.positions.freeze(places, groups.reason)
     found.owning |= {axis: None for axis in more.owning if axis in followed}
     found.readings += [replace(reading, training=True) for reading in more.readings if reading.axis in followed]
+
+
+def _written(network: nn.Module, inputs: Inputs, feeding: Feeding | None) -> set[str]:
+    """Return the parameters that code writes into while it is trained; it is tried where some of them are frozen."""
+    seen, parameters = Seeing(), dict(network.named_parameters())
+    if all(parameter.requires_grad for parameter in parameters.values()):
+        return set()
+    inputs = inputs if feeding is None else feeding.inputs
+    before = {name: parameter.data_ptr() for name, parameter in parameters.items()}
+    with contextlib.suppress(Exception), running(network, inputs, seen, training=True, feeding=feeding) as (traced, _):
+        after = dict(traced.named_parameters())
+        return {*seen.written, *(name for name, place in before.items() if after[name].data_ptr() != place)}
+    return set()
 
 
 def _numbers(found: Propagation, axis: Axis, tensor: Tensor, places: Indices) -> Tensor:

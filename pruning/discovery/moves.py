@@ -1,4 +1,4 @@
-"""What only moves elements, executed on the numbers of places: views, concatenation, choices by an index, copies."""
+"""What only moves elements, executed on the numbers of places: views, concatenation, choices by an index."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.discovery.findings import carry
 from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call
 from pruning.discovery.values import MADE, Address, Value, column, exchanged, flat, nobody, squeezed
@@ -225,7 +224,7 @@ def put(call: Call) -> Any:
     """`x[indices] = y` where each neuron of `x` gets its own: all are there, in their order."""
     target, indices, source = call.args[:3]
     given = [None if index is None else index.cpu() for index in call.given[0][1]]
-    _fill(call, target, source)
+    fill(call, target, source)
     along = [dim for dim, index in enumerate(given) if index is not None and varies(target.places, dim)]
     own = _in_their_order(target.places, along, given)
     if own is None or not along or not isinstance(source, Value):
@@ -295,19 +294,7 @@ def _looked_up(call: Call, value: Any, indices: Sequence[Any]) -> Value | None:
     return call.value(chosen[0].places, padded=chosen[0].padded)
 
 
-def copy(call: Call) -> Any:
-    """`x.copy_(y)`: what is written is whose `y` is."""
-    target, source = call.args[:2]
-    value = call.as_value(source)
-    if isinstance(target, Address):
-        carry(call.into, target, value)
-        return target
-    _fill(call, target, value)
-    shape = target.places.shape
-    return replace(value, places=value.places.expand(shape), functions=value.functions.expand(shape))
-
-
-def _fill(call: Call, target: Any, source: Any) -> None:
+def fill(call: Call, target: Any, source: Any) -> None:
     """Let neurons that are written into what code made as wide as others are, and put nothing into, go with these."""
     if not isinstance(target, Value) or not isinstance(source, Value) or not bool((target.functions == MADE).all()):
         return

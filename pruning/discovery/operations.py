@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from pruning.discovery.convolutions import convolution, transposed_convolution
-from pruning.discovery.elementwise import elementwise, glu, prelu
-from pruning.discovery.moves import chosen, copy, index, move, paired, put, same, strided
+from pruning.discovery.elementwise import copy, elementwise, glu, prelu
+from pruning.discovery.moves import chosen, index, move, paired, put, same, strided
 from pruning.discovery.pairs import distances
 from pruning.discovery.products import addmm, attention, bilinear, grouped, linear, matmul
 from pruning.discovery.propagation import Call, Rule

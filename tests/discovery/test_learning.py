@@ -106,6 +106,26 @@ def test_a_network_that_cannot_run_on_the_example_while_it_is_trained_has_the_ne
     assert [layer.name for layer in model.layers()] == ["enter"]
 
 
+def test_a_teacher_that_follows_by_momentum_while_it_is_trained_keeps_the_neurons_that_its_student_keeps():
+    def run(self: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            for own, follows in zip(self.student.parameters(), self.teacher.parameters(), strict=True):
+                if self.training:
+                    follows.copy_(0.5 * follows + 0.5 * own)
+            target = self.teacher(inputs)
+        return self.student(inputs), target
+
+    torch.manual_seed(0)
+    student, teacher = (nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 2)) for _ in range(2))
+    network, inputs = Network(run, student=student, teacher=teacher.requires_grad_(False)).double(), floats(5, 4)
+    found = pruning.discover(network, inputs)
+    assert [(layer.width, layer.exact) for layer in found.layers()] == [(7, True)]
+    keep = {layer.name: torch.tensor([6, 1, 3]) for layer in found.layers()}
+    smaller, masked = select(found, keep).train(), mask(found, keep).train()
+    for one, other in zip((*smaller(inputs), *smaller(inputs)), (*masked(inputs), *masked(inputs)), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True:UserWarning")
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_an_encoder_that_packs_padded_sequences_is_measured_and_runs_with_fewer_heads():
