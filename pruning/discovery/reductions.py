@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pruning.discovery.elementwise import elementwise, per_channel
@@ -108,6 +109,8 @@ def _read_along(call: Call, address: Address, dims: list[int]) -> set[int]:
 def spatial(call: Call) -> Any:
     """Pass channels on where only what lies behind them (the places of an image) is pooled, padded or resized."""
     value = call.args[0]
+    if isinstance(value, Address) and "pad" in call.name and (kernel := _padded(call, value)) is not None:
+        return kernel
     if isinstance(value, Address) and "pad" not in call.name:  # an image that is learned
         behind = next(int(letter) for letter in call.name if letter.isdigit())
         value = call.as_value(value, [len(value.extent) - behind - 1])
@@ -126,6 +129,25 @@ def spatial(call: Call) -> Any:
     for dim in changed:
         places = places.narrow(dim, 0, 1)
     return mapped(call.outputs, lambda tensor: call.value(places.expand(tensor.shape), padded=value.padded))
+
+
+def _padded(call: Call, value: Address) -> Address | None:
+    """Return a parameter that is padded as one whose neurons run along its other axes, as a kernel's; None if none do.
+
+    What is around it is nobody's, and stands there as its last places do.
+    """
+    pads, last = call.args[1], len(value.extent) - 1
+    beside = {last - place // 2 for place, pad in enumerate(pads) if pad}
+    if set(value.running()) <= beside:
+        return None
+    for part in value.parts:
+        call.fixed(part, [dim for axis in beside for dim in part.dims(axis)])
+    for axis in beside:
+        before, behind = pads[2 * (last - axis) : 2 * (last - axis) + 2]
+        size = value.extent[axis]
+        at = torch.arange(-before, size + behind).clamp(0, size - 1)
+        value = value.moved(lambda part, axis=axis, at=at: part.index_select(axis, at))  # type: ignore[misc]
+    return value
 
 
 def unpool(call: Call) -> Any:
