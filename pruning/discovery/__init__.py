@@ -200,6 +200,9 @@ def _likeliest(network: nn.Module, inputs: Inputs) -> Propagation:
     if found.shared:
         other = _followed(network, inputs, replace(found.ways, heads=True))
         found = other if more(other, found, alone) else found
+    if found.laid and all(layer.kind != "head" for layer in alone(found).layers):  # no rows of matrices are heads
+        other = _followed(network, inputs, replace(found.ways, columns=True))
+        found = other if more(other, found, alone) else found
     if found.parted and found.grouped:  # one reads the other, perhaps, and all channels go together
         other = _followed(network, inputs, replace(found.ways, groups=True))
         found = other if more(other, found, alone) else found

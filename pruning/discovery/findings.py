@@ -36,12 +36,15 @@ class Ways:
             each; else as many as that reads, one of each head together.
         groups: Whether the groups of every convolution go as a whole; else those do of which there are more, groups or
             channels in each of them.
+        columns: Whether a matrix that is computed, and multiplied with neurons, goes with these, a column of it with
+            each (weights that another network gives); else its rows are heads, and what these share stays.
     """
 
     matrices: bool = True
     turned: bool = False
     heads: bool = False
     groups: bool = False
+    columns: bool = False
 
 
 @dataclass
@@ -78,6 +81,7 @@ class Propagation:
         crossed: Whether it made a difference how matrices are.
         clashed: And neurons that run across others.
         shared: Whether a weight reads neurons that lie in two dimensions.
+        laid: And rows of matrices that may be heads.
         grouped: Whether groups of convolutions of several channels go as a whole.
         parted: The kernels of those of which channels go, one of each group together, and how many groups they have.
         compared: What the network's code compares widths with that it reads of tensors.
@@ -111,6 +115,7 @@ class Propagation:
     crossed: bool = False
     clashed: bool = False
     shared: bool = False
+    laid: bool = False
     grouped: bool = False
     parted: dict[str, int] = field(default_factory=dict)
     compared: dict[tuple[Any, ...], None] = field(default_factory=dict)

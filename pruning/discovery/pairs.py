@@ -76,6 +76,9 @@ def _of_laid_heads(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]
     known = varies(left, -1) and varies(right, -2) and bool((left > 0).all() and (right > 0).all())
     if not known or varies(left, -2) == varies(right, -1):
         return None
+    call.into.laid = True
+    if call.into.ways.columns:
+        return None
     part, shared, dim = (left, right, -1) if varies(left, -2) else (right, left, -2)
     call.positions.freeze(shared, f"{call.place} {COMPUTED}")
     return _shared(call, part, shared, dim, shape)
@@ -99,9 +102,8 @@ def _of_matrices(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) 
     summed, outer = (varies(left, -1), varies(right, -2)), (varies(left, -2), varies(right, -1))
     if all(summed) and not any(outer):
         return _contracted(call, left, right, shape)
-    if summed[0] and outer[0] and not bool(right.any()):  # weights that are computed: a row of them is a neuron
-        call.positions.mix(left, -1, f"{call.place} {ALONE}")
-        return call.value(left.narrow(-1, 0, 1).expand(shape))
+    if (made := _of_computed(call, left, right, shape)) is not None:
+        return made
     what = COMPUTED if all(summed) else ALONE
     for part, within in zip((left, right), summed, strict=True):
         if within:
@@ -118,6 +120,22 @@ def _of_matrices(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) 
     if outer[1] and not summed[1]:
         return call.value(right.narrow(-2, 0, 1).expand(shape))
     return call.value(left.narrow(-1, 0, 1).expand(shape) if outer[0] and not summed[0] else nobody(shape))
+
+
+def _of_computed(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value | None:
+    """Follow neurons of weights that are computed, of which those of another layer run along both dimensions.
+
+    A column of them reads a neuron, and goes with it; where they read none, a row is one. None if there are none.
+    """
+    summed, outer = (varies(left, -1), varies(right, -2)), (varies(left, -2), varies(right, -1))
+    if all(summed) and outer[0] != outer[1]:
+        call.positions.link(*((left, left.narrow(-2, 0, 1)) if outer[0] else (right, right.narrow(-1, 0, 1))))
+        return _contracted(call, left, right, shape)
+    for part, other, dim in ((left, right, -1), (right, left, -2)):
+        if varies(part, -1) and varies(part, -2) and not bool(other.any()):
+            call.positions.mix(part, dim, f"{call.place} {ALONE}")
+            return call.value(part.narrow(dim, 0, 1).expand(shape))
+    return None
 
 
 def _as_one(call: Call, places: Tensor, dim: int) -> Tensor:

@@ -36,6 +36,28 @@ def by_example(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     return found.view(batch, out, *found.shape[2:])
 
 
+@kernels({"code": 6, "enter": 7})
+def given_by_another_network() -> Made:
+    def run(self: Any, inputs: Tensor, task: Tensor) -> Tensor:
+        code = self.code(task).relu()
+        weight, back = self.enter(code).view(-1, 7, 4), self.leave(code).view(-1, 2, 7)
+        hidden = torch.einsum("bhi,bti->bth", weight, inputs) + self.shift(code).unsqueeze(1)
+        return torch.bmm(back, hidden.sigmoid().mT)
+
+    sizes = {"code": (3, 6), "enter": (6, 28), "shift": (6, 7), "leave": (6, 14)}
+    return Network(run, **{name: nn.Linear(*size) for name, size in sizes.items()}), (floats(3, 5, 4), floats(3, 3))
+
+
+@kernels({"narrow": 5})
+def sums_of_which_one_is_padded() -> Made:
+    def run(self: Any, images: Tensor) -> Tensor:
+        weight = self.wide.weight + F.pad(self.narrow.weight, (1, 1, 1, 1))
+        return self.out(F.conv2d(images, weight, self.wide.bias + self.narrow.bias, padding=1).relu().mean((2, 3)))
+
+    parts = {"wide": nn.Conv2d(3, 5, 3), "narrow": nn.Conv2d(3, 5, 1), "out": nn.Linear(5, 2)}
+    return Network(run, **parts), (floats(2, 3, 4, 4),)
+
+
 @kernels({"enter": 5, "route": 3, "biases": 7}, {"route"})
 def mixed_of_experts_for_each_example() -> Made:
     def run(self: Any, inputs: Tensor) -> Tensor:
