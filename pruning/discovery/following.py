@@ -4,11 +4,10 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pruning.core.neurons import NeuronLayer, Slice
-from pruning.core.rebinding import keep_in_copies
+from pruning.discovery.held import hold
 from pruning.discovery.sizes import Sizing
 from pruning.discovery.states import Boundary, Edge, State
 from pruning.discovery.widths import READ
@@ -16,11 +15,11 @@ from pruning.discovery.widths import READ
 
 @dataclass(frozen=True)
 class Number:
-    """A number in a user's own module that is so many times the width of a layer.
+    """A number in a user's own module, or in its settings, that is so many times the width of a layer.
 
     Attributes:
         module: The module's path in the network.
-        attribute: Its name.
+        attribute: Its name, behind those that lead to it, as in `settings.model.width`.
         place: Where in it, if it is a tuple or list.
         layer: The layer's name.
         factor: What the width is multiplied by.
@@ -38,16 +37,7 @@ class Number:
 
     def set(self, network: nn.Module, widths: Mapping[str, int]) -> None:
         """Let the number be what it is for this width."""
-        module, number = network.get_submodule(self.module), self.factor * widths[self.layer]
-        keep_in_copies(module, self.attribute)
-        if self.place is None:
-            held = getattr(module, self.attribute)
-            setattr(module, self.attribute, torch.full_like(held, number) if isinstance(held, Tensor) else number)
-            return
-        numbers = list(getattr(module, self.attribute))
-        numbers[self.place] = number
-        kind = type(getattr(module, self.attribute))
-        setattr(module, self.attribute, kind(numbers))
+        hold(network.get_submodule(self.module), self.attribute, self.place, self.factor * widths[self.layer])
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pruning.core.neurons import NeuronLayer
 from pruning.discovery.discovered import HEADS, PREFIX
 from pruning.discovery.findings import Propagation
 from pruning.discovery.following import Kept, Number, Size
+from pruning.discovery.held import numbers_held
 
 _FOLLOWING = ("torch.nn.modules", "torch.nn.utils", "pruning.discovery")
 _SAYING = (nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.modules.conv._ConvNd)
@@ -30,21 +31,28 @@ def candidates(network: nn.Module, layer: NeuronLayer) -> Iterator[list[Number]]
 
     A number may if it is the width times the places that a neuron has in some parameter. Of those in the modules
     around the layer all are tried at first, then those of one name, of all names but one, and of two or three names (a
-    number of heads may also be that of a head's dimensions), then each alone; the proof decides.
+    number of heads may also be that of a head's dimensions), then each alone; the proof decides. What settings say is
+    tried last, beside the modules' own attributes.
     """
     pieces = (*layer.owned, *layer.read)
     factors = {1} | {piece.size for piece in pieces} | {piece.size * piece.blocks for piece in pieces}
-    known = [number for path, module in network.named_modules() for number in _numbers(path, module, layer, factors)]
     above = sorted(around(layer), key=len, reverse=True)
-    scopes = [[number for number in known if f"{number.module}.".startswith(f"{path}.") or not path] for path in above]
-    near = [number for number in known if number.module in above]
     tried: set[frozenset[Number]] = set()
-    alone = ([number] for number in (*near, *known))
-    for chosen in itertools.chain([near], _named(near), scopes, alone):
-        key = frozenset(chosen)
-        if chosen and key not in tried and len(tried) < ATTEMPTS:
-            tried.add(key)
-            yield list(chosen)
+    known: list[Number] = []
+    for most, settings in ((ATTEMPTS, False), (2 * ATTEMPTS, True)):
+        known += [
+            number
+            for path, module in network.named_modules()
+            for number in _numbers(path, module, layer, factors, settings=settings)
+        ]
+        scopes = [[n for n in known if f"{n.module}.".startswith(f"{path}.") or not path] for path in above]
+        near = [number for number in known if number.module in above]
+        alone = ([number] for number in (*near, *known))
+        for chosen in itertools.chain([near], _named(near, most=settings), scopes, alone):
+            key = frozenset(chosen)
+            if chosen and key not in tried and len(tried) < most:
+                tried.add(key)
+                yield list(chosen)
 
 
 def sized(
@@ -128,12 +136,16 @@ def around(layer: NeuronLayer) -> set[str]:
     return {above for path in paths for above in _above(path)}
 
 
-def _named(near: list[Number]) -> Iterator[list[Number]]:
-    """Yield the numbers of some names: of one, of all but one, of two, of three."""
-    names = list(dict.fromkeys((number.attribute, number.factor) for number in near))
-    for count in dict.fromkeys((1, len(names) - 1, 2, 3)):
+def _named(near: list[Number], *, most: bool) -> Iterator[list[Number]]:
+    """Yield the numbers of some names: of one, of all but one (the first if `most`), of two, of three.
+
+    In settings within settings those of one name are one.
+    """
+    known = [(number.attribute.rpartition(".")[2], number.factor) for number in near]
+    names = list(dict.fromkeys(known))
+    for count in dict.fromkeys((len(names) - 1, 1, 2, 3) if most else (1, len(names) - 1, 2, 3)):
         for chosen in itertools.combinations(names, count) if 0 < count < len(names) else ():
-            yield [number for number in near if (number.attribute, number.factor) in chosen]
+            yield [number for number, name in zip(near, known, strict=True) if name in chosen]
 
 
 def _above(path: str) -> list[str]:
@@ -141,21 +153,19 @@ def _above(path: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(len(parts) + 1)]
 
 
-def _numbers(path: str, module: nn.Module, layer: NeuronLayer, factors: set[int]) -> Iterator[Number]:
-    """Yield a module's own numbers that are the layer's width times one of these factors.
+def _numbers(
+    path: str, module: nn.Module, layer: NeuronLayer, factors: set[int], *, settings: bool
+) -> Iterator[Number]:
+    """Yield a module's own numbers, or those of its settings, that are the layer's width times one of these factors.
 
     Those of PyTorch's modules with parameters follow these already.
     """
     if next(module.parameters(recurse=False), None) is not None and type(module).__module__.startswith(_FOLLOWING):
         return
-    for name, value in vars(module).items():
-        values = enumerate(value) if isinstance(value, (tuple, list)) else [(None, value)]
-        for place, held in values:
-            number = int(held) if isinstance(held, Tensor) and not held.ndim and not held.is_floating_point() else held
-            if isinstance(number, int) and not isinstance(number, bool) and number > 1:
-                for factor in factors:
-                    if number == factor * layer.width:
-                        yield Number(path, name, place, layer.name, factor)
+    for attribute, place, number in numbers_held(module, settings=settings):
+        for factor in factors if number > 1 else ():
+            if number == factor * layer.width:
+                yield Number(path, attribute, place, layer.name, factor)
 
 
 def told_sizes(found: Propagation, layers: Sequence[NeuronLayer], owners: tuple[Tensor, Tensor]) -> Iterator[Size]:
