@@ -6,17 +6,21 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pruning.core.arguments import parameters_of
-from pruning.core.nested import tensors_in
+from pruning.core.devices import seeded
+from pruning.core.holding import holding
+from pruning.core.modes import evaluating, untouched
+from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import PrunableModule
 from pruning.core.words import described
-from pruning.data.batches import Pairs
+from pruning.data.batches import Pair, Pairs
 from pruning.discovery import discover
 from pruning.discovery.discovered import Discovered
 from pruning.discovery.feeding import NAMES
+from pruning.discovery.running import copied
 from pruning.models.adapted import Adapted
 from pruning.models.adapting import adapt
 from pruning.models.base import Measurable
@@ -53,12 +57,40 @@ def measurable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:
         return network
     if not isinstance(network, nn.Module):
         raise TypeError(f"Expected a network, or what `pruning.discover` found in one, got {described(network)}.")
+    if callable(given.get("call")) and "split" not in given:
+        model = _of_views(network, data, loss, given)
+        if model is not None:
+            return model
     inputs = _known_inputs(network)
     if inputs is None:
         inputs = first_inputs(network, data, given.get("split"))
     elif callable(given.get("call")):
         inputs = called_inputs(network, data, given.get("split"), inputs, loss)
     return adapt(network, inputs, loss=loss, **given)
+
+
+def _of_views(network: nn.Module, data: Any, loss: Any, given: dict[str, Any]) -> Measurable | None:
+    """Return a model that is called with whole batches, where all their parts are views; None where they are not.
+
+    That is so where all parts are of one kind, and what a user's call makes of all of them the loss judges alone.
+    """
+    batch = next(iter(Pairs(data, lambda batch: (batch, None))), Pair(None, None)).inputs
+    parts = list(batch) if isinstance(batch, list | tuple) and not hasattr(batch, "_fields") else []
+    kinds = {(part.dtype, part.shape) if isinstance(part, Tensor) else None for part in parts}
+    if loss is None or len(parts) < 2 or len(kinds) > 1 or None in kinds:
+        return None
+    own, whole = own_module(network), (lambda batch: (tuple(batch), None))
+    twin = copied(own).eval()
+    try:
+        with seeded(twin, 0), torch.no_grad():
+            given["call"](twin, mapped(Tensor.clone, tuple(batch)), None)
+        model = adapt(network, tuple(batch), loss=loss, **given, split=whole)
+        pair = model.pair_of(batch)
+        with evaluating(model), untouched(model), holding(model), torch.no_grad():
+            model.judged(model.predicted(pair.inputs)[0], pair.targets)
+    except Exception:  # whatever a user's code raises that is given all, or no targets
+        return None
+    return model
 
 
 def prunable(network: Any, data: Any, loss: Any, **how: Any) -> Measurable:

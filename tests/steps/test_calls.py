@@ -65,6 +65,27 @@ def learned(network, inputs, state):  # noqa: ARG001 - likewise
         return F.cross_entropy(torch.func.functional_call(network, moved, (x,)), y), None
 
 
+def contrast(one, other):
+    return F.cross_entropy(F.normalize(one, dim=1) @ F.normalize(other, dim=1).T, torch.arange(len(one)))
+
+
+def test_a_call_that_reads_all_views_of_a_batch_is_given_all_of_them():
+    views = [(torch.randn(5, 4), torch.randn(5, 4)) for _ in range(2)]
+    network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    how = {"call": lambda own, given, _: ((own(given[0]), own(given[1])), None), "signals": ["surgeon"]}
+    found = pruning.importance(network, views, contrast, **how)
+    said = pruning.importance(network, views, contrast, split=lambda batch: (tuple(batch), None), **how)
+    assert found.table.equals(said.table)
+
+
+def test_what_stands_beside_inputs_of_its_kind_is_a_target_where_a_call_cannot_read_both():
+    pairs = [(torch.randn(5, 4), torch.randn(5, 4)) for _ in range(2)]
+    network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))
+    how = {"signals": ["surgeon"]}
+    found = pruning.importance(network, pairs, nn.MSELoss(), call=lambda own, x, _: (own(x), None), **how)
+    assert found.table.equals(pruning.importance(network, pairs, nn.MSELoss(), **how).table)
+
+
 CALLS = {
     "training_step": (lambda network, batch, _: (network.training_step(batch, 0), None), lambda loss, _: loss),
     "adversarial": (adversarial, nn.CrossEntropyLoss()),
