@@ -24,7 +24,7 @@ DEEP = 5
 """So deep settings may lie in others."""
 _EVERY = {*vars(nn.Module())}
 """What every module has."""
-_OTHER = (Tensor, nn.Module, type, ModuleType, FunctionType, MethodType)
+_OTHER = (Tensor, nn.Module, type, ModuleType, FunctionType)
 """What is no settings, whatever it holds."""
 
 
@@ -74,6 +74,8 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
     """Return what settings hold by name; nothing of what is none."""
     if type(value) in PLAIN or isinstance(value, _OTHER):
         return []
+    if isinstance(value, MethodType):  # of an object that the network keeps by what it does
+        return [("__self__", value.__self__)]
     if isinstance(value, Mapping):
         try:
             held = dict(value) if len(value) <= MOST else {}
@@ -111,6 +113,8 @@ def _with(held: Any, path: list[str], number: int) -> Any:
         parts = [*held]
         parts[int(name)] = _with(parts[int(name)], rest, number)
         return held._make(parts) if hasattr(held, "_make") else type(held)(parts)
+    if isinstance(held, MethodType):
+        return MethodType(held.__func__, _with(held.__self__, rest, number))
     found = copy.copy(held)
     if isinstance(held, Mapping):
         found[name] = _with(held[name], rest, number)

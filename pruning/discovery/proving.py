@@ -134,7 +134,7 @@ class Prover:
                 self.outputs(_caching(copied(smaller, sharing=True), self.cached), Still())
             found, _ = self.outputs(smaller, mode := self.still(), once=True)
         except Exception as error:  # whatever a user's code raises at other widths
-            what = str(error).strip().partition(chr(10))[0]
+            what = str(error).strip().partition(chr(10))[0] or type(error).__name__
             return f"{COUNTS}{line_of(error)}: {what}", lean
         del smaller
         if mode.lone and mode.lone > self.whole[1]:

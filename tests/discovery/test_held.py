@@ -66,6 +66,29 @@ class Cell(nn.Module):
         return torch.stack(found, 1)
 
 
+class Change:
+    """What moves a state: no module, but it knows its width."""
+
+    def __init__(self, layer: nn.Module, hidden: int) -> None:
+        self.layer, self.hidden = layer, hidden
+
+    def of(self, state: Tensor) -> Tensor:
+        assert state.shape[1] == self.hidden
+        return torch.tanh(self.layer(state))
+
+
+def test_a_number_of_an_object_whose_method_the_network_keeps_follows():
+    network = nn.Sequential(nn.Linear(3, 6), nn.Identity(), nn.Linear(6, 2)).double()
+    network[1].layer = nn.Linear(6, 6).double()
+    network[1].change, inputs = Change(network[1].layer, 6).of, floats(2, 3)
+    network[1].forward = types.MethodType(lambda self, state: state + self.change(state), network[1])
+    found = pruning.discover(network, inputs)
+    (layer,) = found.layers()
+    keep = {layer.name: torch.tensor([4, 1])}
+    torch.testing.assert_close(select(found, keep)(inputs), mask(found, keep)(inputs), rtol=1e-10, atol=1e-10)
+    assert network[1].change.__self__.hidden == 6
+
+
 def network(settings: Any) -> nn.Module:
     return nn.Sequential(Cell(3, settings), Cell(6, settings), nn.Linear(6, 2))
 
