@@ -6,6 +6,14 @@ from torch import Tensor, nn
 from pruning.core.neurons import named_tensors
 
 
+def not_finite(model: nn.Module) -> str:
+    """Return what of the weights that learn is no finite number, in words; empty if all is."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not parameter.is_meta and (places := ~parameter.isfinite()).any():
+            return f"{int(places.sum())} of the {places.numel()} numbers in {name}"
+    return ""
+
+
 def expect_finite(model: nn.Module) -> None:
     """Refuse a model that holds numbers that are none, for most of what is measured of it would hide them.
 

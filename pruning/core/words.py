@@ -33,11 +33,12 @@ def described(value: Any) -> str:
         return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
     if (parts := parts_of(value)) is None:
         return kind
+    named = f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind}"
     each = [(name, described(part)) for name, part in islice(parts.items(), SHOWN)]
     more = ["…"] if len(parts) > SHOWN else []
     if isinstance(value, list | tuple):
-        return f"a {kind} of {' and '.join([part for _, part in each] + more)}" if each else f"an empty {kind}"
-    return f"a {kind} of {', '.join([f'{name}: {part}' for name, part in each] + more)}" if each else f"an empty {kind}"
+        return f"{named} of {' and '.join([part for _, part in each] + more)}" if each else f"an empty {kind}"
+    return f"{named} of {', '.join([f'{name}: {part}' for name, part in each] + more)}" if each else f"an empty {kind}"
 
 
 def table_of(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

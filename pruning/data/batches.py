@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pruning.core.devices import expect_seed
 from pruning.core.nested import parts_of, tensors_in
@@ -219,6 +219,7 @@ class Pairs:
                 "which ends after once; give `list(…)` of it."
             )
         _expect_no_batch(batches)
+        _expect_some_left(batches)
         self.batches, self.split, self.most, self.seed = batches, split, most, seed
         self._length: int | None = None
 
@@ -244,6 +245,16 @@ class Pairs:
             batches = iter(self.batches)
             first = list(islice(batches, 1))
         return chain(first, batches)
+
+
+def _expect_some_left(batches: Any) -> None:
+    """Refuse a `DataLoader` that leaves out all examples, since they are fewer than one batch has."""
+    loader = isinstance(batches, DataLoader) and batches.drop_last and not isinstance(batches.dataset, IterableDataset)
+    if loader and not len(batches) and (examples := len(batches.dataset)):
+        raise ValueError(
+            f"Expected at least one batch, got a DataLoader that drops the last one and has {examples} examples in "
+            f"batches of {batches.batch_size}; lower batch_size, or leave out drop_last."
+        )
 
 
 def _expect_no_batch(batches: Any) -> None:

@@ -29,6 +29,7 @@ from torch.utils import _pytree as pytree
 from pruning.core.arguments import given_as
 from pruning.core.devices import drawing
 from pruning.core.faults import said
+from pruning.core.finite import not_finite
 from pruning.core.hearing import front_door
 from pruning.core.nested import tensors_in
 from pruning.core.words import described
@@ -45,6 +46,7 @@ from pruning.discovery.origins import Origin
 from pruning.discovery.preparing import (
     bounded,
     expect_listed,
+    expect_numbers,
     forgetful,
     narrow,
     persist,
@@ -120,6 +122,7 @@ def discover(
     if not isinstance(also, list | tuple) or hasattr(also, "_fields"):
         raise TypeError(f"Expected further example inputs in a list, also=[...], got {described(also)}.")
     inputs: Inputs = tuple(_call(model, each) for each in (example_inputs, *also))
+    expect_numbers(model, inputs)
     network, folded = simplified(model)
     computed = computed_in(network, inputs)
     folded |= {f"{path}.weight": f"{type(network.get_submodule(path)).__name__}, in each call" for path in computed}
@@ -155,6 +158,8 @@ def discover(
     network = copied(network)  # what it shared with the user's model becomes its own
     for name, module in network.named_modules():
         module.training = modes.get(name, module.training)
+    if refuted and (broken := not_finite(network)):
+        refuted = dict.fromkeys(refuted, f"{broken} are NaN or infinite, so that nothing tells what it computes")
     reasons = reasons_of(structure, refuted, model.layers(), Discovered(network, [], {}), PREFIX)
     plans = {path: one.plan() for path, one in computed.items()}
     layers, named = tuple(model.layers()), {name: names[name] for name in shapes}
@@ -168,7 +173,9 @@ def _call(model: nn.Module, example_inputs: Any) -> Arguments:
     """Return example inputs as what the model is called with."""
     if not isinstance(example_inputs, tuple | Mapping) and next(tensors_in(example_inputs), None) is None:
         advice = "an object that holds its tensors in another way is given in a tuple"
-        advice = "give torch.as_tensor(…) of it" if hasattr(example_inputs, "__array__") else advice
+        numbers = all(isinstance(part, int | float) for part in pytree.tree_leaves(example_inputs))
+        counted = hasattr(example_inputs, "__array__") or (isinstance(example_inputs, list) and numbers)
+        advice = "give torch.as_tensor(…) of it" if counted else advice
         raise TypeError(f"Expected inputs with a tensor in them, got {described(example_inputs)}; {advice}.")
     arguments = given_as(model, example_inputs)
     if isinstance(arguments, dict):
@@ -261,7 +268,8 @@ def _compare(model: nn.Module, network: nn.Module, inputs: Inputs, computed: Seq
         expected = _outputs(given, inputs)
     except Exception as error:  # whatever a user's code raises
         if not _runs(copied(model).eval(), inputs):
-            raise ValueError(f"Expected a model that runs on the example inputs, got {said(error)}.") from error
+            advice = _without_targets(inputs)
+            raise ValueError(f"Expected a model that runs on the example inputs, got {said(error)}{advice}.") from error
         for one in (given, network):
             setattr(one, DIFFERENTIATING, True)
         expected = _outputs(given, inputs)
@@ -282,6 +290,12 @@ def _compare(model: nn.Module, network: nn.Module, inputs: Inputs, computed: Seq
         raise ValueError(
             f"Expected {what}, got outputs that are {apart:.1e} apart; ask for its class by `isinstance` alone."
         )
+
+
+def _without_targets(inputs: Inputs) -> str:
+    """Return what to do where one argument is a tuple or list, as a batch is that still has its targets."""
+    held = next((args[0] for args, _ in inputs if len(args) == 1 and type(args[0]) in (tuple, list)), None)
+    return "" if held is None else f"; of {described(held)} give the inputs alone, without targets, if it is a batch"
 
 
 def _outputs(network: nn.Module, inputs: Inputs) -> list[Tensor]:

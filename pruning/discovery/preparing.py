@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.prune import BasePruningMethod
 
+from pruning.core.nested import tensors_in
 from pruning.core.neurons import NeuronLayer
 from pruning.core.rebinding import put, rebind
 from pruning.discovery.attention import Attention, is_attention
@@ -45,6 +46,25 @@ def expect_listed(model: nn.Module) -> None:
                     f"Expected a network whose modules list their parts as PyTorch's do, got {type(module).__name__} "
                     f"with a {name}() of its own; give it with PyTorch's, as Rockpool's modules have after to_torch()."
                 )
+
+
+def expect_numbers(model: nn.Module, inputs: Iterable[Any]) -> None:
+    """Refuse weights and inputs that are shapes alone, and inputs with no example in them: nothing is seen by them.
+
+    Raises:
+        ValueError: It says what to do.
+    """
+    tensors = [*tensors_in(list(inputs))]
+    shapes = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if shapes:
+        raise ValueError(
+            f"Expected weights, got {shapes[0]} on the device meta, which holds none; load them first, as by "
+            "`network.to_empty(device='cpu')` and `load_state_dict`."
+        )
+    if any(tensor.is_meta for tensor in tensors):
+        raise ValueError("Expected inputs with numbers in them, got those of the device meta; give them on another.")
+    if tensors and not any(tensor.numel() for tensor in tensors):
+        raise ValueError(f"Expected inputs with at least one example, got a tensor {tuple(tensors[0].shape)}.")
 
 
 def simplified(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:

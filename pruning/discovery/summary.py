@@ -22,6 +22,7 @@ ADVICE: dict[str, str] = {
     "of its neurons is left": _DECIDED_ONCE,
     "of its neurons are left": _DECIDED_ONCE,
     "own code counts on its width": "let the code read sizes from a module's number or a tensor's shape, not as halves",
+    "are NaN or infinite": "train the network anew at a lower learning rate, or load earlier weights",
     "computes something else than where nobody reads them": "look for a width, an order or a scale in the code",
     "topk mixes all of it": "of a router, whole experts can go with their rows: see `found.experts()`",
     "takes all of it together": "let the code read the width from a module's number or a tensor's shape",

@@ -30,8 +30,8 @@ EMPIRICAL = "empirical"
 
 
 UNMOVED = (
-    "the derivative of the loss by what its readers read is 0 everywhere, as where a torch.autograd.Function runs them "
-    "without recording it (an adjoint)"
+    "the derivative of the loss by what its readers read is 0 everywhere, as where outputs are so large that the loss "
+    "is flat, or a torch.autograd.Function runs them without recording it (an adjoint)"
 )
 """Why a layer is left out, any order of whose neurons would be as good."""
 

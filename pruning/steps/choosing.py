@@ -43,6 +43,8 @@ def measured_by(
     first = next(iter(pairs), None)
     if first is None:
         raise ValueError("Expected at least one batch, got none.")
+    if any(tensor.is_meta for tensor in tensors_in(tuple(first))):
+        raise ValueError("Expected batches with numbers in them, got those of the device meta, which holds none.")
     unjudged = isinstance(model.objective(first[1]), Unjudged)
     if not unjudged and (not isinstance(first[1], Unlabelled) or _judges_alone(model, first)):
         _expect_loss(model, first, followed=not LEARNING.isdisjoint(wanted))

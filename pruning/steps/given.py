@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -149,9 +150,22 @@ def read_once(data: Any, most: int, seed: int) -> Any:
 
     So is a `DataLoader` with workers, which would start them anew at every reading, in the order that each reading has
     by the seed; one whose batches take more than `KEPT` bytes stays as it is.
+
+    Raises:
+        TypeError: If `most` is no whole number.
+        ValueError: If it is below 1, or what ends after once has ended.
     """
+    if not isinstance(most, Integral) or isinstance(most, bool):
+        raise TypeError(f"Expected a whole number of batches, such as 50, got {most!r}.")
+    if most < 1:
+        raise ValueError(f"Expected at least 1 batch to be asked for, got batches={most}.")
     if isinstance(data, Iterator):
-        return list(islice(data, most))
+        if not (kept := list(islice(data, most))):
+            raise ValueError(
+                f"Expected at least one batch, got a {type(data).__name__} that has ended or gives none; give "
+                "`list(…)` of it, which can be read again."
+            )
+        return kept
     if not isinstance(data, DataLoader) or not data.num_workers:
         return data
     batches, taken = [], 0

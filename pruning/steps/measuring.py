@@ -14,6 +14,7 @@ from torch import nn
 
 from pruning.core.avoiding import avoided_in
 from pruning.core.devices import expect_seed, seeded
+from pruning.core.finite import expect_finite
 from pruning.core.hearing import front_door
 from pruning.core.modes import NOT_FINITE, ONCE, once_alone
 from pruning.core.neurons import Keep
@@ -326,10 +327,9 @@ def importance(
         model = prunable(found, data, loss, call=call, split=split, example_dim=example_dim)
         pairs = limited(model, data, batches, seed)
         if not model.layers():
-            raise ValueError(
-                "Expected a network with a layer that can be pruned, got none; "
-                "print(pruning.discover(network, inputs)) tells why."
-            )
+            expect_finite(model)
+            advice = "print(pruning.discover(network, inputs)) tells why"
+            raise ValueError(f"Expected a network with a layer that can be pruned, got none; {advice}.")
         judged = pairs if labelled is None else limited(model, labelled, batches, seed)
         names, left_out = measured_by(model, pairs, signals, by)
     tables: dict[str, pd.DataFrame] = {}
@@ -389,7 +389,8 @@ def _expect_shares(keep: Any) -> None:
                 "pruning.select takes kept neurons by their numbers."
             )
         if not 0 < float(share) <= 1:
-            raise ValueError(f"Expected a share{of} to keep in (0, 1], got {share}.")
+            advice = f"; {share}% is {share / 100:g}" if 1 < float(share) <= 100 else ""
+            raise ValueError(f"Expected a share{of} to keep in (0, 1], got {share}{advice}.")
 
 
 def _is_keep(keep: Any) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import pruning
 
@@ -73,6 +74,17 @@ THINNING = pruning.Thinning(
 
 def measured(data: Any = BATCHES, loss: Any = LOSS, **how: Any) -> Any:
     return pruning.importance(FOUND, data, loss, **{"signals": ["weights", "gradients"], **how})
+
+
+def diverged() -> nn.Module:
+    one = network()
+    with torch.no_grad():
+        one[0].weight[0, 0] = math.inf  # type: ignore[index]
+    return one
+
+
+def measured_of(one: nn.Module) -> Any:
+    return pruning.importance(pruning.discover(one, X), BATCHES, LOSS, signals=["weights"])
 
 
 def pruned(keep: Any = 0.5, **how: Any) -> Any:
@@ -217,6 +229,48 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         "Expected a share of layer '0' to keep, such as 0.5, or shares by layer, got a tensor (2,) of int64;",
     ),
+    "example inputs without an example": (
+        lambda: pruning.discover(network(), X[:0]),
+        ValueError,
+        "Expected inputs with at least one example, got a tensor (0, 4).",
+    ),
+    "a batch with its targets as inputs": (
+        lambda: pruning.discover(network(), [X, CLASSES]),
+        ValueError,
+        "give the inputs alone, without targets, if it is a batch.",
+    ),
+    "a network without numbers": (
+        lambda: pruning.discover(network().to("meta"), X),
+        ValueError,
+        "Expected weights, got 0.weight on the device meta, which holds none; load them first",
+    ),
+    "batches without numbers": (
+        lambda: measured([(X.to("meta"), CLASSES.to("meta"))]),
+        ValueError,
+        "Expected batches with numbers in them, got those of the device meta, which holds none.",
+    ),
+    "infinite weights": (lambda: measured_of(diverged()), FloatingPointError, "Expected finite weights, got 1 of 32"),
+    "half a batch": (
+        lambda: measured(batches=2.5),
+        TypeError,
+        "Expected a whole number of batches, such as 50, got 2.5.",
+    ),
+    "no batch asked for": (
+        lambda: measured(batches=0),
+        ValueError,
+        "Expected at least 1 batch to be asked for, got batches=0.",
+    ),
+    "a generator that has ended": (
+        lambda: pruned(data=iter(())),
+        ValueError,
+        "Expected at least one batch, got a tuple_iterator that has ended or gives none; give `list(…)` of it",
+    ),
+    "a loader that drops all": (
+        lambda: measured(DataLoader(TensorDataset(X, CLASSES), 64, drop_last=True)),
+        ValueError,
+        "got a DataLoader that drops the last one and has 32 examples in batches of 64; lower batch_size, or",
+    ),
+    "to keep percents": (lambda: pruned(50), ValueError, "Expected a share to keep in (0, 1], got 50; 50% is 0.5."),
     "to repair on what is no number": (
         lambda: pruned(data=NOT_NUMBERS),
         FloatingPointError,
@@ -404,6 +458,11 @@ def test_what_cannot_be_is_refused_in_a_sentence(what: str) -> None:
     with pytest.raises(kind, match=re.escape(sentence)) as refusal:
         ask()
     assert "\n" not in str(refusal.value)
+
+
+def test_layers_with_weights_that_are_no_numbers_say_so() -> None:
+    reasons = pruning.discover(diverged(), X).unprunable
+    assert reasons["0"] == "1 of the 32 numbers in 0.weight are NaN or infinite, so that nothing tells what it computes"
 
 
 def test_an_unknown_importance_is_refused_before_any_work() -> None:
