@@ -358,28 +358,34 @@ def dense(trained: LanguageModel) -> LanguageModel:
     return trained
 
 
+@pytest.fixture(scope="module")
+def few() -> Windows:
+    """Seven windows, the last of them shorter and partly padded: a pretended device takes ten times as long."""
+    return Windows(text(150), first=0, batch=4, bptt=6)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", CASES)
 def test_a_public_function_gives_on_another_device_what_it_gives_on_the_cpu(
-    name: str, device: tuple[str, Any], dense: LanguageModel, windows: Windows
+    name: str, device: tuple[str, Any], dense: LanguageModel, few: Windows
 ) -> None:
-    expected = CASES[name](copy.deepcopy(dense), windows)
+    expected = CASES[name](copy.deepcopy(dense), few)
     where, there = device
     with there():
-        found = CASES[name](copy.deepcopy(dense).to(where), windows)
+        found = CASES[name](copy.deepcopy(dense).to(where), few)
     far = {column: error for column, error in apart(found, expected).items() if error > 1e-6}
     assert not far
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_public_function_runs_on_a_device_without_float64(
-    name: str, dense: LanguageModel, windows: Windows, monkeypatch: pytest.MonkeyPatch
+    name: str, dense: LanguageModel, few: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (losses, statistics):
         monkeypatch.setattr(module, "finest", lambda _: torch.float32)
-    expected = CASES[name](copy.deepcopy(dense).float(), windows)
+    expected = CASES[name](copy.deepcopy(dense).float(), few)
     with pretending(float64=False):
-        found = CASES[name](copy.deepcopy(dense).float().to(DEVICE), windows)
+        found = CASES[name](copy.deepcopy(dense).float().to(DEVICE), few)
     far = {column: error for column, error in apart(found, expected).items() if error > 1e-2}
     assert not far
 
@@ -394,11 +400,11 @@ def alike(*size: int, dtype: torch.dtype | None = None, **more: Any) -> Tensor:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_public_function_gives_in_float32_what_it_gives_in_float64(
-    name: str, dense: LanguageModel, windows: Windows, monkeypatch: pytest.MonkeyPatch
+    name: str, dense: LanguageModel, few: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "rand", alike)
-    expected = CASES[name](copy.deepcopy(dense), windows)
-    found = CASES[name](copy.deepcopy(dense).float(), windows)
+    expected = CASES[name](copy.deepcopy(dense), few)
+    found = CASES[name](copy.deepcopy(dense).float(), few)
     far = {column: error for column, error in apart(found, expected).items() if error > 1e-3}
     assert not far
 
@@ -436,23 +442,23 @@ def test_models_side_by_side_are_those_one_by_one_on_another_device(family: str,
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_removal_curves_are_the_cpus(device: tuple[str, Any], dense: LanguageModel, windows: Windows) -> None:
+def test_removal_curves_are_the_cpus(device: tuple[str, Any], dense: LanguageModel, few: Windows) -> None:
     where, there = device
     scores = pd.DataFrame(
         [(layer.name, n, float(n)) for layer in dense.layers() for n in range(layer.width)],
         columns=["layer", "neuron", "score"],
     )
     settings: dict[str, Any] = {"by": "score", "shares": [0.3, 0.6]}
-    expected = columns(removal_curves(dense, windows, scores, **settings))
+    expected = columns(removal_curves(dense, few, scores, **settings))
     with there():
-        found = columns(removal_curves(copy.deepcopy(dense).to(where), windows, scores, **settings))
+        found = columns(removal_curves(copy.deepcopy(dense).to(where), few, scores, **settings))
     assert max(apart(found, expected).values()) < 1e-6
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("how", ["train", "prune_gradually"])
 def test_training_that_is_resumed_from_what_a_file_holds_ends_as_if_never_interrupted(
-    how: str, device: tuple[str, Any], windows: Windows
+    how: str, device: tuple[str, Any], few: Windows
 ) -> None:
     where, there = device
     thinning = Thinning(retain=0.5, floor=2, schedule=Schedule(begin=0, end=1, every=3), momentum=0.5, penalty=0.0)
@@ -461,7 +467,7 @@ def test_training_that_is_resumed_from_what_a_file_holds_ends_as_if_never_interr
     def states(resume: Trained | None = None) -> Iterator[Trained]:
         model = tiny(dtype=torch.float32, dropout=0.2).to(where)
         settings = {"recipe": recipe(epochs=2, portion=0.4), "seed": 1, "resume": resume, **more}
-        return getattr(pruning, how)(model, windows, windows, **settings)  # type: ignore[no-any-return]
+        return getattr(pruning, how)(model, few, few, **settings)  # type: ignore[no-any-return]
 
     with there():
         *_, whole = states()
