@@ -58,29 +58,32 @@ def test_a_hopeless_loss_still_has_a_perplexity():
     assert math.isfinite(Loss(total=1e6, tokens=1).perplexity)
 
 
-def test_latencies_are_positive_and_models_take_turns_of_two_steps():
-    turns, models = [], {"small": tiny(widths=(5,)), "large": tiny()}
+def test_latencies_are_positive_and_models_take_turns_of_runs_of_steps():
+    steps, models = [], {"small": tiny(widths=(5,)), "large": tiny()}
     for name, model in models.items():
-        model.register_forward_pre_hook(lambda _m, inputs, name=name: turns.append((name, inputs[0].shape)))
+        model.register_forward_pre_hook(lambda _m, inputs, name=name: steps.append((name, inputs[0].shape)))
     found = latencies(models, batch=3, repeats=20)
-    assert turns[::2] == turns[1::2], "a model takes both steps of its turn at once"
-    rounds = [sorted(turns[start : start + 4 : 2]) for start in range(0, 88, 4)]
-    assert rounds == [[("large", (1, 3)), ("small", (1, 3))]] * 22
-    assert len({name for name, _ in turns[::4]}) == 2, "one model always came first"
+    turns = steps[:: latency.RUN]
+    assert steps == [turn for turn in turns for _ in range(latency.RUN)], "a model takes all steps of its turn at once"
+    assert [sorted(turns[start : start + 2]) for start in range(0, 44, 2)] == [
+        [("large", (1, 3)), ("small", (1, 3))]
+    ] * 22
+    assert len({name for name, _ in turns[::2]}) == 2, "one model always came first"
     for taken in found.values():
         assert taken.seconds > 0
         assert taken.spread >= 0
         assert taken.repeats == 20
 
 
-def test_a_speed_up_is_the_ratio_of_second_steps_and_its_error_how_much_blocks_differ(monkeypatch):
+def test_a_speed_up_is_the_ratio_of_last_steps_and_its_error_how_much_blocks_differ(monkeypatch):
     seconds = {"dense": iter([1.0, 2.0, 4.0, 3.0, 6.0, 12.0]), "small": iter([1.0, 1.0, 1.0, 1.0, 2.0, 3.0])}
 
     def timed(model, batch, state, clock):
-        """Return 100 s for the first steps of turns and for the turn that each block warms up by."""
+        """Return 100 s for all but the last steps of turns and for the turn that each block warms up by."""
         assert (batch, clock) == (2, time.perf_counter)
         steps = 0 if state is None else state
-        return (next(seconds[model.name]) if steps >= 2 and steps % 2 else 100.0), steps + 1
+        last = steps >= latency.RUN and steps % latency.RUN == latency.RUN - 1
+        return (next(seconds[model.name]) if last else 100.0), steps + 1
 
     monkeypatch.setattr(latency, "BLOCKS", 2)
     monkeypatch.setattr(latency, "_timed_step", timed)
