@@ -12,6 +12,7 @@ FLAT = 8
 """Outputs for each input from which on a linear layer's matrix is read by columns: then few rows take half the time."""
 State: TypeAlias = tuple[Tensor, ...]
 Module = TypeVar("Module", bound=nn.Module)
+_TYPES = (torch.float32, torch.float64)
 _CELLS = {
     "LSTM": torch.lstm_cell,
     "GRU": torch.gru_cell,
@@ -44,7 +45,7 @@ def one_step(layer: nn.RNNBase, inputs: Tensor, state: State | None) -> tuple[Te
         many of them, gradients, other devices and half precision, states that are projected, two directions, whoever
         watches the layer by hooks or counts operations, and whatever captures a graph, which is to serve sequences too.
     """
-    if _watched(layer) or type(layer) not in _STEPPING:
+    if not (type(layer) in _STEPPING or isinstance(layer, _Stepping)) or _watched(layer):
         return None
     return _by_cells(layer, inputs, state)
 
@@ -83,39 +84,39 @@ def _by_cells(layer: nn.RNNBase, inputs: Tensor, state: State | None) -> tuple[T
     if not _is_short(layer, inputs) or layer.bidirectional or layer.proj_size or (layer.training and layer.dropout):
         return None
     cell: Any = _CELLS[layer.mode]
-    step = inputs.squeeze(1 if layer.batch_first else 0)
+    along = 1 if layer.batch_first else 0
+    step, weights = inputs.squeeze(along), layer._flat_weights
+    each = len(weights) // layer.num_layers
+    if state is None:
+        zeros = step.new_zeros(layer.num_layers, len(step), layer.hidden_size)
+        state = (zeros, zeros) if layer.mode == "LSTM" else (zeros,)
     carried: list[State] = []
     for index in range(layer.num_layers):
-        if state is None:
-            zeros = step.new_zeros(len(step), layer.hidden_size)
-            before: Any = (zeros, zeros) if layer.mode == "LSTM" else zeros
-        else:
-            before = tuple(part[index] for part in state) if len(state) > 1 else state[0][index]
-        after = cell(step, before, *layer.all_weights[index])
+        before = (state[0][index], state[1][index]) if len(state) == 2 else state[0][index]
+        after = cell(step, before, *weights[index * each : (index + 1) * each])
         carried.append(after if isinstance(after, tuple) else (after,))
         step = carried[-1][0]
-    states = tuple(
-        parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts) for parts in zip(*carried, strict=True)
-    )
-    return step.unsqueeze(1 if layer.batch_first else 0), states
+    if len(carried) == 1:
+        return step.unsqueeze(along), tuple([part.unsqueeze(0) for part in carried[0]])
+    return step.unsqueeze(along), tuple(map(torch.stack, zip(*carried, strict=True)))
 
 
 def _is_short(layer: nn.RNNBase, inputs: Tensor) -> bool:
     """Return whether the inputs are a single step of few sequences on a processor, and only numbers are asked for.
 
-    What captures a graph is asked about first: to it, a look at a shape is a promise about all shapes. A mode that
-    counts operations would count others where hooks watch the layer.
+    What captures a graph is asked about before any shape: to it, a look at a shape is a promise about all shapes. A
+    mode that counts operations would count others where hooks watch the layer. What most calls fail by comes first.
     """
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
     mode = _get_current_dispatch_mode()
-    return (
-        not (torch._C._is_tracing() or torch.compiler.is_compiling() or getattr(mode, "counts", False))
-        and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
-        and inputs.device.type == "cpu"
-        and inputs.dtype in (torch.float32, torch.float64)
-        and inputs.ndim == 3
-        and inputs.shape[1 if layer.batch_first else 0] == 1
-        and 0 < inputs.shape[0 if layer.batch_first else 1] <= MOST
-    )
+    if torch._C._is_tracing() or torch.compiler.is_compiling() or getattr(mode, "counts", False):
+        return False
+    if not inputs.is_cpu or inputs.dtype not in _TYPES or inputs.ndim != 3:
+        return False
+    first, second, _ = inputs.shape
+    steps, sequences = (second, first) if layer.batch_first else (first, second)
+    return steps == 1 and 0 < sequences <= MOST
 
 
 class _Stepping(nn.Module):
@@ -128,6 +129,7 @@ class _Stepping(nn.Module):
             state = (hx,) if isinstance(hx, Tensor) else hx
             if (stepped := _by_cells(layer, input, state)) is not None:
                 outputs, after = stepped
+                outputs = outputs.clone()  # what code writes into them, as `relu_` does, is not written into the state
                 return outputs, after if layer.mode == "LSTM" else after[0]
         given: tuple[Any, Any] = super().forward(input, hx)
         return given

@@ -107,17 +107,22 @@ class RecurrentLanguageModel(LanguageModel, Generic[Config]):
         The state holds the tensors of each layer of neurons, in the order of `layers()`.
         """
         hidden, carried = self.encoder(tokens), State()
-        for index in range(len(self.config.rows)):
+        for index, modules in enumerate(zip(*(getattr(self, cell.name) for cell in self.halves), strict=True)):
             read, outputs = self._drop(hidden), []
-            for cell in self.halves:
-                name = f"{cell.name}.{index}"
+            for cell, module in zip(self.halves, modules, strict=True):
                 before = None if state is None else state[len(carried)]
-                half, after = cell.run(self.get_submodule(name), read, before, (offsets or {}).get(name))
+                offset = offsets.get(f"{cell.name}.{index}") if offsets else None
+                half, after = cell.run(module, read, before, offset)
                 outputs.append(half)
                 carried.append(after)
             hidden = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
         hidden = self._drop(hidden)
         return (self.projection(hidden) if self.config.decoder == "projected" else hidden), carried
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.encoder.weight.device
 
     def decode(self, features: Tensor) -> Tensor:
         """Return the logits (…, V) that the decoder gives `features` (…, E or H)."""

@@ -133,6 +133,18 @@ def test_a_layer_that_steps_does_the_rest_as_pytorchs_own() -> None:
     assert quick.weight_hh_l0.grad is not None
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_code_writes_into_the_outputs_of_a_step_is_not_written_into_the_state(name: str) -> None:
+    torch.manual_seed(1)
+    layer = LAYERS[name]()
+    quick, inputs = stepping(copy.deepcopy(layer)), torch.ones(1, 1, 3)
+    with torch.no_grad():
+        for _ in range(2):
+            outputs, state = quick(inputs)
+            outputs.fill_(7.0)
+            torch.testing.assert_close(state, layer(inputs)[1])
+
+
 def test_a_deployed_decoder_lies_by_columns_and_is_in_all_else_what_it_was(tmp_path: Path) -> None:
     sizes = {"vocabulary": 90, "embedding": 6, "widths": [5], "dropout": 0.0}
     untied, tied = (pruning.build("lstm", decoder=decoder, **sizes) for decoder in ("untied", "projected"))
