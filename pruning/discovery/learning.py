@@ -18,9 +18,10 @@ def trained_too(
 ) -> None:
     """Let parameters that only training reads, or writes into, go with the neurons that they belong to then.
 
-    The network runs once more, as it does while it is trained, if some of its parameters took no part in the first run,
-    or its code writes into them then (a teacher's follow the student's by momentum: as many of each may be left, and
-    others). Of what that run tells, only what such parameters hold of neurons that were found is taken over.
+    The network runs once more, as it does while it is trained, if some of its parameters, or of what it keeps (a mean
+    of what its neurons gave), took no part in the first run, or if its code writes into parameters then: a teacher's
+    follow the student's by momentum, as many of which may be left, and others. Of what that run tells, only what these
+    hold of neurons that were found is taken over.
 
     Args:
         network: It is left as it was.
@@ -31,7 +32,8 @@ def trained_too(
     """
     tensors = {prefix + name: tensor for name, tensor in kept_tensors(network).items()}
     changed = {prefix + name for name in _written(network, inputs, feeding)}
-    if not changed and all(prefix + name in found.met for name, _ in network.named_parameters()):
+    kept = [name for name, buffer in network.named_buffers() if buffer.numel() > 1 and buffer.is_floating_point()]
+    if not changed and all(prefix + name in found.met for name in (*dict(network.named_parameters()), *kept)):
         return
     more = None
     with contextlib.suppress(Exception):  # code that cannot be trained on these inputs says so when it is

@@ -106,6 +106,26 @@ def test_a_network_that_cannot_run_on_the_example_while_it_is_trained_has_the_ne
     assert [layer.name for layer in model.layers()] == ["enter"]
 
 
+def test_what_a_network_keeps_of_its_neurons_while_it_is_trained_is_cut_with_them():
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.out = nn.Linear(4, 7), nn.Linear(7, 2)
+            self.register_buffer("rate", torch.zeros(7))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            hidden = self.enter(inputs).relu()
+            if self.training:
+                self.rate.lerp_(hidden.detach().mean(0), 0.5)
+            return self.out(hidden)
+
+    found = pruning.discover(Counting(), torch.randn(5, 4))
+    kept = torch.tensor([6, 1, 3])
+    smaller, whole = select(found, {"enter": kept}).train(), copy.deepcopy(found).train()
+    smaller(torch.ones(5, 4)), whole(torch.ones(5, 4))
+    torch.testing.assert_close(smaller.network.rate, whole.network.rate[kept])
+
+
 def test_a_teacher_that_follows_by_momentum_while_it_is_trained_keeps_the_neurons_that_its_student_keeps():
     def run(self: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
