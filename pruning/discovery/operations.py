@@ -18,6 +18,7 @@ from pruning.discovery.propagation import Call, Rule
 from pruning.discovery.recurrences import GATES, recurrent, recurrent_step
 from pruning.discovery.reductions import (
     batch_norm,
+    distance,
     embedding,
     group_norm,
     layer_norm,
@@ -79,6 +80,8 @@ _REDUCTIONS = (
 )
 
 
+_DISTANCES = "mse_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits soft_margin_loss"
+
 _ORDERED = "topk sort argsort cumsum cumprod cummax cummin logcumsumexp"
 
 _SPATIAL = (
@@ -120,6 +123,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_SAME.split(), same),
     **dict.fromkeys(_ELEMENTWISE.split(), elementwise),
     **dict.fromkeys(_REDUCTIONS.split(), reduce),
+    **dict.fromkeys(_DISTANCES.split(), distance),
     **dict.fromkeys(_ORDERED.split(), ordered),
     **dict.fromkeys(_SPATIAL.split(), spatial),
     **dict.fromkeys(_MADE.split(), _zeroed),

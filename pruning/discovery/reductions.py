@@ -11,7 +11,7 @@ from pruning.discovery.elementwise import elementwise, per_channel
 from pruning.discovery.moves import axes
 from pruning.discovery.positions import varies
 from pruning.discovery.propagation import Call
-from pruning.discovery.values import Address, Value, column, mapped, nobody, squeezed
+from pruning.discovery.values import Address, Value, column, flat, mapped, nobody, squeezed
 
 _ORDERED = {"argmax", "argmin", "max", "min", "median", "any", "all"}
 """What names one of the elements by its number, or counts on all."""
@@ -51,6 +51,22 @@ def reduce(call: Call) -> Any:
         return call.value(places.expand(tensor.shape), padded=value.padded)
 
     return mapped(call.outputs, like)
+
+
+def distance(call: Call) -> Any:
+    """`mse_loss(x, y, reduction)` and its like in a network's code: element by element, then the mean or the sum."""
+    values, whole = [part for part in flat(call.args) if isinstance(part, (Value, Address))], call.given[0][0]
+    if len(values) > 2:  # weights besides
+        return call.unknown(values)
+    single, call.outputs = call.outputs, whole
+    found = elementwise(call)
+    call.outputs = single
+    if single.ndim or not isinstance(found, Value):
+        return _of_parameter(call, found) if isinstance(found, Address) and not single.ndim else found
+    for dim in axes(found.places):
+        call.even([found])
+        call.blend(found.places, dim, dim)
+    return call.value(nobody(single.shape))
 
 
 def ordered(call: Call) -> Any:

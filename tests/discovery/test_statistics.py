@@ -156,6 +156,26 @@ class Channels(nn.Module):
         return normalized(x) * self.gain
 
 
+@pytest.mark.parametrize(("reduction", "exact"), [("mean", False), ("sum", True)])
+def test_a_distance_between_neurons_that_a_network_gives_is_that_of_those_that_are_left(reduction, exact):
+    class Coded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.out = nn.Linear(4, 7), nn.Linear(4, 7), nn.Linear(7, 2)
+
+        def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+            one, other = self.one(inputs).tanh(), self.other(inputs)
+            return self.out(one), F.smooth_l1_loss(one, other.detach(), reduction=reduction)
+
+    torch.manual_seed(0)
+    network, inputs, kept = Coded(), torch.randn(5, 4), torch.tensor([6, 1, 3])
+    found = discover(network, inputs)
+    assert [(layer.width, layer.exact) for layer in found.layers()] == [(7, exact)]
+    one, other = network.one(inputs).tanh()[:, kept], network.other(inputs)[:, kept]
+    smaller = select(found, {found.layers()[0].name: kept})
+    torch.testing.assert_close(smaller(inputs)[1], F.smooth_l1_loss(one, other, reduction=reduction))
+
+
 def test_a_norm_over_channels_of_two_layers_takes_fewer_of_either():
     torch.manual_seed(0)
     x = torch.randn(2, 3, 4, 4)
