@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def observed(
     pieces = [next(piece for piece in slices if (piece.parameter, piece.dim) == reading.axis) for reading in read]
     entering = [_reads_its_input(reading, piece, found, model) for reading, piece in zip(read, pieces, strict=True)]
     for reading, piece, known in zip(read, pieces, entering, strict=True):
-        dim, shown = 1 - model.get_parameter(piece.parameter).ndim, found.shown.get((reading.module, True))
+        dim, shown = 1 - attrgetter(piece.parameter)(model).ndim, found.shown.get((reading.module, True))
         if known:
             elsewhere = next((other.axis[0] for other, enters in zip(read, entering, strict=True) if not enters), "")
             within = f"{elsewhere} {UNSEEN}" if elsewhere else ""

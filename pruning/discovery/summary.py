@@ -172,9 +172,9 @@ def _repaired_in_part(layers: Iterable[NeuronLayer]) -> list[str]:
 
 
 def covered(network: nn.Module, pieces: Iterable[Slice]) -> int:
-    """Return how many parameters these slices hold, each counted once."""
+    """Return how many parameters these slices hold, each counted once, and buffers that are not parameters yet."""
     along: dict[str, dict[int, torch.Tensor]] = {}
-    parameters = dict(network.named_parameters())
+    parameters = {**dict(network.named_buffers()), **dict(network.named_parameters())}
     for piece in pieces:
         shape = parameters[piece.parameter].shape
         mask = along.setdefault(piece.parameter, {}).setdefault(piece.dim, torch.zeros(shape[piece.dim]).bool())

@@ -57,10 +57,28 @@ def places_of_rows_beside_those_of_columns() -> Made:
     return Network(run, enter=nn.Conv2d(3, 8, 1), out=nn.Linear(8, 2), **grids), (floats(2, 3, 3, 5),)
 
 
+def random_features() -> Made:
+    def parted(self: Any, inputs: Tensor) -> Tensor:
+        return inputs.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def features(self: Any, inputs: Tensor) -> Tensor:
+        projection = self.projection.expand(len(inputs), inputs.shape[1], -1, -1)
+        return torch.einsum("bhnd,bhmd->bhnm", inputs, projection).relu()
+
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        queries, keys = features(self, parted(self, self.q(inputs))), features(self, parted(self, self.k(inputs)))
+        context = torch.einsum("bhnm,bhnd->bhmd", keys, parted(self, self.v(inputs)))
+        return self.out(torch.einsum("bhmd,bhnm->bhnd", context, queries).transpose(1, 2).flatten(2))
+
+    parts = {"q": nn.Linear(6, 8), "k": nn.Linear(6, 8), "v": nn.Linear(6, 8), "out": nn.Linear(8, 3)}
+    return Network(run, projection=torch.randn(5, 4), heads=2, **parts), (floats(2, 5, 6),)
+
+
 HELD = {
     twice_registered: {"first": 8, "parts.2": 6},
     fixed_basis: {"enter": 9},
     codebook: {"enter": 6},
+    random_features: {"q": 2},
     places_of_rows_beside_those_of_columns: {"enter:0": 4, "enter:4": 4},
 }
 """How a network is made with its inputs → its layers' widths."""
