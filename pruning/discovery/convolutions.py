@@ -46,7 +46,7 @@ def convolution(call: Call) -> Any:
             call.read(seen, functions, weight, 1, name, padding=bordered, padded=value.padded, product=True)
         else:
             call.serve(value, channel, call.into.axis(weight, 1))
-    elif _goes_whole(call, value, groups, (weight.shape[1], len(rows) // groups)):
+    elif _goes_whole(call, value, seen, groups, (weight.shape[1], len(rows) // groups)):
         _grouped(call, value, seen, rows, groups)
     else:
         _alike(call, value, weight, channel, rows, padding=bordered, groups=groups)
@@ -83,18 +83,20 @@ def _is_across(value: Value, weight: Address, channel: int, padding: Any, shape:
     return bool(across) and alone and not bordered and not varies(value.places, channel)
 
 
-def _goes_whole(call: Call, value: Value, groups: int, channels: tuple[int, int]) -> bool:
+def _goes_whole(call: Call, value: Value, seen: Tensor, groups: int, channels: tuple[int, int]) -> bool:
     """Return whether a group goes as a whole; else channels do, one of each group together.
 
-    Whichever are more do, and channels of as many. But a group that reads the network's inputs cannot go.
+    Whichever are more do, and channels of as many. But a group that reads the network's inputs, or what stays (a bank
+    of filters), cannot go.
 
     Args:
         call: The convolution.
         value: What it reads.
+        seen: The places of the channels that it reads.
         groups: How many groups it has.
         channels: How many channels a group reads, and computes.
     """
-    known = value.free or bool(value.places.any())
+    known = value.free or (bool(value.places.any()) and (channels[1] < 2 or not call.positions.stay(seen)))
     if call.into.ways.groups or (min(channels) < groups if known else channels[1] < 2):
         call.into.grouped |= min(channels) > 1
         return True

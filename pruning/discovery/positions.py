@@ -143,6 +143,12 @@ class Positions:
         if not self.quiet:
             self._say("reason", places, reason)
 
+    def stay(self, places: Tensor) -> bool:
+        """Return whether it is known already that none of these places can go: there are reasons, or all go as one."""
+        members = self._members()
+        groups = np.unique(members[places[places > 0].numpy()])
+        return len(groups) < 2 or bool((self._reasons(members)[0][groups] > 0).all())
+
     def mark(self, places: Tensor, kind: str) -> None:
         """Say what kind of neuron these places belong to."""
         self._say("mark", places, kind)

@@ -52,6 +52,15 @@ def shuffled() -> nn.Module:
     return Network(run, enter=nn.Conv2d(3, 12, 1), **parts, out=nn.Linear(6, 2))
 
 
+def filtered() -> nn.Module:
+    def run(self: Any, image: Tensor) -> Tensor:
+        spectra = torch.fft.rfft(self.bank, n=image.shape[-1])
+        bands = torch.fft.irfft(torch.fft.rfft(image.mean(1, keepdim=True)) * spectra[:, None], n=image.shape[-1])
+        return self.out(self.conv(bands).relu().mean((2, 3)))
+
+    return Network(run, bank=torch.randn(3, 4), conv=nn.Conv2d(3, 6, 1, groups=3), out=nn.Linear(6, 2))
+
+
 def sequence(*layers: nn.Module) -> nn.Module:
     between = [part for layer in layers for part in (layer, nn.ReLU())]
     return nn.Sequential(*between, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(2))
@@ -76,6 +85,7 @@ GROUPED: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
     ),
     "groups of the inputs' channels": (lambda: sequence(nn.Conv2d(3, 12, 3, groups=3)), {"0": 4}),
     "split attention": (lambda: sequence(nn.Conv2d(3, 8, 1), Split(8)), {"0": 4, "2.conv": 8, "2.one": 5}),
+    "bands of fixed filters": (filtered, {"conv": 2}),
     "shuffled channels": (shuffled, {"enter": 6, "one": 4, "two": 3}),
 }
 
