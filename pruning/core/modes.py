@@ -58,9 +58,10 @@ def carried(state: Any) -> Any:
 def thawed(model: nn.Module) -> Iterator[None]:
     """Within the context, let derivatives by frozen parameters be asked for too; then they are frozen again.
 
-    What is frozen does not learn, but a neuron is as important as it is whether its weights learn or not.
+    What is frozen does not learn, but a neuron is as important as it is whether its weights learn or not. A single
+    number is no neuron's, and PyTorch takes it for a Python one (`full_like(x, rest)`) while it is frozen alone.
     """
-    frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
+    frozen = [p for p in model.parameters() if p.is_floating_point() and p.ndim and not p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(True)
     try:

@@ -15,6 +15,9 @@ from pruning.core.rebinding import duplicated, rebind
 DIFFERENTIATING = "_differentiating"
 """The attribute that marks a network which takes gradients in its forward."""
 
+EXTRA = "_extra_state"
+"""How PyTorch ends the name of what a module saves that is no tensor, and loads itself."""
+
 
 class Beginning(PrunableModule):
     """A model around a network whose modules may keep something of a call, and what they kept before the first one.
@@ -63,9 +66,17 @@ class Beginning(PrunableModule):
             return mapped(Tensor.detach, ask(self.network))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what is saved: of what modules keep from call to call, what they kept at first."""
+        """Return what is saved: of what modules keep from call to call, what they kept at first.
+
+        What a `state_dict` of the network's own adds, as the arguments that it was made with, is left out: it is no
+        tensor, and no module loads it.
+        """
         with self.begun():
-            return super().state_dict(*args, **kwargs)
+            state = super().state_dict(*args, **kwargs)
+        added = [name for name, value in state.items() if not isinstance(value, Tensor) and not name.endswith(EXTRA)]
+        for name in added:
+            del state[name]
+        return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a state, in which the network then begins."""

@@ -333,8 +333,10 @@ def _agree_convolution(module: nn.modules.conv._ConvNd, *, staying: bool) -> Non
     module.in_channels, module.out_channels = (one, other) if module.transposed else (other, one)
 
 
-_GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
-"""Recurrent module → how many stacked copies of its rows a neuron has in a weight; one of any other."""
+_GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+"""Mode of a recurrent layer → how many stacked copies of its rows a neuron has in a weight."""
+_CELLS = {nn.LSTMCell: "LSTM", nn.GRUCell: "GRU", nn.RNNCell: "RNN_TANH"}
+"""Recurrent cell → the mode of a layer of such cells."""
 
 
 def _agree_recurrent(module: nn.RNNBase | nn.RNNCellBase) -> None:
@@ -349,8 +351,13 @@ def _agree_recurrent(module: nn.RNNBase | nn.RNNCellBase) -> None:
     rows, module.input_size = module.get_parameter(f"weight_ih{end}").shape
     if getattr(module, "proj_size", 0):
         module.proj_size = module.get_parameter(f"weight_hh{end}").shape[1]
-    else:  # what the rows say: another module may compute the recurrent weight in each call
-        module.hidden_size = rows // next((gates for kind, gates in _GATES.items() if isinstance(module, kind)), 1)
+    else:
+        cell = next((mode for kind, mode in _CELLS.items() if isinstance(module, kind)), "")
+        gates = _GATES.get(getattr(module, "mode", cell))  # a class of yours may be `nn.RNNBase("LSTM", …)`
+        if gates is None:  # a cell of yours, with as many gates as it will
+            module.hidden_size = module.get_parameter(f"weight_hh{end}").shape[1]
+        else:  # what the rows say: another module may compute the recurrent weight in each call
+            module.hidden_size = rows // gates
     if isinstance(module, nn.RNNBase):
         module._init_flat_weights()  # cuDNN lays them out by the module's sizes
 

@@ -22,10 +22,14 @@ def redrawn(network: nn.Module, *, centred: bool = False, seed: int = 0) -> Any:
 
 
 def _drawn(like: Tensor, generator: torch.Generator, *, centred: bool) -> nn.Parameter:
-    """Return random numbers in the shape of a parameter, of a size that neither explodes nor vanishes."""
+    """Return random numbers in the shape of a parameter, of a size that neither explodes nor vanishes.
+
+    What is frozen is so again: PyTorch takes a single number for a Python one, as in `full_like(x, rest)`, if it is.
+    """
+    learns = like.requires_grad
     if not like.ndim:
-        return nn.Parameter(like.detach().clone())
+        return nn.Parameter(like.detach().clone(), learns)
     drawn = torch.randn(like.shape, generator=generator).mul_((len(like) / max(like.numel(), 1)) ** 0.5)
     if centred:
-        return nn.Parameter((drawn.mul_(2) if like.ndim > 1 else drawn.div_(2)).to(like))
-    return nn.Parameter((drawn if like.ndim > 1 else drawn.div_(4).add_(1)).to(like))
+        return nn.Parameter((drawn.mul_(2) if like.ndim > 1 else drawn.div_(2)).to(like), learns)
+    return nn.Parameter((drawn if like.ndim > 1 else drawn.div_(4).add_(1)).to(like), learns)
