@@ -14,8 +14,8 @@ from pruning.models.examples import own_loss
 from pruning.models.metrics import Metric
 from pruning.models.objectives import Criterion, Objective, setting
 
-MEANS = ("mean", "batchmean")
-"""Reductions by which a loss is a mean: over numbers, or over examples."""
+NO_MEANS = ("sum", "none", None)
+"""Reductions by which a loss is no mean; others are known by many names: "batchmean", "elementwise_mean", "micro"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,6 @@ def one_loss(network: nn.Module, loss: Any, criterion: Any) -> Criterion | Objec
         )
     if isinstance(loss, type):
         raise TypeError(f"Expected a loss, got the class {loss.__name__}; make one: {loss.__name__}().")
-    if (reduction := setting(loss, "reduction", "mean")) not in MEANS:
-        raise ValueError(f"Expected a criterion with reduction 'mean', got {reduction!r}; leave `reduction` as it is.")
+    if (reduction := setting(loss, "reduction", "mean")) in NO_MEANS:
+        raise ValueError(f"Expected a criterion with reduction 'mean', got {reduction!r}; make it with that.")
     return loss  # type: ignore[no-any-return]

@@ -479,7 +479,7 @@ def test_a_layer_that_cannot_be_tapped_is_named_with_the_reason_and_has_no_numbe
         (
             {"criterion": nn.CrossEntropyLoss(reduction="sum")},
             ValueError,
-            "criterion with reduction 'mean', got 'sum'; leave",
+            "criterion with reduction 'mean', got 'sum'; make it with that",
         ),
     ],
 )

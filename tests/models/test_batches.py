@@ -177,13 +177,28 @@ def test_only_a_log_likelihood_of_classes_has_a_perplexity(loss, has):
     assert found.metrics["accuracy"] == found.accuracy
 
 
+class Called(nn.Module):
+    """A mean that calls itself otherwise than PyTorch's do."""
+
+    reduction = "elementwise_mean"
+
+    def forward(self, outputs, targets):
+        return (outputs - targets).abs().sqrt().mean()
+
+
+def test_a_mean_is_one_by_whatever_name_the_loss_calls_it():
+    model = adapt(Encoder(), X[0], loss=Called())
+    targets = torch.zeros_like(model.network(X[0]))
+    torch.testing.assert_close(model.loss(X[0], targets)[0], Called()(model.network(X[0]), targets))
+
+
 REFUSED = {
     "a class": (lambda: adapt(Encoder(), X[0], loss=nn.MSELoss), r"got the class MSELoss; make one: MSELoss\(\)."),
     "two losses": (lambda: adapt(Encoder(), X[0], loss=nn.MSELoss(), criterion=nn.MSELoss()), "got both."),
     "no function": (lambda: adapt(Encoder(), X[0], loss="mse"), "such as nn.CrossEntropyLoss.., got str."),
     "a sum": (
         lambda: adapt(Encoder(), X[0], loss=nn.MSELoss(reduction="sum")),
-        "with reduction 'mean', got 'sum'; leave",
+        "with reduction 'mean', got 'sum'; make it with that",
     ),
     "a metric without direction": (
         lambda: adapt(Encoder(), X[0], loss=nn.MSELoss(), metrics={"worst": worst}),

@@ -642,7 +642,7 @@ OWN_MODELS: dict[str, tuple[Change, str]] = {
     ),
     "a criterion that sums": (
         returns("criterion=nn.CrossEntropyLoss(reduction='sum')"),
-        "Expected a criterion with reduction 'mean', got 'sum'; leave `reduction` as it is (own.mine:build).",
+        "Expected a criterion with reduction 'mean', got 'sum'; make it with that (own.mine:build).",
     ),
     "no batches": (returns("train=[]"), "Expected at least 2 batches in `train` from own.mine:build, got 0."),
     "one batch": (returns("valid=examples(1)"), "Expected at least 2 batches in `valid` from own.mine:build, got 1."),
