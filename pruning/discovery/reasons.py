@@ -59,6 +59,10 @@ def _beside_layers(
     for (name, _), reason in sorted(found.refused.items(), key=lambda told: told[1] == SINGLE):
         if not reason.startswith(ENTERING):
             because.setdefault(name, reason)
+    read = {piece.parameter for layer in layers for piece in layer.read}
+    for name, _ in model.named_parameters():
+        if name not in found.touched and name not in read:
+            because.setdefault(name, IDLE if owner_of((name, 0), prefix) in found.called else UNREACHED)
     return {
         name.removeprefix(prefix): because[name]
         for name, _ in model.named_parameters()

@@ -206,6 +206,20 @@ def test_each_parameter_that_stays_in_a_module_of_which_others_lose_neurons_says
     assert "0.middle (38.0%): sort in 0 mixes all of it" in str(model)
 
 
+def test_a_parameter_that_nothing_uses_is_named_beside_those_of_its_module_that_are_neurons():
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.others = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(6, 6))
+
+        def forward(self, x):
+            return (x @ self.first).relu()
+
+    found = pruning.discover(nn.Sequential(Steps(), nn.Linear(6, 2)), torch.randn(3, 4))
+    assert [layer.name for layer in found.layers()] == ["0"]
+    assert found.unprunable["0.others"] == "what the model returns does not depend on it"
+
+
 def test_who_prepared_a_network_for_quantization_is_told_to_prune_it_before():
     network = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)).train()
     network.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")
