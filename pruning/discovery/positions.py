@@ -1,6 +1,6 @@
 """Which places in parameters belong together: each place has a number, and what must stay or go together is linked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -115,7 +115,8 @@ class Positions:
 
         Where these are several neurons (heads), what it takes goes as one, and what comes of it is that neuron's. Where
         they are the same neurons (the gates of a cell), it is a statistic of neurons that belongs to none of them.
-        Which of both is known once it is known what belongs together.
+        Which of both is known once it is known what belongs together; what came last is asked first, so that of heads
+        that are averaged the dimensions are neurons, whatever was summed within a head before.
         """
         (first,) = compact(places.amax(dim, keepdim=True))
         distinct, order = torch.unique(first, return_inverse=True)
@@ -155,12 +156,15 @@ class Positions:
 
     def members(self) -> Tensor:
         """Return for each place the number of the group that it is in, as far as is known."""
-        members = self._members()
-        for places, dim, statistic, what in self._taken:
-            if self._runs(members, places, [other for other in range(places.ndim) if other != dim]):
+        members, known = self._members(), len(self._links)
+        for places, dim, statistic, what in reversed(self._taken):  # what takes heads together leaves none to take
+            others = [other for other in range(places.ndim) if other != dim]
+            if self._runs(members, places, others) and len(self._links) > known:
+                members, known = self._merged(members, self._links[known:]), len(self._links)
+            if self._runs(members, places, others):
                 self.mix(places, dim, what)
                 self.link(places, statistic)
-        members = self._members() if self._taken else members
+        members = self._merged(members, self._links[known:])
         self._taken.clear()
         for one, other, dims, reason in self._shares:
             if self._runs(members, other, dims):
@@ -206,6 +210,16 @@ class Positions:
         links = torch.cat(self._links, dim=1).numpy() if self._links else np.zeros((2, 0), dtype=int)
         graph = coo_array((np.ones(links.shape[1]), (links[0], links[1])), shape=(self._next, self._next))
         found: Indices = connected_components(graph, directed=False)[1].astype(np.int64)
+        return found
+
+    @staticmethod
+    def _merged(members: Indices, links: Sequence[Tensor]) -> Indices:
+        """Return for each place the number of its group once there are these links, too."""
+        if not links:
+            return members
+        pairs, size = members[torch.cat([*links], dim=1).numpy()], int(members.max()) + 1
+        graph = coo_array((np.ones(pairs.shape[1]), (pairs[0], pairs[1])), shape=(size, size))
+        found: Indices = connected_components(graph, directed=False)[1].astype(np.int64)[members]
         return found
 
     def _reasons(self, members: Indices) -> tuple[Indices, list[str]]:

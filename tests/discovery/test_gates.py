@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pruning
-from pruning.core.neurons import select
+from pruning.core.neurons import mask, select
 from tests.discovery.test_forms import Network, answers, drawn
 from tests.foreign import floats
 
@@ -108,3 +108,16 @@ def test_what_is_taken_over_heads_leaves_them_apart():
     network = Network(run, **parts, out=nn.Linear(12, 2))
     found = pruning.discover(network.double(), (floats(2, 5, 3),))
     assert [(layer.kind, layer.width, layer.exact) for layer in found.layers()] == [("head", 3, False)]
+
+
+def test_dimensions_of_heads_that_are_averaged_are_neurons_whatever_is_summed_within_a_head():
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        parts = self.parts(inputs).unflatten(-1, (2, 6))
+        shares = (parts * self.scales).sum(-1).softmax(-2)
+        return self.out((parts * shares.unsqueeze(-1)).mean(-2))
+
+    network = Network(run, parts=nn.Linear(3, 12), scales=nn.Parameter(floats(2, 6)), out=nn.Linear(6, 2)).double()
+    found, inputs = pruning.discover(network, floats(2, 5, 3)), floats(2, 5, 3)
+    assert [(layer.name, layer.width, layer.exact) for layer in found.layers()] == [("parts", 6, True)]
+    keep = {"parts": torch.tensor([4, 1, 0])}
+    torch.testing.assert_close(select(found, keep)(inputs), mask(found, keep)(inputs), rtol=1e-10, atol=1e-10)
