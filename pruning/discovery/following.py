@@ -84,8 +84,11 @@ class Size(Number):
 
     def set(self, network: nn.Module, widths: Mapping[str, int]) -> None:
         """Let the module's calls have the number that fits these widths; what they read is computed with as it was."""
-        now = self.number if self.read else self.fitting(widths)
-        Sizing.of(network.get_submodule(self.module)).tell(self.attribute, self.place, self.number, now)
+        sizing, now = Sizing.of(network.get_submodule(self.module)), self.fitting(widths)
+        if self.read:
+            sizing.keep(self.attribute, self.place, (self.number, str(self.counts)), now)
+        else:
+            sizing.tell(self.attribute, self.place, self.number, now)
 
 
 @dataclass(frozen=True)

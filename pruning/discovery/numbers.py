@@ -171,16 +171,22 @@ def _numbers(
 def told_sizes(found: Propagation, layers: Sequence[NeuronLayer], owners: tuple[Tensor, Tensor]) -> Iterator[Size]:
     """Yield the numbers that calls are told, each with how often it counts the neurons of which layers.
 
-    A width that code reads is as it was whichever layer's it is, so that one place in it may read several in turn.
+    A width that code reads is as it was whichever layer's it is, so that one place in it may read several in turn; of
+    unlike ones each is known by what is left of it, so that they must count the neurons of one layer each, one by one.
     """
     for (module, call, place), each in found.counted.items():
-        counts = dict.fromkeys(None if one.places is None else _counts(one.places, layers, owners) for one in each)
-        if len(counts) > 1:  # before the first step a state is nobody's
-            counts = dict.fromkeys(own for own in counts if own) or {(): None}
-        size = Size(module, call, place=place, layer="", factor=1, number=each[0].number)
-        same = size.number > 1 and len({one.number for one in each}) == 1  # in a loop, it may be 1 at first
-        if same and (len(counts) == 1 or size.read):
-            yield from (replace(size, counts=own) for own in counts if own is None or -1 not in own)
+        known: dict[int, dict[tuple[Any, ...] | None, None]] = {}
+        for one in each:
+            counts = None if one.places is None else _counts(one.places, layers, owners)
+            known.setdefault(one.number, {})[counts] = None
+        apart = all(own and own[0] != -1 and own[0][1] == len(own) == 1 for counts in known.values() for own in counts)
+        for number, told in known.items():
+            size = Size(module, call, place=place, layer="", factor=1, number=number)
+            if len(told) > 1:  # before the first step a state is nobody's
+                told = dict.fromkeys(own for own in told if own) or {(): None}
+            same = number > 1 and (len(known) == 1 or (size.read and apart))  # in a loop, it may be 1 at first
+            if same and (len(told) == 1 or size.read):
+                yield from (replace(size, counts=own) for own in told if own is None or -1 not in own)
 
 
 def _counts(places: Tensor, layers: Sequence[NeuronLayer], owners: tuple[Tensor, Tensor]) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from pruning.core.rebinding import keep_in_copies
 from pruning.discovery.comparing import plain
-from pruning.discovery.widths import Width, answered, computed, reads, sizes_told
+from pruning.discovery.widths import Width, among, answered, computed, reads, sizes_told
 
 MADE_BY = {"zeros", "ones", "full", "empty", "rand", "randn"}
 _BY_SIZES = {"view", "reshape", "expand", "new", "new_zeros", "new_ones", "new_full", "new_empty", *MADE_BY}
@@ -35,6 +35,8 @@ _SKIPPED = (f"{torch.__path__[0]}/", *(__file__.replace("sizes.py", f"{name}.py"
 """Where code lies whose lines say nothing of a call."""
 _MODES = (__file__, __file__.replace("sizes.py", "statistics.py"))
 """Where modes lie that are handed a call one after the other."""
+Known = dict[tuple[int, str], int]
+"""What a size was, and whose it is → what it is now."""
 _WRAPPING = {id(Tensor.__len__.__code__), id(handle_torch_function.__code__)}
 """What stands between a call and the first mode."""
 
@@ -240,8 +242,8 @@ class _Following(TorchFunctionMode):
         if name := read_by_code(function, sys._getframe(1)):
             call, module = call_of(name, sys._getframe(1))
             told = self._running.get(id(module))
-            if told and call in told.sizes:
-                return _as_before(call, told.sizes[call], function, name, args, named)
+            if told and call in told.read:
+                return _as_before(call, told.read[call], function, name, args, named)
         return function(*args, **named)
 
 
@@ -267,9 +269,11 @@ def _followed(told: "Sizing") -> Iterator[None]:
 
 
 def _as_before(
-    call: str, sizes: Mapping[int, int], function: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    call: str, read: Mapping[int, Known], function: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
     """Return the sizes that code reads of a tensor, computed with as they were."""
+    told = {dim: {now: number for (number, _), now in known.items()} for dim, known in read.items()}
+    sizes = among(told, args[0].shape)
     found = answered(function, name, args, kwargs, sizes)
     if _NOTED is not None and any(args[0].shape[dim] != size for dim, size in sizes.items()):
         _NOTED.update((call, place) for place in sizes)
@@ -363,12 +367,14 @@ class Sizing(Standing):
     Attributes:
         sizes: Call → which of its numbers → what it is to be.
         before: Call and which of its numbers → what the code made of it with the example inputs.
+        read: Call that asks for sizes → dimension → what was there, and whose that is → what is there now.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module, vars(module).get("forward"))
         self.sizes = dict[str, dict[int, int]]()
         self.before = dict[tuple[str, int], int]()
+        self.read = dict[str, dict[int, Known]]()
 
     @staticmethod
     def of(module: nn.Module) -> "Sizing":
@@ -383,6 +389,10 @@ class Sizing(Standing):
         """Let one of a call's numbers be another one."""
         self.sizes.setdefault(call, {})[place] = now
         self.before.setdefault((call, place), before)
+
+    def keep(self, call: str, dim: int, before: tuple[int, str], now: int) -> None:
+        """Let code that reads a size compute with what it was; of several sizes, each with its own."""
+        self.read.setdefault(call, {}).setdefault(dim, {})[before] = now
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the module's own `forward` does, never compiled: that would take the sizes for constants."""

@@ -23,10 +23,10 @@ from pruning.discovery.running import Instead, Still, close, name_of
 from pruning.discovery.sizes import call_of, read_by_code
 from pruning.discovery.structure import Structure
 from pruning.discovery.values import Blend
-from pruning.discovery.widths import ATTENTION, Width, answered, sizes_told
+from pruning.discovery.widths import ATTENTION, Width, among, answered, sizes_told
 
-Read = Mapping[tuple[str, str], Mapping[int, int]]
-"""Module and call in its code → dimension → the width that is read there."""
+Read = Mapping[tuple[str, str], Mapping[int, Mapping[int, int]]]
+"""Module and call in its code → dimension → the size there → the width that is read instead."""
 Outputs = tuple[list[Tensor], float]
 """What a network gives, and how coarsely it computes."""
 
@@ -53,14 +53,15 @@ class Telling(TorchFunctionMode):
             return function(*args, **named)
         call, module = call_of(name, sys._getframe(1))
         path = self._mode.paths.get(id(module), "").removeprefix(PREFIX.rstrip(".")).removeprefix(".")
-        return answered(function, name, args, named, self._told.get((path, call), {}))
+        return answered(function, name, args, named, among(self._told.get((path, call), {}), args[0].shape))
 
 
 def told(widths: Sequence[Size], number: Callable[[Size], int]) -> Read:
     """Return what `Telling` takes: for each width the number that is to be read."""
-    found: dict[tuple[str, str], dict[int, int]] = {}
+    found: dict[tuple[str, str], dict[int, dict[int, int]]] = {}
     for width in widths:
-        found.setdefault((width.module, width.attribute), {})[width.place] = number(width)
+        own = found.setdefault((width.module, width.attribute), {}).setdefault(width.place, {})
+        own[width.number] = number(width)
     return found
 
 
@@ -77,9 +78,13 @@ class Widths:
     factors: tuple[Size, ...] = ()
 
     def kept(self, layers: Iterable[NeuronLayer]) -> list[Size]:
-        """Return the factors that count neurons of these layers, for each of them."""
+        """Return the factors that count neurons of these layers, for each, and unlike ones that the same code reads."""
         known = {layer.name: layer for layer in layers}
-        return [width.of(known[name]) for width in self.factors for name, *_ in width.counts or () if name in known]
+        own = [width.of(known[name]) for width in self.factors for name, *_ in width.counts or () if name in known]
+        calls = {(width.module, width.attribute, width.place) for width in own}
+        numbers = {(width.module, width.attribute, width.place, width.number) for width in own}
+        beside = (width for width in self.factors if (width.module, width.attribute, width.place) in calls)
+        return [*own, *(w for w in beside if (w.module, w.attribute, w.place, w.number) not in numbers)]
 
     def readings(self, keep: Keep, layers: Iterable[NeuronLayer]) -> Iterator[tuple[Read, str]]:
         """Yield what the code may read where nobody reads some neurons, and what is wrong with it.

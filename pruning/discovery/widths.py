@@ -6,7 +6,7 @@ not: where nobody reads some neurons it is what it was.
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -178,6 +178,25 @@ def read_dims(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], ndim:
         return [] if kwargs.get("scale") is not None else [ndim - 1]
     dim = args[1] if len(args) > 1 else kwargs.get("dim")
     return [*range(ndim)] if dim is None else [dim % ndim]
+
+
+def among(told: Mapping[int, Mapping[int, int]], shape: Sequence[Any]) -> dict[int, int]:
+    """Return for each dimension the number that is computed with: of unlike ones, that of the size that is read there.
+
+    >>> among({0: {4: 8}, 1: {4: 8, 6: 12}}, (3, 6))
+    {0: 8, 1: 12}
+
+    Args:
+        told: Dimension → size → the number that is computed with.
+        shape: That of the tensor.
+    """
+    found = {}
+    for dim, numbers in told.items():
+        one, *others = dict.fromkeys(numbers.values())
+        known = numbers.get(int(shape[dim])) if others and dim < len(shape) else one
+        if known is not None:
+            found[dim] = known
+    return found
 
 
 def answered(

@@ -1,5 +1,6 @@
 """Widths that a network's code reads of its tensors: of means over neurons, and factors, which stay what they were."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -230,6 +231,38 @@ def test_a_width_that_is_a_factor_and_no_part_of_a_mean_stays_and_removing_equal
         smaller, more = select(found, keep), torch.randn(3, 6).to(dtype)
         torch.testing.assert_close(smaller(more), mask(found, keep)(more), rtol=0, atol=rounding)
         torch.testing.assert_close(copied(smaller.network)(more), smaller(more), rtol=0, atol=0)
+
+
+class InTurn(nn.Module):
+    """One line reads the widths of layers that are unlike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.out = nn.ModuleList([nn.Linear(5, 4), nn.Linear(4, 6)]), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = scaled(layer(x)).tanh()
+        return self.out(x)
+
+
+def scaled(x: Tensor) -> Tensor:
+    return x * x.shape[-1] ** -0.5
+
+
+def test_each_of_unlike_widths_that_one_line_reads_in_turn_stays_what_it_was(tmp_path):
+    network, x = InTurn().double(), torch.randn(3, 5, dtype=torch.float64)
+    found = discover(network, x)
+    one, two = found.layers()
+    assert (one.width, two.width, one.avoided, two.avoided) == (4, 6, (), (1, 2, 3, 4))
+    for most in itertools.product(range(1, 5), (5, 6)):
+        keep = {layer.name: torch.arange(layer.width)[-size:] for layer, size in zip((one, two), most, strict=True)}
+        smaller = select(found, keep)
+        torch.testing.assert_close(smaller(x), mask(found, keep)(x), rtol=1e-10, atol=1e-10)
+    pruning.save(smaller, tmp_path)
+    torch.testing.assert_close(pruning.restore(InTurn().double(), tmp_path)(x), smaller(x), rtol=0, atol=0)
+    again = select(select(found, {one.name: torch.arange(3)}), {one.name: torch.tensor([1])})
+    torch.testing.assert_close(again(x), mask(found, {one.name: torch.tensor([1])})(x), rtol=1e-10, atol=1e-10)
 
 
 def test_a_mean_that_is_multiplied_by_the_width_is_a_sum_and_removing_equals_masking():
