@@ -187,7 +187,7 @@ class Called(nn.Module):
 
 
 def test_a_mean_is_one_by_whatever_name_the_loss_calls_it():
-    model = adapt(Encoder(), X[0], loss=Called())
+    model = adapt(made(Encoder), X[0], loss=Called())
     targets = torch.zeros_like(model.network(X[0]))
     torch.testing.assert_close(model.loss(X[0], targets)[0], Called()(model.network(X[0]), targets))
 
