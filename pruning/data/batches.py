@@ -33,9 +33,11 @@ class Unlabelled:
 
     def unknown(self) -> str:
         """Return what to say of targets that are looked for in vain."""
+        parts = [f"batch[{name!r}]" for name in self.left]
+        targets = parts[0] if len(parts) == 1 else f"({', '.join(parts)})"
         return (
             f"Expected targets under one of {list(TARGETS)} in a batch, got {list(self.left)} beside the inputs; let "
-            f"`split` say what of a batch is what: `lambda batch: (…, batch[{self.left[0]!r}])`."
+            f"`split` say what of a batch is what: `lambda batch: (…, {targets})`."
         )
 
 

@@ -142,7 +142,7 @@ def counted(
     for split, lines in texts.items():
         tokens[split] = keep(_streamed(lines, types))
         if len(tokens[split]) == 0:
-            raise ValueError(f"Expected text in the {split} split, got none.")
+            raise ValueError(f"Expected text in the {split} split, got none; give more of it, in more lines.")
     counts = np.zeros(len(types), dtype=np.int64)
     for stretch in stretches(len(tokens["train"])):
         counts += np.bincount(tokens["train"][stretch], minlength=len(types))

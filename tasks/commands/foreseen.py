@@ -74,7 +74,9 @@ def check_text(parameters: Parameters, text: Text) -> None:
     """
     for split in SPLITS:
         if not text.tokens(split, 1):
-            raise Unexpected(f"Expected text in the {split} split of {text.name}, got none; give more of it.")
+            raise Unexpected(
+                f"Expected text in the {split} split of {text.name}, got none; give more of it, in more lines."
+            )
         for section in _readers(parameters, split):
             batch = getattr(parameters, section).batch
             _check_length(text, split, batch, f"each column of {section}.batch", f"{section}.batch")

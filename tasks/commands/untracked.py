@@ -22,18 +22,19 @@ def checkout() -> Path:
 
 def unseen() -> str:
     """Return the sentence on files of the user's that git does not track; nothing but in a queued experiment."""
-    if checkout() == Path.cwd():
-        return ""
+    named = "" if checkout() == Path.cwd() else untracked()
+    return f" A queued experiment sees only what git tracks: `git add {named}`, then queue it again." if named else ""
+
+
+def untracked() -> str:
+    """Return the first files of the user's that git does not track, as words for `git add`."""
     command = ["git", "ls-files", "--others", "--exclude-standard", "--", *_places()]
     try:
         done = subprocess.run(command, cwd=checkout(), capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):  # no git, or a place outside of the repository
         return ""
     files = done.stdout.splitlines()
-    if not files:
-        return ""
-    named = " ".join(files[:MOST]) + (" …" if len(files) > MOST else "")
-    return f" A queued experiment sees only what git tracks: `git add {named}`, then queue it again."
+    return " ".join(files[:MOST]) + (" …" if len(files) > MOST else "")
 
 
 def _places() -> list[str]:

@@ -167,13 +167,16 @@ def read_lines(path: Path) -> Iterator[str]:
     """Yield a file's lines, their ends included and as Python ends them.
 
     Raises:
-        Unexpected: If it is not UTF-8.
+        Unexpected: If it is not UTF-8, or holds zeros, as UTF-16 does.
     """
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file):
                 if number == 0 and line.startswith(MARK):
                     decoded(path.read_bytes(), path)
+                if "\0" in line:
+                    place = path.read_bytes().find(0)
+                    raise Unexpected(f"Expected UTF-8 text in {path}, got byte 0x00 at {place}; save it as UTF-8.")
                 yield from line.splitlines(keepends=True)
     except UnicodeDecodeError:
         decoded(path.read_bytes(), path)  # which says where

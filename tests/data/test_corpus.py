@@ -96,7 +96,9 @@ def test_a_vocabulary_with_no_room_for_a_word_is_refused():
 
 @pytest.mark.parametrize("empty", SPLITS)
 def test_a_split_without_text_is_refused_by_name(empty):
-    with pytest.raises(ValueError, match=f"Expected text in the {empty} split, got none."):
+    with pytest.raises(
+        ValueError, match=f"Expected text in the {empty} split, got none; give more of it, in more lines."
+    ):
         number({split: [] if split == empty else LINES for split in SPLITS}, 9)
 
 

@@ -19,6 +19,10 @@ pytestmark = [
 ]
 
 
+def interrupted(*_: object) -> tuple[float, int]:
+    raise KeyboardInterrupt
+
+
 def test_a_search_is_gone_on_from_its_trials_are_experiments_and_the_folder_stays_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -41,17 +45,36 @@ def test_a_search_is_gone_on_from_its_trials_are_experiments_and_the_folder_stay
         assert trial.values[0] == pytest.approx(101 + lost * (1 - trial.params["retain"]))
         assert trial.values[1] == int(1000 * trial.params["retain"])
     assert {path: path.read_bytes() for path in root.iterdir() if path.is_file()} == before
-    assert capsys.readouterr().out.startswith("2 trials; nothing is both better and cheaper than these:\n")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "Trial 1 of 2"
+    assert said[2] == "    evaluate@enhanced"
+    assert "2 trials; nothing is both better and cheaper than these:" in said
 
 
-def test_a_trial_that_fails_ends_the_search_in_one_sentence(
+def test_a_trial_that_fails_or_is_interrupted_ends_the_search_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(make_tried(tmp_path / "project"))
+    root = make_tried(tmp_path / "project")
+    (root / "own").mkdir()
+    (root / "own/mine.py").write_text("")
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(optuna_sweep, "_reached", interrupted)
+    monkeypatch.setattr(optuna_sweep, "_run", lambda *_: None)
+    assert optuna_sweep.main(["--trials", "1"]) == 130
+    monkeypatch.setattr(optuna_sweep, "_reached", lambda *_: (1.0, 2))
+    first, again = optuna_sweep.search(optuna_sweep.STUDY, "enhanced", trials=1, seed=1).trials
+    assert again.params == first.params
+    monkeypatch.undo()
+    monkeypatch.chdir(root)
     monkeypatch.setattr(optuna_sweep, "REPAIRS", ("glue",))
-    assert optuna_sweep.main(["--trials", "1"]) == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("Expected trial enhanced-")
-    assert said.endswith("the same command goes on from there.")
+    assert optuna_sweep.main(["--study", "other.db", "--trials", "1"]) == 1
+    interruption, *said = capsys.readouterr().err.splitlines()
+    assert interruption.startswith("Interrupted; ")
+    assert len(said) == 1
+    assert said[0].startswith("Expected trial enhanced-")
+    assert "KeyError" in said[0]
+    assert said[0].endswith(
+        "`git add own/mine.py`, for a trial sees only what git tracks; then the same command goes on from there."
+    )
     with pytest.raises(Unexpected, match=r"Expected a variant, one of \['dense', 'enhanced'\], got 'enhance'\."):
         optuna_sweep.search(Path("study.db"), "enhance", trials=1, seed=1)

@@ -307,7 +307,7 @@ CORPORA: dict[str, tuple[Change, str]] = {
     ),
     "an empty split": (
         texts(train=LINE * 99, valid=b"", test=LINE),
-        "Expected text in the valid split of text, got none; give more of it.",
+        "Expected text in the valid split of text, got none; give more of it, in more lines.",
     ),
     "one line": (source("a.txt", lambda folder: (folder / "a.txt").write_bytes(LINE)), "in the valid split of a.txt"),
     "no line": (
@@ -329,6 +329,10 @@ CORPORA: dict[str, tuple[Change, str]] = {
     "UTF-16": (
         texts(a="a b".encode("utf-16"), b=LINE, c=LINE),
         "Expected UTF-8 text in text/a.txt, got byte 0xff at 0",
+    ),
+    "UTF-16 without a mark": (
+        texts(a="a b".encode("utf-16-le"), b=LINE, c=LINE),
+        "Expected UTF-8 text in text/a.txt, got byte 0x00 at 1; save it as UTF-8.",
     ),
     "a byte order mark": (
         texts(train=b"\xef\xbb\xbf" + LINE, valid=LINE, test=LINE),

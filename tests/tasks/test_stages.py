@@ -588,7 +588,10 @@ def test_a_wrong_value_gets_one_sentence_before_any_work(
         ({}, "got text with none of them."),
         ({"train.txt": b"a b\n", "valid.txt": b"a\n"}, "without ['test']"),
         ({"train.txt": b"a b\n", "valid.txt": b"\xff\xfe", "test.txt": b"a"}, "Expected UTF-8 text in text/valid.txt"),
-        ({"train.txt": b"a b\n", "valid.txt": b"", "test.txt": b"a"}, "Expected text in the valid split, got none."),
+        (
+            {"train.txt": b"a b\n", "valid.txt": b"", "test.txt": b"a"},
+            "Expected text in the valid split, got none; give",
+        ),
     ],
 )
 def test_a_wrong_corpus_gets_one_sentence(
