@@ -18,6 +18,8 @@ Criterion = Callable[..., Tensor]
 """(outputs, targets) → their mean loss, such as `nn.CrossEntropyLoss()`, `nn.MSELoss()`, or a function."""
 Direction = Literal["higher", "lower"]
 """Which numbers of a metric are better."""
+OF_INPUTS = "which of an autoencoder are its inputs, `split=lambda batch: (batch, batch)`"
+"""What can be done where batches have no targets."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,8 @@ class Objective(ABC):
         """
         if targets is None or isinstance(targets, Unlabelled):
             raise ValueError(
-                f"Expected targets for the loss {self.name}, got batches of inputs alone; give (inputs, targets), or "
-                "use what needs no labels: weights, activations, cooperative, surgeon, reconstruct."
+                f"Expected targets for the loss {self.name}, got batches of inputs alone; give (inputs, targets), "
+                f"{OF_INPUTS}, or use what needs no labels: weights, activations, cooperative, surgeon, reconstruct."
             )
 
 

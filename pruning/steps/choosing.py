@@ -16,6 +16,7 @@ from pruning.core.words import described
 from pruning.data.batches import Pair, Unlabelled
 from pruning.models.base import Measurable
 from pruning.models.examples import Unjudged
+from pruning.models.objectives import OF_INPUTS
 from pruning.models.residuals import comes_from, nodes_of
 from pruning.signals.schemas import BESIDE, CRITERIA, INTERVENTION, SIGNALS
 
@@ -53,10 +54,14 @@ def measured_by(
     lacked = next((name for name in needing if name in asked), None)
     if lacked is not None:
         lacking = "a loss" if unjudged and not isinstance(first[1], Unlabelled) else "targets"
-        got = "none; give `loss`" if lacking == "a loss" else "batches of inputs alone"
+        got = (
+            "none; give `loss`"
+            if lacking == "a loss"
+            else f"batches of inputs alone; give (inputs, targets), {OF_INPUTS}"
+        )
         raise ValueError(f"Expected {lacking} for the signal {lacked!r}, got {got}.")
     labelled = "it needs a loss, and there is none"
-    alone = "it needs targets, and the batches have none"
+    alone = "it needs targets, and the batches have none" + ("" if unjudged else f" ({OF_INPUTS})")
     reasons = dict.fromkeys(needing, alone if isinstance(first[1], Unlabelled) else labelled)
     return [name for name in wanted if name in WITHOUT_LABELS], reasons
 

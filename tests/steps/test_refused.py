@@ -327,7 +327,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "to choose by a criterion without targets": (
         lambda: pruning.importance(FOUND, [X, X], LOSS, by="taylor_first"),
         ValueError,
-        "Expected targets for the signal 'criteria', got batches of inputs alone.",
+        "Expected targets for the signal 'criteria', got batches of inputs alone; give (inputs, targets), which of an "
+        "autoencoder are its inputs, `split=lambda batch: (batch, batch)`.",
     ),
     "to measure by a loss that is no number": (
         lambda: measured(loss=lambda outputs, targets: LOSS(outputs, targets) * math.nan, signals=["weights"]),
