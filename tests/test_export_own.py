@@ -3,6 +3,7 @@
 import io
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -326,6 +327,26 @@ def test_a_network_that_is_called_with_packed_sequences_is_refused_for_that():
     for inputs in (packed, (packed,)):
         with pytest.raises(ValueError, match="Expected tensors to follow the network with, got a packed sequence"):
             pruning.program_of(network, inputs)
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+class Answering(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> Any:
+        return Answer(super().forward(x))
+
+
+def test_what_stands_in_a_dataclass_is_given_by_its_fields() -> None:
+    network, x = Answering(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3)).eval(), torch.randn(5, 2)
+    given = pruning.program_of(network, x).module()(x)
+    assert given.keys() == {"logits"}
+    torch.testing.assert_close(given["logits"], network(x).logits)
+    assert isinstance(network(x), Answer)
+    assert [node.op_type for node in pruning.onnx_of(network, x).graph.node] == ["Gemm", "Relu", "Gemm"]
 
 
 def test_a_dimension_of_one_is_exported_without_a_word(caplog):

@@ -25,7 +25,7 @@ from pruning.core.modes import evaluating
 from pruning.discovery.remembering import Remembering
 from pruning.discovery.running import Seeing, close, copied, running, uncached
 from pruning.discovery.states import Arguments
-from pruning.export.calls import inputs_of, outputs_of, plain_of, single
+from pruning.export.calls import hand_on_parts, inputs_of, outputs_of, plain_of, single
 from pruning.export.language_models import dimensions, initial_state, largest_difference
 from pruning.export.packed import Padding
 from pruning.export.recurrences import OPSET, check_known, fused, standing
@@ -139,6 +139,7 @@ def _captured(model: nn.Module, inputs: Any, *, onnx: bool) -> tuple[ExportedPro
     example = pytree.tree_map(single, given)
     network = network.cpu().float().eval().requires_grad_(False)
     example = _of_two(network, example)
+    hand_on_parts(network, example)
     expected, remembers = outputs_of(network, example), _remembers(network, example)
     network = standing(network, onnx=onnx)
     asked = _Lengths()

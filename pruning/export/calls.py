@@ -1,6 +1,7 @@
 """What a network that is to leave is called with, what it gives, and what its refusals say."""
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -58,15 +59,37 @@ def single(value: Any) -> Any:
     return value.detach().cpu().float() if value.is_floating_point() else value.detach().cpu()
 
 
+def _answer_of(network: nn.Module, example: Arguments) -> Any:
+    args, kwargs = fresh(example)
+    with seeded(network, 0), uncached(network), torch.no_grad():
+        return network(*args, **kwargs)
+
+
+def hand_on_parts(network: nn.Module, example: Arguments) -> None:
+    """Let a network that gives a dataclass, which PyTorch's graphs do not hold, give a dictionary of what is in it."""
+    if any(is_dataclass(part) for part in pytree.tree_leaves(_answer_of(network, example))):
+        network.register_forward_hook(lambda *call: _parts(call[-1]))
+
+
+def _parts(value: Any) -> Any:
+    """Return a structure with each dataclass as a dictionary of its fields that are not None."""
+
+    def parted(part: Any) -> Any:
+        if not is_dataclass(part) or isinstance(part, type):
+            return part
+        values = ((field.name, getattr(part, field.name)) for field in fields(part))
+        return {name: _parts(value) for name, value in values if value is not None}
+
+    return pytree.tree_map(parted, value)
+
+
 def outputs_of(network: nn.Module, example: Arguments) -> list[Tensor]:
     """Return the tensors that a network gives.
 
     Raises:
         ValueError: If it gives what no graph holds: a distribution, or an object of a class of its own.
     """
-    args, kwargs = fresh(example)
-    with seeded(network, 0), uncached(network), torch.no_grad():
-        answer = network(*args, **kwargs)
+    answer = _answer_of(network, example)
     for part in pytree.tree_leaves(answer):
         if isinstance(part, Mapping | Distribution):
             raise ValueError(
