@@ -190,6 +190,8 @@ def index(call: Call) -> Any:
     for dim in along:
         first[dim] = given[dim]
     places, functions = (torch.ops.aten.index.Tensor(part, first) for part in (value.places, value.functions))
+    if value.free:  # before the first step it is nobody's
+        indices = [index for index in indices if not isinstance(index, Address)]
     _for_themselves(call, indices, given, places, own)
     return Value(squeezed(places), squeezed(functions), value.padded)
 
@@ -244,7 +246,9 @@ def _for_themselves(
 ) -> None:
     """Link indices with the neurons, along a dimension, each of which chooses for itself; others may not choose."""
     for index in indices:
-        if isinstance(index, Value) and own >= 0 and axes(where := _behind(index.places, given, places.ndim)) == [own]:
+        index = call.as_value(index) if isinstance(index, Address) and len(index.running()) == 1 and own >= 0 else index
+        where = _behind(index.places, given, places.ndim) if isinstance(index, Value) and own >= 0 else None
+        if where is not None and axes(where) == [own - places.ndim + where.ndim]:
             call.positions.link(where, places)
         else:
             call.freeze([index], f"{call.place} chooses by it")
@@ -316,7 +320,21 @@ def chosen(call: Call) -> Any:
             return value
     if varies(value.places, dim):
         return call.unknown([value, indices])
+    if isinstance(indices, Address) and call.name == "gather":  # a delay for each neuron
+        return _gathered(call, value, dim, indices)
     call.freeze([indices], f"{call.place} chooses by it")
     first = torch.zeros(indices.places.shape, dtype=torch.int64)
     places, functions = (squeezed(call.target(part, dim, first)) for part in (value.places, value.functions))
+    return Value(places, functions, value.padded)
+
+
+def _gathered(call: Call, value: Value, dim: int, indices: Address) -> Any:
+    """Let a parameter by which each neuron chooses along another dimension go with the neurons."""
+    places, functions = (part.narrow(dim, 0, 1) for part in (value.places, value.functions))
+    alike = all(size in (1, own) for size, own in zip(places.shape, indices.extent, strict=True))
+    if not alike or indices.dims(dim % places.ndim):
+        return call.unknown([value, indices])
+    places, functions = (part.expand(call.shape()) for part in (places, functions))
+    if not value.free:
+        call.own(indices, places, 0)
     return Value(places, functions, value.padded)

@@ -36,6 +36,28 @@ def one_number_for_each_time_repeated_as_often_as_there_are_neurons() -> Made:
     return Network(run, enter=nn.Linear(3, 6), out=nn.Linear(6, 2)), (floats(2, 5, 3),)
 
 
+def delayed(choose: Callable[[Tensor, Tensor], Tensor]) -> Made:
+    def run(self: Any, inputs: Tensor) -> Tensor:
+        past = [torch.zeros(len(inputs), 6).to(inputs)] * 3
+        for step in inputs.unbind(1):
+            past = [*past[1:], (self.enter(step) + choose(torch.stack(past, 1), self.delays) / 2).tanh()]
+        return self.out(past[-1])
+
+    network = Network(run, enter=nn.Linear(3, 6), out=nn.Linear(6, 2))
+    network.register_buffer("delays", torch.tensor([0, 2, 1, 1, 0, 2]))
+    return network, (floats(2, 5, 3),)
+
+
+@chosen({"enter": 6})
+def a_delay_of_each_neuron_that_is_gathered() -> Made:
+    return delayed(lambda past, delays: past.gather(1, delays.expand(len(past), 1, -1)).squeeze(1))
+
+
+@chosen({"enter": 6})
+def a_delay_of_each_neuron_that_is_an_index() -> Made:
+    return delayed(lambda past, delays: past[:, delays, torch.arange(past.shape[-1])])
+
+
 @chosen({"enter": 6}, {"enter"})
 def a_number_of_all_neurons_repeated_as_often_as_there_are() -> Made:
     def run(self: Any, inputs: Tensor) -> Tensor:
