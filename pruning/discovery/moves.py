@@ -51,7 +51,8 @@ def move(call: Call) -> Any:
 def same(call: Call) -> Any:
     """Pass on what is only copied, cast or dropped."""
     value = call.args[0]
-    if call.name.strip("_") in RANDOM and isinstance(value, Value) and call.args[2] is not False:
+    drops = call.name.strip("_") in RANDOM and call.args[1] != 0 and call.args[2] is not False
+    if drops and isinstance(value, Value):
         call.positions.mark(value.places, "random")
     if isinstance(call.outputs, Tensor):
         return value

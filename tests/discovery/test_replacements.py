@@ -132,6 +132,19 @@ def test_attention_gives_what_pytorchs_own_gives(settings, padded, batch_first, 
     )
 
 
+def test_heads_that_give_their_weights_to_nobody_are_exact_as_a_dropout_of_none_draws_nothing():
+    class Reading(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.out = nn.MultiheadAttention(8, 4, batch_first=True), nn.Linear(8, 2)
+
+        def forward(self, inputs):
+            return self.out(self.attention(inputs, inputs, inputs)[0])
+
+    found = pruning.discover(Reading(), torch.randn(2, 5, 8))
+    assert {layer.name: layer.exact for layer in found.layers()} == {"attention": True, "attention.out_proj": True}
+
+
 def test_attention_takes_one_sequence_without_a_batch():
     own = nn.MultiheadAttention(8, 4).double().eval()
     inputs = floats(5, 8)
