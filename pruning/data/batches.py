@@ -190,6 +190,22 @@ class Form:
         return Unlabelled(first.shape[self.example_dim if first.ndim > self.example_dim else 0] if first.ndim else 1)
 
 
+def taken_apart(split: Split, batch: Any) -> tuple[Any, Any]:
+    """Return what `split` makes of a batch.
+
+    Raises:
+        TypeError: If that is no pair.
+    """
+    parts = split(batch)
+    if not isinstance(parts, tuple | list) or len(parts) != len(Pair._fields):
+        raise TypeError(
+            f"Expected `split` to give (inputs, targets), got {described(parts)}; give None as the targets where there "
+            "are none: `lambda batch: (batch, None)`."
+        )
+    inputs, targets = parts
+    return inputs, targets
+
+
 class Pairs:
     """Batches of any form as pairs (inputs, targets), again and again; at most so many of them.
 
@@ -236,7 +252,7 @@ class Pairs:
 
     def __iter__(self) -> Iterator[Pair]:
         for batch in islice(self._read(), self.most):
-            yield batch if isinstance(batch, Pair) else Pair(*self.split(batch))
+            yield batch if isinstance(batch, Pair) else Pair(*taken_apart(self.split, batch))
 
     def _read(self) -> Iterator[Any]:
         """Return the batches in their order; a loader draws it when the first one is asked for."""

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from pruning.core.arguments import given_as
 from pruning.core.devices import seeded
+from pruning.core.faults import said
 from pruning.discovery.discovered import Discovered
 from pruning.discovery.running import fresh, tensors_in, uncached
 from pruning.discovery.states import Arguments
@@ -66,8 +67,16 @@ def _answer_of(network: nn.Module, example: Arguments) -> Any:
 
 
 def hand_on_parts(network: nn.Module, example: Arguments) -> None:
-    """Let a network that gives a dataclass, which PyTorch's graphs do not hold, give a dictionary of what is in it."""
-    if any(is_dataclass(part) for part in pytree.tree_leaves(_answer_of(network, example))):
+    """Let a network that gives a dataclass, which PyTorch's graphs do not hold, give a dictionary of what is in it.
+
+    Raises:
+        ValueError: If it does not run on these inputs.
+    """
+    try:
+        answer = _answer_of(network, example)
+    except Exception as error:  # whatever a user's code raises
+        raise ValueError(f"Expected inputs that the network runs on, got {said(error)}.") from error
+    if any(is_dataclass(part) for part in pytree.tree_leaves(answer)):
         network.register_forward_hook(lambda *call: _parts(call[-1]))
 
 

@@ -16,7 +16,7 @@ from pruning.core.nested import mapped, tensors_in
 from pruning.core.neurons import Keep, NeuronLayer, PrunableModule
 from pruning.core.uncompiled import uncompiled
 from pruning.core.words import described
-from pruning.data.batches import Form, Pair, Pairs, Unlabelled
+from pruning.data.batches import Form, Pair, Pairs, Unlabelled, taken_apart
 from pruning.data.windows import Windows
 from pruning.discovery import Discovered
 from pruning.models.answers import has_main, main_of
@@ -122,7 +122,7 @@ class Adapted(Measurable):
         """Return a batch of any form as inputs and targets, `Unlabelled` where it has none."""
         if isinstance(batch, Pair):
             return batch
-        inputs, targets = (self.use.split or self.form.pair)(batch)
+        inputs, targets = taken_apart(self.use.split or self.form.pair, batch)
         pair = Pair(inputs, self.form.unlabelled(inputs) if targets is None else targets)
         self.use = asked(self, pair)
         return pair

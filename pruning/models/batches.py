@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pruning.core.arguments import PLACED, forward_places, parameters_of
 from pruning.core.nested import parts_of
-from pruning.data.batches import Form, Pairs, Split
+from pruning.data.batches import Form, Pairs, Split, taken_apart
 from pruning.discovery.feeding import NAMES
 from pruning.models.alignments import Alignments
 from pruning.models.amounts import Amounts, Gaussian, Labels, Squared
@@ -82,7 +82,7 @@ def first_inputs(network: nn.Module, data: Any, split: Split | None = None) -> A
         raise ValueError("Expected at least one batch, got none.")
     batch = first.inputs
     if split is not None:
-        return split(batch)[0]
+        return taken_apart(split, batch)[0]
     parameters = parameters_of(own_module(network))
     without = [each.name for each in parameters if each.kind in PLACED and each.default is Parameter.empty]
     makes = callable(getattr(own_module(network), "init_hidden", None)) and without

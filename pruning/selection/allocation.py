@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import get_args
 
 from pruning.core.options import HowMany, Scope, check_measures, expect_known
@@ -33,6 +34,7 @@ class Allocation:
         otherwise: The column that ranks the layers of which the chosen one has no numbers; None refuses them.
 
     Raises:
+        TypeError: If a width is bounded by no whole number.
         ValueError: For an unknown scope or rate, a number outside its range, or two measures of how many neurons stay.
     """
 
@@ -54,10 +56,10 @@ class Allocation:
             raise ValueError(f"Expected retain in (0, 1], got {self.retain}.")
         if self.snn_ratio is not None and not 0 <= self.snn_ratio <= 1:
             raise ValueError(f"Expected snn_ratio in [0, 1], got {self.snn_ratio}.")
-        if self.multiple < 1:
-            raise ValueError(f"Expected a multiple of at least 1 neuron, got {self.multiple}.")
-        for what, bound in (("floor", self.floor), ("ceiling", self.ceiling)):
+        for what, bound in (("multiple", self.multiple), ("floor", self.floor), ("ceiling", self.ceiling)):
             for number in bound.values() if isinstance(bound, Mapping) else (bound,):
+                if number is not None and not isinstance(number, Integral):
+                    raise TypeError(f"Expected a {what} that is a whole number of neurons, such as 8, got {number!r}.")
                 if number is not None and number < 1:
                     raise ValueError(f"Expected a {what} of at least 1 neuron, got {number}.")
         check_measures(rate=self.rate, budget=self.budget, snn_ratio=self.snn_ratio, quota=self.quota)

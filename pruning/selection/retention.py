@@ -1,7 +1,8 @@
 """How many neurons each layer keeps, and which."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import torch
 from pruning.core.neurons import Keep
 from pruning.core.options import expect_known
 from pruning.core.tables import table
+from pruning.core.words import described
 from pruning.selection.adaptive import adaptive_retention_rate
 from pruning.selection.allocation import Allocation
 from pruning.selection.budgets import Budget, allowed_widths, equal_shares_within, most_within, widths_within
@@ -72,6 +74,7 @@ def retention(
         ValueError: For an unknown column or layer, importance that is not a number, bounds that leave no width, a
             budget that not even the narrowest widths meet, or a quota that its kind cannot fill.
     """
+    _expect_table(importance, "importance", ("layer", "neuron"))
     expect_known("importance", [name for name in importance.columns if name not in ("layer", "neuron")], by)
     scope, budget, quota, snn_ratio = allocation.scope, allocation.budget, allocation.quota, allocation.snn_ratio
     ordered = importance.sort_values(["layer", "neuron"], ignore_index=True)
@@ -115,8 +118,24 @@ def keep_of(retained: pd.DataFrame) -> Keep:
     >>> keep_of(retained)
     {'a': tensor([0, 2])}
     """
+    _expect_table(retained, "retention", ("layer", "neuron", "kept"))
     kept = retained[retained["kept"]].sort_values(["layer", "neuron"])
     return {str(layer): torch.tensor(rows.to_numpy()) for layer, rows in kept.groupby("layer")["neuron"]}
+
+
+def _expect_table(table: Any, what: str, columns: Sequence[str]) -> None:
+    """Refuse what is no such table.
+
+    Raises:
+        TypeError: If it is none at all.
+        ValueError: If it has other columns.
+    """
+    if not isinstance(table, pd.DataFrame):
+        held = isinstance(getattr(table, "table", None), pd.DataFrame)
+        got = f"{type(table).__name__}; give its `.table`" if held else described(table)
+        raise TypeError(f"Expected a table of {what}, a pandas DataFrame, got {got}.")
+    if lacking := [name for name in columns if name not in table.columns]:
+        raise ValueError(f"Expected a table of {what} with the columns {list(columns)}, got one without {lacking}.")
 
 
 def _comparable(frame: pd.DataFrame, scope: str) -> pd.Series:

@@ -60,6 +60,7 @@ def scripted() -> Any:
 FOUND = pruning.discover(network(), X)
 MEASURED = pruning.importance(FOUND, BATCHES, LOSS, signals=["weights"])
 SMALLER = pruning.prune(FOUND, MEASURED, repair="none")
+HALF = pruning.Allocation(retain=0.5, floor=1, scope="layer")
 
 
 RECIPE: Any = pruning.Recipe(
@@ -269,6 +270,31 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: measured(DataLoader(TensorDataset(X, CLASSES), 64, drop_last=True)),
         ValueError,
         "got a DataLoader that drops the last one and has 32 examples in batches of 64; lower batch_size, or",
+    ),
+    "a multiple that is no whole number": (
+        lambda: pruned(multiple=2.5),
+        TypeError,
+        "Expected a multiple that is a whole number of neurons, such as 8, got 2.5.",
+    ),
+    "a split into one": (
+        lambda: measured(split=lambda batch: batch[0]),
+        TypeError,
+        "Expected `split` to give (inputs, targets), got a tensor (16, 4) of float32; give None as the targets where",
+    ),
+    "neurons kept by a table without them": (
+        lambda: pruning.keep_of(MEASURED.table),
+        ValueError,
+        "Expected a table of retention with the columns ['layer', 'neuron', 'kept'], got one without ['kept'].",
+    ),
+    "what is no table to retain by": (
+        lambda: pruning.retention(MEASURED, HALF, variant="half", by="fused"),
+        TypeError,
+        "Expected a table of importance, a pandas DataFrame, got Importance; give its `.table`.",
+    ),
+    "a graph of what does not run": (
+        lambda: pruning.program_of(network(), X[:, :3]),
+        ValueError,
+        "Expected inputs that the network runs on, got RuntimeError: mat1 and mat2 shapes cannot be multiplied",
     ),
     "to keep percents": (lambda: pruned(50), ValueError, "Expected a share to keep in (0, 1], got 50; 50% is 0.5."),
     "to repair on what is no number": (
