@@ -24,11 +24,14 @@ from typing import Any
 import optuna
 from dvc.api import DVCFileSystem
 from dvc.repo import Repo
+from optuna.exceptions import OptunaError
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from flows.execution import CommandError, Commands
+from pruning.core.faults import said
 from tasks.commands.untracked import untracked
 from tasks.common.interruption import INTERRUPTED
 from tasks.common.parameters import Unexpected
@@ -87,18 +90,24 @@ def search(path: Path, variant: str, *, trials: int, seed: int, say: Say = str) 
         say: Is called with each line on what is done.
 
     Raises:
-        Unexpected: If there is no such variant, or a trial fails.
+        Unexpected: If there is no such variant, the file holds something else, or a trial fails.
     """
     known = list(read_yaml(PARAMETERS)["variants"])
     if variant not in known:
         raise Unexpected(f"Expected a variant, one of {known}, got {variant!r}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        study_name=variant,
-        storage=RDBStorage(f"sqlite:///{path}"),
-        directions=["minimize"] * len(MEASURES),
-        load_if_exists=True,
-    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        study = optuna.create_study(
+            study_name=variant,
+            storage=RDBStorage(f"sqlite:///{path}"),
+            directions=["minimize"] * len(MEASURES),
+            load_if_exists=True,
+        )
+    except (OSError, SQLAlchemyError, OptunaError) as error:
+        reason = getattr(error, "orig", None) or error
+        raise Unexpected(
+            f"Expected a file of Optuna's at {path}, or none yet, got {said(reason)}; name another one with --study."
+        ) from error
     # A seed of its own for each call, which would else propose again what the first one did.
     study.sampler = TPESampler(seed=seed + len(study.trials))
     commands = Commands(Path.cwd())

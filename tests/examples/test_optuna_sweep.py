@@ -76,5 +76,7 @@ def test_a_trial_that_fails_or_is_interrupted_ends_the_search_in_one_sentence(
     assert said[0].endswith(
         "`git add own/mine.py`, for a trial sees only what git tracks; then the same command goes on from there."
     )
+    with pytest.raises(Unexpected, match="Expected a file of Optuna's at own, or none yet, got "):
+        optuna_sweep.search(Path("own"), "enhanced", trials=1, seed=1)
     with pytest.raises(Unexpected, match=r"Expected a variant, one of \['dense', 'enhanced'\], got 'enhance'\."):
         optuna_sweep.search(Path("study.db"), "enhance", trials=1, seed=1)
