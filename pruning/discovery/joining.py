@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruning.core.neurons import NeuronLayer
 from pruning.discovery.findings import Propagation
+from pruning.discovery.held import numbers_held
 from pruning.discovery.numbers import around
 from pruning.discovery.settling import numberless, settled
 from pruning.discovery.structure import Structure
@@ -155,20 +156,17 @@ def _parted(prover: "Prover", waiting: Mapping[int, NeuronLayer]) -> Iterator[di
 def _numbers(prover: "Prover", layers: Iterable[NeuronLayer]) -> list[int]:
     """Return numbers in modules around layers, and in their calls, that divide the width of one, the likeliest first.
 
-    Likeliest are those with which the number of parts and the size of each are numbers of the code.
+    Likeliest are those that modules or their settings hold, and those with which the number of parts and the size of
+    each are numbers of the code: of what calls are told, one may be the size of a batch.
     """
     layers, network = list(layers), prover.model.network
     paths = sorted({path for layer in layers for path in around(layer)}, key=len, reverse=True)
-    held = [
-        value
-        for module in map(network.get_submodule, paths)
-        if not type(module).__module__.startswith("torch.nn")
-        for value in vars(module).values()
-        if type(value) is int
-    ]
+    modules = [module for module in map(network.get_submodule, paths) if not _is_given(module)]
+    held = [value for module in modules for value in vars(module).values() if type(value) is int]
+    held += [number for module in modules for *_, number in numbers_held(module, settings=True)]
     known = dict.fromkeys((*held, *prover.found.told))
     found = {
-        (value, layer.width // value in known)
+        (value, value in held or layer.width // value in known)
         for layer in layers
         for value in known
         if 1 < value < layer.width and not layer.width % value
@@ -176,3 +174,8 @@ def _numbers(prover: "Prover", layers: Iterable[NeuronLayer]) -> list[int]:
     order = [*known]
     likely = sorted(found, key=lambda one: (not one[1], order.index(one[0])))
     return [*dict.fromkeys(value for value, _ in likely)][:NUMBERS]
+
+
+def _is_given(module: nn.Module) -> bool:
+    """Return whether a module is of a class of PyTorch's own."""
+    return type(module).__module__.startswith("torch.nn")

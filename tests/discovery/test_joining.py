@@ -61,19 +61,29 @@ def cells_whose_states_one_line_makes() -> Made:
     return Network(run, cells=nn.ModuleList([Cell(3, 6), Cell(6, 6)]), out=nn.Linear(6, 2)), (floats(2, 2, 3),)
 
 
-@code({"enter": 4})
-def parts_of_a_state_that_run_at_clocks_of_their_own() -> Made:
+def clocked(size: int) -> Made:
     def run(self: Any, steps: Tensor) -> Tensor:
-        state = steps.new_zeros(len(steps), self.hidden)
+        hidden, size = self.settings["hidden"], self.settings["size"]
+        state = steps.new_zeros(len(steps), hidden)
         for step, inputs in enumerate(steps.unbind(1)):
             new = torch.tanh(self.enter(inputs) + self.state(state))
-            parts = [slice(i * self.size, (i + 1) * self.size) for i in range(self.hidden // self.size)]
+            parts = [slice(i * size, (i + 1) * size) for i in range(hidden // size)]
             state = torch.cat([(new if step % 2**i == 0 else state)[:, part] for i, part in enumerate(parts)], 1)
         return self.out(state)
 
     network = Network(run, enter=nn.Linear(3, 12), state=nn.Linear(12, 12), out=nn.Linear(12, 2))
-    network.hidden, network.size = 12, 4
-    return network, (floats(2, 5, 3),)
+    network.settings = {"hidden": 12, "size": size}
+    return network, (floats(2, 9, 3),)
+
+
+@code({"enter": 4})
+def parts_of_a_state_that_run_at_clocks_of_their_own() -> Made:
+    return clocked(4)
+
+
+@code({"enter": 3})
+def parts_as_many_and_as_large_as_examples_and_slices_do_not_say() -> Made:
+    return clocked(3)
 
 
 @code({"one": 4})
