@@ -4,6 +4,7 @@ An operation for which there is no rule is probed: see `probing`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -98,9 +99,27 @@ class Call:
             if made or not (given or any(bool(part.any()) for part in parts)):
                 return self.fresh(made=made)
         try:
-            return rule(self)
+            return self._beginning(rule(self), tensors)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             return self.unknown(tensors)  # a form of the operation that its rule does not foresee
+
+    def _beginning(self, found: Any, tensors: Sequence["Value | Address"]) -> Any:
+        """Return nobody's value as made by the code in those of the last dimension's places where it made zeros.
+
+        These are left by whatever takes them to zeros again: a state that begins beside the inputs still does once a
+        graph has mixed its rows.
+        """
+        known = isinstance(found, Value) and isinstance(self.outputs, Tensor) and found.places.ndim > 1
+        if not known or bool(found.places.any()):
+            return found
+        like = [v for v in tensors if isinstance(v, Value) and v.places.ndim > 1]
+        each = [
+            (v.functions == MADE).flatten(0, -2).all(0) for v in like if v.places.shape[-1] == found.places.shape[-1]
+        ]
+        if not any(bool(made.any()) for made in each):
+            return found
+        made = torch.stack(each).any(0) & (self.outputs == 0).flatten(0, -2).all(0)
+        return replace(found, functions=torch.where(made, MADE, found.functions))
 
     def widens(self) -> bool:
         """Return whether what has one place along some dimensions is repeated there, as often as neurons are, say."""

@@ -67,6 +67,24 @@ def packed_sequences_padded_again() -> Made:
     return Network(run, rnn=rnn, out=nn.Linear(10, 2)), (floats(3, 5, 3), LENGTHS)
 
 
+STARTS, ENDS = torch.tensor([[0, 3, 1, 2], [1, 0, 2, 2]])
+
+
+@form({"gates": 5})
+def a_state_of_zeros_beside_inputs_that_a_graph_mixes() -> Made:
+    def run(self: Any, series: Tensor, graph: Tensor) -> Tensor:
+        state = series.new_zeros(series.shape[1], self.width)
+        for step in series:
+            both = torch.cat([step, state], 1)
+            passed = torch.zeros_like(both).index_add(0, ENDS, both[STARTS] * graph.sum(1, keepdim=True))
+            gate, new = (both @ self.gates[0] + (graph @ both) @ self.gates[1] + passed @ self.gates[2]).chunk(2, 1)
+            state = torch.lerp(state, new.tanh(), gate.sigmoid())
+        return self.out(state)
+
+    gates = nn.Parameter(0.3 * torch.randn(3, 8, 10))
+    return Network(run, width=5, gates=gates, out=nn.Linear(5, 2)), (floats(2, 4, 3), floats(4, 4))
+
+
 @form({"embedding": 4, "rnn.0": 5, "rnn.1": 5})
 def packed_sequences_read_in_their_last_states() -> Made:
     def run(self: Any, text: Tensor, lengths: Tensor) -> Tensor:
