@@ -123,16 +123,14 @@ def convolved(
     inputs: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, transposed: bool,
     output_padding: Any, groups: int,
 ) -> Tensor:  # fmt: skip
-    """Return a convolution over the channels that are left; NaN where a kernel or all that it reads is none."""
-    found = torch.ops.aten.convolution(
-        zeroed(inputs), zeroed(weight), bias, stride, padding, dilation, transposed, output_padding, groups
+    """Return a convolution over what is left; NaN where none of it is read that the whole would read."""
+    how = (None, stride, padding, dilation, transposed, output_padding, groups)
+    left, whole = (
+        torch.ops.aten.convolution(*(present(tensor).to(tensor.dtype) for tensor in (inputs, weight)), *how)
+        for present in (lambda tensor: ~tensor.isnan(), torch.ones_like)
     )
-    kernels = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1) if transposed else weight  # (out, in, …)
-    kernels = kernels.isnan().flatten(2).all(2)
-    read = inputs.isnan().transpose(0, 1).flatten(1).all(1).view(groups, -1)
-    read = read.repeat_interleave(len(kernels) // groups, 0)
-    gone = (kernels | read).all(1)
-    return found.masked_fill(gone.view(1, -1, *[1] * (found.ndim - 2)), float("nan"))
+    found = torch.ops.aten.convolution(zeroed(inputs), zeroed(weight), bias, *how[1:])
+    return found.masked_fill((left == 0) & (whole > 0), float("nan"))
 
 
 def dims_of(tensor: Tensor, dim: Any) -> list[int]:

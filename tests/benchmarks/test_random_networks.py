@@ -56,3 +56,12 @@ def test_behind_the_end_of_a_shorter_sequence_a_neuron_that_is_no_more_is_none_e
     assert sequences[..., 0].tolist() == [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]
     assert sequences[..., 1].isnan().all()
     assert lengths.tolist() == [3, 2]
+
+
+def test_places_of_which_no_channel_is_left_are_none_behind_a_convolution_either() -> None:
+    inputs = torch.ones(1, 2, 4)
+    inputs[:, :, 2], inputs[:, 0, 1] = float("nan"), float("nan")
+    alone, wide, back = nn.Conv1d(2, 3, 1), nn.Conv1d(2, 3, 3, padding=1), nn.ConvTranspose1d(2, 3, 1, stride=2)
+    with torch.no_grad(), blanks.passed_over():
+        gone = [layer(inputs).isnan().all(1)[0].tolist() for layer in (alone, wide, back)]
+    assert gone == [[False, False, True, False], [False] * 4, [False] * 4 + [True, False, False]]
