@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.neurons import NeuronLayer
+from pruning.discovery.alike import COUNTS
 from pruning.discovery.following import Number
 from pruning.discovery.numbers import candidates, sized
 
@@ -75,7 +76,7 @@ def _each(
             case = name, numberless(failure), layer.width
             choice = None if refused[case] > 1 else _following(prover, layer, rounds, followed)
             if choice is None:
-                reasons[layer.name] = failure
+                reasons[layer.name] = _nearest(prover, layer, failure)
                 refused[case] += 1
                 continue
             following = prover.needed([layer], choice)
@@ -111,6 +112,13 @@ def _following(
     """
     choices = sorted(_choices(prover, layer), key=lambda chosen: _kinds(chosen) not in followed)
     return next((chosen for chosen in choices if prover.holds([layer], chosen, rounds)), None)
+
+
+def _nearest(prover: "Prover", layer: NeuronLayer, failure: str) -> str:
+    """Return why a layer cannot be cut: what still fails where its code runs once its modules' numbers follow."""
+    likeliest = next(iter(candidates(prover.model.network, layer)), [])
+    again = prover.failure([layer], likeliest) if likeliest and failure.startswith(COUNTS) else ""
+    return again if again and not again.startswith(COUNTS) else failure
 
 
 def _likewise(

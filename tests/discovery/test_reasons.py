@@ -139,6 +139,20 @@ REASONS: dict[str, Callable[[], tuple[nn.Module, Tensor, str]]] = {
 }
 
 
+def test_code_that_runs_once_its_modules_number_follows_is_not_blamed_for_counting_on_the_width() -> None:
+    class Ramp(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.out, self.width = nn.Linear(3, 6), nn.Linear(6, 2), 6
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            hidden = self.one(inputs).expand(len(inputs), self.width)
+            return self.out(hidden * torch.linspace(0, 1, self.width))
+
+    reason = pruning.discover(Ramp(), floats(4, 3).float()).unprunable["one"]
+    assert reason.endswith("the model computes something else than where nobody reads them")
+
+
 @pytest.mark.parametrize("sentence", REASONS)
 def test_the_reason_that_is_given_is_the_true_one(sentence):
     network, inputs, module = REASONS[sentence]()
