@@ -34,6 +34,7 @@ def elementwise(call: Call) -> Any:
         return _of_parameters(call, addresses)
     if _made(values, shape) and all(address.coordinates[0].numel() == 1 for address in addresses):
         return call.fresh(made=True)
+    values = _paired(call, values, shape)
     result = _together(call, [value.places.expand(shape) for value in values])
     for address in addresses:
         _own(call, address, result)
@@ -239,6 +240,15 @@ def glu(call: Call) -> Any:
     one, other = value.places.chunk(2, dim)
     call.positions.link(one, other)
     return call.value(one, padded=value.padded)
+
+
+def _paired(call: Call, values: list[Value], shape: Sequence[int]) -> list[Value]:
+    """Return what says whose a result is: of two that meet each with each, as in an outer product, one where asked."""
+    carrying = [value.places.expand(shape) for value in values if bool(value.places.any())]
+    if len(carrying) != 2 or sorted(map(len, map(axes, carrying))) != [1, 1] or axes(carrying[0]) == axes(carrying[1]):
+        return values
+    pair = call.pairs()
+    return values if pair is None else [call.value(sorted(carrying, key=axes)[pair])]
 
 
 def _together(call: Call, places: Sequence[Tensor]) -> Tensor:

@@ -38,6 +38,8 @@ class Ways:
             channels in each of them.
         columns: Whether a matrix that is computed, and multiplied with neurons, goes with these, a column of it with
             each (weights that another network gives); else its rows are heads, and what these share stays.
+        pairs: Whether of a product that pairs neurons, `h.T @ h`, the rows (0) or the columns (1) alone are neurons';
+            None where both stay for it.
     """
 
     matrices: bool = True
@@ -45,6 +47,7 @@ class Ways:
     heads: bool = False
     groups: bool = False
     columns: bool = False
+    pairs: int | None = None
 
 
 @dataclass
@@ -82,6 +85,7 @@ class Propagation:
         clashed: And neurons that run across others.
         shared: Whether a weight reads neurons that lie in two dimensions.
         laid: And rows of matrices that may be heads.
+        paired: Whether a product pairs neurons, each with each.
         grouped: Whether groups of convolutions of several channels go as a whole.
         parted: The kernels of those of which channels go, one of each group together, and how many groups they have.
         compared: What the network's code compares widths with that it reads of tensors.
@@ -116,6 +120,7 @@ class Propagation:
     clashed: bool = False
     shared: bool = False
     laid: bool = False
+    paired: bool = False
     grouped: bool = False
     parted: dict[str, int] = field(default_factory=dict)
     compared: dict[tuple[Any, ...], None] = field(default_factory=dict)

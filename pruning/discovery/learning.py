@@ -1,12 +1,13 @@
 """What code does only while a network is trained, such as drawing by a learned spread: cut with the same neurons."""
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from pruning.discovery.findings import Propagation
+from pruning.discovery.findings import Propagation, Ways
 from pruning.discovery.positions import Axis, Indices
 from pruning.discovery.running import Inputs, Seeing, kept_tensors, running
 from pruning.discovery.states import Feeding
@@ -35,15 +36,25 @@ def trained_too(
     kept = [name for name, buffer in network.named_buffers() if buffer.numel() > 1 and buffer.is_floating_point()]
     if not changed and all(prefix + name in found.met for name in (*dict(network.named_parameters()), *kept)):
         return
-    more = None
+    ways: list[Propagation] = []
     with contextlib.suppress(Exception):  # code that cannot be trained on these inputs says so when it is
-        more = propagated(network, inputs, prefix, training=True, feeding=feeding)
-    if more is None:
-        return
+        ways = [propagated(network, inputs, prefix, training=True, feeding=feeding)]
+        if ways[0].paired:  # whose the rows are of what it keeps of pairs, and whose the columns
+            both = (Ways(pairs=pair) for pair in range(2))
+            ways = [propagated(network, inputs, prefix, training=True, feeding=feeding, ways=way) for way in both]
+    followed: set[Axis] = set()
+    for each in ways:
+        followed |= _taken_over(found, each, changed, tensors, followed)
+
+
+def _taken_over(
+    found: Propagation, more: Propagation, changed: set[str], tensors: Mapping[str, Tensor], before: set[Axis]
+) -> set[Axis]:
+    """Let what only training reads or writes go with the neurons that a run tells; return the axes but those before."""
     new = more.met - found.met
     followed: set[Axis] = set()
     for groups in more.positions.groups():
-        own = [axis for axis in groups.places if axis[0] in new | changed]
+        own = [axis for axis in groups.places if axis[0] in new | changed and axis not in before]
         known = [axis for axis in groups.places if axis in found.positions.first and axis[0] in found.met - changed]
         if not own or not known:
             continue
@@ -56,6 +67,7 @@ def trained_too(
             found.positions.freeze(places, groups.reason)
     found.owning |= {axis: None for axis in more.owning if axis in followed}
     found.readings += [replace(reading, training=True) for reading in more.readings if reading.axis in followed]
+    return followed
 
 
 def _written(network: nn.Module, inputs: Inputs, feeding: Feeding | None) -> set[str]:

@@ -108,18 +108,28 @@ def _of_matrices(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) 
     for part, within in zip((left, right), summed, strict=True):
         if within:
             call.positions.freeze(part, f"{call.place} {what}")
-    if all(outer) and not any(summed):  # what is paired with fewer goes on as they are
-        counts = [set(torch.unique(part).tolist()) for part in (left, right)]
-        less = [left, right] if counts[0] & counts[1] - {0} else [left if len(counts[0]) < len(counts[1]) else right]
-        for part in less:
-            call.positions.freeze(part, f"{call.place} pairs each of it with each")
-        outer = not any(left is part for part in less), not any(right is part for part in less)
+    if all(outer) and not any(summed):
+        outer = _paired(call, left, right)
     elif all(outer):
         for part in (left, right):
             call.positions.freeze(part, f"{call.place} pairs each of it with each")
     if outer[1] and not summed[1]:
         return call.value(right.narrow(-2, 0, 1).expand(shape))
     return call.value(left.narrow(-1, 0, 1).expand(shape) if outer[0] and not summed[0] else nobody(shape))
+
+
+def _paired(call: Call, left: Tensor, right: Tensor) -> tuple[bool, bool]:
+    """Return whether the rows, and the columns, of a product that pairs neurons go on: what meets fewer, as they are.
+
+    Neurons that meet themselves stay, but where one side alone is asked for.
+    """
+    if (pair := call.pairs()) is not None:
+        return pair == 0, pair == 1
+    counts = [set(torch.unique(part).tolist()) for part in (left, right)]
+    less = [left, right] if counts[0] & counts[1] - {0} else [left if len(counts[0]) < len(counts[1]) else right]
+    for part in less:
+        call.positions.freeze(part, f"{call.place} pairs each of it with each")
+    return not any(left is part for part in less), not any(right is part for part in less)
 
 
 def _of_computed(call: Call, left: Tensor, right: Tensor, shape: Sequence[int]) -> Value | None:

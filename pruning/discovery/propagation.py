@@ -255,6 +255,11 @@ class Call:
         if first.shape == places.shape:
             self.positions.link(first, places)
 
+    def pairs(self) -> int | None:
+        """Note that neurons are paired, each with each; return which of both sides alone says whose a pair is."""
+        self.into.paired = True
+        return self.into.ways.pairs
+
     def blend(self, places: Tensor, dim: int, other: int | None = None, *, among: Tensor | None = None) -> None:
         """Note that neurons along a dimension are taken together, also where Python alone reads what that gives."""
         known = (self.place, self.module, other, among)

@@ -126,6 +126,36 @@ def test_what_a_network_keeps_of_its_neurons_while_it_is_trained_is_cut_with_the
     torch.testing.assert_close(smaller.network.rate, whole.network.rate[kept])
 
 
+def test_what_a_network_keeps_of_pairs_of_neurons_while_it_is_trained_is_cut_along_both_axes():
+    class Paired(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.inner, self.out = nn.Linear(4, 7), nn.Linear(7, 5), nn.Linear(5, 2)
+            for name, sizes in {"precision": (7, 7), "covariance": (5, 5), "outer": (7, 7), "cross": (7, 5)}.items():
+                self.register_buffer(name, torch.ones(sizes))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            hidden = self.enter(inputs).relu()
+            inner = self.inner(hidden).relu()
+            one, two = hidden.detach(), inner.detach()
+            if self.training:
+                self.precision.add_(one.T @ one)
+                self.covariance = 0.9 * self.covariance + two.T @ two / len(two)
+                self.outer.lerp_((one[:, :, None] * one[:, None]).mean(0), 0.1)
+                self.cross += one.T @ two
+            return self.out(inner)
+
+    found = pruning.discover(Paired().double().eval(), torch.randn(5, 4).double())
+    keep, inputs = {"enter": torch.tensor([6, 1, 3]), "inner": torch.tensor([4, 0])}, torch.ones(5, 4).double()
+    smaller, wide = select(found, keep), mask(found, keep)
+    torch.testing.assert_close(smaller(inputs), wide(inputs), rtol=1e-10, atol=1e-10)
+    smaller.train()(inputs), wide.train()(inputs)
+    for name, axes in {"precision": "11", "covariance": "22", "outer": "11", "cross": "12"}.items():
+        rows, columns = ((keep["enter"], keep["inner"])[int(axis) - 1] for axis in axes)
+        expected = getattr(wide.network, name)[rows][:, columns]
+        torch.testing.assert_close(getattr(smaller.network, name), expected, rtol=1e-10, atol=1e-10)
+
+
 def test_a_teacher_that_follows_by_momentum_while_it_is_trained_keeps_the_neurons_that_its_student_keeps():
     def run(self: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
