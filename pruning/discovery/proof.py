@@ -63,6 +63,8 @@ def proved(
     stepping = [layer for layer in layers if same_path(layer, found.paths)]  # which may all have lost as many
     alone = {layer.name: what for layer in stepping if (what := prover.failure([layer], numbers))}
     reasons, layers = reasons | alone, [layer for layer in layers if layer.name not in alone]
+    stopping = prover.untrained(layers, numbers)
+    reasons, layers = reasons | stopping, [layer for layer in layers if layer.name not in stopping]
     tensors = {**named_tensors(prover.model), **named_buffers(prover.model)}
     kept = [number for number in numbers if isinstance(number, Size) and number.read]  # what code reads there stays
     scaled = {layer.name for layer in layers if any(number.concerns([layer.name]) for number in kept)}

@@ -23,7 +23,7 @@ from pruning.discovery.following import Number, Size, concerning
 from pruning.discovery.reasons import line_of
 from pruning.discovery.recalling import Recalled, Reference, named
 from pruning.discovery.rounds import gone
-from pruning.discovery.running import DRAWN, Inputs, Instead, Still, close, copied, running
+from pruning.discovery.running import DRAWN, Inputs, Instead, Still, close, copied, keeps_own, running
 from pruning.discovery.sizes import noted, noting
 from pruning.discovery.states import Feeding
 from pruning.discovery.statistics import Read, Telling, Widths, computed_with, with_some
@@ -134,8 +134,7 @@ class Prover:
                 self.outputs(_caching(copied(smaller, sharing=True), self.cached), Still())
             found, _ = self.outputs(smaller, mode := self.still(), once=True)
         except Exception as error:  # whatever a user's code raises at other widths
-            what = str(error).strip().partition(chr(10))[0] or type(error).__name__
-            return f"{COUNTS}{line_of(error)}: {what}", lean
+            return f"{COUNTS}{line_of(error)}: {_words(error)}", lean
         del smaller
         if mode.lone and mode.lone > self.whole[1]:
             return LONE, lean
@@ -267,6 +266,34 @@ class Prover:
         kept = [self.some(layers, number) for number in rounds]
         return {layer.name: {len(keep[layer.name]) for keep in kept} for layer in layers}
 
+    def untrained(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> dict[str, str]:
+        """Return the layers without some of which the model does not run as it is trained though it did, and why.
+
+        Asked of models that keep tensors of their own: what training writes there may be as wide as it was.
+        """
+        whole = {layer.name: torch.arange(layer.width) for layer in layers}
+        if not keeps_own(self.model.network) or self._stops(whole, numbers):
+            return {}
+        if not self._stops(self.some(layers, 0), numbers):
+            return {}
+        reasons, kept = dict[str, str](), list[NeuronLayer]()
+        for layer in layers:
+            if what := self._stops(self.some([*kept, layer], 0), numbers):
+                reasons[layer.name] = what
+            else:
+                kept.append(layer)
+        return reasons
+
+    def _stops(self, keep: Keep, numbers: Sequence[Number]) -> str:
+        """Return why a smaller model does not run as it is trained; empty if it does."""
+        followed = concerning((*self.found.carried, *numbers), keep)
+        smaller, _ = thinned(Discovered(self.model.network, self.model.layers(), {}, followed), keep)
+        try:
+            with running(smaller, self.inputs, self.still(), training=True, feeding=self.feeding, seed=self.seed):
+                return ""
+        except Exception as error:  # whatever a user's code raises at other widths
+            return f"while it is trained {COUNTS}{line_of(error)}: {_words(error)}"
+
     def inexact(self, layers: Sequence[NeuronLayer], numbers: Sequence[Number]) -> set[str]:
         """Return those of the layers of which removing neurons does not equal masking them."""
         blends = self.found.blends
@@ -333,6 +360,11 @@ class Prover:
     def _concerns(self, blend: Blend, names: Collection[str]) -> bool:
         layers, known = torch.unique(self.found.owners[0][blend.places]).tolist(), self.found.layers
         return any(number >= 0 and known[number].name in names for number in layers)
+
+
+def _words(error: Exception) -> str:
+    """Return what an error says, in its first line, or what it is called."""
+    return str(error).strip().partition(chr(10))[0] or type(error).__name__
 
 
 def _caching(model: Discovered, modules: Sequence[str]) -> Discovered:

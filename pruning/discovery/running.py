@@ -260,6 +260,15 @@ def kept_tensors(network: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def keeps_own(network: nn.Module) -> bool:
+    """Return whether a module that is none of PyTorch's keeps several numbers that are no parameters."""
+    own = (module for module in network.modules() if not type(module).__module__.startswith("torch.nn."))
+    held = (value for module in own for value in flat(vars(module)) if isinstance(value, Tensor))
+    return any(
+        tensor.is_floating_point() and tensor.numel() > 1 and not isinstance(tensor, nn.Parameter) for tensor in held
+    )
+
+
 class Still(Seeing):  # type: ignore[no-untyped-call]
     """A mode in which nothing is random, and in which chosen operations are done otherwise.
 

@@ -201,3 +201,26 @@ def test_an_encoder_that_packs_padded_sequences_is_measured_and_runs_with_fewer_
         expected = mask(found, keep)(text)
         torch.testing.assert_close(select(found, keep)(text), expected, rtol=0, atol=1e-5)
     assert network.encoder.use_nested_tensor
+
+
+class Centres(nn.Module):
+    """Gathers the centre of each class while it is trained, in a way that nobody follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.middle, self.out = nn.Linear(3, 6), nn.Linear(6, 5), nn.Linear(5, 2)
+        self.register_buffer("centres", torch.zeros(2, 6))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.enter(inputs).relu()
+        if self.training:
+            self.centres.index_add_(0, (inputs[:, 0] > 0).long(), hidden.detach())
+        out: Tensor = self.out(self.middle(hidden).relu())
+        return out
+
+
+def test_neurons_without_which_the_network_could_not_be_trained_stay_and_others_go() -> None:
+    found = pruning.discover(Centres(), torch.ones(4, 3))
+    assert [layer.name for layer in found.layers()] == ["middle"]
+    assert found.unprunable["enter"].startswith("while it is trained its model's own code counts on its width (")
+    pruning.select(found, {"middle": torch.arange(3)}).train()(torch.ones(4, 3))
