@@ -2,6 +2,8 @@
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,6 +45,23 @@ class Computing:
         if self.flushing:
             device()
         torch.set_flush_denormal(self.flushing)
+
+
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """Within the context PyTorch computes on one thread, for what is timed by steps of few sequences.
+
+    Threads that a stage leaves idle sleep (`tasks.VARIABLES`), and to wake one took up to four times as long as such a
+    step. Where a model is deployed they are awake, or there is one.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def computing() -> Computing:

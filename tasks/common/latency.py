@@ -6,7 +6,7 @@ import pandas as pd
 
 from pruning.evaluation.latency import compared_latencies
 from pruning.models.base import Measurable
-from tasks.common.devices import device_used
+from tasks.common.devices import device_used, on_one_thread
 from tasks.common.job import Job
 from tasks.common.waiting import BUSY, waiting
 
@@ -15,10 +15,10 @@ BATCHES = (1, 32)
 
 
 def measured(job: Job, models: Mapping[str, Measurable], *, to: str, repeats: int) -> pd.DataFrame:
-    """Return the table `latency` of models that take turns, each compared with the one that is named `to`."""
+    """Return the table `latency` of models that take turns on one thread, each compared with the one named `to`."""
     rows = []
     for batch in BATCHES:
-        with waiting() as waited:
+        with waiting() as waited, on_one_thread():
             found = compared_latencies(models, to=to, batch=batch, repeats=repeats, track=job.track)
         for name, own in found.items():
             rows.append({"model": name, "batch": batch, **vars(own), "waited": waited.share, "device": device_used()})

@@ -17,6 +17,7 @@ from pruning.selection.costs import measured_latency
 from pruning.selection.retention import keep_of, retention
 from pruning.selection.schemas import RETENTION
 from pruning.selection.spending import met
+from tasks.common.devices import on_one_thread
 from tasks.common.job import Job
 from tasks.common.models import read_model, write_model
 from tasks.common.tables import read_neurons, write_table
@@ -66,6 +67,7 @@ def _budget(job: Job, model: Measurable, wanted: Mapping[str, Any]) -> Budget:
     if kind != "latency":
         return budget_of(model, kind=kind, value=value, target=wanted["target"] or "float32")
     how = {name: wanted[name] for name in ("batch", "repeats", "points")}
-    costs, misfit = measured_latency(model, **how, track=job.track)
+    with on_one_thread():
+        costs, misfit = measured_latency(model, **how, track=job.track)
     logger.warning("Latency is measured to within %.1f%% (RMS); another run may choose other widths.", 100 * misfit)
     return budget_of(model, kind=kind, value=value, latency=costs)

@@ -5,16 +5,20 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 
+from pruning.core.progress import silently
 from tasks.__main__ import main
-from tasks.common.latency import busy, in_milliseconds
+from tasks.common.latency import busy, in_milliseconds, measured
 from tasks.common.tables import write_table
 from tasks.common.waiting import THREADS, waiting
 from tests.projects import ROOT
 from tests.schemas import TABLES
+from tests.tiny import tiny
 
 Said = pytest.CaptureFixture[str]
 VARIANTS = {"dense": 1.0, "random": 0.5, "traditional": 0.5, "enhanced": 0.5, "surgeon": 0.55}
@@ -39,6 +43,18 @@ def latency(waited: float = 0.0) -> pd.DataFrame:
         for batch in (1, 32)
     ]
     return pd.DataFrame(rows).assign(spread=0.001, repeats=10, waited=waited, device="cpu")
+
+
+def test_what_is_timed_is_timed_on_one_thread_and_what_follows_on_as_many_as_before() -> None:
+    before, seen = torch.get_num_threads(), set[int]()
+    model = tiny()
+    model.register_forward_pre_hook(lambda *_: seen.add(torch.get_num_threads()))
+    torch.set_num_threads(3)
+    try:
+        measured(SimpleNamespace(track=silently), {"dense": model}, to="dense", repeats=1)  # type: ignore[arg-type]
+        assert (seen, torch.get_num_threads()) == ({1}, 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture
