@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pruning.core.neurons import NeuronLayer
 from pruning.discovery.findings import Propagation
 from pruning.discovery.held import numbers_held
 from pruning.discovery.numbers import around
+from pruning.discovery.running import is_given
 from pruning.discovery.settling import numberless, settled
 from pruning.discovery.structure import Structure
 
@@ -161,7 +162,7 @@ def _numbers(prover: "Prover", layers: Iterable[NeuronLayer]) -> list[int]:
     """
     layers, network = list(layers), prover.model.network
     paths = sorted({path for layer in layers for path in around(layer)}, key=len, reverse=True)
-    modules = [module for module in map(network.get_submodule, paths) if not _is_given(module)]
+    modules = [module for module in map(network.get_submodule, paths) if not is_given(module)]
     held = [value for module in modules for value in vars(module).values() if type(value) is int]
     held += [number for module in modules for *_, number in numbers_held(module, settings=True)]
     known = dict.fromkeys((*held, *prover.found.told))
@@ -174,8 +175,3 @@ def _numbers(prover: "Prover", layers: Iterable[NeuronLayer]) -> list[int]:
     order = [*known]
     likely = sorted(found, key=lambda one: (not one[1], order.index(one[0])))
     return [*dict.fromkeys(value for value, _ in likely)][:NUMBERS]
-
-
-def _is_given(module: nn.Module) -> bool:
-    """Return whether a module is of a class of PyTorch's own."""
-    return type(module).__module__.startswith("torch.nn")

@@ -8,7 +8,7 @@ from torch import nn
 from pruning.core.hearing import LIBRARIES
 from pruning.core.neurons import NeuronLayer
 from pruning.discovery.quantized import quantized_in
-from pruning.discovery.running import canonical
+from pruning.discovery.running import canonical, is_given
 from pruning.discovery.structure import ENTERING, IDLE, SINGLE, Structure, owner_of
 
 UNREACHED = "the example inputs do not reach it"
@@ -67,7 +67,7 @@ def _beside_layers(
         name.removeprefix(prefix): because[name]
         for name, _ in model.named_parameters()
         if name in because and name not in held and owner_of((name, 0), prefix) in owners
-        if not type(model.get_submodule(name.rpartition(".")[0])).__module__.startswith("torch.nn")
+        if not is_given(model.get_submodule(name.rpartition(".")[0]))
     }
 
 

@@ -260,9 +260,14 @@ def kept_tensors(network: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def is_given(module: nn.Module) -> bool:
+    """Return whether a module is of a class of PyTorch's own."""
+    return type(module).__module__.startswith("torch.nn")
+
+
 def keeps_own(network: nn.Module) -> bool:
     """Return whether a module that is none of PyTorch's keeps several numbers that are no parameters."""
-    own = (module for module in network.modules() if not type(module).__module__.startswith("torch.nn."))
+    own = (module for module in network.modules() if not is_given(module))
     held = (value for module in own for value in flat(vars(module)) if isinstance(value, Tensor))
     return any(
         tensor.is_floating_point() and tensor.numel() > 1 and not isinstance(tensor, nn.Parameter) for tensor in held
