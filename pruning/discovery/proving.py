@@ -271,10 +271,9 @@ class Prover:
 
         Asked of models that keep tensors of their own: what training writes there may be as wide as it was.
         """
-        whole = {layer.name: torch.arange(layer.width) for layer in layers}
-        if not keeps_own(self.model.network) or self._stops(whole, numbers):
+        if not keeps_own(self.model.network) or not self._stops(self.some(layers, 0), numbers):
             return {}
-        if not self._stops(self.some(layers, 0), numbers):
+        if self._stops({layer.name: torch.arange(layer.width) for layer in layers}, numbers):
             return {}
         reasons, kept = dict[str, str](), list[NeuronLayer]()
         for layer in layers:
